@@ -1,0 +1,160 @@
+"""ONNX Runtime: imported when first needed, quiet, with its failures turned into our errors."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
+
+from onnxprune.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
+
+_SILENT = 4  # ONNX Runtime's "fatal": everything below reaches the user through our errors
+_EXTRAS = "pip install 'onnxprune[cpu]' or 'onnxprune[gpu]', never both"
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime.
+
+    Raises:
+        UsageError: It isn't installed, or its installation is broken (OP601).
+    """
+    try:
+        module = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise UsageError("OP601", f"onnxruntime can't be imported: {error}") from error
+        raise UsageError("OP601", "onnxruntime isn't installed", hint=_EXTRAS) from error
+    except ImportError as error:
+        raise UsageError("OP601", f"onnxruntime can't be imported: {error}") from error
+    if not hasattr(module, "InferenceSession"):
+        # Uninstalling one of the two builds leaves a hollow package of the other.
+        hint = "uninstall onnxruntime and onnxruntime-gpu, then " + _EXTRAS
+        raise UsageError("OP601", "the installation of onnxruntime is incomplete", hint=hint)
+    return module
+
+
+@functools.cache
+def max_ir_version() -> int:
+    """Give the newest IR version that the installed ONNX Runtime reads (onnx's own without it)."""
+    try:
+        runtime = import_onnxruntime()
+    except UsageError:
+        return int(onnx.IR_VERSION)
+    probe = onnx.ModelProto(ir_version=2**30)
+    try:  # no API tells, but the refusal does
+        runtime.InferenceSession(probe.SerializeToString(), _options(runtime, False, None))
+    except Exception as error:
+        if match := re.search(r"max supported IR version: (\d+)", str(error)):
+            return int(match[1])
+    return int(onnx.IR_VERSION)
+
+
+def session(
+    model: onnx.ModelProto | bytes | Path,
+    *,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    optimise: bool = True,
+    threads: int | None = None,
+) -> InferenceSession:
+    """Open a model in ONNX Runtime.
+
+    Args:
+        model: The model; a ModelProto may be larger than 2 GiB.
+        providers: Execution providers in order of preference, each a name or (name, options).
+        optimise: Whether ONNX Runtime may optimise the graph.
+        threads: Threads within an operator; ONNX Runtime's default if None.
+
+    Raises:
+        UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
+        ModelError: ONNX Runtime refuses the model (OP122).
+    """
+    runtime = import_onnxruntime()
+    wanted = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    _require(wanted, runtime.get_available_providers())
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            opened: InferenceSession = runtime.InferenceSession(
+                _loadable(model, Path(folder)),
+                _options(runtime, optimise, threads),
+                providers=list(providers),
+            )
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                "OP122", f"ONNX Runtime can't load the model: {_message(error)}"
+            ) from error
+    _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
+    return opened
+
+
+def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Run a session on named inputs; gives every output by its name.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on these inputs (OP122).
+    """
+    names = [output.name for output in opened.get_outputs()]
+    try:
+        return dict(zip(names, opened.run(names, dict(feeds)), strict=True))
+    except Exception as error:
+        cause = f"ONNX Runtime can't run the model: {_message(error)}"
+        raise ModelError("OP122", cause) from error
+
+
+def _options(runtime: ModuleType, optimise: bool, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = _SILENT
+    levels = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    return options
+
+
+def _loadable(model: onnx.ModelProto | bytes | Path, folder: Path) -> bytes | str:
+    """Turn a model into what InferenceSession takes, by way of `folder` when it is too large."""
+    from onnxprune.model import save  # which asks us for max_ir_version
+
+    if isinstance(model, bytes):
+        return model
+    if isinstance(model, Path):
+        return str(model)
+    try:
+        return bytes(model.SerializeToString())
+    except EncodeError:  # above 2 GiB
+        save(model, folder / "model.onnx", external=True)
+        return str(folder / "model.onnx")
+
+
+def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in present:
+            raise UsageError(
+                "OP608",
+                f"the execution provider {name} isn't available",
+                hint=f"this ONNX Runtime offers {', '.join(present)}",
+            )
+
+
+def _message(error: Exception) -> str:
+    """Shorten ONNX Runtime's message: without its prefix, file positions and signatures."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", text)[:400]

@@ -1,0 +1,290 @@
+"""How much to remove, and from where: ladders of allowed channel counts, an order of steps over all groups, a budget.
+
+Every group has a *ladder*: the channel counts it may have, from all down to its floor, in multiples that run fast. Going
+down one rung of one ladder is a *step*. An allocation puts all steps of all groups in one order, and a budget takes the
+shortest run of them that meets the target; one step less would miss it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import ceil, gcd
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.cost import cost
+from onnxprune.errors import PlanError
+from onnxprune.kept import Kept
+from onnxprune.trace.graph import ChannelGraph, Group
+from onnxprune.trace.values import Ids
+
+Scores = Sequence[NDArray[np.float64]]
+Quantity = Literal["macs", "params", "size", "memory"]
+QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size", "memory")
+
+# A channel count in multiples of 8 fills the vector registers of today's CPUs; fewer than 4 choices are too coarse.
+_LANES = 8
+_CHOICES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Limits on what may leave a group.
+
+    Attributes:
+        min_channels: every layer keeps at least as many channels (or all, if it has fewer).
+        max_ratio: the largest share of a group's units that may leave.
+        round_to: channel counts are multiples of this; None for 8 where the layer is wide enough, less elsewhere.
+        include: patterns of node names; only groups whose channels such a node makes are pruned. Empty for all.
+        exclude: patterns of node names whose weights stay as they are.
+        exact_only: leave out groups whose removal is an approximation.
+        ratio_for: (pattern, ratio) pairs that fix the share removed from the groups that a node makes.
+    """
+
+    min_channels: int = 1
+    max_ratio: float = 0.9
+    round_to: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    exact_only: bool = False
+    ratio_for: tuple[tuple[str, float], ...] = ()
+
+    def check(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            PlanError: one is (OP303).
+        """
+        _in_range("--min-channels", self.min_channels, self.min_channels >= 1, "at least 1")
+        _in_range("--max-ratio", self.max_ratio, 0 <= self.max_ratio < 1, "at least 0 and below 1")
+        _in_range(
+            "--round-to", self.round_to, self.round_to is None or self.round_to >= 1, "at least 1"
+        )
+        for pattern, ratio in self.ratio_for:
+            _in_range(f"--ratio-for {pattern}", ratio, 0 <= ratio < 1, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A limit on a cost.
+
+    Attributes:
+        quantity: what is limited.
+        value: the limit, as a share of the source model's cost.
+    """
+
+    quantity: Quantity
+    value: float
+
+    def check(self) -> None:
+        """Refuse a target that is no share.
+
+        Raises:
+            PlanError: it isn't above 0 and at most 1 (OP303).
+        """
+        _in_range(
+            f"--target {self.quantity}", self.value, 0 < self.value <= 1, "above 0 and at most 1"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One rung down a group's ladder.
+
+    Attributes:
+        group: the group's index.
+        units: the units that leave with it, shape (n,).
+        share: which share of the group's units has left once it is taken.
+        loss: mean importance of the units that leave; never smaller than an earlier step's of the group.
+    """
+
+    group: int
+    units: Ids
+    share: float
+    loss: float
+
+
+def choose(
+    graph: ChannelGraph,
+    scores: Scores,
+    guards: Guards,
+    *,
+    ratio: float | None = None,
+    target: Target | None = None,
+    allocation: Literal["uniform", "global"] = "uniform",
+) -> NDArray[np.bool_]:
+    """Choose the units to remove.
+
+    Args:
+        graph: the traced model.
+        scores: importance of the units of every group; NaN for those that must stay.
+        guards: limits.
+        ratio: the share of channels to remove: of every group (uniform) or of all together (global).
+        target: the limit to stay below.
+        allocation: "uniform" removes the same share of every group, "global" the least important units of all.
+
+    Returns:
+        For every unit whether it leaves, shape (units,).
+
+    Raises:
+        PlanError: settings contradict each other (OP302) or are out of range (OP303), a pattern matches no node
+            (OP304), nothing can be pruned (OP310), or the target is out of reach (OP301).
+    """
+    if (ratio is None) == (target is None):
+        raise PlanError("OP302", "give either a ratio or a target")
+    guards.check()
+    fixed, free = _eligible(graph, guards)
+    removed = np.zeros(len(graph.pinned), dtype=bool)
+    for group, share in fixed:
+        for step in _nearest(_steps(group, scores[group.index], guards), share):
+            removed[step.units] = True
+    steps = [s for g in free for s in _steps(g, scores[g.index], guards)]
+    if not steps and not fixed and ratio != 0:
+        hint = "`onnxprune explain MODEL` tells what pins each layer"
+        raise PlanError("OP310", "nothing can be pruned under these settings", hint=hint)
+    steps.sort(key=lambda s: (s.share, s.loss) if allocation == "uniform" else (s.loss, s.share))
+    if ratio is not None:
+        _in_range("--ratio", ratio, 0 <= ratio < 1, "at least 0 and below 1")
+        taken = _by_ratio(steps, ratio, allocation, sum(len(g.units) for g in free))
+    else:
+        assert target is not None
+        target.check()
+        taken = _by_target(graph, removed, steps, target)
+    for step in taken:
+        removed[step.units] = True
+    return removed
+
+
+def ladder(units: int, width: int, guards: Guards) -> list[int]:
+    """Return the unit counts that a group may be cut to, descending, without the full count.
+
+    Args:
+        units: how many units it has.
+        width: channels of a unit.
+        guards: limits.
+    """
+    multiple = _multiple(units, width, guards.round_to)
+    floor = max(1, ceil(guards.min_channels / width), ceil(units * (1 - guards.max_ratio) - 1e-9))
+    top = (units - 1) // multiple * multiple
+    return [n for n in range(top, 0, -multiple) if n >= floor]
+
+
+def _multiple(units: int, width: int, round_to: int | None) -> int:
+    if round_to is not None:
+        return round_to // gcd(round_to, width)
+    multiple = _LANES // gcd(_LANES, width)
+    while multiple > 1 and units // multiple < _CHOICES:
+        multiple //= 2
+    return multiple
+
+
+def _steps(group: Group, scores: NDArray[np.float64], guards: Guards) -> list[Step]:
+    if np.isnan(scores).any():
+        return []
+    order = np.argsort(scores, kind="stable")
+    steps, gone, loss, total = [], 0, 0.0, len(group.units)
+    for count in ladder(total, group.width, guards):
+        leaving = order[gone : total - count]
+        loss = max(loss, float(scores[leaving].mean()))
+        gone = total - count
+        steps.append(Step(group.index, group.units[leaving], gone / total, loss))
+    return steps
+
+
+def _nearest(steps: Iterable[Step], share: float) -> list[Step]:
+    """Return the steps of one group that come nearest to a share."""
+    taken, before = [], 0.0
+    for step in steps:
+        if (before + step.share) / 2 > share:
+            break
+        taken.append(step)
+        before = step.share
+    return taken
+
+
+def _by_ratio(steps: list[Step], ratio: float, allocation: str, units: int) -> list[Step]:
+    if allocation == "uniform":
+        by_group: dict[int, list[Step]] = {}
+        for step in steps:
+            by_group.setdefault(step.group, []).append(step)
+        return [s for own in by_group.values() for s in _nearest(own, ratio)]
+    taken, gone = [], 0
+    for step in steps:
+        if gone + len(step.units) / 2 > ratio * units:
+            break
+        taken.append(step)
+        gone += len(step.units)
+    return taken
+
+
+def _by_target(
+    graph: ChannelGraph, removed: NDArray[np.bool_], steps: list[Step], target: Target
+) -> list[Step]:
+    def after(count: int) -> int:
+        gone = removed.copy()
+        for step in steps[:count]:
+            gone[step.units] = True
+        return int(getattr(cost(Kept(graph, gone)), target.quantity))
+
+    before = int(getattr(cost(Kept(graph, np.zeros_like(removed))), target.quantity))
+    limit = target.value * before
+    count = _first(len(steps), lambda n: after(n) <= limit)
+    if count is None:
+        share = after(len(steps)) / max(before, 1)
+        cause = f"{target.quantity} can't be brought to {target.value:.3g} of the original"
+        hint = f"{share:.3g} is the least with these guards (--max-ratio, --min-channels, --exclude, --round-to)"
+        raise PlanError("OP301", cause, hint=hint)
+    return steps[:count]
+
+
+def _first(high: int, holds: Callable[[int], bool]) -> int | None:
+    """Return the smallest n in [0, high] for which a monotone condition holds, or None."""
+    if not holds(high):
+        return None
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _eligible(graph: ChannelGraph, guards: Guards) -> tuple[list[tuple[Group, float]], list[Group]]:
+    """Sort out groups with a ratio of their own from those that the allocation may use."""
+    names = [n.name for n in graph.proto.graph.node]
+    for option, patterns in (
+        ("--include", guards.include),
+        ("--exclude", guards.exclude),
+        ("--ratio-for", [p for p, _ in guards.ratio_for]),
+    ):
+        for pattern in patterns:
+            if not any(fnmatchcase(n, pattern) for n in names):
+                hint = "`onnxprune inspect MODEL` lists the names"
+                raise PlanError(
+                    "OP304", f"no node's name matches {pattern!r}", where=option, hint=hint
+                )
+    fixed, free = [], []
+    for group in graph.groups:
+        if (guards.exact_only and not group.exact) or _matches(group.nodes, guards.exclude):
+            continue
+        own = [r for p, r in guards.ratio_for if _matches(group.producers, [p])]
+        if own:
+            fixed.append((group, own[-1]))
+        elif not guards.include or _matches(group.producers, guards.include):
+            free.append(group)
+    return fixed, free
+
+
+def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(n, p) for p in patterns for n in names)
+
+
+def _in_range(option: str, value: Any, holds: bool, range_: str) -> None:
+    if not holds:
+        raise PlanError("OP303", f"{value} is out of range: must be {range_}", where=option)

@@ -1,0 +1,205 @@
+"""What a model costs: parameters, multiply-accumulates, bytes, peak activation memory; also of one not yet rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import prod
+
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.helper import get_node_attr_value, tensor_dtype_to_np_dtype
+
+from onnxprune.kept import Kept
+from onnxprune.shapes import Shapes
+from onnxprune.trace.values import Shape
+
+ShapeOf = Callable[[str], Shape]
+
+# Integer tensors of these types are shapes, indices and flags, not weights.
+_NOT_WEIGHTS = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """Cost of one node with weights.
+
+    Attributes:
+        node: its name.
+        op: its operator.
+        weight: shape of its largest weight.
+        output: shape of its first output.
+        params: elements of its weights.
+        macs: multiply-accumulates of one run.
+    """
+
+    node: str
+    op: str
+    weight: Shape
+    output: Shape
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of a model at its concretised input sizes.
+
+    Attributes:
+        params: elements of all weights.
+        macs: multiply-accumulates of convolutions and matrix products in one run.
+        size: bytes of all weights.
+        memory: largest number of bytes of activations alive at once, nodes run in order.
+        layers: cost of every node with weights.
+    """
+
+    params: int
+    macs: int
+    size: int
+    memory: int
+    layers: tuple[LayerCost, ...] = ()
+
+    def totals(self) -> dict[str, int]:
+        """Return the four totals by name."""
+        return {k: v for k, v in asdict(self).items() if k != "layers"}
+
+
+def cost(kept: Kept) -> Cost:
+    """Predict the cost of a traced model without what has left; exactly that of the rewritten model."""
+    return _cost(kept.graph.proto, kept.graph.shapes, kept.shape)
+
+
+def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
+    """Count the cost of a model.
+
+    Args:
+        proto: a normalised model.
+        shapes: its concretised shapes.
+    """
+    return _cost(proto, shapes, shapes.shapes.__getitem__)
+
+
+def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
+    read = {n for node in proto.graph.node for n in node.input} | {
+        o.name for o in proto.graph.output
+    }
+    weights = {
+        t.name: t.data_type
+        for t in proto.graph.initializer
+        if t.data_type not in _NOT_WEIGHTS and t.name in read
+    }
+    elements = {name: prod(shape(name)) for name in weights}
+    layers = []
+    for node in proto.graph.node:
+        macs = node_macs(node, shape)
+        own = [n for n in dict.fromkeys(node.input) if n in weights]
+        if macs and own:
+            largest = max(own, key=elements.__getitem__)
+            params = sum(elements[n] for n in own)
+            layers.append(
+                LayerCost(
+                    node.name, node.op_type, shape(largest), shape(node.output[0]), params, macs
+                )
+            )
+        elif macs:
+            layers.append(LayerCost(node.name, node.op_type, (), shape(node.output[0]), 0, macs))
+    size = sum(_bytes(elements[n], t) for n, t in weights.items())
+    return Cost(
+        params=sum(elements.values()),
+        macs=sum(layer.macs for layer in layers),
+        size=size,
+        memory=_peak(proto, shapes, shape),
+        layers=tuple(layers),
+    )
+
+
+def node_macs(node: NodeProto, shape: ShapeOf) -> int:
+    """Return the multiply-accumulates of a node; 0 for operators that aren't contractions or have unknown shapes."""
+    count = _MACS.get(node.op_type)
+    try:
+        return count(node, shape) if count else 0
+    except KeyError:
+        return 0
+
+
+def _conv(node: NodeProto, shape: ShapeOf) -> int:
+    return prod(shape(node.output[0])) * prod(shape(node.input[1])[1:])
+
+
+def _conv_transpose(node: NodeProto, shape: ShapeOf) -> int:
+    return prod(shape(node.input[0])) * prod(shape(node.input[1])[1:])
+
+
+def _gemm(node: NodeProto, shape: ShapeOf) -> int:
+    transposed = (
+        get_node_attr_value(node, "transA")
+        if any(a.name == "transA" for a in node.attribute)
+        else 0
+    )
+    return prod(shape(node.output[0])) * shape(node.input[0])[0 if transposed else 1]
+
+
+def _matmul(node: NodeProto, shape: ShapeOf) -> int:
+    return prod(shape(node.output[0])) * shape(node.input[0])[-1]
+
+
+def _einsum(node: NodeProto, shape: ShapeOf) -> int:
+    terms = (
+        get_node_attr_value(node, "equation")
+        .decode()
+        .replace(" ", "")
+        .partition("->")[0]
+        .split(",")
+    )
+    sizes: dict[str, int] = {}
+    for name, term in zip(node.input, terms, strict=True):
+        head, dots, tail = term.partition("...")
+        dims = shape(name)
+        spare = len(dims) - len(head) - len(tail)
+        letters = [*head, *(f".{i}" for i in range(spare, 0, -1) if dots), *tail]
+        for letter, n in zip(letters, dims, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), n)
+    return prod(sizes.values())
+
+
+def _recurrent(node: NodeProto, shape: ShapeOf) -> int:
+    steps, batch, _ = shape(node.input[0])
+    return steps * batch * (prod(shape(node.input[1])) + prod(shape(node.input[2])))
+
+
+_MACS: dict[str, Callable[[NodeProto, ShapeOf], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Einsum": _einsum,
+    "GRU": _recurrent,
+    "Gemm": _gemm,
+    "LSTM": _recurrent,
+    "MatMul": _matmul,
+    "RNN": _recurrent,
+}
+
+
+def _peak(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> int:
+    """Return the peak of living activations: a tensor lives from the node that makes it to the last that reads it."""
+    initialisers = {t.name for t in proto.graph.initializer}
+    size = {
+        name: _bytes(prod(shape(name)), kind)
+        for name, kind in shapes.types.items()
+        if name not in initialisers and name in shapes.shapes
+    }
+    last = {name: i for i, node in enumerate(proto.graph.node) for name in node.input}
+    last |= {o.name: len(proto.graph.node) for o in proto.graph.output}
+    dying: dict[int, list[str]] = {}
+    for name, i in last.items():
+        dying.setdefault(i, []).append(name)
+    alive = peak = sum(size.get(i.name, 0) for i in proto.graph.input)
+    for i, node in enumerate(proto.graph.node):
+        alive += sum(size.get(o, 0) for o in node.output if o in last)
+        peak = max(peak, alive)
+        alive -= sum(size.get(n, 0) for n in dying.get(i, ()))
+    return peak
+
+
+def _bytes(elements: int, kind: int) -> int:
+    if kind in (TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1):
+        return (elements + 1) // 2
+    return elements * int(tensor_dtype_to_np_dtype(kind).itemsize)

@@ -1,0 +1,104 @@
+"""Errors with a stable code.
+
+An error is one line of cause, the place and a hint; `CATALOGUE` explains its code at length.
+Families: OP1xx models and files, OP2xx why channels are pinned (reasons, never raised), OP3xx plans
+and budgets, OP4xx rewriting, OP5xx verification, OP6xx usage.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from onnxprune._catalogue import CATALOGUE, CodeInfo
+
+__all__ = [
+    "CATALOGUE",
+    "CodeInfo",
+    "ModelError",
+    "OnnxPruneError",
+    "PlanError",
+    "RewriteError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class OnnxPruneError(Exception):
+    """Something the user can act on; every public function raises only this for bad input.
+
+    Args:
+        code: A key of `CATALOGUE`; another one is a bug.
+        cause: What is wrong, in one line.
+        where: The place: a file, node, tensor or option.
+        hint: What the user may do about it.
+    """
+
+    exit_status: ClassVar[int] = 2
+
+    def __init__(
+        self, code: str, cause: str, *, where: str | None = None, hint: str | None = None
+    ) -> None:
+        """Make an error; the arguments are kept as attributes."""
+        assert code in CATALOGUE, f"{code} is not in the catalogue"
+        super().__init__(code, cause, where, hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by keyword, so that errors cross process boundaries."""
+        return _rebuild, (type(self), self.code, self.cause, self.where, self.hint)
+
+    @property
+    def code(self) -> str:
+        """The stable code, such as OP101."""
+        return str(self.args[0])
+
+    @property
+    def cause(self) -> str:
+        """What is wrong, in one line."""
+        return str(self.args[1])
+
+    @property
+    def where(self) -> str | None:
+        """The place, if there is one."""
+        return None if self.args[2] is None else str(self.args[2])
+
+    @property
+    def hint(self) -> str | None:
+        """What the user may do, if there is advice."""
+        return None if self.args[3] is None else str(self.args[3])
+
+    def __str__(self) -> str:
+        """Give the error as it is printed: cause, place and hint, a line each."""
+        lines = [f"error[{self.code}]: {self.cause}"]
+        if self.where is not None:
+            lines.append(f"  --> {self.where}")
+        if self.hint is not None:
+            lines.append(f"  help: {self.hint}")
+        return "\n".join(lines)
+
+
+class ModelError(OnnxPruneError):
+    """A model or its file can't be read, written or understood (OP1xx)."""
+
+
+class PlanError(OnnxPruneError):
+    """A budget, a setting or a plan can't be met or doesn't fit the model (OP3xx)."""
+
+
+class RewriteError(OnnxPruneError):
+    """A plan can't be carried out on the graph (OP4xx)."""
+
+
+class VerificationError(OnnxPruneError):
+    """The pruned model isn't proved equal to its masked original (OP5xx)."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(OnnxPruneError):
+    """An option, an argument or the installation is wrong (OP6xx)."""
+
+
+def _rebuild(
+    kind: type[OnnxPruneError], code: str, cause: str, where: str | None, hint: str | None
+) -> OnnxPruneError:
+    return kind(code, cause, where=where, hint=hint)

@@ -1,0 +1,97 @@
+"""What a criterion sees of a group, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.importance.elements import Elements, Power
+from onnxprune.importance.roles import Role
+from onnxprune.trace.graph import Group
+from onnxprune.trace.values import Ids
+
+Scores: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """One weight axis of a group, a row for every unit.
+
+    Weights are seen with the BatchNormalization that follows them folded in (`folding`), so that a
+    model scores the same whether or not its exporter folded it.
+
+    Attributes:
+        tensor: the initialiser.
+        axis: its axis.
+        role: "weight" of a contraction, "scale" of a normalisation, or "vector" for anything else.
+        units: the group's units, shape (units,).
+        labels: the unit of every position of the axis, shape (axis length,).
+        elements: where the values come from.
+    """
+
+    tensor: str
+    axis: int
+    role: Role
+    units: Ids
+    labels: Ids
+    elements: Elements
+
+    @property
+    def positions(self) -> Ids:
+        """The positions of every unit along the axis, ascending, shape (units, positions of a unit)."""
+        nearest = np.searchsorted(self.units, self.labels).clip(max=len(self.units) - 1)
+        mine = np.flatnonzero(self.units[nearest] == self.labels)
+        by_unit = mine[np.argsort(nearest[mine], kind="stable")]
+        return by_unit.reshape(len(self.units), -1)
+
+    @property
+    def rows(self) -> NDArray[np.floating[Any]]:
+        """All elements at each unit's positions, shape (units, features), in float32 or float64.
+
+        Made anew at every access: hold it no longer than needed.
+
+        Raises:
+            ModelError: an element isn't finite (OP126).
+        """
+        return self.elements.take(self.tensor, self.axis, self.positions)
+
+    def power_sums(self, power: Power) -> Scores:
+        """Return the sum of \\|element\\|^power of every unit, shape (units,), without making rows.
+
+        Raises:
+            ModelError: an element isn't finite (OP126).
+        """
+        sums = self.elements.power_sums(self.tensor, self.axis, power)
+        return np.asarray(sums[self.positions].sum(axis=1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A group as a criterion sees it.
+
+    Attributes:
+        group: the group.
+        rows: all its weight axes.
+        rng: a random generator of the group's own.
+    """
+
+    group: Group
+    rows: tuple[Rows, ...]
+    rng: np.random.Generator
+
+    def of(self, role: Role) -> Iterator[Rows]:
+        """Go through the rows with a role."""
+        return (rows for rows in self.rows if rows.role == role)
+
+    @property
+    def unscored(self) -> Scores:
+        """The scores of a group that has not what a criterion reads: NaN, shape (units,)."""
+        return np.full(len(self.group.units), np.nan)
+
+
+Criterion: TypeAlias = Callable[[View], Scores]
+"""Gives every unit of a group a raw score, shape (units,): higher is more important, NaN stays."""

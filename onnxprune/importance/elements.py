@@ -1,0 +1,104 @@
+"""The elements of a model's initialisers as numbers to be scored: one pass over each, little memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import ModelError
+from onnxprune.importance.folding import Factors, folded_scales
+from onnxprune.model import weights
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.values import Ids
+
+Array: TypeAlias = NDArray[Any]
+Power: TypeAlias = Literal[1, 2]
+
+# Elements worked on at a time: few enough to stay in a processor's cache.
+_BLOCK = 1 << 18
+
+_POWERS = {1: np.abs, 2: np.square}
+
+
+class Elements:
+    """The initialisers of a traced model, with following BatchNormalizations folded in."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        """Read nothing yet."""
+        self._graph = graph
+        self._weights = weights(graph.proto)
+        self._sums: dict[tuple[str, Power], list[NDArray[np.float64]]] = {}
+
+    def take(self, tensor: str, axis: int, positions: Ids) -> NDArray[np.floating[Any]]:
+        """Return elements along an axis, shape (units, features), positions of shape (units, n)."""
+        array = self._weights[tensor]
+        units, each = positions.shape
+        scale = self._scale(tensor, array)
+        taken = _take(array, axis, positions.ravel()).astype(_working_type(array), copy=False)
+        if scale is not None:
+            taken = taken * _take(scale, axis, positions.ravel()).astype(taken.dtype)
+        _require_finite(tensor, taken)
+        moved = np.moveaxis(taken, axis, 0)
+        return moved.reshape(units, each * (moved.size // max(1, units * each)))
+
+    def power_sums(self, tensor: str, axis: int, power: Power) -> NDArray[np.float64]:
+        """Return the sum of \\|element\\|^power at every position of an axis, shape (axis length,)."""
+        key = (tensor, power)
+        if key not in self._sums:
+            array = self._weights[tensor]
+            scale = self._scale(tensor, array)
+            sums = _power_sums(array, scale, power, _working_type(array))
+            if not np.isfinite(sums[0]).all():  # a bad element, or an overflow of float32
+                _require_finite(tensor, array)
+                sums = _power_sums(array, scale, power, np.float64)
+            self._sums[key] = sums
+        return self._sums[key][axis]
+
+    def _scale(self, tensor: str, array: Array) -> Array | None:
+        """Return the factors of a following BatchNormalization, broadcast to the weight's shape."""
+        scale = self._scales.get(tensor)
+        return None if scale is None else np.broadcast_to(scale, array.shape)
+
+    @cached_property
+    def _scales(self) -> Factors:
+        return folded_scales(self._graph)
+
+
+def _working_type(array: Array) -> type[np.floating[Any]]:
+    return np.float64 if array.dtype == np.float64 else np.float32
+
+
+def _take(array: Array, axis: int, positions: Ids) -> Array:
+    """Take positions along an axis, without a copy where they are a run of it."""
+    if len(positions) and np.array_equal(positions, np.arange(len(positions)) + positions[0]):
+        run = slice(int(positions[0]), int(positions[0]) + len(positions))
+        return array[(slice(None),) * axis + (run,)]
+    return np.take(array, positions, axis)
+
+
+def _require_finite(tensor: str, array: Array) -> None:
+    if not np.isfinite(array).all():
+        kinds = [n for n, bad in (("NaN", np.isnan), ("infinity", np.isinf)) if bad(array).any()]
+        raise ModelError("OP126", f"a weight has {' and '.join(kinds)}", where=f'initialiser "{tensor}"')
+
+
+def _power_sums(
+    array: Array, scale: Array | None, power: Power, dtype: type[np.floating[Any]]
+) -> list[NDArray[np.float64]]:
+    """Sum powers over all axes but one, for every axis, in one pass over blocks of the first."""
+    first = np.empty(len(array), dtype=np.float64)
+    rest = np.zeros(array.shape[1:], dtype=np.float64)
+    step = max(1, _BLOCK // max(1, rest.size))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(array), step):
+            block = array[start : start + step].astype(dtype)
+            if scale is not None:
+                block *= scale[start : start + step]
+            _POWERS[power](block, out=block)
+            first[start : start + step] = block.reshape(len(block), -1).sum(axis=1)
+            rest += block.sum(axis=0)
+        axes = range(rest.ndim)
+        return [first, *(rest.sum(axis=tuple(b for b in axes if b != a)) for a in axes)]

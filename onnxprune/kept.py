@@ -1,0 +1,73 @@
+"""What remains of a traced model once units have left: masks and shapes in closed form, without rewriting anything."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import RewriteError
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.values import Factor, Ids, Shape
+
+Mask = NDArray[np.bool_]
+
+
+class Kept:
+    """A traced model without some of its units.
+
+    Attributes:
+        graph: the traced model.
+        removed: for every unit whether it has left, shape (units,).
+    """
+
+    def __init__(self, graph: ChannelGraph, removed: Mask) -> None:
+        self.graph = graph
+        self.removed = removed
+        self._masks: dict[int, tuple[Mask, ...]] = {}
+
+    def mask(self, tensor: str, axis: int) -> Mask | None:
+        """Return which positions of a tensor's axis remain, or None if the axis holds no channels."""
+        value = self.graph.values.get(tensor)
+        factor = value.on(axis) if value is not None else None
+        return None if factor is None else self._of(factor)[factor.axes.index(axis)]
+
+    def shape(self, tensor: str) -> Shape:
+        """Return a tensor's shape after the removal.
+
+        Raises:
+            KeyError: the tensor's shape is not known.
+        """
+        value = self.graph.values.get(tensor)
+        if value is None:
+            return self.graph.shapes.shapes[tensor]
+        shape = list(value.shape)
+        for factor in value.factors:
+            for axis, mask in zip(factor.axes, self._of(factor), strict=True):
+                shape[axis] = int(np.count_nonzero(mask))
+        return tuple(shape)
+
+    def positions(self) -> dict[str, dict[int, Ids]]:
+        """Return what leaves each initialiser: positions in the original, by name and axis."""
+        removed: dict[str, dict[int, Ids]] = {}
+        for (name, axis), ids in self.graph.slots.items():
+            gone = np.flatnonzero(self.removed[self.graph.unit_of[ids]])
+            if len(gone):
+                removed.setdefault(name, {})[axis] = gone
+        return removed
+
+    def _of(self, factor: Factor) -> tuple[Mask, ...]:
+        """Return the mask along each dimension of a factor, remembered by the identity of its id array."""
+        key = id(factor.ids)
+        if key not in self._masks:
+            keep = ~self.removed[self.graph.unit_of[factor.ids]]
+            dims = range(keep.ndim)
+            masks = tuple(keep.any(axis=tuple(e for e in dims if e != d)) for d in dims)
+            if keep.ndim > 1 and not np.array_equal(keep, reduce(np.logical_and.outer, masks)):
+                cause = "what a removal leaves of a reshaped axis is no rectangle"
+                raise RewriteError(
+                    "OP401", cause, hint="this is a bug of onnxprune: please report it"
+                )
+            self._masks[key] = masks
+        return self._masks[key]

@@ -1,0 +1,85 @@
+"""The masked original: the model that a pruned one is held against, made without the rewriter.
+
+Every removed slice of every initialiser is set to zero. Operators that take statistics over channels (a LayerNorm, a
+mean over channels) would count those zeroes, so they are run on the channels that remain: gathered in front of the
+node, and spread out again behind it.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from onnxprune._tensors import set_tensor
+from onnxprune.kept import Kept, Mask
+
+
+def masked(kept: Kept) -> ModelProto:
+    """Return the normalised original with everything that was removed set to zero.
+
+    A weight that something is divided by is set to one instead: x / 0 would poison what zeroes are to silence.
+    """
+    model = ModelProto()
+    model.CopyFrom(kept.graph.proto)
+    divisors = {n.input[1] for n in model.graph.node if n.op_type == "Div"}
+    removed = kept.positions()
+    for tensor in model.graph.initializer:
+        if tensor.name not in removed:
+            continue
+        array = np.array(numpy_helper.to_array(tensor))
+        for axis, positions in removed[tensor.name].items():
+            array[(slice(None),) * axis + (positions,)] = 1 if tensor.name in divisors else 0
+        set_tensor(tensor, array)
+    statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes += _on_remaining(node, kept, model) if node.name in statistical else [node]
+    copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return model
+
+
+def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodeProto]:
+    """Run a node on the channels that remain: gather, compute, spread."""
+    inner = NodeProto()
+    inner.CopyFrom(node)
+    names = (f"{node.name}::masked{i}" for i in count())
+    before: list[NodeProto] = []
+    after: list[NodeProto] = []
+
+    def gather(data: str, index: np.ndarray, axis: int, out: str) -> NodeProto:
+        indices = next(names)
+        model.graph.initializer.append(numpy_helper.from_array(index, indices))
+        return helper.make_node("Gather", [data, indices], [out], name=out, axis=axis)
+
+    for i, name in enumerate(node.input):
+        for axis, mask in _partial(kept, name):
+            out = next(names)
+            before.append(gather(inner.input[i], np.flatnonzero(mask), axis, out))
+            inner.input[i] = out
+    for i, name in enumerate(node.output):
+        partial = _partial(kept, name)
+        small, shape = name, list(kept.shape(name)) if partial else []
+        dtype = helper.tensor_dtype_to_np_dtype(kept.graph.shapes.types[name]) if partial else None
+        for last, (axis, mask) in enumerate(partial, start=1 - len(partial)):
+            # Removed places read a zero that is put behind those that remain.
+            if small == name:
+                small = inner.output[i] = next(names)
+            padded, zeros = next(names), next(names)
+            edge = np.zeros([1 if a == axis else n for a, n in enumerate(shape)], dtype)
+            model.graph.initializer.append(numpy_helper.from_array(edge, zeros))
+            after.append(helper.make_node("Concat", [small, zeros], [padded], name=padded, axis=axis))
+            small, shape[axis] = next(names) if last else name, len(mask)
+            index = np.where(mask, np.cumsum(mask) - 1, mask.sum())
+            after.append(gather(padded, index, axis, small))
+    return [*before, inner, *after]
+
+
+def _partial(kept: Kept, tensor: str) -> list[tuple[int, Mask]]:
+    value = kept.graph.values.get(tensor)
+    axes = range(len(value.shape)) if value is not None else ()
+    masks = [(axis, kept.mask(tensor, axis)) for axis in axes]
+    return [(axis, mask) for axis, mask in masks if mask is not None and not mask.all()]

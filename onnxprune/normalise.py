@@ -1,0 +1,302 @@
+"""One shape for the many ways in which exporters write the same network.
+
+`normalise` is a pipeline of passes over a `_Draft`. Each pass has one contract, keeps topological
+order and what the model computes, bit for bit, and finds nothing to do when run again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx.inliner
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from onnxprune._tensors import byte_size, check_type, densify, elements
+from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
+from onnxprune._wire import copy_without
+from onnxprune.errors import ModelError
+from onnxprune.model import skeleton
+
+_IR_VERSION = 8  # the first in which all that we write is valid
+_MAX_CONSTANT_BYTES = 2**32
+_MAX_INLINED_NODES = 10**6
+_MAX_CALL_DEPTH = 100
+_UNITLESS = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A model in parts, so that passes neither copy weights nor touch their input.
+
+    Attributes:
+        shell: The model without nodes and initialisers; ours to change.
+        nodes: In topological order; a pass replaces a node, it never changes one.
+        tensors: Initialisers by name, which overrides the tensor's own; shared, never changed.
+    """
+
+    shell: ModelProto
+    nodes: list[NodeProto]
+    tensors: dict[str, TensorProto]
+
+    def fixed_names(self) -> set[str]:
+        """Collect the names that readers outside of the nodes' inputs rely on."""
+        names = {value.name for value in self.shell.graph.output}
+        return names.union(*map(captured_names, self.nodes))
+
+
+def normalise(proto: ModelProto) -> ModelProto:
+    """Rewrite a model into the shape that the rest of the package works on.
+
+    In the result there are no model-local functions; Constant nodes, ConstantOfShape of constants
+    and Identity of initialisers are initialisers; initialisers aren't graph inputs, and all are
+    read; every node has a name of its own; a vector serves one node input only. Subgraphs are left
+    alone. The result computes bit for bit what the model computes.
+
+    Args:
+        proto: A model as `load` gives it. It isn't changed.
+
+    Returns:
+        A new model; the same for the same input.
+
+    Raises:
+        ModelError: A function can't be inlined (OP120), a constant is too large (OP121) or
+            malformed (OP123, or a tensor's code).
+    """
+    shell = copy_without(proto, "graph")
+    shell.graph.CopyFrom(copy_without(proto.graph, "node", "initializer"))
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    draft = _Draft(shell, list(proto.graph.node), tensors)
+    if proto.functions:
+        _inline_functions(draft, proto)
+    for rewrite in _PASSES:
+        rewrite(draft)
+    draft.shell.graph.node.extend(draft.nodes)
+    for name, tensor in draft.tensors.items():
+        copy = draft.shell.graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = name
+    return draft.shell
+
+
+def _inline_functions(draft: _Draft, proto: ModelProto) -> None:
+    """Calls of model-local functions are replaced by their bodies; no function remains."""
+    _check_calls(proto)
+    result = skeleton(proto)
+    try:
+        result = onnx.inliner.inline_local_functions(result)
+        if result.functions:  # of another opset than the model's
+            result = onnx.inliner.inline_local_functions(result, convert_version=True)
+    except Exception as error:
+        raise ModelError("OP120", f"functions can't be inlined: {error}") from error
+    if result.functions:
+        name = result.functions[0].name
+        raise ModelError("OP120", "the function can't be inlined", where=f"function {name!r}")
+    shell = copy_without(result, "graph")
+    shell.graph.CopyFrom(copy_without(result.graph, "node", "initializer", "input"))
+    shell.graph.input.extend(proto.graph.input)
+    draft.shell, draft.nodes = shell, list(result.graph.node)
+
+
+def _check_calls(proto: ModelProto) -> None:
+    """Refuse functions that never end, or that grow beyond bounds, when they are inlined."""
+    bodies = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    if len(bodies) < len(proto.functions):
+        raise ModelError("OP120", "a function is defined twice")
+    sizes: dict[tuple[str, str, str], int] = {}
+
+    def size(node: NodeProto, depth: int) -> int:
+        key = (node.domain, node.op_type, node.overload)
+        total = 1 + sum(size(inner, depth) for graph in subgraphs(node) for inner in graph.node)
+        if key not in bodies:
+            return total
+        if depth > _MAX_CALL_DEPTH:
+            where = f"function {node.op_type!r}"
+            raise ModelError("OP120", "the function calls itself, or calls are nested", where=where)
+        if key not in sizes:
+            sizes[key] = sum(size(inner, depth + 1) for inner in bodies[key].node)
+        return total + sizes[key]
+
+    count = sum(size(node, 0) for node in proto.graph.node)
+    if count > _MAX_INLINED_NODES:
+        raise ModelError("OP120", f"inlining the functions would give {count} nodes")
+
+
+def _separate_inputs(draft: _Draft) -> None:
+    """No initialiser is a graph input; the IR version, at least 8, allows that."""
+    inputs = [value for value in draft.shell.graph.input if value.name not in draft.tensors]
+    if len(inputs) < len(draft.shell.graph.input):
+        kept = GraphProto(input=inputs)
+        draft.shell.graph.ClearField("input")
+        draft.shell.graph.MergeFrom(kept)
+    draft.shell.ir_version = max(draft.shell.ir_version, _IR_VERSION)
+
+
+def _open_negative_sizes(draft: _Draft) -> None:
+    """Sizes of -1, some exporters' "any", are unknown instead."""
+    graph = draft.shell.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.dim_value < 0:
+                dim.ClearField("dim_value")
+
+
+def _materialise_constants(draft: _Draft) -> None:
+    """Nodes that give constants are initialisers of the same name; copies of them are bypassed.
+
+    An Identity stays where its output's name is needed: by the caller or by a subgraph.
+    """
+    fixed = draft.fixed_names()
+    aliases: dict[str, str] = {}
+    nodes: list[NodeProto] = []
+    budget = _MAX_CONSTANT_BYTES
+    for node in draft.nodes:
+        if not aliases.keys().isdisjoint(node.input):
+            node = _with_inputs(node, [aliases.get(name, name) for name in node.input])
+        source = draft.tensors.get(node.input[0]) if len(node.input) == 1 else None
+        op = node.op_type if node.domain in DEFAULT_DOMAINS and len(node.output) == 1 else ""
+        if op == "Constant":
+            draft.tensors[node.output[0]] = _constant(node)
+        elif op == "ConstantOfShape" and source is not None:
+            filled = _filled(node, source, budget)
+            budget -= byte_size(filled)
+            draft.tensors[node.output[0]] = filled
+        elif op == "Identity" and source is not None and node.output[0] not in fixed:
+            aliases[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    draft.nodes = nodes
+    _forget_types(draft, aliases.keys())
+
+
+def _drop_unread(draft: _Draft) -> None:
+    """Every initialiser is read by a node or a subgraph, or is an output."""
+    read = draft.fixed_names().union(*(node.input for node in draft.nodes))
+    draft.tensors = {name: tensor for name, tensor in draft.tensors.items() if name in read}
+
+
+def _name_nodes(draft: _Draft) -> None:
+    """Every node has a name of its own; names that are unique, or the first of equals, stay."""
+    taken = {node.name for node in draft.nodes}
+    seen: set[str] = set()
+    for index, node in enumerate(draft.nodes):
+        if not node.name or node.name in seen:
+            output = next(filter(None, node.output), "")
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            copy.name = _unique(f"{node.op_type}_{output}", taken)
+            draft.nodes[index] = node = copy
+        seen.add(node.name)
+
+
+def _unshare_vectors(draft: _Draft) -> None:
+    """A vector (one axis holds all its numbers, more than one) serves a single node input.
+
+    Exporters store equal biases once, which would couple layers that have nothing to do with each
+    other; a matrix that is shared was tied by the network's author and stays one tensor. Where the
+    caller or a subgraph needs the name, every node input gets a copy.
+    """
+    uses = Counter(name for node in draft.nodes for name in node.input)
+    owned = draft.fixed_names()
+    vectors = {
+        name
+        for name, tensor in draft.tensors.items()
+        if _is_vector(tensor) and uses[name] + (name in owned) > 1
+    }
+    taken = set(_names(draft)) if vectors else set()
+    for index, node in enumerate(draft.nodes):
+        inputs = list(node.input)
+        for position, name in enumerate(inputs):
+            if name in vectors and name in owned:
+                inputs[position] = _unique(f"{name}::{node.name}", taken)
+                draft.tensors[inputs[position]] = draft.tensors[name]
+            owned.add(name)
+        if inputs != node.input:
+            draft.nodes[index] = _with_inputs(node, inputs)
+
+
+_PASSES: tuple[Callable[[_Draft], None], ...] = (
+    _separate_inputs,
+    _open_negative_sizes,
+    _materialise_constants,
+    _drop_unread,
+    _name_nodes,
+    _unshare_vectors,
+)
+
+
+def _constant(node: NodeProto) -> TensorProto:
+    """Give a Constant node's value, however it is spelled."""
+    where = describe(node)
+    if len(node.attribute) != 1:
+        raise ModelError("OP123", "a Constant needs one attribute, its value", where=where)
+    (attribute,) = node.attribute
+    match attribute.name, attribute.type:
+        case "value", AttributeProto.TENSOR:
+            return attribute.t
+        case "sparse_value", AttributeProto.SPARSE_TENSOR:
+            return densify(attribute.sparse_tensor, where)
+        case "value_float", AttributeProto.FLOAT:
+            return numpy_helper.from_array(np.array(attribute.f, np.float32))
+        case "value_floats", AttributeProto.FLOATS:
+            return numpy_helper.from_array(np.array(attribute.floats, np.float32))
+        case "value_int", AttributeProto.INT:
+            return numpy_helper.from_array(np.array(attribute.i, np.int64))
+        case "value_ints", AttributeProto.INTS:
+            return numpy_helper.from_array(np.array(attribute.ints, np.int64))
+        case "value_string", AttributeProto.STRING:
+            return TensorProto(data_type=TensorProto.STRING, string_data=[attribute.s])
+        case "value_strings", AttributeProto.STRINGS:
+            texts = attribute.strings
+            return TensorProto(data_type=TensorProto.STRING, dims=[len(texts)], string_data=texts)
+    cause = f"a Constant can't be given as attribute {attribute.name!r} of this type"
+    raise ModelError("OP123", cause, where=where)
+
+
+def _filled(node: NodeProto, shape: TensorProto, budget: int) -> TensorProto:
+    """Give what a ConstantOfShape node makes of a constant shape, in at most `budget` bytes."""
+    where = describe(node)
+    value = next((a.t for a in node.attribute if a.name == "value"), None)
+    value = TensorProto(data_type=1, dims=[1], float_data=[0]) if value is None else value
+    if shape.data_type != TensorProto.INT64 or len(shape.dims) != 1 or elements(value) != 1:
+        raise ModelError("OP123", "the shape or the value isn't a vector", where=where)
+    filled = TensorProto(data_type=value.data_type, dims=numpy_helper.to_array(shape).tolist())
+    check_type(filled, where)
+    if byte_size(filled) > budget:
+        cause = f"a constant of shape {list(filled.dims)} would take {byte_size(filled)} bytes"
+        raise ModelError("OP121", cause, where=where)
+    element = numpy_helper.to_array(value).reshape(())
+    return numpy_helper.from_array(np.full(tuple(filled.dims), element))
+
+
+def _is_vector(tensor: TensorProto) -> bool:
+    numeric = tensor.data_type not in _UNITLESS
+    return numeric and 1 < elements(tensor) == max(tensor.dims, default=0)
+
+
+def _with_inputs(node: NodeProto, inputs: list[str]) -> NodeProto:
+    copy = copy_without_inputs = NodeProto()
+    copy_without_inputs.CopyFrom(node)
+    copy.input[:] = inputs
+    return copy
+
+
+def _forget_types(draft: _Draft, names: object) -> None:
+    raise NotImplementedError
+
+
+def _names(draft: _Draft) -> Iterator[str]:
+    """Go through all tensor names of the model, those inside of subgraphs included."""
+    raise NotImplementedError
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """Give the name, numbered if it is taken, and take it."""
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate

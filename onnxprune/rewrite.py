@@ -1,0 +1,134 @@
+"""From a plan to a smaller model: weights are sliced, attributes and parameters adapted, the rest carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+
+from onnxprune._tensors import set_tensor
+from onnxprune._validate import captured_names
+from onnxprune._wire import copy_without
+from onnxprune.edit import Edit
+from onnxprune.kept import Kept
+from onnxprune.trace.registry import operator_key, rules
+
+
+def rewrite(kept: Kept) -> ModelProto:
+    """Build the model without what has left.
+
+    Everything else comes out as it went in: names, metadata, opsets, symbolic dimensions. Dead nodes and unused
+    initialisers go; value_info tells the new shapes, so that `onnx.checker` passes with full_check.
+
+    Args:
+        kept: the traced model and what was removed from it.
+
+    Returns:
+        A new model; the traced one is untouched.
+
+    Raises:
+        RewriteError: a parameter computed at run time can't be adapted.
+    """
+    source = kept.graph.proto
+    model = copy_without(source, "graph")
+    model.graph.CopyFrom(copy_without(source.graph, "node", "initializer", "value_info"))
+    nodes, constants = _nodes(kept)
+    nodes = _live(nodes, model.graph)
+    model.graph.node.extend(nodes)
+    used = {name for node in nodes for name in _reads(node)} | {o.name for o in model.graph.output}
+    for tensor in _weights(kept, used):
+        model.graph.initializer.append(tensor)
+    model.graph.initializer.extend(t for t in constants if t.name in used)
+    made = {name for node in nodes for name in node.output}
+    model.graph.value_info.extend(_value_info(kept, made))
+    return model
+
+
+def _nodes(kept: Kept) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return copies of all nodes, adapted, and the initialisers that were made for them."""
+    graph = kept.graph
+    table = rules()
+    versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
+    unique = _namer(graph.proto.graph)
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+    for source in graph.proto.graph.node:
+        node = NodeProto()
+        node.CopyFrom(source)
+        rule = table.get(operator_key(node.domain, node.op_type))
+        if rule is not None and rule.rewrite is not None and _changed(kept, node):
+            edit = Edit(node, versions.get(node.domain or "ai.onnx", 1), kept, unique)
+            rule.rewrite(edit)
+            nodes += edit.before
+            constants += [numpy_helper.from_array(v, n) for n, v in edit.constants.items()]
+        nodes.append(node)
+    return nodes, constants
+
+
+def _changed(kept: Kept, node: NodeProto) -> bool:
+    known = kept.graph.shapes.shapes
+    names = [n for n in [*node.input, *node.output] if n in known]
+    return any(kept.shape(n) != known[n] for n in names)
+
+
+def _namer(graph: GraphProto) -> Callable[[str], str]:
+    taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    taken |= {o for n in graph.node for o in n.output}
+
+    def unique(base: str) -> str:
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        return name
+
+    return unique
+
+
+def _reads(node: NodeProto) -> Iterable[str]:
+    yield from (n for n in node.input if n)
+    yield from captured_names(node)
+
+
+def _live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
+    """Return the nodes that an output needs, in order."""
+    needed = {o.name for o in graph.output}
+    live = []
+    for node in reversed(nodes):
+        if any(o in needed for o in node.output):
+            needed.update(_reads(node))
+            live.append(node)
+    return live[::-1]
+
+
+def _weights(kept: Kept, used: set[str]) -> Iterable[TensorProto]:
+    for tensor in kept.graph.proto.graph.initializer:
+        if tensor.name not in used:
+            continue
+        masks = [kept.mask(tensor.name, axis) for axis in range(len(tensor.dims))]
+        if all(m is None or m.all() for m in masks):
+            yield tensor
+            continue
+        array = numpy_helper.to_array(tensor)
+        for axis, mask in enumerate(masks):
+            if mask is not None and not mask.all():
+                array = np.compress(mask, array, axis)
+        sliced = TensorProto(name=tensor.name, doc_string=tensor.doc_string)
+        set_tensor(sliced, array)
+        yield sliced
+
+
+def _value_info(kept: Kept, made: set[str]) -> Iterable[ValueInfoProto]:
+    """Carry over the shapes the model states, with the sizes of pruned axes brought up to date."""
+    for source in kept.graph.proto.graph.value_info:
+        if source.name not in made:
+            continue
+        info = ValueInfoProto()
+        info.CopyFrom(source)
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            mask = kept.mask(info.name, axis)
+            if mask is not None and not mask.all():
+                dim.dim_value = int(mask.sum())
+        yield info

@@ -1,0 +1,9 @@
+"""Channel dependencies: ids flow through the graph, rules say which meet (DESIGN: one short rule per operator)."""
+
+from __future__ import annotations
+
+from onnxprune.trace.channels import Approximation, Pin
+from onnxprune.trace.graph import ChannelGraph, Group, Slice, Unit
+from onnxprune.trace.tracer import trace
+
+__all__ = ["Approximation", "ChannelGraph", "Group", "Pin", "Slice", "Unit", "trace"]

@@ -1,0 +1,244 @@
+"""What a compute operator does to channel ids, from a spec of which axes meet (see `notation`).
+
+Every factor of every operand becomes a *term*: an id array whose dimensions have names. Terms are then merged until
+each name belongs to one of them, and the outputs take their ids from what remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnxprune.trace.channels import Approximation, Channels, Pin
+from onnxprune.trace.notation import Axis, name_axes, parse
+from onnxprune.trace.values import Factor, Ids, Shape, Value
+
+_POSITIONS = "runs along an axis that holds positions, not channels"
+
+
+@dataclass(slots=True, eq=False)
+class _Term:
+    names: tuple[str, ...]
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """One application of a spec: the names and sizes of all axes, and who asks.
+
+    Attributes:
+        operands: operands and the names of their axes.
+        sizes: the size of every name, broadcasting done.
+        given: names whose size the rule gave (conv groups, block sizes): a structure that stays unless nothing else
+            stands beside it.
+        channels: the ledger to write to.
+        node: index of the node.
+        name: the node's name.
+        label: how to call the node in reasons.
+    """
+
+    operands: Sequence[tuple[Value, Sequence[Axis]]]
+    sizes: Mapping[str, int]
+    given: Collection[str]
+    channels: Channels
+    node: int
+    name: str
+    label: str
+
+
+def align(
+    spec: str,
+    operands: Sequence[Value],
+    outputs: Sequence[Shape],
+    *,
+    given: Mapping[str, int],
+    approximate: Mapping[str, str],
+    channels: Channels,
+    node: int,
+    name: str,
+    label: str,
+) -> list[Value]:
+    """Tie the ids of operands as a spec says, and give the outputs theirs.
+
+    Args:
+        spec: see `notation`; operands beyond those given are ignored.
+        operands: the operands.
+        outputs: the outputs' shapes.
+        given: sizes of names inside parentheses.
+        approximate: names over which statistics are taken, with what happens ("mean and variance"); a starred name
+            without its number stands for all its axes.
+        channels: the ledger that ties, pins and approximations go to.
+        node: the node's index, for the ledger.
+        name: the node's name.
+        label: the node as reasons call it.
+
+    Returns:
+        A value for every output.
+    """
+    parsed = parse(spec)
+    named = [
+        (v, name_axes(t, len(v.shape))) for v, t in zip(operands, parsed.operands, strict=False)
+    ]
+    out_axes = [name_axes(t, len(s)) for t, s in zip(parsed.outputs, outputs, strict=False)]
+    sizes = _sizes(named, given)
+    job = Alignment(named, sizes, given, channels, node, name, label)
+    kept = {name for axes in out_axes for axis in axes for name in axis}
+    terms = _terms(job)
+    _statistics(job, terms, approximate)
+    terms = _meet_positions(job, terms)
+    terms = _merge(job, terms)
+    terms = _separate(job, terms, kept)
+    terms = _uncontracted(job, terms, kept)
+    return [
+        Value(shape, tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
+        for shape, axes in zip(outputs, out_axes, strict=True)
+    ]
+
+
+def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str, int]) -> dict[str, int]:
+    sizes = dict(given)
+    for value, axes in operands:
+        for n, axis in zip(value.shape, axes, strict=True):
+            *_, free = sorted(axis, key=lambda name: name not in given)
+            if free not in given:
+                n //= prod(given[name] for name in axis if name != free)
+                sizes[free] = max(sizes.get(free, 1), n)
+    return sizes
+
+
+def _terms(job: Alignment) -> list[_Term]:
+    """Name the dimensions of every factor; ids of a single position that is broadcast are pinned."""
+    terms = []
+    for value, axes in job.operands:
+        for factor in value.factors:
+            names = tuple(name for a in factor.axes for name in axes[a])
+            stretched = [
+                job.sizes[name] if len(axes[a]) > 1 else value.shape[a]
+                for a in factor.axes
+                for name in axes[a]
+            ]
+            ids = factor.ids.reshape(stretched)
+            stays = [
+                n > 1 or (ids.size == 1 and job.sizes[name] == 1)
+                for name, n in zip(names, stretched, strict=True)
+            ]
+            if not any(stays):
+                reason = "a single channel is spread over an axis"
+                job.channels.pin(ids, Pin("OP214", job.label, reason))
+                continue
+            ids = ids[tuple(slice(None) if s else 0 for s in stays)]
+            terms.append(_Term(tuple(n for n, s in zip(names, stays, strict=True) if s), ids))
+    return terms
+
+
+def _statistics(job: Alignment, terms: list[_Term], approximate: Mapping[str, str]) -> None:
+    for term in terms:
+        for name in term.names:
+            what = approximate.get(name) or approximate.get(name.rstrip("0123456789"))
+            if what:
+                job.channels.approximate(term.ids, Approximation(job.name, what))
+
+
+def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
+    """Where a name has no ids on some operand, nothing can leave along it: tie the term along that dimension."""
+    fixed: dict[str, str | None] = {}
+    for value, axes in job.operands:
+        for a, axis in enumerate(axes):
+            if value.shape[a] > 1 and value.on(a) is None:
+                for name in axis:
+                    fixed[name] = fixed.get(name) or value.origin
+    remaining = []
+    for term in terms:
+        met = [name for name in term.names if name in fixed]
+        if not met:
+            remaining.append(term)
+        elif len(met) == len(term.names):
+            origin = next((fixed[name] for name in met if fixed[name]), None)
+            code, reason = ("OP201", f"meets {origin}") if origin else ("OP206", _POSITIONS)
+            job.channels.pin(term.ids, Pin(code, job.label, reason))
+        else:
+            remaining.append(_tie_along(job, term, met))
+    return remaining
+
+
+def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
+    """Tie terms that share names; the one with fewer names stands for both.
+
+    Two terms that share only some of their names are first reduced to the names they share.
+    """
+    merged: list[_Term] = []
+    for term in sorted(terms, key=lambda t: len(t.names)):
+        covered = False
+        for i, other in enumerate(merged):
+            shared = set(other.names) & set(term.names)
+            if not shared:
+                continue
+            if shared < set(other.names):
+                other = merged[i] = _tie_along(job, other, set(other.names) - shared)
+                term = _tie_along(job, term, set(term.names) - shared)
+            order = sorted(range(len(shared)), key=lambda d: term.names.index(other.names[d]))
+            shape = [job.sizes[n] if n in shared else 1 for n in term.names]
+            job.channels.tie(other.ids.transpose(order).reshape(shape), term.ids, job.node)
+            covered = True
+        if not covered:
+            merged.append(term)
+    return merged
+
+
+def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
+    """Reduce terms over several names to those that can be told apart afterwards.
+
+    Sizes that the rule gave are a structure that stays: every group drops the same places. Of a term half of which is
+    contracted (attention's queries and keys: heads stay, the head's width is summed over) the contracted half is tied.
+    """
+    separated = []
+    for term in terms:
+        structure = [n for n in term.names if n in job.given]
+        if structure and len(structure) < len(term.names):
+            term = _tie_along(job, term, structure)
+        contracted = [n for n in term.names if n not in kept]
+        if contracted and len(contracted) < len(term.names):
+            term = _tie_along(job, term, contracted)
+        separated.append(term)
+    return separated
+
+
+def _uncontracted(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
+    """Pin ids on axes that only one operand has and the output hasn't: their positions are mixed."""
+    remaining = []
+    for term in terms:
+        if any(n in kept for n in term.names):
+            remaining.append(term)
+        elif sum(any(n in term.names for axis in axes for n in axis) for _, axes in job.operands) < 2:
+            kernel = all(n.startswith("*k") for n in term.names)
+            code, reason = (
+                ("OP212", "holds the positions of a kernel")
+                if kernel
+                else ("OP204", "the operator mixes neighbouring positions of the axis")
+            )
+            job.channels.pin(term.ids, Pin(code, job.label, reason))
+    return remaining
+
+
+def _tie_along(job: Alignment, term: _Term, names: Collection[str]) -> _Term:
+    """Tie a term's ids along some dimensions, which leaves one id for all places along them."""
+    first = term.ids[tuple(slice(0, 1) if n in names else slice(None) for n in term.names)]
+    job.channels.tie(term.ids, first, job.node)
+    dims = tuple(i for i, n in enumerate(term.names) if n in names)
+    return _Term(tuple(n for n in term.names if n not in names), first.squeeze(dims))
+
+
+def _place(term: _Term, axes: Sequence[Axis], sizes: Mapping[str, int]) -> Factor | None:
+    """Put a term on the output axes that bear its names, spread over the other names of these axes."""
+    touched = [a for a, axis in enumerate(axes) if any(n in term.names for n in axis)]
+    if not touched:
+        return None
+    names = [n for a in touched for n in axes[a]]
+    mine = [n for n in names if n in term.names]
+    ids = term.ids.transpose([term.names.index(n) for n in mine])
+    ids = ids.reshape([sizes[n] if n in term.names else 1 for n in names])
+    ids = np.broadcast_to(ids, [sizes[n] for n in names])
+    return Factor(tuple(touched), ids.reshape([prod(sizes[n] for n in axes[a]) for a in touched]))

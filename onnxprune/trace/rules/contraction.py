@@ -1,0 +1,61 @@
+"""Operators that sum over channels: convolutions and matrix products."""
+
+from __future__ import annotations
+
+from onnxprune.edit import Edit
+from onnxprune.trace.op import Op
+from onnxprune.trace.registry import rewrites, rule
+
+
+@rule("Conv")
+def conv(op: Op) -> None:
+    op.align("n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
+
+
+@rule("ConvTranspose")
+def conv_transpose(op: Op) -> None:
+    op.align("n (g i) *s, (g i) o *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
+
+
+@rewrites("Conv")
+def conv_groups(edit: Edit) -> None:
+    # Groups that lose channels in equal number stay; depthwise groups leave with their channel.
+    if edit.attr("group", 1) > 1:
+        edit.set_attr("group", edit.new_shape(0)[1] // edit.new_shape(1)[1])
+
+
+@rewrites("ConvTranspose")
+def conv_transpose_groups(edit: Edit) -> None:
+    if edit.attr("group", 1) > 1:
+        edit.set_attr("group", edit.new_out_shape(0)[1] // edit.new_shape(1)[1])
+
+
+@rule("Gemm")
+def gemm(op: Op) -> None:
+    a = "k m" if op.attr("transA", 0) else "m k"
+    b = "n k" if op.attr("transB", 0) else "k n"
+    c = " ".join("mn"[2 - len(op.shape(2)) :]) if op.has(2) else ""
+    op.align(f"{a}, {b}, {c} -> m n")
+
+
+@rule("MatMul")
+def matmul(op: Op) -> None:
+    a = "k" if len(op.shape(0)) == 1 else "*b m k"
+    b = "k" if len(op.shape(1)) == 1 else "*b k n"
+    batch = "*b" if len(op.shape(0)) > 2 or len(op.shape(1)) > 2 else ""
+    op.align(f"{a}, {b} -> {batch}{' m' if 'm' in a else ''}{' n' if 'n' in b else ''}")
+
+
+@rule("Einsum")
+def einsum(op: Op) -> None:
+    equation = op.attr("equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        letters = left.replace(",", "").replace("...", "")
+        right = "..." * ("..." in left) + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
+    op.align(f"{','.join(map(_spaced, left.split(',')))} -> {_spaced(right)}")
+
+
+def _spaced(term: str) -> str:
+    """Write an einsum term in our notation: letters apart, the ellipsis a starred name."""
+    return " ".join("*e" if c == "." else c for c in term.replace("...", "."))

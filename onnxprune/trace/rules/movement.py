@@ -1,0 +1,70 @@
+"""Operators that only move data: the same movement is done to the id arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.edit import Edit
+from onnxprune.trace.op import Op
+from onnxprune.trace.registry import rewrites, rule
+from onnxprune.trace.values import transpose
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(op: Op) -> None:
+    op.give(op.reshape(op.x(0), op.out_shape()))
+
+
+@rewrites("Reshape")
+def reshape_target(edit: Edit) -> None:
+    """Entries 0 (copy the input's size) and -1 (infer) go on meaning the right thing; others are made anew."""
+    target = edit.param(1, "shape")
+    if target is None:
+        return
+    new = np.array(edit.new_out_shape(0), dtype=np.int64)
+    copied = (target == 0) & (not edit.attr("allowzero", 0))
+    for i in np.flatnonzero(copied):
+        if edit.new_shape(0)[i] != new[i]:
+            copied[i] = False
+    edit.set_param(1, "shape", np.where(copied | (target == -1), target, new))
+
+
+@rule("Transpose")
+def transposed(op: Op) -> None:
+    op.give(transpose(op.x(0), op.attr("perm") or range(len(op.shape(0)))[::-1]))
+
+
+@rule("Expand")
+def expand(op: Op) -> None:
+    op.align("*a -> *a", [op.x(0)])
+
+
+@rewrites("Expand")
+def expand_target(edit: Edit) -> None:
+    target = edit.param(1, "shape")
+    if target is not None:
+        new = np.array(edit.new_out_shape(0), dtype=np.int64)[-len(target) :]
+        edit.set_param(1, "shape", np.where(target == 1, target, new))
+
+
+@rule("Shape", "Size")
+def shape_of(op: Op) -> None:
+    """The sizes of a tensor, as positions: reading them doesn't stop channels from leaving."""
+    op.give(op.positions())
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(op: Op) -> None:
+    op.give(op.constant())
+
+
+@rewrites("ConstantOfShape")
+def constant_of_shape_target(edit: Edit) -> None:
+    if edit.param(0, "") is not None:
+        edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64))
+
+
+@rule("Range", "RandomNormal", "RandomUniform", "EyeLike", "OneHot")
+def positions(op: Op) -> None:
+    """Made from parameters: their axes hold positions."""
+    op.give(op.positions())

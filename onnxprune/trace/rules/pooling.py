@@ -1,0 +1,52 @@
+"""Operators that act on positions, channel by channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.edit import Edit
+from onnxprune.trace.op import Op
+from onnxprune.trace.registry import rewrites, rule
+
+
+@rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool")
+def pool(op: Op) -> None:
+    op.align("n c *s -> n c *t")
+
+
+@rule("MaxPool")
+def max_pool(op: Op) -> None:
+    if len(op.node.output) > 1 and op.node.output[1]:
+        reason = "its indices count through all channels"
+        op.pin_axes(op.x(0), [1], "OP204", reason)
+    op.align("n c *s -> n c *t")
+
+
+@rule("Resize", "Upsample")
+def resize(op: Op) -> None:
+    # An axis whose size stays keeps its ids; on the others positions are mixed.
+    before, after = op.shape(0), op.out_shape()
+    same = [m == n for m, n in zip(before, after, strict=True)]
+    source = " ".join(f"a{chr(97 + i)}" for i in range(len(before)))
+    target = " ".join(f"{'a' if s else 'z'}{chr(97 + i)}" for i, s in enumerate(same))
+    op.align(f"{source} -> {target}", [op.x(0)])
+
+
+@rewrites("Resize")
+def resize_sizes(edit: Edit) -> None:
+    sizes = edit.param(3, "sizes")
+    if sizes is not None and sizes.size:
+        axes = edit.attr("axes") or range(len(edit.old_shape(0)))
+        edit.set_param(3, "sizes", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=sizes.dtype))
+
+
+@rule("DepthToSpace")
+def depth_to_space(op: Op) -> None:
+    block = op.attr("blocksize") ** 2
+    channels = "c b" if op.attr("mode", "DCR") == "CRD" else "b c"
+    op.align(f"n ({channels}) *s -> n c *t", b=block)
+
+
+@rule("SpaceToDepth")
+def space_to_depth(op: Op) -> None:
+    op.align("n c *s -> n (b c) *t", b=op.attr("blocksize") ** 2)

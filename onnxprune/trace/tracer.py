@@ -1,0 +1,121 @@
+"""The walk: channel ids flow through the graph once, node by node, and the rules tie and pin them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+from onnx.numpy_helper import to_array
+
+from onnxprune._validate import captured_names
+from onnxprune.shapes import Shapes, concretise
+from onnxprune.trace.channels import Channels, Pin, fresh_value
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.op import Op, ShapeUnknown
+from onnxprune.trace.registry import operator_key, rules
+from onnxprune.trace.values import Value
+
+
+def trace(
+    proto: ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    shapes: Shapes | None = None,
+) -> ChannelGraph:
+    """Find which channels of a model can only leave together.
+
+    Args:
+        proto: a normalised model (`onnxprune.normalise`).
+        input_shapes: sizes for inputs with symbolic dimensions, where the ones we would choose don't fit.
+        shapes: concretised shapes, if they were made before.
+
+    Returns:
+        The channel dependencies.
+
+    Raises:
+        ModelError: the input shapes contradict the model.
+    """
+    shapes = concretise(proto, input_shapes) if shapes is None else shapes
+    walk = _Walk(proto, shapes)
+    walk.run()
+    return ChannelGraph(proto, shapes, walk.values, walk.channels)
+
+
+class _Walk:
+    def __init__(self, proto: ModelProto, shapes: Shapes) -> None:
+        self.proto = proto
+        self.shapes = shapes
+        self.channels = Channels()
+        self.values: dict[str, Value] = {}
+        self.initialisers = {t.name: t for t in proto.graph.initializer}
+        self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+        self.parameters: dict[str, str] = {}
+
+    def run(self) -> None:
+        for entry in self.proto.graph.input:
+            if entry.name in self.shapes.shapes and entry.name not in self.initialisers:
+                origin = f'graph input "{entry.name}"'
+                self.values[entry.name] = Value(self.shapes.shapes[entry.name], origin=origin)
+        table = rules()
+        for index, node in enumerate(self.proto.graph.node):
+            self.step(index, node, table)
+        for name, reader in self.parameters.items():
+            if name in self.values:
+                self.pin(self.values[name], Pin("OP209", reader, "is read as a parameter"))
+        for entry in self.proto.graph.output:
+            if entry.name in self.values:
+                reason = "its size is what the model's users expect"
+                self.pin(self.values[entry.name], Pin("OP202", f'graph output "{entry.name}"', reason))
+
+    def step(self, index: int, node: NodeProto, table: Mapping[str, Any]) -> None:
+        version = self.versions.get(node.domain or "ai.onnx", 1)
+        op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels)
+        rule = table.get(operator_key(node.domain, node.op_type))
+        try:
+            if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+                self.capture(op)
+            elif rule is None:
+                hint = "see `onnxprune rules` for the operators that are known"
+                op.give_up("OP203", f"no rule for operator {operator_key(node.domain, node.op_type)}", hint)
+            elif rule.trace is None:
+                op.give_up("OP211", rule.reason or "deliberately left alone")
+            else:
+                rule.trace(op)
+        except ShapeUnknown as unknown:
+            op.outputs.clear()
+            op.give_up("OP213", f'the shape of "{unknown}" is not known', "try --input-shape")
+        for i, value in op.outputs.items():
+            if node.output[i]:
+                self.values[node.output[i]] = value
+
+    def look(self, name: str) -> Value:
+        """Return what is known of a tensor; weights get their ids when they are first looked at as data."""
+        if name not in self.values:
+            if name in self.initialisers:
+                self.values[name] = fresh_value(tuple(self.initialisers[name].dims), self.channels)
+            elif name in self.shapes.shapes:
+                self.values[name] = Value(self.shapes.shapes[name])
+            else:
+                raise ShapeUnknown(name)
+        return self.values[name]
+
+    def read(self, name: str) -> NDArray[Any] | None:
+        """Return a parameter's value. Nothing of it can leave."""
+        self.parameters.setdefault(name, name)
+        if name in self.shapes.values:
+            return self.shapes.values[name]
+        return to_array(self.initialisers[name]) if name in self.initialisers else None
+
+    def capture(self, op: Op) -> None:
+        """Pin what a node with subgraphs reads, its bodies' captures among it."""
+        op.give_up("OP207", f"read by {op.label}, whose body runs as a graph of its own")
+        for name in sorted(captured_names(op.node)):
+            if name in self.initialisers or name in self.values:
+                reason = f"captured by the body of {op.label}"
+                self.pin(self.look(name), Pin("OP207", op.label, reason))
+
+    def pin(self, value: Value, pin: Pin) -> None:
+        for factor in value.factors:
+            self.channels.pin(factor.ids, pin)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+
+from onnxprune import errors
+from onnxprune.errors import CATALOGUE, ModelError, OnnxPruneError, VerificationError
+
+
+def test_message_has_only_the_lines_that_are_present() -> None:
+    assert str(OnnxPruneError("OP101", "no file")) == "error[OP101]: no file"
+    full = ModelError("OP101", "no file", where="a.onnx", hint="check the path")
+    assert str(full) == "error[OP101]: no file\n  --> a.onnx\n  help: check the path"
+    assert (full.code, full.cause, full.where, full.hint) == (
+        "OP101",
+        "no file",
+        "a.onnx",
+        "check the path",
+    )
+
+
+def test_exit_status_is_one_for_a_failed_gate_and_two_for_bad_input() -> None:
+    public = vars(errors).values()
+    kinds = [k for k in public if isinstance(k, type) and issubclass(k, OnnxPruneError)]
+    assert {k.__name__: k.exit_status for k in kinds} == {
+        "OnnxPruneError": 2,
+        "ModelError": 2,
+        "PlanError": 2,
+        "RewriteError": 2,
+        "VerificationError": 1,
+        "UsageError": 2,
+    }
+
+
+def test_a_code_outside_the_catalogue_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="OP999"):
+        OnnxPruneError("OP999", "?")
+
+
+def test_attributes_are_read_only() -> None:
+    with pytest.raises(AttributeError):
+        ModelError("OP101", "x").code = "OP102"  # type: ignore[misc]
+
+
+def test_errors_survive_pickling() -> None:
+    error = VerificationError("OP501", "differs", where="out", hint="report")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is VerificationError and str(again) == str(error)
+
+
+def test_every_code_is_well_formed_and_explained() -> None:
+    assert list(CATALOGUE) == sorted(CATALOGUE)
+    for code, info in CATALOGUE.items():
+        assert re.fullmatch(r"OP[1-6]\d\d", code)
+        assert info.title and not info.title.endswith(".")
+        assert info.explanation.endswith(".") and len(info.explanation) > 60
+        assert "  " not in info.explanation
+    assert {f"OP{n}" for n in range(201, 215)} <= CATALOGUE.keys()
