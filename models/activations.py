@@ -10,11 +10,10 @@ that its filters give, and everything else passes its input on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from models.contraction import Contraction
@@ -26,8 +25,10 @@ Sample = npt.NDArray[np.float32]
 SIZE = 4096
 
 _ELEMENTWISE = frozenset(
-    "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Max Mean Min Mish Mul "
-    "Neg PRelu Pow Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh".split()
+    """
+    Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Max Mean Min Mish Mul Neg
+    PRelu Pow Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh
+    """.split()  # noqa: SIM905 — reads better than thirty lines of strings
 )
 
 
@@ -92,11 +93,11 @@ class Activations:
         self._samples.update(dict.fromkeys(filter(None, node.output), output))
 
     def _executed(self, node: NodeProto, inputs: dict[str, Sample]) -> Sample:
-        float_vector = partial(
-            helper.make_tensor_value_info, elem_type=TensorProto.FLOAT, shape=[SIZE]
-        )
-        outputs = [float_vector(node.output[0])]
-        graph = helper.make_graph([node], "node", [float_vector(name) for name in inputs], outputs)
+        def vector(name: str) -> ValueInfoProto:
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, [SIZE])
+
+        read = [vector(name) for name in inputs]
+        graph = helper.make_graph([node], "node", read, [vector(node.output[0])])
         opset = helper.make_opsetid("", self._opset)
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset]))
         return np.asarray(evaluator.run(None, inputs)[0], np.float32)
@@ -116,7 +117,7 @@ def _mixed(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
 
 def _largest(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
     # Four independent draws: fewer than a window holds, because neighbours are alike.
-    return np.max([rng.permutation(inputs[0]) for _ in range(4)], axis=0)
+    return np.maximum.reduce([rng.permutation(inputs[0]) for _ in range(4)])
 
 
 def _standardised(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:

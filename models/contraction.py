@@ -29,9 +29,7 @@ class Contraction:
         return prod(self.shape[axis] for axis in self.axes) * self.share
 
 
-def contraction(
-    node: NodeProto, constant_shapes: Mapping[str, tuple[int, ...]]
-) -> Contraction | None:
+def contraction(node: NodeProto, constant_shapes: Mapping[str, tuple[int, ...]]) -> Contraction | None:
     """The contraction that a node is; None if it is none, or one of two activations.
 
     `constant_shapes` has the shapes of all constant tensors by name.

@@ -10,8 +10,7 @@ the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from onnx import (
 )
 
 from models.activations import Activations
+from models.contraction import Contraction, contraction
 
 Array = npt.NDArray[np.generic]
 
@@ -36,7 +36,7 @@ MIN_ELEMENTS = 64
 MIN_IR_VERSION = 8
 """What `fill` raises the IR version to: below 4, initialisers have to be graph inputs too."""
 
-CENTRED_TERMS = 16
+MIN_CENTRED_TERMS = 16
 """Filters that sum at least this many products get a mean of zero."""
 
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
@@ -57,12 +57,13 @@ _SCALES = {
 def fill(model: ModelProto, seed: int = 0) -> ModelProto:
     """A copy of `model` with its ConstantOfShape weights replaced by seeded random initialisers.
 
-    Weights of Conv, ConvTranspose, Gemm and MatMul are normal; every filter is then standardised so
-    that the layer's output has unit variance when the model's inputs are standard normal. Scales
-    and variances are uniform in 0.5 .. 1.5, biases, means and all others normal with a deviation of
-    0.1. Tensors of integers stay, and those of fewer than 64 elements. BatchNormalization's are
-    drawn whatever their size, and even if they were given: they describe weights that are gone. The
-    IR version is raised to 8 where it is lower. A model without such weights comes back unchanged.
+    Weights of Conv, ConvTranspose, Gemm and MatMul are normal, each filter scaled so that its
+    output has a standard deviation of 0.5 .. 1.5 when the model's inputs are standard normal.
+    Scales and variances are uniform in 0.5 .. 1.5, biases, means and all others normal with a
+    deviation of 0.1. Tensors of integers stay, and those of fewer than 64 elements; but the
+    parameters of BatchNormalization are drawn whatever their size, and even where they were given,
+    as they describe weights that are gone. The IR version is raised to 8 where it is lower. A model
+    without such weights comes back as it is.
     """
     filled = ModelProto()
     filled.CopyFrom(model)
@@ -70,56 +71,56 @@ def fill(model: ModelProto, seed: int = 0) -> ModelProto:
     hollow = dict(_hollow(filled.graph, constants))
     if hollow:
         filler = _Filler(filled, constants | hollow, np.random.default_rng(seed))
-        _install(filled, filler.draw({*hollow, *_batch_norm_parameters(filled.graph)}))
+        blank = {name for name, values in hollow.items() if values.size >= MIN_ELEMENTS}
+        _install(filled, filler.draw(blank | set(_batch_norm_parameters(filled.graph))))
     return filled
 
 
 class _Filler:
     """Walks a graph in its topological order and draws each weight where it is first read."""
 
-    def __init__(
-        self, model: ModelProto, constants: dict[str, Array], rng: np.random.Generator
-    ) -> None:
+    def __init__(self, model: ModelProto, constants: dict[str, Array], rng: np.random.Generator) -> None:
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self._graph = model.graph
         self._rng = rng
-        self._activations = Activations(rng, _opset(model))
+        self._activations = Activations(rng, opset)
         self._inferred = dict(_static_shapes(model))
         self._constants = constants
         # Of constants and their views: the constant itself, and the view's own shape.
         self._origin = {name: name for name in constants}
         self._shapes = {name: values.shape for name, values in constants.items()}
+        self._blank: set[str] = set()
 
     def draw(self, names: set[str]) -> dict[str, Array]:
-        """New values of the constants `names`, as far as they are to be drawn."""
+        """New values for those of the constants `names` that some node reads."""
+        names = names & self._constants.keys()
+        self._blank = set(names)
         for value in self._graph.input:
             if helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name in _FLOATS:
                 self._activations.add_input(value.name)
         for name, values in self._constants.items():
             if values.dtype.name in _FLOATS and values.size:
                 self._activations.add_constant(name, values)
-        drawn: dict[str, Array] = {}
         for node in self._graph.node:
             if node.op_type in _VIEWS and node.input[0] in self._origin:
                 self._add_view(node)
             elif node.output[0] not in self._constants:
-                drawn |= self._visit(node, names - drawn.keys())
-        return drawn
+                self._add_layer(node)
+        return {name: self._constants[name] for name in sorted(names - self._blank)}
 
     def _add_view(self, node: NodeProto) -> None:
         name, source = node.output[0], node.input[0]
         self._origin[name] = self._origin[source]
         self._shapes[name] = self._inferred.get(name, self._shapes[source])
 
-    def _visit(self, node: NodeProto, names: set[str]) -> dict[str, Array]:
-        """Draws what the node reads of the constants `names`, then the activations it writes."""
+    def _add_layer(self, node: NodeProto) -> None:
+        """Draws what the node is first to read, then the activations that it writes."""
         layer = contraction(node, self._shapes)
-        drawn = {}
         for index, name in enumerate(node.input):
-            origin = self._origin.get(name)
-            if origin in names and self._is_weight(node, origin):
-                self._constants[origin] = drawn[origin] = self._values(node, index, layer)
-                self._activations.add_constant(origin, drawn[origin])
-            if origin is not None:
+            if name in self._origin:
+                origin = self._origin[name]
+                if origin in self._blank:
+                    self._set(origin, self._values(node, index, layer))
                 self._activations.add_view(name, origin)
         if layer:
             weights = self._constants[self._origin[layer.weight]].reshape(layer.shape)
@@ -129,27 +130,86 @@ class _Filler:
             self._activations.add_batch_norm(node, parameters)
         else:
             self._activations.add(node)
-        return drawn
-    ...
+
+    def _set(self, name: str, values: Array) -> None:
+        old = self._constants[name]
+        self._constants[name] = values.reshape(old.shape).astype(old.dtype)
+        self._activations.add_constant(name, self._constants[name])
+        self._blank.remove(name)
+
+    def _values(self, node: NodeProto, index: int, layer: Contraction | None) -> Array:
+        name = node.input[index]
+        if layer and name == layer.weight:
+            return self._filters(layer)
+        if (node.op_type, index) in _SCALES:
+            return self._rng.uniform(0.5, 1.5, self._shapes[name])
+        return self._rng.normal(0.0, 0.1, self._shapes[name])
+
+    def _filters(self, layer: Contraction) -> Array:
+        """Filters whose outputs have variances around one; centred where they are long enough.
+
+        Activations have a mean. A random filter makes of it a mean of its own, which soon outweighs
+        the signal; one of mean zero doesn't: Brock et al., 2021, "Characterizing signal propagation
+        to close the performance gap in unnormalized ResNets".
+        """
+        filters = self._rng.standard_normal(layer.shape, np.float32)
+        mean, power = self._activations.moments(layer.data)
+        if layer.terms < MIN_CENTRED_TERMS:
+            power += mean**2
+        else:
+            filters -= filters.mean(layer.axes, keepdims=True)
+        norm = np.square(filters).sum(layer.axes, keepdims=True)
+        gain = self._rng.uniform(0.5, 1.5, norm.shape) / np.sqrt(norm * layer.share * (power or 1.0))
+        return filters * gain.astype(np.float32)
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, Array]]:
+    for tensor in graph.initializer:
+        yield tensor.name, numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            value = helper.get_attribute_value(node.attribute[0])
+            if isinstance(value, TensorProto):
+                value = numpy_helper.to_array(value)
+            yield node.output[0], np.asarray(value)
+
+
+def _hollow(graph: GraphProto, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The floats that ConstantOfShape makes, as arrays that take no memory."""
+    for node in graph.node:
+        if node.op_type == "ConstantOfShape" and node.input[0] in constants:
+            values = [numpy_helper.to_array(attribute.t) for attribute in node.attribute]
+            value = values[0] if values else np.zeros(1, np.float32)
+            if value.dtype.name in _FLOATS:
+                shape = tuple(constants[node.input[0]].tolist())
+                yield node.output[0], np.broadcast_to(value.reshape(()), shape)
+
+
+def _batch_norm_parameters(graph: GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            yield from node.input[1:5]
+
+
 def _static_shapes(model: ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
     for value in shape_inference.infer_shapes(model).graph.value_info:
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            yield value.name, tuple(dim.dim_value for dim in dims)
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            yield value.name, tuple(d.dim_value for d in tensor.shape.dim)
 
 
 def _install(model: ModelProto, drawn: Mapping[str, Array]) -> None:
-    """Puts initialisers in the place of the nodes, and drops the shapes that only they read."""
+    """Writes the drawn constants as initialisers, and drops the shapes that nothing reads now."""
     graph = model.graph
     shapes = {node.input[0] for node in graph.node if node.output[0] in drawn}
     _retain(graph.node, lambda node: node.output[0] not in drawn)
-    shapes -= set(_names_read(graph))
-    _retain(graph.node, lambda node: node.output[0] not in shapes)
-    _retain(graph.initializer, lambda tensor: tensor.name not in shapes)
-    _retain(graph.value_info, lambda value: value.name not in drawn and value.name not in shapes)
+    gone = drawn.keys() | shapes.difference(_names_read(graph))
+    _retain(graph.node, lambda node: node.output[0] not in gone)
+    _retain(graph.initializer, lambda tensor: tensor.name not in gone)
+    _retain(graph.value_info, lambda value: value.name not in gone)
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in drawn.items())
     if model.ir_version < 4:
-        names = {tensor.name for tensor in graph.initializer} | shapes
+        names = {tensor.name for tensor in graph.initializer} | gone
         _retain(graph.input, lambda value: value.name not in names)
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
 

@@ -168,11 +168,15 @@ OP307 the plan doesn't fit the model
 OP308 an unknown criterion
     No importance criterion of this name is built in or installed through the entry-point group.
 OP309 a criterion failed
-    An importance criterion raised an error, or didn't return one finite score per unit. If it
-    comes from another package, report it there.
+    An importance criterion raised an error, or didn't return one score per unit, NaN or finite. If
+    it comes from another package, report it there.
 OP310 nothing can be pruned
     No group of channels is free: all are pinned, excluded or at their minimum. `onnxprune explain
     MODEL` tells why, group by group.
+OP311 the criterion can score nothing
+    No group of channels has what the importance criterion reads. Most often it is bn-scale, and
+    the exporter has folded every BatchNormalization into the convolution before it, as PyTorch's
+    do. Use a criterion that reads the weights, such as l2.
 OP401 the plan removes part of a unit
     Some channels depend on each other and leave together; the plan takes only some of them. It
     was edited, or made by another version. Make a new plan.

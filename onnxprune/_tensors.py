@@ -103,23 +103,21 @@ def check_data(tensor: TensorProto, where: str) -> None:
     Raises:
         ModelError: It doesn't (OP110).
     """
-    present = [field for field in _DATA_FIELDS if len(getattr(tensor, field))]
-    if tensor.HasField("segment") or len(present) > 1:
+    stored = {field: count for field in _DATA_FIELDS if (count := len(getattr(tensor, field)))}
+    if tensor.HasField("segment") or len(stored) > 1:
         raise ModelError("OP110", "the tensor's data is in segments or in two places", where=where)
-    count = elements(tensor)
-    field = helper.tensor_dtype_to_field(tensor.data_type)
-    bits = _PACKED_BITS.get(_type_name(tensor.data_type), 8)
-    if tensor.HasField("raw_data"):
-        found, wanted, unit = len(tensor.raw_data), byte_size(tensor), "bytes"
+    name, field = _type_name(tensor.data_type), helper.tensor_dtype_to_field(tensor.data_type)
+    if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
+        field, wanted, unit = "raw_data", byte_size(tensor), "bytes"
     else:
-        # One value each, except that complex numbers are pairs and 2 and 4 bits share a byte.
-        per_byte = 8 // bits if bits in (2, 4) else 1
-        pairs = 2 if _type_name(tensor.data_type).startswith("COMPLEX") else 1
-        found, wanted, unit = len(getattr(tensor, field)), -(-count * pairs // per_byte), "values"
-    misplaced = present and present[0] not in ("raw_data", field)
-    if found != wanted or misplaced or (field == "string_data" and tensor.HasField("raw_data")):
-        cause = f"shape {list(tensor.dims)} of {_type_name(tensor.data_type)} needs"
-        raise ModelError("OP110", f"{cause} {wanted} {unit}, found {found}", where=where)
+        # One value each, except that complex numbers are pairs, and 2 or 4 bits share a byte.
+        share = 8 // _PACKED_BITS[name] if name in _PACKED_BITS and "6" not in name else 1
+        pairs = 2 if name.startswith("COMPLEX") else 1
+        wanted, unit = -(-elements(tensor) * pairs // share), "values"
+    if stored != ({field: wanted} if wanted else {}):
+        found = ", ".join(f"{count} in {field}" for field, count in stored.items()) or "none"
+        cause = f"shape {list(tensor.dims)} of {name} needs {wanted} {unit} in {field}"
+        raise ModelError("OP110", f"{cause}, found {found}", where=where)
     try:
         for text in tensor.string_data:
             text.decode()

@@ -131,7 +131,7 @@ def check_graphs(model: ModelProto) -> None:
 def captured_names(node: NodeProto) -> set[str]:
     """Collect the names that a node's subgraphs (If, Loop, Scan bodies) read from outside."""
     names: set[str] = set()
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         own = set(_given(graph)).union(*(inner.output for inner in graph.node))
         for inner in graph.node:
             names |= captured_names(inner).union(inner.input) - own
@@ -170,7 +170,7 @@ def _check_nodes(
             if not any(name in scope for scope in scopes):
                 raise ModelError("OP106", f"nothing produces {name!r}", where=describe(node))
         needs.append({producers[name] for name in reads if producers.get(name, -1) >= 0})
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             _check_graph(graph, inner)
     for name in outputs:
         if not any(name in scope for scope in inner):
@@ -240,7 +240,8 @@ def _given(graph: GraphProto) -> list[str]:
     return inputs + [name for name in constants if name not in defaults]
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Go through the graphs among a node's attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

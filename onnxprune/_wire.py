@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 PROTOBUF_LIMIT = 2**31 - 1
 """The largest message that protobuf reads."""
 
-_M = TypeVar("_M", ModelProto, GraphProto, TensorProto)
+_M = TypeVar("_M", ModelProto, GraphProto, NodeProto, TensorProto)
 
 
 def copy_without(message: _M, *fields: str) -> _M:

@@ -1,8 +1,8 @@
 """How much to remove, and from where: ladders of allowed channel counts, an order of steps over all groups, a budget.
 
-Every group has a *ladder*: the channel counts it may have, from all down to its floor, in multiples that run fast. Going
-down one rung of one ladder is a *step*. An allocation puts all steps of all groups in one order, and a budget takes the
-shortest run of them that meets the target; one step less would miss it.
+Every group has a *ladder*: the channel counts it may have, from all down to its floor, in multiples that run fast.
+Going down one rung of one ladder is a *step*. An allocation puts all steps of all groups in one order, and a budget
+takes the shortest run of them that meets the target; one step less would miss it.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class Guards:
         """
         _in_range("--min-channels", self.min_channels, self.min_channels >= 1, "at least 1")
         _in_range("--max-ratio", self.max_ratio, 0 <= self.max_ratio < 1, "at least 0 and below 1")
-        _in_range(
-            "--round-to", self.round_to, self.round_to is None or self.round_to >= 1, "at least 1"
-        )
+        _in_range("--round-to", self.round_to, self.round_to is None or self.round_to >= 1, "at least 1")
         for pattern, ratio in self.ratio_for:
             _in_range(f"--ratio-for {pattern}", ratio, 0 <= ratio < 1, "at least 0 and below 1")
 
@@ -86,9 +84,7 @@ class Target:
         Raises:
             PlanError: it isn't above 0 and at most 1 (OP303).
         """
-        _in_range(
-            f"--target {self.quantity}", self.value, 0 < self.value <= 1, "above 0 and at most 1"
-        )
+        _in_range(f"--target {self.quantity}", self.value, 0 < self.value <= 1, "above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,9 +217,7 @@ def _by_ratio(steps: list[Step], ratio: float, allocation: str, units: int) -> l
     return taken
 
 
-def _by_target(
-    graph: ChannelGraph, removed: NDArray[np.bool_], steps: list[Step], target: Target
-) -> list[Step]:
+def _by_target(graph: ChannelGraph, removed: NDArray[np.bool_], steps: list[Step], target: Target) -> list[Step]:
     def after(count: int) -> int:
         gone = removed.copy()
         for step in steps[:count]:
@@ -266,9 +260,7 @@ def _eligible(graph: ChannelGraph, guards: Guards) -> tuple[list[tuple[Group, fl
         for pattern in patterns:
             if not any(fnmatchcase(n, pattern) for n in names):
                 hint = "`onnxprune inspect MODEL` lists the names"
-                raise PlanError(
-                    "OP304", f"no node's name matches {pattern!r}", where=option, hint=hint
-                )
+                raise PlanError("OP304", f"no node's name matches {pattern!r}", where=option, hint=hint)
     fixed, free = [], []
     for group in graph.groups:
         if (guards.exact_only and not group.exact) or _matches(group.nodes, guards.exclude):

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, bytes, peak activation memory; also of one not yet rewritten."""
+"""What a model costs: parameters, multiply-accumulates, bytes, activation memory; also before it is rewritten."""
 
 from __future__ import annotations
 
@@ -79,13 +79,9 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
 
 
 def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
-    read = {n for node in proto.graph.node for n in node.input} | {
-        o.name for o in proto.graph.output
-    }
+    read = {n for node in proto.graph.node for n in node.input} | {o.name for o in proto.graph.output}
     weights = {
-        t.name: t.data_type
-        for t in proto.graph.initializer
-        if t.data_type not in _NOT_WEIGHTS and t.name in read
+        t.name: t.data_type for t in proto.graph.initializer if t.data_type not in _NOT_WEIGHTS and t.name in read
     }
     elements = {name: prod(shape(name)) for name in weights}
     layers = []
@@ -95,11 +91,7 @@ def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
         if macs and own:
             largest = max(own, key=elements.__getitem__)
             params = sum(elements[n] for n in own)
-            layers.append(
-                LayerCost(
-                    node.name, node.op_type, shape(largest), shape(node.output[0]), params, macs
-                )
-            )
+            layers.append(LayerCost(node.name, node.op_type, shape(largest), shape(node.output[0]), params, macs))
         elif macs:
             layers.append(LayerCost(node.name, node.op_type, (), shape(node.output[0]), 0, macs))
     size = sum(_bytes(elements[n], t) for n, t in weights.items())
@@ -130,11 +122,7 @@ def _conv_transpose(node: NodeProto, shape: ShapeOf) -> int:
 
 
 def _gemm(node: NodeProto, shape: ShapeOf) -> int:
-    transposed = (
-        get_node_attr_value(node, "transA")
-        if any(a.name == "transA" for a in node.attribute)
-        else 0
-    )
+    transposed = get_node_attr_value(node, "transA") if any(a.name == "transA" for a in node.attribute) else 0
     return prod(shape(node.output[0])) * shape(node.input[0])[0 if transposed else 1]
 
 
@@ -143,13 +131,7 @@ def _matmul(node: NodeProto, shape: ShapeOf) -> int:
 
 
 def _einsum(node: NodeProto, shape: ShapeOf) -> int:
-    terms = (
-        get_node_attr_value(node, "equation")
-        .decode()
-        .replace(" ", "")
-        .partition("->")[0]
-        .split(",")
-    )
+    terms = get_node_attr_value(node, "equation").decode().replace(" ", "").partition("->")[0].split(",")
     sizes: dict[str, int] = {}
     for name, term in zip(node.input, terms, strict=True):
         head, dots, tail = term.partition("...")

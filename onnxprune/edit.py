@@ -24,9 +24,8 @@ class Edit:
         constants: new initialisers it needs, by name.
     """
 
-    def __init__(
-        self, node: NodeProto, version: int, kept: Kept, unique: Callable[[str], str]
-    ) -> None:
+    def __init__(self, node: NodeProto, version: int, kept: Kept, unique: Callable[[str], str]) -> None:
+        """Set up a copied node for its rule; made by `rewrite`."""
         self.node = node
         self.version = version
         self.before: list[NodeProto] = []
@@ -118,9 +117,7 @@ class Edit:
         if self.version < 9 and self.node.domain in ("", "ai.onnx"):
             cause = f'"{computed}" is computed at run time, and opset {self.version} has no Where to adapt it'
             where = f'{self.node.op_type} "{self.node.name}"'
-            raise RewriteError(
-                "OP402", cause, where=where, hint="convert the model to opset 9 or newer"
-            )
+            raise RewriteError("OP402", cause, where=where, hint="convert the model to opset 9 or newer")
         mask = self._constant(f"{computed}_changed", changed)
         out = self._unique(f"{computed}_pruned")
         self.before.append(onnx.helper.make_node("Where", [mask, value, computed], [out], name=out))

@@ -23,6 +23,7 @@ class Kept:
     """
 
     def __init__(self, graph: ChannelGraph, removed: Mask) -> None:
+        """Note which units have left."""
         self.graph = graph
         self.removed = removed
         self._masks: dict[int, tuple[Mask, ...]] = {}
@@ -66,8 +67,6 @@ class Kept:
             masks = tuple(keep.any(axis=tuple(e for e in dims if e != d)) for d in dims)
             if keep.ndim > 1 and not np.array_equal(keep, reduce(np.logical_and.outer, masks)):
                 cause = "what a removal leaves of a reshaped axis is no rectangle"
-                raise RewriteError(
-                    "OP401", cause, hint="this is a bug of onnxprune: please report it"
-                )
+                raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")
             self._masks[key] = masks
         return self._masks[key]

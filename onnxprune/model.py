@@ -123,8 +123,8 @@ def save(
     """
     proto, sources = (model.proto, model.data_files) if isinstance(model, Model) else (model, ())
     target = Path(path)
-    if external is None and isinstance(model, Model):
-        external = model.external
+    if external is None and isinstance(model, Model) and model.external:
+        external = True
     if not external:
         size, parts = pieces(proto)
         if size <= PROTOBUF_LIMIT:

@@ -7,14 +7,15 @@ order and what the model computes, bit for bit, and finds nothing to do when run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx.inliner
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxprune._tensors import byte_size, check_type, densify, elements
+from onnxprune._tensors import byte_size, check_data, check_type, densify, elements
 from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
 from onnxprune._wire import copy_without
 from onnxprune.errors import ModelError
@@ -22,8 +23,8 @@ from onnxprune.model import skeleton
 
 _IR_VERSION = 8  # the first in which all that we write is valid
 _MAX_CONSTANT_BYTES = 2**32
-_MAX_INLINED_NODES = 10**6
-_MAX_CALL_DEPTH = 100
+_MAX_INLINED_NODES = 200_000
+_MAX_CALL_DEPTH = 50
 _UNITLESS = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
@@ -114,23 +115,24 @@ def _check_calls(proto: ModelProto) -> None:
             return total
         if depth > _MAX_CALL_DEPTH:
             where = f"function {node.op_type!r}"
-            raise ModelError("OP120", "the function calls itself, or calls are nested", where=where)
+            raise ModelError(
+                "OP120", "the function calls itself, or calls nest too deeply", where=where
+            )
         if key not in sizes:
             sizes[key] = sum(size(inner, depth + 1) for inner in bodies[key].node)
         return total + sizes[key]
 
-    count = sum(size(node, 0) for node in proto.graph.node)
+    try:
+        count = sum(size(node, 0) for node in proto.graph.node)
+    except RecursionError as error:
+        raise ModelError("OP120", "calls of functions are nested too deeply") from error
     if count > _MAX_INLINED_NODES:
         raise ModelError("OP120", f"inlining the functions would give {count} nodes")
 
 
 def _separate_inputs(draft: _Draft) -> None:
     """No initialiser is a graph input; the IR version, at least 8, allows that."""
-    inputs = [value for value in draft.shell.graph.input if value.name not in draft.tensors]
-    if len(inputs) < len(draft.shell.graph.input):
-        kept = GraphProto(input=inputs)
-        draft.shell.graph.ClearField("input")
-        draft.shell.graph.MergeFrom(kept)
+    _forget(draft.shell.graph.input, draft.tensors)
     draft.shell.ir_version = max(draft.shell.ir_version, _IR_VERSION)
 
 
@@ -168,7 +170,7 @@ def _materialise_constants(draft: _Draft) -> None:
         else:
             nodes.append(node)
     draft.nodes = nodes
-    _forget_types(draft, aliases.keys())
+    _forget(draft.shell.graph.value_info, aliases)
 
 
 def _drop_unread(draft: _Draft) -> None:
@@ -184,10 +186,9 @@ def _name_nodes(draft: _Draft) -> None:
     for index, node in enumerate(draft.nodes):
         if not node.name or node.name in seen:
             output = next(filter(None, node.output), "")
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            copy.name = _unique(f"{node.op_type}_{output}", taken)
-            draft.nodes[index] = node = copy
+            node = copy_without(node, "name")
+            node.name = _unique(f"{node.op_type}_{output}", taken)
+            draft.nodes[index] = node
         seen.add(node.name)
 
 
@@ -205,7 +206,7 @@ def _unshare_vectors(draft: _Draft) -> None:
         for name, tensor in draft.tensors.items()
         if _is_vector(tensor) and uses[name] + (name in owned) > 1
     }
-    taken = set(_names(draft)) if vectors else set()
+    taken = {*_names(draft.nodes), *draft.tensors} | {i.name for i in draft.shell.graph.input}
     for index, node in enumerate(draft.nodes):
         inputs = list(node.input)
         for position, name in enumerate(inputs):
@@ -235,7 +236,8 @@ def _constant(node: NodeProto) -> TensorProto:
     (attribute,) = node.attribute
     match attribute.name, attribute.type:
         case "value", AttributeProto.TENSOR:
-            return attribute.t
+            tensor: TensorProto = attribute.t
+            return tensor
         case "sparse_value", AttributeProto.SPARSE_TENSOR:
             return densify(attribute.sparse_tensor, where)
         case "value_float", AttributeProto.FLOAT:
@@ -247,12 +249,18 @@ def _constant(node: NodeProto) -> TensorProto:
         case "value_ints", AttributeProto.INTS:
             return numpy_helper.from_array(np.array(attribute.ints, np.int64))
         case "value_string", AttributeProto.STRING:
-            return TensorProto(data_type=TensorProto.STRING, string_data=[attribute.s])
+            return _text(TensorProto(string_data=[attribute.s]), where)
         case "value_strings", AttributeProto.STRINGS:
             texts = attribute.strings
-            return TensorProto(data_type=TensorProto.STRING, dims=[len(texts)], string_data=texts)
+            return _text(TensorProto(dims=[len(texts)], string_data=texts), where)
     cause = f"a Constant can't be given as attribute {attribute.name!r} of this type"
     raise ModelError("OP123", cause, where=where)
+
+
+def _text(tensor: TensorProto, where: str) -> TensorProto:
+    tensor.data_type = TensorProto.STRING
+    check_data(tensor, where)
+    return tensor
 
 
 def _filled(node: NodeProto, shape: TensorProto, budget: int) -> TensorProto:
@@ -277,19 +285,26 @@ def _is_vector(tensor: TensorProto) -> bool:
 
 
 def _with_inputs(node: NodeProto, inputs: list[str]) -> NodeProto:
-    copy = copy_without_inputs = NodeProto()
-    copy_without_inputs.CopyFrom(node)
-    copy.input[:] = inputs
+    copy = copy_without(node, "input")
+    copy.input.extend(inputs)
     return copy
 
 
-def _forget_types(draft: _Draft, names: object) -> None:
-    raise NotImplementedError
+def _forget(values: Any, names: Container[str]) -> None:
+    """Delete the entries of these names from a list of inputs or types."""
+    for index in reversed(range(len(values))):
+        if values[index].name in names:
+            del values[index]
 
 
-def _names(draft: _Draft) -> Iterator[str]:
-    """Go through all tensor names of the model, those inside of subgraphs included."""
-    raise NotImplementedError
+def _names(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """Go through the names that nodes read or give, those inside of subgraphs included."""
+    for node in nodes:
+        yield from (*node.input, *node.output)
+        for graph in subgraphs(node):
+            yield from (value.name for value in (*graph.input, *graph.initializer))
+            yield from (sparse.values.name for sparse in graph.sparse_initializer)
+            yield from _names(graph.node)
 
 
 def _unique(name: str, taken: set[str]) -> str:

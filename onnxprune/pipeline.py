@@ -137,9 +137,7 @@ def prune(
     """
     if plan.model != analysis.model.sha256:
         hint = "make a new plan with `onnxprune plan`"
-        raise PlanError(
-            "OP306", "the plan was made for another model", where=plan.model[:12], hint=hint
-        )
+        raise PlanError("OP306", "the plan was made for another model", where=plan.model[:12], hint=hint)
     kept = apply_plan(analysis.graph, plan)
     proto = rewrite(kept)
     _sign(proto, plan)

@@ -126,8 +126,7 @@ def plan_of(
     return PrunePlan(
         model=model,
         removed={
-            name: {axis: tuple(gone.tolist()) for axis, gone in axes.items()}
-            for name, axes in kept.positions().items()
+            name: {axis: tuple(gone.tolist()) for axis, gone in axes.items()} for name, axes in kept.positions().items()
         },
         settings=settings,
         before=cost(nothing).totals(),
@@ -174,7 +173,5 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> Kept:
                 raise PlanError("OP307", cause, where=f"{name} axis {axis}")
     for (name, axis), ids in graph.slots.items():
         if removed[graph.unit_of[ids]].all():
-            raise PlanError(
-                "OP307", "the plan leaves nothing of a layer", where=f"{name} axis {axis}"
-            )
+            raise PlanError("OP307", "the plan leaves nothing of a layer", where=f"{name} axis {axis}")
     return kept

@@ -71,9 +71,7 @@ class Verification:
         return max((o.error for o in self.outputs), default=0.0)
 
 
-def generate_inputs(
-    proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int = 0
-) -> dict[str, NDArray[Any]]:
+def generate_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, NDArray[Any]]:
     """Draw inputs: standard normal floats, zeros and ones for integers and flags.
 
     Args:
@@ -128,11 +126,7 @@ def verify(
         if isinstance(reference, np.ndarray) and reference.shape != actual[name].shape:
             cause = f"output has shape {actual[name].shape}, not {reference.shape}"
             raise VerificationError("OP503", cause, where=name)
-        checks.append(
-            OutputCheck(
-                name, difference(actual[name], reference), difference(dense[name], reference)
-            )
-        )
+        checks.append(OutputCheck(name, difference(actual[name], reference), difference(dense[name], reference)))
     passed = all(c.error <= limit for c in checks)
     return Verification(passed, limit, tuple(checks), seed=seed)
 
@@ -146,11 +140,7 @@ def default_tolerance(proto: ModelProto) -> float:
 def difference(a: Any, reference: Any) -> float:
     """Return the largest absolute difference relative to the reference's largest magnitude; NaN meets NaN."""
     if not isinstance(reference, np.ndarray) or reference.dtype.kind in "OSU":
-        return (
-            0.0
-            if np.array_equal(np.asarray(a, dtype=object), np.asarray(reference, dtype=object))
-            else 1.0
-        )
+        return 0.0 if np.array_equal(np.asarray(a, dtype=object), np.asarray(reference, dtype=object)) else 1.0
     if not reference.size:
         return 0.0
     x, y = np.asarray(a, dtype=np.float64), np.asarray(reference, dtype=np.float64)

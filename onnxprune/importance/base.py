@@ -42,7 +42,7 @@ class Rows:
 
     @property
     def positions(self) -> Ids:
-        """The positions of every unit along the axis, ascending, shape (units, positions of a unit)."""
+        """Where every unit is along the axis, ascending, shape (units, positions of one)."""
         nearest = np.searchsorted(self.units, self.labels).clip(max=len(self.units) - 1)
         mine = np.flatnonzero(self.units[nearest] == self.labels)
         by_unit = mine[np.argsort(nearest[mine], kind="stable")]
@@ -60,7 +60,7 @@ class Rows:
         return self.elements.take(self.tensor, self.axis, self.positions)
 
     def power_sums(self, power: Power) -> Scores:
-        """Return the sum of \\|element\\|^power of every unit, shape (units,), without making rows.
+        """Return each unit's sum of absolute values to a power, shape (units,), making no rows.
 
         Raises:
             ModelError: an element isn't finite (OP126).

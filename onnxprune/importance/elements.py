@@ -1,7 +1,8 @@
-"""The elements of a model's initialisers as numbers to be scored: one pass over each, little memory."""
+"""The elements of initialisers as numbers to be scored: one pass over each, little memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -45,7 +46,7 @@ class Elements:
         return moved.reshape(units, each * (moved.size // max(1, units * each)))
 
     def power_sums(self, tensor: str, axis: int, power: Power) -> NDArray[np.float64]:
-        """Return the sum of \\|element\\|^power at every position of an axis, shape (axis length,)."""
+        """Sum absolute values to a power at every position of an axis, shape (axis length,)."""
         key = (tensor, power)
         if key not in self._sums:
             array = self._weights[tensor]
@@ -63,7 +64,7 @@ class Elements:
         return None if scale is None else np.broadcast_to(scale, array.shape)
 
     @cached_property
-    def _scales(self) -> Factors:
+    def _scales(self) -> Mapping[str, Factors]:
         return folded_scales(self._graph)
 
 
@@ -82,7 +83,8 @@ def _take(array: Array, axis: int, positions: Ids) -> Array:
 def _require_finite(tensor: str, array: Array) -> None:
     if not np.isfinite(array).all():
         kinds = [n for n, bad in (("NaN", np.isnan), ("infinity", np.isinf)) if bad(array).any()]
-        raise ModelError("OP126", f"a weight has {' and '.join(kinds)}", where=f'initialiser "{tensor}"')
+        cause = f"a weight has {' and '.join(kinds)} among its values"
+        raise ModelError("OP126", cause, where=f'initialiser "{tensor}"')
 
 
 def _power_sums(

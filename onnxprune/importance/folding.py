@@ -7,38 +7,127 @@ weights up and gamma down changes no output, and changes no score either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
+from onnx.helper import get_attribute_value
 
 from onnxprune.errors import ModelError
 from onnxprune.model import weights
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.values import Ids, Shape
 
-Factors: TypeAlias = Mapping[str, NDArray[np.float64]]
+Factors: TypeAlias = NDArray[np.float64]
 
 
-def folded_scales(graph: ChannelGraph) -> Factors:
-    """Return what following BatchNormalizations multiply weights by, in shapes that broadcast to them.
+def folded_scales(graph: ChannelGraph) -> Mapping[str, Factors]:
+    """Return by what following BatchNormalizations multiply weights, by their names.
 
-    A weight is left alone where anything but one BatchNormalization depends on the products with it.
+    Factors have shapes that broadcast to the weight's. A weight is left alone where anything but one
+    BatchNormalization reads the products with it.
 
     Raises:
-        ModelError: a scale isn't finite, or a variance isn't positive (OP126).
+        ModelError: a BatchNormalization's scale isn't finite, or a variance isn't positive (OP126).
     """
-    found = (_fold(graph, node) for node in graph.proto.graph.node)
-    return dict(entry for entry in found if entry is not None)
+    folding = _Folding(graph)
+    scales: dict[str, Factors] = {}
+    for node in graph.proto.graph.node:
+        if node.op_type == "BatchNormalization" and not _attribute(node, "training_mode", 0):
+            scales.update(folding.fold(node))
+    return scales
 
 
-def _fold(graph: ChannelGraph, norm: NodeProto) -> tuple[str, NDArray[np.float64]] | None:
-    if norm.op_type != "BatchNormalization" or _attribute(norm, "training_mode", 0):
-        return None
-    arrays = weights(graph.proto)
-    product = _sole_producer(graph, norm.input[0])
-    if product is None or norm.input[1] not in arrays or norm.input[4] not in arrays:
-        return None
-    ...
+class _Folding:
+    def __init__(self, graph: ChannelGraph) -> None:
+        self._shapes = graph.shapes.shapes
+        self._weights = weights(graph.proto)
+        nodes = graph.proto.graph.node
+        self._makers = {name: node for node in nodes for name in node.output}
+        self._reads = Counter(name for node in nodes for name in node.input)
+        self._reads.update(output.name for output in graph.proto.graph.output)
+
+    def fold(self, norm: NodeProto) -> dict[str, Factors]:
+        """Return the factors of the weight before a BatchNormalization, by its name, if there is."""
+        product, gamma, _, _, variance = norm.input
+        node = self._makers.get(product)
+        if node is None or node.op_type not in _CHANNELS or self._reads[product] > 1:
+            return {}
+        if node.op_type == "MatMul" and len(self._shapes.get(product, ())) != 2:
+            return {}  # it is the second axis that is normalised, and the last that the weight makes
+        source = self._source(node.input[1])
+        if source is None or not {gamma, variance} <= self._weights.keys():
+            return {}
+        weight, axes = source
+        shape = tuple(self._weights.shape(weight)[axis] for axis in axes)
+        factors = self._factors(gamma, variance, _attribute(norm, "epsilon", 1e-5))
+        channels = _CHANNELS[node.op_type](node, shape)
+        if factors.shape != (channels.max() + 1,):
+            return {}
+        return {weight: factors[channels].transpose(np.argsort(axes))}
+
+    def _source(self, name: str) -> tuple[str, list[int]] | None:
+        """Return the initialiser behind a weight, and which of its axes each of the weight's is."""
+        orders: list[list[int]] = []
+        while name not in self._weights:
+            node = self._makers.get(name)
+            if node is None or node.op_type not in ("Cast", "Identity", "Transpose"):
+                return None
+            if node.op_type == "Transpose":
+                rank = len(self._shapes.get(name, ()))
+                orders.append(list(_attribute(node, "perm", range(rank)[::-1])))
+            if self._reads[name] > 1:
+                return None
+            name = node.input[0]
+        if self._reads[name] > 1:
+            return None
+        axes = list(range(len(self._weights.shape(name))))
+        for order in reversed(orders):
+            axes = [axes[i] for i in order]
+        return name, axes
+
+    def _factors(self, gamma: str, variance: str, epsilon: float) -> Factors:
+        scale = self._weights[gamma].astype(np.float64)
+        spread = self._weights[variance].astype(np.float64) + epsilon
+        _require(np.isfinite(scale), gamma, "scale isn't finite")
+        _require(np.isfinite(spread) & (spread > 0), variance, "variance isn't positive")
+        return np.asarray(scale / np.sqrt(spread))
+
+
+def _require(sound: NDArray[np.bool_], tensor: str, otherwise: str) -> None:
+    if not sound.all():
+        cause = f"a BatchNormalization's {otherwise}"
+        raise ModelError("OP126", cause, where=f'initialiser "{tensor}"')
+
+
+def _conv(node: NodeProto, shape: Shape) -> Ids:
+    return np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _conv_transpose(node: NodeProto, shape: Shape) -> Ids:
+    inputs, outputs = shape[:2]
+    group = np.arange(inputs) // max(1, inputs // max(1, _attribute(node, "group", 1)))
+    channels = group[:, None] * outputs + np.arange(outputs)
+    return np.asarray(channels.reshape(inputs, outputs, *[1] * (len(shape) - 2)))
+
+
+def _gemm(node: NodeProto, shape: Shape) -> Ids:
+    if _attribute(node, "transB", 0):
+        return np.arange(shape[0])[:, None]
+    return np.arange(shape[1])[None]
+
+
+# The channel that each element of a weight makes, in a shape that broadcasts to the weight's.
+_CHANNELS: Mapping[str, Callable[[NodeProto, Shape], Ids]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _gemm,
+}
+
+
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
+    return next((get_attribute_value(a) for a in node.attribute if a.name == name), default)

@@ -1,4 +1,4 @@
-"""What an initialiser is to the operators that read it: a weight, a normalisation's scale, or neither."""
+"""What an initialiser is to its readers: a weight, a normalisation's scale, or neither."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def roles(graph: ChannelGraph) -> dict[str, Role]:
     """
     sizes = {name: prod(shape) for name, shape in graph.shapes.shapes.items()}
     sizes |= {t.name: prod(t.dims) for t in graph.proto.graph.initializer}
-    found: dict[str, Role] = dict.fromkeys((t.name for t in graph.proto.graph.initializer), "vector")
+    found: dict[str, Role] = {t.name: "vector" for t in graph.proto.graph.initializer}
     # The initialisers whose elements a constant tensor holds.
     origins = {name: (name,) for name in found}
     for node in graph.proto.graph.node:

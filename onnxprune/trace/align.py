@@ -79,9 +79,7 @@ def align(
         A value for every output.
     """
     parsed = parse(spec)
-    named = [
-        (v, name_axes(t, len(v.shape))) for v, t in zip(operands, parsed.operands, strict=False)
-    ]
+    named = [(v, name_axes(t, len(v.shape))) for v, t in zip(operands, parsed.operands, strict=False)]
     out_axes = [name_axes(t, len(s)) for t, s in zip(parsed.outputs, outputs, strict=False)]
     sizes = _sizes(named, given)
     job = Alignment(named, sizes, given, channels, node, name, label)
@@ -91,7 +89,7 @@ def align(
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
     terms = _separate(job, terms, kept)
-    terms = _uncontracted(job, terms, kept)
+    terms = _contract(job, terms, kept)
     return [
         Value(shape, tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
         for shape, axes in zip(outputs, out_axes, strict=True)
@@ -116,14 +114,11 @@ def _terms(job: Alignment) -> list[_Term]:
         for factor in value.factors:
             names = tuple(name for a in factor.axes for name in axes[a])
             stretched = [
-                job.sizes[name] if len(axes[a]) > 1 else value.shape[a]
-                for a in factor.axes
-                for name in axes[a]
+                job.sizes[name] if len(axes[a]) > 1 else value.shape[a] for a in factor.axes for name in axes[a]
             ]
             ids = factor.ids.reshape(stretched)
             stays = [
-                n > 1 or (ids.size == 1 and job.sizes[name] == 1)
-                for name, n in zip(names, stretched, strict=True)
+                n > 1 or (ids.size == 1 and job.sizes[name] == 1) for name, n in zip(names, stretched, strict=True)
             ]
             if not any(stays):
                 reason = "a single channel is spread over an axis"
@@ -206,13 +201,18 @@ def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list
     return separated
 
 
-def _uncontracted(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
-    """Pin ids on axes that only one operand has and the output hasn't: their positions are mixed."""
+def _contract(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
+    """Take out the terms that the output hasn't.
+
+    Over an axis of two operands the operator sums up, and what is zero in one of them is gone: exact where one is a
+    weight. On an axis of one operand it mixes positions, which pins them.
+    """
     remaining = []
     for term in terms:
+        holders = [v for v, axes in job.operands if any(n in term.names for a in axes for n in a)]
         if any(n in kept for n in term.names):
             remaining.append(term)
-        elif sum(any(n in term.names for axis in axes for n in axis) for _, axes in job.operands) < 2:
+        elif len(holders) < 2:
             kernel = all(n.startswith("*k") for n in term.names)
             code, reason = (
                 ("OP212", "holds the positions of a kernel")
@@ -220,6 +220,9 @@ def _uncontracted(job: Alignment, terms: list[_Term], kept: Collection[str]) -> 
                 else ("OP204", "the operator mixes neighbouring positions of the axis")
             )
             job.channels.pin(term.ids, Pin(code, job.label, reason))
+        elif not any(v.constant for v in holders):
+            reason = "it sums products of two activations over these channels"
+            job.channels.approximate(term.ids, Approximation(job.name, reason))
     return remaining
 
 

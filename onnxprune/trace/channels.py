@@ -93,9 +93,7 @@ class Channels:
 
     def edges(self) -> tuple[Ids, Ids, Ids]:
         """Return all ties: two arrays of ids and one of node indices, each of shape (ties,)."""
-        nodes = np.repeat(
-            np.array(self.tied_by, dtype=np.int64), [len(a) for a in self.left] if self.left else []
-        )
+        nodes = np.repeat(np.array(self.tied_by, dtype=np.int64), [len(a) for a in self.left] if self.left else [])
         return _join(self.left), _join(self.right), nodes
 
     def solve(self) -> Ids:
@@ -114,7 +112,9 @@ class Channels:
             for ids, node in waiting:
                 label = roots[ids]
                 label[pinned[label]] = -1
-                if not any(np.array_equal(np.broadcast_to(_edge(label, d), label.shape), label) for d in range(ids.ndim)):
+                if not any(
+                    np.array_equal(np.broadcast_to(_edge(label, d), label.shape), label) for d in range(ids.ndim)
+                ):
                     self.tie(ids, _edge(ids, int(np.argmax(ids.shape))), node)
                     unresolved.append((ids, node))
             if not unresolved:
@@ -124,7 +124,7 @@ class Channels:
 def fresh_value(shape: Shape, channels: Channels) -> Value:
     """Return a tensor with new ids on each of its axes. A single position is no choice and gets none."""
     factors = (Factor((axis,), channels.fresh(n)) for axis, n in enumerate(shape) if n > 1)
-    return Value(shape, tuple(factors))
+    return Value(shape, tuple(factors), constant=True)
 
 
 def _edge(array: Ids, dim: int) -> Ids:

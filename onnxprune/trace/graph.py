@@ -91,9 +91,8 @@ class ChannelGraph:
         groups: the removable units, by footprint.
     """
 
-    def __init__(
-        self, proto: ModelProto, shapes: Shapes, values: Mapping[str, Value], channels: Channels
-    ) -> None:
+    def __init__(self, proto: ModelProto, shapes: Shapes, values: Mapping[str, Value], channels: Channels) -> None:
+        """Solve the ties of a walk; made by `trace`."""
         self.proto = proto
         self.shapes = shapes
         self.values = values
@@ -213,9 +212,7 @@ class ChannelGraph:
             return
         _, first, group_of = np.unique(footprint[removable], return_index=True, return_inverse=True)
         order = np.argsort(first)
-        members = np.split(
-            removable[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1]
-        )
+        members = np.split(removable[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1])
         width = np.zeros(self._unit_count, dtype=np.int64)
         np.maximum.at(width, unit, np.where(slot < len(self.slots), count, 0))
         notes = self._approximations_by_unit()
@@ -229,7 +226,16 @@ class ChannelGraph:
             found = (note for u in units.tolist() for note in notes.get(u, ()))
             approximations = tuple(dict.fromkeys(found))
             yield Group(
-                *(index, name, tuple(nodes), producers, units, int(width[units[0]]), slots, approximations)
+                *(
+                    index,
+                    name,
+                    tuple(nodes),
+                    producers,
+                    units,
+                    int(width[units[0]]),
+                    slots,
+                    approximations,
+                )
             )
 
     def _makes(self, node: int, unit: int) -> bool:

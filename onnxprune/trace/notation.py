@@ -13,7 +13,7 @@ A letter on two operands and not on the output is contracted. The notation was i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 Axis = tuple[str, ...]
 
@@ -26,7 +26,7 @@ class Spec:
     outputs: tuple[tuple[Axis, ...], ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(spec: str) -> Spec:
     """Parse a spec.
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto
 from numpy.typing import NDArray
+from onnx import NodeProto
 
 from onnxprune.trace.align import align
 from onnxprune.trace.channels import Approximation, Channels, Pin, fresh_value
@@ -20,7 +20,7 @@ class ShapeUnknown(Exception):
 
 
 class Op:
-    """One node during the walk: its inputs' values, attributes and parameters, and the place for its outputs' values."""
+    """One node during the walk: its inputs' values, attributes and parameters, and a place for its outputs' values."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Op:
         shapes: Mapping[str, Shape],
         channels: Channels,
     ) -> None:
+        """Set up a node for its rule; made by the tracer."""
         self.index = index
         self.node = node
         self.version = version
@@ -131,9 +132,7 @@ class Op:
         """Pin ids in the name of this node."""
         self.channels.pin(ids, Pin(code, self.label, reason, hint))
 
-    def pin_axes(
-        self, value: Value, axes: Sequence[int], code: str, reason: str, hint: str | None = None
-    ) -> Value:
+    def pin_axes(self, value: Value, axes: Sequence[int], code: str, reason: str, hint: str | None = None) -> Value:
         """Pin all ids on some axes of a value; return it without them."""
         met = [f for f in value.factors if any(a in axes for a in f.axes)]
         for factor in met:

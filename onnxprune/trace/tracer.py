@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -86,9 +87,13 @@ class _Walk:
         except ShapeUnknown as unknown:
             op.outputs.clear()
             op.give_up("OP213", f'the shape of "{unknown}" is not known', "try --input-shape")
+        constant = all(n in self.initialisers or self.is_constant(n) for n in node.input if n)
         for i, value in op.outputs.items():
             if node.output[i]:
-                self.values[node.output[i]] = value
+                self.values[node.output[i]] = replace(value, constant=constant)
+
+    def is_constant(self, name: str) -> bool:
+        return name in self.values and self.values[name].constant
 
     def look(self, name: str) -> Value:
         """Return what is known of a tensor; weights get their ids when they are first looked at as data."""

@@ -39,11 +39,13 @@ class Value:
         shape: its concretised shape.
         factors: its id arrays, on disjoint sets of axes.
         origin: says where the axes without ids come from, when it is known ("graph input 'x'").
+        constant: whether it depends on weights only, so that masking the weights masks it.
     """
 
     shape: Shape
     factors: tuple[Factor, ...] = ()
     origin: str | None = None
+    constant: bool = False
 
     def on(self, axis: int) -> Factor | None:
         """Return the factor that stands on ``axis``, or None."""
@@ -68,8 +70,7 @@ def take(value: Value, axis: int, index: Ids) -> Value:
     shape = list(value.shape)
     shape[axis] = len(index)
     factors = [
-        Factor(f.axes, np.take(f.ids, index, f.axes.index(axis))) if axis in f.axes else f
-        for f in value.factors
+        Factor(f.axes, np.take(f.ids, index, f.axes.index(axis))) if axis in f.axes else f for f in value.factors
     ]
     return value.moved(shape, factors)
 

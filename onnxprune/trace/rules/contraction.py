@@ -9,29 +9,33 @@ from onnxprune.trace.registry import rewrites, rule
 
 @rule("Conv")
 def conv(op: Op) -> None:
+    """A convolution: input channels meet the weight's, output channels are the weight's, group by group."""
     op.align("n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
 
 
 @rule("ConvTranspose")
 def conv_transpose(op: Op) -> None:
+    """A transposed convolution: the weight holds input channels first."""
     op.align("n (g i) *s, (g i) o *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
 
 
 @rewrites("Conv")
 def conv_groups(edit: Edit) -> None:
-    # Groups that lose channels in equal number stay; depthwise groups leave with their channel.
+    """Groups that lose channels in equal number stay; depthwise groups leave with their channel."""
     if edit.attr("group", 1) > 1:
         edit.set_attr("group", edit.new_shape(0)[1] // edit.new_shape(1)[1])
 
 
 @rewrites("ConvTranspose")
 def conv_transpose_groups(edit: Edit) -> None:
+    """As for Conv; the weight's second axis is the output channels of one group."""
     if edit.attr("group", 1) > 1:
         edit.set_attr("group", edit.new_out_shape(0)[1] // edit.new_shape(1)[1])
 
 
 @rule("Gemm")
 def gemm(op: Op) -> None:
+    """A matrix product with optional transposes and a bias that broadcasts."""
     a = "k m" if op.attr("transA", 0) else "m k"
     b = "n k" if op.attr("transB", 0) else "k n"
     c = " ".join("mn"[2 - len(op.shape(2)) :]) if op.has(2) else ""
@@ -40,6 +44,7 @@ def gemm(op: Op) -> None:
 
 @rule("MatMul")
 def matmul(op: Op) -> None:
+    """A stack of matrix products; a vector lacks the axis that NumPy would add."""
     a = "k" if len(op.shape(0)) == 1 else "*b m k"
     b = "k" if len(op.shape(1)) == 1 else "*b k n"
     batch = "*b" if len(op.shape(0)) > 2 or len(op.shape(1)) > 2 else ""
@@ -48,6 +53,7 @@ def matmul(op: Op) -> None:
 
 @rule("Einsum")
 def einsum(op: Op) -> None:
+    """The equation is the spec."""
     equation = op.attr("equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     if not arrow:

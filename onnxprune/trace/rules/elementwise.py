@@ -7,13 +7,59 @@ from onnxprune.trace.registry import rule
 
 
 @rule(
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh"),
-    *("Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),
-    *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh"),
+    *(
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "BitwiseNot",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Cos",
+        "Cosh",
+    ),
+    *(
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "LeakyRelu",
+    ),
+    *(
+        "Log",
+        "Mish",
+        "Neg",
+        "Not",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+    ),
     *("Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-    *("com.microsoft:FastGelu", "com.microsoft:Gelu", "com.microsoft:QuickGelu", "com.microsoft:BiasGelu"),
+    *(
+        "com.microsoft:FastGelu",
+        "com.microsoft:Gelu",
+        "com.microsoft:QuickGelu",
+        "com.microsoft:BiasGelu",
+    ),
 )
 def unary(op: Op) -> None:
+    """Each element by itself; the contrib spellings of Gelu take a bias."""
     if len(op.inputs) > 1:  # the contrib spellings of Gelu take a bias
         op.align("*a, *a -> *a")
     else:
@@ -22,15 +68,43 @@ def unary(op: Op) -> None:
 
 @rule("CastLike", "Clip", "Dropout")
 def unary_with_parameters(op: Op) -> None:
+    """Each element by itself; further inputs are scalars, further outputs masks."""
     op.give(op.x(0))
     for i in range(1, len(op.node.output)):
         op.give(op.x(0), i)
 
 
 @rule(
-    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual"),
-    *("Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Where", "Xor"),
+    *(
+        "Add",
+        "And",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+    ),
+    *(
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "Pow",
+        "PRelu",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    ),
 )
 def broadcast(op: Op) -> None:
+    """Axes of the same place, counted from the right, are one axis."""
     operands = op.inputs
     op.align(", ".join(["*a"] * len(operands)) + " -> *a", operands)

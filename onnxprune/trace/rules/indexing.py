@@ -14,6 +14,7 @@ _AT_RUN_TIME = "what is picked is only known at run time"
 
 @rule("Concat")
 def concat(op: Op) -> None:
+    """Ids are joined on the axis; on the other axes the inputs meet."""
     axis = op.axis(rank=len(op.out_shape()))
     values = [op.piece(v, axis) for v in op.inputs]
     joined = _join(op, values, axis)
@@ -52,6 +53,7 @@ def _join(op: Op, values: list[Value], axis: int) -> list[Factor]:
 
 @rule("Split")
 def split(op: Op) -> None:
+    """Each output has its piece of the ids."""
     axis, start = op.axis(0), 0
     for i, name in enumerate(op.node.output):
         if name:
@@ -62,6 +64,7 @@ def split(op: Op) -> None:
 
 @rewrites("Split")
 def split_sizes(edit: Edit) -> None:
+    """The sizes of what remains of each piece, equal or not."""
     axis = edit.axis(0)
     sizes = [edit.new_out_shape(i)[axis] for i in range(len(edit.node.output))]
     edit.set_param(1, "split", np.array(sizes, dtype=np.int64), since=13)
@@ -70,6 +73,7 @@ def split_sizes(edit: Edit) -> None:
 
 @rule("Slice")
 def slice_(op: Op) -> None:
+    """Ids are sliced; every n-th position can't be picked again once some are gone."""
     value = op.x(0)
     for axis, index in _slices(op, value).items():
         if index is None:
@@ -109,6 +113,7 @@ def _range(start: int, end: int, step: int, size: int) -> Ids:
 
 @rewrites("Slice")
 def slice_bounds(edit: Edit) -> None:
+    """Bounds move to where the first and last remaining positions went."""
     starts, ends = edit.param(1, "starts"), edit.param(2, "ends")
     axes, steps = edit.param(3, "axes"), edit.param(4, "steps")
     if starts is None or ends is None:
@@ -133,6 +138,7 @@ def slice_bounds(edit: Edit) -> None:
 
 @rule("Gather")
 def gather(op: Op) -> None:
+    """Ids are gathered; each picked position stands for itself."""
     axis, index, value = op.axis(0), op.const(1), op.x(0)
     picked = op.shape(1)
     if index is None:
@@ -149,6 +155,7 @@ def gather(op: Op) -> None:
 
 @rewrites("Gather")
 def gather_index(edit: Edit) -> None:
+    """Picked positions move up to where they went."""
     mask, index = edit.mask(0, edit.axis(0)), edit.param(1, "")
     if mask is None or mask.all() or index is None:
         return
@@ -160,6 +167,7 @@ def gather_index(edit: Edit) -> None:
 
 @rule("Pad")
 def pad(op: Op) -> None:
+    """Padding on an axis of channels makes channels of its own."""
     value, rank = op.x(0), len(op.shape(0))
     pads, before = _pads(op, rank), op.shape(0)
     grown = [a for a in range(rank) if op.out_shape()[a] != before[a]]
@@ -174,9 +182,7 @@ def pad(op: Op) -> None:
             # The padding's channels are channels like any others, and may leave with those they are added to.
             front, back = (op.channels.fresh(int(n)) for n in pads[:, axis])
             ids = np.concatenate([front, factor.ids, back])
-            value = value.moved(
-                value.shape, [Factor((axis,), ids) if f is factor else f for f in value.factors]
-            )
+            value = value.moved(value.shape, [Factor((axis,), ids) if f is factor else f for f in value.factors])
     op.give(value.moved(op.out_shape(), value.factors))
 
 
@@ -193,6 +199,7 @@ def _pads(op: Op | Edit, rank: int) -> Ids | None:
 
 @rewrites("Pad")
 def pad_amounts(edit: Edit) -> None:
+    """As much padding as remains."""
     shape = edit.old_shape(0)
     pads, amounts, axes = _pads(edit, len(shape)), edit.param(1, "pads"), edit.const(3)
     if pads is None or amounts is None:
@@ -208,6 +215,7 @@ def pad_amounts(edit: Edit) -> None:
 
 @rule("Tile")
 def tile(op: Op) -> None:
+    """Ids are tiled."""
     value, repeats = op.x(0), op.const(1)
     if repeats is None:
         value = op.pin_axes(value, range(len(value.shape)), "OP205", _AT_RUN_TIME)
@@ -218,6 +226,15 @@ def tile(op: Op) -> None:
     op.give(value.moved(op.out_shape(), value.factors))
 
 
-@rule("Compress", "GatherElements", "GatherND", "ReverseSequence", "ScatterElements", "ScatterND", "Unique")
+@rule(
+    "Compress",
+    "GatherElements",
+    "GatherND",
+    "ReverseSequence",
+    "ScatterElements",
+    "ScatterND",
+    "Unique",
+)
 def data_dependent(op: Op) -> None:
+    """Positions are picked at run time."""
     op.give_up("OP205", _AT_RUN_TIME)

@@ -12,6 +12,7 @@ from onnxprune.trace.values import transpose
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(op: Op) -> None:
+    """Ids are reshaped."""
     op.give(op.reshape(op.x(0), op.out_shape()))
 
 
@@ -31,16 +32,19 @@ def reshape_target(edit: Edit) -> None:
 
 @rule("Transpose")
 def transposed(op: Op) -> None:
+    """Ids are transposed."""
     op.give(transpose(op.x(0), op.attr("perm") or range(len(op.shape(0)))[::-1]))
 
 
 @rule("Expand")
 def expand(op: Op) -> None:
+    """Axes of size one are spread, the others keep their ids."""
     op.align("*a -> *a", [op.x(0)])
 
 
 @rewrites("Expand")
 def expand_target(edit: Edit) -> None:
+    """The sizes that remain; 1 goes on meaning any."""
     target = edit.param(1, "shape")
     if target is not None:
         new = np.array(edit.new_out_shape(0), dtype=np.int64)[-len(target) :]
@@ -55,11 +59,13 @@ def shape_of(op: Op) -> None:
 
 @rule("ConstantOfShape")
 def constant_of_shape(op: Op) -> None:
+    """Channels as those of a weight."""
     op.give(op.constant())
 
 
 @rewrites("ConstantOfShape")
 def constant_of_shape_target(edit: Edit) -> None:
+    """The shape that remains."""
     if edit.param(0, "") is not None:
         edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64))
 

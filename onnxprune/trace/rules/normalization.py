@@ -10,42 +10,51 @@ _MOMENTS = "its mean and variance are taken over these channels"
 
 @rule("BatchNormalization")
 def batch_normalization(op: Op) -> None:
+    """Every channel by itself."""
     op.align("n c *s, c, c, c, c -> n c *s")
 
 
 @rule("InstanceNormalization")
 def instance_normalization(op: Op) -> None:
+    """Every channel by itself; statistics over positions."""
     op.align("n c *s, c, c -> n c *s", approximate={"*s": _MOMENTS})
 
 
 @rule("LRN")
 def lrn(op: Op) -> None:
+    """A sum over neighbouring channels."""
     op.align("n c *s -> n c *s", approximate={"c": "it sums over neighbouring channels"})
 
 
 @rule("LpNormalization")
 def lp_normalization(op: Op) -> None:
+    """A norm over the axis."""
     op.approximate(op.x(0), [op.axis(-1)], "its norm is taken over these channels")
     op.give(op.x(0))
 
 
 @rule("MeanVarianceNormalization")
 def mean_variance_normalization(op: Op) -> None:
+    """Mean and variance over the axes."""
     op.approximate(op.x(0), op.attr("axes", [0, 2, 3]), _MOMENTS)
     op.give(op.x(0))
 
 
 @rule("GroupNormalization")
 def group_normalization(op: Op) -> None:
+    """Groups stay; all drop the same places. The scale is per group before opset 21."""
     per_channel = op.shape(1) != (op.attr("num_groups"),) or op.version >= 21
     scale = "(g c)" if per_channel else "g"
     op.align(
-        f"n (g c) *s, {scale}, {scale} -> n (g c) *s", approximate={"c": _MOMENTS}, g=op.attr("num_groups")
+        f"n (g c) *s, {scale}, {scale} -> n (g c) *s",
+        approximate={"c": _MOMENTS},
+        g=op.attr("num_groups"),
     )
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(op: Op) -> None:
+    """Mean and variance over the last axes."""
     axis = op.axis(-1)
     before = " ".join(f"b{chr(97 + i)}" for i in range(axis))
     op.align(f"{before} *c, *c, *c -> {before} *c", approximate={"*c": _MOMENTS})

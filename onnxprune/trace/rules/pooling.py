@@ -11,11 +11,13 @@ from onnxprune.trace.registry import rewrites, rule
 
 @rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool")
 def pool(op: Op) -> None:
+    """Positions are mixed within a channel."""
     op.align("n c *s -> n c *t")
 
 
 @rule("MaxPool")
 def max_pool(op: Op) -> None:
+    """As the other pools; a second output counts positions through all channels."""
     if len(op.node.output) > 1 and op.node.output[1]:
         reason = "its indices count through all channels"
         op.pin_axes(op.x(0), [1], "OP204", reason)
@@ -24,7 +26,7 @@ def max_pool(op: Op) -> None:
 
 @rule("Resize", "Upsample")
 def resize(op: Op) -> None:
-    # An axis whose size stays keeps its ids; on the others positions are mixed.
+    """An axis whose size stays keeps its ids; on the others positions are mixed."""
     before, after = op.shape(0), op.out_shape()
     same = [m == n for m, n in zip(before, after, strict=True)]
     source = " ".join(f"a{chr(97 + i)}" for i in range(len(before)))
@@ -34,6 +36,7 @@ def resize(op: Op) -> None:
 
 @rewrites("Resize")
 def resize_sizes(edit: Edit) -> None:
+    """The sizes that remain."""
     sizes = edit.param(3, "sizes")
     if sizes is not None and sizes.size:
         axes = edit.attr("axes") or range(len(edit.old_shape(0)))
@@ -42,6 +45,7 @@ def resize_sizes(edit: Edit) -> None:
 
 @rule("DepthToSpace")
 def depth_to_space(op: Op) -> None:
+    """The block's positions of a channel leave together."""
     block = op.attr("blocksize") ** 2
     channels = "c b" if op.attr("mode", "DCR") == "CRD" else "b c"
     op.align(f"n ({channels}) *s -> n c *t", b=block)
@@ -49,4 +53,5 @@ def depth_to_space(op: Op) -> None:
 
 @rule("SpaceToDepth")
 def space_to_depth(op: Op) -> None:
+    """A channel becomes a block of channels that leave together."""
     op.align("n c *s -> n (b c) *t", b=op.attr("blocksize") ** 2)

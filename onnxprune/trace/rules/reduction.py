@@ -8,10 +8,19 @@ from onnxprune.trace.values import Factor
 
 
 @rule(
-    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+    *(
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+    ),
     *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
 )
 def reduce(op: Op) -> None:
+    """Reduced axes go; removing channels there changes the result."""
     rank = len(op.shape(0))
     param = op.param(1, "axes")
     if param is not None and param.size:
@@ -24,6 +33,7 @@ def reduce(op: Op) -> None:
 
 @rule("ArgMax", "ArgMin")
 def arg_reduce(op: Op) -> None:
+    """A position is the result, so positions stay."""
     axis = op.axis(0)
     op.pin_axes(op.x(0), [axis], "OP204", "its result is a position on this axis")
     _fold(op, {axis}, keep=bool(op.attr("keepdims", 1)))
@@ -41,7 +51,7 @@ def _fold(op: Op, axes: set[int], *, keep: bool) -> None:
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(op: Op) -> None:
-    # Before opset 13 the axes from `axis` on were one.
+    """Every position of the axis counts. Before opset 13 the axes from `axis` on were one."""
     rank = len(op.shape(0))
     axis = op.axis(-1 if op.version >= 13 else 1)
     axes = [axis] if op.version >= 13 else range(axis, rank)
@@ -50,6 +60,7 @@ def softmax(op: Op) -> None:
 
 @rule("CumSum", "CumProd")
 def cumulate(op: Op) -> None:
+    """Sums run along the axis."""
     axis = op.const(1)
     axes = range(len(op.shape(0))) if axis is None else [int(axis) % len(op.shape(0))]
     op.give(op.pin_axes(op.x(0), list(axes), "OP204", "it accumulates along this axis"))
@@ -57,6 +68,7 @@ def cumulate(op: Op) -> None:
 
 @rule("TopK")
 def top_k(op: Op) -> None:
+    """Positions are sorted."""
     value = op.pin_axes(op.x(0), [op.axis(-1)], "OP204", "it sorts the positions of this axis")
     for i in range(len(op.node.output)):
         op.give(value.moved(op.out_shape(i), value.factors), i)

@@ -1,0 +1,91 @@
+"""Scores of all groups, made to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxprune.errors import OnnxPruneError, PlanError
+from onnxprune.importance.base import Rows, Scores, View
+from onnxprune.importance.elements import Elements
+from onnxprune.importance.registry import Entry, find
+from onnxprune.importance.roles import roles
+from onnxprune.trace.graph import ChannelGraph
+
+
+def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0) -> list[Scores]:
+    """Score the units of every group.
+
+    Raw scores are divided by the mean of their absolute values over the group, as DepGraph does
+    (Fang et al., CVPR 2023), so that a layer of large weights is no more important for that.
+    Criteria whose scores compare as they are (lamp) are left alone.
+
+    Args:
+        graph: the traced model.
+        name: the criterion.
+        seed: for criteria that draw lots.
+
+    Returns:
+        For every group of ``graph.groups`` the scores of its units in their order, shape (units,);
+        higher is more important, NaN where the criterion can't tell.
+
+    Raises:
+        PlanError: there is no such criterion (OP308), it failed (OP309), or it can score no group
+            (OP311); or the seed is negative (OP303).
+        ModelError: a weight isn't finite (OP126).
+        UsageError: the criterion's package can't be loaded (OP607).
+    """
+    entry = find(name)
+    scores = [_raw(name, entry, view) for view in views(graph, seed=seed)]
+    if scores and all(np.isnan(s).all() for s in scores):
+        cause = f"criterion {name!r} can score no group of channels"
+        if entry.reads:
+            cause += f": none has {entry.reads}"
+        raise PlanError("OP311", cause, hint="use another criterion, such as l2")
+    return scores if entry.comparable else [_relative(s) for s in scores]
+
+
+def views(graph: ChannelGraph, *, seed: int = 0) -> Iterator[View]:
+    """Go through a traced model's groups as criteria see them; weights are read when asked for.
+
+    Args:
+        graph: the traced model.
+        seed: of the random generators; every group has one of its own.
+
+    Raises:
+        PlanError: the seed is negative (OP303).
+    """
+    if seed < 0:
+        raise PlanError("OP303", f"{seed} is out of range: must be at least 0", where="--seed")
+    elements, role = Elements(graph), roles(graph)
+    labels = {slot: graph.unit_of[ids] for slot, ids in graph.slots.items()}
+    for group in graph.groups:
+        rows = tuple(
+            Rows(tensor, axis, role[tensor], group.units, labels[tensor, axis], elements)
+            for tensor, axis in group.slots
+        )
+        yield View(group, rows, np.random.default_rng((seed, group.index)))
+
+
+def _raw(name: str, entry: Entry, view: View) -> Scores:
+    where = f'group {view.group.index}, "{view.group.name}"'
+    try:
+        with np.errstate(all="ignore"):
+            scores = np.asarray(entry.function(view), dtype=np.float64)
+    except OnnxPruneError:
+        raise
+    except Exception as error:  # whatever a package's criterion may raise
+        cause = f"criterion {name!r} failed: {type(error).__name__}: {error}"
+        raise PlanError("OP309", cause, where=where) from error
+    if scores.shape != view.group.units.shape or np.isinf(scores).any():
+        units = len(view.group.units)
+        cause = f"criterion {name!r} didn't give each of {units} units a finite score"
+        raise PlanError("OP309", cause, where=where)
+    return scores
+
+
+def _relative(scores: Scores) -> Scores:
+    known = np.abs(scores[~np.isnan(scores)])
+    mean = known.mean() if known.size else 0.0
+    return scores / mean if mean > 0 else scores
