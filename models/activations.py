@@ -100,7 +100,8 @@ class Activations:
         graph = helper.make_graph([node], "node", read, [vector(node.output[0])])
         opset = helper.make_opsetid("", self._opset)
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset]))
-        return np.asarray(evaluator.run(None, inputs)[0], np.float32)
+        (output,) = evaluator.run(None, inputs)
+        return np.asarray(output, np.float32)
 
 
 def _first(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
@@ -117,7 +118,8 @@ def _mixed(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
 
 def _largest(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
     # Four independent draws: fewer than a window holds, because neighbours are alike.
-    return np.maximum.reduce([rng.permutation(inputs[0]) for _ in range(4)])
+    largest: Sample = np.maximum.reduce([rng.permutation(inputs[0]) for _ in range(4)])
+    return largest
 
 
 def _standardised(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:

@@ -159,8 +159,9 @@ class _Filler:
         else:
             filters -= filters.mean(layer.axes, keepdims=True)
         norm = np.square(filters).sum(layer.axes, keepdims=True)
-        gain = self._rng.uniform(0.5, 1.5, norm.shape) / np.sqrt(norm * layer.share * (power or 1.0))
-        return filters * gain.astype(np.float32)
+        deviation = np.sqrt(norm * layer.share * (power or 1.0))
+        filters *= (self._rng.uniform(0.5, 1.5, norm.shape) / deviation).astype(np.float32)
+        return filters
 
 
 def _constants(graph: GraphProto) -> Iterator[tuple[str, Array]]:

@@ -111,7 +111,7 @@ def check_data(tensor: TensorProto, where: str) -> None:
         field, wanted, unit = "raw_data", byte_size(tensor), "bytes"
     else:
         # One value each, except that complex numbers are pairs, and 2 or 4 bits share a byte.
-        share = 8 // _PACKED_BITS[name] if name in _PACKED_BITS and "6" not in name else 1
+        share = 8 // _PACKED_BITS.get(name, 8)
         pairs = 2 if name.startswith("COMPLEX") else 1
         wanted, unit = -(-elements(tensor) * pairs // share), "values"
     if stored != ({field: wanted} if wanted else {}):

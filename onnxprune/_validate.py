@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxprune._runtime import max_ir_version
 from onnxprune._tensors import check_data, check_type, is_known_type
@@ -24,6 +24,12 @@ OLDEST_OPSET = 7
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _MAX_DEPTH = 100  # protobuf's own limit, beyond which no reader follows
 _MAX_SIZE = 2**31  # of an input's axis
+_CONTENTS = {  # kinds of attribute whose default isn't a value
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+}
 
 
 def messages(model: ModelProto) -> Iterator[Message]:
@@ -185,8 +191,12 @@ def _check_node(node: NodeProto) -> None:
     if not all(names) or len(set(names)) < len(names):
         raise ModelError("OP123", "an attribute has no name of its own", where=describe(node))
     for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
-            cause = f"attribute {attribute.name!r} has no type"
+        field = _CONTENTS.get(attribute.type)
+        absent = attribute.type == AttributeProto.UNDEFINED or (
+            field is not None and not attribute.HasField(field)
+        )
+        if absent and not attribute.ref_attr_name:  # a reference to a function's attribute
+            cause = f"attribute {attribute.name!r} has no value"
             raise ModelError("OP123", cause, where=describe(node))
 
 

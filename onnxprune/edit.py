@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
@@ -21,6 +20,7 @@ class Edit:
     Attributes:
         node: the copy.
         before: nodes to be inserted in front of it.
+        after: nodes to be inserted behind it.
         constants: new initialisers it needs, by name.
     """
 
@@ -29,6 +29,7 @@ class Edit:
         self.node = node
         self.version = version
         self.before: list[NodeProto] = []
+        self.after: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self._kept = kept
         self._shapes = kept.graph.shapes
@@ -112,16 +113,33 @@ class Edit:
             new = self._override(given, np.asarray(old != value), new)
         self.node.input[i] = new
 
+    def override_output(self, value: NDArray[Any], changed: NDArray[np.bool_]) -> None:
+        """Replace entries of the node's output, which goes on being computed at run time.
+
+        Args:
+            value: what the entries become, of the output's shape and type.
+            changed: which entries are replaced.
+
+        Raises:
+            RewriteError: the opset has no operator to override entries with.
+        """
+        name = self.node.output[0]
+        self.node.output[0] = self._unique(f"{name}_computed")
+        mask, new = self._constant(f"{name}_changed", changed), self._constant(name, value)
+        self.after.append(self._where(mask, new, self.node.output[0], name))
+
     def _override(self, computed: str, changed: NDArray[Any], value: str) -> str:
-        """Replace the changed entries of a tensor that is computed at run time."""
+        """Replace the changed entries of a parameter that is computed at run time."""
+        mask, out = self._constant(f"{computed}_changed", changed), self._unique(f"{computed}_pruned")
+        self.before.append(self._where(mask, value, computed, out))
+        return out
+
+    def _where(self, mask: str, value: str, computed: str, out: str) -> NodeProto:
         if self.version < 9 and self.node.domain in ("", "ai.onnx"):
             cause = f'"{computed}" is computed at run time, and opset {self.version} has no Where to adapt it'
             where = f'{self.node.op_type} "{self.node.name}"'
             raise RewriteError("OP402", cause, where=where, hint="convert the model to opset 9 or newer")
-        mask = self._constant(f"{computed}_changed", changed)
-        out = self._unique(f"{computed}_pruned")
-        self.before.append(onnx.helper.make_node("Where", [mask, value, computed], [out], name=out))
-        return out
+        return helper.make_node("Where", [mask, value, computed], [out], name=out)
 
     def _constant(self, base: str, value: NDArray[Any]) -> str:
         name = self._unique(f"{base}_pruned")

@@ -60,9 +60,10 @@ def _nodes(kept: Kept) -> tuple[list[NodeProto], list[TensorProto]]:
         if rule is not None and rule.rewrite is not None and _changed(kept, node):
             edit = Edit(node, versions.get(node.domain or "ai.onnx", 1), kept, unique)
             rule.rewrite(edit)
-            nodes += edit.before
+            nodes += [*edit.before, node, *edit.after]
             constants += [numpy_helper.from_array(v, n) for n, v in edit.constants.items()]
-        nodes.append(node)
+        else:
+            nodes.append(node)
     return nodes, constants
 
 

@@ -1,59 +1,52 @@
 """Concrete shapes, types and known values of a graph's tensors.
 
-Every symbolic input dimension gets a size; then one pass goes over the nodes in order. Each node's outputs are
-inferred by onnx's own rule for its operator from the inputs' types *and values*, and a small node whose inputs are
-all known is evaluated on the spot by onnx's reference implementation. So shape arithmetic (Shape, Gather, Concat,
-Reshape...) is already resolved when something reads it, however long its chains are, and the cost stays linear.
-Declared shapes (value_info) are often stale and are not believed unless nothing else is known.
+Every symbolic input dimension gets a size; then one pass goes over the nodes in order. Each node's
+outputs are inferred by onnx's own rule for its operator, from the inputs' types *and values*, and a
+small node whose inputs are all known is evaluated on the spot by onnx's reference implementation.
+So shape arithmetic (Shape, Gather, Concat, Reshape...) is resolved before anything reads it, however
+long its chains are, and the cost stays linear. Declared shapes (value_info) are often stale: they are
+not believed unless nothing else is known.
 
-What onnx can't infer is asked of ONNX Runtime: first of the inference rules that it has for operators of its own,
-then by running the model once.
+What onnx can't infer is asked of ONNX Runtime: first of the inference rules that it has for operators
+of its own, then by running the model once.
 """
 
 from __future__ import annotations
 
+import copy
 import operator
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import (
-    AttributeProto,
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    TypeProto,
-    ValueInfoProto,
-    defs,
-)
-from onnx.helper import make_tensor_type_proto, make_tensor_value_info, tensor_dtype_to_np_dtype
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs
+from onnx.helper import make_tensor_type_proto, make_value_info, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
 from onnx.shape_inference import infer_node_outputs
 
-from onnxprune._runtime import session
+from onnxprune._runtime import import_onnxruntime, session
 from onnxprune.errors import ModelError, OnnxPruneError, UsageError
 
 Shape = tuple[int, ...]
-Dims = tuple[int | str, ...]
-"""Declared dimensions: sizes and names of symbolic ones."""
+Dims = tuple[int | str, ...]  # sizes, and the names of symbolic dimensions
 
 _KNOWN = 4096  # values of more elements are weights or data, not shape arithmetic
 _RUN_ELEMENTS = 1 << 26  # no inputs larger than this are made up for a run
 _RUN_SECONDS = 30.0
-_NODE_VISITS = 200_000  # bounds the search for sizes: tries x nodes
-_TRIES = 48
+_TRIES = 48  # of sizes, and
+_VISITS = 200_000  # of nodes during them, bound the search
 
-_RANDOM = frozenset(
-    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike"}
-)
-_SIZED_BY_DATA = frozenset({"Compress", "NonZero", "Unique"})
-_ANONYMOUS = frozenset({"", "?", "None", "-1"})  # what exporters write for "unknown", time and again
+_RANDOM = {
+    *("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"),
+    *("RandomUniform", "RandomUniformLike"),
+}
+_SIZED_BY_DATA = {"Compress", "NonZero", "Unique"}
+_NAMELESS = {"", "?", "None", "-1"}  # what exporters write time and again for "unknown"
 
 _BATCH = (1, 2, 4, 8)
 _CHANNELS = (3, 1, 4, 2)
@@ -69,8 +62,8 @@ class Shapes:
     Attributes:
         shapes: The shape of every tensor of the main graph for which it is known.
         types: Element types (`TensorProto.DataType`).
-        values: Values of up to 4096 elements: constants, and whatever is computed from constants and from the
-            sizes of tensors alone.
+        values: Values of up to 4096 elements: constants, and whatever is computed from constants
+            and from the sizes of tensors alone.
         static: The names in `values` that depend on constants only, not on any input's size.
         inputs: The shapes of the real inputs (those that aren't initialisers).
         symbols: The size given to each symbolic dimension; a nameless one is called `input[axis]`.
@@ -89,61 +82,65 @@ def concretise(
 ) -> Shapes:
     """Give every input a size and find every tensor's shape, type and, where it is small, value.
 
-    A size given by the user wins; a symbol has the same size everywhere. Else the leading axis gets 1, and other
-    axes the first of the usual sizes at which the graph's shapes don't contradict each other. The bounded search
-    varies one symbol at a time (an image's height and width together).
+    A size given by the user wins; a symbol has the same size everywhere. Else the leading axis gets
+    1, and other axes the first of the usual sizes at which the graph's shapes don't contradict each
+    other. The search is bounded, and varies one symbol at a time (an image's height and width
+    together).
 
     Args:
-        proto: A model with its nodes in order; best a normalised one. It is not changed.
+        proto: A model with its nodes in order, best a normalised one. It is not changed.
         input_shapes: The shapes of some inputs.
 
     Returns:
-        What is known. Tensors are left out whose shape nobody can tell: data-dependent ones, and those made by
+        What is known. Left out are tensors whose shape nobody can tell, such as those made by
         operators that neither onnx nor ONNX Runtime knows.
 
     Raises:
-        ModelError: An input has no declared rank (OP124) or a size of zero (OP111), or the sizes don't fit the
-            graph (OP125).
+        ModelError: An input has no declared rank (OP124) or an axis of size zero (OP111), or no
+            sizes fit the graph (OP125).
         UsageError: `input_shapes` doesn't fit the model's inputs (OP603).
     """
-    declared, symbols = _bind(_real_inputs(proto), input_shapes or {})
-    base = _Walk(proto)
-    walk, conflict = _search(base, declared, symbols)
-    if conflict is not None and any(isinstance(n, str) for dims in declared.values() for n in dims):
-        _reject(walk, conflict, {name: walk.shapes[name] for name in declared})
-    inputs = {name: walk.shapes[name] for name in declared}
+    declared = _real_inputs(proto.graph)
+    dims, symbols = _bind(declared, input_shapes or {})
+    walk = _search(_Walk(proto), dims, symbols)
+    inputs = {name: walk.shapes[name] for name in dims}
+    # Without any freedom a contradiction is the model's own, and ONNX Runtime's to judge.
+    if walk.conflict is not None and (symbols or input_shapes) and walk.is_refused(walk.conflict):
+        raise _misfit(walk.conflict, inputs)
     sources: tuple[Callable[[list[str]], Mapping[str, TypeProto]], ...] = (
-        lambda unknown: _inferred_by_runtime(walk, unknown),
+        walk.ask_runtime,
         lambda unknown: run_for_shapes(proto, inputs, unknown),
-        lambda unknown: _declared(proto.graph, symbols, unknown),
+        lambda unknown: _declared_types(proto.graph, symbols, unknown),
     )
     for source in sources:
-        unknown = walk.unknown()
-        if not unknown:
-            break
-        walk.run(source(unknown))
-    types = {
-        name: kind.tensor_type.elem_type
-        for name, kind in walk.types.items()
-        if kind.tensor_type.elem_type
-    }
-    static = walk.constant.intersection(walk.values)
-    return Shapes(walk.shapes, types, walk.values, frozenset(static), inputs, symbols)
+        if unknown := walk.unknown():
+            walk.run(fallback=source(unknown))
+    elements = {name: kind.tensor_type.elem_type for name, kind in walk.types.items()}
+    return Shapes(
+        shapes=walk.shapes,
+        types={name: element for name, element in elements.items() if element},
+        values=walk.values,
+        static=frozenset(walk.constant.intersection(walk.values)),
+        inputs=inputs,
+        symbols=symbols,
+    )
 
 
 def run_for_shapes(
     proto: ModelProto, inputs: Mapping[str, Shape], names: Iterable[str]
 ) -> dict[str, TypeProto]:
-    """Run a model once in ONNX Runtime on random inputs, to see the shapes of some of its tensors.
+    """Run a model once in ONNX Runtime on random inputs, to see the types of some of its tensors.
 
     Args:
         proto: The model. It is not changed.
-        inputs: The shapes of its inputs. Floats are drawn from a normal distribution, integers are 0 or 1.
+        inputs: The shapes of its inputs. Floats are drawn from a normal distribution, integers are
+            0 or 1.
         names: Tensors of the main graph.
 
     Returns:
-        The types of those that came out as tensors with no axis of size zero: a detector that found nothing says
-        nothing about what its outputs look like. Empty if the model can't be run within 30 seconds.
+        The types of those that came out as tensors without an axis of size zero (a detector that
+        found nothing says nothing about its outputs). Empty if the model can't be run, or not
+        within half a minute.
     """
     if sum(map(prod, inputs.values())) > _RUN_ELEMENTS:
         return {}
@@ -151,50 +148,226 @@ def run_for_shapes(
     model.CopyFrom(proto)
     del model.graph.value_info[:]
     present = {output.name for output in model.graph.output}
-    wanted = list(dict.fromkeys(names))
-    model.graph.output.extend(ValueInfoProto(name=n) for n in wanted if n not in present)
+    names = list(dict.fromkeys(names))
+    model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
     rng = np.random.default_rng(0)
+    feeds = {
+        entry.name: _random(entry.type.tensor_type.elem_type, inputs[entry.name], rng)
+        for entry in proto.graph.input
+        if entry.name in inputs
+    }
     try:
         opened = session(model, optimise=False)
-        feeds = {
-            entry.name: _random(entry.type.tensor_type.elem_type, inputs[entry.name], rng)
-            for entry in proto.graph.input
-            if entry.name in inputs
-        }
-        arrays = _run(opened, wanted, feeds)
-    except Exception:  # ONNX Runtime's own exceptions are of many kinds, and no shape is no error
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = 4
+        stop = threading.Timer(_RUN_SECONDS, setattr, (options, "terminate", True))
+        stop.start()
+        try:
+            arrays = opened.run(names, feeds, options)
+        finally:
+            stop.cancel()
+    except Exception:  # of many kinds, and all mean the same: no shapes, which is no error
         return {}
     kinds = {output.name: output.type for output in opened.get_outputs()}
     return {
-        name: make_tensor_type_proto(_element_type(kinds[name]), array.shape)
-        for name, array in zip(wanted, arrays, strict=True)
+        name: make_tensor_type_proto(_element(kinds[name]), array.shape)
+        for name, array in zip(names, arrays, strict=True)
         if isinstance(array, np.ndarray) and 0 not in array.shape
     }
 
 
+class _Step(NamedTuple):
+    """A node with what the walk asks of it time and again."""
+
+    node: NodeProto
+    operator: str  # with its domain before it, unless that is onnx's own
+    reads: tuple[str, ...]  # its subgraphs' names among them
+    outputs: tuple[str, ...]
+    nested: bool
+
+
 class _Conflict(NamedTuple):
-    """The first node at which shapes contradict each other."""
+    """The first node whose inputs' shapes contradict each other."""
 
     index: int
-    node: NodeProto
     message: str
-    certain: bool
-    """Whether it is sure that no implementation accepts them."""
 
 
 class _Walk:
     """What is known so far of a graph's tensors, and the pass over its nodes that finds out more.
 
-    Tensors whose shape is known in full are in `shapes`; `types` has all that have any type, with whatever part of
-    their shape is known. `constant` are those that depend on no input, not even on its size.
+    Attributes:
+        types: Every tensor with a known type, with whatever part of its shape is known.
+        shapes: Those whose shape is known in full.
+        values: Those whose value is known.
+        constant: Those that depend on no input, not even on an input's size.
+        conflict: The first contradiction that the last pass met.
     """
 
     def __init__(self, proto: ModelProto) -> None:
         self.proto = proto
-        self.graph = proto.graph
-        self.versions = {o.domain.replace("ai.onnx", "", 1) if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
+        self.opsets = list(proto.opset_import)
+        self.versions = {_domain(o.domain): o.version for o in proto.opset_import}
+        self.schemas: dict[str, defs.OpSchema | None] = {}
+        self.steps = [_step(node) for node in proto.graph.node]
         self.types: dict[str, TypeProto] = {}
         self.shapes: dict[str, Shape] = {}
         self.values: dict[str, NDArray[Any]] = {}
-        self.data: dict[str, TensorProto] = {}
+        self.tensors: dict[str, TensorProto] = {}  # the values, as onnx wants them
         self.constant: set[str] = set()
+        self.conflict: _Conflict | None = None
+        for tensor in proto.graph.initializer:
+            self.learn(tensor.name, make_tensor_type_proto(tensor.data_type, tensor.dims))
+            self.constant.add(tensor.name)
+            if prod(tensor.dims) <= _KNOWN and tensor.data_type != TensorProto.STRING:
+                self.read(tensor)
+        for sparse in proto.graph.sparse_initializer:
+            kind = make_tensor_type_proto(sparse.values.data_type, sparse.dims)
+            self.learn(sparse.values.name, kind)
+            self.constant.add(sparse.values.name)
+        for entry in proto.graph.input:
+            self.types.setdefault(entry.name, entry.type)
+
+    def read(self, tensor: TensorProto) -> None:
+        """Take the value of a small initialiser, unless its data is elsewhere or malformed."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            try:
+                self.values[tensor.name] = to_array(tensor)
+            except (ValueError, TypeError, NotImplementedError):
+                return
+            self.tensors[tensor.name] = tensor
+
+    def at(self, inputs: Mapping[str, Shape]) -> _Walk:
+        """Return a copy in which the inputs have these shapes."""
+        walk = copy.copy(self)
+        walk.types, walk.shapes = self.types.copy(), self.shapes.copy()
+        walk.values, walk.tensors = self.values.copy(), self.tensors.copy()
+        walk.constant = self.constant.copy()
+        for name, shape in inputs.items():
+            element = self.types[name].tensor_type.elem_type
+            walk.learn(name, make_tensor_type_proto(element, shape))
+        return walk
+
+    def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
+        """Go over the nodes in order.
+
+        Args:
+            fallback: Types for tensors that can't be inferred.
+            stop: Whether to stop at the first contradiction.
+        """
+        self.conflict = None
+        fallback = fallback or {}
+        for index, step in enumerate(self.steps):
+            if not self.knows(step.outputs):
+                message = self.infer(step)
+                if message is not None and self.conflict is None:
+                    self.conflict = _Conflict(index, message)
+                    if stop:
+                        return
+                for name in step.outputs:
+                    if name in fallback and name not in self.shapes:
+                        self.learn(name, fallback[name])
+            if step.operator not in _RANDOM:
+                if self.constant.issuperset(step.reads):
+                    self.constant.update(step.outputs)
+                self.fold(step)
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether all these tensors' shapes are known."""
+        return all(name in self.shapes for name in names)
+
+    def unknown(self) -> list[str]:
+        """List the tensors whose shape isn't known."""
+        made = (name for step in self.steps for name in step.outputs if name not in self.shapes)
+        return [name for name in made if name not in self.types or _is_tensor(self.types[name])]
+
+    def learn(self, name: str, kind: TypeProto) -> None:
+        """Note a tensor's type."""
+        self.types[name] = kind
+        if kind.tensor_type.HasField("shape"):
+            dims = kind.tensor_type.shape.dim
+            shape = tuple([d.dim_value for d in dims if d.HasField("dim_value")])
+            if len(shape) == len(dims):
+                self.shapes[name] = shape
+
+    def infer(self, step: _Step) -> str | None:
+        """Infer a node's outputs from its inputs; return how these contradict each other, if so."""
+        schema = self.schema(step)
+        if schema is None or not all(name in self.types for name in step.node.input if name):
+            return None
+        if message := self.mismatch(step):
+            return message
+        types = {name: self.types[name] for name in step.reads if name in self.types}
+        data = {name: self.tensor(name) for name in types if name in self.values}
+        version = self.proto.ir_version
+        try:
+            made = infer_node_outputs(schema, step.node, types, data, None, self.opsets, version)
+        except Exception as error:  # onnx's C++ raises whatever it likes for malformed nodes
+            return re.sub(r"\[\w+\] ", "", str(error))
+        for name, kind in made.items():
+            if kind.WhichOneof("value") is not None:
+                self.learn(name, kind)
+        return None
+
+    def schema(self, step: _Step) -> defs.OpSchema | None:
+        """Look up an operator's definition; None if onnx has none."""
+        if step.operator not in self.schemas:
+            domain = _domain(step.node.domain)
+            found = None
+            if domain in self.versions:
+                with suppress(defs.SchemaError):
+                    found = defs.get_schema(step.node.op_type, self.versions[domain], domain)
+            self.schemas[step.operator] = found
+        return self.schemas[step.operator]
+
+    def mismatch(self, step: _Step) -> str | None:
+        """Check contracted axes: onnx's inference doesn't, and there a wrong size shows."""
+        if step.operator not in ("Conv", "Gemm"):
+            return None
+        x, w = (self.shapes.get(name, ()) for name in step.node.input[:2])
+        given = {a.name: a.i for a in step.node.attribute}
+        if step.operator == "Gemm" and len(x) == len(w) == 2:
+            found, wanted = x[not given.get("transA")], w[bool(given.get("transB"))]
+        elif step.operator == "Conv" and len(x) == len(w) > 2:
+            found, wanted = x[1], w[1] * given.get("group", 1)
+        else:
+            return None
+        return None if found == wanted else f"it expects {wanted} channels and gets {found}"
+
+    def fold(self, step: _Step) -> None:
+        """Evaluate a node, if its inputs are known and its outputs small."""
+        feeds = self.operands(step)
+        if feeds is None or step.nested or all(name in self.values for name in step.outputs):
+            return
+        if not (self.knows(step.outputs) or step.operator in _SIZED_BY_DATA):
+            return
+        if any(prod(self.shapes.get(name, ())) > _KNOWN for name in step.outputs):
+            return
+        for name, value in self.evaluate(step, feeds).items():
+            element = self.types[name].tensor_type.elem_type
+            if element == TensorProto.STRING or not isinstance(value, (np.ndarray, np.generic)):
+                continue
+            if self.shapes.setdefault(name, value.shape) == value.shape and value.size <= _KNOWN:
+                self.learn(name, make_tensor_type_proto(element, value.shape))
+                self.values[name] = np.asarray(value, tensor_dtype_to_np_dtype(element))
+
+    def operands(self, step: _Step) -> dict[str, NDArray[Any]] | None:
+        """Give what is needed to evaluate a node, or None if that isn't known."""
+        if step.operator in ("Shape", "Size") and self.knows(step.reads):
+            zero = np.float32(0)  # the values don't matter, and take no memory
+            return {name: np.broadcast_to(zero, self.shapes[name]) for name in step.reads}
+        if all(name in self.values for name in step.reads):
+            return {name: self.values[name] for name in step.reads}
+        return None
+
+    def evaluate(self, step: _Step, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Run a node on onnx's reference implementation; gives nothing if it can't be run."""
+        from onnx.reference import ReferenceEvaluator  # slow to import, and often not needed
+
+        model = self.piece([step], step.outputs)
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+                results = ReferenceEvaluator(model).run(None, dict(feeds))
+        except Exception:  # whatever a malformed node provokes; the value is then unknown
+            return {}
+        return dict(zip(step.outputs, results, strict=True))

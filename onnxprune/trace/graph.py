@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from onnxprune.shapes import Shapes
 from onnxprune.trace.channels import Approximation, Channels, Pin
+from onnxprune.trace.groups import Group, make_groups
 from onnxprune.trace.values import Ids, Value
 
 
@@ -43,41 +44,6 @@ class Unit:
     slices: tuple[Slice, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
-    """The removable units with the same footprint: the channels of a layer and of everything coupled to it.
-
-    Attributes:
-        index: the group's number in its graph.
-        name: the first node that makes the group's channels.
-        nodes: all nodes whose weights it slices.
-        producers: those of them whose output has the group's channels.
-        units: the numbers of its units, in the order of their channels, shape (n,).
-        width: how many positions a unit has on the axis where it has most.
-        slots: the weight axes it slices, as (initialiser, axis).
-        approximations: why removal is more than zeroing; empty for an exact group.
-    """
-
-    index: int
-    name: str
-    nodes: tuple[str, ...]
-    producers: tuple[str, ...]
-    units: Ids
-    width: int
-    slots: tuple[tuple[str, int], ...]
-    approximations: tuple[Approximation, ...]
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """The nodes that take statistics over the group's channels."""
-        return tuple(dict.fromkeys(a.node for a in self.approximations))
-
-    @property
-    def exact(self) -> bool:
-        """Whether removing the group's units equals zeroing what the next contraction reads."""
-        return not self.approximations
-
-
 class ChannelGraph:
     """Channel dependencies of a model.
 
@@ -89,6 +55,8 @@ class ChannelGraph:
         slots: ids on each axis of each initialiser, by (initialiser, axis).
         pinned: for every unit whether it can't leave, shape (units,).
         groups: the removable units, by footprint.
+        unit_count: how many units there are.
+        incidence: units, slots and how often they meet, ordered by unit, and the lengths of all slots.
     """
 
     def __init__(self, proto: ModelProto, shapes: Shapes, values: Mapping[str, Value], channels: Channels) -> None:
@@ -98,21 +66,21 @@ class ChannelGraph:
         self.values = values
         self._channels = channels
         roots, self.unit_of = np.unique(channels.solve(), return_inverse=True)
-        self._unit_count = len(roots)
+        self.unit_count = len(roots)
         initialisers = [t.name for t in proto.graph.initializer if t.name in values]
         self.slots: dict[tuple[str, int], Ids] = {
             (name, f.axes[0]): f.ids for name in initialisers for f in values[name].factors
         }
-        self.pinned: NDArray[np.bool_] = np.zeros(self._unit_count, dtype=bool)
+        self.pinned: NDArray[np.bool_] = np.zeros(self.unit_count, dtype=bool)
         for ids, _ in channels.pins:
             self.pinned[self.unit_of[ids]] = True
-        self._incidence = self._make_incidence()
+        self.incidence = self._make_incidence()
         self.pinned |= self._alone()
-        self.groups: tuple[Group, ...] = tuple(self._make_groups())
+        self.groups: tuple[Group, ...] = make_groups(self)
 
     def unit(self, index: int) -> Unit:
         """Return a unit with all its slices."""
-        slots = self._slots_of(index)
+        slots = self.slots_of(index)
         return Unit(
             index,
             tuple(
@@ -125,13 +93,16 @@ class ChannelGraph:
         """Return why a unit can't leave; empty for a removable one."""
         found = [pin for ids, pin in self._channels.pins if (self.unit_of[ids] == unit).any()]
         if not found and self.pinned[unit]:
-            slots = ", ".join(f"{t} axis {a}" for t, a in self._slots_of(unit)[:3])
+            slots = ", ".join(f"{t} axis {a}" for t, a in self.slots_of(unit)[:3])
             reason = f"it is all there is of {slots}" if slots else "no weight holds it"
             found = [Pin("OP210", slots.partition(" axis")[0], reason)]
         return found
 
     def consumers(self, tensor: str) -> list[str]:
-        """Return the names of the nodes that read a tensor."""
+        """Return the names of the nodes that read a tensor, in order.
+
+        Of a weight that is transposed, cast or otherwise computed with first, those that read the result.
+        """
         return self._readers.get(tensor, [])
 
     def path(self, start: Ids, goal: Ids) -> list[str]:
@@ -164,12 +135,18 @@ class ChannelGraph:
         found = [ids for ids, p in self._channels.pins if p == pin]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
+    def approximations(self) -> list[tuple[Ids, Approximation]]:
+        """Return the units, sorted, that each approximation concerns."""
+        return [(np.unique(self.unit_of[ids]), note) for ids, note in self._channels.approximations]
+
     @cached_property
     def _readers(self) -> dict[str, list[str]]:
         readers: dict[str, list[str]] = {}
-        for node in self.proto.graph.node:
-            for name in node.input:
-                readers.setdefault(name, []).append(node.name)
+        for node in reversed(self.proto.graph.node):
+            moves = node.output[0] in self.values and self.values[node.output[0]].constant
+            found = [r for o in node.output for r in readers.get(o, ())] if moves else [node.name]
+            for name in dict.fromkeys(node.input):
+                readers[name] = [*found, *readers.get(name, ())]
         return readers
 
     def _make_incidence(self) -> tuple[Ids, Ids, Ids, Ids]:
@@ -188,67 +165,16 @@ class ChannelGraph:
 
     def _alone(self) -> NDArray[np.bool_]:
         """Tell the units that fill an axis alone, and those that no weight holds."""
-        unit, slot, count, lengths = self._incidence
-        alone = np.zeros(self._unit_count, dtype=bool)
+        unit, slot, count, lengths = self.incidence
+        alone = np.zeros(self.unit_count, dtype=bool)
         alone[unit[count == lengths[slot]]] = True
-        held = np.zeros(self._unit_count, dtype=bool)
+        held = np.zeros(self.unit_count, dtype=bool)
         held[unit[slot < len(self.slots)]] = True
         return alone | ~held
 
-    def _slots_of(self, unit: int) -> list[tuple[str, int]]:
-        units, slots, _, _ = self._incidence
+    def slots_of(self, unit: int) -> list[tuple[str, int]]:
+        """Return the weight axes, as (initialiser, axis), that a unit has positions on."""
+        units, slots, _, _ = self.incidence
         names = list(self.slots)
         lo, hi = np.searchsorted(units, [unit, unit + 1])
         return [names[s] for s in slots[lo:hi] if s < len(names)]
-
-    def _make_groups(self) -> Iterator[Group]:
-        unit, slot, count, lengths = self._incidence
-        # A footprint is told by a sum of random numbers, one for each slot: equal sums, equal footprints.
-        random = np.random.default_rng(0).integers(1, 2**63, size=len(lengths), dtype=np.uint64)
-        footprint = np.zeros(self._unit_count, dtype=np.uint64)
-        np.add.at(footprint, unit, random[slot] * count.astype(np.uint64))
-        removable = np.flatnonzero(~self.pinned)
-        if not len(removable):
-            return
-        _, first, group_of = np.unique(footprint[removable], return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        members = np.split(removable[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1])
-        width = np.zeros(self._unit_count, dtype=np.int64)
-        np.maximum.at(width, unit, np.where(slot < len(self.slots), count, 0))
-        notes = self._approximations_by_unit()
-        rank = {node.name: i for i, node in enumerate(self.proto.graph.node)}
-        for index, g in enumerate(order):
-            units = members[g]
-            slots = tuple(self._slots_of(int(units[0])))
-            nodes = sorted({n for t, _ in slots for n in self.consumers(t)}, key=rank.__getitem__)
-            producers = tuple(n for n in nodes if self._makes(rank[n], int(units[0])))
-            name = next(iter([*producers, *nodes, slots[0][0]]))
-            found = (note for u in units.tolist() for note in notes.get(u, ()))
-            approximations = tuple(dict.fromkeys(found))
-            yield Group(
-                *(
-                    index,
-                    name,
-                    tuple(nodes),
-                    producers,
-                    units,
-                    int(width[units[0]]),
-                    slots,
-                    approximations,
-                )
-            )
-
-    def _makes(self, node: int, unit: int) -> bool:
-        """Whether a node is a contraction whose output has a unit's channels."""
-        source = self.proto.graph.node[node]
-        value = self.values.get(source.output[0])
-        contracts = any(len(self.values[n].factors) > 1 for n in source.input[1:] if n in self.values)
-        return contracts and value is not None and any((self.unit_of[f.ids] == unit).any() for f in value.factors)
-
-    def _approximations_by_unit(self) -> dict[int, list[Approximation]]:
-        notes: dict[int, list[Approximation]] = {}
-        for ids, note in self._channels.approximations:
-            for unit in np.unique(self.unit_of[ids]).tolist():
-                if note not in notes.setdefault(unit, []):
-                    notes[unit].append(note)
-        return notes

@@ -51,10 +51,22 @@ def expand_target(edit: Edit) -> None:
         edit.set_param(1, "shape", np.where(target == 1, target, new))
 
 
-@rule("Shape", "Size")
+@rule("Shape")
 def shape_of(op: Op) -> None:
     """The sizes of a tensor, as positions: reading them doesn't stop channels from leaving."""
     op.give(op.positions())
+
+
+@rewrites("Shape")
+def shape_as_it_was(edit: Edit) -> None:
+    """Arithmetic on sizes goes on seeing the original ones, so that whatever is derived keeps its value.
+
+    An attention's 1/sqrt(d) must not change with d; a Reshape's target is adapted where it is used.
+    """
+    old, new = np.array(edit.old_shape(0), dtype=np.int64), np.array(edit.new_shape(0), dtype=np.int64)
+    part = slice(edit.attr("start", 0), edit.attr("end"))
+    if (old[part] != new[part]).any():
+        edit.override_output(old[part], (old != new)[part])
 
 
 @rule("ConstantOfShape")
@@ -68,6 +80,12 @@ def constant_of_shape_target(edit: Edit) -> None:
     """The shape that remains."""
     if edit.param(0, "") is not None:
         edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64))
+
+
+@rule("Size")
+def size_of(op: Op) -> None:
+    """The number of elements, which must not change."""
+    op.give_up("OP209", "its number of elements is read")
 
 
 @rule("Range", "RandomNormal", "RandomUniform", "EyeLike", "OneHot")

@@ -1,0 +1,341 @@
+"""What the tests share: a builder of small graphs, random removals, and an oracle that is not the package's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper
+from onnx.shape_inference import infer_node_outputs
+
+from onnxprune._runtime import run, session
+from onnxprune.cost import cost, model_cost
+from onnxprune.kept import Kept
+from onnxprune.normalise import normalise
+from onnxprune.rewrite import rewrite
+from onnxprune.shapes import concretise
+from onnxprune.trace import trace
+from onnxprune.trace.graph import ChannelGraph, Group
+from onnxprune.verify import Verification, difference, generate_inputs, verify
+
+Mask = NDArray[np.bool_]
+Shape = tuple[int, ...]
+
+FLOAT = TensorProto.FLOAT
+IR_VERSION = 8
+
+
+class Net:
+    """A graph under construction. Methods that append nodes return the names of their outputs.
+
+    Shapes are inferred by onnx as nodes come, so that a test can ask for them while it builds. Operators whose form
+    changed over the opsets have methods of their own, which write the form of the net's opset.
+    """
+
+    def __init__(self, opset: int = 17, seed: int = 0, domains: Mapping[str, int] | None = None) -> None:
+        self.opset = opset
+        self.rng = np.random.default_rng(seed)
+        self.domains = {"": opset, **(domains or {})}
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: dict[str, TensorProto] = {}
+        self.inputs: list[ValueInfoProto] = []
+        self.outputs: list[ValueInfoProto] = []
+        self.types: dict[str, onnx.TypeProto] = {}
+
+    def shape(self, name: str) -> Shape:
+        return tuple(d.dim_value for d in self.types[name].tensor_type.shape.dim)
+
+    def dtype(self, name: str) -> int:
+        return self.types[name].tensor_type.elem_type
+
+    def input(
+        self, shape: Sequence[int], name: str | None = None, dtype: int = FLOAT, symbols: Mapping[int, str] | None = None
+    ) -> str:
+        """Add a graph input; ``symbols`` names the axes whose size the model leaves open."""
+        name = name or f"input{len(self.inputs)}"
+        declared = [(symbols or {}).get(axis, n) for axis, n in enumerate(shape)]
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, declared))
+        self._know(name, dtype, shape)
+        return name
+
+    def weight(self, *shape: int, name: str | None = None, fan_in: int | None = None) -> str:
+        """Add a random float initialiser of unit variance times 1 / fan_in."""
+        scale = 1 / np.sqrt(fan_in if fan_in is not None else 1)
+        return self.const((self.rng.standard_normal(shape) * scale).astype(np.float32), name)
+
+    def between(self, low: float, high: float, *shape: int, name: str | None = None) -> str:
+        """Add a random float initialiser, uniform between two bounds."""
+        return self.const(self.rng.uniform(low, high, shape).astype(np.float32), name)
+
+    def const(self, value: Any, name: str | None = None) -> str:
+        """Add an initialiser. Python floats become float32, ints int64."""
+        array = np.asarray(value)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        name = name or f"const{len(self.tensors)}"
+        self.tensors[name] = numpy_helper.from_array(array, name)
+        self._know(name, self.tensors[name].data_type, array.shape)
+        return name
+
+    def op(self, op_type: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output."""
+        return self.ops(op_type, *inputs, count=1, name=name, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: str,
+        count: int,
+        name: str | None = None,
+        shapes: Sequence[Sequence[int]] | None = None,
+        **attributes: Any,
+    ) -> list[str]:
+        """Add a node with several outputs; ``shapes`` tells what onnx can't infer."""
+        domain, _, op_type = op_type.rpartition(":")
+        name = name or f"{op_type.lower()}{len(self.nodes)}"
+        outputs = [f"{name}_out{i}" for i in range(count)]
+        node = helper.make_node(op_type, list(inputs), outputs, name=name, domain=domain, **attributes)
+        while node.input and not node.input[-1]:
+            del node.input[-1]
+        self.nodes.append(node)
+        if shapes is not None:
+            for output, shape in zip(outputs, shapes, strict=True):
+                self._know(output, self.dtype(inputs[0]), shape)
+        elif domain:
+            self.types[outputs[0]] = self.types[inputs[0]]
+        else:
+            self._infer(node)
+        return outputs
+
+    def output(self, name: str, symbols: Mapping[int, str] | None = None) -> None:
+        """Make a tensor a graph output."""
+        declared = [(symbols or {}).get(axis, n) for axis, n in enumerate(self.shape(name))]
+        self.outputs.append(helper.make_tensor_value_info(name, self.dtype(name), declared))
+
+    def model(self, check: bool = True) -> ModelProto:
+        """Return the model."""
+        graph = helper.make_graph(self.nodes, "net", self.inputs, self.outputs, list(self.tensors.values()))
+        opsets = [helper.make_opsetid(domain, version) for domain, version in self.domains.items()]
+        # The IR version that onnx pairs with the opset, as long as it isn't too old to be written.
+        ir_version = max(IR_VERSION, helper.find_min_ir_version_for(opsets[:1], ignore_unknown=True))
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+        if check:
+            onnx.checker.check_model(model, full_check=True)
+        return model
+
+    # Layers and operators whose form depends on the opset.
+
+    def conv(
+        self, x: str, out: int, kernel: int | Sequence[int] = 1, *, name: str | None = None, bias: bool = True, **attributes: Any
+    ) -> str:
+        """Add a convolution with random weights; ``same`` padding by default."""
+        channels, rank = self.shape(x)[1], len(self.shape(x)) - 2
+        size = [kernel] * rank if isinstance(kernel, int) else list(kernel)
+        fan_in = channels // attributes.get("group", 1) * prod(size)
+        w = self.weight(out, channels // attributes.get("group", 1), *size, name=name and f"{name}_w", fan_in=fan_in)
+        b = [self.weight(out, name=name and f"{name}_b")] if bias else []
+        if "auto_pad" not in attributes and "pads" not in attributes:
+            dilations = attributes.get("dilations", [1] * rank)
+            reach = [d * (k - 1) for d, k in zip(dilations, size, strict=True)]
+            attributes["pads"] = [r // 2 for r in reach] + [r - r // 2 for r in reach]
+        return self.op("Conv", x, w, *b, name=name, **attributes)
+
+    def linear(self, x: str, out: int, *, name: str | None = None) -> str:
+        """Add a MatMul over the last axis with a random weight."""
+        features = self.shape(x)[-1]
+        return self.op("MatMul", x, self.weight(features, out, name=name and f"{name}_w", fan_in=features), name=name)
+
+    def reshape(self, x: str, target: Sequence[int], **attributes: Any) -> str:
+        return self.op("Reshape", x, self.const(np.array(target, np.int64)), **attributes)
+
+    def squeeze(self, x: str, axes: Sequence[int]) -> str:
+        return self._axes_op("Squeeze", x, axes, 13)
+
+    def unsqueeze(self, x: str, axes: Sequence[int]) -> str:
+        return self._axes_op("Unsqueeze", x, axes, 13)
+
+    def reduce(self, op_type: str, x: str, axes: Sequence[int], *, keepdims: int = 1) -> str:
+        return self._axes_op(op_type, x, axes, 13 if op_type == "ReduceSum" else 18, keepdims=keepdims)
+
+    def slice(
+        self, x: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] | None = None
+    ) -> str:
+        if self.opset < 10:
+            assert steps is None, "steps came with opset 10"
+            return self.op("Slice", x, starts=starts, ends=ends, axes=axes)
+        given = [starts, ends, axes] + ([steps] if steps is not None else [])
+        return self.op("Slice", x, *(self.const(np.array(v, np.int64)) for v in given))
+
+    def split(self, x: str, sizes: Sequence[int], axis: int, *, implicit: bool = False) -> list[str]:
+        """Split an axis; ``implicit`` leaves the (equal) sizes out."""
+        count = len(sizes)
+        if implicit:
+            extra = {"num_outputs": count} if self.opset >= 18 else {}
+            return self.ops("Split", x, count=count, axis=axis, **extra)
+        if self.opset < 13:
+            return self.ops("Split", x, count=count, axis=axis, split=list(sizes))
+        return self.ops("Split", x, self.const(np.array(sizes, np.int64)), count=count, axis=axis)
+
+    def pad(self, x: str, pads: Sequence[int], value: float = 0.0, mode: str = "constant") -> str:
+        if self.opset < 11:
+            return self.op("Pad", x, pads=list(pads), value=value, mode=mode)
+        return self.op("Pad", x, self.const(np.array(pads, np.int64)), self.const(value), mode=mode)
+
+    def clip(self, x: str, low: float, high: float) -> str:
+        if self.opset < 11:
+            return self.op("Clip", x, min=low, max=high)
+        return self.op("Clip", x, self.const(low), self.const(high))
+
+    def dropout(self, x: str) -> str:
+        if self.opset < 12:
+            return self.op("Dropout", x, ratio=0.5)
+        return self.op("Dropout", x, self.const(0.5))
+
+    def upsample(self, x: str, factor: int) -> str:
+        """Scale the spatial axes up by a whole factor, to the nearest neighbour."""
+        shape = self.shape(x)
+        scales = self.const(np.array([1, 1, *[factor] * (len(shape) - 2)], np.float32))
+        target = [[*shape[:2], *(n * factor for n in shape[2:])]]
+        if self.opset < 10:
+            return self.ops("Upsample", x, scales, count=1, shapes=target, mode="nearest")[0]
+        if self.opset < 11:
+            return self.ops("Resize", x, scales, count=1, shapes=target, mode="nearest")[0]
+        roi = self.const(np.array([], np.float32))
+        inputs = [x, roi if self.opset < 13 else "", scales]
+        return self.ops("Resize", *inputs, count=1, shapes=target, mode="nearest")[0]
+
+    def _axes_op(self, op_type: str, x: str, axes: Sequence[int], since: int, **attributes: Any) -> str:
+        if self.opset < since:
+            return self.op(op_type, x, axes=list(axes), **attributes)
+        return self.op(op_type, x, self.const(np.array(axes, np.int64)), **attributes)
+
+    def _know(self, name: str, dtype: int, shape: Sequence[int]) -> None:
+        self.types[name] = helper.make_tensor_type_proto(dtype, [int(n) for n in shape])
+
+    def _infer(self, node: onnx.NodeProto) -> None:
+        schema = defs.get_schema(node.op_type, self.opset, "")
+        types = {n: self.types[n] for n in node.input if n}
+        data = {n: self.tensors[n] for n in node.input if n in self.tensors}
+        opsets = [helper.make_opsetid("", self.opset)]
+        found = infer_node_outputs(schema, node, types, data, opset_imports=opsets, ir_version=IR_VERSION)
+        for name in node.output:
+            if name:
+                kind = found[name]
+                assert all(d.HasField("dim_value") for d in kind.tensor_type.shape.dim), (node.op_type, kind)
+                self.types[name] = kind
+
+
+def analyse(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ChannelGraph:
+    """Normalise and trace a model."""
+    return trace(normalise(proto), input_shapes)
+
+
+def nothing(graph: ChannelGraph) -> Kept:
+    """Return the traced model with everything kept."""
+    return Kept(graph, np.zeros(len(graph.pinned), dtype=bool))
+
+
+def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generator) -> Kept:
+    """Remove random units of each group: at least one, and never all."""
+    removed = np.zeros(len(graph.pinned), dtype=bool)
+    for group in groups:
+        if len(group.units) > 1:
+            count = rng.integers(1, len(group.units))
+            removed[rng.permutation(group.units)[:count]] = True
+    return Kept(graph, removed)
+
+
+def swapped(kept: Kept, rng: np.random.Generator) -> Kept | None:
+    """Exchange one removed unit for one that stays, in a random group: as many are gone, but another one is."""
+    choices = [
+        g for g in kept.graph.groups if kept.removed[g.units].any() and not kept.removed[g.units].all()
+    ]
+    if not choices:
+        return None
+    units = choices[rng.integers(len(choices))].units
+    gone = kept.removed[units]
+    other = kept.removed.copy()
+    other[rng.choice(units[gone])] = False
+    other[rng.choice(units[~gone])] = True
+    return Kept(kept.graph, other)
+
+
+def zeroed(kept: Kept) -> ModelProto:
+    """Return the original with every removed slice of every initialiser set to zero: the oracle in its barest form.
+
+    It holds for exact groups in graphs that divide by no removed channel.
+    """
+    model = ModelProto()
+    model.CopyFrom(kept.graph.proto)
+    removed = kept.positions()
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        for axis, positions in removed.get(tensor.name, {}).items():
+            np.moveaxis(array, axis, 0)[positions] = 0
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model
+
+
+def inputs_of(graph: ChannelGraph, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Draw inputs for a traced model."""
+    return generate_inputs(graph.proto, graph.shapes.inputs, seed)
+
+
+def run_once(model: ModelProto, inputs: Mapping[str, NDArray[Any]], *, optimise: bool = False) -> dict[str, Any]:
+    """Run a model in ONNX Runtime."""
+    return run(session(model, optimise=optimise, threads=1), inputs)
+
+
+def largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """Compare two runs' outputs."""
+    assert list(a) == list(b)
+    return max((difference(a[name], b[name]) for name in a), default=0.0)
+
+
+def assert_sound(kept: Kept, pruned: ModelProto) -> None:
+    """Check a pruned model without running it: onnx's full check, its interface, and the predicted cost."""
+    source = kept.graph.proto
+    onnx.checker.check_model(pruned, full_check=True)
+    assert list(map(str, pruned.graph.input)) == list(map(str, source.graph.input))
+    assert list(map(str, pruned.graph.output)) == list(map(str, source.graph.output))
+    shapes = concretise(pruned, kept.graph.shapes.inputs)
+    for node in pruned.graph.node:
+        for name in node.output:
+            if name in kept.graph.shapes.shapes:
+                assert shapes.shapes[name] == kept.shape(name), f"{name} of {node.name}"
+    assert model_cost(pruned, shapes).totals() == cost(kept).totals()
+
+
+def assert_proved(kept: Kept, *, optimise: Sequence[bool] = (False, True)) -> ModelProto:
+    """Rewrite a model and check the result by every means; return it."""
+    pruned = rewrite(kept)
+    assert_sound(kept, pruned)
+    inputs = inputs_of(kept.graph)
+    for flag in optimise:
+        verdict = verify(kept, pruned, inputs, optimise=flag)
+        assert verdict.passed, failure(kept, verdict)
+    return pruned
+
+
+def failure(kept: Kept, verdict: Verification) -> str:
+    """Describe a failed verification so that it can be reproduced by hand."""
+    graph = onnx.printer.to_text(kept.graph.proto.graph)
+    return f"{verdict}\nremoved: {kept.positions()}\n{graph}"
+
+
+def snapshot(graph: ChannelGraph) -> set[tuple[tuple[tuple[str, int, tuple[int, ...]], ...], ...]]:
+    """Return the groups of a graph as sets of units, each told by its slices: what must not depend on names of nodes,
+    their order, or the spelling of constants."""
+    return {
+        tuple(
+            sorted(
+                tuple(sorted((s.tensor, s.axis, tuple(s.positions.tolist())) for s in graph.unit(int(u)).slices))
+                for u in group.units
+            )
+        )
+        for group in graph.groups
+    }
