@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onnxprune.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.kept import Kept
-from onnxprune.trace.graph import ChannelGraph, Group
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
 from onnxprune.trace.values import Ids
 
 Scores = Sequence[NDArray[np.float64]]

@@ -64,7 +64,7 @@ class Kept:
         if key not in self._masks:
             keep = ~self.removed[self.graph.unit_of[factor.ids]]
             dims = range(keep.ndim)
-            masks = tuple(keep.any(axis=tuple(e for e in dims if e != d)) for d in dims)
+            masks = tuple(np.asarray(keep.any(axis=tuple(e for e in dims if e != d))) for d in dims)
             if keep.ndim > 1 and not np.array_equal(keep, reduce(np.logical_and.outer, masks)):
                 cause = "what a removal leaves of a reshaped axis is no rectangle"
                 raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")

@@ -19,18 +19,19 @@ from onnxprune.kept import Kept, Mask
 def masked(kept: Kept) -> ModelProto:
     """Return the normalised original with everything that was removed set to zero.
 
-    A weight that something is divided by is set to one instead: x / 0 would poison what zeroes are to silence.
+    Quantised weights are set to what stands for zero. A weight that something is divided by is set to one: x / 0 would
+    poison what zeroes are to silence.
     """
     model = ModelProto()
     model.CopyFrom(kept.graph.proto)
-    divisors = {n.input[1] for n in model.graph.node if n.op_type == "Div"}
+    neutral = _neutral(kept)
     removed = kept.positions()
     for tensor in model.graph.initializer:
         if tensor.name not in removed:
             continue
         array = np.array(numpy_helper.to_array(tensor))
         for axis, positions in removed[tensor.name].items():
-            array[(slice(None),) * axis + (positions,)] = 1 if tensor.name in divisors else 0
+            array[(slice(None),) * axis + (positions,)] = neutral.get(tensor.name, 0)
         set_tensor(tensor, array)
     statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
     nodes: list[NodeProto] = []
@@ -40,6 +41,30 @@ def masked(kept: Kept) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(copies)
     return model
+
+
+# Where quantised data stand and where their zero point, by operator.
+_ZERO_POINTS = {
+    "ConvInteger": ((0, 2), (1, 3)),
+    "DequantizeLinear": ((0, 2),),
+    "MatMulInteger": ((0, 2), (1, 3)),
+    "QLinearConv": ((0, 2), (3, 5)),
+    "QLinearMatMul": ((0, 2), (3, 5)),
+}
+
+
+def _neutral(kept: Kept) -> dict[str, int]:
+    """Return the initialisers that zero doesn't silence, and what does."""
+    values = kept.graph.shapes.values
+    fills = {}
+    for node in kept.graph.proto.graph.node:
+        if node.op_type == "Div":
+            fills[node.input[1]] = 1
+        for data, zero in _ZERO_POINTS.get(node.op_type, ()):
+            point = values.get(node.input[zero]) if zero < len(node.input) else None
+            if point is not None and point.size == 1:
+                fills[node.input[data]] = int(point.reshape(()))
+    return fills
 
 
 def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodeProto]:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import copy
 import operator
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
@@ -25,11 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs
-from onnx.helper import make_tensor_type_proto, make_value_info, tensor_dtype_to_np_dtype
+from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
 from onnx.shape_inference import infer_node_outputs
 
 from onnxprune._runtime import import_onnxruntime, session
+from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
+from onnxprune._wire import copy_without
 from onnxprune.errors import ModelError, OnnxPruneError, UsageError
 
 Shape = tuple[int, ...]
@@ -77,9 +81,7 @@ class Shapes:
     symbols: dict[str, int]
 
 
-def concretise(
-    proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
-) -> Shapes:
+def concretise(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
     """Give every input a size and find every tensor's shape, type and, where it is small, value.
 
     A size given by the user wins; a symbol has the same size everywhere. Else the leading axis gets
@@ -101,12 +103,11 @@ def concretise(
         UsageError: `input_shapes` doesn't fit the model's inputs (OP603).
     """
     declared = _real_inputs(proto.graph)
-    dims, symbols = _bind(declared, input_shapes or {})
-    walk = _search(_Walk(proto), dims, symbols)
-    inputs = {name: walk.shapes[name] for name in dims}
+    walk, symbols = _search(_Walk(proto), *_bind(declared, input_shapes or {}))
+    inputs = {name: walk.shapes[name] for name in declared}
     # Without any freedom a contradiction is the model's own, and ONNX Runtime's to judge.
-    if walk.conflict is not None and (symbols or input_shapes) and walk.is_refused(walk.conflict):
-        raise _misfit(walk.conflict, inputs)
+    if walk.conflict and (symbols or input_shapes) and walk.is_refused(walk.conflict):
+        raise _misfit(walk.steps[walk.conflict.step], walk.conflict, inputs)
     sources: tuple[Callable[[list[str]], Mapping[str, TypeProto]], ...] = (
         walk.ask_runtime,
         lambda unknown: run_for_shapes(proto, inputs, unknown),
@@ -126,9 +127,7 @@ def concretise(
     )
 
 
-def run_for_shapes(
-    proto: ModelProto, inputs: Mapping[str, Shape], names: Iterable[str]
-) -> dict[str, TypeProto]:
+def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterable[str]) -> dict[str, TypeProto]:
     """Run a model once in ONNX Runtime on random inputs, to see the types of some of its tensors.
 
     Args:
@@ -144,9 +143,8 @@ def run_for_shapes(
     """
     if sum(map(prod, inputs.values())) > _RUN_ELEMENTS:
         return {}
-    model = ModelProto()
-    model.CopyFrom(proto)
-    del model.graph.value_info[:]
+    model = copy_without(proto, "graph")
+    model.graph.CopyFrom(copy_without(proto.graph, "value_info"))  # it may be wrong
     present = {output.name for output in model.graph.output}
     names = list(dict.fromkeys(names))
     model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
@@ -168,28 +166,33 @@ def run_for_shapes(
             stop.cancel()
     except Exception:  # of many kinds, and all mean the same: no shapes, which is no error
         return {}
-    kinds = {output.name: output.type for output in opened.get_outputs()}
-    return {
-        name: make_tensor_type_proto(_element(kinds[name]), array.shape)
-        for name, array in zip(names, arrays, strict=True)
-        if isinstance(array, np.ndarray) and 0 not in array.shape
-    }
+    entries = {entry.name: entry for entry in opened.get_outputs()}
+    return _runtime_types((entries[n], np.shape(a)) for n, a in zip(names, arrays, strict=True))
 
 
 class _Step(NamedTuple):
-    """A node with what the walk asks of it time and again."""
+    """A node, with what the walk asks of it time and again."""
 
     node: NodeProto
-    operator: str  # with its domain before it, unless that is onnx's own
-    reads: tuple[str, ...]  # its subgraphs' names among them
-    outputs: tuple[str, ...]
-    nested: bool
+    operator: str  # preceded by its domain, unless that is onnx's own
+    reads: list[str]  # what its subgraphs capture included
+    outputs: list[str]
+    nested: bool  # whether it has subgraphs
+
+
+def _step(node: NodeProto) -> _Step:
+    nested = any(True for _ in subgraphs(node))
+    reads = [name for name in node.input if name]
+    if nested:
+        reads += sorted(captured_names(node).difference(reads))
+    operator = f"{_domain(node.domain)}:{node.op_type}".lstrip(":")
+    return _Step(node, operator, reads, [name for name in node.output if name], nested)
 
 
 class _Conflict(NamedTuple):
     """The first node whose inputs' shapes contradict each other."""
 
-    index: int
+    step: int
     message: str
 
 
@@ -219,23 +222,19 @@ class _Walk:
         for tensor in proto.graph.initializer:
             self.learn(tensor.name, make_tensor_type_proto(tensor.data_type, tensor.dims))
             self.constant.add(tensor.name)
-            if prod(tensor.dims) <= _KNOWN and tensor.data_type != TensorProto.STRING:
-                self.read(tensor)
+            if (
+                prod(tensor.dims) <= _KNOWN
+                and tensor.data_type != TensorProto.STRING
+                and tensor.data_location != TensorProto.EXTERNAL
+            ):
+                self.values[tensor.name] = to_array(tensor)
+                self.tensors[tensor.name] = tensor
         for sparse in proto.graph.sparse_initializer:
             kind = make_tensor_type_proto(sparse.values.data_type, sparse.dims)
             self.learn(sparse.values.name, kind)
             self.constant.add(sparse.values.name)
         for entry in proto.graph.input:
             self.types.setdefault(entry.name, entry.type)
-
-    def read(self, tensor: TensorProto) -> None:
-        """Take the value of a small initialiser, unless its data is elsewhere or malformed."""
-        if tensor.data_location != TensorProto.EXTERNAL:
-            try:
-                self.values[tensor.name] = to_array(tensor)
-            except (ValueError, TypeError, NotImplementedError):
-                return
-            self.tensors[tensor.name] = tensor
 
     def at(self, inputs: Mapping[str, Shape]) -> _Walk:
         """Return a copy in which the inputs have these shapes."""
@@ -313,11 +312,11 @@ class _Walk:
         """Look up an operator's definition; None if onnx has none."""
         if step.operator not in self.schemas:
             domain = _domain(step.node.domain)
-            found = None
-            if domain in self.versions:
-                with suppress(defs.SchemaError):
-                    found = defs.get_schema(step.node.op_type, self.versions[domain], domain)
-            self.schemas[step.operator] = found
+            try:
+                schema = defs.get_schema(step.node.op_type, self.versions.get(domain, 1), domain)
+            except defs.SchemaError:
+                schema = None
+            self.schemas[step.operator] = schema
         return self.schemas[step.operator]
 
     def mismatch(self, step: _Step) -> str | None:
@@ -371,3 +370,262 @@ class _Walk:
         except Exception:  # whatever a malformed node provokes; the value is then unknown
             return {}
         return dict(zip(step.outputs, results, strict=True))
+
+    def tensor(self, name: str) -> TensorProto:
+        """Give a known value as a TensorProto."""
+        if name not in self.tensors:
+            self.tensors[name] = from_array(self.values[name], name)
+        return self.tensors[name]
+
+    def piece(self, steps: Sequence[_Step], outputs: Sequence[str]) -> ModelProto:
+        """Cut some nodes out as a model: what is known of the tensors they read is its input."""
+        made = {name for step in steps for name in step.outputs}
+        reads = dict.fromkeys(name for step in steps for name in step.reads if name not in made)
+        graph = GraphProto(name="piece", node=[step.node for step in steps])
+        graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+        for name in reads:
+            if name in self.values:
+                graph.initializer.append(self.tensor(name))
+            else:
+                graph.input.append(ValueInfoProto(name=name, type=self.types.get(name)))
+        return ModelProto(
+            ir_version=max(self.proto.ir_version, 8),  # from 4 on, initialisers needn't be inputs
+            opset_import=self.opsets,
+            functions=self.proto.functions,
+            graph=graph,
+        )
+
+    def ask_runtime(self, names: Sequence[str]) -> dict[str, TypeProto]:
+        """Have ONNX Runtime infer some tensors' types from what is known; it runs nothing."""
+        wanted = set(names)
+        steps = [step for step in self.steps if not wanted.isdisjoint(step.outputs)]
+        try:
+            opened = session(self.piece(steps, names), optimise=False)
+        except OnnxPruneError:
+            return {}
+        return _runtime_types((entry, entry.shape) for entry in opened.get_outputs())
+
+    def is_refused(self, conflict: _Conflict) -> bool:
+        """Whether ONNX Runtime sees a contradiction as well, so that the model can't be run."""
+        step = self.steps[conflict.step]
+        if self.mismatch(step):
+            return True
+        try:
+            session(self.piece([step], step.outputs), optimise=False)
+        except OnnxPruneError as error:
+            return "InferenceError" in error.cause
+        return False
+
+
+def _real_inputs(graph: GraphProto) -> dict[str, Dims | None]:
+    """Give the declared dimensions of the tensors that are fed; None where there are none."""
+    given = {tensor.name for tensor in graph.initializer}
+    given.update(sparse.values.name for sparse in graph.sparse_initializer)
+    inputs: dict[str, Dims | None] = {}
+    for entry in graph.input:
+        if entry.name in given or not _is_tensor(entry.type):
+            continue
+        kind = entry.type.tensor_type
+        inputs[entry.name] = None
+        if kind.HasField("shape"):
+            inputs[entry.name] = tuple(
+                dim.dim_value
+                if dim.HasField("dim_value") and dim.dim_value >= 0
+                else f"{entry.name}[{axis}]"
+                if dim.dim_param in _NAMELESS
+                else dim.dim_param
+                for axis, dim in enumerate(kind.shape.dim)
+            )
+        if 0 in (inputs[entry.name] or ()):
+            raise ModelError(
+                "OP111",
+                f'input "{entry.name}" has an axis of size zero',
+                where=f"declared shape {_text(inputs[entry.name])}",
+                hint="export the model with this axis symbolic or with its real size",
+            )
+    return inputs
+
+
+def _bind(
+    declared: Mapping[str, Dims | None], given: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Dims], dict[str, int]]:
+    """Fit the user's shapes to the inputs: every input's dimensions, and the sizes of symbols."""
+    for name in given:
+        if name not in declared:
+            close = get_close_matches(name, declared, 1)
+            hint = f'did you mean "{close[0]}"?' if close else f"inputs: {', '.join(declared)}"
+            raise UsageError("OP603", f'the model has no input "{name}"', hint=hint)
+    dims: dict[str, Dims] = {}
+    symbols: dict[str, int] = {}
+    for name, shape in declared.items():
+        if name in given:
+            dims[name] = _fit(name, shape, given[name], symbols)
+        elif shape is None:
+            raise ModelError(
+                "OP124",
+                f'input "{name}" has no declared shape',
+                hint=f"give it with --input-shape {name}:1,3,224,224 (its own sizes)",
+            )
+        else:
+            dims[name] = shape
+    return dims, symbols
+
+
+def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str, int]) -> Shape:
+    """Check the shape given for an input, and note the sizes that it gives to symbols."""
+    where = f"--input-shape {name}:{','.join(map(str, given))}"
+    declared = None if shape is None else f'"{name}" is declared as {_text(shape)}'
+
+    def misfit(cause: str) -> UsageError:
+        return UsageError("OP603", cause, where=where, hint=declared)
+
+    try:
+        sizes = tuple(operator.index(size) for size in given)
+    except TypeError:
+        raise misfit("sizes are whole numbers") from None
+    if any(size < 1 for size in sizes):
+        raise misfit("sizes are positive")
+    if shape is None:
+        return sizes
+    if len(sizes) != len(shape):
+        raise misfit(f"{len(sizes)} sizes for {len(shape)} axes")
+    for axis, (want, size) in enumerate(zip(shape, sizes, strict=True)):
+        fixed = want if isinstance(want, int) else symbols.setdefault(want, size)
+        if fixed != size:
+            why = "by the model" if isinstance(want, int) else f'by "{want}" in another place'
+            raise misfit(f"axis {axis} is fixed at {fixed} {why}, not {size}")
+    return sizes
+
+
+class _Knob(NamedTuple):
+    """Symbols that are given the same size, and the sizes to try."""
+
+    names: list[str]
+    sizes: tuple[int, ...]
+
+
+def _knobs(inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> list[_Knob]:
+    """List what can be varied, with the usual size first; batch sizes come last."""
+    seen = set(bound)
+    batch: list[_Knob] = []
+    others: list[_Knob] = []
+    for dims in inputs.values():
+        if dims and isinstance(dims[0], str) and dims[0] not in seen:
+            seen.add(dims[0])
+            batch.append(_Knob([dims[0]], _BATCH if len(dims) > 1 else (1, *_SEQUENCE)))
+    for dims in inputs.values():
+        spatial: dict[tuple[int, ...], list[str]] = {}
+        for axis, size in enumerate(dims):
+            if isinstance(size, str) and size not in seen:
+                seen.add(size)
+                usual = _usual_sizes(dims, axis)
+                if usual in (_IMAGE, _VOLUME):
+                    spatial.setdefault(usual, []).append(size)
+                else:
+                    others.append(_Knob([size], usual))
+        others.extend(_Knob(names, usual) for usual, names in spatial.items())
+    return others + batch
+
+
+def _usual_sizes(dims: Dims, axis: int) -> tuple[int, ...]:
+    """Give the sizes that an axis other than the leading one usually has, the likeliest first."""
+    last = dims[-1]
+    if len(dims) in (4, 5):
+        channels = len(dims) - 1 if isinstance(last, int) and last <= 4 else 1
+        if axis == channels:
+            return _CHANNELS
+        return _IMAGE if len(dims) == 4 else _VOLUME
+    # A recurrent state, [layers, batch, size], against a sequence, [batch, steps, size]
+    state = len(dims) == 3 and axis == 1 and dims[0] != 1 and isinstance(dims[0], int)
+    return (*_BATCH, *_SEQUENCE) if state and isinstance(last, int) else _SEQUENCE
+
+
+def _search(base: _Walk, inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> tuple[_Walk, dict[str, int]]:
+    """Walk at the first sizes that meet no contradiction, at the usual ones if there are none.
+
+    Where the walk meets one, symbols are varied one by one; what lets it get further is kept.
+    """
+    knobs = _knobs(inputs, bound)
+
+    def attempt(picks: Sequence[int]) -> tuple[_Walk, dict[str, int]]:
+        symbols = dict(bound)
+        for knob, pick in zip(knobs, picks, strict=True):
+            symbols.update(dict.fromkeys(knob.names, knob.sizes[pick]))
+        sizes = {
+            name: tuple(size if isinstance(size, int) else symbols[size] for size in dims)
+            for name, dims in inputs.items()
+        }
+        walk = base.at(sizes)
+        walk.run(stop=bool(knobs))
+        return walk, symbols
+
+    picks = [0] * len(knobs)
+    usual = best = attempt(picks)
+    tries = min(_TRIES, _VISITS // max(1, len(base.steps)))
+    options = [(i, pick) for i, knob in enumerate(knobs) for pick in range(len(knob.sizes))]
+    for i, pick in (options * 2)[:tries]:
+        if best[0].conflict is None:
+            return best
+        if pick != picks[i]:
+            trial = [*picks[:i], pick, *picks[i + 1 :]]
+            walk, symbols = attempt(trial)
+            if walk.conflict is None or walk.conflict.step > best[0].conflict.step:
+                best, picks = (walk, symbols), trial
+    if best[0].conflict is None:
+        return best
+    usual[0].run()  # past the contradiction
+    return usual
+
+
+def _misfit(step: _Step, conflict: _Conflict, inputs: Mapping[str, Shape]) -> ModelError:
+    first, shape = next(iter(inputs.items()))
+    return ModelError(
+        "OP125",
+        f"shapes contradict each other at {describe(step.node)}: {conflict.message}",
+        where="inputs " + ", ".join(f"{name}:{_text(shape)}" for name, shape in inputs.items()),
+        hint=f"give sizes that fit: --input-shape {first}:{_text(shape)} with other numbers",
+    )
+
+
+def _declared_types(graph: GraphProto, symbols: Mapping[str, int], names: Iterable[str]) -> dict[str, TypeProto]:
+    """Read tensors' types as the model declares them, right or wrong, where they are complete."""
+    wanted = set(names)
+    types: dict[str, TypeProto] = {}
+    for entry in (*graph.value_info, *graph.output):
+        kind = entry.type.tensor_type
+        if entry.name in wanted and kind.HasField("shape"):
+            sizes = [d.dim_value or symbols.get(d.dim_param, 0) for d in kind.shape.dim]
+            if all(size > 0 for size in sizes):
+                types[entry.name] = make_tensor_type_proto(kind.elem_type, sizes)
+    return types
+
+
+def _runtime_types(found: Iterable[tuple[Any, Sequence[Any]]]) -> dict[str, TypeProto]:
+    """Turn a session's outputs and their shapes into types, where they are complete."""
+    types: dict[str, TypeProto] = {}
+    for entry, shape in found:
+        element = re.fullmatch(r"tensor\((\w+)\)", entry.type)
+        if element and all(isinstance(size, int) and size > 0 for size in shape):
+            number = TensorProto.DataType.Value(element[1].upper())
+            types[entry.name] = make_tensor_type_proto(number, shape)
+    return types
+
+
+def _random(element: int, shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
+    kind = tensor_dtype_to_np_dtype(element)
+    if kind.kind == "O":
+        return np.full(shape, "", object)
+    values = rng.standard_normal(shape) if kind.kind in "fV" else rng.integers(0, 2, shape)
+    return np.asarray(values).astype(kind)
+
+
+def _is_tensor(kind: TypeProto) -> bool:
+    return kind.WhichOneof("value") in ("tensor_type", None)
+
+
+def _domain(name: str) -> str:
+    return "" if name in DEFAULT_DOMAINS else name
+
+
+def _text(shape: Iterable[object] | None) -> str:
+    return ",".join(map(str, shape or ()))

@@ -94,7 +94,7 @@ class Net:
         shapes: Sequence[Sequence[int]] | None = None,
         **attributes: Any,
     ) -> list[str]:
-        """Add a node with several outputs; ``shapes`` tells what onnx can't infer."""
+        """Add a node with several outputs; ``shapes`` tells those that onnx can't infer."""
         domain, _, op_type = op_type.rpartition(":")
         name = name or f"{op_type.lower()}{len(self.nodes)}"
         outputs = [f"{name}_out{i}" for i in range(count)]
@@ -102,13 +102,12 @@ class Net:
         while node.input and not node.input[-1]:
             del node.input[-1]
         self.nodes.append(node)
-        if shapes is not None:
-            for output, shape in zip(outputs, shapes, strict=True):
-                self._know(output, self.dtype(inputs[0]), shape)
-        elif domain:
+        for output, shape in zip(outputs, shapes or [()] * count, strict=True):
+            self._know(output, self.dtype(inputs[0]), shape)
+        if not domain:
+            self._infer(node, shapes is not None)
+        elif shapes is None:
             self.types[outputs[0]] = self.types[inputs[0]]
-        else:
-            self._infer(node)
         return outputs
 
     def output(self, name: str, symbols: Mapping[int, str] | None = None) -> None:
@@ -216,17 +215,25 @@ class Net:
     def _know(self, name: str, dtype: int, shape: Sequence[int]) -> None:
         self.types[name] = helper.make_tensor_type_proto(dtype, [int(n) for n in shape])
 
-    def _infer(self, node: onnx.NodeProto) -> None:
+    def _infer(self, node: onnx.NodeProto, told: bool) -> None:
         schema = defs.get_schema(node.op_type, self.opset, "")
+        if schema.has_function or not schema.has_type_and_shape_inference_function:
+            assert told, f"tell the shapes that {node.op_type} gives"
+            return
         types = {n: self.types[n] for n in node.input if n}
         data = {n: self.tensors[n] for n in node.input if n in self.tensors}
         opsets = [helper.make_opsetid("", self.opset)]
         found = infer_node_outputs(schema, node, types, data, opset_imports=opsets, ir_version=IR_VERSION)
         for name in node.output:
-            if name:
-                kind = found[name]
-                assert all(d.HasField("dim_value") for d in kind.tensor_type.shape.dim), (node.op_type, kind)
+            kind = found.get(name, onnx.TypeProto())
+            whole = kind.HasField("tensor_type") and all(
+                d.HasField("dim_value") for d in kind.tensor_type.shape.dim
+            )
+            assert whole or told, f"onnx can't infer what {node.op_type} gives: {kind}"
+            if whole:
                 self.types[name] = kind
+            elif kind.tensor_type.elem_type:
+                self.types[name].tensor_type.elem_type = kind.tensor_type.elem_type
 
 
 def analyse(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ChannelGraph:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnxprune.trace.channels import Approximation, Pin
-from onnxprune.trace.graph import ChannelGraph, Group, Slice, Unit
+from onnxprune.trace.graph import ChannelGraph, Slice, Unit
+from onnxprune.trace.groups import Group
 from onnxprune.trace.tracer import trace
 
 __all__ = ["Approximation", "ChannelGraph", "Group", "Pin", "Slice", "Unit", "trace"]

@@ -51,7 +51,7 @@ class Alignment:
 
 def align(
     spec: str,
-    operands: Sequence[Value],
+    operands: Sequence[Value | None],
     outputs: Sequence[Shape],
     *,
     given: Mapping[str, int],
@@ -65,7 +65,7 @@ def align(
 
     Args:
         spec: see `notation`; operands beyond those given are ignored.
-        operands: the operands.
+        operands: the operands, None for one that isn't given.
         outputs: the outputs' shapes.
         given: sizes of names inside parentheses.
         approximate: names over which statistics are taken, with what happens ("mean and variance"); a starred name
@@ -79,7 +79,8 @@ def align(
         A value for every output.
     """
     parsed = parse(spec)
-    named = [(v, name_axes(t, len(v.shape))) for v, t in zip(operands, parsed.operands, strict=False)]
+    given_operands = ((v, t) for v, t in zip(operands, parsed.operands, strict=False) if v is not None)
+    named = [(v, name_axes(t, len(v.shape))) for v, t in given_operands]
     out_axes = [name_axes(t, len(s)) for t, s in zip(parsed.outputs, outputs, strict=False)]
     sizes = _sizes(named, given)
     job = Alignment(named, sizes, given, channels, node, name, label)
@@ -150,7 +151,7 @@ def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
         met = [name for name in term.names if name in fixed]
         if not met:
             remaining.append(term)
-        elif len(met) == len(term.names):
+        elif all(name in fixed or name in job.given for name in term.names):
             origin = next((fixed[name] for name in met if fixed[name]), None)
             code, reason = ("OP201", f"meets {origin}") if origin else ("OP206", _POSITIONS)
             job.channels.pin(term.ids, Pin(code, job.label, reason))

@@ -98,17 +98,21 @@ class Op:
     def align(
         self,
         spec: str,
-        operands: Sequence[Value] | None = None,
+        operands: Sequence[Value | None] | None = None,
         *,
         approximate: Mapping[str, str] | None = None,
         **given: int,
     ) -> None:
-        """Apply a spec (see `notation`) to the operands, all inputs by default, and set the outputs it lists."""
-        values = self.inputs if operands is None else operands
+        """Apply a spec (see `notation`) to the operands, all inputs by default, and set the outputs it lists.
+
+        An operand may be None, as an optional input that isn't given.
+        """
+        if operands is None:
+            operands = [self.x(i) if self.has(i) else None for i in range(len(self.node.input))]
         count = min(spec.partition("->")[2].count(",") + 1, len(self.node.output))
         results = align(
             spec,
-            values,
+            operands,
             [self.out_shape(i) for i in range(count)],
             given=given,
             approximate=approximate or {},

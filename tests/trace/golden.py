@@ -6,7 +6,7 @@ The operator stands between producers (one for each operand that has a channel a
 output that has one): convolutions or matrix products over that axis, called by the operand's name and "out".
 
 - ``x[1,c4,5,5]``: a tensor computed from a graph input, the axis with a ``c`` its channels. The letter tells the type:
-  ``x y z`` float, ``p q`` bool, ``i j`` int32, ``u v`` uint8, ``k`` no channels but int64.
+  ``x y z`` float, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v`` uint8.
 - ``{6,4,3,3}``: a float initialiser. ``[1,2]``, ``0.5``: constants. ``None``: an input that isn't given.
 - ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody reads.
 - After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1,
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, defs
 
 from onnxprune.trace.graph import ChannelGraph, Group
 from tests.toolbox import FLOAT, Net
@@ -31,7 +31,7 @@ _KINDS = {
     **dict.fromkeys("pq", TensorProto.BOOL),
     **dict.fromkeys("ij", TensorProto.INT32),
     **dict.fromkeys("uv", TensorProto.UINT8),
-    "k": TensorProto.INT64,
+    **dict.fromkeys("kl", TensorProto.INT64),
 }
 
 
@@ -70,19 +70,18 @@ def build(golden: Golden) -> ModelProto:
     net = Net(opset=golden.opset, seed=1, domains={domain: 1} if domain else None)
     operands = [_operand(net, node) for node in golden.call.args]
     attributes = {k.arg: ast.literal_eval(k.value) for k in golden.call.keywords if k.arg}
-    known = [None if isinstance(o, ast.Name) else _axes(o)[0] for o in golden.outputs]
-    results = net.ops(golden.operator, *operands, count=len(golden.outputs), name="op", shapes=None, **attributes)
-    if golden.outputs and not any(k is None for k in known):
-        for result, shape in zip(results, known, strict=True):
-            assert shape is not None
-            assert net.shape(result) == tuple(shape), f"{golden.text}: {net.shape(result)}"
+    shapes = [[0] if isinstance(o, ast.Name) else _axes(o)[0] for o in golden.outputs]
+    results = net.ops(golden.operator, *operands, count=len(shapes), name="op", shapes=shapes, **attributes)
+    operator = net.nodes[-1]
     for index, (result, output) in enumerate(zip(results, golden.outputs, strict=True)):
         if isinstance(output, ast.Name):  # nobody reads it
-            net.nodes[-1 - index].output[index] = ""
-            continue
-        _, axis = _axes(output)
-        _consume(net, result, axis, f"out{index or ''}")
-    return net.model()
+            operator.output[index] = ""
+        else:
+            shape, axis = _axes(output)
+            assert net.shape(result) == tuple(shape), f"{golden.text}: {net.shape(result)}"
+            _consume(net, result, axis, f"out{index or ''}")
+    deprecated = not domain and defs.get_schema(golden.operator, golden.opset, "").deprecated
+    return net.model(check=not deprecated)
 
 
 def found(graph: ChannelGraph) -> tuple[str, ...]:
@@ -132,7 +131,7 @@ def _produce(net: Net, name: str, shape: list[int], axis: int | None) -> str:
     made = _over(net, source, axis, shape[axis], name)
     if kind == FLOAT:
         return made
-    scaled = net.op("Relu", net.op("Mul", made, net.const(2.0))) if kind != TensorProto.INT32 else made
+    scaled = net.op("Relu", net.op("Mul", made, net.const(2.0))) if kind in (TensorProto.BOOL, TensorProto.UINT8) else made
     return net.op("Cast", scaled, to=kind)
 
 

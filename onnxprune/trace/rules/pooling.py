@@ -15,6 +15,14 @@ def pool(op: Op) -> None:
     op.align("n c *s -> n c *t")
 
 
+@rule("Crop", "ImageScaler")
+def image(op: Op) -> None:
+    """Experimental operators of early exporters: positions are cut, or an input image is scaled."""
+    if op.node.op_type == "ImageScaler":
+        op.pin_axes(op.x(0), [1], "OP209", "it has a number for each channel of an image")
+    op.align("n c *s -> n c *t")
+
+
 @rule("MaxPool")
 def max_pool(op: Op) -> None:
     """As the other pools; a second output counts positions through all channels."""

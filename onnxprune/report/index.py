@@ -1,0 +1,130 @@
+"""A traced model indexed for questions: which group a unit is in, what pins it, how many parameters it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxprune.cost import is_weight
+from onnxprune.trace.channels import Pin
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.values import Factor, Ids, Shape
+
+KERNEL = "OP212"  # positions of a kernel: every convolution has them, which is never news
+ALONE = "OP210"  # a unit that fills an axis alone, found when the ties are solved
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What can leave along some channels.
+
+    Attributes:
+        groups: indices of the groups that they belong to, ascending.
+        pins: codes of what pins the others, ascending.
+    """
+
+    groups: tuple[int, ...] = ()
+    pins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """An initialiser and the units on its axes.
+
+    Attributes:
+        name: its name.
+        shape: its shape.
+        units: the unit of every position, by axis, shape (axis length,) each.
+    """
+
+    name: str
+    shape: Shape
+    units: Mapping[int, Ids]
+
+    def among(self, chosen: Mask) -> int:
+        """Count the elements all of whose slices belong to chosen units; axes without units don't matter."""
+        counts = {a: int(np.count_nonzero(chosen[u])) for a, u in self.units.items()}
+        return prod(counts.get(axis, n) for axis, n in enumerate(self.shape)) if counts else 0
+
+    def touched(self, chosen: Mask) -> int:
+        """Count the elements with a slice that belongs to a chosen unit."""
+        return (prod(self.shape) - self.among(~chosen)) if self.units else 0
+
+
+class Index:
+    """A traced model, indexed.
+
+    Attributes:
+        graph: the traced model.
+        group_of: the index of every unit's group, -1 for those that can't leave, shape (units,).
+        pinned_by: which units each reason pins, by code, shape (units,) each.
+        weights: the initialisers that are weights and were seen as data.
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        """Index a traced model."""
+        self.graph = graph
+        self.group_of = np.full(len(graph.pinned), -1, dtype=np.int64)
+        for group in graph.groups:
+            self.group_of[group.units] = group.index
+        self.pinned_by = _pinned_by(graph)
+        self.weights = tuple(_weights(graph))
+
+    @cached_property
+    def reasons(self) -> tuple[Pin, ...]:
+        """Every pin of the model once, in the order of the walk."""
+        return tuple(dict.fromkeys(pin for _, pin in self.graph.reasons()))
+
+    def reach(self, units: Ids) -> Reach:
+        """Tell what can leave of some units."""
+        groups = np.unique(self.group_of[units])
+        codes = (c for c, mask in self.pinned_by.items() if c != KERNEL and mask[units].any())
+        return Reach(tuple(int(g) for g in groups if g >= 0), tuple(codes))
+
+    def units(self, factor: Factor) -> Ids:
+        """Return the units that stand on some axes of a tensor, sorted, each once."""
+        return np.unique(self.graph.unit_of[factor.ids])
+
+    def by_group(self) -> list[int]:
+        """Count, for every group, the parameters that leave with all of it."""
+        counts = [0] * len(self.graph.groups)
+        for weight in self.weights:
+            met = {int(g) for u in weight.units.values() for g in np.unique(self.group_of[u])}
+            for group in met - {-1}:
+                counts[group] += weight.touched(self.group_of == group)
+        return counts
+
+
+def weight_of(graph: ChannelGraph, node: NodeProto) -> str | None:
+    """Return the largest of a node's inputs that depends on weights only, None if there is none."""
+    constant = [n for n in node.input if n in graph.values and graph.values[n].constant]
+    return max(constant, key=lambda n: prod(graph.values[n].shape), default=None)
+
+
+def _weights(graph: ChannelGraph) -> Iterator[Weight]:
+    axes: dict[str, dict[int, Ids]] = {}
+    for (name, axis), ids in graph.slots.items():
+        axes.setdefault(name, {})[axis] = graph.unit_of[ids]
+    for tensor in graph.proto.graph.initializer:
+        if is_weight(tensor) and tensor.name in axes:
+            yield Weight(tensor.name, tuple(tensor.dims), axes[tensor.name])
+
+
+def _pinned_by(graph: ChannelGraph) -> dict[str, Mask]:
+    found: dict[str, Mask] = {}
+    for units, pin in graph.reasons():
+        mask = found.setdefault(pin.code, np.zeros(len(graph.pinned), dtype=bool))
+        mask[units] = True
+    explained = np.logical_or.reduce([*found.values(), np.zeros_like(graph.pinned)])
+    alone = graph.pinned & ~explained
+    if alone.any():
+        found[ALONE] = found.get(ALONE, np.zeros_like(alone)) | alone
+    return dict(sorted(found.items()))
