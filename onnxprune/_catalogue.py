@@ -146,6 +146,9 @@ OP213 shape unknown
 OP214 a single channel, broadcast or selected by index
     One position is used for all, by broadcasting, or is picked out by a constant index. It has no
     siblings to be pruned with.
+OP215 a node that doesn't fit its operator's definition
+    The node has the name of a known operator, but its inputs, attributes or ranks are not what the
+    standard asks for, so nothing is assumed about it. Check the exporter, or run onnx.checker.
 OP301 the budget can't be reached
     With the given guards (--min-channels, --max-ratio, --round-to, --exclude) no choice of
     channels is small enough. The message says what was reachable. Loosen a guard or the target.
@@ -227,7 +230,9 @@ OP608 an execution provider isn't available
 
 def _parse(text: str) -> Mapping[str, CodeInfo]:
     entries = re.findall(r"^(OP\d+) (.+)\n((?:    .+\n)+)", text, re.MULTILINE)
-    return MappingProxyType({code: CodeInfo(title, " ".join(body.split())) for code, title, body in entries})
+    return MappingProxyType(
+        {code: CodeInfo(title, " ".join(body.split())) for code, title, body in entries}
+    )
 
 
 CATALOGUE = _parse(_TEXT)

@@ -69,7 +69,9 @@ def detach(model: ModelProto, data: BinaryIO, location: str) -> dict[str, Tensor
             doc_string=tensor.doc_string,
             metadata_props=tensor.metadata_props,
             data_location=TensorProto.EXTERNAL,
-            external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in entries.items()],
+            external_data=[
+                StringStringEntryProto(key=key, value=str(value)) for key, value in entries.items()
+            ],
         )
     return stubs
 

@@ -54,7 +54,8 @@ def max_ir_version() -> int:
         runtime = import_onnxruntime()
     except UsageError:
         return int(onnx.IR_VERSION)
-    probe = onnx.ModelProto(ir_version=2**30)
+    opset = onnx.OperatorSetIdProto(version=17)
+    probe = onnx.ModelProto(ir_version=2**30, opset_import=[opset], graph=onnx.GraphProto())
     try:  # no API tells, but the refusal does
         runtime.InferenceSession(probe.SerializeToString(), _options(runtime, False, None))
     except Exception as error:
@@ -95,7 +96,9 @@ def session(
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError("OP122", f"ONNX Runtime can't load the model: {_message(error)}") from error
+            raise ModelError(
+                "OP122", f"ONNX Runtime can't load the model: {_message(error)}"
+            ) from error
     _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
     return opened
 

@@ -27,7 +27,9 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __init__(self, proto: ModelProto) -> None:
         """Index the initialisers of a model that `load` found valid."""
-        self._tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self._tensors: dict[str, TensorProto] = {
+            tensor.name: tensor for tensor in proto.graph.initializer
+        }
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Give the values of an initialiser."""
@@ -134,7 +136,9 @@ def densify(sparse: SparseTensorProto, where: str) -> TensorProto:
         ModelError: It is malformed, or too large when dense (OP113).
     """
     _check_dims(sparse, where)
-    dense = TensorProto(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
+    dense = TensorProto(
+        name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims
+    )
     if byte_size(dense) > _MAX_DENSE_BYTES:
         cause = f"a sparse tensor of shape {list(sparse.dims)} is too large to be made dense"
         raise ModelError("OP113", cause, where=where)

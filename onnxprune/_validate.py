@@ -53,7 +53,9 @@ def messages(model: ModelProto) -> Iterator[Message]:
         yield message
         for name in repeated:
             stack.extend((child, depth + 1) for child in reversed(getattr(message, name)))
-        stack.extend((getattr(message, name), depth + 1) for name in singles if message.HasField(name))
+        stack.extend(
+            (getattr(message, name), depth + 1) for name in singles if message.HasField(name)
+        )
 
 
 def check_header(model: ModelProto) -> None:
@@ -64,7 +66,9 @@ def check_header(model: ModelProto) -> None:
             unsupported.
     """
     if not (model.graph.node and model.graph.output):
-        missing = "graph" if not model.HasField("graph") else "node" if model.graph.output else "output"
+        missing = (
+            "graph" if not model.HasField("graph") else "node" if model.graph.output else "output"
+        )
         raise ModelError("OP104", f"the model has no {missing}", hint="is it an ONNX file?")
     if not 0 < model.ir_version <= max_ir_version():
         cause = f"IR version {model.ir_version}; ONNX Runtime here reads 1 to {max_ir_version()}"
@@ -146,7 +150,9 @@ def _check_graph(graph: GraphProto, scopes: tuple[set[str], ...]) -> None:
     _check_nodes(graph.node, _given(graph), outputs, scopes, f"graph {graph.name!r}")
 
 
-def _check_nodes(nodes: Any, given: list[str], outputs: list[str], scopes: tuple[set[str], ...], where: str) -> None:
+def _check_nodes(
+    nodes: Any, given: list[str], outputs: list[str], scopes: tuple[set[str], ...], where: str
+) -> None:
     """Check one graph or function body within the names of the graphs around it."""
     for node in nodes:
         _check_node(node)
@@ -186,7 +192,9 @@ def _check_node(node: NodeProto) -> None:
         raise ModelError("OP123", "an attribute has no name of its own", where=describe(node))
     for attribute in node.attribute:
         field = _CONTENTS.get(attribute.type)
-        absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))
+        absent = attribute.type == AttributeProto.UNDEFINED or (
+            field is not None and not attribute.HasField(field)
+        )
         if absent and not attribute.ref_attr_name:  # a reference to a function's attribute
             cause = f"attribute {attribute.name!r} has no value"
             raise ModelError("OP123", cause, where=describe(node))
@@ -223,8 +231,10 @@ def _cycle(nodes: Any, needs: list[set[int]], waiting: list[int]) -> ModelError:
     while index not in path:
         path.append(index)
         index = min(before for before in needs[index] if waiting[before])
-    cycle = [describe(nodes[index]) for index in reversed(path[path.index(index) :])]
-    where = " -> ".join(cycle[:5]) + (" -> ..." if len(cycle) > 5 else "")
+    cycle = path[path.index(index) :][::-1]
+    first = cycle.index(min(cycle))
+    names = [describe(nodes[index]) for index in cycle[first:] + cycle[:first]]
+    where = " -> ".join(names[:5]) + (" -> ..." if len(names) > 5 else "")
     return ModelError("OP105", f"the graph has a cycle of {len(cycle)} nodes", where=where)
 
 

@@ -15,7 +15,7 @@ from onnxprune.trace.values import Shape
 
 ShapeOf = Callable[[str], Shape]
 
-# Integer tensors of these types are shapes, indices and flags, not weights.
+# Tensors of these types are shapes, indices and flags, neither weights nor activations.
 _NOT_WEIGHTS = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
 
@@ -80,9 +80,7 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
 
 def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
     read = {n for node in proto.graph.node for n in node.input} | {o.name for o in proto.graph.output}
-    weights = {
-        t.name: t.data_type for t in proto.graph.initializer if t.data_type not in _NOT_WEIGHTS and t.name in read
-    }
+    weights = {t.name: t.data_type for t in proto.graph.initializer if is_weight(t) and t.name in read}
     elements = {name: prod(shape(name)) for name in weights}
     layers = []
     for node in proto.graph.node:
@@ -102,6 +100,11 @@ def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
         memory=_peak(proto, shapes, shape),
         layers=tuple(layers),
     )
+
+
+def is_weight(tensor: TensorProto) -> bool:
+    """Whether an initialiser is a weight, and not a shape, an index or a flag."""
+    return tensor.data_type not in _NOT_WEIGHTS
 
 
 def node_macs(node: NodeProto, shape: ShapeOf) -> int:
@@ -166,7 +169,7 @@ def _peak(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> int:
     size = {
         name: _bytes(prod(shape(name)), kind)
         for name, kind in shapes.types.items()
-        if name not in initialisers and name in shapes.shapes
+        if kind not in _NOT_WEIGHTS and name not in initialisers and name in shapes.shapes
     }
     last = {name: i for i, node in enumerate(proto.graph.node) for name in node.input}
     last |= {o.name: len(proto.graph.node) for o in proto.graph.output}

@@ -17,7 +17,6 @@ import copy
 import operator
 import re
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -363,9 +362,9 @@ class _Walk:
         """Run a node on onnx's reference implementation; gives nothing if it can't be run."""
         from onnx.reference import ReferenceEvaluator  # slow to import, and often not needed
 
-        model = self.piece([step], step.outputs)
+        model = _model(self.proto, [step.node], feeds, step.outputs)
         try:
-            with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(model).run(None, dict(feeds))
         except Exception:  # whatever a malformed node provokes; the value is then unknown
             return {}
@@ -381,19 +380,12 @@ class _Walk:
         """Cut some nodes out as a model: what is known of the tensors they read is its input."""
         made = {name for step in steps for name in step.outputs}
         reads = dict.fromkeys(name for step in steps for name in step.reads if name not in made)
-        graph = GraphProto(name="piece", node=[step.node for step in steps])
-        graph.output.extend(ValueInfoProto(name=name) for name in outputs)
-        for name in reads:
-            if name in self.values:
-                graph.initializer.append(self.tensor(name))
-            else:
-                graph.input.append(ValueInfoProto(name=name, type=self.types.get(name)))
-        return ModelProto(
-            ir_version=max(self.proto.ir_version, 8),  # from 4 on, initialisers needn't be inputs
-            opset_import=self.opsets,
-            functions=self.proto.functions,
-            graph=graph,
-        )
+        fed = [name for name in reads if name not in self.values]
+        model = _model(self.proto, [step.node for step in steps], fed, outputs)
+        for entry in model.graph.input:
+            entry.type.CopyFrom(self.types.get(entry.name, TypeProto()))
+        model.graph.initializer.extend(self.tensor(n) for n in reads if n in self.values)
+        return model
 
     def ask_runtime(self, names: Sequence[str]) -> dict[str, TypeProto]:
         """Have ONNX Runtime infer some tensors' types from what is known; it runs nothing."""
@@ -415,6 +407,23 @@ class _Walk:
         except OnnxPruneError as error:
             return "InferenceError" in error.cause
         return False
+
+
+def _model(
+    proto: ModelProto, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]
+) -> ModelProto:
+    """Make a model of some of another's nodes."""
+    return ModelProto(
+        ir_version=max(proto.ir_version, 8),  # from 4 on, initialisers needn't be inputs
+        opset_import=proto.opset_import,
+        functions=proto.functions,
+        graph=GraphProto(
+            name="piece",
+            node=nodes,
+            input=[ValueInfoProto(name=name) for name in inputs],
+            output=[ValueInfoProto(name=name) for name in outputs],
+        ),
+    )
 
 
 def _real_inputs(graph: GraphProto) -> dict[str, Dims | None]:

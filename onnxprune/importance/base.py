@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.importance.elements import Elements, Power
 from onnxprune.importance.roles import Role
-from onnxprune.trace.graph import Group
+from onnxprune.trace.groups import Group
 from onnxprune.trace.values import Ids
 
 Scores: TypeAlias = NDArray[np.float64]

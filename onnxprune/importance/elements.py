@@ -21,6 +21,9 @@ Power: TypeAlias = Literal[1, 2]
 # Elements worked on at a time: few enough to stay in a processor's cache.
 _BLOCK = 1 << 18
 
+# Where even the largest sum is below, most of the others' terms may have vanished from float32.
+_SMALL = 1e-25
+
 _POWERS = {1: np.abs, 2: np.square}
 
 
@@ -52,7 +55,7 @@ class Elements:
             array = self._weights[tensor]
             scale = self._scale(tensor, array)
             sums = _power_sums(array, scale, power, _working_type(array))
-            if not np.isfinite(sums[0]).all():  # a bad element, or an overflow of float32
+            if not _SMALL < sums[0].max(initial=0) < np.inf:  # float32 over- or underflows, or a bad element
                 _require_finite(tensor, array)
                 sums = _power_sums(array, scale, power, np.float64)
             self._sums[key] = sums

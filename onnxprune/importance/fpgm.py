@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,16 +37,17 @@ def _distances(slots: list[Rows], block: slice) -> Scores:
     return np.asarray(np.sqrt(squares).sum(axis=1, dtype=np.float64))
 
 
-def _squared_distances(slot: Rows, block: slice) -> NDArray[np.float32]:
+def _squared_distances(slot: Rows, block: slice) -> NDArray[np.floating[Any]]:
     """Return balanced squared distances of a block's units to all units, shape (block, units)."""
     rows = slot.rows
     norms = slot.power_sums(2)
-    mean = norms.mean() or 1.0
+    mean = float(norms.mean()) or 1.0
+    norms = (norms / mean).astype(rows.dtype)
+    rows = np.divide(rows, mean**0.5, out=rows if rows.flags.writeable else None)  # large ones are copies already
     # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: all pairs at the cost of one matrix product.
-    products = rows[block] @ rows.T
-    products *= -2
-    products += norms[block, None]
-    products += norms
-    products /= mean
-    np.fill_diagonal(products[:, block], 0)  # where rounding would leave its largest share
-    return np.maximum(products, 0, out=products).astype(np.float32, copy=False)
+    squares = rows[block] @ rows.T
+    squares *= -2
+    squares += norms[block, None]
+    squares += norms
+    np.fill_diagonal(squares[:, block], 0)  # where rounding would weigh most
+    return np.asarray(np.maximum(squares, 0, out=squares))

@@ -70,7 +70,7 @@ def find(name: str) -> Entry:
     plugins = _plugins()
     if name not in plugins:
         known = [*_TABLE, *plugins]
-        close = get_close_matches(name, known, 1)
+        close = get_close_matches(name.lower(), known, 1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
         raise PlanError("OP308", f"there is no criterion {name!r}", hint=hint)
     function = _load(plugins[name])

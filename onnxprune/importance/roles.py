@@ -45,7 +45,7 @@ def roles(graph: ChannelGraph) -> dict[str, Role]:
     sizes |= {t.name: prod(t.dims) for t in graph.proto.graph.initializer}
     found: dict[str, Role] = {t.name: "vector" for t in graph.proto.graph.initializer}
     # The initialisers whose elements a constant tensor holds.
-    origins = {name: (name,) for name in found}
+    origins: dict[str, tuple[str, ...]] = {name: (name,) for name in found}
     for node in graph.proto.graph.node:
         if all(name in origins for name in node.input if name):
             held = {o for i in _data_inputs(node, sizes) for o in origins[node.input[i]]}

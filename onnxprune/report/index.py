@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.cost import is_weight
+from onnxprune.cost import _NOT_WEIGHTS
 from onnxprune.trace.channels import Pin
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.values import Factor, Ids, Shape
@@ -75,13 +74,13 @@ class Index:
         self.group_of = np.full(len(graph.pinned), -1, dtype=np.int64)
         for group in graph.groups:
             self.group_of[group.units] = group.index
-        self.pinned_by = _pinned_by(graph)
+        self.pinned_by = self._masks()
         self.weights = tuple(_weights(graph))
 
-    @cached_property
-    def reasons(self) -> tuple[Pin, ...]:
-        """Every pin of the model once, in the order of the walk."""
-        return tuple(dict.fromkeys(pin for _, pin in self.graph.reasons()))
+    @property
+    def reasons(self) -> list[tuple[Ids, Pin]]:
+        """Every pin of the walk with the ids it holds, in order."""
+        return self.graph._channels.pins
 
     def reach(self, units: Ids) -> Reach:
         """Tell what can leave of some units."""
@@ -102,6 +101,16 @@ class Index:
                 counts[group] += weight.touched(self.group_of == group)
         return counts
 
+    def _masks(self) -> dict[str, Mask]:
+        pinned, found = self.graph.pinned, dict[str, Mask]()
+        for ids, pin in self.reasons:
+            mask = found.setdefault(pin.code, np.zeros_like(pinned))
+            mask[self.graph.unit_of[ids]] = True
+        alone = pinned & ~np.logical_or.reduce([*found.values(), np.zeros_like(pinned)])
+        if alone.any():
+            found[ALONE] = found.get(ALONE, np.zeros_like(alone)) | alone
+        return dict(sorted(found.items()))
+
 
 def weight_of(graph: ChannelGraph, node: NodeProto) -> str | None:
     """Return the largest of a node's inputs that depends on weights only, None if there is none."""
@@ -114,17 +123,5 @@ def _weights(graph: ChannelGraph) -> Iterator[Weight]:
     for (name, axis), ids in graph.slots.items():
         axes.setdefault(name, {})[axis] = graph.unit_of[ids]
     for tensor in graph.proto.graph.initializer:
-        if is_weight(tensor) and tensor.name in axes:
+        if tensor.data_type not in _NOT_WEIGHTS and tensor.name in axes:
             yield Weight(tensor.name, tuple(tensor.dims), axes[tensor.name])
-
-
-def _pinned_by(graph: ChannelGraph) -> dict[str, Mask]:
-    found: dict[str, Mask] = {}
-    for units, pin in graph.reasons():
-        mask = found.setdefault(pin.code, np.zeros(len(graph.pinned), dtype=bool))
-        mask[units] = True
-    explained = np.logical_or.reduce([*found.values(), np.zeros_like(graph.pinned)])
-    alone = graph.pinned & ~explained
-    if alone.any():
-        found[ALONE] = found.get(ALONE, np.zeros_like(alone)) | alone
-    return dict(sorted(found.items()))

@@ -1,42 +1,23 @@
-"""Figures of a traced model: what of its parameters can leave, layer by layer and group by group, and what holds the rest.
+"""Figures of a traced model and of a plan: what can leave, layer by layer and group by group, and what holds the rest.
 
-Shares are of parameters. A weight's element *can leave* if a removable slice goes through it; it is *locked* if every
-slice through it is pinned. A reason *holds* an element if it pins a slice through it, whether or not another slice of
-the element is free.
+Shares are of parameters. An element of a weight *can leave* if a removable slice goes through it. A reason *holds* an
+element if it pins a slice through it, and *locks* it if no other slice through it can leave either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
+from onnx import NodeProto
 
 from onnxprune.cost import Cost, LayerCost, cost
 from onnxprune.kept import Kept
 from onnxprune.model import Model
-from onnxprune.report.units import share
-from onnxprune.trace.graph import ChannelGraph, Group, Pin
+from onnxprune.report.index import KERNEL, Index, Reach, weight_of
+from onnxprune.trace.graph import ChannelGraph, Group
 from onnxprune.trace.values import Ids, Shape
-
-KERNEL = "OP212"  # positions of a kernel: true of every convolution, so never news
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """What can leave along an axis.
-
-    Attributes:
-        groups: indices of the groups it has channels of, ascending.
-        pins: codes of what pins the others, ascending.
-    """
-
-    groups: tuple[int, ...] = ()
-    pins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +26,13 @@ class LayerSummary:
 
     Attributes:
         cost: its shapes and cost.
-        reads: what can leave its input channels.
-        makes: what can leave its output channels.
+        weighted: whether it has weights (a product of two activations hasn't).
+        reads: what can leave of its input channels.
+        makes: what can leave of its output channels.
     """
 
     cost: LayerCost
+    weighted: bool
     reads: Reach
     makes: Reach
 
@@ -78,8 +61,8 @@ class PinSummary:
 
     Attributes:
         code: the reason.
-        layers: names of the nodes with weights that it holds.
-        by: the nodes, inputs or outputs that pin.
+        layers: names of the layers with weights that it holds, in order.
+        by: the nodes, inputs or outputs that pin, in order.
         held: elements with a slice that it pins.
         locked: those of them no slice of which can leave.
     """
@@ -97,27 +80,29 @@ class ModelSummary:
 
     Attributes:
         cost: its cost.
+        inputs: the input shapes at which it was counted.
         layers: its layers, in order.
         groups: its groups, in order.
-        pins: why channels can't leave; the reason that locks most parameters comes first.
-        prunable: elements that can leave.
+        pins: why channels can't leave; first the reason that locks most parameters.
+        prunable: elements of weights that can leave.
     """
 
     cost: Cost
+    inputs: Mapping[str, Shape]
     layers: tuple[LayerSummary, ...]
     groups: tuple[GroupSummary, ...]
     pins: tuple[PinSummary, ...]
     prunable: int
 
     @property
-    def prunable_share(self) -> float:
-        """The share of parameters that can leave."""
-        return share(self.prunable, self.cost.params)
+    def weighted(self) -> int:
+        """How many layers have weights."""
+        return sum(layer.weighted for layer in self.layers)
 
     @property
-    def weighted(self) -> tuple[LayerSummary, ...]:
-        """The layers that have weights."""
-        return tuple(layer for layer in self.layers if layer.cost.params)
+    def reached(self) -> int:
+        """How many of the layers with weights can be made smaller."""
+        return sum(layer.weighted and layer.reached for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,32 +142,50 @@ class PlanSummary:
 
 def summarise(graph: ChannelGraph) -> ModelSummary:
     """Compute the figures of a traced model."""
-    total = cost(_nothing_removed(graph))
-    weights = _Weights(graph)
-    removable = ~graph.pinned
-    reasons = pinned_by(graph)
+    index = Index(graph)
+    total = cost(_whole(graph))
+    nodes = {node.name: node for node in graph.proto.graph.node}
     return ModelSummary(
         cost=total,
-        layers=tuple(_layer(graph, layer, reasons) for layer in total.layers),
-        groups=tuple(
-            GroupSummary(g, n) for g, n in zip(graph.groups, weights.by_group(), strict=True)
-        ),
-        pins=_pin_summaries(graph, weights, reasons),
-        prunable=weights.covered(removable),
+        inputs=graph.shapes.inputs,
+        layers=tuple(_layer(index, layer, nodes[layer.node]) for layer in total.layers),
+        groups=tuple(map(GroupSummary, graph.groups, index.by_group())),
+        pins=summarise_pins(index),
+        prunable=sum(weight.touched(~graph.pinned) for weight in index.weights),
     )
 
 
 def summarise_plan(kept: Kept) -> PlanSummary:
     """Compute what a plan does, from what remains of the traced model."""
-    graph = kept.graph
+    removed = (int(np.count_nonzero(kept.removed[g.units])) for g in kept.graph.groups)
     return PlanSummary(
-        before=cost(_nothing_removed(graph)),
+        before=cost(_whole(kept.graph)),
         after=cost(kept),
-        inputs=graph.shapes.inputs,
-        groups=tuple(
-            GroupChange(g, int(np.count_nonzero(kept.removed[g.units]))) for g in graph.groups
-        ),
+        inputs=kept.graph.shapes.inputs,
+        groups=tuple(map(GroupChange, kept.graph.groups, removed)),
     )
+
+
+def summarise_pins(index: Index) -> tuple[PinSummary, ...]:
+    """Sum up by code what holds a model's weights; the reason that locks most parameters comes first.
+
+    Kernel positions are left out, for they are no channels, and so is what holds no weights.
+    """
+    graph, found = index.graph, []
+    by: dict[str, dict[str, None]] = {}
+    for _, pin in index.reasons:
+        by.setdefault(pin.code, {})[pin.node] = None
+    rank = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
+    for code, pinned in index.pinned_by.items():
+        held = {w.name: w.touched(pinned) for w in index.weights}
+        readers = {n for name, count in held.items() if count for n in graph.consumers(name)}
+        locked = sum(w.among(graph.pinned) - w.among(graph.pinned & ~pinned) for w in index.weights)
+        if code != KERNEL and readers:
+            layers = tuple(sorted(readers, key=rank.__getitem__))
+            found.append(
+                PinSummary(code, layers, tuple(by.get(code, ())), sum(held.values()), locked)
+            )
+    return tuple(sorted(found, key=lambda p: (-p.locked, -p.held)))
 
 
 def file_size(model: Model) -> int:
@@ -191,35 +194,37 @@ def file_size(model: Model) -> int:
     return sum(f.stat().st_size for f in files)
 
 
-def pinned_by(graph: ChannelGraph) -> dict[str, Mask]:
-    """Return which units each reason pins, by code, shape (units,) each."""
-    found: dict[str, Mask] = {}
-    for ids, pin in graph.reasons:
-        units = found.setdefault(pin.code, np.zeros(len(graph.pinned), dtype=bool))
-        units[graph.unit_of[ids]] = True
-    rest = graph.pinned.copy()
-    for units in found.values():
-        rest &= ~units
-    if rest.any():  # nothing pins them but that they are all there is of an axis
-        found["OP210"] = found.get("OP210", np.zeros_like(rest)) | rest
-    return dict(sorted(found.items()))
+def _layer(index: Index, layer: LayerCost, node: NodeProto) -> LayerSummary:
+    """Sort the axes of a layer's weight, or of all its inputs if it has none, into those it reads and those it makes.
+
+    An axis whose channels also stand on the output is one of output channels. In a residual block and in a depthwise
+    convolution it is one of input channels as well.
+    """
+    values = index.graph.values
+    weight = weight_of(index.graph, node)
+    made, given = (_units(index, names) for names in (node.output[:1], node.input[:1]))
+    reads, makes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for name in [weight] if weight else node.input:
+        for factor in values[name].factors if name in values else ():
+            units = index.units(factor)
+            is_output = np.isin(units, made).any()
+            if is_output:
+                makes.append(units)
+            if not is_output or np.isin(units, given).any():
+                reads.append(units)
+    return LayerSummary(
+        layer,
+        weight is not None,
+        index.reach(np.concatenate(reads)),
+        index.reach(np.concatenate(makes)),
+    )
 
 
-def reach(graph: ChannelGraph, ids: Ids, reasons: Mapping[str, Mask]) -> Reach:
-    """Tell what can leave of some channels."""
-    units = np.unique(graph.unit_of[ids])
-    groups = np.unique(group_of_unit(graph)[units])
-    codes = [code for code, mask in reasons.items() if code != KERNEL and mask[units].any()]
-    return Reach(tuple(int(g) for g in groups if g >= 0), tuple(codes))
+def _units(index: Index, names: list[str]) -> Ids:
+    values = [index.graph.values[n] for n in names if n in index.graph.values]
+    found = [index.units(factor) for value in values for factor in value.factors]
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def group_of_unit(graph: ChannelGraph) -> Ids:
-    """Return the index of every unit's group, -1 for those that can't leave, shape (units,)."""
-    found = np.full(len(graph.pinned), -1, dtype=np.int64)
-    for group in graph.groups:
-        found[group.units] = group.index
-    return found
-
-
-def _nothing_removed(graph: ChannelGraph) -> Kept:
+def _whole(graph: ChannelGraph) -> Kept:
     return Kept(graph, np.zeros(len(graph.pinned), dtype=bool))

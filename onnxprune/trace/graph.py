@@ -135,6 +135,10 @@ class ChannelGraph:
         found = [ids for ids, p in self._channels.pins if p == pin]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
+    def reasons(self) -> list[tuple[Ids, Pin]]:
+        """Return the units, sorted, that each pin holds."""
+        return [(np.unique(self.unit_of[ids]), pin) for ids, pin in self._channels.pins]
+
     def approximations(self) -> list[tuple[Ids, Approximation]]:
         """Return the units, sorted, that each approximation concerns."""
         return [(np.unique(self.unit_of[ids]), note) for ids, note in self._channels.approximations]

@@ -87,6 +87,10 @@ class _Walk:
         except ShapeUnknown as unknown:
             op.outputs.clear()
             op.give_up("OP213", f'the shape of "{unknown}" is not known', "try --input-shape")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Models are untrusted: a node may lack what its operator's definition asks for.
+            op.outputs.clear()
+            op.give_up("OP215", f"doesn't fit its operator's definition ({error})")
         constant = all(n in self.initialisers or self.is_constant(n) for n in node.input if n)
         for i, value in op.outputs.items():
             if node.output[i]:

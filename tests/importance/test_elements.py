@@ -131,10 +131,11 @@ def test_a_normalisation_that_is_not_finite_is_named(tensor: str, bad: float) ->
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_squares_neither_overflow_nor_vanish(size: float) -> None:
+@pytest.mark.parametrize("name", ["l1", "l2", "lamp", "fpgm"])
+def test_squares_neither_overflow_nor_vanish(name: str, size: float) -> None:
     arrays = weights()
     arrays["conv2.w"] *= np.float32(size)
-    for a, b in zip(score(build(arrays), "l2"), score(build(weights()), "l2"), strict=True):
+    for a, b in zip(score(build(arrays), name), score(build(weights()), name), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 

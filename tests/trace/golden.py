@@ -6,7 +6,7 @@ The operator stands between producers (one for each operand that has a channel a
 output that has one): convolutions or matrix products over that axis, called by the operand's name and "out".
 
 - ``x[1,c4,5,5]``: a tensor computed from a graph input, the axis with a ``c`` its channels. The letter tells the type:
-  ``x y z`` float, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v`` uint8.
+  ``x y z`` float, ``s`` float in (0, 1), ``g`` float above 1, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v`` uint8.
 - ``{6,4,3,3}``: a float initialiser. ``[1,2]``, ``0.5``: constants. ``None``: an input that isn't given.
 - ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody reads.
 - After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1,
@@ -27,7 +27,7 @@ from onnxprune.trace.graph import ChannelGraph, Group
 from tests.toolbox import FLOAT, Net
 
 _KINDS = {
-    **dict.fromkeys("xyz", FLOAT),
+    **dict.fromkeys("xyzsg", FLOAT),
     **dict.fromkeys("pq", TensorProto.BOOL),
     **dict.fromkeys("ij", TensorProto.INT32),
     **dict.fromkeys("uv", TensorProto.UINT8),
@@ -129,6 +129,10 @@ def _produce(net: Net, name: str, shape: list[int], axis: int | None) -> str:
         return net.input(shape, f"in_{name}", kind)
     source = net.input([3 if a == axis else n for a, n in enumerate(shape)], f"in_{name}")
     made = _over(net, source, axis, shape[axis], name)
+    if name == "s":
+        return net.op("Sigmoid", made)
+    if name == "g":
+        return net.op("Add", net.op("Exp", made), net.const(1.0))
     if kind == FLOAT:
         return made
     scaled = net.op("Relu", net.op("Mul", made, net.const(2.0))) if kind in (TensorProto.BOOL, TensorProto.UINT8) else made
