@@ -54,8 +54,8 @@ class Activations:
 
     def add_constant(self, name: str, values: Array) -> None:
         """Adds a constant tensor: draws of its entries."""
-        flat = values.ravel()
-        self._samples[name] = flat[self._rng.integers(0, flat.size, SIZE)].astype(np.float32)
+        at = self._rng.integers(0, values.size, SIZE)
+        self._samples[name] = values.flat[at].astype(np.float32)
 
     def add_view(self, name: str, origin: str) -> None:
         """Adds a tensor that has the entries of the constant `origin`."""

@@ -133,7 +133,7 @@ class _Filler:
 
     def _set(self, name: str, values: Array) -> None:
         old = self._constants[name]
-        self._constants[name] = values.reshape(old.shape).astype(old.dtype)
+        self._constants[name] = values.reshape(old.shape).astype(old.dtype, copy=False)
         self._activations.add_constant(name, self._constants[name])
         self._blank.remove(name)
 

@@ -230,9 +230,7 @@ OP608 an execution provider isn't available
 
 def _parse(text: str) -> Mapping[str, CodeInfo]:
     entries = re.findall(r"^(OP\d+) (.+)\n((?:    .+\n)+)", text, re.MULTILINE)
-    return MappingProxyType(
-        {code: CodeInfo(title, " ".join(body.split())) for code, title, body in entries}
-    )
+    return MappingProxyType({code: CodeInfo(title, " ".join(body.split())) for code, title, body in entries})
 
 
 CATALOGUE = _parse(_TEXT)

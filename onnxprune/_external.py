@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-from onnx import ModelProto, StringStringEntryProto, TensorProto
+from onnx import ModelProto, TensorProto
 
-from onnxprune._tensors import byte_size, check_type, raw_bytes
+from onnxprune._tensors import DATA_FIELDS, byte_size, check_type, raw_bytes
+from onnxprune._wire import copy_without
 from onnxprune.errors import ModelError
 
 _ALIGNMENT = 4096  # a page: so that readers may map the file into memory
@@ -62,17 +63,11 @@ def detach(model: ModelProto, data: BinaryIO, location: str) -> dict[str, Tensor
         data.write(bytes(-data.tell() % _ALIGNMENT))
         entries = {"location": location, "offset": data.tell(), "length": byte_size(tensor)}
         data.write(raw_bytes(tensor))
-        stubs[tensor.name] = TensorProto(
-            name=tensor.name,
-            data_type=tensor.data_type,
-            dims=tensor.dims,
-            doc_string=tensor.doc_string,
-            metadata_props=tensor.metadata_props,
-            data_location=TensorProto.EXTERNAL,
-            external_data=[
-                StringStringEntryProto(key=key, value=str(value)) for key, value in entries.items()
-            ],
-        )
+        stub = copy_without(tensor, *DATA_FIELDS)
+        stub.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            stub.external_data.add(key=key, value=str(value))
+        stubs[tensor.name] = stub
     return stubs
 
 

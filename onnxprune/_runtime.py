@@ -96,9 +96,7 @@ def session(
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(
-                "OP122", f"ONNX Runtime can't load the model: {_message(error)}"
-            ) from error
+            raise ModelError("OP122", f"ONNX Runtime can't load the model: {_message(error)}") from error
     _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
     return opened
 

@@ -13,7 +13,7 @@ from onnxprune.errors import ModelError
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_DATA_FIELDS = ("raw_data", "string_data", *_TYPED_FIELDS)
+DATA_FIELDS = ("raw_data", "string_data", *_TYPED_FIELDS)
 _MAX_RANK = 64  # NumPy's
 _MAX_DENSE_BYTES = 2**28
 
@@ -27,9 +27,7 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __init__(self, proto: ModelProto) -> None:
         """Index the initialisers of a model that `load` found valid."""
-        self._tensors: dict[str, TensorProto] = {
-            tensor.name: tensor for tensor in proto.graph.initializer
-        }
+        self._tensors: dict[str, TensorProto] = {t.name: t for t in proto.graph.initializer}
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Give the values of an initialiser."""
@@ -64,7 +62,7 @@ def weights(proto: ModelProto) -> Weights:
 def set_tensor(tensor: TensorProto, array: np.ndarray) -> None:
     """Store an array in a tensor, with the array's shape and type; name and notes stay."""
     stored = numpy_helper.from_array(np.asarray(array, order="C"))
-    for field in (*_DATA_FIELDS, "dims", "segment", "external_data", "data_location"):
+    for field in (*DATA_FIELDS, "dims", "segment", "external_data", "data_location"):
         tensor.ClearField(field)
     tensor.MergeFrom(stored)
 
@@ -103,7 +101,7 @@ def check_data(tensor: TensorProto, where: str) -> None:
     Raises:
         ModelError: It doesn't (OP110).
     """
-    stored = {field: count for field in _DATA_FIELDS if (count := len(getattr(tensor, field)))}
+    stored = {field: count for field in DATA_FIELDS if (count := len(getattr(tensor, field)))}
     if tensor.HasField("segment") or len(stored) > 1:
         raise ModelError("OP110", "the tensor's data is in segments or in two places", where=where)
     name, field = _type_name(tensor.data_type), helper.tensor_dtype_to_field(tensor.data_type)
@@ -136,9 +134,7 @@ def densify(sparse: SparseTensorProto, where: str) -> TensorProto:
         ModelError: It is malformed, or too large when dense (OP113).
     """
     _check_dims(sparse, where)
-    dense = TensorProto(
-        name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims
-    )
+    dense = TensorProto(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
     if byte_size(dense) > _MAX_DENSE_BYTES:
         cause = f"a sparse tensor of shape {list(sparse.dims)} is too large to be made dense"
         raise ModelError("OP113", cause, where=where)

@@ -53,9 +53,8 @@ def messages(model: ModelProto) -> Iterator[Message]:
         yield message
         for name in repeated:
             stack.extend((child, depth + 1) for child in reversed(getattr(message, name)))
-        stack.extend(
-            (getattr(message, name), depth + 1) for name in singles if message.HasField(name)
-        )
+        for name in filter(message.HasField, singles):
+            stack.append((getattr(message, name), depth + 1))
 
 
 def check_header(model: ModelProto) -> None:
@@ -65,11 +64,10 @@ def check_header(model: ModelProto) -> None:
         ModelError: No graph, nodes or outputs (OP104); opset (OP108) or IR version (OP109)
             unsupported.
     """
-    if not (model.graph.node and model.graph.output):
-        missing = (
-            "graph" if not model.HasField("graph") else "node" if model.graph.output else "output"
-        )
-        raise ModelError("OP104", f"the model has no {missing}", hint="is it an ONNX file?")
+    graph = model.graph
+    for name, part in {"graph": model.HasField("graph"), "nodes": graph.node, "outputs": graph.output}.items():
+        if not part:
+            raise ModelError("OP104", f"the model has no {name}", hint="is it an ONNX file?")
     if not 0 < model.ir_version <= max_ir_version():
         cause = f"IR version {model.ir_version}; ONNX Runtime here reads 1 to {max_ir_version()}"
         raise ModelError("OP109", cause, hint="upgrade onnxruntime, or export with an older one")
@@ -150,9 +148,7 @@ def _check_graph(graph: GraphProto, scopes: tuple[set[str], ...]) -> None:
     _check_nodes(graph.node, _given(graph), outputs, scopes, f"graph {graph.name!r}")
 
 
-def _check_nodes(
-    nodes: Any, given: list[str], outputs: list[str], scopes: tuple[set[str], ...], where: str
-) -> None:
+def _check_nodes(nodes: Any, given: list[str], outputs: list[str], scopes: tuple[set[str], ...], where: str) -> None:
     """Check one graph or function body within the names of the graphs around it."""
     for node in nodes:
         _check_node(node)
@@ -192,9 +188,7 @@ def _check_node(node: NodeProto) -> None:
         raise ModelError("OP123", "an attribute has no name of its own", where=describe(node))
     for attribute in node.attribute:
         field = _CONTENTS.get(attribute.type)
-        absent = attribute.type == AttributeProto.UNDEFINED or (
-            field is not None and not attribute.HasField(field)
-        )
+        absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))
         if absent and not attribute.ref_attr_name:  # a reference to a function's attribute
             cause = f"attribute {attribute.name!r} has no value"
             raise ModelError("OP123", cause, where=describe(node))

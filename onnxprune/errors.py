@@ -35,9 +35,7 @@ class OnnxPruneError(Exception):
 
     exit_status: ClassVar[int] = 2
 
-    def __init__(
-        self, code: str, cause: str, *, where: str | None = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, code: str, cause: str, *, where: str | None = None, hint: str | None = None) -> None:
         """Make an error; the arguments are kept as attributes."""
         assert code in CATALOGUE, f"{code} is not in the catalogue"
         super().__init__(code, cause, where, hint)
@@ -98,7 +96,5 @@ class UsageError(OnnxPruneError):
     """An option, an argument or the installation is wrong (OP6xx)."""
 
 
-def _rebuild(
-    kind: type[OnnxPruneError], code: str, cause: str, where: str | None, hint: str | None
-) -> OnnxPruneError:
+def _rebuild(kind: type[OnnxPruneError], code: str, cause: str, where: str | None, hint: str | None) -> OnnxPruneError:
     return kind(code, cause, where=where, hint=hint)

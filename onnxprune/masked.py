@@ -16,11 +16,13 @@ from onnxprune._tensors import set_tensor
 from onnxprune.kept import Kept, Mask
 
 
-def masked(kept: Kept) -> ModelProto:
+def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
     """Return the normalised original with everything that was removed set to zero.
 
-    Quantised weights are set to what stands for zero. A weight that something is divided by is set to one: x / 0 would
-    poison what zeroes are to silence.
+    Args:
+        kept: the traced model and what was removed from it.
+        readers_only: zero only the weights that read removed channels. This says the same, and is needed where a zero
+            would poison what it is to silence: x / 0, log 0.
     """
     model = ModelProto()
     model.CopyFrom(kept.graph.proto)
@@ -31,6 +33,8 @@ def masked(kept: Kept) -> ModelProto:
             continue
         array = np.array(numpy_helper.to_array(tensor))
         for axis, positions in removed[tensor.name].items():
+            if readers_only and (tensor.name, axis) not in kept.graph.summed:
+                continue
             array[(slice(None),) * axis + (positions,)] = neutral.get(tensor.name, 0)
         set_tensor(tensor, array)
     statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
@@ -54,12 +58,10 @@ _ZERO_POINTS = {
 
 
 def _neutral(kept: Kept) -> dict[str, int]:
-    """Return the initialisers that zero doesn't silence, and what does."""
+    """Return the quantised weights whose zero isn't 0, and what stands for it."""
     values = kept.graph.shapes.values
     fills = {}
     for node in kept.graph.proto.graph.node:
-        if node.op_type == "Div":
-            fills[node.input[1]] = 1
         for data, zero in _ZERO_POINTS.get(node.op_type, ()):
             point = values.get(node.input[zero]) if zero < len(node.input) else None
             if point is not None and point.size == 1:

@@ -164,9 +164,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
         if elements(tensor) <= _BIG:
             copy.graph.initializer.append(tensor)
         elif tensor.name not in inputs:
-            copy.graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
+            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return copy
 
 
@@ -231,9 +229,7 @@ def _decode(content: bytes, path: Path | None) -> ModelProto:
         proto: ModelProto = ModelProto.FromString(content)
     except DecodeError as error:
         hint = next((h for magic, h in _OTHER_FORMATS.items() if content.startswith(magic)), None)
-        raise ModelError(
-            "OP103", "not an ONNX model, or a damaged one", where=where, hint=hint
-        ) from error
+        raise ModelError("OP103", "not an ONNX model, or a damaged one", where=where, hint=hint) from error
     return proto
 
 

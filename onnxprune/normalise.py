@@ -115,9 +115,7 @@ def _check_calls(proto: ModelProto) -> None:
             return total
         if depth > _MAX_CALL_DEPTH:
             where = f"function {node.op_type!r}"
-            raise ModelError(
-                "OP120", "the function calls itself, or calls nest too deeply", where=where
-            )
+            raise ModelError("OP120", "the function calls itself, or calls nest too deeply", where=where)
         if key not in sizes:
             sizes[key] = sum(size(inner, depth + 1) for inner in bodies[key].node)
         return total + sizes[key]
@@ -202,9 +200,7 @@ def _unshare_vectors(draft: _Draft) -> None:
     uses = Counter(name for node in draft.nodes for name in node.input)
     owned = draft.fixed_names()
     vectors = {
-        name
-        for name, tensor in draft.tensors.items()
-        if _is_vector(tensor) and uses[name] + (name in owned) > 1
+        name for name, tensor in draft.tensors.items() if _is_vector(tensor) and uses[name] + (name in owned) > 1
     }
     taken = {*_names(draft.nodes), *draft.tensors} | {i.name for i in draft.shell.graph.input}
     for index, node in enumerate(draft.nodes):
@@ -302,7 +298,8 @@ def _names(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield from (*node.input, *node.output)
         for graph in subgraphs(node):
-            yield from (value.name for value in (*graph.input, *graph.initializer))
+            yield from (value.name for value in graph.input)
+            yield from (tensor.name for tensor in graph.initializer)
             yield from (sparse.values.name for sparse in graph.sparse_initializer)
             yield from _names(graph.node)
 

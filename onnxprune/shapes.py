@@ -409,9 +409,7 @@ class _Walk:
         return False
 
 
-def _model(
-    proto: ModelProto, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]
-) -> ModelProto:
+def _model(proto: ModelProto, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]) -> ModelProto:
     """Make a model of some of another's nodes."""
     return ModelProto(
         ir_version=max(proto.ir_version, 8),  # from 4 on, initialisers needn't be inputs

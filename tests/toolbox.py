@@ -104,7 +104,7 @@ class Net:
         self.nodes.append(node)
         for output, shape in zip(outputs, shapes or [()] * count, strict=True):
             self._know(output, self.dtype(inputs[0]) if inputs else FLOAT, shape)
-        if not domain:
+        if defs.has(op_type, self.opset, domain):
             self._infer(node, shapes is not None)
         elif shapes is None:
             self.types[outputs[0]] = self.types[inputs[0]]
@@ -216,7 +216,7 @@ class Net:
         self.types[name] = helper.make_tensor_type_proto(dtype, [int(n) for n in shape])
 
     def _infer(self, node: onnx.NodeProto, told: bool) -> None:
-        schema = defs.get_schema(node.op_type, self.opset, "")
+        schema = defs.get_schema(node.op_type, self.opset, node.domain)
         if not schema.has_type_and_shape_inference_function:
             assert told, f"tell the shapes that {node.op_type} gives"
             if schema.outputs[0].types == {"tensor(bool)"}:

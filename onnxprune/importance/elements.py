@@ -39,32 +39,27 @@ class Elements:
     def take(self, tensor: str, axis: int, positions: Ids) -> NDArray[np.floating[Any]]:
         """Return elements along an axis, shape (units, features), positions of shape (units, n)."""
         array = self._weights[tensor]
-        units, each = positions.shape
-        scale = self._scale(tensor, array)
+        scale = self._scales.get(tensor)
         taken = _take(array, axis, positions.ravel()).astype(_working_type(array), copy=False)
         if scale is not None:
-            taken = taken * _take(scale, axis, positions.ravel()).astype(taken.dtype)
+            scale = np.broadcast_to(scale.astype(taken.dtype), array.shape)
+            taken = taken * _take(scale, axis, positions.ravel())
         _require_finite(tensor, taken)
-        moved = np.moveaxis(taken, axis, 0)
-        return moved.reshape(units, each * (moved.size // max(1, units * each)))
+        return np.moveaxis(taken, axis, 0).reshape(len(positions), -1)
 
     def power_sums(self, tensor: str, axis: int, power: Power) -> NDArray[np.float64]:
         """Sum absolute values to a power at every position of an axis, shape (axis length,)."""
         key = (tensor, power)
         if key not in self._sums:
             array = self._weights[tensor]
-            scale = self._scale(tensor, array)
+            scale = self._scales.get(tensor)
             sums = _power_sums(array, scale, power, _working_type(array))
-            if not _SMALL < sums[0].max(initial=0) < np.inf:  # float32 over- or underflows, or a bad element
+            largest = np.max([s.max(initial=0) for s in sums])
+            if not _SMALL < largest < np.inf:  # float32 over- or underflows, or an element isn't finite
                 _require_finite(tensor, array)
                 sums = _power_sums(array, scale, power, np.float64)
             self._sums[key] = sums
         return self._sums[key][axis]
-
-    def _scale(self, tensor: str, array: Array) -> Array | None:
-        """Return the factors of a following BatchNormalization, broadcast to the weight's shape."""
-        scale = self._scales.get(tensor)
-        return None if scale is None else np.broadcast_to(scale, array.shape)
 
     @cached_property
     def _scales(self) -> Mapping[str, Factors]:
@@ -98,6 +93,8 @@ def _power_sums(
     rest = np.zeros(array.shape[1:], dtype=np.float64)
     step = max(1, _BLOCK // max(1, rest.size))
     with np.errstate(over="ignore", invalid="ignore"):
+        if scale is not None:
+            scale = np.broadcast_to(scale.astype(dtype), array.shape)
         for start in range(0, len(array), step):
             block = array[start : start + step].astype(dtype)
             if scale is not None:

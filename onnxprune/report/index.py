@@ -92,6 +92,21 @@ class Index:
         """Return the units that stand on some axes of a tensor, sorted, each once."""
         return np.unique(self.graph.unit_of[factor.ids])
 
+    def factors(self, tensor: str) -> tuple[Factor, ...]:
+        """Return the id arrays on a tensor, none if nothing is known of it."""
+        value = self.graph.values.get(tensor)
+        return () if value is None else value.factors
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether a tensor is a weight or is computed from weights only."""
+        value = self.graph.values.get(tensor)
+        return value is not None and value.constant
+
+    def weight_of(self, node: NodeProto) -> str | None:
+        """Return the largest of a node's inputs that are weights or computed from weights; None if it has none."""
+        constant = (n for n in node.input if self.is_constant(n))
+        return max(constant, key=lambda n: prod(self.graph.values[n].shape), default=None)
+
     def by_group(self) -> list[int]:
         """Count, for every group, the parameters that leave with all of it."""
         counts = [0] * len(self.graph.groups)
@@ -110,12 +125,6 @@ class Index:
         if alone.any():
             found[ALONE] = found.get(ALONE, np.zeros_like(alone)) | alone
         return dict(sorted(found.items()))
-
-
-def weight_of(graph: ChannelGraph, node: NodeProto) -> str | None:
-    """Return the largest of a node's inputs that depends on weights only, None if there is none."""
-    constant = [n for n in node.input if n in graph.values and graph.values[n].constant]
-    return max(constant, key=lambda n: prod(graph.values[n].shape), default=None)
 
 
 def _weights(graph: ChannelGraph) -> Iterator[Weight]:

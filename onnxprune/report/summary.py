@@ -6,7 +6,7 @@ element if it pins a slice through it, and *locks* it if no other slice through 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnx import NodeProto
 from onnxprune.cost import Cost, LayerCost, cost
 from onnxprune.kept import Kept
 from onnxprune.model import Model
-from onnxprune.report.index import KERNEL, Index, Reach, weight_of
+from onnxprune.report.index import KERNEL, Index, Reach
 from onnxprune.trace.graph import ChannelGraph, Group
 from onnxprune.trace.values import Ids, Shape
 
@@ -200,12 +200,11 @@ def _layer(index: Index, layer: LayerCost, node: NodeProto) -> LayerSummary:
     An axis whose channels also stand on the output is one of output channels. In a residual block and in a depthwise
     convolution it is one of input channels as well.
     """
-    values = index.graph.values
-    weight = weight_of(index.graph, node)
+    weight = index.weight_of(node)
     made, given = (_units(index, names) for names in (node.output[:1], node.input[:1]))
     reads, makes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for name in [weight] if weight else node.input:
-        for factor in values[name].factors if name in values else ():
+        for factor in index.factors(name):
             units = index.units(factor)
             is_output = np.isin(units, made).any()
             if is_output:
@@ -220,9 +219,8 @@ def _layer(index: Index, layer: LayerCost, node: NodeProto) -> LayerSummary:
     )
 
 
-def _units(index: Index, names: list[str]) -> Ids:
-    values = [index.graph.values[n] for n in names if n in index.graph.values]
-    found = [index.units(factor) for value in values for factor in value.factors]
+def _units(index: Index, names: Iterable[str]) -> Ids:
+    found = [index.units(factor) for name in names for factor in index.factors(name)]
     return np.concatenate([np.empty(0, np.int64), *found])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -37,6 +39,6 @@ def share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def dims(shape: tuple[int | str, ...]) -> str:
-    """Write a shape: (1, 3, 224, 224) is "1x3x224x224", an empty one "scalar"."""
+def dims(shape: Sequence[int | str | None]) -> str:
+    """Write a shape: (1, 3, 224, 224) is "1x3x224x224", an unknown size "?", an empty shape "scalar"."""
     return "x".join("?" if n is None else str(n) for n in shape) or "scalar"

@@ -86,6 +86,7 @@ def align(
     job = Alignment(named, sizes, given, channels, node, name, label)
     kept = {name for axes in out_axes for axis in axes for name in axis}
     terms = _terms(job)
+    job.channels.summed.extend(t.ids.ravel() for t in terms if not any(n in kept for n in t.names))
     _statistics(job, terms, approximate)
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
@@ -170,7 +171,8 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
         covered = False
         for i, other in enumerate(merged):
             shared = set(other.names) & set(term.names)
-            if not shared:
+            structure = shared <= set(job.given) and shared < set(other.names)
+            if not shared or structure:  # a structure alone doesn't couple: groups of inputs and of outputs
                 continue
             if shared < set(other.names):
                 other = merged[i] = _tie_along(job, other, set(other.names) - shared)

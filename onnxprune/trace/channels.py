@@ -53,6 +53,7 @@ class Channels:
         pins: ids that can't leave, and why.
         approximations: ids whose removal isn't the same as zeroing, and why.
         rectangles: arrays of which a rectangle must remain, and the node that asked for it.
+        summed: ids that a contraction sums over: where channels are read, as opposed to made.
         pieces: id arrays of axes that were cut out of longer ones and must not become empty.
     """
 
@@ -64,6 +65,7 @@ class Channels:
     approximations: list[tuple[Ids, Approximation]] = field(default_factory=list)
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
     pieces: list[Ids] = field(default_factory=list)
+    summed: list[Ids] = field(default_factory=list)
 
     def fresh(self, count: int) -> Ids:
         """Return ``count`` new ids, shape (count,)."""

@@ -135,6 +135,14 @@ class ChannelGraph:
         found = [ids for ids, p in self._channels.pins if p == pin]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
+    @cached_property
+    def summed(self) -> frozenset[tuple[str, int]]:
+        """The weight axes, as (initialiser, axis), that a contraction sums over: where channels are read."""
+        summed = np.zeros(len(self.unit_of), dtype=bool)
+        for ids in self._channels.summed:
+            summed[ids] = True
+        return frozenset(slot for slot, ids in self.slots.items() if summed[ids].any())
+
     def reasons(self) -> list[tuple[Ids, Pin]]:
         """Return the units, sorted, that each pin holds."""
         return [(np.unique(self.unit_of[ids]), pin) for ids, pin in self._channels.pins]

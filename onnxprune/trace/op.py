@@ -128,6 +128,8 @@ class Op:
         result = reshape(value, shape)
         for ids in result.lost:
             self.pin(ids, "OP208", "two sets of channels are merged into one axis")
+        for ids in result.single:
+            self.pin(ids, "OP214", "a single channel loses its axis")
         for factor in result.joint:
             self.channels.rectangle(factor.ids, self.index)
         return result.value

@@ -82,11 +82,13 @@ class Reshaped:
     Attributes:
         value: the reshaped tensor.
         lost: id arrays that have no place in it, to be pinned.
+        single: ids of single positions whose axis vanishes, to be pinned.
         joint: id arrays on several axes that a single axis was split into; what is kept of each must stay a rectangle.
     """
 
     value: Value
     lost: tuple[Ids, ...]
+    single: tuple[Ids, ...]
     joint: tuple[Factor, ...]
 
 
@@ -102,11 +104,12 @@ def reshape(value: Value, shape: Shape) -> Reshaped:
     taken: dict[int, Factor] = {}
     factors: list[Factor] = []
     lost: list[Ids] = []
+    single: list[Ids] = []
     joint: list[Factor] = []
     for factor in sorted(value.factors, key=lambda f: -f.ids.size):
         factor = _squeeze(factor)
         if not factor.axes:
-            lost.append(factor.ids)
+            single.append(factor.ids)
             continue
         touched = sorted({block_of[a] for a in factor.axes})
         if any(b in taken for b in touched):
@@ -120,7 +123,7 @@ def reshape(value: Value, shape: Shape) -> Reshaped:
         factors.append(moved)
         if len(moved.axes) > len(factor.axes):
             joint.append(moved)
-    return Reshaped(value.moved(shape, factors), tuple(lost), tuple(joint))
+    return Reshaped(value.moved(shape, factors), tuple(lost), tuple(single), tuple(joint))
 
 
 def compact(factor: Factor) -> Factor:

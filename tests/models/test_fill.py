@@ -19,7 +19,10 @@ def test_onnx_ships_nine_light_models() -> None:
     assert len(LIGHT) == 9
 
 
-@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if "vgg19" in path.stem else [], id=path.stem) for path in LIGHT],
+)
 def test_light_model(path: Path) -> None:
     model = onnx.load(path)
     filled = fill(model)

@@ -7,7 +7,7 @@ output that has one): convolutions or matrix products over that axis, called by 
 
 - ``x[1,c4,5,5]``: a tensor computed from a graph input, the axis with a ``c`` its channels. The letter tells the type:
   ``x y z`` float, ``s`` float in (0, 1), ``g`` float above 1, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v`` uint8.
-- ``{6,4,3,3}``: a float initialiser. ``[1,2]``, ``0.5``: constants. ``None``: an input that isn't given.
+- ``{6,4,3,3}``: a float initialiser; ``int8(6,4)``: one of small integers. ``[1,2]``, ``0.5``: constants. ``None``: an input that isn't given.
 - ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody reads.
 - After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1,
   and the nodes whose weights they slice; and the codes of the pins that the operator sets.
@@ -80,8 +80,8 @@ def build(golden: Golden) -> ModelProto:
             shape, axis = _axes(output)
             assert net.shape(result) == tuple(shape), f"{golden.text}: {net.shape(result)}"
             _consume(net, result, axis, f"out{index or ''}")
-    deprecated = not domain and defs.get_schema(golden.operator, golden.opset, "").deprecated
-    return net.model(check=not deprecated)
+    known = not domain and defs.has(golden.operator, golden.opset)
+    return net.model(check=known and not defs.get_schema(golden.operator, golden.opset, "").deprecated)
 
 
 def found(graph: ChannelGraph) -> tuple[str, ...]:
@@ -119,6 +119,10 @@ def _operand(net: Net, node: ast.expr) -> str:
     if isinstance(node, ast.Set):
         shape, _ = _axes(node)
         return net.weight(*shape)
+    if isinstance(node, ast.Call):
+        assert isinstance(node.func, ast.Name)
+        shape = [ast.literal_eval(a) for a in node.args]
+        return net.const(net.rng.integers(0, 9, shape).astype(node.func.id))
     value = ast.literal_eval(node)
     return "" if value is None else net.const(np.array(value) if value != [] else np.array([], np.int64))
 

@@ -159,10 +159,12 @@ def gather_index(edit: Edit) -> None:
     mask, index = edit.mask(0, edit.axis(0)), edit.param(1, "")
     if mask is None or mask.all() or index is None:
         return
+    axis, shape = edit.axis(0), index.shape
+    masks = (edit.out_mask(0, axis + d) for d in range(index.ndim))
+    remaining = np.ix_(*(np.ones(n, bool) if m is None else m for n, m in zip(shape, masks, strict=True)))
     rank = np.cumsum(mask) - 1
     positive = index.astype(np.int64) % len(mask)
-    kept = positive[mask[positive]] if index.ndim == 1 else positive
-    edit.set_param(1, "", rank[kept].astype(index.dtype))
+    edit.set_param(1, "", rank[positive[remaining] if index.ndim else positive].astype(index.dtype))
 
 
 @rule("Pad")

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
-from onnxprune.trace.registry import rewrites, rule
+from onnxprune.trace.registry import leave, rewrites, rule
 from onnxprune.trace.values import transpose
 
 
@@ -28,6 +28,14 @@ def reshape_target(edit: Edit) -> None:
         if edit.new_shape(0)[i] != new[i]:
             copied[i] = False
     edit.set_param(1, "shape", np.where(copied | (target == -1), target, new))
+
+
+@rewrites("Squeeze")
+def squeeze_axes(edit: Edit) -> None:
+    """Axes that were meant by their size of one are named: another may have come down to one."""
+    if edit.param(1, "axes") is None:
+        axes = [a for a, n in enumerate(edit.old_shape(0)) if n == 1]
+        edit.set_param(1, "axes", np.array(axes, dtype=np.int64), since=13)
 
 
 @rule("Transpose")
@@ -88,7 +96,19 @@ def size_of(op: Op) -> None:
     op.give_up("OP209", "its number of elements is read")
 
 
-@rule("Range", "RandomNormal", "RandomUniform", "EyeLike", "OneHot")
+@rule("OneHot")
+def one_hot(op: Op) -> None:
+    """A new axis of positions; the others are those of the indices."""
+    names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
+    axis = op.axis(-1, rank=len(names) + 1)
+    op.align(f"{' '.join(names)} -> {' '.join([*names[:axis], 'z', *names[axis:]])}", [op.x(0)])
+
+
+leave("its values are drawn for each position", "Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike")
+leave("its result is a matrix of positions", "EyeLike")
+
+
+@rule("Range", "RandomNormal", "RandomUniform")
 def positions(op: Op) -> None:
     """Made from parameters: their axes hold positions."""
     op.give(op.positions())

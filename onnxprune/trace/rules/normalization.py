@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
-from onnxprune.trace.registry import rule
+from onnxprune.trace.registry import rewrites, rule
 
 _MOMENTS = "its mean and variance are taken over these channels"
 
@@ -50,6 +51,16 @@ def group_normalization(op: Op) -> None:
         approximate={"c": _MOMENTS},
         g=op.attr("num_groups"),
     )
+
+
+@rewrites("GroupNormalization")
+def norm_groups(edit: Edit) -> None:
+    """Groups stay, unless they are channels or have a scale of their own: then they leave as a whole."""
+    groups, channels = edit.attr("num_groups"), edit.old_shape(0)[1]
+    if channels == groups:
+        edit.set_attr("num_groups", edit.new_shape(0)[1])
+    elif edit.old_shape(1) == (groups,):
+        edit.set_attr("num_groups", edit.new_shape(1)[0])
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

@@ -1,0 +1,122 @@
+"""Two models held against each other without a plan: the same interface, and how far their outputs are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TypeProto, ValueInfoProto, helper
+
+from onnxprune._runtime import run, session
+from onnxprune.verify import difference
+
+Arrays = Mapping[str, NDArray[Any]]
+Dims = tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output as a model declares it.
+
+    Attributes:
+        name: its name.
+        type: its element type ("float"), or the kind of a value that is no tensor ("sequence").
+        dims: a size, a symbol or None for each axis; None if the rank isn't declared.
+    """
+
+    name: str
+    type: str
+    dims: Dims | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDistance:
+    """How far one output of two models is apart.
+
+    Attributes:
+        name: the output.
+        difference: largest absolute difference relative to the first model's largest magnitude.
+        cosine: cosine of the angle between the two, None where it is undefined.
+        finite: whether all values of the second model are finite wherever the first's are.
+    """
+
+    name: str
+    difference: float
+    cosine: float | None
+    finite: bool
+
+
+def inputs_of(proto: ModelProto) -> tuple[Port, ...]:
+    """Return a model's inputs; initialisers listed among them are left out."""
+    initialisers = {t.name for t in proto.graph.initializer}
+    return tuple(_port(value) for value in proto.graph.input if value.name not in initialisers)
+
+
+def outputs_of(proto: ModelProto) -> tuple[Port, ...]:
+    """Return a model's outputs."""
+    return tuple(map(_port, proto.graph.output))
+
+
+def interface_changes(original: ModelProto, pruned: ModelProto) -> tuple[str, ...]:
+    """Tell where the second model's inputs and outputs differ from the first's, a line each; empty if nowhere."""
+    changes = []
+    for what, of in (("input", inputs_of), ("output", outputs_of)):
+        for a, b in zip_longest(of(original), of(pruned)):
+            if a is None or b is None or a.name != b.name:
+                names = (repr(p.name) if p else "none" for p in (a, b))
+                changes.append(f"{what} {' became '.join(names)}")
+            elif a != b:
+                forms = (f"{p.type} {list(p.dims) if p.dims is not None else '?'}" for p in (a, b))
+                changes.append(f"{what} {a.name!r} was {' and is '.join(forms)}")
+    return tuple(changes)
+
+
+def compare_outputs(
+    original: ModelProto, pruned: ModelProto, inputs: Arrays
+) -> tuple[OutputDistance, ...]:
+    """Run two models on the same inputs and measure how far their outputs are apart.
+
+    Args:
+        original: a model.
+        pruned: another one with the same interface.
+        inputs: an array for each input.
+
+    Raises:
+        ModelError: ONNX Runtime can't run one of them (OP122).
+    """
+    expected, actual = (run(session(model, optimise=False), inputs) for model in (original, pruned))
+    return tuple(_distance(name, expected[name], actual[name]) for name in expected)
+
+
+def _distance(name: str, expected: Any, actual: Any) -> OutputDistance:
+    if not isinstance(expected, np.ndarray) or expected.dtype.kind in "OSU":
+        return OutputDistance(name, difference(actual, expected), None, True)
+    if expected.shape != actual.shape:
+        return OutputDistance(name, float("inf"), None, True)
+    x, y = (a.astype(np.float64).ravel() for a in (expected, actual))
+    finite = bool(np.isfinite(y[np.isfinite(x)]).all())
+    both = np.isfinite(x) & np.isfinite(y)
+    norms = float(np.linalg.norm(x[both]) * np.linalg.norm(y[both]))
+    cosine = float(x[both] @ y[both]) / norms if norms else None
+    return OutputDistance(name, difference(actual, expected), cosine, finite)
+
+
+def _port(value: ValueInfoProto) -> Port:
+    kind = value.type.WhichOneof("value") or "undefined"
+    if kind != "tensor_type":
+        return Port(value.name, kind.removesuffix("_type"), None)
+    tensor = value.type.tensor_type
+    element = helper.tensor_dtype_to_string(tensor.elem_type).rpartition(".")[2].lower()
+    return Port(value.name, element, _dims(tensor) if tensor.HasField("shape") else None)
+
+
+def _dims(tensor: TypeProto.Tensor) -> Dims:
+    # Some exporters write -1 for a size that isn't known.
+    return tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None
+        for d in tensor.shape.dim
+    )

@@ -1,0 +1,54 @@
+"""What is known of every operator: which rule it has, why it is left alone, or that nobody has described it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx import defs
+
+from onnxprune.trace.registry import Rule, rules
+
+State = Literal["rule", "left alone", "unknown"]
+
+_BODY = "has a body, which runs as a graph of its own: what it reads stays as it is (OP207)"
+_SUBGRAPHS = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What is known of an operator.
+
+    Attributes:
+        name: its type, with its domain in front unless that is ai.onnx.
+        state: "rule", "left alone" or "unknown".
+        family: the family that its rule belongs to, None without one.
+        note: what the rule says or why the operator is left alone, in one line; None if it is unknown.
+        rewrites: whether attributes or parameters are adapted once channels are gone.
+    """
+
+    name: str
+    state: State
+    family: str | None = None
+    note: str | None = None
+    rewrites: bool = False
+
+
+def operators() -> tuple[Operator, ...]:
+    """List every operator of ai.onnx that isn't deprecated, and those of other domains that have a rule."""
+    table = dict(rules())
+    schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
+    names = sorted({*schemas, *table}, key=lambda name: (":" in name, name))
+    return tuple(_operator(name, schemas.get(name), table.get(name)) for name in names)
+
+
+def _operator(name: str, schema: defs.OpSchema | None, rule: Rule | None) -> Operator:
+    if rule is not None and rule.trace is not None:
+        family = rule.trace.__module__.rpartition(".")[2]
+        note = (rule.trace.__doc__ or rule.trace.__name__).strip().splitlines()[0]
+        return Operator(name, "rule", family, note, rule.rewrite is not None)
+    if rule is not None:
+        return Operator(name, "left alone", note=rule.reason)
+    if schema is not None and any(a.type in _SUBGRAPHS for a in schema.attributes.values()):
+        return Operator(name, "left alone", note=_BODY)
+    return Operator(name, "unknown")
