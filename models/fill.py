@@ -72,7 +72,7 @@ def fill(model: ModelProto, seed: int = 0) -> ModelProto:
     if hollow:
         filler = _Filler(filled, constants | hollow, np.random.default_rng(seed))
         blank = {name for name, values in hollow.items() if values.size >= MIN_ELEMENTS}
-        _install(filled, filler.draw(blank | set(_batch_norm_parameters(filled.graph))))
+        _install(filled, filler.draw(blank ))
     return filled
 
 

@@ -14,6 +14,7 @@ _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 DATA_FIELDS = ("raw_data", "string_data", *_TYPED_FIELDS)
+_KNOWN_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _MAX_RANK = 64  # NumPy's
 _MAX_DENSE_BYTES = 2**28
 
@@ -157,7 +158,7 @@ def densify(sparse: SparseTensorProto, where: str) -> TensorProto:
 
 def is_known_type(data_type: int) -> bool:
     """Tell whether onnx knows an element type."""
-    return data_type in TensorProto.DataType.values() and data_type != TensorProto.UNDEFINED
+    return data_type in _KNOWN_TYPES
 
 
 def _check_dims(tensor: TensorProto | SparseTensorProto, where: str) -> None:

@@ -9,7 +9,7 @@ import functools
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from google.protobuf.descriptor import Descriptor
@@ -43,17 +43,17 @@ def messages(model: ModelProto) -> Iterator[Message]:
         message, depth = stack.pop()
         if depth > _MAX_DEPTH:
             raise ModelError("OP119", f"subgraphs are nested more than {_MAX_DEPTH // 3} deep")
-        texts, singles, repeated = _fields(message.DESCRIPTOR)
-        for name, several in texts:
-            # protobuf gives bytes instead of a string where they aren't UTF-8
-            value = getattr(message, name)
-            if not all(isinstance(text, str) for text in (value if several else (value,))):
-                kind = message.DESCRIPTOR.name
-                raise ModelError("OP103", f"field {name} of a {kind} isn't UTF-8 text")
+        fields = _fields(message.DESCRIPTOR)
+        texts = [getattr(message, name) for name in fields.text]
+        for name in fields.texts:
+            texts += getattr(message, name)
+        if bytes in map(type, texts):  # protobuf's answer where a string isn't UTF-8
+            raise ModelError("OP103", f"a {message.DESCRIPTOR.name} has a name or note that isn't UTF-8 text")
         yield message
-        for name in repeated:
-            stack.extend((child, depth + 1) for child in reversed(getattr(message, name)))
-        for name in filter(message.HasField, singles):
+        for name in fields.children:
+            if children := getattr(message, name):
+                stack += [(child, depth + 1) for child in reversed(children)]
+        for name in filter(message.HasField, fields.child):
             stack.append((getattr(message, name), depth + 1))
 
 
@@ -254,10 +254,21 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
+class _Fields(NamedTuple):
+    """The fields of a message type that hold text or messages, one or several."""
+
+    text: list[str]
+    texts: list[str]
+    child: list[str]
+    children: list[str]
+
+
 @functools.cache
-def _fields(kind: Descriptor) -> tuple[list[tuple[str, bool]], list[str], list[str]]:
-    """Sort a message type's fields: texts (and whether repeated), single and repeated messages."""
-    texts = [(f.name, not f.has_presence) for f in kind.fields if f.type == f.TYPE_STRING]
-    inner = [f for f in kind.fields if f.type == f.TYPE_MESSAGE]
-    singles = [f.name for f in inner if f.has_presence]
-    return texts, singles, [f.name for f in inner if not f.has_presence]
+def _fields(kind: Descriptor) -> _Fields:
+    found = _Fields([], [], [], [])
+    for field in kind.fields:  # ONNX is proto2, where all but repeated fields have presence
+        if field.type == field.TYPE_STRING:
+            (found.text if field.has_presence else found.texts).append(field.name)
+        elif field.type == field.TYPE_MESSAGE:
+            (found.child if field.has_presence else found.children).append(field.name)
+    return found

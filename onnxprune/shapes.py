@@ -1,14 +1,14 @@
 """Concrete shapes, types and known values of a graph's tensors.
 
-Every symbolic input dimension gets a size; then one pass goes over the nodes in order. Each node's
-outputs are inferred by onnx's own rule for its operator, from the inputs' types *and values*, and a
-small node whose inputs are all known is evaluated on the spot by onnx's reference implementation.
-So shape arithmetic (Shape, Gather, Concat, Reshape...) is resolved before anything reads it, however
-long its chains are, and the cost stays linear. Declared shapes (value_info) are often stale: they are
-not believed unless nothing else is known.
+Every symbolic input dimension gets a size, and onnx infers the whole graph at once, which is fast but loses track in
+much shape arithmetic. Then one pass goes over the nodes in order. A small node whose inputs are all known is evaluated
+on the spot by onnx's reference implementation, and outputs that aren't known yet are inferred by onnx's rule for the
+one operator, from its inputs' types *and values*. So shape arithmetic (Shape, Gather, Concat, Reshape...) is resolved
+before anything reads it, however long its chains are, and the cost stays linear. Declared shapes (value_info) are
+often stale: they are not believed unless nothing else is known.
 
-What onnx can't infer is asked of ONNX Runtime: first of the inference rules that it has for operators
-of its own, then by running the model once.
+What onnx can't infer is asked of ONNX Runtime: first of the inference rules that it has for operators of its own, then
+by running the model once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs
 from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
-from onnx.shape_inference import infer_node_outputs
+from onnx.shape_inference import infer_node_outputs, infer_shapes
 
 from onnxprune._runtime import import_onnxruntime, session
 from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
 from onnxprune._wire import copy_without
 from onnxprune.errors import ModelError, OnnxPruneError, UsageError
+from onnxprune.model import skeleton
 
 Shape = tuple[int, ...]
 Dims = tuple[int | str, ...]  # sizes, and the names of symbolic dimensions
@@ -212,6 +213,9 @@ class _Walk:
         self.versions = {_domain(o.domain): o.version for o in proto.opset_import}
         self.schemas: dict[str, defs.OpSchema | None] = {}
         self.steps = [_step(node) for node in proto.graph.node]
+        self.needed = {output.name for output in proto.graph.output}
+        self.needed.update(name for step in self.steps for name in step.reads)
+        self.shell = _undeclared(proto)
         self.types: dict[str, TypeProto] = {}
         self.shapes: dict[str, Shape] = {}
         self.values: dict[str, NDArray[Any]] = {}
@@ -241,10 +245,23 @@ class _Walk:
         walk.types, walk.shapes = self.types.copy(), self.shapes.copy()
         walk.values, walk.tensors = self.values.copy(), self.tensors.copy()
         walk.constant = self.constant.copy()
-        for name, shape in inputs.items():
-            element = self.types[name].tensor_type.elem_type
-            walk.learn(name, make_tensor_type_proto(element, shape))
+        for entry in self.shell.graph.input:
+            if entry.name in inputs:
+                element = entry.type.tensor_type.elem_type
+                entry.type.CopyFrom(make_tensor_type_proto(element, inputs[entry.name]))
+                walk.learn(entry.name, entry.type)
+        walk.infer_graph()
         return walk
+
+    def infer_graph(self) -> None:
+        """Infer everything at once, as far as onnx can."""
+        try:
+            inferred = infer_shapes(self.shell, strict_mode=True, data_prop=True)
+        except Exception:  # of many kinds; what is wrong will be found node by node
+            return
+        for entry in (*inferred.graph.value_info, *inferred.graph.output):
+            if entry.type.WhichOneof("value") is not None:
+                self.learn(entry.name, entry.type)
 
     def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
         """Go over the nodes in order.
@@ -256,15 +273,16 @@ class _Walk:
         self.conflict = None
         fallback = fallback or {}
         for index, step in enumerate(self.steps):
+            message = self.mismatch(step)
             if not self.knows(step.outputs):
-                message = self.infer(step)
-                if message is not None and self.conflict is None:
-                    self.conflict = _Conflict(index, message)
-                    if stop:
-                        return
+                message = message or self.infer(step)
                 for name in step.outputs:
                     if name in fallback and name not in self.shapes:
                         self.learn(name, fallback[name])
+            if message is not None and self.conflict is None:
+                self.conflict = _Conflict(index, message)
+                if stop:
+                    return
             if step.operator not in _RANDOM:
                 if self.constant.issuperset(step.reads):
                     self.constant.update(step.outputs)
@@ -275,9 +293,10 @@ class _Walk:
         return all(name in self.shapes for name in names)
 
     def unknown(self) -> list[str]:
-        """List the tensors whose shape isn't known."""
+        """List the tensors whose shape isn't known, though something reads them."""
         made = (name for step in self.steps for name in step.outputs if name not in self.shapes)
-        return [name for name in made if name not in self.types or _is_tensor(self.types[name])]
+        needed = (name for name in made if name in self.needed)
+        return [name for name in needed if name not in self.types or _is_tensor(self.types[name])]
 
     def learn(self, name: str, kind: TypeProto) -> None:
         """Note a tensor's type."""
@@ -293,8 +312,6 @@ class _Walk:
         schema = self.schema(step)
         if schema is None or not all(name in self.types for name in step.node.input if name):
             return None
-        if message := self.mismatch(step):
-            return message
         types = {name: self.types[name] for name in step.reads if name in self.types}
         data = {name: self.tensor(name) for name in types if name in self.values}
         version = self.proto.ir_version
@@ -322,7 +339,7 @@ class _Walk:
         """Check contracted axes: onnx's inference doesn't, and there a wrong size shows."""
         if step.operator not in ("Conv", "Gemm"):
             return None
-        x, w = (self.shapes.get(name, ()) for name in step.node.input[:2])
+        x, w = (*(self.shapes.get(name, ()) for name in step.reads[:2]), (), ())[:2]
         given = {a.name: a.i for a in step.node.attribute}
         if step.operator == "Gemm" and len(x) == len(w) == 2:
             found, wanted = x[not given.get("transA")], w[bool(given.get("transB"))]
@@ -395,7 +412,8 @@ class _Walk:
             opened = session(self.piece(steps, names), optimise=False)
         except OnnxPruneError:
             return {}
-        return _runtime_types((entry, entry.shape) for entry in opened.get_outputs())
+        # An empty shape may be a scalar's, or that of which nothing is known.
+        return _runtime_types((entry, entry.shape) for entry in opened.get_outputs() if entry.shape)
 
     def is_refused(self, conflict: _Conflict) -> bool:
         """Whether ONNX Runtime sees a contradiction as well, so that the model can't be run."""
@@ -407,6 +425,16 @@ class _Walk:
         except OnnxPruneError as error:
             return "InferenceError" in error.cause
         return False
+
+
+def _undeclared(proto: ModelProto) -> ModelProto:
+    """Copy a model without its weights, and without the shapes that it declares but for inputs."""
+    shell = skeleton(proto)
+    del shell.graph.value_info[:]
+    for output in shell.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    return shell
 
 
 def _model(proto: ModelProto, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]) -> ModelProto:

@@ -324,7 +324,7 @@ def assert_sound(kept: Kept, pruned: ModelProto) -> None:
     shapes = concretise(pruned, kept.graph.shapes.inputs)
     for node in pruned.graph.node:
         for name in node.output:
-            if name in kept.graph.shapes.shapes:
+            if name and name in kept.graph.shapes.shapes:
                 assert shapes.shapes[name] == kept.shape(name), f"{name} of {node.name}"
     assert model_cost(pruned, shapes).totals() == cost(kept).totals()
 

@@ -24,7 +24,7 @@ class Port:
 
     Attributes:
         name: its name.
-        type: its element type ("float"), or the kind of a value that is no tensor ("sequence").
+        type: its element type as NumPy calls it, or the kind of a value that is no tensor ("sequence").
         dims: a size, a symbol or None for each axis; None if the rank isn't declared.
     """
 
@@ -110,7 +110,8 @@ def _port(value: ValueInfoProto) -> Port:
     if kind != "tensor_type":
         return Port(value.name, kind.removesuffix("_type"), None)
     tensor = value.type.tensor_type
-    element = helper.tensor_dtype_to_string(tensor.elem_type).rpartition(".")[2].lower()
+    known = tensor.elem_type in helper.get_all_tensor_dtypes()
+    element = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if known else "undefined"
     return Port(value.name, element, _dims(tensor) if tensor.HasField("shape") else None)
 
 

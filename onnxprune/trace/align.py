@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 
 from onnxprune.trace.channels import Approximation, Channels, Pin
 from onnxprune.trace.notation import Axis, name_axes, parse
 from onnxprune.trace.values import Factor, Ids, Shape, Value
+
+Attention = Literal["heads", "width"]
 
 _POSITIONS = "runs along an axis that holds positions, not channels"
 
@@ -32,8 +35,8 @@ class Alignment:
     Attributes:
         operands: operands and the names of their axes.
         sizes: the size of every name, broadcasting done.
-        given: names whose size the rule gave (conv groups, block sizes): a structure that stays unless nothing else
-            stands beside it.
+        structure: names that stay (conv groups, block sizes) unless nothing else stands beside them.
+        attention: what leaves an attention, if the node is part of one.
         channels: the ledger to write to.
         node: index of the node.
         name: the node's name.
@@ -42,7 +45,8 @@ class Alignment:
 
     operands: Sequence[tuple[Value, Sequence[Axis]]]
     sizes: Mapping[str, int]
-    given: Collection[str]
+    structure: Collection[str]
+    attention: Attention | None
     channels: Channels
     node: int
     name: str
@@ -55,7 +59,9 @@ def align(
     outputs: Sequence[Shape],
     *,
     given: Mapping[str, int],
+    structure: Collection[str] | None,
     approximate: Mapping[str, str],
+    attention: Attention | None,
     channels: Channels,
     node: int,
     name: str,
@@ -68,8 +74,10 @@ def align(
         operands: the operands, None for one that isn't given.
         outputs: the outputs' shapes.
         given: sizes of names inside parentheses.
+        structure: names that stay unless nothing else stands beside them: those given, by default.
         approximate: names over which statistics are taken, with what happens ("mean and variance"); a starred name
             without its number stands for all its axes.
+        attention: whether whole heads or a part of each head leaves an attention; None for a node outside of any.
         channels: the ledger that ties, pins and approximations go to.
         node: the node's index, for the ledger.
         name: the node's name.
@@ -83,7 +91,8 @@ def align(
     named = [(v, name_axes(t, len(v.shape))) for v, t in given_operands]
     out_axes = [name_axes(t, len(s)) for t, s in zip(parsed.outputs, outputs, strict=False)]
     sizes = _sizes(named, given)
-    job = Alignment(named, sizes, given, channels, node, name, label)
+    stays = given if structure is None else structure
+    job = Alignment(named, sizes, stays, attention, channels, node, name, label)
     kept = {name for axes in out_axes for axis in axes for name in axis}
     terms = _terms(job)
     job.channels.summed.extend(t.ids.ravel() for t in terms if not any(n in kept for n in t.names))
@@ -152,7 +161,7 @@ def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
         met = [name for name in term.names if name in fixed]
         if not met:
             remaining.append(term)
-        elif all(name in fixed or name in job.given for name in term.names):
+        elif all(name in fixed or name in job.structure for name in term.names):
             origin = next((fixed[name] for name in met if fixed[name]), None)
             code, reason = ("OP201", f"meets {origin}") if origin else ("OP206", _POSITIONS)
             job.channels.pin(term.ids, Pin(code, job.label, reason))
@@ -171,8 +180,13 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
         covered = False
         for i, other in enumerate(merged):
             shared = set(other.names) & set(term.names)
-            structure = shared <= set(job.given) and shared < set(other.names)
+            structure = shared <= set(job.structure) and shared < set(other.names)
             if not shared or structure:  # a structure alone doesn't couple: groups of inputs and of outputs
+                continue
+            if job.attention == "heads" and term.names[-1] in shared and term.names[0] not in shared:
+                reason = "the width of a head stays where whole heads leave"
+                job.channels.pin(other.ids, Pin("OP211", job.label, reason, "prune it with --attention width"))
+                term = _tie_along(job, term, shared)
                 continue
             if shared < set(other.names):
                 other = merged[i] = _tie_along(job, other, set(other.names) - shared)
@@ -189,17 +203,18 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
 def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
     """Reduce terms over several names to those that can be told apart afterwards.
 
-    Sizes that the rule gave are a structure that stays: every group drops the same places. Of a term half of which is
-    contracted (attention's queries and keys: heads stay, the head's width is summed over) the contracted half is tied.
+    A structure stays: every group drops the same places. Of an attention's queries and keys one name is contracted, the
+    width of a head, and one is not: either is tied, so that the other can leave.
     """
     separated = []
     for term in terms:
-        structure = [n for n in term.names if n in job.given]
+        structure = [n for n in term.names if n in job.structure]
         if structure and len(structure) < len(term.names):
             term = _tie_along(job, term, structure)
         contracted = [n for n in term.names if n not in kept]
         if contracted and len(contracted) < len(term.names):
-            term = _tie_along(job, term, contracted)
+            whole = [n for n in term.names if n in kept] if job.attention == "width" else contracted
+            term = _tie_along(job, term, whole)
         separated.append(term)
     return separated
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.trace.align import align
+from onnxprune.trace.align import Attention, align
 from onnxprune.trace.channels import Approximation, Channels, Pin, fresh_value
 from onnxprune.trace.values import Ids, Shape, Value, reshape
 
@@ -31,6 +31,7 @@ class Op:
         read: Callable[[str], NDArray[Any] | None],
         shapes: Mapping[str, Shape],
         channels: Channels,
+        attention: Attention | None,
     ) -> None:
         """Set up a node for its rule; made by the tracer."""
         self.index = index
@@ -38,6 +39,7 @@ class Op:
         self.version = version
         self.outputs: dict[int, Value] = {}
         self.channels = channels
+        self.attention = attention
         self._look = look
         self._read = read
         self._shapes = shapes
@@ -101,6 +103,7 @@ class Op:
         operands: Sequence[Value | None] | None = None,
         *,
         approximate: Mapping[str, str] | None = None,
+        structure: Collection[str] | None = None,
         **given: int,
     ) -> None:
         """Apply a spec (see `notation`) to the operands, all inputs by default, and set the outputs it lists.
@@ -115,6 +118,8 @@ class Op:
             operands,
             [self.out_shape(i) for i in range(count)],
             given=given,
+            structure=structure,
+            attention=self.attention,
             approximate=approximate or {},
             channels=self.channels,
             node=self.index,

@@ -12,6 +12,8 @@ from onnx.numpy_helper import to_array
 
 from onnxprune._validate import captured_names
 from onnxprune.shapes import Shapes, concretise
+from onnxprune.trace.align import Attention
+from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.channels import Channels, Pin, fresh_value
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.op import Op, ShapeUnknown
@@ -24,6 +26,7 @@ def trace(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     *,
     shapes: Shapes | None = None,
+    attention: Attention = "heads",
 ) -> ChannelGraph:
     """Find which channels of a model can only leave together.
 
@@ -31,6 +34,7 @@ def trace(
         proto: a normalised model (`onnxprune.normalise`).
         input_shapes: sizes for inputs with symbolic dimensions, where the ones we would choose don't fit.
         shapes: concretised shapes, if they were made before.
+        attention: what leaves an attention: whole heads, or a part of each head's width.
 
     Returns:
         The channel dependencies.
@@ -39,13 +43,13 @@ def trace(
         ModelError: the input shapes contradict the model.
     """
     shapes = concretise(proto, input_shapes) if shapes is None else shapes
-    walk = _Walk(proto, shapes)
+    walk = _Walk(proto, shapes, attention)
     walk.run()
     return ChannelGraph(proto, shapes, walk.values, walk.channels)
 
 
 class _Walk:
-    def __init__(self, proto: ModelProto, shapes: Shapes) -> None:
+    def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention) -> None:
         self.proto = proto
         self.shapes = shapes
         self.channels = Channels()
@@ -53,6 +57,8 @@ class _Walk:
         self.initialisers = {t.name: t for t in proto.graph.initializer}
         self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         self.parameters: dict[str, str] = {}
+        self.attention = attention
+        self.in_attention = attention_nodes(proto.graph)
 
     def run(self) -> None:
         for entry in self.proto.graph.input:
@@ -72,7 +78,8 @@ class _Walk:
 
     def step(self, index: int, node: NodeProto, table: Mapping[str, Any]) -> None:
         version = self.versions.get(node.domain or "ai.onnx", 1)
-        op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels)
+        policy = self.attention if index in self.in_attention else None
+        op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels, policy)
         rule = table.get(operator_key(node.domain, node.op_type))
         try:
             if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):

@@ -79,6 +79,8 @@ def build(golden: Golden) -> ModelProto:
         else:
             shape, axis = _axes(output)
             assert net.shape(result) == tuple(shape), f"{golden.text}: {net.shape(result)}"
+            if axis is not None and not any(isinstance(a, ast.Subscript) for a in golden.call.args):
+                result = net.op("Add", result, _produce(net, "z", shape, axis))  # constants alone are no network
             _consume(net, result, axis, f"out{index or ''}")
     known = not domain and defs.has(golden.operator, golden.opset)
     return net.model(check=known and not defs.get_schema(golden.operator, golden.opset, "").deprecated)

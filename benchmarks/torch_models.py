@@ -1,0 +1,185 @@
+"""The networks of `benchmarks.peers` in PyTorch, written for size: torchvision isn't needed.
+
+Layers follow the papers and torchvision's reference (parameter counts are the same), the forward passes are what
+Torch-Pruning can follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+INPUT = (1, 3, 224, 224)
+CLASSES = 1000
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A network of `NETWORKS` for inference, with seeded random weights and the BN statistics of random images."""
+    torch.manual_seed(seed)
+    network = NETWORKS[name]()
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None  # the mean over all batches seen: here of the one
+        with torch.no_grad():
+            network(torch.randn(4, *INPUT[1:]))
+    return network.eval()
+
+
+def resnet50() -> nn.Module:
+    """ResNet-50 version 1.5 (He et al., 2015): the stride of a bottleneck is in its 3x3 convolution."""
+    layers: list[nn.Module] = [*_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for width, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            layers.append(_Bottleneck(channels, width, stride if block == 0 else 1))
+            channels = 4 * width
+    return nn.Sequential(*layers, *_classifier(channels))
+
+
+def mobilenet_v2() -> nn.Module:
+    """MobileNetV2 of width 1 (Sandler et al., 2018)."""
+    layers: list[nn.Module] = [*_conv_bn(3, 32, 3, 2), nn.ReLU6()]
+    channels = 32
+    for expansion, width, blocks, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for block in range(blocks):
+            layers.append(_InvertedResidual(channels, width, expansion, stride if block == 0 else 1))
+            channels = width
+    return nn.Sequential(*layers, *_conv_bn(channels, 1280, 1), nn.ReLU6(), *_classifier(1280))
+
+
+def densenet121() -> nn.Module:
+    """DenseNet-121 (Huang et al., 2017)."""
+    layers: list[nn.Module] = [*_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for block, count in enumerate((6, 12, 24, 16)):
+        if block:
+            layers += [*_bn_relu_conv(channels, channels // 2, 1), nn.AvgPool2d(2)]
+            channels //= 2
+        for _ in range(count):
+            layers.append(_Dense(channels))
+            channels += 32
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(), *_classifier(channels))
+
+
+def vit_small() -> nn.Module:
+    """ViT-S/16 (Dosovitskiy et al., 2021; the small one is DeiT's): 12 blocks of width 384, 6 heads."""
+    return _VisionTransformer(width=384, blocks=12, heads=6, patch=16)
+
+
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "resnet50": resnet50,
+    "mobilenet_v2": mobilenet_v2,
+    "densenet121": densenet121,
+    "vit_small": vit_small,
+}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over [batch, tokens, width]; the width of a head follows from the weights."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend every token to all tokens."""
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+        return cast(Tensor, self.out((weights @ v).transpose(1, 2).reshape(batch, tokens, -1)))
+
+
+class _VisionTransformer(nn.Module):
+    def __init__(self, width: int, blocks: int, heads: int, patch: int) -> None:
+        super().__init__()
+        tokens = (INPUT[2] // patch) * (INPUT[3] // patch) + 1
+        self.embed = nn.Conv2d(INPUT[1], width, patch, patch)
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(1, tokens, width))
+        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        return cast(Tensor, self.head(self.norm(self.blocks(x))[:, 0]))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return cast(Tensor, x + self.mlp(self.norm2(x)))
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(*_conv_bn(channels, width, 1), nn.ReLU()),
+            *(*_conv_bn(width, width, 3, stride), nn.ReLU()),
+            *_conv_bn(width, 4 * width, 1),
+        )
+        same = stride == 1 and channels == 4 * width
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv_bn(channels, 4 * width, 1, stride))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.relu(self.body(x) + self.shortcut(x)))
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, channels: int, width: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = expansion * channels
+        expand = [*_conv_bn(channels, hidden, 1), nn.ReLU6()] if expansion > 1 else []
+        depthwise = [*_conv_bn(hidden, hidden, 3, stride, hidden), nn.ReLU6()]
+        self.body = nn.Sequential(*expand, *depthwise, *_conv_bn(hidden, width, 1))
+        self.residual = stride == 1 and channels == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, x + self.body(x) if self.residual else self.body(x))
+
+
+class _Dense(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_bn_relu_conv(channels, 128, 1), *_bn_relu_conv(128, 32, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.body(x)], 1)
+
+
+def _conv_bn(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [convolution, nn.BatchNorm2d(width)]
+
+
+def _bn_relu_conv(channels: int, width: int, kernel: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+    return [nn.BatchNorm2d(channels), nn.ReLU(), convolution]
+
+
+def _classifier(channels: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES)]

@@ -1,0 +1,96 @@
+"""How the command line fails: one message on stderr, and an exit status that says whose fault it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import click
+
+from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.report.text import printable
+
+VERBOSITY = "onnxprune.verbosity"  # the key in a context's meta
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_PIPE_CLOSED = 141  # 128 + SIGPIPE
+_STYLES = {"error": {"fg": "red", "bold": True}, "-->": {"fg": "blue"}, "help": {"fg": "cyan"}}
+
+
+class Failure(click.ClickException):
+    """A message that is printed as it stands, and a status.
+
+    Args:
+        message: lines that begin with "error", "  -->" and "  help".
+        status: the exit status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        """Keep message and status."""
+        super().__init__(message)
+        self.exit_code = status
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message on stderr, in colour where a person reads it."""
+        coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        lines = map(_paint if coloured else str, printable(self.message).splitlines())
+        click.echo("\n".join(lines), file=file, err=True)
+
+
+@contextmanager
+def failures(context: click.Context | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong inside into what click ends the process with."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise Failure(str(_usage(error)), UsageError.exit_status) from error
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except OnnxPruneError as error:
+        _trace(context)
+        raise Failure(str(error), error.exit_status) from error
+    except (KeyboardInterrupt, click.Abort) as error:
+        raise click.exceptions.Exit(_INTERRUPTED) from error
+    except BrokenPipeError as error:
+        # Whoever read the output has left. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(_PIPE_CLOSED) from error
+    except Exception as error:
+        _trace(context)
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = "this is a bug: please report it, with what -vv adds to this message"
+        raise Failure(f"error: internal error: {cause}\n  help: {hint}", 2) from error
+
+
+def unbreakable_streams() -> None:
+    """Let names that the terminal's encoding can't show be escaped instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _usage(error: click.UsageError) -> UsageError:
+    path = error.ctx.command_path if error.ctx else "onnxprune"
+    cause = " ".join(error.format_message().split()).rstrip(".")
+    return UsageError("OP602", cause, hint=f"see `{path} --help`")
+
+
+def _trace(context: click.Context | None) -> None:
+    if context is not None and context.meta.get(VERBOSITY, 0) >= 2:
+        click.echo(printable(traceback.format_exc()), err=True, nl=False)
+
+
+def _paint(line: str) -> str:
+    """Colour a line of a message: its mark, and the line itself if it is the cause."""
+    mark = line.split(":")[0].split("[")[0].split(maxsplit=1)[:1]
+    style = _STYLES.get(mark[0]) if mark else None
+    if style is None:
+        return line
+    end = line.index(mark[0]) + len(mark[0])
+    if line.startswith("error["):
+        end = line.index("]") + 1
+    return click.style(line[:end], **style) + line[end:]  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""From what the user names to what the library takes: models, input shapes, input arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnxprune.cli.output import Output
+from onnxprune.errors import PlanError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from onnxprune.pipeline import Analysis
+    from onnxprune.report.comparison import Port
+
+    Arrays = dict[str, NDArray[Any]]
+
+Shapes = Mapping[str, Sequence[int]]
+Named = Sequence[tuple[str | None, Any]]
+T = TypeVar("T")
+
+
+def open_model(
+    out: Output,
+    path: Path,
+    shapes: Sequence[tuple[str | None, tuple[int, ...]]] = (),
+    files: Sequence[tuple[str | None, Path]] = (),
+    *,
+    planned: Shapes | None = None,
+) -> tuple[Analysis, Arrays | None]:
+    """Load and trace a model at the input sizes that the user gave.
+
+    Args:
+        out: where progress goes.
+        path: the model.
+        shapes: sizes of inputs.
+        files: arrays for inputs, whose sizes count as well.
+        planned: the sizes that a plan was made at, for inputs of which nothing else is said.
+
+    Returns:
+        The traced model, and the arrays if there are any.
+
+    Raises:
+        ModelError: the model can't be read or understood.
+        UsageError: a name, shape or array doesn't fit the model (OP603, OP604).
+        PlanError: sizes and arrays contradict each other (OP302).
+    """
+    from onnxprune.model import load
+    from onnxprune.pipeline import analyse
+
+    with out.step("load"):
+        model = load(path)
+    given = by_name(shapes, model.proto, "--input-shape", "OP603")
+    arrays = read_arrays(files, model.proto) if files else None
+    for name, array in (arrays or {}).items():
+        if tuple(given.setdefault(name, array.shape)) != array.shape:
+            cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
+            raise PlanError("OP302", cause, where=name)
+    with out.step("trace"):
+        return analyse(model, {**(planned or {}), **given}), arrays
+
+
+def by_name(
+    values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str
+) -> dict[str, T]:
+    """Assign values to a model's inputs; a value without a name goes to the only input.
+
+    Raises:
+        UsageError: there is no such input, or a value for it came before (the code given).
+    """
+    from onnxprune.report.comparison import inputs_of
+
+    names = [port.name for port in inputs_of(proto)]
+    found: dict[str, T] = {}
+    for name, value in values:
+        if name is None and len(names) != 1:
+            hint = f"write {option} NAME..., with one of: {', '.join(names)}"
+            raise UsageError(code, f"the model has {len(names)} inputs", where=option, hint=hint)
+        key = names[0] if name is None else name
+        if key not in names:
+            near = get_close_matches(key, names, n=1) or names
+            hint = f"its inputs are: {', '.join(near)}"
+            raise UsageError(code, f"the model has no input {key!r}", where=option, hint=hint)
+        if key in found:
+            raise UsageError(code, f"input {key!r} is given twice", where=option)
+        found[key] = value
+    return found
+
+
+def read_arrays(files: Sequence[tuple[str | None, Path]], proto: ModelProto) -> Arrays:
+    """Read an array for every input of a model.
+
+    Raises:
+        UsageError: a file can't be read, or an array has another type or shape than its input (OP604).
+    """
+    from onnxprune.report.comparison import inputs_of
+
+    paths = by_name(files, proto, "--input", "OP604")
+    arrays = {}
+    for port in inputs_of(proto):
+        if port.name not in paths:
+            raise UsageError("OP604", f"no array for input {port.name!r}", where="--input")
+        arrays[port.name] = _fitting(_read(paths[port.name]), port, str(paths[port.name]))
+    return arrays
+
+
+def _read(path: Path) -> NDArray[Any]:
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    except OSError as error:
+        cause = f"can't read the file: {error.strerror or error}"
+        raise UsageError("OP604", cause, where=str(path)) from error
+    except Exception as error:  # NumPy raises errors of many kinds for files that aren't its own
+        cause = f"not a .npy file of numbers: {' '.join(str(error).split())}"
+        hint = "write one with numpy.save(path, array)"
+        raise UsageError("OP604", cause, where=str(path), hint=hint) from error
+    return array
+
+
+def _fitting(array: NDArray[Any], port: Port, where: str) -> NDArray[Any]:
+    from onnxprune.report.units import dims
+
+    if array.dtype.name != port.type:
+        cause = f"input {port.name!r} takes {port.type}, the file holds {array.dtype.name}"
+        hint = f"convert it with array.astype({port.type!r})"
+        raise UsageError("OP604", cause, where=where, hint=hint)
+    expected = port.dims
+    fits = expected is None or (
+        len(expected) == array.ndim
+        and all(n == m for n, m in zip(expected, array.shape, strict=True) if isinstance(n, int))
+    )
+    if not fits:
+        assert expected is not None
+        cause = f"input {port.name!r} takes {dims(expected)}, the file holds {dims(array.shape)}"
+        raise UsageError("OP604", cause, where=where)
+    return array

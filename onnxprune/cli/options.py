@@ -1,0 +1,234 @@
+"""Options that several commands share, and what they are parsed into. Defaults are the library's."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.errors import PlanError, UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline import Settings
+
+Function = Callable[..., Any]
+
+_QUANTITIES = ("macs", "params", "size", "memory")
+
+
+class Share(click.ParamType[float]):
+    """A share as a number or in per cent: 0.5 or 50%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse a share; its range is for the library to judge."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*(%?)\s*", str(value))
+        try:
+            number = float(match[1]) if match else float("nan")
+        except ValueError:
+            number = float("nan")
+        if number != number:
+            self.fail(f"{value!r} is not a share such as 0.5 or 50%", param, ctx)
+        return number / 100 if match and match[2] else number
+
+
+SHARE = Share()
+
+
+class TargetType(click.ParamType[tuple[str, float]]):
+    """A limit on a cost: macs=0.5."""
+
+    name = "KIND=SHARE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Parse a limit."""
+        kind, _, limit = str(value).partition("=")
+        if kind not in _QUANTITIES:
+            near = get_close_matches(kind, _QUANTITIES, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f": {', '.join(_QUANTITIES)}"
+            self.fail(f"{kind!r} is not one of the costs{meant}", param, ctx)
+        return kind, SHARE.convert(limit, param, ctx)
+
+
+class PatternRatio(click.ParamType[tuple[str, float]]):
+    """A ratio for the nodes that match a pattern: layer4*=0.3."""
+
+    name = "PATTERN=R"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Parse a pattern and a ratio."""
+        pattern, equals, ratio = str(value).rpartition("=")
+        if not (pattern and equals):
+            self.fail(f"{value!r} is not of the form PATTERN=R", param, ctx)
+        return pattern, SHARE.convert(ratio, param, ctx)
+
+
+class InputShape(click.ParamType[tuple[str | None, tuple[int, ...]]]):
+    """The shape of an input: NAME:1,3,224,224, the name only where there are several inputs."""
+
+    name = "NAME:1,3,224,224"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, tuple[int, ...]]:
+        """Parse a shape; names may contain colons."""
+        match = re.fullmatch(r"(?:(.+):)?(\d+(?:,\d+)*)", str(value).replace(" ", ""))
+        if match is None:
+            self.fail(f"{value!r} is not of the form NAME:1,3,224,224", param, ctx)
+        return match[1], tuple(int(n) for n in match[2].split(","))
+
+
+class InputFile(click.ParamType[tuple[str | None, Path]]):
+    """An array for an input: NAME=x.npy, the name only where there are several inputs."""
+
+    name = "NAME=X.npy"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, Path]:
+        """Parse a name and a path; a file that exists under the whole text wins."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, path = str(value).partition("=")
+        if not equals or Path(value).exists():
+            return None, Path(value)
+        return name, Path(path)
+
+
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+
+input_shapes = click.option(
+    "--input-shape",
+    "input_shapes",
+    type=InputShape(),
+    multiple=True,
+    help="Size of an input whose dimensions are symbolic. Repeatable; the name may be left out "
+    "where the model has one input.",
+)
+
+inputs = click.option(
+    "--input",
+    "inputs",
+    type=InputFile(),
+    multiple=True,
+    help="Array to compare on, instead of a generated one. Repeatable; the name may be left out "
+    "where the model has one input.",
+)
+
+tolerance = click.option(
+    "--tolerance",
+    type=float,
+    help="Largest error allowed, relative to an output's largest value. [default: 1e-4 for float32, "
+    "by the coarsest type of the weights]",
+)
+
+force = click.option("--force", is_flag=True, help="Overwrite existing files.")
+
+_PLANNING = (
+    click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
+    click.option(
+        "--target",
+        "targets",
+        type=TargetType(),
+        multiple=True,
+        help="Limit on a cost as a share of the model's: macs, params, size (bytes of weights) or "
+        "memory (peak of activations). Met from below.",
+    ),
+    click.option(
+        "--criterion",
+        help="What makes a channel important: l1, l2, bn-scale, fpgm, lamp, random, or one of an "
+        "installed package. [default: l2]",
+    ),
+    click.option(
+        "--allocation",
+        type=click.Choice(["uniform", "global"]),
+        help="Take the same share of every group, or the least important channels of all. "
+        "[default: uniform]",
+    ),
+    click.option("--min-channels", type=int, help="Every layer keeps so many. [default: 1]"),
+    click.option(
+        "--max-ratio", type=SHARE, help="Largest share of a group that may leave. [default: 0.9]"
+    ),
+    click.option(
+        "--round-to",
+        type=int,
+        help="Channel counts are multiples of this. [default: 8 where a layer is wide enough]",
+    ),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="PATTERN",
+        help="Prune only what nodes of such names make. Repeatable.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave the weights of nodes of such names alone. Repeatable.",
+    ),
+    click.option(
+        "--ratio-for",
+        type=PatternRatio(),
+        multiple=True,
+        help="Ratio for what nodes of such names make. Repeatable.",
+    ),
+    click.option(
+        "--exact-only",
+        is_flag=True,
+        default=None,
+        help="Leave groups alone whose removal changes statistics (LayerNorm, means over channels).",
+    ),
+    click.option("--seed", type=int, help="Seed of whatever is drawn. [default: 0]"),
+)
+_GUARDS = ("min_channels", "max_ratio", "round_to", "include", "exclude", "exact_only", "ratio_for")
+
+
+_NAMES = ("ratio", "targets", "criterion", "allocation", *_GUARDS, "seed")
+
+
+def planning(function: Function) -> Function:
+    """Give a command the planning options; those that the user gave arrive as the argument `planning`."""
+
+    @functools.wraps(function)
+    def command(**kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in _NAMES}
+        given = {name: value for name, value in values.items() if value not in (None, ())}
+        return function(planning=given, **kwargs)
+
+    for option in reversed(_PLANNING):
+        command = option(command)
+    return command
+
+
+def settings_of(planning: Mapping[str, Any]) -> Settings:
+    """Turn planning options into settings; a --ratio-for alone leaves everything else as it is.
+
+    Raises:
+        PlanError: there is more than one budget (OP302).
+        UsageError: there is none (OP602).
+    """
+    from onnxprune.budget import Guards, Target
+    from onnxprune.pipeline import Settings
+
+    targets = [Target(*target) for target in planning.get("targets", ())]
+    if len(targets) + ("ratio" in planning) > 1:
+        raise PlanError("OP302", "give one budget: a --ratio or a --target")
+    if not planning.keys() & {"ratio", "targets", "ratio_for"}:
+        hint = "for example --target macs=50% or --ratio 0.3"
+        raise UsageError("OP602", "no budget: how much is to be removed?", hint=hint)
+    guards = Guards(**{name: planning[name] for name in _GUARDS if name in planning})
+    rest = {k: planning[k] for k in ("criterion", "allocation", "seed") if k in planning}
+    ratio = planning.get("ratio", None if targets else 0.0)
+    return Settings(ratio=ratio, target=next(iter(targets), None), guards=guards, **rest)

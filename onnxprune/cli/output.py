@@ -1,0 +1,138 @@
+"""Where a command's words go: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli.failures import VERBOSITY
+from onnxprune.errors import PlanError
+from onnxprune.report.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from onnxprune.report.documents import Document
+
+_UNLIMITED = 10_000  # columns of a pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a command prints with.
+
+    Attributes:
+        json: whether data are wanted as JSON.
+        verbosity: -1 for -q, 1 for -v, 2 for -vv.
+    """
+
+    json: bool = False
+    verbosity: int = 0
+
+    def data(
+        self, document: Callable[[], Document], *report: Callable[[], RenderableType]
+    ) -> None:
+        """Print what was asked for: the document as JSON, or the report's parts as tables."""
+        if self.json:
+            from onnxprune.report.documents import to_json
+
+            click.echo(to_json(document()), nl=False)
+        else:
+            self._print([part() for part in report], err=False)
+
+    def summary(
+        self,
+        document: Callable[[], Document],
+        *report: Callable[[], RenderableType],
+        err: bool = False,
+    ) -> None:
+        """Print what came of a command whose product is a file; not with -q, unless JSON is wanted.
+
+        Args:
+            document: makes the document.
+            report: make the report's parts.
+            err: whether stdout is taken by the product itself.
+        """
+        if self.json and not err:
+            self.data(document)
+        elif self.verbosity >= 0:
+            self._print([part() for part in report], err=err)
+
+    def note(self, text: str) -> None:
+        """Print a line for the person at the terminal, not with -q."""
+        if self.verbosity >= 0:
+            click.echo(printable(text), err=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        coloured = click.style("warning", fg="yellow", bold=True) if _colour(sys.stderr) else "warning"
+        click.echo(f"{coloured}: {printable(text)}", err=True)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Show that something is under way on a terminal; with -v, how long it took."""
+        started = perf_counter()
+        if self.verbosity == 0 and sys.stderr.isatty():
+            with _console(sys.stderr).status(what):
+                yield
+        else:
+            yield
+        if self.verbosity >= 1:
+            click.echo(f"{what:<24} {perf_counter() - started:7.3f} s", err=True)
+
+    def _print(self, parts: list[RenderableType], *, err: bool) -> None:
+        console = _console(sys.stderr if err else sys.stdout)
+        with console.capture() as captured:
+            for part in parts:
+                console.print(part)
+        text = captured.get()
+        if not console.is_terminal:
+            text = re.sub(r" +$", "", text, flags=re.MULTILINE)
+        click.echo(text.removeprefix("\n"), err=err, nl=False, color=console.is_terminal)
+
+
+def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options -v, -q and --format, and the argument `out` made of them."""
+
+    @click.option("-v", "--verbose", count=True, help="Time each step; -vv adds tracebacks.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print errors and what was asked for only.")
+    @click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        help="Tables for people (default) or JSON for programs.",
+    )
+    @click.pass_context
+    @functools.wraps(function)
+    def command(
+        context: click.Context, /, *args: Any, verbose: int, quiet: bool, form: str, **kwargs: Any
+    ) -> Any:
+        if verbose and quiet:
+            raise PlanError("OP302", "-v and -q contradict each other")
+        context.meta[VERBOSITY] = verbose
+        out = Output(json=form == "json", verbosity=-1 if quiet else verbose)
+        return function(*args, out=out, **kwargs)
+
+    return command
+
+
+def _console(stream: IO[str]) -> Console:
+    from rich.console import Console
+
+    width = None if stream.isatty() else _UNLIMITED
+    return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+
+
+def _colour(stream: IO[str]) -> bool:
+    from rich.console import Console
+
+    return Console(file=stream).color_system is not None

@@ -1,0 +1,74 @@
+"""`onnxprune plan`: choose what to remove and write it down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.files import check_output, write_text
+from onnxprune.cli.models import open_model
+from onnxprune.cli.output import Output, reporting
+from onnxprune.errors import PlanError
+
+
+@click.command("plan")
+@options.model_argument
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Where the plan goes; - for stdout.",
+)
+@options.planning
+@options.input_shapes
+@options.force
+@reporting
+def command(
+    model: Path,
+    output: Path,
+    planning: dict[str, Any],
+    input_shapes: list[Any],
+    force: bool,
+    out: Output,
+) -> None:
+    """Choose what to remove from MODEL and write it down as JSON.
+
+    The plan can be read, reviewed and applied later with `onnxprune prune MODEL --plan PLAN.json`.
+
+    \b
+      onnxprune plan model.onnx -o plan.json --target macs=50%
+      onnxprune plan model.onnx -o plan.json --ratio 0.3 --exclude 'head*'
+    """
+    from onnxprune.pipeline import make_plan
+    from onnxprune.plan import apply_plan
+    from onnxprune.report import console, documents
+    from onnxprune.report.summary import summarise_plan
+
+    settings = options.settings_of(planning)
+    to_stdout = str(output) == "-"
+    if to_stdout and out.json:
+        raise PlanError("OP302", "-o - and --format json both want stdout", hint="drop one")
+    if not to_stdout:
+        check_output(output, force)
+    analysis, _ = open_model(out, model, input_shapes)
+    with out.step("score and plan"):
+        plan = make_plan(analysis, settings)
+    if to_stdout:
+        click.echo(plan.to_json(), nl=False)
+    else:
+        write_text(output, plan.to_json())
+    summary = summarise_plan(apply_plan(analysis.graph, plan))
+    out.summary(
+        lambda: documents.document(
+            "plan", model=str(model), output=str(output), **documents.plan_fields(plan, summary)
+        ),
+        lambda: console.costs(summary),
+        lambda: console.group_changes(summary),
+        err=to_stdout,
+    )
+    if not to_stdout:
+        out.note(f"\nwrote {output}; apply it with: onnxprune prune {model} -o OUT.onnx --plan {output}")

@@ -1,0 +1,116 @@
+"""`onnxprune prune`: remove channels, prove the result, write it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.files import check_output
+from onnxprune.cli.models import open_model
+from onnxprune.cli.output import Output, reporting
+from onnxprune.errors import PlanError
+
+_REASONS = 5
+
+
+@click.command("prune")
+@options.model_argument
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where the pruned model goes.",
+)
+@click.option(
+    "--plan",
+    "plan_path",
+    type=click.Path(path_type=Path),
+    metavar="PLAN.json",
+    help="Apply this plan; excludes the options that would make one.",
+)
+@options.planning
+@options.input_shapes
+@options.inputs
+@click.option("--no-verify", is_flag=True, help="Write the result without proving it.")
+@options.tolerance
+@options.force
+@reporting
+def command(
+    model: Path,
+    output: Path,
+    plan_path: Path | None,
+    planning: dict[str, Any],
+    input_shapes: list[Any],
+    inputs: list[Any],
+    no_verify: bool,
+    tolerance: float | None,
+    force: bool,
+    out: Output,
+) -> None:
+    """Remove the least important channels of MODEL, prove the result and write it.
+
+    The proof: the pruned model must compute what the original computes with the removed weights set
+    to zero. Where it doesn't, nothing is written and the exit status is 1.
+
+    \b
+      onnxprune prune model.onnx -o small.onnx --target macs=50%
+      onnxprune prune model.onnx -o small.onnx --ratio 30% --input x.npy
+      onnxprune prune model.onnx -o small.onnx --plan plan.json
+    """
+    from onnxprune.model import save
+    from onnxprune.pipeline import make_plan, prune, read_plan
+    from onnxprune.plan import apply_plan
+    from onnxprune.report import console, documents
+    from onnxprune.report.summary import file_size, summarise, summarise_plan
+
+    if plan_path is not None and planning:
+        given = ", ".join(f"--{name.replace('_', '-').removesuffix('s')}" for name in planning)
+        raise PlanError("OP302", f"--plan says what to remove, and so does {given}", hint="drop one")
+    if no_verify and (inputs or tolerance is not None):
+        raise PlanError("OP302", "--no-verify leaves nothing to --input and --tolerance")
+    settings = None if plan_path else options.settings_of(planning)
+    check_output(output, force)
+    plan = read_plan(plan_path) if plan_path else None
+    analysis, arrays = open_model(
+        out, model, input_shapes, inputs, planned=plan.inputs if plan else None
+    )
+    if settings is not None:
+        with out.step("score and plan"):
+            plan = make_plan(analysis, settings)
+    assert plan is not None
+    with out.step("rewrite" if no_verify else "rewrite and verify"):
+        pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance)
+    old = file_size(analysis.model)
+    with out.step("write"):
+        save(replace(analysis.model, proto=pruned.proto), output, force=force)
+    data = output.with_name(f"{output.stem}.onnx.data")
+    written = replace(
+        analysis.model, path=output, data_files=(data,) if analysis.model.external else ()
+    )
+    files = old, file_size(written)
+    summary = summarise_plan(apply_plan(analysis.graph, plan))
+    dense = summarise(analysis.graph)
+    verification = pruned.verification
+    out.summary(
+        lambda: documents.document(
+            "prune",
+            model=str(model),
+            output=str(output),
+            **documents.plan_fields(plan, summary),
+            file_size={"before": files[0], "after": files[1]},
+            verification=documents.verification_fields(verification),
+            pins=documents.pin_fields(dense.pins),
+        ),
+        lambda: console.costs(summary, files),
+        lambda: console.group_totals(summary),
+        lambda: console.verdict(verification, summary),
+        lambda: console.what_stays(dense, f"see `onnxprune explain {model}`", first=_REASONS),
+    )
+    if verification is not None and not verification.telling and plan.removed:
+        out.warn(NOTHING_PROVED)
+    out.note(f"\nwrote {output}")

@@ -1,0 +1,13 @@
+"""Text that is safe to print."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey instead of showing; names come from files that anybody may have made."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things: "1 layer", "1,204 layers"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,30 @@
+"""Where a graph multiplies activations with activations: the heart of every attention, however it is written."""
+
+from __future__ import annotations
+
+from onnx import GraphProto
+
+_PRODUCTS = frozenset({"Attention", "Einsum", "FusedMatMul", "MatMul", "MultiHeadAttention", "GroupQueryAttention"})
+_CONTRACTIONS = _PRODUCTS | {"Conv", "ConvTranspose", "Gemm"}
+
+
+def attention_nodes(graph: GraphProto) -> set[int]:
+    """Return the nodes that products of two activations depend on, back to the contractions with weights before them.
+
+    Between these, channels that a Reshape split in two are heads and the width of a head.
+    """
+    constant = {t.name for t in graph.initializer}
+    for node in graph.node:
+        if node.input and all(n in constant for n in node.input if n):
+            constant.update(node.output)
+    found: set[int] = set()
+    wanted: set[str] = set()
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        activations = [n for n in node.input if n and n not in constant]
+        product = node.op_type in _PRODUCTS and len(activations) > 1
+        if not product and (node.op_type in _CONTRACTIONS or wanted.isdisjoint(node.output)):
+            continue
+        found.add(index)
+        wanted.update(activations)
+    return found

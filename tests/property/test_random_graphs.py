@@ -1,0 +1,104 @@
+"""Random graphs, random removals: what the rewriter makes must be what the masked original computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from onnxprune.kept import Kept
+from onnxprune.masked import masked
+from onnxprune.rewrite import rewrite
+from onnxprune.verify import verify
+from tests.property.nets import BLOCKS, Sample, samples
+from tests.toolbox import (
+    analyse,
+    assert_proved,
+    inputs_of,
+    largest_difference,
+    removal,
+    run_once,
+    swapped,
+    zeroed,
+)
+
+TOLERANCE = 1e-4
+FAST = settings(max_examples=6)
+
+
+def examine(sample: Sample, seed: int) -> Counter[str]:
+    """Prune a model at random and prove the result; return what could be checked."""
+    seen: Counter[str] = Counter(models=1)
+    rng = np.random.default_rng(seed)
+    graph = analyse(sample.model, sample.shapes)
+    groups = [g for g in graph.groups if rng.random() < 0.8]
+    kept = removal(groups, graph, rng)
+    pruned = assert_proved(kept)
+    if not kept.removed.any():
+        return seen
+    seen["pruned"] += 1
+    inputs = inputs_of(graph)
+    if all(g.exact for g in groups):
+        bare = run_once(zeroed(kept), inputs)
+        if all(np.isfinite(v).all() for v in bare.values()):
+            seen["zeroed"] += 1
+            assert largest_difference(run_once(pruned, inputs), bare) <= TOLERANCE
+    other = swapped(kept, rng)
+    if other is not None:
+        wrong = rewrite(other)
+        seen["controls"] += 1
+        if not verify(kept, wrong, inputs).passed:
+            seen["caught"] += 1
+        else:
+            assert _same(kept, other), "the oracle doesn't see that another channel is gone"
+    return seen
+
+
+def _same(kept: Kept, other: Kept) -> bool:
+    """Tell whether two removals can't be told apart by the outputs, because a channel is dead or saturated."""
+    inputs = inputs_of(kept.graph)
+    return largest_difference(run_once(masked(other), inputs), run_once(masked(kept), inputs)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_block(name: str) -> None:
+    """Each kind of block by itself, so that a failure says where to look, and none goes untested."""
+    used: Counter[str] = Counter()
+
+    @FAST
+    @given(samples(first=name), st.integers(0, 2**16))
+    def inner(sample: Sample, seed: int) -> None:
+        note(repr(sample))
+        used.update(sample.blocks)
+        examine(sample, seed)
+
+    inner()
+    assert used[name], "the block never fitted"
+
+
+def test_graphs() -> None:
+    _run(settings(max_examples=150))
+
+
+@pytest.mark.slow
+def test_many_graphs() -> None:
+    _run(settings(max_examples=1500, derandomize=False))
+
+
+def _run(how: settings) -> None:
+    total: Counter[str] = Counter()
+
+    @settings(how, suppress_health_check=list(HealthCheck))
+    @given(samples(), st.integers(0, 2**16))
+    def inner(sample: Sample, seed: int) -> None:
+        note(repr(sample))
+        total.update(examine(sample, seed))
+
+    inner()
+    # Neither the removals nor the negative controls may be empty.
+    assert total["pruned"] > 0.9 * total["models"], total
+    assert total["zeroed"] > 0.3 * total["models"], total
+    assert total["caught"] > 0.8 * total["controls"], total
