@@ -43,7 +43,7 @@ _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 _VIEWS = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _SCALES = {
     ("BatchNormalization", 1),
-    ("BatchNormalization", 4),
+
     ("Div", 1),
     ("GroupNormalization", 1),
     ("InstanceNormalization", 1),
@@ -72,7 +72,7 @@ def fill(model: ModelProto, seed: int = 0) -> ModelProto:
     if hollow:
         filler = _Filler(filled, constants | hollow, np.random.default_rng(seed))
         blank = {name for name, values in hollow.items() if values.size >= MIN_ELEMENTS}
-        _install(filled, filler.draw(blank ))
+        _install(filled, filler.draw(blank | set(_batch_norm_parameters(filled.graph))))
     return filled
 
 

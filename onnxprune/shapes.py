@@ -260,7 +260,7 @@ class _Walk:
         except Exception:  # of many kinds; what is wrong will be found node by node
             return
         for entry in (*inferred.graph.value_info, *inferred.graph.output):
-            if entry.type.WhichOneof("value") is not None:
+            if entry.name not in self.shapes and entry.type.WhichOneof("value") is not None:
                 self.learn(entry.name, entry.type)
 
     def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
@@ -359,8 +359,9 @@ class _Walk:
         if any(prod(self.shapes.get(name, ())) > _KNOWN for name in step.outputs):
             return
         for name, value in self.evaluate(step, feeds).items():
-            element = self.types[name].tensor_type.elem_type
-            if element == TensorProto.STRING or not isinstance(value, (np.ndarray, np.generic)):
+            element = self.types.get(name, TypeProto()).tensor_type.elem_type
+            is_numeric = element not in (TensorProto.UNDEFINED, TensorProto.STRING)
+            if not is_numeric or not isinstance(value, (np.ndarray, np.generic)):
                 continue
             if self.shapes.setdefault(name, value.shape) == value.shape and value.size <= _KNOWN:
                 self.learn(name, make_tensor_type_proto(element, value.shape))

@@ -64,9 +64,7 @@ def open_model(
         return analyse(model, {**(planned or {}), **given}), arrays
 
 
-def by_name(
-    values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str
-) -> dict[str, T]:
+def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str) -> dict[str, T]:
     """Assign values to a model's inputs; a value without a name goes to the only input.
 
     Raises:

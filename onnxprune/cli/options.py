@@ -48,9 +48,7 @@ class TargetType(click.ParamType[tuple[str, float]]):
 
     name = "KIND=SHARE"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         """Parse a limit."""
         kind, _, limit = str(value).partition("=")
         if kind not in _QUANTITIES:
@@ -65,9 +63,7 @@ class PatternRatio(click.ParamType[tuple[str, float]]):
 
     name = "PATTERN=R"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         """Parse a pattern and a ratio."""
         pattern, equals, ratio = str(value).rpartition("=")
         if not (pattern and equals):
@@ -95,9 +91,7 @@ class InputFile(click.ParamType[tuple[str | None, Path]]):
 
     name = "NAME=X.npy"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str | None, Path]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, Path]:
         """Parse a name and a path; a file that exists under the whole text wins."""
         if isinstance(value, tuple):
             return value
@@ -154,13 +148,10 @@ _PLANNING = (
     click.option(
         "--allocation",
         type=click.Choice(["uniform", "global"]),
-        help="Take the same share of every group, or the least important channels of all. "
-        "[default: uniform]",
+        help="Take the same share of every group, or the least important channels of all. [default: uniform]",
     ),
     click.option("--min-channels", type=int, help="Every layer keeps so many. [default: 1]"),
-    click.option(
-        "--max-ratio", type=SHARE, help="Largest share of a group that may leave. [default: 0.9]"
-    ),
+    click.option("--max-ratio", type=SHARE, help="Largest share of a group that may leave. [default: 0.9]"),
     click.option(
         "--round-to",
         type=int,

@@ -37,9 +37,7 @@ class Output:
     json: bool = False
     verbosity: int = 0
 
-    def data(
-        self, document: Callable[[], Document], *report: Callable[[], RenderableType]
-    ) -> None:
+    def data(self, document: Callable[[], Document], *report: Callable[[], RenderableType]) -> None:
         """Print what was asked for: the document as JSON, or the report's parts as tables."""
         if self.json:
             from onnxprune.report.documents import to_json
@@ -113,9 +111,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.pass_context
     @functools.wraps(function)
-    def command(
-        context: click.Context, /, *args: Any, verbose: int, quiet: bool, form: str, **kwargs: Any
-    ) -> Any:
+    def command(context: click.Context, /, *args: Any, verbose: int, quiet: bool, form: str, **kwargs: Any) -> Any:
         if verbose and quiet:
             raise PlanError("OP302", "-v and -q contradict each other")
         context.meta[VERBOSITY] = verbose

@@ -12,6 +12,7 @@ from onnxprune.cli import options
 from onnxprune.cli.files import check_output
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.proof import warn_if_idle
 from onnxprune.errors import PlanError
 
 _REASONS = 5
@@ -76,9 +77,7 @@ def command(
     settings = None if plan_path else options.settings_of(planning)
     check_output(output, force)
     plan = read_plan(plan_path) if plan_path else None
-    analysis, arrays = open_model(
-        out, model, input_shapes, inputs, planned=plan.inputs if plan else None
-    )
+    analysis, arrays = open_model(out, model, input_shapes, inputs, planned=plan.inputs if plan else None)
     if settings is not None:
         with out.step("score and plan"):
             plan = make_plan(analysis, settings)
@@ -89,9 +88,7 @@ def command(
     with out.step("write"):
         save(replace(analysis.model, proto=pruned.proto), output, force=force)
     data = output.with_name(f"{output.stem}.onnx.data")
-    written = replace(
-        analysis.model, path=output, data_files=(data,) if analysis.model.external else ()
-    )
+    written = replace(analysis.model, path=output, data_files=(data,) if analysis.model.external else ())
     files = old, file_size(written)
     summary = summarise_plan(apply_plan(analysis.graph, plan))
     dense = summarise(analysis.graph)
@@ -103,14 +100,13 @@ def command(
             output=str(output),
             **documents.plan_fields(plan, summary),
             file_size={"before": files[0], "after": files[1]},
-            verification=documents.verification_fields(verification),
+            **documents.verdict_fields((), verification),
             pins=documents.pin_fields(dense.pins),
         ),
         lambda: console.costs(summary, files),
-        lambda: console.group_totals(summary),
-        lambda: console.verdict(verification, summary),
+        lambda: console.removal(summary),
+        lambda: console.verdict((), verification),
         lambda: console.what_stays(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
-    if verification is not None and not verification.telling and plan.removed:
-        out.warn(NOTHING_PROVED)
+    warn_if_idle(out, plan, verification)
     out.note(f"\nwrote {output}")

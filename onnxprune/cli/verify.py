@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.proof import warn_if_idle
 from onnxprune.errors import PlanError, VerificationError
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from onnxprune.cli.models import Arrays
-    from onnxprune.pipeline import Analysis
-    from onnxprune.plan import PrunePlan
 
 
 @click.command("verify")
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
 @options.input_shapes
 @options.inputs
 @options.tolerance
-@click.option("--seed", type=int, default=0, help="Seed of generated inputs. [default: 0]")
+@click.option("--seed", type=int, help="Seed of generated inputs. [default: 0]")
 @reporting
 def command(
     original: Path,
@@ -42,7 +36,7 @@ def command(
     input_shapes: list[Any],
     inputs: list[Any],
     tolerance: float | None,
-    seed: int,
+    seed: int | None,
     out: Output,
 ) -> None:
     """Hold PRUNED against the ORIGINAL that it was made from.
@@ -64,40 +58,36 @@ def command(
     if inputs and seed is not None:
         raise PlanError("OP302", "--seed draws inputs, and --input gives them", hint="drop one")
     plan = read_plan(plan_path) if plan_path else None
-    analysis, arrays = open_model(
-        out, original, input_shapes, inputs, planned=plan.inputs if plan else None
-    )
+    analysis, arrays = open_model(out, original, input_shapes, inputs, planned=plan.inputs if plan else None)
     with out.step("load"):
         proto = load(pruned).proto
-    check_origin(analysis.model, proto, plan)
+    if plan is not None:
+        check_origin(analysis.model, proto, plan)
     changes = interface_changes(analysis.model.proto, proto)
-    if changes:
-        raise VerificationError("OP503", changes[0], where=str(pruned))
-
-    head = {"original": str(original), "pruned": str(pruned)}
-    if plan is None:
-        graph = analysis.graph
-        feeds = arrays or generate_inputs(graph.proto, graph.shapes.inputs, seed or 0)
+    graph, verification, distances = analysis.graph, None, None
+    if plan is not None and not changes:
+        with out.step("verify"):
+            kept = apply_plan(graph, plan)
+            verification = prove(kept, proto, inputs=arrays, tolerance=tolerance, seed=seed or 0)
+    elif not changes:
         with out.step("compare"):
-            found = compare_outputs(graph.proto, proto, feeds)
-        out.data(
-            lambda: documents.document("verify", **head, **documents.distance_fields(found)),
-            lambda: console.distances(found),
-        )
-        if not all(distance.sound for distance in found):
-            raise VerificationError("OP502", "an output isn't finite or has another shape")
-        return
-    with out.step("verify"):
-        kept = apply_plan(analysis.graph, plan)
-        verification = prove(kept, proto, inputs=arrays, tolerance=tolerance, seed=seed or 0)
+            feeds = arrays or generate_inputs(graph.proto, graph.shapes.inputs, seed or 0)
+            distances = compare_outputs(graph.proto, proto, feeds)
     out.data(
         lambda: documents.document(
-            "verify", **head, **documents.verification_fields(verification)
+            "verify",
+            original=str(original),
+            pruned=str(pruned),
+            **documents.verdict_fields(changes, verification, distances),
         ),
-        lambda: console.verdict(verification),
+        lambda: console.verdict(changes, verification, distances),
     )
-    if not verification.passed:
+    if changes:
+        raise VerificationError("OP503", changes[0], where=str(pruned))
+    if distances is not None and not all(d.sound for d in distances):
+        cause = "an output has another shape, or isn't finite where the original's is"
+        raise VerificationError("OP502", cause, where=str(pruned))
+    if verification is not None and not verification.passed:
         cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"
         raise VerificationError("OP501", cause, where=str(pruned))
-    if plan.removed and verification.change == 0:
-        out.warn(NOTHING_PROVED)
+    warn_if_idle(out, plan, verification)

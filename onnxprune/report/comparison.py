@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune._runtime import run, session
+from onnxprune.errors import PlanError, VerificationError
+from onnxprune.model import Model
+from onnxprune.plan import PrunePlan
 from onnxprune.verify import difference
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -41,13 +44,13 @@ class OutputDistance:
         name: the output.
         difference: largest absolute difference relative to the first model's largest magnitude.
         cosine: cosine of the angle between the two, None where it is undefined.
-        finite: whether all values of the second model are finite wherever the first's are.
+        sound: whether the second has the first's shape and is finite wherever the first is.
     """
 
     name: str
     difference: float
     cosine: float | None
-    finite: bool
+    sound: bool
 
 
 def inputs_of(proto: ModelProto) -> tuple[Port, ...]:
@@ -59,6 +62,21 @@ def inputs_of(proto: ModelProto) -> tuple[Port, ...]:
 def outputs_of(proto: ModelProto) -> tuple[Port, ...]:
     """Return a model's outputs."""
     return tuple(map(_port, proto.graph.output))
+
+
+def check_origin(model: Model, pruned: ModelProto, plan: PrunePlan) -> None:
+    """Refuse a plan that isn't for a model, or isn't the one that another model says it was made by.
+
+    Raises:
+        PlanError: the plan is for another model (OP306).
+        VerificationError: the pruned model's metadata names another plan (OP505).
+    """
+    if plan.model != model.sha256:
+        raise PlanError("OP306", "the plan was made for another model", where=plan.model[:12])
+    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan"), None)
+    if digest not in (None, plan.digest):
+        cause = "the pruned model was made by another plan"
+        raise VerificationError("OP505", cause, where=f"its plan is {digest[:12]}")
 
 
 def interface_changes(original: ModelProto, pruned: ModelProto) -> tuple[str, ...]:
@@ -75,9 +93,7 @@ def interface_changes(original: ModelProto, pruned: ModelProto) -> tuple[str, ..
     return tuple(changes)
 
 
-def compare_outputs(
-    original: ModelProto, pruned: ModelProto, inputs: Arrays
-) -> tuple[OutputDistance, ...]:
+def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) -> tuple[OutputDistance, ...]:
     """Run two models on the same inputs and measure how far their outputs are apart.
 
     Args:
@@ -96,13 +112,13 @@ def _distance(name: str, expected: Any, actual: Any) -> OutputDistance:
     if not isinstance(expected, np.ndarray) or expected.dtype.kind in "OSU":
         return OutputDistance(name, difference(actual, expected), None, True)
     if expected.shape != actual.shape:
-        return OutputDistance(name, float("inf"), None, True)
+        return OutputDistance(name, float("inf"), None, False)
     x, y = (a.astype(np.float64).ravel() for a in (expected, actual))
-    finite = bool(np.isfinite(y[np.isfinite(x)]).all())
+    sound = bool(np.isfinite(y[np.isfinite(x)]).all())
     both = np.isfinite(x) & np.isfinite(y)
     norms = float(np.linalg.norm(x[both]) * np.linalg.norm(y[both]))
     cosine = float(x[both] @ y[both]) / norms if norms else None
-    return OutputDistance(name, difference(actual, expected), cosine, finite)
+    return OutputDistance(name, difference(actual, expected), cosine, sound)
 
 
 def _port(value: ValueInfoProto) -> Port:
@@ -118,6 +134,5 @@ def _port(value: ValueInfoProto) -> Port:
 def _dims(tensor: TypeProto.Tensor) -> Dims:
     # Some exporters write -1 for a size that isn't known.
     return tuple(
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None
-        for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None for d in tensor.shape.dim
     )

@@ -19,6 +19,7 @@ from onnxprune.report.layout import (
     FAINT,
     GOOD,
     GROUP,
+    Kind,
     Name,
     heading,
     line,
@@ -44,21 +45,20 @@ _MANY = 6  # so many partners of a group, or reasons of an axis, are told one by
 _LONG = 6  # a path of more nodes loses its middle
 
 
-def costs(before: Cost, after: Cost, files: tuple[int, int] | None = None) -> RenderableType:
+def costs(summary: PlanSummary, files: tuple[int, int] | None = None) -> RenderableType:
     """Tabulate costs before and after, and the bytes of the files if they are given."""
-    old, new = before.totals(), after.totals()
+    old, new = summary.before.totals(), summary.after.totals()
     rows = [(label, old[key], new[key], unit) for key, (label, unit) in _COSTS.items()]
     if files is not None:
         rows.append(("file", *files, "B"))
-    return table(
-        [("", "word"), ("before", "number"), ("after", "number"), ("change", "number")],
-        [(label, si(a, u), si(b, u), change(a, b)) for label, a, b, u in rows],
+    columns: list[tuple[str, Kind]] = [("", "word"), ("before", "number"), ("after", "number")]
+    return stack(
+        heading("cost", _at(summary.inputs)),
+        table(
+            [*columns, ("change", "number")],
+            [(label, si(a, u), si(b, u), change(a, b)) for label, a, b, u in rows],
+        ),
     )
-
-
-def at_inputs(inputs: Mapping[str, Shape]) -> str:
-    """Tell at which input sizes costs are counted."""
-    return ", ".join(f"{name} {dims(shape)}" for name, shape in inputs.items())
 
 
 def group_changes(summary: PlanSummary) -> RenderableType:
@@ -88,56 +88,65 @@ def group_changes(summary: PlanSummary) -> RenderableType:
     )
 
 
-def verdict(verification: Verification) -> RenderableType:
-    """Tell the oracle's verdict and on what it rests."""
-    v = verification
-    head = Text("proved right" if v.passed else "NOT right", GOOD if v.passed else BAD)
-    head.append(
-        f": equals the original with the removed weights at zero, within {v.error:.2g}"
-        f" (allowed {v.tolerance:.2g})",
-        "",
-    )
-    origin = "your inputs" if v.seed is None else f"generated inputs (seed {v.seed})"
-    rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}") for o in v.outputs]
-    columns = [("output", "name"), ("error", "number"), ("change by pruning", "number")]
-    return stack(
-        heading("verification", f"on {origin}, relative to each output's largest value"),
-        table(columns, rows),
-        paragraph(head),
-    )
+def verdict(
+    changes: Sequence[str],
+    verification: Verification | None,
+    distances: Sequence[OutputDistance] | None = None,
+) -> RenderableType:
+    """Tell what a comparison of two models found, and on what it rests.
+
+    Args:
+        changes: where their interfaces differ.
+        verification: the oracle's verdict, if it was asked.
+        distances: how far their outputs are apart, if that was all that could be told.
+    """
+    if changes:
+        return stack(heading("interface"), *map(paragraph, changes))
+    if verification is not None:
+        return _proof(verification)
+    if distances is not None:
+        return _distances(distances)
+    return stack(heading("verification"), paragraph("not proved: left out with --no-verify", CODE))
 
 
-def what_stays(pins: Sequence[PinSummary], cost: Cost, hint: str) -> RenderableType:
-    """Tabulate why channels can't leave."""
+def removal(summary: PlanSummary) -> RenderableType:
+    """Tell in a line how much leaves."""
+    removed = sum(c.removed for c in summary.groups)
+    units = sum(len(c.group.units) for c in summary.groups)
+    touched = sum(c.removed > 0 for c in summary.groups)
+    text = f"removed {removed:,} of {count(units, 'unit')}, from {touched} of {count(len(summary.groups), 'group')}"
+    return paragraph(text)
+
+
+def what_stays(summary: ModelSummary, hint: str = "", first: int | None = None) -> RenderableType:
+    """Tabulate why channels can't leave, or the first so many reasons."""
+    params = summary.cost.params
     rows = (
         (
             Text(pin.code, CODE),
             CATALOGUE[pin.code].title,
             str(len(pin.layers)),
-            percent(share(pin.held, cost.params)),
-            percent(share(pin.locked, cost.params)),
+            percent(share(pin.held, params)),
+            percent(share(pin.locked, params)),
             Name(pin.layers[0]),
         )
-        for pin in pins
+        for pin in summary.pins[:first]
     )
+    columns: list[tuple[str, Kind]] = [("", "word"), ("reason", "text"), ("layers", "number")]
+    columns += [("holds", "number"), ("locks", "number"), ("for example", "name")]
+    prunable = percent(share(summary.prunable, params))
     return stack(
         heading("what stays, and why", hint),
-        table(
-            [
-                *(("", "word"), ("reason", "text"), ("layers", "number"), ("holds", "number")),
-                *(("locks", "number"), ("for example", "name")),
-            ],
-            rows,
-        ),
+        table(columns, rows) if summary.pins else paragraph("Nothing: every channel can leave."),
         paragraph(
-            "holds: parameters with a slice that the reason pins; locks: those that can't leave by"
-            " any other slice either.",
+            f"{prunable} of the parameters can leave. A reason holds those with a slice that it pins,"
+            " and locks those that no other slice lets go either.",
             FAINT,
         ),
     )
 
 
-def model_header(path: str, proto: ModelProto, inputs: Mapping[str, Shape]) -> RenderableType:
+def model_header(path: str, proto: ModelProto, summary: ModelSummary) -> RenderableType:
     """Tell what a model is: its versions, producer and interface."""
     opsets = " ".join(f"{o.domain or 'ai.onnx'}:{o.version}" for o in proto.opset_import)
     producer = f"{proto.producer_name} {proto.producer_version}".strip() or "unknown producer"
@@ -147,7 +156,7 @@ def model_header(path: str, proto: ModelProto, inputs: Mapping[str, Shape]) -> R
         table(
             [("", "word"), ("", "name"), ("", "word"), ("", "word"), ("", "word")],
             [
-                *(_port("input", p, inputs.get(p.name)) for p in inputs_of(proto)),
+                *(_port("input", p, summary.inputs.get(p.name)) for p in inputs_of(proto)),
                 *(_port("output", p, None) for p in outputs_of(proto)),
             ],
         ),
@@ -213,26 +222,8 @@ def totals(summary: ModelSummary, file: int) -> RenderableType:
     rows.append(("prunable parameters", percent(share(summary.prunable, summary.cost.params))))
     rows.append(("prunable layers", f"{summary.reached} of {summary.weighted}"))
     return stack(
-        heading("totals", f"at {at_inputs(summary.inputs)}" if summary.inputs else ""),
+        heading("totals", _at(summary.inputs)),
         table([("", "word"), ("", "number")], rows),
-    )
-
-
-def distances(found: Sequence[OutputDistance]) -> RenderableType:
-    """Tabulate how far the outputs of two models are apart."""
-    rows = (
-        (
-            Name(d.name),
-            f"{d.difference:.2g}",
-            "-" if d.cosine is None else f"{d.cosine:.4f}",
-            "yes" if d.finite else Text("NO", BAD),
-        )
-        for d in found
-    )
-    columns = [("output", "name"), ("difference", "number"), ("cosine", "number")]
-    return stack(
-        heading("outputs", "difference relative to the original's largest value"),
-        table([*columns, ("finite", "word")], rows),
     )
 
 
@@ -292,6 +283,48 @@ _STATES = {
 }
 
 
+def _at(inputs: Mapping[str, Shape]) -> str:
+    """Tell at which input sizes costs are counted."""
+    return "at " + ", ".join(f"{name} {dims(shape)}" for name, shape in inputs.items())
+
+
+def _proof(verification: Verification) -> RenderableType:
+    v = verification
+    origin = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
+    rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}") for o in v.outputs]
+    outcome = ("proved right", GOOD) if v.passed else ("NOT right", BAD)
+    meaning = (
+        f": on {origin}, the pruned model computes what the original computes with the removed weights"
+        f" set to zero, up to {v.error:.2g} of an output's largest value; {v.tolerance:.2g} is allowed."
+    )
+    columns: list[tuple[str, Kind]] = [("output", "name"), ("error", "number")]
+    return stack(
+        heading("verification"),
+        table([*columns, ("change by pruning", "number")], rows),
+        paragraph(line(outcome, meaning)),
+    )
+
+
+def _distances(distances: Sequence[OutputDistance]) -> RenderableType:
+    rows = (
+        (
+            Name(d.name),
+            f"{d.difference:.2g}",
+            "-" if d.cosine is None else f"{d.cosine:.4f}",
+            "" if d.sound else Text("another shape, or not finite", BAD),
+        )
+        for d in distances
+    )
+    columns: list[tuple[str, Kind]] = [("output", "name"), ("difference", "number")]
+    return stack(
+        heading("comparison", "difference relative to the original's largest value"),
+        table([*columns, ("cosine", "number"), ("", "word")], rows),
+        paragraph(
+            "The interface is intact. That the outputs are right isn't proved: for that, the plan is needed (--plan)."
+        ),
+    )
+
+
 def _port(what: str, port: Port, at: Shape | None) -> tuple[str, Name, str, str, str]:
     shape = "?" if port.dims is None else dims(port.dims)
     assumed = at is not None and shape != dims(at)
@@ -333,9 +366,7 @@ def _coupled(coupled: Coupled) -> Iterator[RenderableType]:
 
 def _held(held: Held) -> Iterator[RenderableType]:
     pin = held.pin
-    yield _indented(
-        line(f"{held.channels} can't leave: ", (pin.code, CODE), f" {pin.node}: {pin.reason}")
-    )
+    yield _indented(line(f"{held.channels} can't leave: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"))
     if held.path:
         yield _indented(f"over {_path(held.path)}", FAINT, deeper=True)
     if pin.hint:

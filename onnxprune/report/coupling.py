@@ -203,10 +203,7 @@ def _coupled(index: Index, node: NodeProto, ids: Ids) -> Iterator[Coupled]:
             for reader in graph.consumers(slot[0]):
                 goals.setdefault(reader, []).append(graph.slots[slot])
         others = [n for n in group.producers if n != node.name]
-        partners = tuple(
-            Partner(n, _between(index, mine, np.concatenate(goals[n]), {node.name, n}))
-            for n in others
-        )
+        partners = tuple(Partner(n, _between(index, mine, np.concatenate(goals[n]), {node.name, n})) for n in others)
         yield Coupled(group, len(mine), partners)
 
 

@@ -12,9 +12,11 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from onnx import ModelProto
+
 from onnxprune.errors import CodeInfo
 from onnxprune.plan import PrunePlan
-from onnxprune.report.comparison import OutputDistance, Port
+from onnxprune.report.comparison import OutputDistance, inputs_of, outputs_of
 from onnxprune.report.coupling import Axis, HeldAxis
 from onnxprune.report.index import Reach
 from onnxprune.report.operators import Operator
@@ -52,7 +54,7 @@ def plan_fields(plan: PrunePlan, summary: PlanSummary) -> Document:
         "model_sha256": plan.model,
         "plan_digest": plan.digest,
         "settings": plan.settings,
-        "inputs": summary.inputs,
+        "counted_at": summary.inputs,
         "cost": {"before": summary.before.totals(), "after": summary.after.totals()},
         "groups": [_group_change(change) for change in summary.groups],
     }
@@ -61,7 +63,7 @@ def plan_fields(plan: PrunePlan, summary: PlanSummary) -> Document:
 def model_fields(summary: ModelSummary) -> Document:
     """Describe a traced model."""
     return {
-        "inputs_at": summary.inputs,
+        "counted_at": summary.inputs,
         "cost": summary.cost.totals(),
         "prunable": {
             "params": summary.prunable,
@@ -80,21 +82,39 @@ def pin_fields(pins: Iterable[PinSummary]) -> list[Document]:
     return [asdict(pin) for pin in pins]
 
 
-def verification_fields(verification: Verification | None) -> Document | None:
-    """Describe the oracle's verdict."""
-    if verification is None:
-        return None
-    return {**asdict(verification), "error": verification.error}
+def verdict_fields(
+    changes: Sequence[str],
+    verification: Verification | None,
+    distances: Sequence[OutputDistance] | None = None,
+) -> Document:
+    """Describe what a comparison of two models found.
+
+    Args:
+        changes: where their interfaces differ.
+        verification: the oracle's verdict, if it was asked.
+        distances: how far their outputs are apart, if that was all that could be told.
+    """
+    verdict = None
+    if verification is not None:
+        verdict = {**asdict(verification), "error": verification.error}
+    return {
+        "proved": verification is not None and verification.passed,
+        "interface_changes": changes,
+        "verification": verdict,
+        "distances": None if distances is None else [asdict(d) for d in distances],
+    }
 
 
-def distance_fields(distances: Iterable[OutputDistance]) -> list[Document]:
-    """Describe how far outputs are apart."""
-    return [asdict(distance) for distance in distances]
-
-
-def port_fields(ports: Iterable[Port]) -> list[Document]:
-    """Describe inputs or outputs."""
-    return [asdict(port) for port in ports]
+def header_fields(proto: ModelProto) -> Document:
+    """Describe what a model says of itself."""
+    return {
+        "ir_version": proto.ir_version,
+        "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        "nodes": len(proto.graph.node),
+        "inputs": [asdict(port) for port in inputs_of(proto)],
+        "outputs": [asdict(port) for port in outputs_of(proto)],
+    }
 
 
 def axis_fields(axes: Iterable[Axis]) -> list[Document]:
@@ -112,10 +132,7 @@ def axis_fields(axes: Iterable[Axis]) -> list[Document]:
                 }
                 for coupled in axis.coupled
             ],
-            "held": [
-                {"channels": held.channels, "pin": _pin(held.pin), "path": held.path}
-                for held in axis.held
-            ],
+            "held": [{"channels": held.channels, "pin": _pin(held.pin), "path": held.path} for held in axis.held],
         }
         for axis in axes
     ]

@@ -85,11 +85,7 @@ def paragraph(text: str | Text, style: str = "", *, indent: int = 2) -> Renderab
 def line(*parts: str | tuple[str, str] | Text) -> Text:
     """Join strings, (string, style) pairs and texts."""
     clean = (
-        p
-        if isinstance(p, Text)
-        else Text(printable(p))
-        if isinstance(p, str)
-        else Text(printable(p[0]), p[1])
+        p if isinstance(p, Text) else Text(printable(p)) if isinstance(p, str) else Text(printable(p[0]), p[1])
         for p in parts
     )
     return Text("").join(clean)

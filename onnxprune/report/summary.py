@@ -182,9 +182,7 @@ def summarise_pins(index: Index) -> tuple[PinSummary, ...]:
         locked = sum(w.among(graph.pinned) - w.among(graph.pinned & ~pinned) for w in index.weights)
         if code != KERNEL and readers:
             layers = tuple(sorted(readers, key=rank.__getitem__))
-            found.append(
-                PinSummary(code, layers, tuple(by.get(code, ())), sum(held.values()), locked)
-            )
+            found.append(PinSummary(code, layers, tuple(by.get(code, ())), sum(held.values()), locked))
     return tuple(sorted(found, key=lambda p: (-p.locked, -p.held)))
 
 

@@ -868,17 +868,19 @@ def samples(draw: Draw[Any], first: str | None = None, most: int = 6) -> Sample:
         spatial = draw(st.sampled_from([2, 2, 2, 1, 3, 0])) if first is None or index else 2
         _start(b, index, spatial, shapes)
     if first is not None:
-        if first in _NEEDS_VECTOR:
-            b.live.append(net.op("Relu", net.linear(global_mean(b, b.live[0]) or "", draw(st.integers(2, 6)))))
-        tensor = b.live[-1] if first in _NEEDS_VECTOR else b.live[0]
-        _extend(b, first, tensor, names)
+        x = b.live[0]
+        if first in _NEED_VECTORS:
+            x = net.op("Relu", net.linear(b.net.squeeze(net.op("GlobalMaxPool", x), [2, 3]), draw(st.integers(2, 6))))
+        else:
+            b.live.append(net.op("Tanh", net.conv(x, b.channels(x))))
+        _extend(b, first, x, names)
     for _ in range(draw(st.integers(0, most) if first is None else st.integers(0, 1))):
         _extend(b, draw(st.sampled_from(sorted(BLOCKS))), draw(st.sampled_from(b.live)), names)
     _heads(b)
     return Sample(_pruned_of_leftovers(net), shapes, tuple(names))
 
 
-_NEEDS_VECTOR = ("gemm", "matmul", "unflatten", "unsqueeze")
+_NEED_VECTORS = ("gemm", "matmul", "unflatten", "unsqueeze")
 
 
 def _start(b: Builder, index: int, spatial: int, shapes: dict[str, Shape]) -> None:

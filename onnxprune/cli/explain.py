@@ -1,0 +1,92 @@
+"""`onnxprune explain`: why channels are coupled or pinned, and what a code means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.models import open_model
+from onnxprune.cli.output import Output, reporting
+from onnxprune.errors import CATALOGUE, UsageError
+
+
+@click.command("explain")
+@click.argument("what", metavar="MODEL|CODE")
+@click.argument("about", metavar="[NODE|CODE]", required=False)
+@options.input_shapes
+@reporting
+def command(what: str, about: str | None, input_shapes: list[Any], out: Output) -> None:
+    """Explain why channels leave together or not at all, or what a code means.
+
+    \b
+      onnxprune explain model.onnx            all reasons, by share of the parameters
+      onnxprune explain model.onnx conv_14    a node: its groups, its pins, and over which nodes
+      onnxprune explain model.onnx OP204      everything that this reason pins
+      onnxprune explain OP204                 what the code means
+
+    NODE may be a pattern that fits one node, such as '*layer4*conv2*'.
+    """
+    if about is None and _is_code(what):
+        _explain_code(what, out)
+        return
+    from onnxprune.report import console, documents
+    from onnxprune.report.coupling import explain_node, find_node, held_by
+    from onnxprune.report.index import Index
+    from onnxprune.report.summary import summarise
+
+    if about is not None and _is_code(about):
+        _check_code(about)
+    analysis, _ = open_model(out, Path(what), input_shapes)
+    graph = analysis.graph
+    if about is None:
+        summary = summarise(graph)
+        fields = documents.model_fields(summary)
+        out.data(
+            lambda: documents.document("explain", model=what, prunable=fields["prunable"], pins=fields["pins"]),
+            lambda: console.what_stays(summary, f"see `onnxprune explain {what} CODE`, or NODE"),
+        )
+    elif _is_code(about):
+        axes = list(held_by(Index(graph), about))
+        out.data(
+            lambda: documents.document("explain", model=what, code=about, axes=documents.held_fields(axes)),
+            lambda: console.held_axes(about, axes),
+        )
+    else:
+        node = find_node(graph, about)
+        channels = explain_node(Index(graph), node)
+        out.data(
+            lambda: documents.document(
+                "explain",
+                model=what,
+                node=node.name,
+                op=node.op_type,
+                channels=documents.axis_fields(channels),
+            ),
+            lambda: console.node_channels(f'{node.op_type} "{node.name}"', channels),
+        )
+
+
+def _explain_code(code: str, out: Output) -> None:
+    _check_code(code)
+    from onnxprune.report import console, documents
+
+    info = CATALOGUE[code]
+    out.data(
+        lambda: documents.document("explain", **documents.code_fields(code, info)),
+        lambda: console.catalogue_entry(code, info),
+    )
+
+
+def _is_code(text: str) -> bool:
+    return re.fullmatch(r"OP\d{3}", text) is not None
+
+
+def _check_code(code: str) -> None:
+    if code not in CATALOGUE:
+        family = [known for known in CATALOGUE if known[:3] == code[:3]]
+        hint = f"known are {family[0]} to {family[-1]}" if family else f"known are {', '.join(CATALOGUE)}"
+        raise UsageError("OP606", f"there is no code {code}", hint=hint)

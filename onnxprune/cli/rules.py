@@ -1,0 +1,33 @@
+"""`onnxprune rules`: which operators are known."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import click
+
+from onnxprune.cli.output import Output, reporting
+from onnxprune.errors import UsageError
+
+
+@click.command("rules")
+@click.argument("name", required=False)
+@reporting
+def command(name: str | None, out: Output) -> None:
+    """List every operator: whether it has a rule, is deliberately left alone, or is unknown.
+
+    NAME shows only operators whose names contain it.
+    """
+    from onnxprune.report import console, documents
+    from onnxprune.report.operators import operators
+
+    every = operators()
+    chosen = [o for o in every if name is None or name.lower() in o.name.lower()]
+    if name is not None and not chosen:
+        near = get_close_matches(name, [o.name for o in every], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else None
+        raise UsageError("OP606", f"there is no operator {name!r}", hint=hint)
+    out.data(
+        lambda: documents.document("rules", **documents.operator_fields(chosen)),
+        lambda: console.operator_table(chosen),
+    )

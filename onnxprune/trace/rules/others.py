@@ -1,0 +1,30 @@
+"""Operators without channels of their own: deliberately left alone, or made of parameters only."""
+
+from __future__ import annotations
+
+from onnxprune.trace.op import Op
+from onnxprune.trace.registry import leave, rule
+
+
+@rule("Constant")
+def constant(op: Op) -> None:
+    """A weight."""
+    op.give(op.constant())
+
+
+@rule("AffineGrid", "BlackmanWindow", "HammingWindow", "HannWindow", "ImageDecoder")
+def positions(op: Op) -> None:
+    """Made from parameters: its axes hold positions."""
+    op.give_up("OP209", "it is made from parameters")
+
+
+leave("its body runs as a graph of its own", "If", "Loop", "Scan", "SequenceMap")
+leave(
+    "sequences and optionals are passed on as they are",
+    *("ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt", "SequenceConstruct"),
+    *("SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence"),
+)
+leave("text has no channels", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
+leave("a loss is for training", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
+leave("it writes at positions known at run time", "Scatter", "TensorScatter")
+leave("its state has the model's own layout", "LinearAttention")
