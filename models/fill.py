@@ -43,7 +43,7 @@ _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 _VIEWS = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _SCALES = {
     ("BatchNormalization", 1),
-
+    ("BatchNormalization", 4),
     ("Div", 1),
     ("GroupNormalization", 1),
     ("InstanceNormalization", 1),

@@ -228,9 +228,8 @@ class Net:
         found = infer_node_outputs(schema, node, types, data, opset_imports=opsets, ir_version=IR_VERSION)
         for name in node.output:
             kind = found.get(name, onnx.TypeProto())
-            whole = kind.HasField("tensor_type") and all(
-                d.HasField("dim_value") for d in kind.tensor_type.shape.dim
-            )
+            dims = kind.tensor_type.shape.dim
+            whole = kind.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims)
             assert whole or told, f"onnx can't infer what {node.op_type} gives: {kind}"
             if whole:
                 self.types[name] = kind

@@ -14,12 +14,21 @@ __all__ = ["cli", "main"]
 
 COMMANDS = ("inspect", "explain", "plan", "prune", "verify", "rules")
 
+_EXAMPLES = """\b
+Examples:
+  onnxprune inspect model.onnx                                  what can be pruned
+  onnxprune prune model.onnx -o small.onnx --target macs=50%    prune and prove
+  onnxprune explain model.onnx conv_14                          why not this layer?
+"""
+
 
 @click.group(
+    epilog=_EXAMPLES,
     cls=LazyGroup,
     package=__name__,
     commands=COMMANDS,
     invoke_without_command=True,
+    subcommand_metavar="COMMAND ...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version", message="onnxprune %(version)s")
@@ -30,11 +39,6 @@ def cli(context: click.Context) -> None:
     onnxprune finds which channels of a network can only leave together, removes the least important
     ones by rewriting the graph, and proves with ONNX Runtime that the result computes what the
     original computes without them. No framework, no labels, no training code.
-
-    \b
-      onnxprune inspect model.onnx                                  what can be pruned
-      onnxprune prune model.onnx -o small.onnx --target macs=50%    prune and prove
-      onnxprune explain model.onnx conv_14                          why not this layer?
 
     Exit status: 0 done, 1 a check failed, 2 bad input or usage.
     """

@@ -13,20 +13,22 @@ from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import CATALOGUE, UsageError
 
+_EXAMPLES = """\b
+Examples:
+  onnxprune explain model.onnx            all reasons, by share of the parameters
+  onnxprune explain model.onnx conv_14    a node: its groups, its pins, and over which nodes
+  onnxprune explain model.onnx OP204      everything that this reason pins
+  onnxprune explain OP204                 what the code means
+"""
 
-@click.command("explain")
+
+@click.command("explain", short_help="Tell why channels can't leave, or what a code means.", epilog=_EXAMPLES)
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes
 @reporting
 def command(what: str, about: str | None, input_shapes: list[Any], out: Output) -> None:
     """Explain why channels leave together or not at all, or what a code means.
-
-    \b
-      onnxprune explain model.onnx            all reasons, by share of the parameters
-      onnxprune explain model.onnx conv_14    a node: its groups, its pins, and over which nodes
-      onnxprune explain model.onnx OP204      everything that this reason pins
-      onnxprune explain OP204                 what the code means
 
     NODE may be a pattern that fits one node, such as '*layer4*conv2*'.
     """

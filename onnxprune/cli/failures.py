@@ -21,17 +21,9 @@ _STYLES = {"error": {"fg": "red", "bold": True}, "-->": {"fg": "blue"}, "help": 
 
 
 class Failure(click.ClickException):
-    """A message that is printed as it stands, and a status.
+    """Bad input, wrong usage or a bug: a message of lines that begin with "error", "  -->" and "  help"."""
 
-    Args:
-        message: lines that begin with "error", "  -->" and "  help".
-        status: the exit status.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        """Keep message and status."""
-        super().__init__(message)
-        self.exit_code = status
+    exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message on stderr, in colour where a person reads it."""
@@ -40,18 +32,24 @@ class Failure(click.ClickException):
         click.echo("\n".join(lines), file=file, err=True)
 
 
+class GateFailure(Failure):
+    """A check failed."""
+
+    exit_code = 1
+
+
 @contextmanager
 def failures(context: click.Context | None = None) -> Iterator[None]:
     """Turn whatever goes wrong inside into what click ends the process with."""
     try:
         yield
     except click.UsageError as error:
-        raise Failure(str(_usage(error)), UsageError.exit_status) from error
+        raise Failure(str(_usage(error))) from error
     except (click.ClickException, click.exceptions.Exit):
         raise
     except OnnxPruneError as error:
         _trace(context)
-        raise Failure(str(error), error.exit_status) from error
+        raise (GateFailure if error.exit_status == 1 else Failure)(str(error)) from error
     except (KeyboardInterrupt, click.Abort) as error:
         raise click.exceptions.Exit(_INTERRUPTED) from error
     except BrokenPipeError as error:
@@ -62,7 +60,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         _trace(context)
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "this is a bug: please report it, with what -vv adds to this message"
-        raise Failure(f"error: internal error: {cause}\n  help: {hint}", 2) from error
+        raise Failure(f"error: internal error: {cause}\n  help: {hint}") from error
 
 
 def unbreakable_streams() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 
 from onnxprune.errors import ModelError
@@ -33,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ModelError: it can't be written (OP117).
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)

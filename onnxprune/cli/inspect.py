@@ -12,7 +12,7 @@ from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show what a model is and what can be pruned.")
 @options.model_argument
 @options.input_shapes
 @reporting

@@ -13,8 +13,14 @@ from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import PlanError
 
+_EXAMPLES = """\b
+Examples:
+  onnxprune plan model.onnx -o plan.json --target macs=50%
+  onnxprune plan model.onnx -o plan.json --ratio 0.3 --exclude 'head*'
+"""
 
-@click.command("plan")
+
+@click.command("plan", short_help="Choose what to remove, write it down.", epilog=_EXAMPLES)
 @options.model_argument
 @click.option(
     "-o",
@@ -38,10 +44,6 @@ def command(
     """Choose what to remove from MODEL and write it down as JSON.
 
     The plan can be read, reviewed and applied later with `onnxprune prune MODEL --plan PLAN.json`.
-
-    \b
-      onnxprune plan model.onnx -o plan.json --target macs=50%
-      onnxprune plan model.onnx -o plan.json --ratio 0.3 --exclude 'head*'
     """
     from onnxprune.pipeline import make_plan
     from onnxprune.plan import apply_plan

@@ -18,7 +18,15 @@ from onnxprune.errors import PlanError
 _REASONS = 5
 
 
-@click.command("prune")
+_EXAMPLES = """\b
+Examples:
+  onnxprune prune model.onnx -o small.onnx --target macs=50%
+  onnxprune prune model.onnx -o small.onnx --ratio 30% --input x.npy
+  onnxprune prune model.onnx -o small.onnx --plan plan.json
+"""
+
+
+@click.command("prune", short_help="Remove channels, prove the result, write it.", epilog=_EXAMPLES)
 @options.model_argument
 @click.option(
     "-o",
@@ -57,11 +65,6 @@ def command(
 
     The proof: the pruned model must compute what the original computes with the removed weights set
     to zero. Where it doesn't, nothing is written and the exit status is 1.
-
-    \b
-      onnxprune prune model.onnx -o small.onnx --target macs=50%
-      onnxprune prune model.onnx -o small.onnx --ratio 30% --input x.npy
-      onnxprune prune model.onnx -o small.onnx --plan plan.json
     """
     from onnxprune.model import save
     from onnxprune.pipeline import make_plan, prune, read_plan

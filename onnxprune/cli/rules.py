@@ -10,7 +10,7 @@ from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import UsageError
 
 
-@click.command("rules")
+@click.command("rules", short_help="List the operators that are known.")
 @click.argument("name", required=False)
 @reporting
 def command(name: str | None, out: Output) -> None:

@@ -14,7 +14,7 @@ from onnxprune.cli.proof import warn_if_idle
 from onnxprune.errors import PlanError, VerificationError
 
 
-@click.command("verify")
+@click.command("verify", short_help="Hold a pruned model against its original.")
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
 @click.option(

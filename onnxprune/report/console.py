@@ -8,7 +8,6 @@ from onnx import ModelProto
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.cost import Cost
 from onnxprune.errors import CATALOGUE, CodeInfo
 from onnxprune.report.comparison import OutputDistance, Port, inputs_of, outputs_of
 from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis
@@ -28,10 +27,10 @@ from onnxprune.report.layout import (
     table,
 )
 from onnxprune.report.operators import Operator
-from onnxprune.report.summary import ModelSummary, PinSummary, PlanSummary
+from onnxprune.report.summary import ModelSummary, PlanSummary
 from onnxprune.report.text import count
 from onnxprune.report.units import change, dims, percent, share, si
-from onnxprune.trace.graph import Group
+from onnxprune.trace import Group
 from onnxprune.trace.values import Shape
 from onnxprune.verify import Verification
 

@@ -13,8 +13,8 @@ from onnx import NodeProto
 
 from onnxprune.errors import UsageError
 from onnxprune.report.index import KERNEL, Index
+from onnxprune.trace import ChannelGraph, Group
 from onnxprune.trace.channels import Pin
-from onnxprune.trace.graph import ChannelGraph, Group
 from onnxprune.trace.values import Factor, Ids
 
 Role = Literal["output", "input", "input and output"]

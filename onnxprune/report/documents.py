@@ -29,8 +29,8 @@ from onnxprune.report.summary import (
     PlanSummary,
 )
 from onnxprune.report.units import share
+from onnxprune.trace import Group
 from onnxprune.trace.channels import Pin
-from onnxprune.trace.graph import Group
 from onnxprune.verify import Verification
 
 VERSION = 1

@@ -16,7 +16,7 @@ from onnxprune.cost import Cost, LayerCost, cost
 from onnxprune.kept import Kept
 from onnxprune.model import Model
 from onnxprune.report.index import KERNEL, Index, Reach
-from onnxprune.trace.graph import ChannelGraph, Group
+from onnxprune.trace import ChannelGraph, Group
 from onnxprune.trace.values import Ids, Shape
 
 

@@ -13,6 +13,12 @@ def conv(op: Op) -> None:
     op.align("n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
 
 
+@rule("CausalConvWithState")
+def causal_conv(op: Op) -> None:
+    """A depthwise convolution over time whose last inputs are carried along."""
+    op.align("n c *s, c i *k, c, n c *p -> n c *s, n c *p")
+
+
 @rule("ConvTranspose")
 def conv_transpose(op: Op) -> None:
     """A transposed convolution: the weight holds input channels first."""

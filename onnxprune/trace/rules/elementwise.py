@@ -5,62 +5,23 @@ from __future__ import annotations
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rule
 
+_UNARY = """
+    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
+    HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
+    Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+    com.microsoft:BiasGelu com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QuickGelu
+"""
+_EXPERIMENTAL = "Affine ParametricSoftplus ScaledTanh"  # of early exporters
+_BROADCAST = """
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
+    Mul Or PRelu Pow Sub Sum SwiGLU Where Xor
+"""
 
-@rule(
-    *(
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "BitwiseNot",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Cos",
-        "Cosh",
-    ),
-    *(
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-        "LeakyRelu",
-    ),
-    *(
-        "Log",
-        "Mish",
-        "Neg",
-        "Not",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-    ),
-    *("Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-    *(
-        "com.microsoft:FastGelu",
-        "com.microsoft:Gelu",
-        "com.microsoft:QuickGelu",
-        "com.microsoft:BiasGelu",
-    ),
-)
+
+@rule(*_UNARY.split(), *_EXPERIMENTAL.split())
 def unary(op: Op) -> None:
     """Each element by itself; the contrib spellings of Gelu take a bias."""
-    if len(op.inputs) > 1:  # the contrib spellings of Gelu take a bias
+    if len(op.inputs) > 1:
         op.align("*a, *a -> *a")
     else:
         op.give(op.x(0))
@@ -69,41 +30,11 @@ def unary(op: Op) -> None:
 @rule("CastLike", "Clip", "Dropout")
 def unary_with_parameters(op: Op) -> None:
     """Each element by itself; further inputs are scalars, further outputs masks."""
-    op.give(op.x(0))
-    for i in range(1, len(op.node.output)):
+    for i in range(len(op.node.output)):
         op.give(op.x(0), i)
 
 
-@rule(
-    *(
-        "Add",
-        "And",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-    ),
-    *(
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Or",
-        "Pow",
-        "PRelu",
-        "Sub",
-        "Sum",
-        "Where",
-        "Xor",
-    ),
-)
+@rule(*_BROADCAST.split())
 def broadcast(op: Op) -> None:
     """Axes of the same place, counted from the right, are one axis."""
     operands = op.inputs
