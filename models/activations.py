@@ -69,7 +69,7 @@ class Activations:
         powers = np.square(weights).sum(layer.axes).ravel().astype(np.float32)
         at = self._rng.integers(0, sums.size, SIZE)
         noise = self._rng.standard_normal(SIZE, np.float32)
-        output = noise * np.sqrt(powers[at] * layer.share) + sums[at] * layer.share * mean
+        output = noise * np.sqrt(powers[at] * layer.share * variance) + sums[at] * layer.share * mean
         for bias in node.input[2:3]:
             output = output + self._samples[bias]
         self._samples[node.output[0]] = output.astype(np.float32)

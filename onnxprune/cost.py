@@ -15,8 +15,10 @@ from onnxprune.trace.values import Shape
 
 ShapeOf = Callable[[str], Shape]
 
-# Tensors of these types are shapes, indices and flags, neither weights nor activations.
-_NOT_WEIGHTS = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+# Tensors of these types are shapes, indices and flags, neither weights nor activations. Indices may be int32, too, and
+# so are the biases of quantised convolutions: too few to matter.
+_NOT_DATA = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+_NOT_WEIGHTS = (*_NOT_DATA, TensorProto.INT32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,9 @@ def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
         if macs and own:
             largest = max(own, key=elements.__getitem__)
             params = sum(elements[n] for n in own)
-            layers.append(LayerCost(node.name, node.op_type, shape(largest), shape(node.output[0]), params, macs))
+            layers.append(LayerCost(node.name, node.op_type, shape(largest), shape(_made(node)), params, macs))
         elif macs:
-            layers.append(LayerCost(node.name, node.op_type, (), shape(node.output[0]), 0, macs))
+            layers.append(LayerCost(node.name, node.op_type, (), shape(_made(node)), 0, macs))
     size = sum(_bytes(elements[n], t) for n, t in weights.items())
     return Cost(
         params=sum(elements.values()),
@@ -100,6 +102,11 @@ def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
         memory=_peak(proto, shapes, shape),
         layers=tuple(layers),
     )
+
+
+def _made(node: NodeProto) -> str:
+    """Return a node's first output that has a name."""
+    return next(name for name in node.output if name)
 
 
 def is_weight(tensor: TensorProto) -> bool:
@@ -169,7 +176,7 @@ def _peak(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> int:
     size = {
         name: _bytes(prod(shape(name)), kind)
         for name, kind in shapes.types.items()
-        if kind not in _NOT_WEIGHTS and name not in initialisers and name in shapes.shapes
+        if kind not in _NOT_DATA and name not in initialisers and name in shapes.shapes
     }
     last = {name: i for i, node in enumerate(proto.graph.node) for name in node.input}
     last |= {o.name: len(proto.graph.node) for o in proto.graph.output}

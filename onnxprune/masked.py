@@ -26,16 +26,18 @@ def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
     """
     model = ModelProto()
     model.CopyFrom(kept.graph.proto)
-    neutral = _neutral(kept)
+    zeros = _zeros(kept)
     removed = kept.positions()
     for tensor in model.graph.initializer:
         if tensor.name not in removed:
             continue
         array = np.array(numpy_helper.to_array(tensor))
+        zero = np.broadcast_to(zeros.get(tensor.name, np.zeros((), array.dtype)), array.shape)
         for axis, positions in removed[tensor.name].items():
             if readers_only and (tensor.name, axis) not in kept.graph.summed:
                 continue
-            array[(slice(None),) * axis + (positions,)] = neutral.get(tensor.name, 0)
+            gone = (slice(None),) * axis + (positions,)
+            array[gone] = zero[gone]
         set_tensor(tensor, array)
     statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
     nodes: list[NodeProto] = []
@@ -47,26 +49,38 @@ def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
     return model
 
 
-# Where quantised data stand and where their zero point, by operator.
-_ZERO_POINTS = {
-    "ConvInteger": ((0, 2), (1, 3)),
-    "DequantizeLinear": ((0, 2),),
-    "MatMulInteger": ((0, 2), (1, 3)),
-    "QLinearConv": ((0, 2), (3, 5)),
-    "QLinearMatMul": ((0, 2), (3, 5)),
+# Of quantised operators: the inputs of data and of its zero point, and the axis along which zero points differ.
+_ZERO_POINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "ConvInteger": ((0, 2, 0), (1, 3, 0)),
+    "DequantizeLinear": ((0, 2, 1),),
+    "MatMulInteger": ((0, 2, -2), (1, 3, -1)),
+    "QLinearConv": ((0, 2, 0), (3, 5, 0)),
+    "QLinearMatMul": ((0, 2, -2), (3, 5, -1)),
 }
 
 
-def _neutral(kept: Kept) -> dict[str, int]:
-    """Return the quantised weights whose zero isn't 0, and what stands for it."""
-    values = kept.graph.shapes.values
-    fills = {}
-    for node in kept.graph.proto.graph.node:
-        for data, zero in _ZERO_POINTS.get(node.op_type, ()):
-            point = values.get(node.input[zero]) if zero < len(node.input) else None
-            if point is not None and point.size == 1:
-                fills[node.input[data]] = int(point.reshape(()))
-    return fills
+def _zeros(kept: Kept) -> dict[str, np.ndarray]:
+    """Return what stands for zero in quantised weights, ready to broadcast against them."""
+    graph = kept.graph
+    zeros = {}
+    for node in graph.proto.graph.node:
+        for data, zero, axis in _ZERO_POINTS.get(node.op_type, ()):
+            point = graph.shapes.values.get(node.input[zero]) if zero < len(node.input) else None
+            shape = graph.shapes.shapes.get(node.input[data])
+            if point is not None and shape is not None and node.input[data] in graph.values:
+                axis = next((a.i for a in node.attribute if a.name == "axis"), axis)
+                zeros[node.input[data]] = _spread(point, shape, axis)
+    return zeros
+
+
+def _spread(point: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Broadcast a zero point for all, for each position of an axis, or for each block of positions."""
+    if point.size == 1:
+        return point.reshape(())
+    if point.ndim == 1:
+        return point.reshape([-1 if d == axis % len(shape) else 1 for d in range(len(shape))])
+    block = -(-shape[axis] // point.shape[axis])
+    return np.take(np.repeat(point, block, axis), range(shape[axis]), axis)
 
 
 def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodeProto]:

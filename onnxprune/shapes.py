@@ -149,12 +149,12 @@ def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterab
     names = list(dict.fromkeys(names))
     model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
     rng = np.random.default_rng(0)
-    feeds = {
-        entry.name: _random(entry.type.tensor_type.elem_type, inputs[entry.name], rng)
-        for entry in proto.graph.input
-        if entry.name in inputs
-    }
     try:
+        feeds = {
+            entry.name: _random(entry.type.tensor_type.elem_type, inputs[entry.name], rng)
+            for entry in proto.graph.input
+            if entry.name in inputs
+        }
         opened = session(model, optimise=False)
         options = import_onnxruntime().RunOptions()
         options.log_severity_level = 4

@@ -382,7 +382,7 @@ def test_the_size_fits_the_fully_connected_layer(size: int) -> None:
         node("Gemm", ["flat", "fc"], ["y"], transB=1),
     ]
     features = 8 * ((size - 3) // 2 + 1) ** 2
-    weights = {**conv(), "fc": np.zeros((2, features), np.float32)}
+    weights: Arrays = {**conv(), "fc": np.zeros((2, features), np.float32)}
     found = check(model(nodes, {"x": ["N", 3, "H", "W"]}, ["y"], weights))
     assert found.inputs["x"] == (1, 3, size, size)
 
@@ -394,7 +394,7 @@ def test_channels_fit_the_convolution() -> None:
 
 def test_sizes_of_two_symbols_are_found_one_after_the_other() -> None:
     nodes = [node("Concat", ["past", "x"], ["both"], axis=1), node("Add", ["both", "mask"], ["y"])]
-    inputs = {"past": [1, "P", 4], "x": [1, "T", 4], "mask": [1, "P+T", 1]}
+    inputs: dict[str, Sequence[Size] | None] = {"past": [1, "P", 4], "x": [1, "T", 4], "mask": [1, "P+T", 1]}
     found = check(model(nodes, inputs, ["y"]))
     assert found.symbols["P"] + found.symbols["T"] == found.symbols["P+T"]
 
@@ -450,6 +450,12 @@ def test_an_input_without_rank_needs_a_shape() -> None:
         concretise(proto)
     assert caught.value.code == "OP124"
     assert concretise(proto, {"x": [2, 3]}).shapes["y"] == (2, 3)
+
+
+def test_an_input_without_type_is_no_crash() -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {"x": ["N"]}, ["y"])
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
+    assert set(concretise(proto).shapes) <= {"x", "y"}
 
 
 def test_a_scalar_input_has_a_shape() -> None:
@@ -533,7 +539,7 @@ def synthetic(blocks: int) -> ModelProto:
             node("Relu", [f"u{i}"], [f"y{i}"]),
         ]
         last = f"y{i}"
-    weights = {"w": np.zeros((8, 8, 3, 3), np.float32), "swap": i64(0, 2, 1, 3)}
+    weights: Arrays = {"w": np.zeros((8, 8, 3, 3), np.float32), "swap": i64(0, 2, 1, 3)}
     return model(nodes, {"x": ["N", 8, 16, 16]}, [last], weights)
 
 

@@ -35,7 +35,7 @@ def command(what: str, about: str | None, input_shapes: list[Any], out: Output) 
     if about is None and _is_code(what):
         _explain_code(what, out)
         return
-    from onnxprune.report import console, documents
+    from onnxprune.report import console, documents, explanations
     from onnxprune.report.coupling import explain_node, find_node, held_by
     from onnxprune.report.index import Index
     from onnxprune.report.summary import summarise
@@ -55,7 +55,7 @@ def command(what: str, about: str | None, input_shapes: list[Any], out: Output) 
         axes = list(held_by(Index(graph), about))
         out.data(
             lambda: documents.document("explain", model=what, code=about, axes=documents.held_fields(axes)),
-            lambda: console.held_axes(about, axes),
+            lambda: explanations.held_axes(about, axes),
         )
     else:
         node = find_node(graph, about)
@@ -68,18 +68,18 @@ def command(what: str, about: str | None, input_shapes: list[Any], out: Output) 
                 op=node.op_type,
                 channels=documents.axis_fields(channels),
             ),
-            lambda: console.node_channels(f'{node.op_type} "{node.name}"', channels),
+            lambda: explanations.node_channels(f'{node.op_type} "{node.name}"', channels),
         )
 
 
 def _explain_code(code: str, out: Output) -> None:
     _check_code(code)
-    from onnxprune.report import console, documents
+    from onnxprune.report import documents, explanations
 
     info = CATALOGUE[code]
     out.data(
         lambda: documents.document("explain", **documents.code_fields(code, info)),
-        lambda: console.catalogue_entry(code, info),
+        lambda: explanations.catalogue_entry(code, info),
     )
 
 

@@ -123,7 +123,7 @@ inputs = click.option(
 
 tolerance = click.option(
     "--tolerance",
-    type=float,
+    type=click.FloatRange(min=0),
     help="Largest error allowed, relative to an output's largest value. [default: 1e-4 for float32, "
     "by the coarsest type of the weights]",
 )
@@ -181,7 +181,7 @@ _PLANNING = (
         default=None,
         help="Leave groups alone whose removal changes statistics (LayerNorm, means over channels).",
     ),
-    click.option("--seed", type=int, help="Seed of whatever is drawn. [default: 0]"),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of whatever is drawn. [default: 0]"),
 )
 _GUARDS = ("min_channels", "max_ratio", "round_to", "include", "exclude", "exact_only", "ratio_for")
 
@@ -201,6 +201,11 @@ def planning(function: Function) -> Function:
     for option in reversed(_PLANNING):
         command = option(command)
     return command
+
+
+def flag(name: str) -> str:
+    """Return a planning option as it is written on the command line."""
+    return "--" + {"targets": "target"}.get(name, name).replace("_", "-")
 
 
 def settings_of(planning: Mapping[str, Any]) -> Settings:

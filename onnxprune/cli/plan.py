@@ -73,4 +73,4 @@ def command(
         err=to_stdout,
     )
     if not to_stdout:
-        out.note(f"\nwrote {output}; apply it with: onnxprune prune {model} -o OUT.onnx --plan {output}")
+        out.note(f"wrote {output}; apply it with: onnxprune prune {model} -o OUT.onnx --plan {output}")

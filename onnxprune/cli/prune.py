@@ -73,26 +73,29 @@ def command(
     from onnxprune.report.summary import file_size, summarise, summarise_plan
 
     if plan_path is not None and planning:
-        given = ", ".join(f"--{name.replace('_', '-').removesuffix('s')}" for name in planning)
-        raise PlanError("OP302", f"--plan says what to remove, and so does {given}", hint="drop one")
+        flags = ", ".join(options.flag(name) for name in planning)
+        raise PlanError("OP302", f"--plan says what to remove, and so does {flags}", hint="drop one")
     if no_verify and (inputs or tolerance is not None):
         raise PlanError("OP302", "--no-verify leaves nothing to --input and --tolerance")
     settings = None if plan_path else options.settings_of(planning)
     check_output(output, force)
     plan = read_plan(plan_path) if plan_path else None
     analysis, arrays = open_model(out, model, input_shapes, inputs, planned=plan.inputs if plan else None)
+    data = output.with_name(f"{output.stem}.onnx.data")
+    if analysis.model.external:
+        check_output(data, force)
     if settings is not None:
         with out.step("score and plan"):
             plan = make_plan(analysis, settings)
     assert plan is not None
     with out.step("rewrite" if no_verify else "rewrite and verify"):
         pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance)
-    old = file_size(analysis.model)
+    size = file_size(analysis.model)
+    result = replace(analysis.model, proto=pruned.proto)
     with out.step("write"):
-        save(replace(analysis.model, proto=pruned.proto), output, force=force)
-    data = output.with_name(f"{output.stem}.onnx.data")
-    written = replace(analysis.model, path=output, data_files=(data,) if analysis.model.external else ())
-    files = old, file_size(written)
+        save(result, output, force=force)
+    written = replace(result, path=output, data_files=(data,) if result.external else ())
+    files = size, file_size(written)
     summary = summarise_plan(apply_plan(analysis.graph, plan))
     dense = summarise(analysis.graph)
     verification = pruned.verification
@@ -112,4 +115,4 @@ def command(
         lambda: console.what_stays(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
     warn_if_idle(out, plan, verification)
-    out.note(f"\nwrote {output}")
+    out.note(f"wrote {output}")

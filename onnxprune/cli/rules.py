@@ -18,7 +18,7 @@ def command(name: str | None, out: Output) -> None:
 
     NAME shows only operators whose names contain it.
     """
-    from onnxprune.report import console, documents
+    from onnxprune.report import documents, explanations
     from onnxprune.report.operators import operators
 
     every = operators()
@@ -29,5 +29,5 @@ def command(name: str | None, out: Output) -> None:
         raise UsageError("OP606", f"there is no operator {name!r}", hint=hint)
     out.data(
         lambda: documents.document("rules", **documents.operator_fields(chosen)),
-        lambda: console.operator_table(chosen),
+        lambda: explanations.operator_table(chosen),
     )

@@ -27,7 +27,7 @@ from onnxprune.errors import PlanError, VerificationError
 @options.input_shapes
 @options.inputs
 @options.tolerance
-@click.option("--seed", type=int, help="Seed of generated inputs. [default: 0]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of generated inputs. [default: 0]")
 @reporting
 def command(
     original: Path,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.errors import CATALOGUE, CodeInfo
+from onnxprune.errors import CATALOGUE
 from onnxprune.report.comparison import OutputDistance, Port, inputs_of, outputs_of
-from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis
 from onnxprune.report.index import Reach
 from onnxprune.report.layout import (
     BAD,
@@ -18,15 +17,14 @@ from onnxprune.report.layout import (
     FAINT,
     GOOD,
     GROUP,
-    Kind,
     Name,
+    group_tag,
     heading,
     line,
     paragraph,
     stack,
     table,
 )
-from onnxprune.report.operators import Operator
 from onnxprune.report.summary import ModelSummary, PlanSummary
 from onnxprune.report.text import count
 from onnxprune.report.units import change, dims, percent, share, si
@@ -40,8 +38,6 @@ _COSTS = {
     "size": ("weights", "B"),
     "memory": ("activations, peak", "B"),
 }
-_MANY = 6  # so many partners of a group, or reasons of an axis, are told one by one
-_LONG = 6  # a path of more nodes loses its middle
 
 
 def costs(summary: PlanSummary, files: tuple[int, int] | None = None) -> RenderableType:
@@ -50,14 +46,8 @@ def costs(summary: PlanSummary, files: tuple[int, int] | None = None) -> Rendera
     rows = [(label, old[key], new[key], unit) for key, (label, unit) in _COSTS.items()]
     if files is not None:
         rows.append(("file", *files, "B"))
-    columns: list[tuple[str, Kind]] = [("", "word"), ("before", "number"), ("after", "number")]
-    return stack(
-        heading("cost", _at(summary.inputs)),
-        table(
-            [*columns, ("change", "number")],
-            [(label, si(a, u), si(b, u), change(a, b)) for label, a, b, u in rows],
-        ),
-    )
+    cells = ((label, si(a, unit), si(b, unit), change(a, b)) for label, a, b, unit in rows)
+    return stack(heading("cost", _at(summary.inputs)), table("|before >|after >|change >", cells))
 
 
 def group_changes(summary: PlanSummary) -> RenderableType:
@@ -66,7 +56,7 @@ def group_changes(summary: PlanSummary) -> RenderableType:
     rest = len(summary.groups) - len(changed)
     rows = (
         (
-            _group(c.group),
+            group_tag(c.group.index),
             Name(c.group.name),
             str(len(c.group.units)),
             str(c.kept),
@@ -77,13 +67,7 @@ def group_changes(summary: PlanSummary) -> RenderableType:
     )
     return stack(
         heading("groups", f"{count(rest, 'other')} left whole" if rest else ""),
-        table(
-            [
-                *(("", "word"), ("made by", "name"), ("units", "number"), ("kept", "number")),
-                *(("change", "number"), ("", "word")),
-            ],
-            rows,
-        ),
+        table("|made by ~|units >|kept >|change >|", rows),
     )
 
 
@@ -131,8 +115,7 @@ def what_stays(summary: ModelSummary, hint: str = "", first: int | None = None) 
         )
         for pin in summary.pins[:first]
     )
-    columns: list[tuple[str, Kind]] = [("", "word"), ("reason", "text"), ("layers", "number")]
-    columns += [("holds", "number"), ("locks", "number"), ("for example", "name")]
+    columns = "|reason ~|layers >|holds >|locks >|for example ~"
     prunable = percent(share(summary.prunable, params))
     return stack(
         heading("what stays, and why", hint),
@@ -150,15 +133,11 @@ def model_header(path: str, proto: ModelProto, summary: ModelSummary) -> Rendera
     opsets = " ".join(f"{o.domain or 'ai.onnx'}:{o.version}" for o in proto.opset_import)
     producer = f"{proto.producer_name} {proto.producer_version}".strip() or "unknown producer"
     nodes = count(len(proto.graph.node), "node")
+    inputs = (_port("input", port, summary.inputs.get(port.name)) for port in inputs_of(proto))
+    outputs = (_port("output", port, None) for port in outputs_of(proto))
     return stack(
         heading(path, f"IR {proto.ir_version}, opset {opsets}, {producer}, {nodes}"),
-        table(
-            [("", "word"), ("", "name"), ("", "word"), ("", "word"), ("", "word")],
-            [
-                *(_port("input", p, summary.inputs.get(p.name)) for p in inputs_of(proto)),
-                *(_port("output", p, None) for p in outputs_of(proto)),
-            ],
-        ),
+        table("|~|||", [*inputs, *outputs]),
     )
 
 
@@ -178,13 +157,7 @@ def layers(summary: ModelSummary) -> RenderableType:
     )
     return stack(
         heading("layers", "channels: groups (g) or what pins them"),
-        table(
-            [
-                *(("node", "name"), ("operator", "word"), ("weight", "word"), ("output", "word")),
-                *(("params", "number"), ("MACs", "number"), ("channels", "word")),
-            ],
-            rows,
-        ),
+        table("node ~|operator|weight|output|params >|MACs >|channels", rows),
     )
 
 
@@ -192,7 +165,7 @@ def groups(summary: ModelSummary) -> RenderableType:
     """Tabulate the groups of a model."""
     rows = (
         (
-            _group(g.group),
+            group_tag(g.group.index),
             Name(g.group.name),
             f"{len(g.group.units)}" + (f" x {g.group.width}" if g.group.width > 1 else ""),
             str(len(g.group.nodes)),
@@ -203,13 +176,7 @@ def groups(summary: ModelSummary) -> RenderableType:
     )
     return stack(
         heading("groups", "channels that leave together, unit by unit"),
-        table(
-            [
-                *(("", "word"), ("made by", "name"), ("units", "number"), ("nodes", "number")),
-                *(("params", "number"), ("", "word")),
-            ],
-            rows,
-        ),
+        table("|made by ~|units >|nodes >|params >|", rows),
     )
 
 
@@ -222,64 +189,8 @@ def totals(summary: ModelSummary, file: int) -> RenderableType:
     rows.append(("prunable layers", f"{summary.reached} of {summary.weighted}"))
     return stack(
         heading("totals", _at(summary.inputs)),
-        table([("", "word"), ("", "number")], rows),
+        table("|>", rows),
     )
-
-
-def node_channels(label: str, axes: Sequence[Axis]) -> RenderableType:
-    """Tell of every set of a node's channels who shares it, or what pins it."""
-    if not axes:
-        nothing = "No channels: its inputs and outputs hold positions only, or are computed from sizes."
-        return stack(heading(label), paragraph(nothing))
-    return stack(heading(label), *(part for axis in axes for part in _axis(axis)))
-
-
-def held_axes(code: str, axes: Sequence[HeldAxis]) -> RenderableType:
-    """Tabulate the weights' axes that a reason pins."""
-    rows = (
-        (
-            Name(axis.nodes[0]),
-            Name(axis.place.tensor),
-            str(axis.place.axes[0]),
-            f"{axis.channels} of {axis.size}",
-            Name("; ".join(f"{p.node}: {p.reason}" for p in axis.pins[:2]) or "the only unit"),
-        )
-        for axis in axes
-    )
-    return stack(
-        heading(f"{code} {CATALOGUE[code].title}"),
-        table(
-            [
-                *(("node", "name"), ("weight", "name"), ("axis", "number")),
-                *(("channels", "number"), ("pinned by", "name")),
-            ],
-            rows,
-        ),
-    )
-
-
-def catalogue_entry(code: str, info: CodeInfo) -> RenderableType:
-    """Tell what a code means."""
-    return stack(heading(f"{code} {info.title}"), paragraph(info.explanation))
-
-
-def operator_table(operators: Sequence[Operator]) -> RenderableType:
-    """Tabulate what is known of operators, and count them."""
-    styles = {"rule": GOOD, "left alone": CODE, "unknown": BAD}
-    rows = ((o.name, Text(o.state, styles[o.state]), o.family or "", o.note or "") for o in operators)
-    states = [o.state for o in operators]
-    counts = (f"{states.count(s)} {phrase}" for s, phrase in _STATES.items() if s in states)
-    return stack(
-        table([("operator", "word"), ("", "word"), ("family", "word"), ("", "text")], rows),
-        heading(f"{count(len(operators), 'operator')}: {', '.join(counts)}"),
-    )
-
-
-_STATES = {
-    "rule": "with a rule",
-    "left alone": "deliberately left alone",
-    "unknown": "unknown (what touches them stays as it is)",
-}
 
 
 def _at(inputs: Mapping[str, Shape]) -> str:
@@ -293,13 +204,12 @@ def _proof(verification: Verification) -> RenderableType:
     rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}") for o in v.outputs]
     outcome = ("proved right", GOOD) if v.passed else ("NOT right", BAD)
     meaning = (
-        f": on {origin}, the pruned model computes what the original computes with the removed weights"
-        f" set to zero, up to {v.error:.2g} of an output's largest value; {v.tolerance:.2g} is allowed."
+        f": compared with the original whose removed weights are set to zero, on {origin}."
+        f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value."
     )
-    columns: list[tuple[str, Kind]] = [("output", "name"), ("error", "number")]
     return stack(
         heading("verification"),
-        table([*columns, ("change by pruning", "number")], rows),
+        table("output ~|error >|change by pruning >", rows),
         paragraph(line(outcome, meaning)),
     )
 
@@ -314,10 +224,9 @@ def _distances(distances: Sequence[OutputDistance]) -> RenderableType:
         )
         for d in distances
     )
-    columns: list[tuple[str, Kind]] = [("output", "name"), ("difference", "number")]
     return stack(
         heading("comparison", "difference relative to the original's largest value"),
-        table([*columns, ("cosine", "number"), ("", "word")], rows),
+        table("output ~|difference >|cosine >|", rows),
         paragraph(
             "The interface is intact. That the outputs are right isn't proved: for that, the plan is needed (--plan)."
         ),
@@ -330,69 +239,12 @@ def _port(what: str, port: Port, at: Shape | None) -> tuple[str, Name, str, str,
     return what, Name(port.name), port.type, shape, f"taken as {dims(at)}" if at and assumed else ""
 
 
-def _axis(axis: Axis) -> Iterator[RenderableType]:
-    places = ", ".join(f"{p.tensor} axis {'x'.join(map(str, p.axes))}" for p in axis.places)
-    yield line("\n  ", (f"{count(axis.size, f'{axis.role} channel')}", "bold"), (f"  {places}", FAINT))
-    for coupled in axis.coupled:
-        yield from _coupled(coupled)
-    for held in axis.held[:_MANY]:
-        yield from _held(held)
-    if len(axis.held) > _MANY:
-        yield _indented(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT)
-
-
-def _coupled(coupled: Coupled) -> Iterator[RenderableType]:
-    group = coupled.group
-    kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
-    yield _indented(
-        line(
-            f"{coupled.channels} can leave, in group ",
-            _group(group),
-            f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})",
-        )
-    )
-    for partner in coupled.partners[:_MANY]:
-        over = f" over {_path(partner.path)}" if partner.path else ""
-        yield _indented(f"with those that {partner.node} makes{over}", deeper=True)
-    if len(coupled.partners) > _MANY:
-        yield _indented(f"and {count(len(coupled.partners) - _MANY, 'more node')}", FAINT, deeper=True)
-    makers = {group.name, *(p.node for p in coupled.partners)}
-    readers = [n for n in group.nodes if n not in makers]
-    if readers:
-        more = f" and {len(readers) - _MANY} more" if len(readers) > _MANY else ""
-        yield _indented(f"also in {', '.join(readers[:_MANY])}{more}", FAINT, deeper=True)
-
-
-def _held(held: Held) -> Iterator[RenderableType]:
-    pin = held.pin
-    yield _indented(line(f"{held.channels} can't leave: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"))
-    if held.path:
-        yield _indented(f"over {_path(held.path)}", FAINT, deeper=True)
-    if pin.hint:
-        yield _indented(f"help: {pin.hint}", FAINT, deeper=True)
-
-
-def _path(path: Sequence[str]) -> str:
-    if len(path) <= _LONG:
-        return " → ".join(path)
-    half = _LONG // 2
-    return " → ".join([*path[:half], f"({len(path) - 2 * half} more)", *path[-half:]])
-
-
-def _indented(text: str | Text, style: str = "", *, deeper: bool = False) -> RenderableType:
-    return paragraph(text, style, indent=6 if deeper else 4)
-
-
 def _reach(reach: Reach) -> Text:
     """Write what can leave of some channels in a few characters."""
-    parts = [Text(f"g{g}", GROUP) for g in reach.groups[:3]]
+    parts = [group_tag(g) for g in reach.groups[:3]]
     parts += [Text(f"+{len(reach.groups) - 3}", GROUP)] if len(reach.groups) > 3 else []
     parts += [Text(code, CODE) for code in reach.pins[:2]]
     return Text(" ").join(parts) if parts else Text("-", FAINT)
-
-
-def _group(group: Group) -> Text:
-    return Text(f"g{group.index}", GROUP)
 
 
 def _kind(group: Group) -> Text:

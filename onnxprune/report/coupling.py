@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,6 +13,7 @@ from onnx import NodeProto
 
 from onnxprune.errors import UsageError
 from onnxprune.report.index import KERNEL, Index
+from onnxprune.report.text import shorten
 from onnxprune.trace import ChannelGraph, Group
 from onnxprune.trace.channels import Pin
 from onnxprune.trace.values import Factor, Ids
@@ -53,7 +54,7 @@ class Coupled:
     Attributes:
         group: the group they are in.
         channels: how many they are.
-        partners: other nodes that make them.
+        partners: other nodes that make them; the nearest comes first.
     """
 
     group: Group
@@ -128,9 +129,9 @@ def find_node(graph: ChannelGraph, name: str) -> NodeProto:
         return nodes[fits[0]]
     if fits:
         cause = f"{len(fits)} nodes match {name!r}"
-        raise UsageError("OP606", cause, hint=f"{', '.join(fits[:3])}...")
+        raise UsageError("OP606", cause, hint=f"such as {_some(fits)}")
     near = get_close_matches(name, nodes, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`onnxprune inspect MODEL` lists them"
+    hint = f"did you mean {_some(near)}?" if near else "`onnxprune inspect MODEL` lists them"
     raise UsageError("OP606", f"the model has no node {name!r}", hint=hint)
 
 
@@ -157,7 +158,6 @@ def held_by(index: Index, code: str) -> Iterator[HeldAxis]:
     mask = index.pinned_by.get(code)
     if mask is None:
         return
-    pins = [(np.unique(index.graph.unit_of[i]), pin) for i, pin in index.reasons if pin.code == code]
     rank = {node.name: i for i, node in enumerate(index.graph.proto.graph.node)}
     axes = [(w, axis, units) for w in index.weights for axis, units in w.units.items()]
     readers = {w.name: tuple(index.graph.consumers(w.name)) for w in index.weights}
@@ -169,8 +169,12 @@ def held_by(index: Index, code: str) -> Iterator[HeldAxis]:
                 place=Place(weight.name, (axis,)),
                 channels=count,
                 size=len(units),
-                pins=tuple(dict.fromkeys(p for held, p in pins if np.isin(units, held).any())),
+                pins=tuple(p for p, held in index.pins.items() if p.code == code and np.isin(units, held).any()),
             )
+
+
+def _some(names: Sequence[str]) -> str:
+    return " or ".join(shorten(name, 64) for name in names[:3])
 
 
 def _explain(index: Index, node: NodeProto, factor: Factor, places: tuple[Place, ...]) -> Axis:
@@ -203,19 +207,18 @@ def _coupled(index: Index, node: NodeProto, ids: Ids) -> Iterator[Coupled]:
             for reader in graph.consumers(slot[0]):
                 goals.setdefault(reader, []).append(graph.slots[slot])
         others = [n for n in group.producers if n != node.name]
-        partners = tuple(Partner(n, _between(index, mine, np.concatenate(goals[n]), {node.name, n})) for n in others)
-        yield Coupled(group, len(mine), partners)
+        partners = (Partner(n, _between(index, mine, np.concatenate(goals[n]), {node.name, n})) for n in others)
+        yield Coupled(group, len(mine), tuple(sorted(partners, key=lambda p: len(p.path))))
 
 
 def _held(index: Index, node: NodeProto, ids: Ids) -> Iterator[Held]:
     units = index.graph.unit_of[ids]
     explained = np.zeros(len(ids), dtype=bool)
-    for pin in dict.fromkeys(pin for _, pin in index.reasons):
-        goal = index.graph.pinned_ids(pin)
-        mine = np.isin(units, index.graph.unit_of[goal])
+    for pin, pinned in index.pins.items():
+        mine = np.isin(units, pinned)
         explained |= mine
         if mine.any() and pin.code != KERNEL:
-            path = _between(index, ids[mine], goal, {node.name})
+            path = _between(index, ids[mine], index.graph.pinned_ids(pin), {node.name})
             yield Held(pin, int(np.count_nonzero(mine)), path)
     alone = index.graph.pinned[units] & ~explained
     if alone.any():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.cost import _NOT_WEIGHTS
+from onnxprune.cost import is_weight
 from onnxprune.trace.channels import Pin
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.values import Factor, Ids, Shape
@@ -64,6 +64,7 @@ class Index:
     Attributes:
         graph: the traced model.
         group_of: the index of every unit's group, -1 for those that can't leave, shape (units,).
+        pins: the units that each pin holds, in the order of the walk.
         pinned_by: which units each reason pins, by code, shape (units,) each.
         weights: the initialisers that are weights and were seen as data.
     """
@@ -74,13 +75,11 @@ class Index:
         self.group_of = np.full(len(graph.pinned), -1, dtype=np.int64)
         for group in graph.groups:
             self.group_of[group.units] = group.index
+        self.pins: dict[Pin, Ids] = {}
+        for units, pin in graph.reasons():
+            self.pins[pin] = np.union1d(self.pins.get(pin, units), units)
         self.pinned_by = self._masks()
         self.weights = tuple(_weights(graph))
-
-    @property
-    def reasons(self) -> list[tuple[Ids, Pin]]:
-        """Every pin of the walk with the ids it holds, in order."""
-        return self.graph._channels.pins
 
     def reach(self, units: Ids) -> Reach:
         """Tell what can leave of some units."""
@@ -118,9 +117,8 @@ class Index:
 
     def _masks(self) -> dict[str, Mask]:
         pinned, found = self.graph.pinned, dict[str, Mask]()
-        for ids, pin in self.reasons:
-            mask = found.setdefault(pin.code, np.zeros_like(pinned))
-            mask[self.graph.unit_of[ids]] = True
+        for pin, units in self.pins.items():
+            found.setdefault(pin.code, np.zeros_like(pinned))[units] = True
         alone = pinned & ~np.logical_or.reduce([*found.values(), np.zeros_like(pinned)])
         if alone.any():
             found[ALONE] = found.get(ALONE, np.zeros_like(alone)) | alone
@@ -132,5 +130,5 @@ def _weights(graph: ChannelGraph) -> Iterator[Weight]:
     for (name, axis), ids in graph.slots.items():
         axes.setdefault(name, {})[axis] = graph.unit_of[ids]
     for tensor in graph.proto.graph.initializer:
-        if tensor.data_type not in _NOT_WEIGHTS and tensor.name in axes:
+        if is_weight(tensor) and tensor.name in axes:
             yield Weight(tensor.name, tuple(tensor.dims), axes[tensor.name])

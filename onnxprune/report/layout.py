@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
@@ -13,9 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.report.text import printable
-
-Kind = Literal["name", "number", "word", "text"]
+from onnxprune.report.text import printable, shorten
 
 CODE = "yellow"
 GROUP = "cyan"
@@ -40,11 +37,7 @@ class Name:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw as much of the name as fits."""
-        text, room = printable(self.text), options.max_width
-        if len(text) > room:
-            head = (room - 1) // 3
-            tail = len(text) - max(room - 1 - head, 0)
-            text = f"{text[:head]}…{text[tail:]}"
+        text = shorten(printable(self.text), options.max_width)
         yield Text(text, style=self.style, no_wrap=True, end="")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -56,18 +49,29 @@ class Name:
 Cell = str | Text | Name
 
 
-def table(columns: Iterable[tuple[str, Kind]], rows: Iterable[Sequence[Cell]]) -> RenderableType:
-    """Make a table: numbers to the right, names that shrink, text that wraps."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for title, kind in columns:
-        grid.add_column(
-            title,
-            justify="right" if kind == "number" else "left",
-            no_wrap=kind in ("number", "word"),
-        )
+def table(columns: str, rows: Iterable[Sequence[Cell]], *, indent: int = 2) -> RenderableType:
+    """Make a table.
+
+    Args:
+        columns: their titles, "|" between them. "node ~" may give way where room is scarce (a `Name` loses its
+            middle, text wraps); "params >" is set to the right; others take the room they need.
+        rows: their cells.
+        indent: spaces before the table.
+    """
+    titles = columns.split("|")
+    grid = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+        show_header=any(t.strip(" ~>") for t in titles),
+    )
+    for title in titles:
+        name = title.rstrip(" ~>")
+        grid.add_column(name, justify="right" if title.endswith(">") else "left", no_wrap=not title.endswith("~"))
     for row in rows:
         grid.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
-    return Padding(grid, (0, 0, 0, 2))
+    return Padding(grid, (0, 0, 0, indent))
 
 
 def heading(text: str, note: str = "") -> RenderableType:

@@ -173,7 +173,7 @@ def summarise_pins(index: Index) -> tuple[PinSummary, ...]:
     """
     graph, found = index.graph, []
     by: dict[str, dict[str, None]] = {}
-    for _, pin in index.reasons:
+    for pin in index.pins:
         by.setdefault(pin.code, {})[pin.node] = None
     rank = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
     for code, pinned in index.pinned_by.items():

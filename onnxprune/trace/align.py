@@ -96,10 +96,10 @@ def align(
     kept = {name for axes in out_axes for axis in axes for name in axis}
     terms = _terms(job)
     job.channels.summed.extend(t.ids.ravel() for t in terms if not any(n in kept for n in t.names))
-    _statistics(job, terms, approximate)
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
     terms = _separate(job, terms, kept)
+    _statistics(job, terms, approximate)
     terms = _contract(job, terms, kept)
     return [
         Value(shape, tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))

@@ -11,6 +11,7 @@ from onnx import numpy_helper, parser
 from models.fill import fill
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+LARGE = {"light_bvlc_alexnet", "light_vgg19", "light_zfnet512"}  # 200 to 600 MB of weights
 ARCHITECTURES = Path(__file__).parents[2] / "../shared/models/architectures"
 CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -21,7 +22,7 @@ def test_onnx_ships_nine_light_models() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if "vgg19" in path.stem else [], id=path.stem) for path in LIGHT],
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in LARGE else [], id=path.stem) for path in LIGHT],
 )
 def test_light_model(path: Path) -> None:
     model = onnx.load(path)
@@ -184,6 +185,7 @@ def faults(model: onnx.ModelProto, low: float = 0.02, high: float = 20) -> list[
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     session = ort.InferenceSession(probed.SerializeToString(), options)
     one, other = (run(session, seed) for seed in (0, 1))
     found = []

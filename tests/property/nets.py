@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, printer
 
 from tests.toolbox import Net, Shape
 
@@ -852,7 +852,7 @@ class Sample:
     blocks: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"<{', '.join(self.blocks)} at opset {self.model.opset_import[0].version}, {self.shapes}>"
+        return f"<{', '.join(self.blocks)}; {self.shapes}>\n{printer.to_text(self.model)}"
 
 
 @st.composite
@@ -912,7 +912,7 @@ def _heads(b: Builder) -> None:
     """Contract what nobody reads, and make it the model's outputs; one may be an output as it is."""
     for x in [y for y in b.live if y not in b.used]:
         rank = len(b.shape(x))
-        bare = b.pick(*[False] * 5, True)
+        bare = b.pick(*[False] * 7, True)
         if bare:
             y = b.net.op("Identity", x)
         elif rank > 2:

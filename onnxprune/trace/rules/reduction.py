@@ -7,8 +7,8 @@ from onnxprune.trace.registry import rule
 from onnxprune.trace.values import Factor
 
 
-@rule(*"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin".split())
-@rule("ReduceProd", "ReduceSum", "ReduceSumSquare")
+@rule("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax")
+@rule("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare")
 def reduce(op: Op) -> None:
     """Reduced axes go; removing channels there changes the result."""
     rank = len(op.shape(0))

@@ -1,0 +1,4 @@
+"""What the README's figures come from: each module prints tables and writes them, with the figures, to docs/.
+
+Run them from the repository's root, on a quiet machine: ``python -m benchmarks.tracing``.
+"""

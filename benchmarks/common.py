@@ -1,0 +1,308 @@
+"""What the benchmarks share: timing, tables for the console and for Markdown, JSON with the environment."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table as RichTable
+
+import onnxprune
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+FORMAT = 1
+
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch", "torch-pruning")
+_WIDTH = 200  # of what is piped into a file
+_BUSY = 0.3  # processes in the queue per core above which timings aren't worth much
+
+T = TypeVar("T")
+S = TypeVar("S")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+log = Console(stderr=True, highlight=False)
+
+
+def options(command: Command) -> Command:
+    """Give a command the options that all benchmarks have."""
+    for option in (
+        click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to: docs."),
+        click.option(
+            "--only", metavar="PATTERN", default="*", help="Measure models of such names only; writes nothing."
+        ),
+        click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each timing."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen(names: Sequence[str], pattern: str) -> list[str]:
+    """Return the names that match a pattern.
+
+    Raises:
+        BadParameter: None does.
+    """
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise click.BadParameter(f"there is only {', '.join(names)}", param_hint="--only")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long something took.
+
+    Attributes:
+        median: seconds, the median of all repeats.
+        best: seconds, the fastest.
+        repeats: how many there were.
+    """
+
+    median: float
+    best: float
+    repeats: int
+
+
+def measure(
+    run: Callable[[S], T],
+    setup: Callable[[], S],
+    repeats: int,
+    *,
+    budget: float = 20.0,
+    clock: Callable[[], float] = perf_counter,
+) -> tuple[T, Timing]:
+    """Time a function after one run to warm up.
+
+    Args:
+        run: what is timed.
+        setup: makes its argument anew for every run, and isn't timed.
+        repeats: how often it is run, if
+        budget: so many seconds suffice; at least once.
+        clock: tells seconds.
+
+    Returns:
+        The last result, and the time.
+    """
+    result, times = run(setup()), list[float]()
+    while len(times) < repeats and (not times or sum(times) < budget):
+        del result
+        argument = setup()
+        gc.collect()
+        start = clock()
+        result = run(argument)
+        times.append(clock() - start)
+    return result, Timing(median(times), min(times), len(times))
+
+
+class Stopwatch:
+    """Times the stages of something.
+
+    Attributes:
+        times: the time of each stage, by name.
+    """
+
+    def __init__(self, repeats: int) -> None:
+        self.times: dict[str, Timing] = {}
+        self._repeats = repeats
+
+    def __call__(self, stage: str, run: Callable[[], T]) -> T:
+        """Time a stage, see `measure`, and return what it gives."""
+        result, self.times[stage] = measure(lambda _: run(), lambda: None, self._repeats)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[T]):
+    """A column of a table.
+
+    Attributes:
+        header: what stands above it.
+        cell: what it says of a row.
+        text: whether its cells are words rather than numbers.
+    """
+
+    header: str
+    cell: Callable[[T], str]
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells in rows and columns.
+
+    Attributes:
+        title: what stands above it.
+        headers: of the columns.
+        text: of every column, whether its cells are words rather than numbers.
+        rows: the cells.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    text: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, columns: Sequence[Column[T]], rows: Sequence[T]) -> Table:
+        """Write rows of anything as cells."""
+        return cls(
+            title,
+            tuple(c.header for c in columns),
+            tuple(c.text for c in columns),
+            tuple(tuple(c.cell(row) for c in columns) for row in rows),
+        )
+
+    def rich(self) -> RichTable:
+        """Return the table for a console."""
+        table = RichTable(title=self.title, title_justify="left")
+        for header, text in zip(self.headers, self.text, strict=True):
+            table.add_column(header, justify="left" if text else "right", no_wrap=not text)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """Return the table, with its title as a heading, in Markdown."""
+        rule = (":--" if text else "--:" for text in self.text)
+        lines = [self.headers, rule, *self.rows]
+        return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a benchmark.
+
+    Attributes:
+        name: the benchmark's module; its JSON is ``benchmarks/<name>.json``.
+        title: what was measured.
+        notes: how to read it, a paragraph each.
+        tables: for people.
+        settings: what the benchmark was told.
+        results: for programs: dataclasses by what they are.
+        page: where the Markdown goes, ``benchmarks/<name>.md`` if empty.
+        environment: where it was measured.
+    """
+
+    name: str
+    title: str
+    notes: Sequence[str]
+    tables: Sequence[Table]
+    settings: Mapping[str, Any]
+    results: Mapping[str, Any]
+    page: str = ""
+    environment: Mapping[str, Any] = field(default_factory=lambda: environment())
+
+    def publish(self, folder: Path, *, whole: bool) -> None:
+        """Print the tables; write Markdown and JSON if all models were measured."""
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=_WIDTH)
+        for table in self.tables:
+            console.print(table.rich(), "")
+        console.print(_describe(self.environment), style="dim")
+        if whole:
+            for name, text in ((self._page, self.markdown()), (f"benchmarks/{self.name}.json", self.json())):
+                file = folder / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+                log.print(f"wrote {file}", style="dim")
+
+    def markdown(self) -> str:
+        """Return the report as a page of Markdown."""
+        source = f"Written by `python -m benchmarks.{self.name}`. {_describe(self.environment)}"
+        return "\n\n".join([f"# {self.title}", *self.notes, *(t.markdown() for t in self.tables), source]) + "\n"
+
+    def json(self) -> str:
+        """Return the figures as JSON."""
+        document = {
+            "format": FORMAT,
+            "benchmark": self.name,
+            "environment": self.environment,
+            "settings": self.settings,
+            "results": self.results,
+        }
+        return json.dumps(_plain(document), indent=1) + "\n"
+
+    @property
+    def _page(self) -> str:
+        return self.page or f"benchmarks/{self.name}.md"
+
+
+def environment() -> dict[str, Any]:
+    """Tell where the benchmark runs: processor, cores, load, versions."""
+    queue = os.getloadavg()[0]
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": cores,
+        "load": round(queue, 2),
+        "busy": queue > _BUSY * cores,
+        "python": platform.python_version(),
+        "packages": {"onnxprune": onnxprune.__version__, **dict(_versions())},
+    }
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a time in milliseconds with three significant digits: 0.01234 is "12.3"."""
+    value = seconds * 1e3
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def yes(holds: bool) -> str:
+    """Write whether something holds."""
+    return "yes" if holds else "no"
+
+
+def _describe(where: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
+    busy = "; **the machine was busy, timings are too high**" if where["busy"] else ""
+    return (
+        f"{where['date']}, {where['cpu']}, {where['cores']} cores, Python {where['python']}, {packages}, "
+        f"load {where['load']}{busy}."
+    )
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown processor")
+
+
+def _plain(value: Any) -> Any:
+    """Turn dataclasses into dictionaries and cut floats to five significant digits."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -1,0 +1,64 @@
+"""Peak memory of pruning a model, measured in a process of its own.
+
+What counts is the resident memory above what the process held before it loaded the model, once a tiny model went the
+same way: then all modules are imported. The kernel keeps the peak and forgets it when asked, so this needs Linux.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.common import ROOT
+from models.builders import synthetic_chain
+from onnxprune import Settings, Target, analyse, make_plan, prune, save
+
+SETTINGS = Settings(target=Target("macs", 0.5))
+
+_RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
+
+
+def peak_memory(model: Path, *, check: bool) -> int | None:
+    """Return the bytes it takes at most to load, plan, prune and save a model; None where nobody keeps count.
+
+    Args:
+        model: a model's file.
+        check: whether to prove the result.
+    """
+    if sys.platform != "linux":
+        return None
+    command = [sys.executable, "-m", __name__, str(model.resolve()), "check" if check else ""]
+    found = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return int(found.stdout)
+
+
+def load_to_save(source: Path, target: Path, *, check: bool) -> None:
+    """Prune a model to half its MACs."""
+    analysis = analyse(source)
+    save(prune(analysis, make_plan(analysis, SETTINGS), check=check).proto, target, force=True)
+
+
+def _main(source: Path, check: bool) -> None:
+    with TemporaryDirectory() as folder:
+        tiny, target = Path(folder, "tiny.onnx"), Path(folder, "pruned.onnx")
+        save(synthetic_chain(14), tiny)
+        load_to_save(tiny, target, check=check)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+        before = _status("VmRSS")
+        load_to_save(source, target, check=check)
+        print(_status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    """Return a figure of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
+    return int(kibibytes) * 1024
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), check=bool(sys.argv[2]))
