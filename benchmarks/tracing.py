@@ -195,7 +195,8 @@ def _growth_table(results: Sequence[Result]) -> Table:
 @options
 def main(repeats: int, only: str, output: Path) -> None:
     """Measure, print and write."""
-    builders = {**NETWORKS, **{name: partial(synthetic_chain, nodes) for name, nodes in CHAINS.items()}}
+    builders: dict[str, Callable[[], ModelProto]] = dict(NETWORKS)
+    builders |= {name: partial(synthetic_chain, nodes) for name, nodes in CHAINS.items()}
     results: dict[str, Result] = {}
     for name in chosen(list(builders), only):
         log.print(f"measuring {name}", style="dim")

@@ -40,7 +40,7 @@ Shape = tuple[int, ...]
 Dims = tuple[int | str, ...]  # sizes, and the names of symbolic dimensions
 
 _KNOWN = 4096  # values of more elements are weights or data, not shape arithmetic
-_RUN_ELEMENTS = 1 << 26  # no inputs larger than this are made up for a run
+_RUN_ELEMENTS = 1 << 23  # no inputs larger than this are made up for a run
 _RUN_SECONDS = 30.0
 _TRIES = 48  # of sizes, and
 _VISITS = 200_000  # of nodes during them, bound the search
@@ -320,7 +320,7 @@ class _Walk:
         except Exception as error:  # onnx's C++ raises whatever it likes for malformed nodes
             return re.sub(r"\[\w+\] ", "", str(error))
         for name, kind in made.items():
-            if kind.WhichOneof("value") is not None:
+            if name and kind.WhichOneof("value") is not None:
                 self.learn(name, kind)
         return None
 

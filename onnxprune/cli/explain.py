@@ -68,7 +68,7 @@ def command(what: str, about: str | None, input_shapes: list[Any], out: Output) 
                 op=node.op_type,
                 channels=documents.axis_fields(channels),
             ),
-            lambda: explanations.node_channels(f'{node.op_type} "{node.name}"', channels),
+            lambda: explanations.node_channels(node.name, node.op_type, channels),
         )
 
 

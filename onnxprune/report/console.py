@@ -116,10 +116,12 @@ def what_stays(summary: ModelSummary, hint: str = "", first: int | None = None) 
         for pin in summary.pins[:first]
     )
     columns = "|reason ~|layers >|holds >|locks >|for example ~"
+    if not params:
+        return stack(heading("what stays, and why"), paragraph("The main graph has no weights."))
     prunable = percent(share(summary.prunable, params))
     return stack(
         heading("what stays, and why", hint),
-        table(columns, rows) if summary.pins else paragraph("Nothing: every channel can leave."),
+        table(columns, rows),
         paragraph(
             f"{prunable} of the parameters can leave. A reason holds those with a slice that it pins,"
             " and locks those that no other slice lets go either.",

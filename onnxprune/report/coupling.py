@@ -6,19 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from onnx import NodeProto
 
 from onnxprune.errors import UsageError
 from onnxprune.report.index import KERNEL, Index
+from onnxprune.report.route import Routes, pinning_node
 from onnxprune.report.text import shorten
 from onnxprune.trace import ChannelGraph, Group
 from onnxprune.trace.channels import Pin
 from onnxprune.trace.values import Factor, Ids
 
-Role = Literal["output", "input", "input and output"]
+Role = Literal["output", "input and output", "input", "other"]
+
+_ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Partner:
 
     Attributes:
         node: the node.
-        path: the nodes over which it is coupled, ends left out.
+        path: the nodes that tie their channels to its, ends left out.
     """
 
     node: str
@@ -69,7 +72,7 @@ class Held:
     Attributes:
         pin: the reason.
         channels: how many they are.
-        path: the nodes over which they are coupled to what pins them, the node asked for left out.
+        path: the nodes through which they get to what pins them, which is the last.
     """
 
     pin: Pin
@@ -82,7 +85,7 @@ class Axis:
     """A set of channels of a node.
 
     Attributes:
-        role: whether the node reads or makes them.
+        role: whether the node reads or makes them; "other" if what flows in and out shows neither.
         places: the weights' axes on which they stand, or those of the node's data where it has no weights.
         size: how many they are.
         coupled: those that can leave, by group.
@@ -150,7 +153,7 @@ def explain_node(index: Index, node: NodeProto) -> tuple[Axis, ...]:
                 place = Place(name, factor.axes)
                 found.setdefault(units.tobytes(), (factor, []))[1].append(place)
     axes = [_explain(index, node, factor, tuple(places)) for factor, places in found.values()]
-    return tuple(sorted(axes, key=lambda axis: axis.role == "input"))
+    return tuple(sorted(axes, key=lambda axis: _ROLES.index(axis.role)))
 
 
 def held_by(index: Index, code: str) -> Iterator[HeldAxis]:
@@ -189,12 +192,12 @@ def _explain(index: Index, node: NodeProto, factor: Factor, places: tuple[Place,
 
 
 def _role(index: Index, node: NodeProto, units: Ids) -> Role:
-    """Tell whether units stand on a node's output, else they are read; in residual blocks both may be."""
+    """Tell whether units stand on the data that a node makes, that it reads, or both, as in residual blocks."""
     made, given = (
         any(np.isin(units, index.units(f)).any() for n in names for f in index.factors(n))
         for names in (node.output, [n for n in node.input if not index.is_constant(n)])
     )
-    return "input and output" if made and given else "output" if made else "input"
+    return "input and output" if made and given else "output" if made else "input" if given else "other"
 
 
 def _coupled(index: Index, node: NodeProto, ids: Ids) -> Iterator[Coupled]:
@@ -218,7 +221,8 @@ def _held(index: Index, node: NodeProto, ids: Ids) -> Iterator[Held]:
         mine = np.isin(units, pinned)
         explained |= mine
         if mine.any() and pin.code != KERNEL:
-            path = _between(index, ids[mine], index.graph.pinned_ids(pin), {node.name})
+            routes = Routes(index.graph, node.name, units[mine])
+            path = routes.to(pinning_node(index.graph, pin) or node.name)
             yield Held(pin, int(np.count_nonzero(mine)), path)
     alone = index.graph.pinned[units] & ~explained
     if alone.any():

@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxprune.errors import CATALOGUE, CodeInfo
-from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis
-from onnxprune.report.layout import BAD, CODE, FAINT, GOOD, Name, heading, line, paragraph, stack, table
+from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
+from onnxprune.report.layout import BAD, CODE, FAINT, GOOD, Name, group_tag, heading, line, paragraph, stack, table
 from onnxprune.report.operators import Operator
 from onnxprune.report.text import count
 
@@ -22,12 +22,13 @@ _STATES = {
 }
 
 
-def node_channels(label: str, axes: Sequence[Axis]) -> RenderableType:
+def node_channels(node: str, op: str, axes: Sequence[Axis]) -> RenderableType:
     """Tell of every set of a node's channels who shares it, or what pins it."""
+    label = f'{op} "{node}"'
     if not axes:
         nothing = "No channels: its inputs and outputs hold positions only, or are computed from sizes."
         return stack(heading(label), paragraph(nothing))
-    return stack(heading(label), *(part for axis in axes for part in _axis(axis)))
+    return stack(heading(label), *(part for axis in axes for part in _axis(node, axis)))
 
 
 def held_axes(code: str, axes: Sequence[HeldAxis]) -> RenderableType:
@@ -65,29 +66,31 @@ def operator_table(operators: Sequence[Operator]) -> RenderableType:
     )
 
 
-def _axis(axis: Axis) -> Iterator[RenderableType]:
+def _axis(node: str, axis: Axis) -> Iterator[RenderableType]:
     places = ", ".join(f"{p.tensor} axis {'x'.join(map(str, p.axes))}" for p in axis.places)
-    yield line("\n  ", (f"{count(axis.size, f'{axis.role} channel')}", "bold"), (f"  {places}", FAINT))
+    kind = "channel" if axis.role == "other" else f"{axis.role} channel"
+    yield line("\n  ", (count(axis.size, kind), "bold"), (f"  {places}", FAINT))
     for coupled in axis.coupled:
-        yield from _coupled(coupled)
+        yield from _coupled(node, axis.role, coupled)
     for held in axis.held[:_MANY]:
         yield from _held(held)
     if len(axis.held) > _MANY:
         yield _indented(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT)
 
 
-def _coupled(coupled: Coupled) -> Iterator[RenderableType]:
+def _coupled(node: str, role: Role, coupled: Coupled) -> Iterator[RenderableType]:
     group = coupled.group
     kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
     size = f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})"
-    yield _indented(line(f"{coupled.channels} can leave, in group ", _group(group), size))
+    yield _indented(line(f"{coupled.channels:,} can leave, in group ", group_tag(group.index), size))
     rows = [(Name(p.node), _path(p.path) or "directly") for p in coupled.partners[:_MANY]]
     if rows:
-        yield table("made as well by ~|coupled over ~", rowsindent=6)
+        title = "also made by" if "output" in role else "made by"
+        yield table(f"{title} ~|coupled over ~", rows, indent=6)
     if len(coupled.partners) > _MANY:
         yield _indented(f"and {count(len(coupled.partners) - _MANY, 'more node')}", deeper=True)
-    makers = {group.name, *(p.node for p in coupled.partners)}
-    others = [n for n in group.nodes if n not in makers]
+    told = {node, *(p.node for p in coupled.partners)}
+    others = [n for n in group.nodes if n not in told]
     if others:
         more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
         text = f"also in {', '.join(others[:_MANY])}{more}"
@@ -96,9 +99,9 @@ def _coupled(coupled: Coupled) -> Iterator[RenderableType]:
 
 def _held(held: Held) -> Iterator[RenderableType]:
     pin = held.pin
-    yield _indented(line(f"{held.channels} can't leave: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"))
-    if held.path:
-        yield _indented(f"over {_path(held.path)}", FAINT, deeper=True)
+    yield _indented(line(f"{held.channels:,} can't leave: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"))
+    if held.path and not pin.node.endswith(f'"{held.path[0]}"'):
+        yield _indented(f"by way of {_path(held.path)}", FAINT, deeper=True)
     if pin.hint:
         yield _indented(f"help: {pin.hint}", FAINT, deeper=True)
 

@@ -58,17 +58,14 @@ def table(columns: str, rows: Iterable[Sequence[Cell]], *, indent: int = 2) -> R
         rows: their cells.
         indent: spaces before the table.
     """
-    titles = columns.split("|")
-    grid = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style="bold",
-        show_header=any(t.strip(" ~>") for t in titles),
-    )
-    for title in titles:
-        name = title.rstrip(" ~>")
-        grid.add_column(name, justify="right" if title.endswith(">") else "left", no_wrap=not title.endswith("~"))
+    titled = bool(columns.strip("|~> "))
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=titled)
+    for title in columns.split("|"):
+        grid.add_column(
+            title.rstrip("~> "),
+            justify="right" if title.endswith(">") else "left",
+            no_wrap=not title.endswith("~"),
+        )
     for row in rows:
         grid.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
     return Padding(grid, (0, 0, 0, indent))
@@ -77,6 +74,11 @@ def table(columns: str, rows: Iterable[Sequence[Cell]], *, indent: int = 2) -> R
 def heading(text: str, note: str = "") -> RenderableType:
     """Make a heading with a faint note behind it, and an empty line before it."""
     return line("\n", (text, "bold"), (f"  {note}" if note else "", FAINT))
+
+
+def group_tag(index: int) -> Text:
+    """Write a group's number as reports refer to it: g7."""
+    return Text(f"g{index}", GROUP)
 
 
 def paragraph(text: str | Text, style: str = "", *, indent: int = 2) -> RenderableType:

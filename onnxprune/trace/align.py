@@ -56,7 +56,7 @@ class Alignment:
 def align(
     spec: str,
     operands: Sequence[Value | None],
-    outputs: Sequence[Shape],
+    outputs: Mapping[int, Shape],
     *,
     given: Mapping[str, int],
     structure: Collection[str] | None,
@@ -66,13 +66,13 @@ def align(
     node: int,
     name: str,
     label: str,
-) -> list[Value]:
+) -> dict[int, Value]:
     """Tie the ids of operands as a spec says, and give the outputs theirs.
 
     Args:
         spec: see `notation`; operands beyond those given are ignored.
         operands: the operands, None for one that isn't given.
-        outputs: the outputs' shapes.
+        outputs: the shapes of the outputs that are wanted, by their place in the spec.
         given: sizes of names inside parentheses.
         structure: names that stay unless nothing else stands beside them: those given, by default.
         approximate: names over which statistics are taken, with what happens ("mean and variance"); a starred name
@@ -84,16 +84,16 @@ def align(
         label: the node as reasons call it.
 
     Returns:
-        A value for every output.
+        A value for every output that is wanted.
     """
     parsed = parse(spec)
     given_operands = ((v, t) for v, t in zip(operands, parsed.operands, strict=False) if v is not None)
     named = [(v, name_axes(t, len(v.shape))) for v, t in given_operands]
-    out_axes = [name_axes(t, len(s)) for t, s in zip(parsed.outputs, outputs, strict=False)]
+    out_axes = {i: name_axes(parsed.outputs[i], len(shape)) for i, shape in outputs.items()}
     sizes = _sizes(named, given)
     stays = given if structure is None else structure
     job = Alignment(named, sizes, stays, attention, channels, node, name, label)
-    kept = {name for axes in out_axes for axis in axes for name in axis}
+    kept = {name for axes in out_axes.values() for axis in axes for name in axis}
     terms = _terms(job)
     job.channels.summed.extend(t.ids.ravel() for t in terms if not any(n in kept for n in t.names))
     terms = _meet_positions(job, terms)
@@ -101,10 +101,10 @@ def align(
     terms = _separate(job, terms, kept)
     _statistics(job, terms, approximate)
     terms = _contract(job, terms, kept)
-    return [
-        Value(shape, tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
-        for shape, axes in zip(outputs, out_axes, strict=True)
-    ]
+    return {
+        i: Value(outputs[i], tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
+        for i, axes in out_axes.items()
+    }
 
 
 def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str, int]) -> dict[str, int]:

@@ -112,11 +112,12 @@ class Op:
         """
         if operands is None:
             operands = [self.x(i) if self.has(i) else None for i in range(len(self.node.input))]
-        count = min(spec.partition("->")[2].count(",") + 1, len(self.node.output))
+        listed = spec.partition("->")[2].count(",") + 1
+        outputs = {i: self.out_shape(i) for i, name in enumerate(self.node.output[:listed]) if name}
         results = align(
             spec,
             operands,
-            [self.out_shape(i) for i in range(count)],
+            outputs,
             given=given,
             structure=structure,
             attention=self.attention,
@@ -126,7 +127,7 @@ class Op:
             name=self.node.name,
             label=self.label,
         )
-        self.outputs.update(enumerate(results))
+        self.outputs.update(results)
 
     def reshape(self, value: Value, shape: Shape) -> Value:
         """Reshape a value, pinning what is lost and asking for rectangles where an axis is split."""

@@ -206,7 +206,7 @@ def shared_weights(b: Builder, x: str) -> str | None:
 def einsum(b: Builder, x: str) -> str | None:
     if b.net.opset < 12:
         return None
-    axes = "abcde"[: len(b.shape(x)) - 2]
+    axes = "xyz"[: len(b.shape(x)) - 2]
     w = b.net.weight(b.channels(x), b.number(2, 6), fan_in=b.channels(x))
     return b.net.op("Einsum", x, w, equation=f"nc{axes},cd->nd{axes}")
 

@@ -1,0 +1,249 @@
+"""What can be pruned of real models, and whether the result is right: ``python -m benchmarks.coverage``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from onnx import ModelProto
+
+from benchmarks.common import Column, Report, Stopwatch, Table, chosen, log, milliseconds, options
+from benchmarks.zoo import FAMILIES
+from onnxprune import Analysis, Guards, Kept, OnnxPruneError, PlanError, Settings, Target, load, make_plan, prove, prune
+from onnxprune.cost import cost
+from onnxprune.normalise import normalise
+from onnxprune.plan import PrunePlan, apply_plan
+from onnxprune.report.summary import ModelSummary, summarise
+from onnxprune.report.units import percent, share, si
+from onnxprune.shapes import concretise
+from onnxprune.trace import ChannelGraph, trace
+from onnxprune.verify import Verification
+
+TARGET = Settings(target=Target("macs", 0.5))
+_ALL = 1 - 1e-9
+DEEPEST = Settings(ratio=_ALL, guards=Guards(max_ratio=_ALL, round_to=1))
+"""One unit of each group remains."""
+
+_NO_PLAN = ("OP301", "OP310")  # the target is out of reach, nothing can be pruned
+_SHOWN_PINS = 3
+
+NOTES = (
+    "Each model is loaded and traced; then half of its MACs are removed under the default guards (l2, uniform), and "
+    "the masked oracle compares the result with the original. What isn't trained has seeded random weights.",
+    "*Layers* have weights; one is *reached* if channels can leave it. *Prunable* is the share of parameters, and of "
+    "MACs, on some channel that can leave. Groups are *exact*, or *approximate* where an operator takes statistics "
+    "over the channels. *Pins* are the reasons that lock most of the other parameters, with their shares: `onnxprune "
+    "explain CODE` tells more. *Trace* is the time in milliseconds to find shapes and dependencies. *Planned* is the "
+    "share of MACs left at the target of 50 %, *deepest* with one channel of each group left and no other guards. "
+    "*Error* is the largest difference of any output relative to its largest value, *change* the same measure between "
+    "the masked and the dense original: what the oracle had to get right. Where the target is out of reach the "
+    "deepest plan is proved instead, marked (d).",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was found of a model.
+
+    Attributes:
+        model: its name.
+        family: the name of its family.
+        nodes: how many nodes it has, normalised.
+        layers: how many layers with weights.
+        reached: how many of them can be made smaller.
+        params: elements of its weights.
+        macs: multiply-accumulates of one run.
+        prunable_params: share of parameters that can leave.
+        prunable_macs: share of MACs that can leave.
+        exact: how many exact groups there are.
+        approximate: how many others.
+        pins: share of parameters that each reason locks, most first.
+        trace: seconds to find shapes and dependencies.
+        planned: share of MACs left at the target, None if it is out of reach.
+        deepest: share of MACs left by the deepest plan, None if nothing can be pruned.
+        proof: the oracle's verdict on the first of these plans that exists.
+    """
+
+    model: str
+    family: str
+    nodes: int
+    layers: int
+    reached: int
+    params: int
+    macs: int
+    prunable_params: float
+    prunable_macs: float
+    exact: int
+    approximate: int
+    pins: Mapping[str, float]
+    trace: float
+    planned: float | None
+    deepest: float | None
+    proof: Verification | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What couldn't be measured.
+
+    Attributes:
+        what: the model or the family.
+        reason: why.
+    """
+
+    what: str
+    reason: str
+
+
+def cover(name: str, family: str, source: ModelProto, repeats: int) -> Coverage:
+    """Measure one model.
+
+    Raises:
+        OnnxPruneError: it can't be read, run or pruned.
+    """
+    model = load(source)
+    watch = Stopwatch(repeats)
+    graph = watch("trace", lambda: _trace(model.proto))
+    analysis = Analysis(model, graph)
+    planned, deepest = (_plan(analysis, settings) for settings in (TARGET, DEEPEST))
+    plan = planned or deepest
+    verdict = None if plan is None else _proof(analysis, plan)
+    found = summarise(graph)
+    return Coverage(
+        model=name,
+        family=family,
+        nodes=len(graph.proto.graph.node),
+        layers=found.weighted,
+        reached=found.reached,
+        params=found.cost.params,
+        macs=found.cost.macs,
+        prunable_params=share(found.prunable, found.cost.params),
+        prunable_macs=_prunable_macs(graph, found),
+        exact=sum(g.exact for g in graph.groups),
+        approximate=sum(not g.exact for g in graph.groups),
+        pins={p.code: share(p.locked, found.cost.params) for p in found.pins if p.locked},
+        trace=watch.times["trace"].median,
+        planned=_macs_left(planned),
+        deepest=_macs_left(deepest),
+        proof=verdict,
+    )
+
+
+def _trace(source: ModelProto) -> ChannelGraph:
+    proto = normalise(source)
+    return trace(proto, shapes=concretise(proto))
+
+
+def _plan(analysis: Analysis, settings: Settings) -> PrunePlan | None:
+    """Make a plan, if that can be done."""
+    try:
+        return make_plan(analysis, settings)
+    except PlanError as error:
+        if error.code not in _NO_PLAN:
+            raise
+        return None
+
+
+def _prunable_macs(graph: ChannelGraph, found: ModelSummary) -> float:
+    """Return the share of MACs that would go if all went that can."""
+    return 1 - share(cost(Kept(graph, ~graph.pinned)).macs, found.cost.macs)
+
+
+def _macs_left(plan: PrunePlan | None) -> float | None:
+    return None if plan is None else share(plan.after["macs"], plan.before["macs"])
+
+
+def _proof(analysis: Analysis, plan: PrunePlan) -> Verification:
+    return prove(apply_plan(analysis.graph, plan), prune(analysis, plan, check=False).proto)
+
+
+def _left(result: Coverage) -> str:
+    if result.planned is not None:
+        return percent(result.planned)
+    return "-" if result.deepest is None else "out of reach"
+
+
+def _error(result: Coverage) -> str:
+    if result.proof is None:
+        return "-"
+    notes = [" (d)"] if result.planned is None else []
+    notes += [] if result.proof.passed else [" **wrong**"]
+    return "".join([f"{result.proof.error:.1e}", *notes])
+
+
+def _change(result: Coverage) -> str:
+    return "-" if result.proof is None else f"{max(o.change for o in result.proof.outputs):.2f}"
+
+
+def _pins(result: Coverage) -> str:
+    return ", ".join(f"{code} {percent(locked)}" for code, locked in list(result.pins.items())[:_SHOWN_PINS])
+
+
+COLUMNS: Sequence[Column[Coverage]] = (
+    Column("model", lambda c: c.model, text=True),
+    Column("nodes", lambda c: f"{c.nodes:,}"),
+    Column("reached/layers", lambda c: f"{c.reached}/{c.layers}"),
+    Column("params", lambda c: si(c.params)),
+    Column("MACs", lambda c: si(c.macs)),
+    Column("prunable params", lambda c: percent(c.prunable_params)),
+    Column("prunable MACs", lambda c: percent(c.prunable_macs)),
+    Column("exact + approx. groups", lambda c: f"{c.exact} + {c.approximate}"),
+    Column("pins", _pins, text=True),
+    Column("trace", lambda c: milliseconds(c.trace)),
+    Column("planned", _left),
+    Column("deepest", lambda c: "-" if c.deepest is None else percent(c.deepest)),
+    Column("error", _error),
+    Column("change", _change),
+)
+MISSING: Sequence[Column[Missing]] = (
+    Column("what", lambda m: m.what, text=True),
+    Column("reason", lambda m: m.reason, text=True),
+)
+
+
+def _totals(found: Sequence[Coverage]) -> str:
+    reached, layers = sum(c.reached for c in found), sum(c.layers for c in found)
+    halved = sum(c.planned is not None for c in found)
+    proofs = [c.proof.passed for c in found if c.proof is not None]
+    return (
+        f"Of {len(found)} models, {halved} reach half of their MACs; {sum(proofs)} of the {len(proofs)} that were "
+        f"pruned pass the oracle. {reached:,} of {layers:,} layers with weights are reached, "
+        f"{percent(share(reached, layers))}."
+    )
+
+
+@click.command(help=__doc__)
+@options
+def main(repeats: int, only: str, output: Path) -> None:
+    """Measure, print and write."""
+    found: list[Coverage] = []
+    missing = [Missing(f.name, f"{f.where} is absent") for f in FAMILIES if not f.models()]
+    names = chosen([name for family in FAMILIES for name in family.models()], only)
+    for family in FAMILIES:
+        for name, path in family.models().items():
+            if name not in names:
+                continue
+            log.print(f"measuring {name}", style="dim")
+            try:
+                found.append(cover(name, family.name, family.read(path), repeats))
+            except OnnxPruneError as error:
+                missing.append(Missing(name, f"{error.code}: {error.cause}"))
+    by_family = {f.name: [c for c in found if c.family == f.name] for f in FAMILIES}
+    tables = [Table.of(name.capitalize(), COLUMNS, rows) for name, rows in by_family.items() if rows]
+    if missing:
+        tables.append(Table.of("Not measured", MISSING, missing))
+    Report(
+        name="coverage",
+        title="What can be pruned of which model",
+        notes=(_totals(found), *NOTES),
+        tables=tables,
+        settings={"repeats": repeats, "target": TARGET, "deepest": DEEPEST},
+        results={"models": found, "missing": missing},
+        page="coverage.md",
+    ).publish(output, whole=only == "*")
+
+
+if __name__ == "__main__":
+    main()

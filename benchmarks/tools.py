@@ -1,0 +1,112 @@
+"""The tools that `benchmarks.peers` compares, each called as its documentation says, on the same weights."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnxsim
+import torch
+import torch_pruning
+from onnx import ModelProto
+from torch import nn
+
+from benchmarks.torch_models import INPUT, NETWORKS, Attention, build
+from onnxprune import Settings, analyse, make_plan, prune
+
+__all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case"]
+
+RATIO = 0.5
+OPSET = 17
+_MULTIPLE = 8  # what onnxprune rounds to where layers are wide enough; onnxsim can't
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A network in both of its shapes.
+
+    Attributes:
+        module: in PyTorch.
+        proto: as the TorchScript exporter writes it, BN folded where it does that.
+    """
+
+    module: nn.Module
+    proto: ModelProto
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A pruner.
+
+    Attributes:
+        name: what the tables call it.
+        prepare: makes what it prunes; not timed.
+        prune: removes half of the channels of each layer that it reaches.
+        export: turns the result into ONNX; not timed.
+    """
+
+    name: str
+    prepare: Callable[[Case], Any]
+    prune: Callable[[Any], Any]
+    export: Callable[[Any], ModelProto] = lambda pruned: pruned
+
+
+def case(name: str) -> Case:
+    """Build and export a network."""
+    module = build(name)
+    return Case(module, _export(module))
+
+
+def _export(module: nn.Module) -> ModelProto:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter is deprecated, which is no news
+        torch.onnx.export(
+            module,
+            (torch.zeros(INPUT),),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+def _onnxprune(proto: ModelProto, *, check: bool) -> ModelProto:
+    analysis = analyse(proto)
+    return prune(analysis, make_plan(analysis, Settings(ratio=RATIO)), check=check).proto
+
+
+def _torch_pruning(module: nn.Module) -> nn.Module:
+    *_, classifier = (m for m in module.modules() if isinstance(m, nn.Linear))
+    pruner = torch_pruning.pruner.BasePruner(
+        module,
+        torch.zeros(INPUT),
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=RATIO,
+        round_to=_MULTIPLE,
+        ignored_layers=[classifier],
+        num_heads={m.qkv: m.heads for m in module.modules() if isinstance(m, Attention)},
+    )
+    pruner.step()
+    return module
+
+
+def _simplified(case: Case) -> ModelProto:
+    proto, _ = onnxsim.simplify(case.proto)
+    return proto
+
+
+TOOLS: Sequence[Tool] = (
+    Tool("onnxprune", lambda c: c.proto, lambda p: _onnxprune(p, check=False)),
+    Tool("onnxprune, proved", lambda c: c.proto, lambda p: _onnxprune(p, check=True)),
+    Tool("Torch-Pruning", lambda c: copy.deepcopy(c.module), _torch_pruning, _export),
+    Tool("onnxsim, Python", _simplified, lambda p: onnxsim.apply_structured_pruning(p, RATIO)),
+    Tool("onnxsim, C++", _simplified, lambda p: onnxsim.apply_structured_pruning_cpp(p, RATIO)),
+)

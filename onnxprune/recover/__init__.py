@@ -1,0 +1,7 @@
+"""Recovery without gradients: what pruning lost is won back from a few hundred unlabelled inputs."""
+
+from __future__ import annotations
+
+from onnxprune.recover.repair import Batches, Inputs, Method, Repair, recover, repeat
+
+__all__ = ["Batches", "Inputs", "Method", "Repair", "recover", "repeat"]

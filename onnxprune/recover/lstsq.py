@@ -1,0 +1,112 @@
+"""Least squares from moments: weights that make a layer's inputs give its targets, near the weights it has.
+
+Minimises over W  sum_i |W x_i - y_i|^2 + lambda |W - W0|^2  from the moments G = sum x x^T and R = sum y x^T, which fit
+in memory however many samples there are. The ridge pulls towards the weights that pruning left, not towards zero: with
+little data the layer stays as it was. Its strength is the one that does best on moments of samples held back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float64]
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(slots=True)
+class Moments:
+    """Running second moments of features and targets, per group; features get a last column of ones.
+
+    Attributes:
+        gram: sum of x x^T, shape (groups, features + 1, features + 1).
+        cross: sum of y x^T, shape (groups, outputs, features + 1).
+        power: sum of y^2, shape (groups, outputs).
+        count: number of samples.
+    """
+
+    gram: Rows = field(default_factory=lambda: np.zeros(()))
+    cross: Rows = field(default_factory=lambda: np.zeros(()))
+    power: Rows = field(default_factory=lambda: np.zeros(()))
+    count: int = 0
+
+    def add(self, features: Rows, targets: Rows) -> None:
+        """Add samples: features of shape (n, groups, features), targets of shape (n, groups x outputs)."""
+        n, groups, _ = features.shape
+        x = np.concatenate([features, np.ones((n, groups, 1))], axis=2).transpose(1, 0, 2)
+        y = targets.reshape(n, groups, -1).transpose(1, 2, 0)
+        self.gram = self.gram + x.transpose(0, 2, 1) @ x
+        self.cross = self.cross + y @ x
+        self.power = self.power + (y**2).sum(axis=2)
+        self.count += n
+
+    def error(self, matrix: Rows) -> float:
+        """Return the mean squared error of a matrix (groups, outputs, features + 1) per sample."""
+        fit = np.einsum("gof,gof->", matrix @ self.gram, matrix) - 2 * np.einsum("gof,gof->", matrix, self.cross)
+        return max(float(fit + self.power.sum()), 0.0) / max(self.count, 1)
+
+
+def solve(moments: Moments, start: Rows, ridge: float) -> Rows:
+    """Return the minimiser for one ridge.
+
+    Args:
+        moments: of the samples.
+        start: the weights to stay near, shape (groups, outputs, features + 1), the last column the intercept.
+        ridge: strength, relative to the mean square of a feature.
+
+    Returns:
+        The weights, of the shape of ``start``.
+    """
+    gram = moments.gram
+    size = gram.shape[1]
+    diagonal = np.einsum("gii->gi", gram)
+    scale = diagonal[:, :-1].mean(axis=1) if size > 1 else diagonal[:, 0]
+    damping = np.repeat((ridge * np.maximum(scale, 1e-12))[:, None], size, axis=1)
+    damping[:, -1] = 1e-9 * moments.count  # the intercept is free
+    system = gram + damping[:, :, None] * np.eye(size)
+    residual = moments.cross - start @ gram
+    return start + np.linalg.solve(system, residual.transpose(0, 2, 1)).transpose(0, 2, 1)
+
+
+def reconstruct(moments: Moments, held_back: Moments, start: Rows) -> Rows:
+    """Fit all weights, with the ridge that does best on samples held back; the weights as they are stand for election.
+
+    Args:
+        moments: of the samples to fit.
+        held_back: of other samples.
+        start: the weights as they are, shape (groups, outputs, features + 1).
+    """
+    candidates = [start, *(solve(moments, start, ridge) for ridge in RIDGES)]
+    return min(candidates, key=held_back.error)
+
+
+def shift(moments: Moments, held_back: Moments, start: Rows) -> Rows:
+    """Fit the intercepts: each output gets its mean back, what removed channels contributed on average."""
+    mean_x, mean_y = _means(moments)
+    shifted = start.copy()
+    shifted[..., -1] += mean_y - np.einsum("gof,gf->go", start, mean_x)
+    return shifted
+
+
+def rescale(moments: Moments, held_back: Moments, start: Rows) -> Rows:
+    """Fit a scale and an intercept for each output, so that it gets its mean and variance back.
+
+    This is what re-estimating batch normalisation does, and works the same where the normalisation has been folded away.
+    """
+    mean_x, mean_y = _means(moments)
+    covariance = moments.gram / moments.count - mean_x[:, :, None] * mean_x[:, None, :]
+    now = np.einsum("gof,gfh,goh->go", start, covariance, start)
+    then = moments.power / moments.count - mean_y**2
+    scale = np.sqrt(np.maximum(then, 0.0) / np.maximum(now, 1e-12))
+    scale = np.where(now > 1e-8 * np.maximum(then, 1e-12), np.clip(scale, 0.1, 10.0), 1.0)
+    scaled = start * scale[..., None]
+    scaled[..., -1] += mean_y - np.einsum("gof,gf->go", scaled, mean_x)
+    return scaled
+
+
+def _means(moments: Moments) -> tuple[Rows, Rows]:
+    """Return the means of features (with the ones) and of targets; both stand in the moments with the ones."""
+    return moments.gram[:, :, -1] / moments.count, moments.cross[:, :, -1] / moments.count

@@ -1,0 +1,140 @@
+"""The shape of JSON documents is a promise: a change of these keys needs a new version."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from onnxprune.errors import CATALOGUE
+from onnxprune.report import documents
+from onnxprune.report.comparison import OutputDistance
+from onnxprune.report.coupling import explain_node, held_by
+from onnxprune.report.index import Index
+from onnxprune.report.operators import operators
+from onnxprune.report.summary import summarise, summarise_plan
+from onnxprune.verify import OutputCheck, Verification
+from tests.report.network import network
+from tests.toolbox import analyse, nothing
+
+GROUP = {"index": 0, "name": "", "units": 0, "width": 0, "exact": True}
+WHOLE_GROUP = GROUP | {"nodes": [""], "producers": [""], "approximations": []}
+PIN = {"code": "", "node": "", "reason": "", "hint": None}
+PLACE = {"tensor": "", "axes": [0]}
+COST = {"params": 0, "macs": 0, "size": 0, "memory": 0}
+REACH = {"groups": [0], "pins": [""]}
+
+
+def through_json(fields: Any) -> Any:
+    return json.loads(documents.to_json(documents.document("test", fields=fields)))["fields"]
+
+
+def shape(value: Any) -> Any:
+    """Reduce a document to its keys and the kinds of its values; lists to what their elements have in common."""
+    match value:
+        case dict():
+            return {key: shape(v) for key, v in value.items()}
+        case []:
+            return []
+        case list():
+            return [shape(value[0])]
+        case None:
+            return None
+    return type(value)()
+
+
+def test_head() -> None:
+    assert json.loads(documents.to_json(documents.document("test", a=1))) == {"version": 1, "report": "test", "a": 1}
+
+
+def test_model() -> None:
+    found = shape(through_json(documents.model_fields(summarise(analyse(network())))))
+    assert found == {
+        "counted_at": {"image": [0]},
+        "cost": COST,
+        "prunable": {"params": 0, "share": 0.0, "weighted_layers": 0, "reached_layers": 0},
+        "layers": [
+            {"node": "", "op": "", "weight": [0], "output": [0], "params": 0, "macs": 0, "weighted": False}
+            | {"reads": {"groups": [], "pins": [""]}, "makes": {"groups": [0], "pins": []}}
+        ],
+        "groups": [WHOLE_GROUP | {"exact": False, "params": 0}],
+        "pins": [{"code": "", "layers": [""], "by": [""], "held": 0, "locked": 0}],
+    }
+
+
+def test_header() -> None:
+    found = through_json(documents.header_fields(network()))
+    assert found["inputs"] == [{"name": "image", "type": "float32", "dims": ["N", 3, 8, 8]}]
+    assert found["opsets"] == {"ai.onnx": 17}
+    assert list(found) == ["ir_version", "opsets", "producer", "nodes", "inputs", "outputs"]
+
+
+def test_plan() -> None:
+    from onnxprune.pipeline import Settings, analyse, make_plan
+    from onnxprune.plan import apply_plan
+
+    analysis = analyse(network())
+    plan = make_plan(analysis, Settings(ratio=0.5))
+    fields = documents.plan_fields(plan, summarise_plan(apply_plan(analysis.graph, plan)))
+    found = through_json(fields)
+    assert found["settings"]["ratio"] == 0.5
+    assert found["cost"]["after"]["params"] < found["cost"]["before"]["params"]
+    del found["settings"]
+    assert shape(found) == {
+        "model_sha256": "",
+        "plan_digest": "",
+        "counted_at": {"image": [0]},
+        "cost": {"before": COST, "after": COST},
+        "groups": [GROUP | {"exact": False, "removed": 0, "kept": 0}],
+    }
+
+
+def test_verdict() -> None:
+    verification = Verification(True, 1e-4, (OutputCheck("y", 1e-7, float("inf")),), seed=0)
+    found = through_json(documents.verdict_fields((), verification))
+    assert found == {
+        "proved": True,
+        "interface_changes": [],
+        "verification": {
+            "passed": True,
+            "tolerance": 1e-4,
+            "outputs": [{"name": "y", "error": 1e-7, "change": None}],
+            "seed": 0,
+            "error": 1e-7,
+        },
+        "distances": None,
+    }
+    found = through_json(documents.verdict_fields((), None, [OutputDistance("y", 0.5, None, True)]))
+    assert found["proved"] is False and found["verification"] is None
+    assert found["distances"] == [{"name": "y", "difference": 0.5, "cosine": None, "sound": True}]
+
+
+def test_explanations() -> None:
+    graph = analyse(network())
+    index = Index(graph)
+    node = next(n for n in graph.proto.graph.node if n.name == "head")
+    made, given = through_json(documents.axis_fields(explain_node(index, node)))
+    keys = ["role", "places", "size", "coupled", "held"]
+    assert list(made) == list(given) == keys
+    assert shape(made["held"]) == [{"channels": 0, "pin": PIN, "path": [""]}]
+    assert shape(given["coupled"]) == [
+        {
+            "channels": 0,
+            "group": WHOLE_GROUP | {"exact": False},
+            "partners": [{"node": "", "path": shape(given["coupled"])[0]["partners"][0]["path"]}],
+        }
+    ]
+    held = through_json(documents.held_fields(held_by(index, "OP202")))
+    assert shape(held) == [{"nodes": [""], "place": PLACE, "channels": 0, "size": 0, "pins": [PIN]}]
+
+
+def test_codes_and_operators() -> None:
+    assert list(through_json(documents.code_fields("OP204", CATALOGUE["OP204"]))) == ["code", "title", "explanation"]
+    found = through_json(documents.operator_fields(operators()))
+    assert list(found["operators"][0]) == ["name", "state", "family", "note", "rewrites"]
+    assert sum(found["counts"].values()) == len(found["operators"])
+
+
+def test_an_empty_plan_is_a_document() -> None:
+    graph = analyse(network())
+    summary = summarise_plan(nothing(graph))
+    assert all(change.removed == 0 for change in summary.groups)
