@@ -134,13 +134,13 @@ def _valid(model: ModelProto) -> bool:
 
 COLUMNS: Sequence[Column[Outcome]] = (
     Column("tool", lambda o: o.tool, text=True),
-    Column("time [ms]", lambda o: "-" if o.prune is None else milliseconds(o.prune.median)),
+    Column("time, ms", lambda o: "-" if o.prune is None else milliseconds(o.prune.median)),
     Column("reached", lambda o: f"{o.reached}/{o.layers}"),
     Column("MACs", lambda o: percent(o.macs)),
     Column("params", lambda o: percent(o.params)),
     Column("loads", lambda o: yes(o.loads), text=True),
     Column("valid", lambda o: yes(o.valid), text=True),
-    Column("latency [ms]", lambda o: "-" if o.latency is None else milliseconds(o.latency)),
+    Column("latency, ms", lambda o: "-" if o.latency is None else milliseconds(o.latency)),
     Column("speedup", lambda o: "-" if o.speedup is None else f"{o.speedup:.2f}x"),
 )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -63,19 +64,11 @@ def case(name: str) -> Case:
 
 
 def _export(module: nn.Module) -> ModelProto:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter is deprecated, which is no news
-        torch.onnx.export(
-            module,
-            (torch.zeros(INPUT),),
-            file,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["input"],
-            output_names=["logits"],
-        )
-    return onnx.load_from_string(file.getvalue())
+        file = Path(folder, "model.onnx")
+        torch.onnx.export(module, (torch.zeros(INPUT),), file, dynamo=False, opset_version=OPSET)
+        return onnx.load(file)
 
 
 def _onnxprune(proto: ModelProto, *, check: bool) -> ModelProto:
@@ -85,21 +78,25 @@ def _onnxprune(proto: ModelProto, *, check: bool) -> ModelProto:
 
 def _torch_pruning(module: nn.Module) -> nn.Module:
     *_, classifier = (m for m in module.modules() if isinstance(m, nn.Linear))
-    pruner = torch_pruning.pruner.BasePruner(
-        module,
-        torch.zeros(INPUT),
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=RATIO,
-        round_to=_MULTIPLE,
-        ignored_layers=[classifier],
-        num_heads={m.qkv: m.heads for m in module.modules() if isinstance(m, Attention)},
-    )
-    pruner.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # that it prunes ViT's token and positions along their last axis, which is right
+        pruner = torch_pruning.pruner.BasePruner(
+            module,
+            torch.zeros(INPUT),
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=RATIO,
+            round_to=_MULTIPLE,
+            ignored_layers=[classifier],
+            num_heads={m.qkv: m.heads for m in module.modules() if isinstance(m, Attention)},
+        )
+        pruner.step()
     return module
 
 
 def _simplified(case: Case) -> ModelProto:
-    proto, _ = onnxsim.simplify(case.proto)
+    proto: ModelProto = onnxsim.simplify(case.proto)[0]
     return proto
 
 

@@ -345,15 +345,18 @@ def failure(kept: Kept, verdict: Verification) -> str:
     return f"{verdict}\nremoved: {kept.positions()}\n{graph}"
 
 
-def snapshot(graph: ChannelGraph) -> set[tuple[tuple[tuple[str, int, tuple[int, ...]], ...], ...]]:
-    """Return the groups of a graph as sets of units, each told by its slices: what must not depend on names of nodes,
-    their order, or the spelling of constants."""
-    return {
-        tuple(
-            sorted(
-                tuple(sorted((s.tensor, s.axis, tuple(s.positions.tolist())) for s in graph.unit(int(u)).slices))
-                for u in group.units
-            )
+def snapshot(graph: ChannelGraph, names: Mapping[str, str] | None = None) -> set[frozenset[Any]]:
+    """Return the groups as sets of units, each told by its slices, but for the copies that normalising made of vectors.
+
+    ``names`` translates those of initialisers back. What is left must not depend on the names of nodes, their order,
+    or the spelling of constants.
+    """
+    translate = names or {}
+
+    def unit(index: int) -> frozenset[Any]:
+        slices = graph.unit(index).slices
+        return frozenset(
+            (translate.get(name := s.tensor.partition("::")[0], name), s.axis, tuple(s.positions.tolist())) for s in slices
         )
-        for group in graph.groups
-    }
+
+    return {frozenset(unit(int(u)) for u in group.units) for group in graph.groups}

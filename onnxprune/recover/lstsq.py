@@ -94,7 +94,7 @@ def shift(moments: Moments, held_back: Moments, start: Rows) -> Rows:
 def rescale(moments: Moments, held_back: Moments, start: Rows) -> Rows:
     """Fit a scale and an intercept for each output, so that it gets its mean and variance back.
 
-    This is what re-estimating batch normalisation does, and works the same where the normalisation has been folded away.
+    This is what re-estimating batch normalisation does, and works the same where the normalisation has been folded.
     """
     mean_x, mean_y = _means(moments)
     covariance = moments.gram / moments.count - mean_x[:, :, None] * mean_x[:, None, :]

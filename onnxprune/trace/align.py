@@ -26,6 +26,7 @@ _POSITIONS = "runs along an axis that holds positions, not channels"
 class _Term:
     names: tuple[str, ...]
     ids: Ids
+    constant: bool = False  # whether it stands on a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def align(
     job = Alignment(named, sizes, stays, attention, channels, node, name, label)
     kept = {name for axes in out_axes.values() for axis in axes for name in axis}
     terms = _terms(job)
-    job.channels.summed.extend(t.ids.ravel() for t in terms if not any(n in kept for n in t.names))
+    job.channels.summed += [t.ids.ravel() for t in terms if t.constant and kept.isdisjoint(t.names)]
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
     terms = _separate(job, terms, kept)
@@ -136,7 +137,7 @@ def _terms(job: Alignment) -> list[_Term]:
                 job.channels.pin(ids, Pin("OP214", job.label, reason))
                 continue
             ids = ids[tuple(slice(None) if s else 0 for s in stays)]
-            terms.append(_Term(tuple(n for n, s in zip(names, stays, strict=True) if s), ids))
+            terms.append(_Term(tuple(n for n, s in zip(names, stays, strict=True) if s), ids, value.constant))
     return terms
 
 

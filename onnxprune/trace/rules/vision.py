@@ -16,7 +16,7 @@ from onnxprune.trace.rules.contraction import conv_groups
 def sample(op: Op) -> None:
     """Positions are sampled at run time, in every channel the same."""
     for i in range(1, len(op.node.input)):
-        op.pin_axes(op.x(i), range(len(op.shape(i))), "OP205", "its values say where to sample")
+        op.const(i)  # says where to sample, so nothing of it can leave
     op.align("n c *s -> m c *t", [op.x(0)])
 
 
