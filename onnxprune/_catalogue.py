@@ -53,7 +53,8 @@ OP110 a tensor's data doesn't match its shape
     ask for. The file is damaged or was edited with one of them left stale.
 OP111 a tensor has impossible dimensions
     A dimension is negative, or the product of the dimensions is beyond what any tensor can have.
-    Nothing was allocated. The file is damaged or hostile.
+    Nothing was allocated; the file is damaged or hostile. Or an input's axis has size zero, so that
+    nothing could be computed: export the model with this axis symbolic, or with its real size.
 OP112 an unknown data type
     A tensor's data_type isn't one that the installed onnx package knows. The file is damaged, or
     was made by a newer onnx: upgrade it.
@@ -225,6 +226,47 @@ OP607 a plug-in can't be loaded
 OP608 an execution provider isn't available
     The installed ONNX Runtime doesn't have the provider, or it fell back to another silently.
     Results would not be about the provider that was asked for.
+OP701 data that can't be found or read
+    Data are an .npz or .npy file, a folder of .npy files, a folder or a .zip of images, a Python
+    function given as module:function, or `digits`. There is nothing of that kind here, or it may
+    not be read.
+OP702 there are no data
+    The file, folder or function gives no samples at all, or arrays without elements.
+OP703 not an array file, or a damaged one
+    A .npy file, or such a member of an .npz archive, is cut short, has a header that can't be
+    read, or holds something other than plain numbers. Python objects are refused, because reading
+    them runs code that the file brings. Write arrays with numpy.save or numpy.savez.
+OP704 an archive that is damaged or unsafe
+    A zip archive can't be read, is encrypted, has members that name places outside of it or are
+    links, or a member would unpack to a size that no real data have.
+OP705 an image that can't be decoded
+    The file isn't an image, is cut short, has too many pixels to be opened safely, or a depth
+    that would be lost (16 bits). Nothing is skipped in silence: mend or remove the file.
+OP706 data that don't fit the model
+    Names, types, shapes or numbers of the arrays aren't what the model's inputs ask for. Arrays
+    are matched by the inputs' names, or for a model of one input by a common name (images, x,
+    input, data). Samples are along the first axis.
+OP707 a value that isn't finite
+    The data hold NaN or infinite values, perhaps after conversion to the input's type. Every
+    statistic computed from them would be lost.
+OP708 labels that don't fit
+    Class labels are whole numbers from 0, below the number of the model's classes, one for each
+    sample (or each position, for dense predictions). Where the model counts an extra class in
+    front, say label_offset=1; where a value marks what isn't to be judged, say ignore=255.
+OP709 a preprocessing recipe that can't be followed
+    A recipe is written key=value, separated by spaces, or as a TOML table: resize, crop,
+    resample, channels, scale, mean, std, layout, dtype, labels, label_offset, classes, ignore.
+    Pixels become (x * scale - mean) / std, channel by channel in the order that the model takes.
+OP710 a Python function that can't be used
+    What module:function names can't be imported, raised an error, or gave something of the wrong
+    kind. Data are given by a function without arguments that returns batches: arrays, pairs
+    (inputs, labels), or dictionaries by input name. A metric takes (outputs, labels) and returns a
+    number for each sample, or one for the batch. With -vv the traceback is shown.
+OP711 a metric that can't be measured
+    Accuracy and IoU need labels and an output with a score for each class; agreement and the
+    distances of outputs need the original model (--against). The message says what is missing.
+OP712 an impossible choice of samples
+    A limit, a part to hold out or an index asks for no samples, or for more than there are.
 """
 
 

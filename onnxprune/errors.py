@@ -2,7 +2,7 @@
 
 An error is one line of cause, the place and a hint; `CATALOGUE` explains its code at length.
 Families: OP1xx models and files, OP2xx why channels are pinned (reasons, never raised), OP3xx plans
-and budgets, OP4xx rewriting, OP5xx verification, OP6xx usage.
+and budgets, OP4xx rewriting, OP5xx verification, OP6xx usage, OP7xx data and metrics.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from onnxprune._catalogue import CATALOGUE, CodeInfo
 __all__ = [
     "CATALOGUE",
     "CodeInfo",
+    "DataError",
     "ModelError",
     "OnnxPruneError",
     "PlanError",
@@ -94,6 +95,10 @@ class VerificationError(OnnxPruneError):
 
 class UsageError(OnnxPruneError):
     """An option, an argument or the installation is wrong (OP6xx)."""
+
+
+class DataError(OnnxPruneError):
+    """Data can't be read, don't fit the model, or don't allow what is to be measured (OP7xx)."""
 
 
 def _rebuild(kind: type[OnnxPruneError], code: str, cause: str, where: str | None, hint: str | None) -> OnnxPruneError:

@@ -31,6 +31,7 @@ def test_exit_status_is_one_for_a_failed_gate_and_two_for_bad_input() -> None:
         "RewriteError": 2,
         "VerificationError": 1,
         "UsageError": 2,
+        "DataError": 2,
     }
 
 
@@ -53,7 +54,7 @@ def test_errors_survive_pickling() -> None:
 def test_every_code_is_well_formed_and_explained() -> None:
     assert list(CATALOGUE) == sorted(CATALOGUE)
     for code, info in CATALOGUE.items():
-        assert re.fullmatch(r"OP[1-6]\d\d", code)
+        assert re.fullmatch(r"OP[1-7]\d\d", code)
         assert info.title and not info.title.endswith(".")
         assert info.explanation.endswith(".") and len(info.explanation) > 60
         assert "  " not in info.explanation

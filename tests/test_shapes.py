@@ -268,7 +268,7 @@ def test_a_branch_sees_the_outer_tensors() -> None:
 
 
 def test_an_operator_of_onnx_runtime_is_inferred_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.shapes.run_for_shapes", lambda *_: {})
+    monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
     nodes = [
         node("FusedMatMul", ["x", "w"], ["a"], domain="com.microsoft", transB=1),
         *flatten_by_shape("a"),
@@ -309,10 +309,67 @@ def test_an_operator_that_nobody_knows_is_left_out() -> None:
     declared = helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 8])
     proto.graph.value_info.append(declared)
     assert concretise(proto, {"x": [2, 4]}).shapes["y"] == (2, 8)
+    proto.graph.value_info[0].CopyFrom(helper.make_tensor_value_info("a", TensorProto.FLOAT, []))
+    assert set(concretise(proto).shapes) == {"x"}
+
+
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "attributes", "opset", "inferred"),
+    [
+        ("MeanVarianceNormalization", {"axes": [2, 3]}, 17, True),  # a function
+        ("GroupNormalization", {"num_groups": 1}, 21, False),  # a function that depends on its context
+        ("Crop", {"border": [1, 1, 1, 1]}, 7, False),  # without schema
+    ],
+)
+def test_an_unknown_shape_is_no_scalar(
+    operator: str,
+    attributes: dict[str, Any],
+    opset: int,
+    inferred: bool,
+    runs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not runs:
+        monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
+        monkeypatch.setattr("onnxprune.shapes.result.runtime_types", lambda *_: {})
+    reads = ["x", "s", "s"] if operator == "GroupNormalization" else ["x"]
+    nodes = [node(operator, reads, ["a"], **attributes), node("Relu", ["a"], ["y"])]
+    constants = {"s": np.ones(4, np.float32)} if "s" in reads else {}
+    proto = model(nodes, {"x": ["N", 4, 5, 5]}, ["y"], constants, opset=opset)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, []))
+    size = 3 if operator == "Crop" else 5
+    shapes = concretise(proto).shapes
+    assert {"a", "y"}.isdisjoint(shapes) != (runs or inferred)
+    assert shapes.get("a", (1, 4, size, size)) == shapes.get("y", (1, 4, size, size)) == (1, 4, size, size)
+
+
+@pytest.mark.parametrize(
+    ("operator", "reads", "writes"),
+    [
+        ("TopK", ["x", "k"], ["", "i"]),
+        ("TopK", ["known", "k"], ["", "i"]),
+        ("LSTM", ["x", "w", "r"], ["", "", "h"]),
+        ("Dropout", ["x"], ["", "mask"]),
+        ("MaxPool", ["x"], ["", "i"]),
+    ],
+)
+def test_an_output_without_a_name_is_no_tensor(operator: str, reads: list[str], writes: list[str]) -> None:
+    given: dict[str, dict[str, Any]] = {"LSTM": {"hidden_size": 2}, "MaxPool": {"kernel_shape": [2]}}
+    nodes = [node(operator, reads, writes, **given.get(operator, {})), node("Identity", [writes[-1]], ["y"])]
+    constants: Arrays = {
+        "k": i64(2),
+        "known": np.array([1, 3, 2], np.float32),
+        "w": np.ones((1, 8, 4), np.float32),
+        "r": np.ones((1, 8, 2), np.float32),
+    }
+    found = concretise(model(nodes, {"x": ["N", 3, 4]}, ["y"], constants))
+    assert "y" in found.shapes
+    assert "" not in {*found.shapes, *found.types, *found.values, *found.static}
 
 
 def test_a_loop_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.shapes._RUN_SECONDS", 0.2)
+    monkeypatch.setattr("onnxprune.shapes.fallback._RUN_SECONDS", 0.2)
     body = helper.make_graph(
         [node("Identity", ["on"], ["more"]), node("Concat", ["h", "h0"], ["g"], axis=0)],
         "body",

@@ -217,7 +217,7 @@ class Net:
 
     def _infer(self, node: onnx.NodeProto, told: bool) -> None:
         schema = defs.get_schema(node.op_type, self.opset, node.domain)
-        if not schema.has_type_and_shape_inference_function:
+        if not schema.has_type_and_shape_inference_function or node.op_type == "If":
             assert told, f"tell the shapes that {node.op_type} gives"
             if schema.outputs[0].types == {"tensor(bool)"}:
                 self.types[node.output[0]].tensor_type.elem_type = TensorProto.BOOL

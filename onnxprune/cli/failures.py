@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from onnxprune.report.text import printable
 VERBOSITY = "onnxprune.verbosity"  # the key in a context's meta
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
-_STYLES = {"error": {"fg": "red", "bold": True}, "-->": {"fg": "blue"}, "help": {"fg": "cyan"}}
+_MARKS = {r"error(\[\w+\])?": "red", "  -->": "blue", "  help": "cyan"}
 
 
 class Failure(click.ClickException):
@@ -27,8 +28,7 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message on stderr, in colour where a person reads it."""
-        coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        lines = map(_paint if coloured else str, printable(self.message).splitlines())
+        lines = map(_paint if coloured(sys.stderr) else str, printable(self.message).splitlines())
         click.echo("\n".join(lines), file=file, err=True)
 
 
@@ -63,6 +63,11 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         raise Failure(f"error: internal error: {cause}\n  help: {hint}") from error
 
 
+def coloured(stream: IO[str]) -> bool:
+    """Whether a person reads the stream who didn't ask for plain text."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
 def unbreakable_streams() -> None:
     """Let names that the terminal's encoding can't show be escaped instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
@@ -83,12 +88,8 @@ def _trace(context: click.Context | None) -> None:
 
 
 def _paint(line: str) -> str:
-    """Colour a line of a message: its mark, and the line itself if it is the cause."""
-    mark = line.split(":")[0].split("[")[0].split(maxsplit=1)[:1]
-    style = _STYLES.get(mark[0]) if mark else None
-    if style is None:
-        return line
-    end = line.index(mark[0]) + len(mark[0])
-    if line.startswith("error["):
-        end = line.index("]") + 1
-    return click.style(line[:end], **style) + line[end:]  # type: ignore[arg-type]
+    """Colour the mark that a line of a message begins with."""
+    for mark, colour in _MARKS.items():
+        if found := re.match(mark, line):
+            return click.style(found[0], fg=colour, bold=True) + line[found.end() :]
+    return line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from onnxprune.pipeline import Analysis
+    from onnxprune.plan import PrunePlan
     from onnxprune.report.comparison import Port
 
     Arrays = dict[str, NDArray[Any]]
 
-Shapes = Mapping[str, Sequence[int]]
-Named = Sequence[tuple[str | None, Any]]
 T = TypeVar("T")
 
 
@@ -30,7 +29,7 @@ def open_model(
     shapes: Sequence[tuple[str | None, tuple[int, ...]]] = (),
     files: Sequence[tuple[str | None, Path]] = (),
     *,
-    planned: Shapes | None = None,
+    plan: PrunePlan | None = None,
 ) -> tuple[Analysis, Arrays | None]:
     """Load and trace a model at the input sizes that the user gave.
 
@@ -39,7 +38,7 @@ def open_model(
         path: the model.
         shapes: sizes of inputs.
         files: arrays for inputs, whose sizes count as well.
-        planned: the sizes that a plan was made at, for inputs of which nothing else is said.
+        plan: a plan for the model; it was made at sizes that hold where nothing else is said.
 
     Returns:
         The traced model, and the arrays if there are any.
@@ -47,13 +46,16 @@ def open_model(
     Raises:
         ModelError: the model can't be read or understood.
         UsageError: a name, shape or array doesn't fit the model (OP603, OP604).
-        PlanError: sizes and arrays contradict each other (OP302).
+        PlanError: sizes and arrays contradict each other (OP302), or the plan is for another model (OP306).
     """
     from onnxprune.model import load
     from onnxprune.pipeline import analyse
 
     with out.step("load"):
         model = load(path)
+    if plan is not None and plan.model != model.sha256:
+        hint = "make a new one with `onnxprune plan`"
+        raise PlanError("OP306", "the plan was made for another model", where=str(path), hint=hint)
     given = by_name(shapes, model.proto, "--input-shape", "OP603")
     arrays = read_arrays(files, model.proto) if files else None
     for name, array in (arrays or {}).items():
@@ -61,7 +63,7 @@ def open_model(
             cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
             raise PlanError("OP302", cause, where=name)
     with out.step("trace"):
-        return analyse(model, {**(planned or {}), **given}), arrays
+        return analyse(model, {**(plan.inputs if plan else {}), **given}), arrays
 
 
 def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str) -> dict[str, T]:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.failures import VERBOSITY
+from onnxprune.cli.failures import VERBOSITY, coloured
 from onnxprune.errors import PlanError
 from onnxprune.report.text import printable
 
@@ -71,8 +71,8 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        coloured = click.style("warning", fg="yellow", bold=True) if _colour(sys.stderr) else "warning"
-        click.echo(f"{coloured}: {printable(text)}", err=True)
+        mark = click.style("warning", fg="yellow", bold=True) if coloured(sys.stderr) else "warning"
+        click.echo(f"{mark}: {printable(text)}", err=True)
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -126,9 +126,3 @@ def _console(stream: IO[str]) -> Console:
 
     width = None if stream.isatty() else _UNLIMITED
     return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
-
-
-def _colour(stream: IO[str]) -> bool:
-    from rich.console import Console
-
-    return Console(file=stream).color_system is not None

@@ -80,7 +80,7 @@ def command(
     settings = None if plan_path else options.settings_of(planning)
     check_output(output, force)
     plan = read_plan(plan_path) if plan_path else None
-    analysis, arrays = open_model(out, model, input_shapes, inputs, planned=plan.inputs if plan else None)
+    analysis, arrays = open_model(out, model, input_shapes, inputs, plan=plan)
     data = output.with_name(f"{output.stem}.onnx.data")
     if analysis.model.external:
         check_output(data, force)

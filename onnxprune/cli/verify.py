@@ -58,11 +58,11 @@ def command(
     if inputs and seed is not None:
         raise PlanError("OP302", "--seed draws inputs, and --input gives them", hint="drop one")
     plan = read_plan(plan_path) if plan_path else None
-    analysis, arrays = open_model(out, original, input_shapes, inputs, planned=plan.inputs if plan else None)
+    analysis, arrays = open_model(out, original, input_shapes, inputs, plan=plan)
     with out.step("load"):
         proto = load(pruned).proto
     if plan is not None:
-        check_origin(analysis.model, proto, plan)
+        check_origin(proto, plan)
     changes = interface_changes(analysis.model.proto, proto)
     graph, verification, distances = analysis.graph, None, None
     if plan is not None and not changes:

@@ -28,6 +28,7 @@ class Rows:
         tensor: the initialiser.
         axis: its axis.
         role: "weight" of a contraction, "scale" of a normalisation, or "vector" for anything else.
+        reads: whether a contraction sums over the axis: the weight reads the units, rather than making them.
         units: the group's units, shape (units,).
         labels: the unit of every position of the axis, shape (axis length,).
         elements: where the values come from.
@@ -36,6 +37,7 @@ class Rows:
     tensor: str
     axis: int
     role: Role
+    reads: bool
     units: Ids
     labels: Ids
     elements: Elements

@@ -36,7 +36,8 @@ def folded_scales(graph: ChannelGraph) -> Mapping[str, Factors]:
     folding = _Folding(graph)
     scales: dict[str, Factors] = {}
     for node in graph.proto.graph.node:
-        if node.op_type == "BatchNormalization" and not _attribute(node, "training_mode", 0):
+        complete = node.op_type == "BatchNormalization" and len(node.input) == 5
+        if complete and not _attribute(node, "training_mode", 0):
             scales.update(folding.fold(node))
     return scales
 

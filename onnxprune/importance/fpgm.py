@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.importance.balance import shares
 from onnxprune.importance.base import Rows, Scores, View
 from onnxprune.importance.registry import criterion
 
@@ -19,8 +20,8 @@ def fpgm(view: View) -> Scores:
     """Score a unit by the sum of its distances to all other units of the group.
 
     Filter pruning via geometric median (He et al., CVPR 2019). A unit is the vector of all its
-    weights, slots balanced as for the norms: each is divided by the root mean square of its rows'
-    norms, so that squared distances add up over slots.
+    weights, slots balanced as for the norms: squared distances are relative to the mean square of a
+    slot's rows, and averaged over slots by their shares.
     """
     slots = list(view.of("weight"))
     if not slots:
@@ -33,7 +34,8 @@ def fpgm(view: View) -> Scores:
 
 def _distances(slots: list[Rows], block: slice) -> Scores:
     """Return the sum of distances to all units, for the units in a block."""
-    squares = sum(_squared_distances(slot, block) for slot in slots)
+    shared = zip(shares(slots).tolist(), slots, strict=True)
+    squares = sum(share * _squared_distances(slot, block) for share, slot in shared)
     return np.asarray(np.sqrt(squares).sum(axis=1, dtype=np.float64))
 
 

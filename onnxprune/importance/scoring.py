@@ -59,11 +59,20 @@ def views(graph: ChannelGraph, *, seed: int = 0) -> Iterator[View]:
     if seed < 0:
         raise PlanError("OP303", f"{seed} is out of range: must be at least 0", where="--seed")
     elements, role = Elements(graph), roles(graph)
+    summed = graph.summed
     labels = {slot: graph.unit_of[ids] for slot, ids in graph.slots.items()}
     for group in graph.groups:
         rows = tuple(
-            Rows(tensor, axis, role[tensor], group.units, labels[tensor, axis], elements)
-            for tensor, axis in group.slots
+            Rows(
+                tensor=slot[0],
+                axis=slot[1],
+                role=role.get(slot[0], "vector"),
+                reads=slot in summed,
+                units=group.units,
+                labels=labels[slot],
+                elements=elements,
+            )
+            for slot in group.slots
         )
         yield View(group, rows, np.random.default_rng((seed, group.index)))
 

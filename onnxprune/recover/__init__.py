@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.recover.repair import Batches, Inputs, Method, Repair, recover, repeat
+from onnxprune.recover.repair import Method, Repair, recover, repeat
+from onnxprune.recover.stream import Batches, Inputs
 
 __all__ = ["Batches", "Inputs", "Method", "Repair", "recover", "repeat"]

@@ -2,30 +2,27 @@
 
 Inputs of each layer are taken from the network as pruned and repaired so far, targets from the original, so that a
 layer makes up for the errors of those before it (He, Zhang and Sun, "Channel pruning for accelerating very deep neural
-networks", ICCV 2017). Only running moments are kept, whatever the number of inputs.
+networks", ICCV 2017). Of the activations only running moments are kept, and those at the current layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune._runtime import run, session
 from onnxprune._tensors import set_tensor
 from onnxprune.kept import Kept
-from onnxprune.recover.extract import extract
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.lstsq import Moments, Rows, reconstruct, rescale, shift
+from onnxprune.recover.stream import Batches, Inputs, Stream
 from onnxprune.recover.targets import Target, Wiring, target_of
 
 Method = Literal["bias", "bn", "reconstruct"]
-Inputs = Mapping[str, NDArray[Any]]
-Batches = Callable[[], Iterable[Inputs]]
 
 _FITS: Mapping[Method, Callable[[Moments, Moments, Rows], Rows]] = {
     "bias": shift,
@@ -84,44 +81,50 @@ def recover(
     """
     layers = find_layers(pruned)
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
+    touched = _touched(kept, pruned)
+    now, then = Stream(pruned, batches), Stream(kept.graph.proto, batches)
+    places = [{n.name: i for i, n in enumerate(s.model.graph.node)} for s in (now, then)]
     repairs = []
     for number, layer in enumerate(layers):
-        if _touched(kept, pruned, layer):
+        if layer.x in touched:
+            for stream, place in zip((now, then), places, strict=True):
+                stream.advance(place[layer.node.name])
             wiring = Wiring(pruned, numbers)
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, wiring)
-            fitted, held = _moments(kept, pruned, layer, target, batches, rng, positions)
-            repairs.append(_refit(pruned, layer, wiring, fitted, held, _FITS[method]))
+            fitted, held = _moments(kept, now, then, layer, target, rng, positions)
+            repairs.append(_refit(layer, wiring, fitted, held, _FITS[method]))
         progress(number + 1, len(layers))
     return repairs
 
 
-def _touched(kept: Kept, pruned: ModelProto, layer: Layer) -> bool:
-    """Whether anything in front of a layer has changed."""
-    before = {n for node in extract(pruned, [layer.x]).graph.node for n in node.output} | {layer.x}
+def _touched(kept: Kept, pruned: ModelProto) -> set[str]:
+    """Return the tensors in front of which something has changed."""
     shapes = kept.graph.shapes.shapes
-    return any(n in shapes and kept.shape(n) != shapes[n] for n in before)
+    touched: set[str] = set()
+    for node in pruned.graph.node:
+        changed = any(n in shapes and kept.shape(n) != shapes[n] for n in [*node.input, *node.output])
+        if changed or not touched.isdisjoint(node.input):
+            touched.update(node.output)
+    return touched
 
 
 def _moments(
     kept: Kept,
-    pruned: ModelProto,
+    now: Stream,
+    then: Stream,
     layer: Layer,
     target: Target,
-    batches: Batches,
     rng: np.random.Generator,
     positions: int,
 ) -> tuple[Moments, Moments]:
     """Run both networks up to a layer and gather the moments of its inputs and targets."""
     wanted = [layer.x, *([target.other] if target.other else [])]
-    now = session(extract(pruned, wanted))
-    then = session(extract(kept.graph.proto, [target.tensor]))
     axis = len(kept.graph.shapes.shapes[target.tensor]) - 1 if layer.channels_last else 1
     mask = kept.mask(target.tensor, axis)
     sets = (Moments(), Moments())
-    for i, inputs in enumerate(batches()):
-        have = run(now, inputs)
-        goal = run(then, inputs)[target.tensor]
+    for i, (have, goals) in enumerate(zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True)):
+        goal = goals[target.tensor]
         tensors = [goal, *([have[target.other]] if target.other else [])]
         features, values = layer.sample(have[layer.x], tensors, positions, rng)
         y = values[0] if mask is None else values[0][:, mask]
@@ -138,7 +141,6 @@ def _moments(
 
 
 def _refit(
-    pruned: ModelProto,
     layer: Layer,
     wiring: Wiring,
     fitted: Moments,
@@ -153,7 +155,7 @@ def _refit(
         intercept = np.asarray(weights[layer.bias], dtype=np.float64).reshape(intercept.shape)
     start = np.concatenate([matrix, intercept[..., None]], axis=2)
     found = fit(fitted, held, start)
-    writable = _write_intercept(pruned, layer, wiring, found[..., -1].ravel() - intercept.ravel())
+    writable = _write_intercept(layer, wiring, found[..., -1].ravel() - intercept.ravel())
     if not writable:
         found = np.concatenate([found[..., :-1], start[..., -1:]], axis=2)
     power = max(float(held.power.sum()) / max(held.count, 1), 1e-30)
@@ -162,7 +164,7 @@ def _refit(
     return Repair(layer.node.name, before, after)
 
 
-def _write_intercept(pruned: ModelProto, layer: Layer, wiring: Wiring, change: NDArray[np.float64]) -> bool:
+def _write_intercept(layer: Layer, wiring: Wiring, change: NDArray[np.float64]) -> bool:
     """Add to a layer's bias, or to what follows it: a normalisation's mean, a constant that is added."""
     weights = wiring.weights
     follower = wiring.only_reader(layer.y)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune._runtime import run, session
-from onnxprune.errors import PlanError, VerificationError
-from onnxprune.model import Model
+from onnxprune.errors import VerificationError
 from onnxprune.plan import PrunePlan
 from onnxprune.verify import difference
 
@@ -64,15 +63,12 @@ def outputs_of(proto: ModelProto) -> tuple[Port, ...]:
     return tuple(map(_port, proto.graph.output))
 
 
-def check_origin(model: Model, pruned: ModelProto, plan: PrunePlan) -> None:
-    """Refuse a plan that isn't for a model, or isn't the one that another model says it was made by.
+def check_origin(pruned: ModelProto, plan: PrunePlan) -> None:
+    """Refuse a plan that isn't the one that a pruned model says it was made by.
 
     Raises:
-        PlanError: the plan is for another model (OP306).
-        VerificationError: the pruned model's metadata names another plan (OP505).
+        VerificationError: the model's metadata names another plan (OP505).
     """
-    if plan.model != model.sha256:
-        raise PlanError("OP306", "the plan was made for another model", where=plan.model[:12])
     digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan"), None)
     if digest not in (None, plan.digest):
         cause = "the pruned model was made by another plan"

@@ -96,7 +96,8 @@ def align(
     job = Alignment(named, sizes, stays, attention, channels, node, name, label)
     kept = {name for axes in out_axes.values() for axis in axes for name in axis}
     terms = _terms(job)
-    job.channels.summed += [t.ids.ravel() for t in terms if t.constant and kept.isdisjoint(t.names)]
+    reading = (t for t in terms if t.constant and not kept.union(given).issuperset(t.names))
+    job.channels.summed += [t.ids.ravel() for t in reading]
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
     terms = _separate(job, terms, kept)

@@ -16,61 +16,63 @@ from onnxprune.trace import ChannelGraph
 from tests.importance.network import Arrays, build, folded, nodes, weights
 
 Vectors = list[list[float]]
-WEIGHTS = {"conv1.w", "conv2.w", "fc.w"}
+Shares = dict[tuple[str, int], float]
+# What weights' slots count for: those that read a group's units three quarters, those that make them a quarter.
+WEIGHTS = {("conv1.w", 0): 0.25, ("conv2.w", 1): 0.75, ("conv2.w", 0): 0.25, ("fc.w", 1): 0.75}
 MAGNITUDES = ["l1", "l2", "fpgm", "lamp"]
 
 
-def slots(graph: ChannelGraph, units: NDArray[np.int64], names: set[str]) -> list[Vectors]:
-    """For every weight axis, the elements of every unit, one by one."""
+def slots(graph: ChannelGraph, units: NDArray[np.int64], wanted: Shares) -> list[tuple[float, Vectors]]:
+    """For every weight axis that is wanted, its share, and the elements of every unit, one by one."""
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.proto.graph.initializer}
     found: dict[tuple[str, int], Vectors] = {}
     for unit in units:
         for part in graph.unit(int(unit)).slices:
-            if part.tensor in names:
+            if (part.tensor, part.axis) in wanted:
                 taken = np.take(arrays[part.tensor], part.positions, part.axis)
                 found.setdefault((part.tensor, part.axis), []).append(taken.astype(np.float64).ravel().tolist())
-    return list(found.values())
+    return [(wanted[slot], vectors) for slot, vectors in found.items()]
 
 
 def norms(vectors: Vectors, power: int) -> list[float]:
     return [sum(abs(w) ** power for w in vector) for vector in vectors]
 
 
-def group_norms(graph: ChannelGraph, units: NDArray[np.int64], names: set[str], power: int) -> list[float]:
+def group_norms(graph: ChannelGraph, units: NDArray[np.int64], power: int) -> list[float]:
     total = [0.0] * len(units)
-    all_slots = slots(graph, units, names)
-    for vectors in all_slots:
+    for share, vectors in slots(graph, units, WEIGHTS):
         sums = norms(vectors, power)
         for u, value in enumerate(sums):
-            total[u] += value / (sum(sums) / len(sums)) / len(all_slots)
+            total[u] += share * value / (sum(sums) / len(sums))
     return total
 
 
 def slow_l1(graph: ChannelGraph, units: NDArray[np.int64]) -> list[float]:
-    return group_norms(graph, units, WEIGHTS, 1)
+    return group_norms(graph, units, 1)
 
 
 def slow_l2(graph: ChannelGraph, units: NDArray[np.int64]) -> list[float]:
-    return [math.sqrt(v) for v in group_norms(graph, units, WEIGHTS, 2)]
+    return [math.sqrt(v) for v in group_norms(graph, units, 2)]
 
 
 def slow_lamp(graph: ChannelGraph, units: NDArray[np.int64]) -> list[float]:
-    squares = group_norms(graph, units, WEIGHTS, 2)
+    squares = group_norms(graph, units, 2)
     return [s / sum(t for t in squares if t >= s) for s in squares]
 
 
 def slow_fpgm(graph: ChannelGraph, units: NDArray[np.int64]) -> list[float]:
     vectors: Vectors = [[] for _ in units]
-    for slot in slots(graph, units, WEIGHTS):
-        root = math.sqrt(sum(norms(slot, 2)) / len(slot))
+    for share, slot in slots(graph, units, WEIGHTS):
+        mean = sum(norms(slot, 2)) / len(slot)
         for u, vector in enumerate(slot):
-            vectors[u] += [w / root for w in vector]
+            vectors[u] += [w * math.sqrt(share / mean) for w in vector]
     return [sum(math.dist(a, b) for b in vectors) for a in vectors]
 
 
 def slow_bn_scale(graph: ChannelGraph, units: NDArray[np.int64]) -> list[float]:
-    found = slots(graph, units, {"bn1.scale"})
-    return [abs(gamma) for (gamma,) in found[0]] if found else [math.nan] * len(units)
+    for _, gammas in slots(graph, units, {("bn1.scale", 0): 1}):
+        return [abs(gamma) for (gamma,) in gammas]
+    return [math.nan] * len(units)
 
 
 SLOW: dict[str, Callable[[ChannelGraph, NDArray[np.int64]], list[float]]] = {

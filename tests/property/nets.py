@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
-from onnx import ModelProto, printer
+from onnx import ModelProto, helper, numpy_helper, printer
 
 from tests.toolbox import Net, Shape
 
@@ -770,6 +770,271 @@ def global_mean(b: Builder, x: str) -> str | None:
     return b.net.reduce("ReduceMean", x, list(range(2, len(b.shape(x)))), keepdims=0)
 
 
+# Weights that go a long way
+
+
+@block
+def transposed_weight(b: Builder, x: str) -> str | None:
+    if b.image(x):
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    return b.net.op("MatMul", x, b.net.op("Transpose", b.net.weight(out, c, fan_in=c), perm=[1, 0]))
+
+
+@block
+def reshaped_weight(b: Builder, x: str) -> str | None:
+    """A convolution's weight that is stored as a matrix."""
+    if not b.image(x):
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    ones = [1] * (len(b.shape(x)) - 2)
+    w = b.net.reshape(b.net.weight(out, c, fan_in=c), [out, c, *ones])
+    return b.net.op("Conv", x, w)
+
+
+@block
+def sliced_weight(b: Builder, x: str) -> str | None:
+    """Two layers' weights in one initialiser, as attention packs its projections."""
+    if b.image(x):
+        return None
+    c, first, second = b.channels(x), b.number(2, 4), b.number(2, 4)
+    w = b.net.weight(first + second, c, fan_in=c)
+    parts = [b.net.slice(w, [0], [first], [0]), b.net.slice(w, [first], [first + second], [0])]
+    y, z = (b.net.op("MatMul", x, b.net.op("Transpose", part, perm=[1, 0])) for part in parts)
+    b.live.append(b.net.op("Tanh", y))
+    return b.net.op("Relu", z)
+
+
+@block
+def scaled_weight(b: Builder, x: str) -> str | None:
+    if not b.image(x):
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    ones = [1] * (len(b.shape(x)) - 2)
+    w = b.net.op("Mul", b.net.weight(out, c, *ones, fan_in=c), b.net.between(0.5, 1.5, out, 1, *ones))
+    return b.net.op("Conv", x, w, b.net.weight(out))
+
+
+@block
+def weight_norm(b: Builder, x: str) -> str | None:
+    """A statistic over the weights themselves, left in the graph."""
+    if not b.image(x):
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    ones = [1] * (len(b.shape(x)) - 2)
+    w = b.net.weight(out, c, *ones)
+    norm = b.net.reduce("ReduceL2", w, list(range(1, len(b.shape(x)))))
+    w = b.net.op("Mul", b.net.op("Div", w, norm), b.net.between(0.5, 1.5, out, 1, *ones))
+    return b.net.op("Conv", x, w)
+
+
+@block
+def cast_weight(b: Builder, x: str) -> str | None:
+    if b.image(x):
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    w = b.net.const((b.net.rng.standard_normal((c, out)) / np.sqrt(c)).astype(b.pick(np.float16, np.float64)))
+    return b.net.op("MatMul", x, b.net.op("Cast", w, to=1))
+
+
+@block
+def quantised_weight(b: Builder, x: str) -> str | None:
+    if not b.image(x) or b.net.opset < 13:
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    ones = [1] * (len(b.shape(x)) - 2)
+    w = b.net.const(b.net.rng.integers(-127, 127, (out, c, *ones)).astype(np.int8))
+    if b.flag():
+        scales, zero = b.net.between(0.002, 0.01, out), b.net.const(b.net.rng.integers(-5, 5, out).astype(np.int8))
+    else:
+        scales, zero = b.net.const(0.005), b.net.const(np.int8(b.number(-3, 3)))
+    return b.net.op("Conv", x, b.net.op("DequantizeLinear", w, scales, zero, axis=0))
+
+
+@block
+def quantised(b: Builder, x: str) -> str | None:
+    """A tensor is quantised and dequantised."""
+    if b.net.opset < 13:
+        return None
+    scale, zero = b.net.const(0.05), b.net.const(np.uint8(128))
+    return b.net.op("DequantizeLinear", b.net.op("QuantizeLinear", x, scale, zero), scale, zero)
+
+
+@block
+def shared_bias(b: Builder, x: str) -> str | None:
+    """Two layers read one vector, as TorchScript's exporter has equal ones."""
+    if not b.image(x):
+        return None
+    c, out = b.channels(x), b.number(2, 6)
+    ones = [1] * (len(b.shape(x)) - 2)
+    bias = b.net.weight(out)
+    y, z = (b.net.op("Conv", x, b.net.weight(out, c, *ones, fan_in=c), bias) for _ in range(2))
+    b.live.append(y)
+    return b.net.op("Sigmoid", z)
+
+
+@block
+def filled_weight(b: Builder, x: str) -> str:
+    """A weight out of ConstantOfShape, and one out of a Constant node."""
+    shape = [b.channels(x), *[1] * (len(b.shape(x)) - 2)]
+    value = helper.make_tensor("value", 1, [1], [0.7])
+    y = b.net.op("Mul", x, b.net.op("ConstantOfShape", b.net.const(np.array(shape, np.int64)), value=value))
+    shift = numpy_helper.from_array(b.net.rng.standard_normal(shape).astype(np.float32))
+    return b.net.op("Add", y, b.net.op("Constant", value=shift))
+
+
+@block
+def weight_from_the_left(b: Builder, x: str) -> str | None:
+    if len(b.shape(x)) != 3:
+        return None
+    c = b.channels(x)
+    return b.net.op("MatMul", b.net.weight(b.number(2, 6), c, fan_in=c), x)
+
+
+@block
+def dynamic_conv(b: Builder, x: str) -> str | None:
+    """A convolution whose weight is computed from its input."""
+    if len(b.shape(x)) != 4 or b.symbolic or b.batch > 1 or b.channels(x) > 6:
+        return None
+    c, out = b.channels(x), b.number(2, 4)
+    pooled = b.net.squeeze(b.net.op("GlobalAveragePool", x), [2, 3])
+    w = b.net.linear(pooled, out * c)
+    return b.net.op("Conv", x, b.net.reshape(w, [out, c, 1, 1]))
+
+
+@block
+def masked_channels(b: Builder, x: str) -> str:
+    """A constant mask switches channels off."""
+    mask = b.net.const(b.net.rng.random([b.channels(x), *[1] * (len(b.shape(x)) - 2)]) < 0.7)
+    return b.net.op("Where", mask, x, b.net.const(0.0))
+
+
+# Stranger movements
+
+
+@block
+def doubled(b: Builder, x: str) -> str:
+    """A tensor meets itself."""
+    if b.flag() and b.channels(x) <= 8:
+        return b.net.op("Concat", x, b.net.op("Neg", x), x, axis=1)
+    return b.net.op(b.pick("Add", "Mul"), x, x)
+
+
+@block
+def meets_its_reverse(b: Builder, x: str) -> str | None:
+    """A channel is tied to its mirror image."""
+    if b.net.opset < 10 or b.channels(x) < 3:
+        return None
+    return b.net.op("Add", x, b.net.slice(x, [-1], [-(2**31)], [1], [-1]))
+
+
+@block
+def fold_into_batch(b: Builder, x: str) -> str | None:
+    """Each channel is treated as an image of its own."""
+    if len(b.shape(x)) != 4 or b.resizable:
+        return None
+    _, c, h, w = b.shape(x)
+    y = b.net.conv(b.net.reshape(x, [-1, 1, h, w]), 1, 3)
+    return b.net.reshape(y, [-1, c, h, w])
+
+
+@block
+def space_to_channels(b: Builder, x: str) -> str | None:
+    """SpaceToDepth out of Reshape and Transpose, as PyTorch's pixel_unshuffle."""
+    if len(b.shape(x)) != 4 or b.resizable or b.channels(x) > 4:
+        return None
+    n, c, h, w = b.shape(x)
+    if h % 2 or w % 2:
+        return None
+    y = b.net.reshape(x, b.batch_free([n, c, h // 2, 2, w // 2, 2]))
+    y = b.net.op("Transpose", y, perm=b.pick([0, 1, 3, 5, 2, 4], [0, 3, 5, 1, 2, 4]))
+    return b.net.reshape(y, b.batch_free([n, 4 * c, h // 2, w // 2]))
+
+
+@block
+def focus(b: Builder, x: str) -> str | None:
+    """YOLOX's stem: four subsampled images side by side."""
+    if len(b.shape(x)) != 4 or b.net.opset < 10 or b.channels(x) > 4 or b.shape(x)[2] % 2:
+        return None
+    end = 2**31 - 1
+    parts = [b.net.slice(x, [i, j], [end, end], [2, 3], [2, 2]) for i in (0, 1) for j in (0, 1)]
+    return b.net.op("Concat", *parts, axis=1)
+
+
+@block
+def joined_batches(b: Builder, x: str) -> str | None:
+    """Two tensors share a layer by way of the batch axis, and part again."""
+    if b.symbolic or not b.image(x):
+        return None
+    y = b.net.op("Concat", x, b.net.op("Tanh", x), axis=0)
+    y, z = b.net.split(b.net.conv(y, b.number(2, 6)), [b.batch, b.batch], 0)
+    return b.net.op("Mul", y, b.net.op("Sigmoid", z))
+
+
+@block
+def captured(b: Builder, x: str) -> str | None:
+    """The body of an If reads a tensor from outside, which pins it."""
+    if b.net.opset < 11:
+        return None
+    kind = helper.make_tensor_value_info("inner", 1, None)
+    bodies = {
+        f"{branch}_branch": helper.make_graph([helper.make_node(op, [x], ["inner"])], branch, [], [kind])
+        for branch, op in (("then", "Relu"), ("else", "Neg"))
+    }
+    y = b.net.ops("If", b.net.const(np.array(True)), count=1, shapes=[b.shape(x)], **bodies)[0]
+    b.net.types[y].tensor_type.elem_type = 1
+    return b.net.op("Add", x, y)
+
+
+# Sequences
+
+
+@block
+def multi_head_attention(b: Builder, x: str) -> str | None:
+    """As PyTorch exports it: projections, a Reshape into heads, scores, values, a Reshape back, a projection."""
+    if len(b.shape(x)) != 3 or b.resizable:
+        return None
+    net, (n, c, length) = b.net, b.shape(x)
+    heads, width = b.number(2, 3), b.number(2, 3)
+    tokens = net.op("Transpose", x, perm=[0, 2, 1])
+
+    def split(y: str) -> str:
+        y = net.reshape(y, b.batch_free([n, length, heads, width]))
+        return net.op("Transpose", y, perm=[0, 2, 1, 3])
+
+    if b.flag():
+        packed = net.op("Add", net.linear(tokens, 3 * heads * width), net.weight(3 * heads * width))
+        q, k, v = map(split, net.split(packed, [heads * width] * 3, 2))
+    else:
+        q, k, v = (split(net.linear(tokens, heads * width)) for _ in range(3))
+    scores = net.op("MatMul", net.op("Mul", q, net.const(0.5)), net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    y = net.op("MatMul", net.op("Softmax", scores, axis=3), v)
+    y = net.reshape(net.op("Transpose", y, perm=[0, 2, 1, 3]), b.batch_free([n, length, heads * width]))
+    return net.op("Add", x, net.op("Transpose", net.linear(y, c), perm=[0, 2, 1]))
+
+
+@block
+def recurrent(b: Builder, x: str) -> str | None:
+    if len(b.shape(x)) != 3:
+        return None
+    net, (n, c, length) = b.net, b.shape(x)
+    op, hidden = b.pick("RNN", "GRU", "LSTM"), b.number(2, 5)
+    gates, directions = {"RNN": 1, "GRU": 3, "LSTM": 4}[op], b.number(1, 2)
+    w = net.weight(directions, gates * hidden, c, fan_in=c)
+    r = net.weight(directions, gates * hidden, hidden, fan_in=hidden)
+    bias = [net.weight(directions, 2 * gates * hidden)] if b.flag() else []
+    steps = net.op("Transpose", x, perm=[2, 0, 1])
+    more = {"direction": "bidirectional"} if directions > 1 else {}
+    shapes = [[length, directions, n, hidden], [directions, n, hidden]]
+    y, last = net.ops(op, steps, w, r, *bias, count=2, hidden_size=hidden, shapes=shapes, **more)
+    if b.flag():
+        return net.squeeze(net.slice(last, [0], [1], [0]), [0])
+    y = net.op("Transpose", y, perm=[2, 1, 3, 0])  # batch, directions, hidden, steps
+    if directions == 1:
+        return net.squeeze(y, [1])
+    return net.reshape(y, [0, directions * hidden, -1]) if not b.resizable else None
+
+
 # Blocks of known architectures
 
 
@@ -865,7 +1130,7 @@ def samples(draw: Draw[Any], first: str | None = None, most: int = 6) -> Sample:
     shapes: dict[str, Shape] = {}
     names: list[str] = []
     for index in range(draw(st.integers(1, 2))):
-        spatial = draw(st.sampled_from([2, 2, 2, 1, 3, 0])) if first is None or index else 2
+        spatial = draw(st.sampled_from([2, 2, 2, 1, 3, 0])) if first is None or index else 2 - (first in _NEED_SEQUENCES)
         _start(b, index, spatial, shapes)
     if first is not None:
         x = b.live[0]
@@ -880,7 +1145,8 @@ def samples(draw: Draw[Any], first: str | None = None, most: int = 6) -> Sample:
     return Sample(_pruned_of_leftovers(net), shapes, tuple(names))
 
 
-_NEED_VECTORS = ("gemm", "matmul", "unflatten", "unsqueeze")
+_NEED_VECTORS = ("cast_weight", "gemm", "matmul", "sliced_weight", "transposed_weight", "unflatten", "unsqueeze")
+_NEED_SEQUENCES = ("multi_head_attention", "recurrent", "weight_from_the_left")
 
 
 def _start(b: Builder, index: int, spatial: int, shapes: dict[str, Shape]) -> None:
@@ -898,10 +1164,11 @@ def _start(b: Builder, index: int, spatial: int, shapes: dict[str, Shape]) -> No
 
 def _extend(b: Builder, name: str, x: str, names: list[str]) -> None:
     """Add a block, if it fits."""
-    count = len(b.net.nodes)
+    count, live, used = len(b.net.nodes), list(b.live), set(b.used)
     y = BLOCKS[name](b, x)
     if y is None or prod(b.shape(y)) > 4000:
         del b.net.nodes[count:]
+        b.live, b.used = live, used
         return
     b.used.add(x)
     b.live.append(y)

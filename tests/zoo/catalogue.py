@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import nn
 
-from tests.zoo import recurrent, transformers
+from tests.zoo import convolutional, recurrent, transformers, windows
 from tests.zoo.spec import Input, Network
 
 _TOKENS = {"batch": 2, "sequence": 6}
@@ -71,4 +71,48 @@ RECURRENT: Mapping[str, Network] = {
     "lstm_one_way": _text(partial(recurrent.Tagger, nn.LSTM, directions=1, layers=3), attention=False),
     "lstm_state": Network(partial(recurrent.LastState, nn.LSTM), _WITH_STATE, _STEPS, _OTHER_STEPS),
     "rnn_state": Network(partial(recurrent.LastState, nn.RNN), _WITH_STATE, _STEPS, _OTHER_STEPS),
+}
+
+
+def _images(build: Callable[[], nn.Module], channels: int = 3, size: int = 16, other: int = 24) -> Network:
+    return Network(
+        build,
+        {"image": Input(("batch", channels, "height", "width"))},
+        {"batch": 2, "height": size, "width": size},
+        {"batch": 3, "height": other, "width": size},
+    )
+
+
+CONVOLUTIONAL: Mapping[str, Network] = {
+    "convnext": _images(convolutional.ConvNeXt),
+    "cross_stage": _images(convolutional.CrossStage),
+    "densenet": _images(convolutional.DenseNet),
+    "depth_multiplier": _images(convolutional.DepthMultiplier, channels=1),
+    "detector": _images(convolutional.Detector),
+    "many_ends": Network(
+        convolutional.ManyEnds,
+        {
+            "image": Input(("batch", 3, "height", "width")),
+            "depth": Input(("batch", 1, "height", "width")),
+            "vector": Input(("batch", 6)),
+        },
+        {"batch": 2, "height": 8, "width": 8},
+        {"batch": 3, "height": 12, "width": 8},
+    ),
+    "mixer": Network(convolutional.Mixer, _IMAGE16),
+    "mobilenet_v3": _images(convolutional.MobileNetV3),
+    "resnet": _images(convolutional.ResNet),
+    "resnet_group_norm": _images(partial(convolutional.ResNet, groups=4)),
+    "shufflenet_v1": _images(convolutional.ShuffleNetV1),
+    "shufflenet_v2": _images(convolutional.ShuffleNetV2),
+    "super_resolution": _images(convolutional.SuperResolution, channels=1, size=8, other=12),
+    "swin": Network(windows.Swin, _IMAGE16, attention=True),
+    "unet": _images(convolutional.UNet, channels=1),
+    "volume": Network(convolutional.Volume, {"clip": Input(("batch", 1, 4, 6, 6))}),
+    "wave": Network(
+        convolutional.Wave,
+        {"sound": Input(("batch", 2, "length"))},
+        {"batch": 2, "length": 12},
+        {"batch": 3, "length": 17},
+    ),
 }

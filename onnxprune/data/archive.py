@@ -1,0 +1,109 @@
+"""Zip archives from strangers: members are read one by one, checked, and never unpacked to where they ask."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import struct
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from onnxprune.data.batch import Array
+from onnxprune.data.npy import map_array, read_header
+from onnxprune.errors import DataError
+
+_ENCRYPTED = 0x1
+_LOCAL_HEADER = 30  # bytes, before the member's name
+_CHUNK = 1 << 20
+_SUSPICIOUS = 1 << 30  # bytes of a member that are plausible only
+_RATIO = 100  # if it isn't packed more tightly than so many to one
+_FILE = 1 << 28  # bytes of one image file
+
+
+class Archive:
+    """A zip archive, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an archive and check its list of members.
+
+        Raises:
+            DataError: it can't be read (OP701), or is damaged or unsafe (OP704).
+        """
+        self.path = path
+        with self._reading(None):
+            self._zip = zipfile.ZipFile(path)
+        self.members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+        for info in self._zip.infolist():
+            self._check(info)
+
+    def read(self, name: str) -> bytes:
+        """Read a member that holds one image.
+
+        Raises:
+            DataError: it is too large or damaged (OP704).
+        """
+        if self.members[name].file_size > _FILE:
+            raise DataError("OP704", f"the member is larger than {_FILE >> 20} MiB", where=self.where(name))
+        with self._reading(name):
+            return self._zip.read(name)
+
+    def array(self, name: str) -> Array:
+        """Map a member that is a .npy file into memory: where it lies, or once it is unpacked to a nameless file.
+
+        Raises:
+            DataError: it is damaged (OP703, OP704), empty (OP702), or doesn't fit on the disk (OP701).
+        """
+        info, where = self.members[name], self.where(name)
+        with self._reading(name), self._zip.open(info) as member:
+            header = read_header(member, where)
+            start = member.tell()
+            if info.file_size != start + header.size:
+                cause = f"the array takes {header.size} bytes, and the member has {info.file_size - start}"
+                raise DataError("OP703", cause, where=where)
+            if info.compress_type == zipfile.ZIP_STORED:
+                return map_array(self.path, header, self._offset(info) + start, where)
+            unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the mapping keeps it open)
+            shutil.copyfileobj(member, unpacked, _CHUNK)
+            unpacked.flush()
+        return map_array(unpacked, header, 0, where)
+
+    def where(self, name: str) -> str:
+        """Name a member in messages."""
+        return f"{self.path}: {name}"
+
+    def _check(self, info: zipfile.ZipInfo) -> None:
+        name = info.filename.replace("\\", "/")
+        where = self.where(info.filename)
+        if name.startswith("/") or ".." in PurePosixPath(name).parts or re.match("[A-Za-z]:/", name):
+            raise DataError("OP704", "the member's name leads out of the archive", where=where)
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise DataError("OP704", "the member is a link", where=where)
+        if info.flag_bits & _ENCRYPTED:
+            raise DataError("OP704", "the member is encrypted", where=where)
+        if info.file_size > max(_SUSPICIOUS, _RATIO * info.compress_size):
+            cause = f"the member would unpack from {info.compress_size} to {info.file_size} bytes"
+            raise DataError("OP704", cause, where=where)
+
+    def _offset(self, info: zipfile.ZipInfo) -> int:
+        """Find where a stored member's bytes lie: after its local header, a name and an extra field."""
+        with self.path.open("rb") as file:
+            file.seek(info.header_offset)
+            name, extra = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
+        return int(info.header_offset + _LOCAL_HEADER + name + extra)
+
+    @contextmanager
+    def _reading(self, name: str | None) -> Iterator[None]:
+        where = str(self.path) if name is None else self.where(name)
+        try:
+            yield
+        except OSError as error:
+            raise DataError("OP701", f"can't read the file: {error.strerror or error}", where=where) from error
+        except DataError:
+            raise
+        except Exception as error:  # zlib, lzma and zipfile have errors of their own
+            what = "the archive" if name is None else "the member"
+            raise DataError("OP704", f"{what} is damaged: {error}", where=where) from error

@@ -1,0 +1,134 @@
+"""Data in arrays: in memory, or mapped from .npz and .npy files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.data.archive import Archive
+from onnxprune.data.batch import Array, Batch, chunks
+from onnxprune.data.names import assign
+from onnxprune.data.npy import map_npy
+from onnxprune.data.ports import InputSpec
+from onnxprune.errors import DataError
+
+
+class ArraySource:
+    """Samples along the first axis of arrays."""
+
+    sequential: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        where: str,
+        inputs: Mapping[str, Array],
+        labels: Array | None,
+        constants: Mapping[str, Array] | None = None,
+        whole: bool = False,
+    ) -> None:
+        """Take arrays that belong together.
+
+        Args:
+            where: what to call them in messages.
+            inputs: an array for each of a model's inputs, samples along the first axis.
+            labels: an array of labels, likewise.
+            constants: arrays for inputs that are the same for all samples.
+            whole: whether a sample is all that the model takes at once, without an axis of samples.
+
+        Raises:
+            DataError: the arrays have different lengths (OP706, OP708), or there are no samples (OP702).
+        """
+        self.where, self.inputs, self.labels, self.whole = where, inputs, labels, whole
+        self.constants = constants or {}
+        lengths = {name: len(array) for name, array in inputs.items()}
+        self._length = max(lengths.values(), default=0)
+        if not self._length:
+            raise DataError("OP702", "no array has samples along its first axis", where=where)
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name!r} {n}" for name, n in lengths.items())
+            raise DataError("OP706", f"the arrays have different numbers of samples: {found}", where=where)
+        if labels is not None and (labels.ndim == 0 or len(labels) != self._length):
+            count = len(labels) if labels.ndim else "no axis of"
+            raise DataError("OP708", f"there are {count} labels for {self._length} samples", where=where)
+
+    @property
+    def known_length(self) -> int | None:
+        """How many samples there are."""
+        return self._length
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is an array of labels."""
+        return self.labels is not None
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return self._length
+
+    def name(self, index: int) -> str:
+        """Name a sample in a message."""
+        return f"{self.where}, sample {index}"
+
+    def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
+        """Read samples (None for all), so many at a time; whole ones singly."""
+        chosen = np.arange(self._length) if indices is None else indices
+        for rows in chunks(chosen, 1 if self.whole else size):
+            labels = None if self.labels is None else _take(self.labels, rows)
+            inputs = {name: _take(array, rows) for name, array in self.inputs.items()}
+            if self.whole:
+                inputs = {name: array[0] for name, array in inputs.items()}
+            yield Batch({**inputs, **self.constants}, labels, self.whole)
+
+
+def archive_arrays(archive: Archive) -> dict[str, Array]:
+    """Map the .npy members of an archive.
+
+    Raises:
+        DataError: one is damaged or empty (OP701 to OP704).
+    """
+    return {name.removesuffix(".npy"): archive.array(name) for name in archive.members if name.endswith(".npy")}
+
+
+def folder_arrays(path: Path) -> dict[str, Array]:
+    """Map the .npy files of a folder.
+
+    Raises:
+        DataError: one can't be read, is damaged or empty (OP701 to OP703).
+    """
+    return {file.stem: map_npy(file) for file in sorted(path.glob("*.npy"))}
+
+
+def array_source(
+    arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str
+) -> tuple[ArraySource, tuple[str, ...]]:
+    """Assign arrays to a model's inputs.
+
+    An array with one axis more than its input holds samples that are each all that the model takes at once; then the
+    others do too, or hold for all samples.
+
+    Returns:
+        The source, and sentences on what was assumed.
+
+    Raises:
+        DataError: the arrays don't fit (OP702, OP706, OP708).
+    """
+    named, labels, unused = assign(arrays, inputs, where)
+    ranks = {spec.name: None if spec.shape is None else len(spec.shape) for spec in inputs}
+    whole = any(array.ndim - 1 == ranks[name] for name, array in named.items())
+    same = {name for name, array in named.items() if array.ndim == 0 or (whole and array.ndim == ranks[name])}
+    constants = {name: np.array(named[name]) for name in same}
+    samples = {name: array for name, array in named.items() if name not in constants}
+    notes = [f"not used: {', '.join(unused)}"] if unused else []
+    return ArraySource(where, samples, labels, constants, whole), tuple(notes)
+
+
+def _take(array: Array, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Copy rows of an array, which may be mapped, in this machine's byte order."""
+    first, last = int(rows[0]), int(rows[-1])
+    adjacent = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+    taken = array[first : last + 1] if adjacent else array[rows]
+    return np.array(taken, dtype=array.dtype.newbyteorder("="))

@@ -1,0 +1,156 @@
+"""From image files to arrays, and from pixels to the values that a model takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.data.recipe import Recipe, Size
+from onnxprune.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""How the names of image files end."""
+
+_MODES: Mapping[str | None, str] = {None: "RGB", "RGB": "RGB", "BGR": "RGB", "GRAY": "L", "RGBA": "RGBA"}
+_DEEP = ("I", "F")  # how the names of Pillow's modes of more than 8 bits begin
+
+
+def decode(recipe: Recipe, content: bytes, where: str) -> Pixels:
+    """Decode an image file and bring it to the recipe's channels and size.
+
+    Args:
+        recipe: what to do; values aren't touched.
+        content: the file's bytes.
+        where: the file's name, for messages.
+
+    Returns:
+        [height, width, channels].
+
+    Raises:
+        DataError: it can't be decoded or isn't large enough (OP705).
+        UsageError: Pillow isn't installed (OP605).
+    """
+    pillow = _pillow()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            image = pillow.open(BytesIO(content), formats=_FORMATS)
+            _refuse_deep(image, where)
+            return _prepare(image, recipe, where)
+    except DataError:
+        raise
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        cause = f"the image has more than {pillow.MAX_IMAGE_PIXELS:,} pixels"
+        raise DataError("OP705", cause, where=where) from error
+    except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
+        cause = f"the image can't be decoded ({type(error).__name__})"
+        raise DataError("OP705", cause, where=where, hint="mend or remove the file") from error
+
+
+def reshape_images(images: Pixels, recipe: Recipe, where: str) -> Pixels:
+    """Bring decoded images [n, height, width, channels] to the recipe's channels and size.
+
+    Raises:
+        DataError: they are not large enough (OP705).
+        UsageError: Pillow is needed and isn't installed (OP605).
+    """
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[_MODES[recipe.channels]]
+    if not recipe.has_geometry and images.shape[3] == channels:
+        return images
+    pillow = _pillow()
+    squeezed = images[..., 0] if images.shape[3] == 1 else images
+    return np.stack([_prepare(pillow.fromarray(np.ascontiguousarray(i)), recipe, where) for i in squeezed])
+
+
+def values(images: NDArray[Any], recipe: Recipe, dtype: np.dtype) -> NDArray[Any]:
+    """Compute (x * scale - mean) / std for images [n, height, width, channels], laid out as the model takes them.
+
+    Args:
+        images: pixels in the order RGB, or other numbers.
+        recipe: what to do.
+        dtype: the type of the model's input; double precision is computed in double.
+    """
+    if recipe.channels == "BGR":
+        images = images[..., ::-1]
+    scaled = arithmetic(images, recipe, dtype)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)) if recipe.layout == "NCHW" else scaled
+
+
+def arithmetic(array: NDArray[Any], recipe: Recipe, dtype: np.dtype) -> NDArray[Any]:
+    """Compute (x * scale - mean) / std, mean and deviation along the last axis; without any, the array itself.
+
+    Raises:
+        DataError: there are not as many means or deviations as channels (OP709).
+    """
+    if not recipe.has_values:
+        return array
+    for name, numbers in (("mean", recipe.mean), ("std", recipe.std)):
+        if numbers is not None and len(numbers) not in (1, *array.shape[-1:]):
+            cause = f"{name} has {len(numbers)} numbers for {array.shape[-1] if array.ndim else 1} channels"
+            raise DataError("OP709", cause, where="preprocessing recipe")
+    precision = np.float64 if dtype == np.float64 else np.float32
+    result: NDArray[Any] = array.astype(precision)
+    if recipe.scale is not None:
+        result *= precision(recipe.scale)
+    if recipe.mean is not None:
+        result -= np.array(recipe.mean, precision)
+    if recipe.std is not None:
+        result /= np.array(recipe.std, precision)
+    return result if dtype.kind not in "iu" else np.rint(result)
+
+
+def _prepare(image: Image, recipe: Recipe, where: str) -> Pixels:
+    image = image.convert(_MODES[recipe.channels])
+    if recipe.resize is not None:
+        size = _target((image.height, image.width), recipe.resize)
+        if size != (image.height, image.width):
+            image = image.resize(size[::-1], _pillow().Resampling[recipe.resample.upper()])
+    if recipe.crop is not None:
+        height, width = recipe.crop
+        top, left = (image.height - height) / 2, (image.width - width) / 2
+        if top < 0 or left < 0:
+            cause = f"{image.height}x{image.width} pixels are left to crop {height}x{width} from"
+            raise DataError("OP705", cause, where=where, hint="say resize= as well")
+        corner = round(left), round(top)
+        image = image.crop((*corner, corner[0] + width, corner[1] + height))
+    pixels = np.asarray(image, np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _target(size: Size, resize: int | Size) -> Size:
+    """Give the size to resize to; of a single number, the shorter side gets it."""
+    if not isinstance(resize, int):
+        return resize
+    height, width = size
+    if height <= width:
+        return resize, int(resize * width / height)
+    return int(resize * height / width), resize
+
+
+def _refuse_deep(image: Image, where: str) -> None:
+    if image.mode.startswith(_DEEP):
+        cause = f"the image has more than 8 bits for a pixel (mode {image.mode})"
+        hint = "convert it to 8 bits, or give arrays (.npz)"
+        raise DataError("OP705", cause, where=where, hint=hint)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        cause = "images are read by Pillow, which isn't installed"
+        raise UsageError("OP605", cause, hint="pip install 'onnxprune[data]'") from error
+    return Image

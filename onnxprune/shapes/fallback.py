@@ -1,0 +1,124 @@
+"""Where onnx's inference ends: ONNX Runtime's own, a run of the model, and what the model declares."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
+
+from onnxprune._runtime import import_onnxruntime, session
+from onnxprune._wire import copy_without
+from onnxprune.errors import OnnxPruneError
+from onnxprune.shapes.known import Shape
+from onnxprune.shapes.step import piece
+from onnxprune.shapes.walk import Conflict, Walk
+
+_RUN_ELEMENTS = 1 << 23  # no inputs larger than this are made up for a run
+_RUN_SECONDS = 30.0
+
+
+def runtime_types(walk: Walk, names: Sequence[str]) -> dict[str, TypeProto]:
+    """Have ONNX Runtime infer some tensors' types from what a walk knows; it runs nothing."""
+    wanted = set(names)
+    steps = [step for step in walk.steps if not wanted.isdisjoint(step.outputs)]
+    try:
+        opened = session(piece(walk.proto, walk.known, steps, names), optimise=False)
+    except OnnxPruneError:
+        return {}
+    # An empty shape may be a scalar's, or that of which nothing is known.
+    return _complete_types((entry, entry.shape) for entry in opened.get_outputs() if entry.shape)
+
+
+def is_refused(walk: Walk, conflict: Conflict) -> bool:
+    """Whether ONNX Runtime sees a contradiction as well, so that the model can't be run."""
+    step = walk.steps[conflict.step]
+    if walk.mismatch(step):
+        return True
+    try:
+        session(piece(walk.proto, walk.known, [step], step.outputs), optimise=False)
+    except OnnxPruneError as error:
+        return "InferenceError" in error.cause
+    return False
+
+
+def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterable[str]) -> dict[str, TypeProto]:
+    """Run a model once in ONNX Runtime on random inputs, to see the types of some of its tensors.
+
+    Args:
+        proto: The model. It is not changed.
+        inputs: The shapes of its inputs. Floats are drawn from a normal distribution, integers are 0 or 1.
+        names: Tensors of the main graph.
+
+    Returns:
+        The types of those that came out as tensors without an axis of size zero (a detector that found nothing says
+        nothing about its outputs). Empty if the model can't be run, or not within half a minute.
+    """
+    if sum(map(prod, inputs.values())) > _RUN_ELEMENTS:
+        return {}
+    model = copy_without(proto, "graph")
+    model.graph.CopyFrom(copy_without(proto.graph, "value_info"))  # it may be wrong
+    present = {output.name for output in model.graph.output}
+    names = list(dict.fromkeys(names))
+    model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
+    rng = np.random.default_rng(0)
+    try:
+        feeds = {
+            entry.name: _random(entry.type.tensor_type.elem_type, inputs[entry.name], rng)
+            for entry in proto.graph.input
+            if entry.name in inputs
+        }
+        opened = session(model, optimise=False)
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = 4
+        stop = threading.Timer(_RUN_SECONDS, setattr, (options, "terminate", True))
+        stop.start()
+        try:
+            arrays = opened.run(names, feeds, options)
+        finally:
+            stop.cancel()
+    except Exception:  # of many kinds, and all mean the same: no shapes, which is no error
+        return {}
+    entries = {entry.name: entry for entry in opened.get_outputs()}
+    return _complete_types((entries[n], np.shape(a)) for n, a in zip(names, arrays, strict=True))
+
+
+def declared_types(graph: GraphProto, symbols: Mapping[str, int], names: Iterable[str]) -> dict[str, TypeProto]:
+    """Read tensors' types as the model declares them, right or wrong, where they are complete.
+
+    An empty shape is not taken for a scalar's: it is also how exporters write that they don't know.
+    """
+    wanted = set(names)
+    types: dict[str, TypeProto] = {}
+    for entry in (*graph.value_info, *graph.output):
+        kind = entry.type.tensor_type
+        if entry.name in wanted and kind.shape.dim:
+            sizes = [d.dim_value or symbols.get(d.dim_param, 0) for d in kind.shape.dim]
+            if all(size > 0 for size in sizes):
+                types[entry.name] = make_tensor_type_proto(kind.elem_type, sizes)
+    return types
+
+
+def _complete_types(found: Iterable[tuple[Any, Sequence[Any]]]) -> dict[str, TypeProto]:
+    """Turn a session's outputs and their shapes into types, where they are complete."""
+    types: dict[str, TypeProto] = {}
+    for entry, shape in found:
+        element = re.fullmatch(r"tensor\((\w+)\)", entry.type)
+        if element and all(isinstance(size, int) and size > 0 for size in shape):
+            number = TensorProto.DataType.Value(element[1].upper())
+            types[entry.name] = make_tensor_type_proto(number, shape)
+    return types
+
+
+def _random(element: int, shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
+    kind = tensor_dtype_to_np_dtype(element)
+    if kind.kind == "O":
+        return np.full(shape, "", object)
+    values = rng.standard_normal(shape) if kind.kind in "fV" else rng.integers(0, 2, shape)
+    return np.asarray(values).astype(kind)

@@ -1,0 +1,96 @@
+"""The way from a model to all that is known of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto, TypeProto
+
+from onnxprune._validate import describe
+from onnxprune.errors import ModelError
+from onnxprune.shapes.fallback import declared_types, is_refused, run_for_shapes, runtime_types
+from onnxprune.shapes.inputs import bind, declared_inputs, shape_text
+from onnxprune.shapes.known import Shape
+from onnxprune.shapes.search import search
+from onnxprune.shapes.walk import Conflict, Walk
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What is known of a graph's tensors once every input has a size.
+
+    Attributes:
+        shapes: The shape of every tensor of the main graph for which it is known.
+        types: Element types (`TensorProto.DataType`).
+        values: Values of up to 4096 elements: constants, and whatever is computed from constants and from the sizes of
+            tensors alone.
+        static: The names in `values` that depend on constants only, not on any input's size.
+        inputs: The shapes of the real inputs (those that aren't initialisers).
+        symbols: The size given to each symbolic dimension; a nameless one is called `input[axis]`.
+    """
+
+    shapes: dict[str, Shape]
+    types: dict[str, int]
+    values: dict[str, NDArray[Any]]
+    static: frozenset[str]
+    inputs: dict[str, Shape]
+    symbols: dict[str, int]
+
+
+def concretise(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+    """Give every input a size and find every tensor's shape, type and, where it is small, value.
+
+    A size given by the user wins; a symbol has the same size everywhere. Else the leading axis gets 1, and other axes
+    the first of the usual sizes at which the graph's shapes don't contradict each other. The search is bounded, and
+    varies one symbol at a time (an image's height and width together).
+
+    Args:
+        proto: A model with its nodes in order, best a normalised one. It is not changed.
+        input_shapes: The shapes of some inputs.
+
+    Returns:
+        What is known. Left out are tensors whose shape nobody can tell, such as those made by operators that neither
+        onnx nor ONNX Runtime knows.
+
+    Raises:
+        ModelError: An input has no declared rank (OP124) or an axis of size zero (OP111), or no sizes fit the graph
+            (OP125).
+        UsageError: `input_shapes` doesn't fit the model's inputs (OP603).
+    """
+    declared = declared_inputs(proto.graph)
+    walk, symbols = search(Walk(proto), *bind(declared, input_shapes or {}))
+    known = walk.known
+    inputs = {name: known.shapes[name] for name in declared}
+    # Without any freedom a contradiction is the model's own, and ONNX Runtime's to judge.
+    if walk.conflict and (symbols or input_shapes) and is_refused(walk, walk.conflict):
+        raise _misfit(walk, walk.conflict, inputs)
+    sources: tuple[Callable[[list[str]], Mapping[str, TypeProto]], ...] = (
+        lambda unknown: runtime_types(walk, unknown),
+        lambda unknown: run_for_shapes(proto, inputs, unknown),
+        lambda unknown: declared_types(proto.graph, symbols, unknown),
+    )
+    for source in sources:
+        if unknown := walk.unknown():
+            walk.run(fallback=source(unknown))
+    elements = {name: kind.tensor_type.elem_type for name, kind in known.types.items()}
+    return Shapes(
+        shapes=known.shapes,
+        types={name: element for name, element in elements.items() if element},
+        values=known.values,
+        static=frozenset(known.constant.intersection(known.values)),
+        inputs=inputs,
+        symbols=symbols,
+    )
+
+
+def _misfit(walk: Walk, conflict: Conflict, inputs: Mapping[str, Shape]) -> ModelError:
+    first, shape = next(iter(inputs.items()))
+    return ModelError(
+        "OP125",
+        f"shapes contradict each other at {describe(walk.steps[conflict.step].node)}: {conflict.message}",
+        where="inputs " + ", ".join(f"{name}:{shape_text(shape)}" for name, shape in inputs.items()),
+        hint=f"give sizes that fit: --input-shape {first}:{shape_text(shape)} with other numbers",
+    )

@@ -1,0 +1,158 @@
+"""The pass over a graph's nodes that finds out what their outputs are."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from onnx import ModelProto, TypeProto, defs
+from onnx.helper import make_tensor_type_proto
+from onnx.shape_inference import infer_node_outputs, infer_shapes
+
+from onnxprune.model import skeleton
+from onnxprune.shapes.fold import RANDOM, fold
+from onnxprune.shapes.known import Known, Shape, is_tensor
+from onnxprune.shapes.step import Step, plain_domain, step_of
+
+
+class Conflict(NamedTuple):
+    """The first node whose inputs' shapes contradict each other."""
+
+    step: int
+    message: str
+
+
+class Walk:
+    """A pass that can be repeated, at other sizes or once more is known.
+
+    Attributes:
+        proto: The model.
+        steps: Its nodes.
+        known: What the passes have found out so far.
+        conflict: The first contradiction that the last pass met.
+    """
+
+    def __init__(self, proto: ModelProto) -> None:
+        """Prepare for a model with its nodes in order."""
+        self.proto = proto
+        self.steps = [step_of(node) for node in proto.graph.node]
+        self.known = Known()
+        self.conflict: Conflict | None = None
+        self._opsets = list(proto.opset_import)
+        self._versions = {plain_domain(o.domain): o.version for o in proto.opset_import}
+        self._schemas: dict[str, defs.OpSchema | None] = {}
+        self._needed = {output.name for output in proto.graph.output}
+        self._needed.update(name for step in self.steps for name in step.reads)
+        self._shell = _undeclared(proto)
+        self.known.learn_initialisers(proto.graph)
+        for entry in proto.graph.input:
+            self.known.types.setdefault(entry.name, entry.type)
+
+    def at(self, inputs: Mapping[str, Shape]) -> Walk:
+        """Return a copy in which the inputs have these shapes."""
+        walk = copy.copy(self)
+        walk.known = self.known.copy()
+        for entry in self._shell.graph.input:
+            if entry.name in inputs:
+                element = entry.type.tensor_type.elem_type
+                entry.type.CopyFrom(make_tensor_type_proto(element, inputs[entry.name]))
+                walk.known.learn(entry.name, entry.type)
+        walk._infer_graph()
+        return walk
+
+    def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
+        """Go over the nodes in order.
+
+        Args:
+            fallback: Types for tensors that can't be inferred.
+            stop: Whether to stop at the first contradiction.
+        """
+        self.conflict = None
+        fallback = fallback or {}
+        known = self.known
+        for index, step in enumerate(self.steps):
+            message = self.mismatch(step)
+            if not known.knows(step.outputs):
+                message = message or self._infer(step)
+                for name in step.outputs:
+                    if name in fallback and name not in known.shapes:
+                        known.learn(name, fallback[name])
+            if message is not None and self.conflict is None:
+                self.conflict = Conflict(index, message)
+                if stop:
+                    return
+            if step.operator not in RANDOM:
+                if known.constant.issuperset(step.reads):
+                    known.constant.update(step.outputs)
+                fold(self.proto, step, known)
+
+    def unknown(self) -> list[str]:
+        """List the tensors whose shape isn't known, though something reads them."""
+        types = self.known.types
+        made = (name for step in self.steps for name in step.outputs if name not in self.known.shapes)
+        needed = (name for name in made if name in self._needed)
+        return [name for name in needed if name not in types or is_tensor(types[name])]
+
+    def mismatch(self, step: Step) -> str | None:
+        """Check contracted axes: onnx's inference doesn't, and there a wrong size shows."""
+        if step.operator not in ("Conv", "Gemm"):
+            return None
+        x, w = (*(self.known.shapes.get(name, ()) for name in step.reads[:2]), (), ())[:2]
+        given = {a.name: a.i for a in step.node.attribute}
+        if step.operator == "Gemm" and len(x) == len(w) == 2:
+            found, wanted = x[not given.get("transA")], w[bool(given.get("transB"))]
+        elif step.operator == "Conv" and len(x) == len(w) > 2:
+            found, wanted = x[1], w[1] * given.get("group", 1)
+        else:
+            return None
+        return None if found == wanted else f"it expects {wanted} channels and gets {found}"
+
+    def _infer_graph(self) -> None:
+        """Infer everything at once, as far as onnx can."""
+        try:
+            inferred = infer_shapes(self._shell, strict_mode=True, data_prop=True)
+        except Exception:  # of many kinds; what is wrong will be found node by node
+            return
+        for entry in (*inferred.graph.value_info, *inferred.graph.output):
+            if entry.name not in self.known.shapes and entry.type.WhichOneof("value") is not None:
+                self.known.learn(entry.name, entry.type)
+
+    def _infer(self, step: Step) -> str | None:
+        """Infer a node's outputs from its inputs; return how these contradict each other, if so."""
+        known, schema = self.known, self._schema(step)
+        if schema is None or not all(name in known.types for name in step.node.input if name):
+            return None
+        types = {name: known.types[name] for name in step.reads if name in known.types}
+        data = {name: known.tensor(name) for name in types if name in known.values}
+        version = self.proto.ir_version
+        try:
+            made = infer_node_outputs(schema, step.node, types, data, None, self._opsets, version)
+        except Exception as error:  # onnx's C++ raises whatever it likes for malformed nodes
+            return re.sub(r"\[\w+\] ", "", str(error))
+        for name, kind in made.items():
+            if kind.WhichOneof("value") is not None:
+                known.learn(name, kind)
+        return None
+
+    def _schema(self, step: Step) -> defs.OpSchema | None:
+        """Look up an operator's definition; None if onnx has none."""
+        if step.operator not in self._schemas:
+            domain = plain_domain(step.node.domain)
+            try:
+                schema = defs.get_schema(step.node.op_type, self._versions.get(domain, 1), domain)
+            except defs.SchemaError:
+                schema = None
+            self._schemas[step.operator] = schema
+        return self._schemas[step.operator]
+
+
+def _undeclared(proto: ModelProto) -> ModelProto:
+    """Copy a model without its weights, and without the shapes that it declares but for inputs."""
+    shell = skeleton(proto)
+    del shell.graph.value_info[:]
+    for output in shell.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    return shell

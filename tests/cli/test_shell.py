@@ -1,0 +1,105 @@
+"""The command line as the shell sees it: it starts fast, writes where it should, and ends with the right status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.cli import COMMANDS
+from tests.report.network import network
+
+HEAVY = ("onnx", "onnxruntime", "numpy", "rich", "onnx_graphsurgeon")
+
+
+def shell(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "onnxprune", *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from onnxprune.cli import cli;"
+        f"result = CliRunner().invoke(cli, {[*filter(None, [command]), '--help']});"
+        "assert result.exit_code == 0, result.output;"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("command", ["", "prune"])
+def test_help_is_fast(command: str) -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = shell(*filter(None, [command]), "--help")
+        times.append(time.perf_counter() - started)
+        assert done.returncode == 0
+    assert min(times) < 1  # 0.1 s on an idle machine
+
+
+def test_version() -> None:
+    assert shell("--version").stdout == f"onnxprune {onnxprune.__version__}\n"
+
+
+def test_data_to_stdout_words_to_stderr(tmp_path: Path) -> None:
+    model, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    onnx.save(network(), model)
+    done = shell("prune", str(model), "-o", str(out), "--ratio", "0.5", "-v")
+    assert done.returncode == 0, done.stderr
+    assert "proved right" in done.stdout and "\x1b" not in done.stdout
+    assert "rewrite and verify" in done.stderr and f"wrote {out}" in done.stderr
+    failed = shell("prune", str(model), "-o", str(out), "--ratio", "0.5")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error[OP116]: ") and "\x1b" not in failed.stderr
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m onnxprune rules --format json | true; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("coloured", [True, False])
+def test_colour_is_for_terminals_that_want_it(tmp_path: Path, coloured: bool) -> None:
+    import os
+    import pty
+
+    model = tmp_path / "m.onnx"
+    onnx.save(network(), model)
+    wish = {"TERM": "xterm-256color", "COLUMNS": "100"} | ({} if coloured else {"NO_COLOR": "1"})
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")} | wish
+    for command in (["explain", str(model)], ["inspect", str(tmp_path / "absent.onnx")]):
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "onnxprune", *command], stdout=slave, stderr=slave, env=environment
+        )
+        os.close(slave)
+        text = b""
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            text += chunk
+        os.close(master)
+        process.wait(timeout=60)
+        assert (b"\x1b[33m" in text or b"\x1b[31m" in text) == coloured, text

@@ -1,0 +1,206 @@
+"""Networks that PyTorch can't export, written node by node: the standard's own attention and norms, recurrence with all
+its optional inputs, quantised operators, einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from tests.toolbox import Net
+
+WIDTH, HEADS, SHARED, HEAD = 32, 4, 2, 8
+TOKENS = {0: "batch", 1: "sequence"}
+
+
+def decoder() -> ModelProto:
+    """RMSNormalization, RotaryEmbedding and Attention with grouped queries, on [batch, sequence, heads * head]."""
+    net = Net(opset=23)
+    x = _embedded(net)
+    cos, sin = (net.between(-1, 1, 2, 6, HEAD // 2, name=name) for name in ("cos", "sin"))
+    y = net.op("RMSNormalization", x, net.between(0.5, 1.5, WIDTH), axis=-1)
+    q, k, v = net.linear(y, HEADS * HEAD), net.linear(y, SHARED * HEAD), net.linear(y, SHARED * HEAD)
+    q = net.op("RotaryEmbedding", q, cos, sin, num_heads=HEADS)
+    k = net.op("RotaryEmbedding", k, cos, sin, num_heads=SHARED)
+    mixed = net.op("Attention", q, k, v, q_num_heads=HEADS, kv_num_heads=SHARED, is_causal=1)
+    x = net.op("Add", x, net.linear(mixed, WIDTH))
+    y = net.op("RMSNormalization", x, net.between(0.5, 1.5, WIDTH), axis=-1)
+    gate, up = net.linear(y, 48), net.linear(y, 48)
+    x = net.op("Add", x, net.linear(net.op("Mul", net.op("Mul", gate, net.op("Sigmoid", gate)), up), WIDTH))
+    net.output(net.linear(x, 11))
+    return net.model()
+
+
+def attention_by_head() -> ModelProto:
+    """LayerNormalization and Attention on [batch, heads, sequence, head], with an additive mask, dynamic sizes."""
+    net = Net(opset=23)
+    x = _embedded(net, TOKENS)
+    y = net.op("LayerNormalization", x, net.between(0.5, 1.5, WIDTH), net.weight(WIDTH), axis=-1)
+    q, k, v = (
+        net.op("Transpose", net.reshape(net.linear(y, HEADS * HEAD), [0, 0, HEADS, HEAD]), perm=[0, 2, 1, 3])
+        for _ in range(3)
+    )
+    mixed = net.op("Attention", q, k, v, scale=0.3, softcap=5.0)
+    joined = net.reshape(net.op("Transpose", mixed, perm=[0, 2, 1, 3]), [0, 0, -1])
+    x = net.op("Add", x, net.linear(joined, WIDTH))
+    net.output(net.linear(net.op("Gelu", net.linear(x, 40)), 7), TOKENS)
+    return net.model()
+
+
+def group_norms() -> ModelProto:
+    """GroupNormalization with a scale per channel, and by Reshape and InstanceNormalization as older exporters write it."""
+    net = Net(opset=21)
+    x = net.conv(net.input([2, 3, 8, 8], symbols={0: "batch"}), 16, 3)
+    x = net.op("GroupNormalization", x, net.between(0.5, 1.5, 16), net.weight(16), num_groups=4)
+    x = net.conv(net.op("Relu", x), 24, 3)
+    ones, zeros = net.const(np.ones(6, np.float32)), net.const(np.zeros(6, np.float32))
+    flat = net.op("InstanceNormalization", net.reshape(x, [0, 6, -1]), ones, zeros)
+    x = net.reshape(flat, [0, 24, 8, 8])
+    x = net.op("Add", net.op("Mul", x, net.between(0.5, 1.5, 24, 1, 1)), net.weight(24, 1, 1))
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", x)))
+    net.output(net.linear(pooled, 5), {0: "batch"})
+    return net.model()
+
+
+def lstm_with_everything() -> ModelProto:
+    """A bidirectional LSTM with bias, lengths, initial states, peepholes, a clip and other activations; all outputs read."""
+    net, hidden = Net(opset=17), 16
+    x, lengths = net.input([5, 2, 6]), net.const(np.array([5, 3], np.int32))
+    first, cell = net.weight(2, 2, hidden), net.weight(2, 2, hidden)
+    w, r = net.weight(2, 4 * hidden, 6, fan_in=6), net.weight(2, 4 * hidden, hidden, fan_in=hidden)
+    y, last, memory = net.ops(
+        "LSTM",
+        *(x, w, r, net.weight(2, 8 * hidden), lengths, first, cell, net.weight(2, 3 * hidden)),
+        count=3,
+        hidden_size=hidden,
+        direction="bidirectional",
+        clip=3.0,
+        activations=["HardSigmoid", "Tanh", "Tanh", "Sigmoid", "Softsign", "Tanh"],
+    )
+    steps = net.reshape(net.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, 2 * hidden])
+    both = net.op("Concat", last, memory, axis=0)
+    joined = net.reshape(net.op("Transpose", both, perm=[1, 0, 2]), [0, 4 * hidden])
+    net.output(net.linear(net.op("Tanh", net.linear(steps, 10)), 3))
+    net.output(net.linear(joined, 3))
+    return net.model()
+
+
+def gru_and_rnn() -> ModelProto:
+    """A reversed GRU over the outputs of a bidirectional RNN, whose state a linear layer gives."""
+    net, hidden = Net(opset=17), 12
+    x, context = net.input([5, 2, 6], symbols={0: "steps", 1: "batch"}), net.input([2, 4], symbols={0: "batch"})
+    start = net.op("Relu", net.linear(context, 2 * hidden))
+    start = net.op("Transpose", net.reshape(start, [0, 2, hidden]), perm=[1, 0, 2])
+    w, r = net.weight(2, hidden, 6, fan_in=6), net.weight(2, hidden, hidden, fan_in=hidden)
+    y = net.op("RNN", x, w, r, net.weight(2, 2 * hidden), "", start, hidden_size=hidden, direction="bidirectional")
+    steps = net.reshape(net.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, -1])
+    w, r = net.weight(1, 48, 2 * hidden, fan_in=2 * hidden), net.weight(1, 48, 16, fan_in=16)
+    _, last = net.ops(
+        "GRU", steps, w, r, net.weight(1, 96), count=2, hidden_size=16, direction="reverse", linear_before_reset=1
+    )
+    net.output(net.linear(net.squeeze(last, [0]), 3), {0: "batch"})
+    return net.model()
+
+
+def einsum_mixture() -> ModelProto:
+    """Einsum in every form: attention with an ellipsis, a bilinear form, a contraction to a vector, an implicit output."""
+    net = Net(opset=17)
+    x = net.linear(net.input([2, 5, 6], symbols=TOKENS), WIDTH)
+    q, k, v = (
+        net.op("Einsum", x, net.weight(WIDTH, HEADS, HEAD, fan_in=WIDTH), equation="...c,chd->...hd") for _ in range(3)
+    )
+    weights = net.op("Softmax", net.op("Einsum", q, k, equation="bnhd,bmhd->bhnm"), axis=-1)
+    mixed = net.op("Einsum", weights, v, equation="bhnm,bmhe->bnhe")
+    y = net.op("Einsum", mixed, net.weight(HEADS, HEAD, WIDTH, fan_in=WIDTH), equation="bnhe,hec->bnc")
+    a, b = net.linear(y, 12), net.linear(y, 10)
+    both = net.op("Einsum", a, net.weight(12, 10, 8, fan_in=30), b, equation="bni,ijk,bnj->bnk")
+    net.output(net.op("Einsum", both, net.weight(8, 3, fan_in=8), equation="bnk,kt"), TOKENS)
+    return net.model()
+
+
+def quantised_operators() -> ModelProto:
+    """QLinearConv, dense, grouped and depthwise, per tensor and per channel, and QLinearMatMul."""
+    net = Net(opset=17)
+    scale, zero = net.const(0.02), net.const(np.uint8(120))
+    x = net.op("QuantizeLinear", net.input([2, 3, 8, 8], symbols={0: "batch"}), scale, zero)
+    for channels, width, group, each in ((3, 16, 1, False), (16, 16, 16, True), (16, 24, 4, True), (24, 12, 1, True)):
+        w = net.const(net.rng.integers(-90, 90, (width, channels // group, 3, 3)).astype(np.int8))
+        bias = net.const(net.rng.integers(-900, 900, width).astype(np.int32))
+        w_scale = net.between(0.002, 0.006, width) if each else net.const(0.004)
+        w_zero = net.const(np.zeros(width if each else (), np.int8))
+        x = net.op(
+            "QLinearConv",
+            *(x, scale, zero, w, w_scale, w_zero, scale, zero, bias),
+            group=group,
+            pads=[1, 1, 1, 1],
+        )
+    pooled = net.reduce("ReduceMean", net.op("DequantizeLinear", x, scale, zero), [2, 3], keepdims=0)
+    x = net.op("QuantizeLinear", pooled, scale, zero)
+    for width, each in ((20, True), (5, False)):
+        w = net.const(net.rng.integers(0, 255, (net.shape(x)[1], width)).astype(np.uint8))
+        w_scale = net.between(0.01, 0.02, width) if each else net.const(0.01)
+        w_zero = net.const(np.full(width if each else (), 128, np.uint8))
+        x = net.op("QLinearMatMul", x, scale, zero, w, w_scale, w_zero, scale, zero)
+    net.output(net.op("DequantizeLinear", x, scale, zero), {0: "batch"})
+    return net.model()
+
+
+def integer_operators() -> ModelProto:
+    """DynamicQuantizeLinear in front of ConvInteger and MatMulInteger, rescaled behind, as quantize_dynamic writes it."""
+    net = Net(opset=17)
+    x = net.input([2, 3, 8, 8], symbols={0: "batch"})
+    for channels, width, group in ((3, 16, 1), (16, 16, 16), (16, 12, 1)):
+        w = net.const(net.rng.integers(0, 255, (width, channels // group, 3, 3)).astype(np.uint8))
+        x = net.op("Relu", _rescaled(net, "ConvInteger", x, w, net.const(np.uint8(128)), group=group))
+    x = net.reduce("ReduceMean", x, [2, 3], keepdims=0)
+    for width in (20, 5):
+        w = net.const(net.rng.integers(0, 255, (net.shape(x)[1], width)).astype(np.uint8))
+        x = _rescaled(net, "MatMulInteger", x, w, net.const(np.full(width, 128, np.uint8)))
+    net.output(x, {0: "batch"})
+    return net.model()
+
+
+def blocked_weights() -> ModelProto:
+    """MatMuls whose 4 and 8 bit weights have a scale and zero point for each block of input channels."""
+    net = Net(opset=21)
+    x = net.input([2, 16], symbols={0: "batch"})
+    for channels, width, block, kind in ((16, 32, 8, "int8"), (32, 48, 16, "uint4"), (48, 5, 4, "int8")):
+        low, high = (0, 16) if kind == "uint4" else (-100, 100)
+        values = net.rng.integers(low, high, (channels, width))
+        dtype = helper.tensor_dtype_to_np_dtype(TensorProto.UINT4) if kind == "uint4" else np.dtype(kind)
+        w = net.const(values.astype(dtype))
+        scale = net.between(0.001, 0.003, channels // block, width)
+        zero = net.const(net.rng.integers(max(low, -5), 8, (channels // block, width)).astype(dtype))
+        weight = net.op("DequantizeLinear", w, scale, zero, axis=0, block_size=block)
+        x = net.op("Relu", net.op("MatMul", x, weight)) if width > 5 else net.op("MatMul", x, weight)
+    net.output(x, {0: "batch"})
+    return net.model()
+
+
+BY_HAND: Mapping[str, Callable[[], ModelProto]] = {
+    f.__name__: f
+    for f in (
+        attention_by_head,
+        blocked_weights,
+        decoder,
+        einsum_mixture,
+        group_norms,
+        gru_and_rnn,
+        integer_operators,
+        lstm_with_everything,
+        quantised_operators,
+    )
+}
+
+
+def _embedded(net: Net, symbols: Mapping[int, str] | None = None) -> str:
+    ids = net.input([2, 6], "ids", TensorProto.INT64, symbols)
+    return net.op("Gather", net.weight(11, WIDTH, name="tokens"), ids)
+
+
+def _rescaled(net: Net, operator: str, x: str, w: str, zero: str, **attributes: int) -> str:
+    q, scale, point = net.ops("DynamicQuantizeLinear", x, count=3)
+    pads = {"pads": [1, 1, 1, 1]} if operator == "ConvInteger" else {}
+    total = net.op("Cast", net.op(operator, q, w, point, zero, **attributes, **pads), to=TensorProto.FLOAT)
+    return net.op("Mul", total, net.op("Mul", scale, net.const(0.004)))
