@@ -100,7 +100,7 @@ OP125 shapes contradict each other
     shapes that were given aren't ones that it takes.
 OP126 a weight isn't finite
     A weight has NaN or infinite values, so that importance can't be ranked. The training diverged
-    or the file is damaged. Exclude the node (--exclude) if the values are meant.
+    or the file is damaged. Repair the weight, or remove the node that reads it.
 OP201 graph input
     These channels belong to an input of the model. Whoever calls the model supplies them, so
     removing some would change its interface. Only layers after the first contraction can lose

@@ -21,6 +21,7 @@ from onnxprune.normalise import normalise
 from onnxprune.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.rewrite import rewrite
 from onnxprune.trace import ChannelGraph, trace
+from onnxprune.trace.align import Attention
 from onnxprune.verify import Verification, generate_inputs, verify
 
 Allocation = Literal["uniform", "global"]
@@ -54,10 +55,12 @@ class Analysis:
     Attributes:
         model: the model as loaded.
         graph: its channel dependencies; ``graph.proto`` is the normalised model.
+        attention: what leaves an attention: whole heads, or a part of each head's width.
     """
 
     model: Model
     graph: ChannelGraph
+    attention: Attention = "heads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +78,22 @@ class Pruned:
     verification: Verification | None
 
 
-def analyse(source: Source, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+def analyse(
+    source: Source, input_shapes: Mapping[str, Sequence[int]] | None = None, *, attention: Attention = "heads"
+) -> Analysis:
     """Load a model and trace its channel dependencies.
 
     Args:
         source: a path, bytes, a ModelProto or a graphsurgeon graph.
         input_shapes: sizes for inputs with symbolic dimensions.
+        attention: what leaves an attention: whole heads, or a part of each head's width.
 
     Raises:
         ModelError: the model can't be read or understood.
         UsageError: an input shape doesn't fit.
     """
     model = load(source)
-    return Analysis(model, trace(normalise(model.proto), input_shapes))
+    return Analysis(model, trace(normalise(model.proto), input_shapes, attention=attention), attention)
 
 
 def make_plan(analysis: Analysis, settings: Settings) -> PrunePlan:
@@ -107,7 +113,7 @@ def make_plan(analysis: Analysis, settings: Settings) -> PrunePlan:
         target=settings.target,
         allocation=settings.allocation,
     )
-    return plan_of(graph, removed, analysis.model.sha256, asdict(settings))
+    return plan_of(graph, removed, analysis.model.sha256, {**asdict(settings), "attention": analysis.attention})
 
 
 def prune(
@@ -117,6 +123,7 @@ def prune(
     inputs: Mapping[str, NDArray[Any]] | None = None,
     check: bool = True,
     tolerance: float | None = None,
+    seed: int = 0,
 ) -> Pruned:
     """Carry out a plan and prove the result.
 
@@ -126,6 +133,7 @@ def prune(
         inputs: inputs for the proof; generated ones by default.
         check: whether to run the masked oracle.
         tolerance: largest error allowed, see `verify`.
+        seed: of generated inputs.
 
     Returns:
         The pruned model; its metadata tells the plan's digest and settings.
@@ -143,7 +151,7 @@ def prune(
     _sign(proto, plan)
     if not check:
         return Pruned(proto, plan, None)
-    verification = prove(kept, proto, inputs=inputs, tolerance=tolerance)
+    verification = prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed)
     if not verification.passed:
         worst = max(verification.outputs, key=lambda o: o.error)
         cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"

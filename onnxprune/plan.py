@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.errors import PlanError
 from onnxprune.kept import Kept
+from onnxprune.trace.align import Attention
 from onnxprune.trace.graph import ChannelGraph
 
 FORMAT = 1
@@ -52,6 +53,11 @@ class PrunePlan:
             "removed": removed,
         }
         return json.dumps(document, indent=1) + "\n"
+
+    @property
+    def attention(self) -> Attention:
+        """What leaves an attention, as the model must be traced for the plan to fit."""
+        return "width" if self.settings.get("attention") == "width" else "heads"
 
     @property
     def digest(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from onnxprune.cli import options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import CATALOGUE, UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.trace.align import Attention
 
 _EXAMPLES = """\b
 Examples:
@@ -26,8 +29,9 @@ Examples:
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes
+@options.attention
 @reporting
-def command(what: str, about: str | None, input_shapes: list[Any], out: Output) -> None:
+def command(what: str, about: str | None, input_shapes: list[Any], attention: Attention | None, out: Output) -> None:
     """Explain why channels leave together or not at all, or what a code means.
 
     NODE may be a pattern that fits one node, such as '*layer4*conv2*'.
@@ -42,7 +46,7 @@ def command(what: str, about: str | None, input_shapes: list[Any], out: Output) 
 
     if about is not None and _is_code(about):
         _check_code(about)
-    analysis, _ = open_model(out, Path(what), input_shapes)
+    analysis, _ = open_model(out, Path(what), input_shapes, attention=attention)
     graph = analysis.graph
     if about is None:
         summary = summarise(graph)

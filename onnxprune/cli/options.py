@@ -112,6 +112,12 @@ input_shapes = click.option(
     "where the model has one input.",
 )
 
+attention = click.option(
+    "--attention",
+    type=click.Choice(["heads", "width"]),
+    help="What leaves an attention: whole heads, or a part of every head's width. [default: heads]",
+)
+
 inputs = click.option(
     "--input",
     "inputs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from onnxprune.cli.files import check_output, write_text
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import PlanError
+
+if TYPE_CHECKING:
+    from onnxprune.trace.align import Attention
 
 _EXAMPLES = """\b
 Examples:
@@ -31,6 +34,7 @@ Examples:
 )
 @options.planning
 @options.input_shapes
+@options.attention
 @options.force
 @reporting
 def command(
@@ -38,6 +42,7 @@ def command(
     output: Path,
     planning: dict[str, Any],
     input_shapes: list[Any],
+    attention: Attention | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -56,7 +61,7 @@ def command(
         raise PlanError("OP302", "-o - and --format json both want stdout", hint="drop one")
     if not to_stdout:
         check_output(output, force)
-    analysis, _ = open_model(out, model, input_shapes)
+    analysis, _ = open_model(out, model, input_shapes, attention=attention)
     with out.step("score and plan"):
         plan = make_plan(analysis, settings)
     if to_stdout:

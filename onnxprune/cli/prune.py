@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.cli.proof import warn_if_idle
 from onnxprune.errors import PlanError
+
+if TYPE_CHECKING:
+    from onnxprune.trace.align import Attention
 
 _REASONS = 5
 
@@ -44,6 +47,7 @@ Examples:
 )
 @options.planning
 @options.input_shapes
+@options.attention
 @options.inputs
 @click.option("--no-verify", is_flag=True, help="Write the result without proving it.")
 @options.tolerance
@@ -55,6 +59,7 @@ def command(
     plan_path: Path | None,
     planning: dict[str, Any],
     input_shapes: list[Any],
+    attention: Attention | None,
     inputs: list[Any],
     no_verify: bool,
     tolerance: float | None,
@@ -80,7 +85,8 @@ def command(
     settings = None if plan_path else options.settings_of(planning)
     check_output(output, force)
     plan = read_plan(plan_path) if plan_path else None
-    analysis, arrays = open_model(out, model, input_shapes, inputs, plan=plan)
+    analysis, arrays = open_model(out, model, input_shapes, inputs, plan=plan, attention=attention)
+    seed = planning.get("seed", 0)
     data = output.with_name(f"{output.stem}.onnx.data")
     if analysis.model.external:
         check_output(data, force)
@@ -89,7 +95,7 @@ def command(
             plan = make_plan(analysis, settings)
     assert plan is not None
     with out.step("rewrite" if no_verify else "rewrite and verify"):
-        pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance)
+        pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance, seed=seed)
     size = file_size(analysis.model)
     result = replace(analysis.model, proto=pruned.proto)
     with out.step("write"):

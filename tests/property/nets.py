@@ -1123,7 +1123,7 @@ class Sample:
 @st.composite
 def samples(draw: Draw[Any], first: str | None = None, most: int = 6) -> Sample:
     """Draw a model of up to ``most`` blocks; the first may be given."""
-    opset = draw(st.sampled_from(OPSETS))
+    opset = draw(st.sampled_from([o for o in OPSETS if o >= _SINCE.get(first or "", 0)]))
     net = Net(opset, seed=draw(st.integers(0, 2**16)))
     batch = draw(st.integers(1, 2))
     b = Builder(draw, net, batch, symbolic=draw(st.booleans()), resizable=draw(st.sampled_from([False, False, True])))
@@ -1145,6 +1145,20 @@ def samples(draw: Draw[Any], first: str | None = None, most: int = 6) -> Sample:
     return Sample(_pruned_of_leftovers(net), shapes, tuple(names))
 
 
+_SINCE = {
+    "captured": 11,
+    "einsum": 12,
+    "focus": 10,
+    "layer_norm": 17,
+    "meets_its_reverse": 10,
+    "option_a": 10,
+    "pixel_shuffle": 11,
+    "quantised": 13,
+    "quantised_weight": 13,
+    "resize_like": 13,
+    "resize_to": 13,
+    "reverse_channels": 10,
+}
 _NEED_VECTORS = ("cast_weight", "gemm", "matmul", "sliced_weight", "transposed_weight", "unflatten", "unsqueeze")
 _NEED_SEQUENCES = ("multi_head_attention", "recurrent", "weight_from_the_left")
 

@@ -52,7 +52,9 @@ def group_norms() -> ModelProto:
     """GroupNormalization with a scale per channel, and by Reshape and InstanceNormalization as older exporters write it."""
     net = Net(opset=21)
     x = net.conv(net.input([2, 3, 8, 8], symbols={0: "batch"}), 16, 3)
-    x = net.op("GroupNormalization", x, net.between(0.5, 1.5, 16), net.weight(16), num_groups=4)
+    x = net.ops(
+        *("GroupNormalization", x, net.between(0.5, 1.5, 16), net.weight(16)), count=1, shapes=[(2, 16, 8, 8)], num_groups=4
+    )[0]
     x = net.conv(net.op("Relu", x), 24, 3)
     ones, zeros = net.const(np.ones(6, np.float32)), net.const(np.zeros(6, np.float32))
     flat = net.op("InstanceNormalization", net.reshape(x, [0, 6, -1]), ones, zeros)

@@ -10,18 +10,47 @@ from torch import nn
 from tests.zoo import convolutional, recurrent, transformers, windows
 from tests.zoo.spec import Input, Network
 
-_TOKENS = {"batch": 2, "sequence": 6}
-_OTHER_TOKENS = {"batch": 3, "sequence": 9}
+Build = Callable[[], nn.Module]
+
+_TOKENS, _OTHER_TOKENS = {"batch": 2, "sequence": 6}, {"batch": 3, "sequence": 9}
+_STEPS, _OTHER_STEPS = {"sequence": 5, "batch": 2}, {"sequence": 7, "batch": 3}
+_FEATURES = {"features": Input(("batch", "sequence", 6))}
+_WITH_STATE = {"features": Input(("sequence", "batch", 6)), "context": Input(("batch", 4))}
+_IMAGE16 = {"image": Input(("batch", 3, 16, 16))}
+_UNROLLED = {"dynamo": ("sequence",)}  # torch.export fixes the number of a recurrence's steps
 
 
-def _text(build: object, *, mask: bool = False, attention: bool = True) -> Network:
+def _text(build: Build, *, mask: bool = False) -> Network:
     ids = {"ids": Input(("batch", "sequence"), 13)}
     given = ids | ({"mask": Input(("batch", "sequence"), 2)} if mask else {})
-    return Network(build, given, _TOKENS, _OTHER_TOKENS, attention=attention)  # type: ignore[arg-type]
+    return Network(build, given, _TOKENS, _OTHER_TOKENS, attention=True)
 
 
-_FEATURES = {"features": Input(("batch", "sequence", 6))}
-_IMAGE16 = {"image": Input(("batch", 3, 16, 16))}
+def _tagger(kind: type[nn.RNNBase], *, baked: Mapping[str, tuple[str, ...]] | None = None, **options: int) -> Network:
+    ids = {"ids": Input(("batch", "sequence"), 13)}
+    return Network(partial(recurrent.Tagger, kind, **options), ids, _TOKENS, _OTHER_TOKENS, baked=baked or {})
+
+
+def _state(kind: type[nn.RNNBase], apart: str | None = None) -> Network:
+    build = partial(recurrent.LastState, kind)
+    return Network(build, _WITH_STATE, _STEPS, _OTHER_STEPS, baked=_UNROLLED, apart=apart)
+
+
+def _images(
+    build: Build, channels: int = 3, size: int = 16, other: int = 24, unreached: Mapping[str, str] | None = None
+) -> Network:
+    return Network(
+        build,
+        {"image": Input(("batch", channels, "height", "width"))},
+        {"batch": 2, "height": size, "width": size},
+        {"batch": 3, "height": other, "width": size},
+        unreached=unreached or {},
+    )
+
+
+def _vit(how: transformers.Fused, *, scaled: bool = False) -> Network:
+    return Network(partial(transformers.VisionTransformer, how, scaled=scaled), _IMAGE16, attention=True)
+
 
 TRANSFORMERS: Mapping[str, Network] = {
     "bert": _text(partial(transformers.Bert, tied=False), mask=True),
@@ -44,18 +73,17 @@ TRANSFORMERS: Mapping[str, Network] = {
         {"batch": 2, "source": 5, "target": 6},
         {"batch": 3, "source": 8, "target": 4},
         attention=True,
+        baked={"torchscript": ("source", "target")},
+        apart="TorchScript slices a bias that it reads twice: the places that neither slice reads are groups of their own",
     ),
+    "swin": Network(windows.Swin, _IMAGE16, attention=True),
     "t5": _text(transformers.T5),
-    "vit_chunk": Network(partial(transformers.VisionTransformer, "chunk"), _IMAGE16, attention=True),
-    "vit_scaled": Network(partial(transformers.VisionTransformer, "unbind", scaled=True), _IMAGE16, attention=True),
-    "vit_slice": Network(partial(transformers.VisionTransformer, "slice"), _IMAGE16, attention=True),
-    "vit_split": Network(partial(transformers.VisionTransformer, "split"), _IMAGE16, attention=True),
-    "vit_unbind": Network(partial(transformers.VisionTransformer, "unbind"), _IMAGE16, attention=True),
+    "vit_chunk": _vit("chunk"),
+    "vit_scaled": _vit("unbind", scaled=True),
+    "vit_slice": _vit("slice"),
+    "vit_split": _vit("split"),
+    "vit_unbind": _vit("unbind"),
 }
-
-_STEPS = {"sequence": 5, "batch": 2}
-_OTHER_STEPS = {"sequence": 7, "batch": 3}
-_WITH_STATE = {"features": Input(("sequence", "batch", 6)), "context": Input(("batch", 4))}
 
 RECURRENT: Mapping[str, Network] = {
     "attentive_gru": Network(recurrent.AttentivePool, _FEATURES, _TOKENS, _OTHER_TOKENS),
@@ -64,24 +92,17 @@ RECURRENT: Mapping[str, Network] = {
         {"image": Input(("batch", 1, 8, "width"))},
         {"batch": 2, "width": 6},
         {"batch": 3, "width": 9},
+        baked={"dynamo": ("width",)},
     ),
-    "gru_tagger": _text(partial(recurrent.Tagger, nn.GRU), attention=False),
-    "gru_state": Network(partial(recurrent.LastState, nn.GRU), _WITH_STATE, _STEPS, _OTHER_STEPS),
-    "lstm_tagger": _text(partial(recurrent.Tagger, nn.LSTM), attention=False),
-    "lstm_one_way": _text(partial(recurrent.Tagger, nn.LSTM, directions=1, layers=3), attention=False),
-    "lstm_state": Network(partial(recurrent.LastState, nn.LSTM), _WITH_STATE, _STEPS, _OTHER_STEPS),
-    "rnn_state": Network(partial(recurrent.LastState, nn.RNN), _WITH_STATE, _STEPS, _OTHER_STEPS),
+    "gru_state": _state(nn.GRU),
+    "gru_tagger": _tagger(nn.GRU),
+    "lstm_one_way": _tagger(nn.LSTM, baked=_UNROLLED, directions=1, layers=3),
+    "lstm_state": _state(nn.LSTM),
+    "lstm_tagger": _tagger(nn.LSTM),
+    "rnn_state": _state(nn.RNN, apart="torch.export unrolls a plain recurrence into linear layers"),
 }
 
-
-def _images(build: Callable[[], nn.Module], channels: int = 3, size: int = 16, other: int = 24) -> Network:
-    return Network(
-        build,
-        {"image": Input(("batch", channels, "height", "width"))},
-        {"batch": 2, "height": size, "width": size},
-        {"batch": 3, "height": other, "width": size},
-    )
-
+_SHUFFLED = "the shuffle joins all channels between: 4 of a group, spread over 3 groups, meet in every combination"
 
 CONVOLUTIONAL: Mapping[str, Network] = {
     "convnext": _images(convolutional.ConvNeXt),
@@ -103,10 +124,10 @@ CONVOLUTIONAL: Mapping[str, Network] = {
     "mobilenet_v3": _images(convolutional.MobileNetV3),
     "resnet": _images(convolutional.ResNet),
     "resnet_group_norm": _images(partial(convolutional.ResNet, groups=4)),
-    "shufflenet_v1": _images(convolutional.ShuffleNetV1),
+    "shufflenet_v1": _images(partial(convolutional.ShuffleNetV1, width=36)),
+    "shufflenet_v1_uneven": _images(convolutional.ShuffleNetV1, unreached={"Conv [12, 1, 3, 3]": _SHUFFLED}),
     "shufflenet_v2": _images(convolutional.ShuffleNetV2),
     "super_resolution": _images(convolutional.SuperResolution, channels=1, size=8, other=12),
-    "swin": Network(windows.Swin, _IMAGE16, attention=True),
     "unet": _images(convolutional.UNet, channels=1),
     "volume": Network(convolutional.Volume, {"clip": Input(("batch", 1, 4, 6, 6))}),
     "wave": Network(
@@ -116,3 +137,5 @@ CONVOLUTIONAL: Mapping[str, Network] = {
         {"batch": 3, "length": 17},
     ),
 }
+
+NETWORKS: Mapping[str, Network] = TRANSFORMERS | RECURRENT | CONVOLUTIONAL

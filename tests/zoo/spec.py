@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-Axis = str | int
+Shape = tuple[int, ...]
+Sizes = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,18 @@ class Input:
         below: integers are drawn from 0 up to this; None for standard normal floats.
     """
 
-    axes: tuple[Axis, ...]
+    axes: tuple[str | int, ...]
     below: int | None = None
 
-    def draw(self, sizes: Mapping[str, int], rng: np.random.Generator) -> NDArray[Any]:
+    def shape(self, sizes: Sizes) -> Shape:
+        """Return the shape, dynamic axes at the sizes given."""
+        return tuple(sizes[a] if isinstance(a, str) else a for a in self.axes)
+
+    def draw(self, sizes: Sizes, rng: np.random.Generator) -> NDArray[Any]:
         """Draw an array, dynamic axes at the sizes given."""
-        shape = [sizes[a] if isinstance(a, str) else a for a in self.axes]
         if self.below is None:
-            return rng.standard_normal(shape).astype(np.float32)
-        return rng.integers(0, self.below, shape)
+            return rng.standard_normal(self.shape(sizes)).astype(np.float32)
+        return rng.integers(0, self.below, self.shape(sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +46,31 @@ class Network:
         inputs: its inputs, by name, in the order of `forward`.
         sizes: sizes of the dynamic axes at export and in the trace.
         elsewhere: other sizes, at which the pruned model must work as well.
-        groups: what can leave, a line for each group: units, "x" and their width, and how many parameters all have.
-        unreached: nodes with weights that can't be made smaller, by the part of their name both exporters write.
         attention: whether it has an attention, whose heads or whose heads' width may leave.
+        baked: the dynamic axes to which an exporter gives the size they had, by exporter: its fault or its doing.
+        apart: why the exporters' groups differ, if they do.
+        unreached: layers that can't be made smaller, as "operator [weight shape]", and why.
     """
 
     build: Callable[[], nn.Module]
     inputs: Mapping[str, Input]
-    sizes: Mapping[str, int] = field(default_factory=lambda: {"batch": 2})
-    elsewhere: Mapping[str, int] = field(default_factory=lambda: {"batch": 3})
+    sizes: Sizes = field(default_factory=lambda: {"batch": 2})
+    elsewhere: Sizes = field(default_factory=lambda: {"batch": 3})
     attention: bool = False
+    baked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    apart: str | None = None
+    unreached: Mapping[str, str] = field(default_factory=dict)
 
-    def draw(self, sizes: Mapping[str, int], seed: int = 0) -> dict[str, NDArray[Any]]:
+    def draw(self, sizes: Sizes, seed: int = 0) -> dict[str, NDArray[Any]]:
         """Draw an array for each input."""
         rng = np.random.default_rng(seed)
         return {name: entry.draw(sizes, rng) for name, entry in self.inputs.items()}
+
+    def shapes(self, sizes: Sizes) -> dict[str, Shape]:
+        """Return the shape of each input."""
+        return {name: entry.shape(sizes) for name, entry in self.inputs.items()}
+
+    def other_sizes(self, exporter: str) -> Sizes:
+        """Return other sizes at which the model of an exporter runs."""
+        baked = self.baked.get(exporter, ())
+        return {name: self.sizes[name] if name in baked else size for name, size in self.elsewhere.items()}

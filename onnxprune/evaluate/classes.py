@@ -1,0 +1,102 @@
+"""What a model's output says of classes: where their scores are, and which is predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.data.batch import IGNORED, Array
+from onnxprune.errors import DataError
+
+_INDICES = 256  # classes, where a model gives their indices and not how many there are
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """An output as classes of samples, or of positions of samples.
+
+    Attributes:
+        predicted: index of the class predicted, `IGNORED` where scores are NaN: [n, positions].
+        scores: the score of each class, [n, classes, positions]; None if the model gives only indices.
+        count: how many classes there are.
+    """
+
+    predicted: NDArray[np.int64]
+    scores: NDArray[np.float64] | None
+    count: int
+
+
+def classes_of(output: Array, labels: Array | None) -> Classes | None:
+    """Read an output as classes.
+
+    A sample's scores lie along its only axis that isn't single; scores of positions along the axis that the labels
+    lack. An output of whole numbers in the labels' shape is taken to be indices.
+
+    Args:
+        output: [n, ...].
+        labels: class indices, [n] or [n, ...].
+
+    Returns:
+        The classes, or None if the output can't be read so.
+    """
+    n = len(output)
+    positions = () if labels is None else _drop_singles(labels.shape)
+    if output.dtype.kind in "iu" and _drop_singles(output.shape) == positions:
+        ids = output.reshape(n, -1).astype(np.int64)
+        return Classes(ids, None, _INDICES)
+    if output.dtype.kind in "biuUSO":
+        return None
+    axis = _class_axis(output.shape, positions)
+    if axis is None:
+        return None
+    scores = np.moveaxis(output, axis, 1).reshape(n, output.shape[axis], -1).astype(np.float64)
+    predicted = np.where(np.isnan(scores).any(axis=1), IGNORED, scores.argmax(axis=1))
+    return Classes(predicted, scores, scores.shape[1])
+
+
+def flat_labels(labels: Array, classes: Classes, start: int) -> NDArray[np.int64]:
+    """Bring class labels to [n, positions].
+
+    Args:
+        labels: class indices.
+        classes: what the model says.
+        start: position of the first sample in the data, for messages.
+
+    Raises:
+        DataError: a label isn't the index of a class (OP708).
+    """
+    if labels.dtype.kind not in "biu":
+        hint = "class labels are whole numbers; save them as integers"
+        raise DataError("OP708", f"labels of {labels.dtype} aren't classes", hint=hint)
+    flat = labels.reshape(len(labels), -1).astype(np.int64)
+    wrong = flat >= classes.count
+    if wrong.any():
+        sample = int(np.argwhere(wrong)[0][0])
+        value = flat[wrong][0]
+        hint = f"if {value} marks what isn't to be judged, say ignore={value}"
+        cause = f"the label {value} is beyond the model's {classes.count} classes"
+        raise DataError("OP708", cause, where=f"sample {start + sample} of those chosen", hint=hint)
+    return flat
+
+
+def _class_axis(shape: tuple[int, ...], positions: tuple[int, ...]) -> int | None:
+    """Find the axis of classes: without it and without single axes, the shape is that of the positions."""
+    fitting = [
+        axis
+        for axis in range(1, len(shape))
+        if shape[axis] > 1 and _drop_singles(shape[:axis] + shape[axis + 1 :]) == positions
+    ]
+    return fitting[0] if fitting else None
+
+
+def _drop_singles(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the sizes of a sample's axes that aren't single."""
+    return tuple(size for size in shape[1:] if size > 1)
+
+
+def is_distribution(scores: NDArray[Any]) -> bool:
+    """Tell whether scores [n, classes, positions] are probabilities already."""
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2))

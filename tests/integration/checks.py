@@ -1,0 +1,91 @@
+"""What every network, however it was exported, has to stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.budget import Guards, Target
+from onnxprune.kept import Kept
+from onnxprune.masked import masked
+from onnxprune.model import load
+from onnxprune.normalise import normalise
+from onnxprune.pipeline import Analysis, Settings, make_plan, prune
+from onnxprune.plan import apply_plan
+from onnxprune.report.summary import summarise
+from onnxprune.rewrite import rewrite
+from onnxprune.trace import trace
+from onnxprune.trace.align import Attention
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.verify import verify
+from tests.toolbox import assert_sound, largest_difference, run_once, swapped
+
+Arrays = Mapping[str, NDArray[Any]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+TOLERANCE = 1e-4
+BUDGETS = {
+    "macs": Settings(target=Target("macs", 0.5)),
+    "ratio": Settings(ratio=0.5, guards=Guards(round_to=1)),
+}
+
+
+def analysed(model: ModelProto, shapes: Shapes | None = None, attention: Attention = "heads") -> Analysis:
+    """Load and trace a model under an attention policy."""
+    loaded = load(model)
+    return Analysis(loaded, trace(normalise(loaded.proto), shapes, attention=attention))
+
+
+def unreached(graph: ChannelGraph) -> list[str]:
+    """List the layers with weights that can't be made smaller, as "operator [weight shape]"."""
+    layers = [layer for layer in summarise(graph).layers if layer.weighted and not layer.reached]
+    shapes = {n.name: [graph.shapes.shapes.get(i, ()) for i in n.input[1:]] for n in graph.proto.graph.node}
+    return [f"{layer.cost.op} {list(max(shapes[layer.cost.node], key=len))}" for layer in layers]
+
+
+def footprints(graph: ChannelGraph) -> list[str]:
+    """Describe the groups: units, "x", their width, and how many parameters the group holds; "~" if approximate."""
+    return sorted(
+        f"{'' if g.group.exact else '~'}{len(g.group.units)} x {g.group.width}: {g.params}"
+        for g in summarise(graph).groups
+    )
+
+
+def assert_no_rule_failed(graph: ChannelGraph) -> None:
+    """No operator was unknown, none of unknown shape, and none didn't fit its own rule."""
+    failed = [pin for _, pin in graph.reasons() if pin.code in ("OP203", "OP213", "OP215")]
+    assert not failed, failed
+
+
+def assert_prunes(analysis: Analysis, budget: str, inputs: Arrays, elsewhere: Arrays, tolerance: float = TOLERANCE) -> None:
+    """Prune to half, prove it, and prove it again on inputs of other sizes; a plan that is off by one unit is caught."""
+    graph = analysis.graph
+    plan = make_plan(analysis, BUDGETS[budget])
+    pruned = prune(analysis, plan, inputs=inputs, tolerance=tolerance)
+    kept = apply_plan(graph, plan)
+    assert kept.removed.any()
+    assert plan.after["macs"] < 0.9 * plan.before["macs"]
+    assert_sound(kept, pruned.proto)
+    reference = masked(kept)
+    error = largest_difference(run_once(pruned.proto, elsewhere), run_once(reference, elsewhere))
+    assert error <= tolerance, f"at other sizes: {error}"
+    assert_swap_is_caught(kept, inputs, tolerance)
+
+
+def assert_swap_is_caught(kept: Kept, inputs: Arrays, tolerance: float = TOLERANCE, tries: int = 4) -> None:
+    """One removed unit is exchanged for another: the oracle sees it, unless both have no influence on the outputs."""
+    rng = np.random.default_rng(0)
+    caught = 0
+    for _ in range(tries):
+        other = swapped(kept, rng)
+        assert other is not None
+        if not verify(kept, rewrite(other), inputs, tolerance=tolerance).passed:
+            caught += 1
+        else:
+            same = largest_difference(run_once(masked(other), inputs), run_once(masked(kept), inputs))
+            assert same <= tolerance, "the oracle doesn't see that another unit is gone"
+    assert caught, "no exchange changes the outputs"
