@@ -89,11 +89,11 @@ class Edit:
                 del self.node.attribute[i]
                 return
 
-    def set_param(self, i: int, name: str, value: NDArray[Any], *, since: int = 1) -> None:
+    def set_param(self, i: int, name: str, value: NDArray[Any], *, since: int = 1, is_shape: bool = False) -> None:
         """Set a parameter that is an attribute before opset ``since`` and input ``i`` from then on.
 
-        A parameter that the model computes at run time goes on being computed; only the entries that change are
-        overridden.
+        A parameter that the model computes at run time goes on being computed. Entries that change are overridden; the
+        entries of a shape are scaled instead, which is right even where a part of the axis is an input's size.
 
         Raises:
             RewriteError: the opset has no operator to override entries with.
@@ -110,7 +110,7 @@ class Edit:
         self.node.input.extend([""] * (i + 1 - len(self.node.input)))
         new = self._constant(given or f"{self.node.output[0]}_{name}", value)
         if old is not None and given not in self._shapes.static:
-            new = self._override(given, np.asarray(old != value), new)
+            new = self._scale(given, old, value) if is_shape else self._override(given, np.asarray(old != value), new)
         self.node.input[i] = new
 
     def override_output(self, value: NDArray[Any], changed: NDArray[np.bool_]) -> None:
@@ -134,12 +134,22 @@ class Edit:
         self.before.append(self._where(mask, value, computed, out))
         return out
 
+    def _scale(self, computed: str, old: NDArray[Any], new: NDArray[Any]) -> str:
+        """Multiply the entries of a shape that is computed at run time by new sizes over old ones."""
+        changed = (old != new) & (old > 0)
+        times = self._constant(f"{computed}_times", np.where(changed, new, 1).astype(old.dtype))
+        over = self._constant(f"{computed}_over", np.where(changed, old, 1).astype(old.dtype))
+        product, out = self._unique(f"{computed}_multiplied"), self._unique(f"{computed}_pruned")
+        self.before.append(helper.make_node("Mul", [computed, times], [product], name=product))
+        self.before.append(helper.make_node("Div", [product, over], [out], name=out))
+        return out
+
     def _where(self, mask: str, value: str, computed: str, out: str) -> NodeProto:
         if self.version < 9 and self.node.domain in ("", "ai.onnx"):
             cause = f'"{computed}" is computed at run time, and opset {self.version} has no Where to adapt it'
             where = f'{self.node.op_type} "{self.node.name}"'
             raise RewriteError("OP402", cause, where=where, hint="convert the model to opset 9 or newer")
-        return helper.make_node("Where", [mask, value, computed], [out], name=out)
+        return helper.make_node("Where", [mask, value, computed], [out], name=self._unique(f"{out}_where"))
 
     def _constant(self, base: str, value: NDArray[Any]) -> str:
         name = self._unique(f"{base}_pruned")

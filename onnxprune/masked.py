@@ -102,20 +102,19 @@ def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodePr
             before.append(gather(inner.input[i], np.flatnonzero(mask), axis, out))
             inner.input[i] = out
     for i, name in enumerate(node.output):
+        small = name
         partial = _partial(kept, name)
-        small, shape = name, list(kept.shape(name)) if partial else []
-        dtype = helper.tensor_dtype_to_np_dtype(kept.graph.shapes.types[name]) if partial else None
         for last, (axis, mask) in enumerate(partial, start=1 - len(partial)):
-            # Removed places read a zero that is put behind those that remain.
             if small == name:
                 small = inner.output[i] = next(names)
-            padded, zeros = next(names), next(names)
-            edge = np.zeros([1 if a == axis else n for a, n in enumerate(shape)], dtype)
-            model.graph.initializer.append(numpy_helper.from_array(edge, zeros))
-            after.append(helper.make_node("Concat", [small, zeros], [padded], name=padded, axis=axis))
-            small, shape[axis] = next(names) if last else name, len(mask)
-            index = np.where(mask, np.cumsum(mask) - 1, mask.sum())
-            after.append(gather(padded, index, axis, small))
+            # Removed places read any other and are multiplied by zero.
+            gathered, ones = next(names), next(names)
+            after.append(gather(small, np.where(mask, np.cumsum(mask) - 1, 0), axis, gathered))
+            dtype = helper.tensor_dtype_to_np_dtype(kept.graph.shapes.types[name])
+            shape = [-1] + [1] * (len(kept.shape(name)) - axis - 1)
+            model.graph.initializer.append(numpy_helper.from_array(mask.reshape(shape).astype(dtype), ones))
+            small = next(names) if last else name
+            after.append(helper.make_node("Mul", [gathered, ones], [small], name=small))
     return [*before, inner, *after]
 
 

@@ -75,7 +75,7 @@ def _changed(kept: Kept, node: NodeProto) -> bool:
 
 def _namer(graph: GraphProto) -> Callable[[str], str]:
     taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
-    taken |= {o for n in graph.node for o in n.output}
+    taken |= {name for n in graph.node for name in [n.name, *n.output]}
 
     def unique(base: str) -> str:
         name, count = base, 1

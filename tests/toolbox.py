@@ -328,13 +328,15 @@ def assert_sound(kept: Kept, pruned: ModelProto) -> None:
     assert model_cost(pruned, shapes).totals() == cost(kept).totals()
 
 
-def assert_proved(kept: Kept, *, optimise: Sequence[bool] = (False, True)) -> ModelProto:
+def assert_proved(
+    kept: Kept, *, optimise: Sequence[bool] = (False, True), tolerance: float | None = None
+) -> ModelProto:
     """Rewrite a model and check the result by every means; return it."""
     pruned = rewrite(kept)
     assert_sound(kept, pruned)
     inputs = inputs_of(kept.graph)
     for flag in optimise:
-        verdict = verify(kept, pruned, inputs, optimise=flag)
+        verdict = verify(kept, pruned, inputs, optimise=flag, tolerance=tolerance)
         assert verdict.passed, failure(kept, verdict)
     return pruned
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from onnxprune.data.batch import IGNORED, Array
 from onnxprune.errors import DataError
 
+Ids = NDArray[np.int64]
+
 _INDICES = 256  # classes, where a model gives their indices and not how many there are
 
 
@@ -24,8 +26,8 @@ class Classes:
         count: how many classes there are.
     """
 
-    predicted: NDArray[np.int64]
-    scores: NDArray[np.float64] | None
+    predicted: Ids
+    scores: Array | None
     count: int
 
 
@@ -45,40 +47,36 @@ def classes_of(output: Array, labels: Array | None) -> Classes | None:
     n = len(output)
     positions = () if labels is None else _drop_singles(labels.shape)
     if output.dtype.kind in "iu" and _drop_singles(output.shape) == positions:
-        ids = output.reshape(n, -1).astype(np.int64)
-        return Classes(ids, None, _INDICES)
+        return Classes(output.reshape(n, -1).astype(np.int64), None, _INDICES)
     if output.dtype.kind in "biuUSO":
         return None
     axis = _class_axis(output.shape, positions)
     if axis is None:
         return None
-    scores = np.moveaxis(output, axis, 1).reshape(n, output.shape[axis], -1).astype(np.float64)
+    exact = output if output.dtype.itemsize >= 4 else output.astype(np.float32)
+    scores = np.moveaxis(exact, axis, 1).reshape(n, output.shape[axis], -1)
     predicted = np.where(np.isnan(scores).any(axis=1), IGNORED, scores.argmax(axis=1))
     return Classes(predicted, scores, scores.shape[1])
 
 
-def flat_labels(labels: Array, classes: Classes, start: int) -> NDArray[np.int64]:
+def flat_labels(labels: Array, count: int, start: int) -> Ids:
     """Bring class labels to [n, positions].
 
     Args:
         labels: class indices.
-        classes: what the model says.
+        count: how many classes the model has.
         start: position of the first sample in the data, for messages.
 
     Raises:
-        DataError: a label isn't the index of a class (OP708).
+        DataError: a label is beyond the model's classes (OP708).
     """
-    if labels.dtype.kind not in "biu":
-        hint = "class labels are whole numbers; save them as integers"
-        raise DataError("OP708", f"labels of {labels.dtype} aren't classes", hint=hint)
-    flat = labels.reshape(len(labels), -1).astype(np.int64)
-    wrong = flat >= classes.count
+    flat: Ids = labels.reshape(len(labels), -1).astype(np.int64)
+    wrong = flat >= count
     if wrong.any():
-        sample = int(np.argwhere(wrong)[0][0])
-        value = flat[wrong][0]
+        sample, value = start + int(np.argwhere(wrong)[0][0]), flat[wrong][0]
         hint = f"if {value} marks what isn't to be judged, say ignore={value}"
-        cause = f"the label {value} is beyond the model's {classes.count} classes"
-        raise DataError("OP708", cause, where=f"sample {start + sample} of those chosen", hint=hint)
+        cause = f"the label {value} is beyond the model's {count} classes"
+        raise DataError("OP708", cause, where=f"sample {sample} of those chosen", hint=hint)
     return flat
 
 

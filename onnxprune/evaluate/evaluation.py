@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import dataclass
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxprune._runtime import Provider
-from onnxprune.data.batch import IGNORED, Array, Dataset
-from onnxprune.data.functions import find_function, is_function_name
+from onnxprune.data.batch import IGNORED, Dataset
 from onnxprune.errors import DataError, VerificationError
-from onnxprune.evaluate.classes import classes_of, flat_labels, is_distribution
+from onnxprune.evaluate.choice import check_name, choose
+from onnxprune.evaluate.intervals import Floats
 from onnxprune.evaluate.meter import Meter, Resampler, Score
-from onnxprune.evaluate.metrics import Metric, View, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
 from onnxprune.evaluate.runner import Runner
+from onnxprune.evaluate.views import View, class_output, view
 from onnxprune.model import Source, load
 
-METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "cosine")
-"""The names of the metrics."""
-
-_LABELLED = ("top1", "top5", "miou")
-_OF_CLASSES = (*_LABELLED, "agreement", "kl")
 _SHIFT = 0.2  # of accuracy: so much better with another label_offset is no accident
 
 
@@ -103,21 +96,22 @@ def evaluate(
         UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
         VerificationError: the two models have different outputs (OP503).
     """
-    wanted = None if metrics is None else [_known(name) for name in metrics]
+    for name in metrics or ():
+        check_name(name)
     proto, reference = load(model).proto, None if against is None else load(against).proto
     if reference is not None:
         _check_interfaces(proto, reference)
     run = Runner(proto, providers, threads)
     run_original = None if reference is None else Runner(reference, providers, threads)
-    resampler = Resampler(resamples, seed)
-    judge: _Judge | None = None
-    done = 0
+    resampler, judge, done = Resampler(resamples, seed), None, 0
     for samples in dataset.batches(batch):
-        outputs = run(samples)
-        originals = None if run_original is None else run_original(samples)
+        outputs, labels = run(samples), samples.labels
         if judge is None:
-            judge = _Judge(outputs, originals, samples.labels, wanted, output)
-        judge.add(outputs, originals, samples.labels, resampler.weights(samples.count), done)
+            output = class_output(outputs, labels, output)
+        original = None if run_original is None else view(run_original(samples), labels, output, done)
+        seen = view(outputs, labels, output, done, original)
+        judge = judge or _Judge(seen, metrics)
+        judge.add(seen, resampler.weights(samples.count))
         done += samples.count
         if progress is not None:
             progress(done)
@@ -135,36 +129,39 @@ def evaluate(
     )
 
 
+def _check_interfaces(model: ModelProto, original: ModelProto) -> None:
+    """Refuse to compare models whose inputs or outputs have other names."""
+    for what in ("input", "output"):
+        mine, its = ([v.name for v in getattr(m.graph, what)] for m in (model, original))
+        constants = {t.name for m in (model, original) for t in m.graph.initializer}
+        if set(mine) ^ set(its) - constants:
+            cause = f"the {what}s are {', '.join(mine)}, and the original's are {', '.join(its)}"
+            raise VerificationError("OP503", cause)
+
+
 class _Judge:
     """Meters of the metrics that are measured, chosen by what the first batch shows."""
 
-    def __init__(
-        self,
-        outputs: dict[str, Array],
-        originals: dict[str, Array] | None,
-        labels: Array | None,
-        wanted: Sequence[str] | None,
-        output: str | None,
-    ) -> None:
-        self.output = _class_output(outputs, labels, output)
+    def __init__(self, first: View, wanted: Sequence[str] | None) -> None:
+        self.meters = [Meter(metric) for metric in choose(first, wanted)]
         self.not_finite = 0
-        self._shifts = dict.fromkeys((-1, 0, 1), 0.0)
+        self._shifted = dict.fromkeys((-1, 0, 1), 0)
         self._judged = 0
-        possible = self._possible(outputs, originals, labels)
-        if wanted is None:
-            names = list(possible)
-            if not names:
-                hint = "give labels, or the original model (against, --against)"
-                raise DataError("OP711", "there is nothing to measure the model by", hint=hint)
-        else:
-            names = list(wanted)
-        chosen: list[Metric] = []
-        for name in names:
-            if is_function_name(name):
-                chosen.append(user_metric(name, find_function(name)))
-            elif name in possible:
-                chosen += possible[name]
-            else:
-                raise DataError("OP711", f"{name} can't be measured: {self._missing(name, originals, labels)}")
-        self.meters = [Meter(metric) for metric in chosen]
-        self._class_labels = any(metric.name in _LABELLED for metric in chosen)
+
+    def add(self, batch: View, weights: Floats) -> None:
+        for meter in self.meters:
+            meter.add(batch, weights)
+        self.not_finite += batch.not_finite()
+        if batch.flat is not None and batch.classes is not None:
+            judged = batch.flat != IGNORED
+            self._judged += int(judged.sum())
+            for offset in self._shifted:
+                self._shifted[offset] += int((judged & (batch.classes.predicted == batch.flat + offset)).sum())
+
+    def notes(self) -> tuple[str, ...]:
+        """Tell what is suspicious."""
+        best = max(self._shifted, key=self._shifted.__getitem__)
+        if self._judged and self._shifted[best] - self._shifted[0] > _SHIFT * self._judged:
+            share = self._shifted[best] / self._judged
+            return (f"labels look shifted: with {best:+d} to label_offset, {share:.1%} would be right",)
+        return ()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.evaluate.intervals import Estimate, Floats, paired_proportions, percentile, wilson
-from onnxprune.evaluate.metrics import Metric, View
+from onnxprune.evaluate.metrics import Metric
+from onnxprune.evaluate.views import View
 
 
 @dataclass(frozen=True, slots=True)

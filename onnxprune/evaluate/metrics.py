@@ -6,7 +6,7 @@ resampled values for an interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,30 +17,9 @@ from numpy.typing import NDArray
 from onnxprune.data.batch import IGNORED, Array
 from onnxprune.data.functions import guarded
 from onnxprune.errors import DataError
-from onnxprune.evaluate.classes import Classes
+from onnxprune.evaluate.classes import Ids
 from onnxprune.evaluate.intervals import Floats
-
-Ids = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a metric sees of a batch.
-
-    Attributes:
-        outputs: a model's outputs, [n, ...] each.
-        classes: what they say of classes.
-        labels: labels as given.
-        flat: class labels, [n, positions].
-        original: the same of the original model, if it is there to be compared with.
-    """
-
-    outputs: Mapping[str, Array]
-    classes: Classes | None
-    labels: Array | None
-    flat: Ids | None
-    original: View | None = None
-
+from onnxprune.evaluate.views import View
 
 Rows = Callable[[View], Floats]
 
@@ -177,19 +156,22 @@ def _kl_rows(probabilities: bool, view: View) -> Floats:
     assert view.classes is not None and view.original is not None and view.original.classes is not None
     p, q = view.original.classes.scores, view.classes.scores
     assert p is not None and q is not None
-    log_p, log_q = (_log(scores, probabilities) for scores in (p, q))
+    return _finite_rows(np.array([_divergence(a, b, probabilities) for a, b in zip(p, q, strict=True)]))
+
+
+def _divergence(p: Array, q: Array, probabilities: bool) -> float:
+    """Compute the divergence of a sample's scores [classes, positions], averaged over positions."""
     with np.errstate(invalid="ignore"):
-        divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean(axis=1)
-    return _finite_rows(divergence)
+        log_p, log_q = (_log(scores.astype(np.float64), probabilities) for scores in (p, q))
+        return float((np.exp(log_p) * (log_p - log_q)).sum(axis=0).mean())
 
 
 def _log(scores: Floats, probabilities: bool) -> Floats:
     """Give logarithms of probabilities; none is taken to be smaller than the smallest normal float32."""
     if probabilities:
         return np.log(np.maximum(scores, np.finfo(np.float32).tiny))
-    with np.errstate(invalid="ignore"):
-        shifted = scores - scores.max(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted = scores - scores.max(axis=0)
+    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=0))
     return result
 
 
@@ -219,7 +201,7 @@ def _finite_rows(values: Floats) -> Floats:
 
 
 def _user_rows(name: str, function: Callable[..., Any], view: View) -> Floats:
-    n = len(next(iter(view.outputs.values())))
+    n = view.count
     with guarded(name, "the metric"):
         given = np.asarray(function(dict(view.outputs), view.labels), np.float64)
     if given.shape not in ((), (n,)) or not np.isfinite(given).all():

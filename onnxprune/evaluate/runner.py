@@ -51,7 +51,9 @@ class Runner:
         if not batch.whole:
             feeds = {name: _piece(array, start, size) for name, array in feeds.items()}
         outputs = run(self._session, feeds)
-        return {name: _rows(name, value, size)[:rows] for name, value in outputs.items() if isinstance(value, np.ndarray)}
+        return {
+            name: _rows(name, value, size)[:rows] for name, value in outputs.items() if isinstance(value, np.ndarray)
+        }
 
 
 def _piece(array: Array, start: int, size: int) -> Array:

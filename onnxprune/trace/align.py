@@ -19,6 +19,10 @@ from onnxprune.trace.values import Factor, Ids, Shape, Value
 
 Attention = Literal["heads", "width"]
 
+_STAYS: Mapping[Attention, tuple[str, Attention]] = {
+    "heads": ("the width of a head stays where whole heads leave", "width"),
+    "width": ("whole heads stay where a part of each leaves", "heads"),
+}
 _POSITIONS = "runs along an axis that holds positions, not channels"
 
 
@@ -185,9 +189,13 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
             structure = shared <= set(job.structure) and shared < set(other.names)
             if not shared or structure:  # a structure alone doesn't couple: groups of inputs and of outputs
                 continue
-            if job.attention == "heads" and term.names[-1] in shared and term.names[0] not in shared:
-                reason = "the width of a head stays where whole heads leave"
-                job.channels.pin(other.ids, Pin("OP211", job.label, reason, "prune it with --attention width"))
+            if shared == set(other.names) and _stays(job.attention, term.names, shared):
+                reason, instead = _STAYS[job.attention or "heads"]
+                job.channels.pin(other.ids, Pin("OP211", job.label, reason, f"prune it with --attention {instead}"))
+                term = _tie_along(job, term, shared)
+                continue
+            if shared < set(other.names) and job.attention == "width":
+                merged[i] = _tie_along(job, other, shared)
                 term = _tie_along(job, term, shared)
                 continue
             if shared < set(other.names):
@@ -200,6 +208,12 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
         if not covered:
             merged.append(term)
     return merged
+
+
+def _stays(attention: Attention | None, names: Sequence[str], shared: Collection[str]) -> bool:
+    """Whether names shared with a term over heads and their width (in this order) are the half that must not leave."""
+    first, last = names[0] in shared, names[-1] in shared
+    return (attention == "heads" and last and not first) or (attention == "width" and first and not last)
 
 
 def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:

@@ -9,9 +9,9 @@ _CONTRACTIONS = _PRODUCTS | {"Conv", "ConvTranspose", "Gemm"}
 
 
 def attention_nodes(graph: GraphProto) -> set[int]:
-    """Return the nodes that products of two activations depend on, back to the contractions with weights before them.
+    """Return the nodes between products of two activations and the contractions with weights before and behind them.
 
-    Between these, channels that a Reshape split in two are heads and the width of a head.
+    Among these, channels that a Reshape split in two are heads and the width of a head.
     """
     constant = {t.name for t in graph.initializer}
     for node in graph.node:
@@ -27,4 +27,11 @@ def attention_nodes(graph: GraphProto) -> set[int]:
             continue
         found.add(index)
         wanted.update(activations)
+    made: set[str] = set()
+    for index, node in enumerate(graph.node):
+        activations = [n for n in node.input if n and n not in constant]
+        product = node.op_type in _PRODUCTS and len(activations) > 1
+        if product or (node.op_type not in _CONTRACTIONS and not made.isdisjoint(activations)):
+            found.add(index)
+            made.update(node.output)
     return found

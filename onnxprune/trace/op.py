@@ -12,7 +12,7 @@ from onnx import NodeProto
 
 from onnxprune.trace.align import Attention, align
 from onnxprune.trace.channels import Approximation, Channels, Pin, fresh_value
-from onnxprune.trace.values import Ids, Shape, Value, reshape
+from onnxprune.trace.values import Factor, Ids, Shape, Value, reshape
 
 
 class ShapeUnknown(Exception):
@@ -32,6 +32,7 @@ class Op:
         shapes: Mapping[str, Shape],
         channels: Channels,
         attention: Attention | None,
+        varies: Callable[[str], NDArray[np.bool_]],
     ) -> None:
         """Set up a node for its rule; made by the tracer."""
         self.index = index
@@ -42,6 +43,7 @@ class Op:
         self.attention = attention
         self._look = look
         self._read = read
+        self._varies = varies
         self._shapes = shapes
         self._attributes = {a.name: a for a in node.attribute}
 
@@ -88,6 +90,10 @@ class Op:
             return np.asarray(self.attr(name))
         return self.const(i)
 
+    def varies(self, i: int) -> NDArray[np.bool_]:
+        """Tell which entries of the parameter at input ``i`` change with the size of a model's input."""
+        return self._varies(self.node.input[i])
+
     def axis(self, default: int = 0, *, rank: int | None = None) -> int:
         """Return the attribute ``axis``, counted from the left."""
         rank = len(self.shape(0)) if rank is None else rank
@@ -131,7 +137,7 @@ class Op:
 
     def reshape(self, value: Value, shape: Shape) -> Value:
         """Reshape a value, pinning what is lost and asking for rectangles where an axis is split."""
-        result = reshape(value, shape)
+        result = reshape(value, shape, self.attention)
         for ids in result.lost:
             self.pin(ids, "OP208", "two sets of channels are merged into one axis")
         for ids in result.single:
@@ -145,11 +151,23 @@ class Op:
         self.channels.pin(ids, Pin(code, self.label, reason, hint))
 
     def pin_axes(self, value: Value, axes: Sequence[int], code: str, reason: str, hint: str | None = None) -> Value:
-        """Pin all ids on some axes of a value; return it without them."""
-        met = [f for f in value.factors if any(a in axes for a in f.axes)]
-        for factor in met:
-            self.pin(factor.ids, code, reason, hint)
-        return value.moved(value.shape, [f for f in value.factors if f not in met])
+        """Pin all ids on some axes of a value; return it without them.
+
+        Ids that stand on other axes as well are tied along the axes instead, so that nothing leaves along these.
+        """
+        factors = []
+        for factor in value.factors:
+            held = tuple(d for d, a in enumerate(factor.axes) if a in axes)
+            if len(held) == len(factor.axes):
+                self.pin(factor.ids, code, reason, hint)
+            elif held:
+                first = factor.ids[tuple(slice(0, 1) if d in held else slice(None) for d in range(factor.ids.ndim))]
+                self.channels.tie(factor.ids, first, self.index)
+                rest = tuple(a for d, a in enumerate(factor.axes) if d not in held)
+                factors.append(Factor(rest, first.squeeze(held)))
+            else:
+                factors.append(factor)
+        return value.moved(value.shape, factors)
 
     def approximate(self, value: Value, axes: Sequence[int], reason: str) -> None:
         """Note that the operator takes statistics over some axes of a value."""

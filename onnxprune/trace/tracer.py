@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
 from onnxprune._validate import captured_names
+from onnxprune.errors import OnnxPruneError
 from onnxprune.shapes import Shapes, concretise
 from onnxprune.trace.align import Attention
 from onnxprune.trace.attention import attention_nodes
@@ -79,7 +82,7 @@ class _Walk:
     def step(self, index: int, node: NodeProto, table: Mapping[str, Any]) -> None:
         version = self.versions.get(node.domain or "ai.onnx", 1)
         policy = self.attention if index in self.in_attention else None
-        op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels, policy)
+        op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels, policy, self.varies)
         rule = table.get(operator_key(node.domain, node.op_type))
         try:
             if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
@@ -123,6 +126,34 @@ class _Walk:
         if name in self.shapes.values:
             return self.shapes.values[name]
         return to_array(self.initialisers[name]) if name in self.initialisers else None
+
+    def varies(self, name: str) -> NDArray[np.bool_]:
+        """Tell which entries of a parameter are other ones at other sizes of the model's inputs."""
+        here = self.shapes.values[name]
+        if name in self.shapes.static or not self.shapes.symbols:
+            return np.zeros(here.shape, dtype=bool)
+        there = self.elsewhere.get(name)
+        if there is None or there.shape != here.shape:
+            return np.ones(here.shape, dtype=bool)
+        return np.asarray(here != there)
+
+    @cached_property
+    def elsewhere(self) -> Mapping[str, NDArray[Any]]:
+        """Known values at other sizes of the symbolic dimensions; none if no other sizes are found that fit."""
+        for times, plus in ((1, 1), (2, 0)):
+            inputs = {}
+            for entry in self.proto.graph.input:
+                dims = entry.type.tensor_type.shape.dim
+                sizes = self.shapes.inputs.get(entry.name, ())
+                inputs[entry.name] = [
+                    n if d.HasField("dim_value") and d.dim_value > 0 else times * n + plus
+                    for n, d in zip(sizes, dims, strict=False)
+                ]
+            try:
+                return concretise(self.proto, inputs).values
+            except OnnxPruneError:
+                continue
+        return {}
 
     def capture(self, op: Op) -> None:
         """Pin what a node with subgraphs reads, its bodies' captures among it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,12 +93,15 @@ class Reshaped:
     joint: tuple[Factor, ...]
 
 
-def reshape(value: Value, shape: Shape) -> Reshaped:
+def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None = None) -> Reshaped:
     """Reshape a tensor, carrying the ids along by reshaping the id arrays themselves.
 
     Input and output axes fall into blocks of equal size (``(N, C, H, W) -> (N, C*H*W)`` has the blocks ``N -> N`` and
     ``C, H, W -> C*H*W``). Within a block an id array is spread over all the block's input axes, reshaped to its output
     axes, and freed of the axes along which it doesn't vary.
+
+    Where an axis is merged from two with ids of their own, only one set can be carried: in an attention that of the
+    heads, which come first, or that of their width; elsewhere the larger.
     """
     blocks = _blocks(value.shape, shape)
     block_of = {axis: i for i, (inputs, _) in enumerate(blocks) for axis in inputs}
@@ -106,7 +110,7 @@ def reshape(value: Value, shape: Shape) -> Reshaped:
     lost: list[Ids] = []
     single: list[Ids] = []
     joint: list[Factor] = []
-    for factor in sorted(value.factors, key=lambda f: -f.ids.size):
+    for factor in sorted(value.factors, key=lambda f: _preference(f, prefer)):
         factor = _squeeze(factor)
         if not factor.axes:
             single.append(factor.ids)
@@ -124,6 +128,12 @@ def reshape(value: Value, shape: Shape) -> Reshaped:
         if len(moved.axes) > len(factor.axes):
             joint.append(moved)
     return Reshaped(value.moved(shape, factors), tuple(lost), tuple(single), tuple(joint))
+
+
+def _preference(factor: Factor, prefer: Literal["heads", "width"] | None) -> int:
+    if prefer is None:
+        return -factor.ids.size
+    return min(factor.axes) if prefer == "heads" else -max(factor.axes)
 
 
 def compact(factor: Factor) -> Factor:

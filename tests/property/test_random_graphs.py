@@ -36,7 +36,7 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
     graph = analyse(sample.model, sample.shapes)
     groups = [g for g in graph.groups if rng.random() < 0.9]
     kept = removal(groups, graph, rng)
-    pruned = assert_proved(kept)
+    pruned = assert_proved(kept, tolerance=TOLERANCE)
     if not kept.removed.any():
         return seen
     seen["pruned"] += 1
@@ -50,7 +50,7 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
     if other is not None:
         wrong = rewrite(other)
         seen["controls"] += 1
-        if not verify(kept, wrong, inputs).passed:
+        if not verify(kept, wrong, inputs, tolerance=TOLERANCE).passed:
             seen["caught"] += 1
         else:
             assert _same(kept, other), "the oracle doesn't see that another channel is gone"

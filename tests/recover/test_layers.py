@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.errors import ModelError
 from onnxprune.recover.layers import Layer, find_layers
 from tests.toolbox import run_once
 
@@ -65,12 +64,7 @@ def compare(case: Case, seed: int, count: int = ALL) -> None:
     model = case.model(rng)
     layer, weights = the_layer(model), weights_of(model)
     x = rng.standard_normal(case.x).astype(np.float32)
-    try:
-        y = run_once(model, {"x": x})["y"]
-    except ModelError as error:  # what ONNX Runtime can't compute needs no repair
-        print("REFUSED", error.cause[:200])
-        assert "upport" in str(error) or "mplement" in str(error), (case, error)
-        return
+    y = run_once(model, {"x": x})["y"]
     channels = y.shape[-1] if layer.channels_last else y.shape[1]
     features, (values, again) = layer.sample(x, [y, 2 * y], count, rng)
     assert len(features) == min(count, y.size // channels)
@@ -116,6 +110,8 @@ def convolutions(draw: st.DrawFn, operator: str) -> Case:
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     if auto != "NOTSET" or draw(st.booleans()):
         attributes["auto_pad"] = auto
+    if auto.startswith("SAME") and operator == "Conv":
+        attributes["dilations"] = dilations = [1] * rank  # ONNX Runtime has no others here
     if auto == "NOTSET" and draw(st.booleans()):
         attributes["pads"] = [draw(st.integers(0, min(r, 2))) for r in reach * 2]
     if operator == "ConvTranspose" and draw(st.booleans()):
@@ -286,7 +282,9 @@ def test_layers_come_in_order_with_their_tensors() -> None:
         pytest.param([make("MatMul", ["x", "w"], ["y"], domain="com.example")], id="another domain"),
         pytest.param([make("Add", ["x", "w"], ["y"])], id="no contraction"),
         pytest.param([make("Relu", ["w"], ["a"]), make("MatMul", ["x", "a"], ["y"])], id="a computed weight"),
-        pytest.param([make("MatMul", ["x", "w"], ["a"]), make("Add", ["a", "w"], ["y"])], id="a weight that is added too"),
+        pytest.param(
+            [make("MatMul", ["x", "w"], ["a"]), make("Add", ["a", "w"], ["y"])], id="a weight that is added too"
+        ),
     ],
 )
 def test_no_layers(nodes: list[Any]) -> None:

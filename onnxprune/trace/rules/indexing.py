@@ -15,8 +15,12 @@ _AT_RUN_TIME = "what is picked is only known at run time"
 @rule("Concat")
 def concat(op: Op) -> None:
     """Ids are joined on the axis; on the other axes the inputs meet."""
-    axis = op.axis(rank=len(op.out_shape()))
-    values = [op.piece(v, axis) for v in op.inputs]
+    join(op, op.inputs, op.axis(rank=len(op.out_shape())))
+
+
+def join(op: Op, values: list[Value], axis: int) -> None:
+    """Set the output to the concatenation of values."""
+    values = [op.piece(v, axis) for v in values]
     joined = _join(op, values, axis)
     names = [f"a{chr(97 + i)}" for i in range(len(op.out_shape()))]
     operands = (" ".join(f"z{i}" if a == axis else n for a, n in enumerate(names)) for i in range(len(values)))
@@ -94,7 +98,12 @@ def _slices(op: Op, value: Value) -> dict[int, Ids | None]:
         axes = np.arange(rank if starts is None else len(starts))
     picked: dict[int, Ids | None] = {}
     for i, a in enumerate(int(a) % rank for a in axes):
-        if starts is None or ends is None or (op.has(4) and steps is None):
+        if (
+            starts is None
+            or ends is None
+            or (op.has(4) and steps is None)
+            or (value.on(a) is not None and op.has(1) and (op.varies(1) | op.varies(2))[i])
+        ):
             picked[a] = None
         else:
             step = 1 if steps is None else int(steps[i])
@@ -141,7 +150,7 @@ def gather(op: Op) -> None:
     """Ids are gathered; each picked position stands for itself."""
     axis, index, value = op.axis(0), op.const(1), op.x(0)
     picked = op.shape(1)
-    if index is None:
+    if index is None or (value.on(axis) is not None and op.varies(1).any()):
         value = op.pin_axes(value, [axis], "OP205", _AT_RUN_TIME)
         flat = np.zeros(int(np.prod(picked)), dtype=np.int64)
     else:

@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import leave, rewrites, rule
-from onnxprune.trace.values import transpose
+from onnxprune.trace.values import Factor, transpose
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -27,7 +27,7 @@ def reshape_target(edit: Edit) -> None:
     for i in np.flatnonzero(copied):
         if edit.new_shape(0)[i] != new[i]:
             copied[i] = False
-    edit.set_param(1, "shape", np.where(copied | (target == -1), target, new))
+    edit.set_param(1, "shape", np.where(copied | (target == -1), target, new), is_shape=True)
 
 
 @rewrites("Squeeze")
@@ -46,8 +46,12 @@ def transposed(op: Op) -> None:
 
 @rule("Expand")
 def expand(op: Op) -> None:
-    """Axes of size one are spread, the others keep their ids."""
+    """Axes keep their ids; those that are spread hold new channels, as those of a weight do."""
     op.align("*a -> *a", [op.x(0)])
+    out, before = op.outputs[0], op.shape(0)
+    before = (1,) * (len(out.shape) - len(before)) + before
+    spread = [a for a, (m, n) in enumerate(zip(before, out.shape, strict=True)) if n > m]
+    op.give(out.moved(out.shape, [*out.factors, *(Factor((a,), op.channels.fresh(out.shape[a])) for a in spread)]))
 
 
 @rewrites("Expand")
@@ -56,7 +60,7 @@ def expand_target(edit: Edit) -> None:
     target = edit.param(1, "shape")
     if target is not None:
         new = np.array(edit.new_out_shape(0), dtype=np.int64)[-len(target) :]
-        edit.set_param(1, "shape", np.where(target == 1, target, new))
+        edit.set_param(1, "shape", np.where(target == 1, target, new), is_shape=True)
 
 
 @rule("Shape")
@@ -87,7 +91,7 @@ def constant_of_shape(op: Op) -> None:
 def constant_of_shape_target(edit: Edit) -> None:
     """The shape that remains."""
     if edit.param(0, "") is not None:
-        edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64))
+        edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64), is_shape=True)
 
 
 @rule("Size")

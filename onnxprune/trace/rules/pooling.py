@@ -48,7 +48,7 @@ def resize_sizes(edit: Edit) -> None:
     sizes = edit.param(3, "sizes")
     if sizes is not None and sizes.size:
         axes = edit.attr("axes") or range(len(edit.old_shape(0)))
-        edit.set_param(3, "sizes", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=sizes.dtype))
+        edit.set_param(3, "sizes", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=sizes.dtype), is_shape=True)
 
 
 @rule("DepthToSpace")

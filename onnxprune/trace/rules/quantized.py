@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rewrites, rule
 from onnxprune.trace.rules.contraction import conv_groups
@@ -16,10 +17,10 @@ def quantize(op: Op) -> None:
     blocked = len(scale) == rank and rank > 0 and op.attr("block_size", 0)
     data = " ".join(f"(b {n})" if blocked and i == axis else n for i, n in enumerate(names))
     if blocked:
-        scales = " ".join("b" if i == axis else n for i, n in enumerate(names))
+        scales = [" ".join("b" if i == axis else n for i, n in enumerate(names))] * 2
     else:
-        scales = names[axis] if len(scale) == 1 and scale[0] > 1 else " ".join("u" for _ in scale)
-    op.align(f"{data}, {scales}, {scales} -> {data}", b=scale[axis] if blocked else 1)
+        scales = [_per_channel(op, i, names[axis] if rank else "u") for i in (1, 2)]
+    op.align(f"{data}, {', '.join(scales)} -> {data}", b=scale[axis] if blocked else 1)
 
 
 @rule("DynamicQuantizeLinear")
@@ -49,7 +50,14 @@ def conv_integer(op: Op) -> None:
     )
 
 
-rewrites("QLinearConv", "ConvInteger")(conv_groups)
+rewrites("ConvInteger")(conv_groups)
+
+
+@rewrites("QLinearConv")
+def qlinear_conv_groups(edit: Edit) -> None:
+    """As for Conv."""
+    if edit.attr("group", 1) > 1:
+        edit.set_attr("group", edit.new_shape(0)[1] // edit.new_shape(3)[1])
 
 
 @rule("MatMulInteger")

@@ -51,7 +51,7 @@ def center_crop_pad_target(edit: Edit) -> None:
     target = edit.param(1, "")
     if target is not None:
         axes = edit.attr("axes") or range(len(edit.old_shape(0)))
-        edit.set_param(1, "", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=target.dtype))
+        edit.set_param(1, "", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=target.dtype), is_shape=True)
 
 
 @rule("DeformConv")

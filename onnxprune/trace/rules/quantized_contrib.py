@@ -1,0 +1,68 @@
+"""Quantised operators of ONNX Runtime's own domain: one scale and zero point per tensor, or one per output channel."""
+
+from __future__ import annotations
+
+from onnxprune.trace.op import Op
+from onnxprune.trace.registry import leave, rule
+from onnxprune.trace.rules.indexing import join
+
+_BIAS = 6
+
+
+@rule("com.microsoft:QLinearAdd", "com.microsoft:QLinearMul")
+def binary(op: Op) -> None:
+    """Data, scale and zero point of each operand: axes of the same place are one axis."""
+    op.align("*a, *a -> *a", [op.x(0), op.x(3)])
+
+
+@rule("com.microsoft:QLinearLeakyRelu", "com.microsoft:QLinearSigmoid")
+def unary(op: Op) -> None:
+    """Each element by itself."""
+    op.give(op.x(0))
+
+
+@rule("com.microsoft:QLinearSoftmax")
+def softmax(op: Op) -> None:
+    """Every position of the axis counts."""
+    axis = op.axis(-1)
+    op.give(op.pin_axes(op.x(0), [axis], "OP204", "it normalises over this axis, so each position counts"))
+
+
+@rule("com.microsoft:QLinearAveragePool", "com.microsoft:QLinearGlobalAveragePool")
+def pool(op: Op) -> None:
+    """Positions are mixed within a channel."""
+    op.align("n *s c -> n *t c" if op.attr("channels_last", 0) else "n c *s -> n c *t", [op.x(0)])
+
+
+@rule("com.microsoft:QLinearConcat")
+def concat(op: Op) -> None:
+    """Scale and zero point of the result, then data, scale and zero point of each operand."""
+    join(op, [op.x(i) for i in range(2, len(op.node.input), 3)], op.axis(0, rank=len(op.out_shape())))
+
+
+@rule("com.microsoft:QGemm")
+def qgemm(op: Op) -> None:
+    """As Gemm; the weight's scale and zero point are one for all or one for each output."""
+    a = "k m" if op.attr("transA", 0) else "m k"
+    b = "n k" if op.attr("transB", 0) else "k n"
+    scales = ["n" if op.has(i) and op.shape(i) not in ((), (1,)) else _scalar(op, i) for i in (4, 5)]
+    bias = " ".join("mn"[2 - len(op.shape(_BIAS)) :]) if op.has(_BIAS) else ""
+    operands = [op.x(i) if op.has(i) else None for i in (0, 3, 4, 5, _BIAS) if i < len(op.node.input)]
+    op.align(f"{a}, {b}, {', '.join(scales)}, {bias} -> m n", operands)
+
+
+@rule("com.microsoft:DynamicQuantizeMatMul", "com.microsoft:MatMulIntegerToFloat")
+def matmul(op: Op) -> None:
+    """As MatMul; scales and zero points of the weight and a bias for each column."""
+    first = 2 if op.node.op_type == "DynamicQuantizeMatMul" else 3
+    columns = [i for i in range(first, len(op.node.input)) if op.has(i) and op.shape(i) not in ((), (1,))]
+    spec = ", ".join("n" for _ in columns)
+    op.align(f"*b m k, *b k n, {spec} -> *b m n", [op.x(0), op.x(1), *(op.x(i) for i in columns)])
+
+
+def _scalar(op: Op, i: int) -> str:
+    return "u" * len(op.shape(i)) if op.has(i) else ""
+
+
+leave("its weights are packed in blocks", "com.microsoft:MatMulNBits", "com.microsoft:QAttention")
+leave("its weights are packed in blocks", "com.microsoft:DynamicQuantizeLSTM")
