@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import ceil, gcd
+from math import ceil, gcd, lcm
 from typing import Any, Literal
 
 import numpy as np
@@ -156,25 +156,24 @@ def choose(
     return removed
 
 
-def ladder(units: int, width: int, guards: Guards) -> list[int]:
+def ladder(units: int, widths: Sequence[int], guards: Guards) -> list[int]:
     """Return the unit counts that a group may be cut to, descending, without the full count.
 
     Args:
         units: how many units it has.
-        width: channels of a unit.
+        widths: how many channels a unit is on the axes where it has some; on each, counts are rounded.
         guards: limits.
     """
-    multiple = _multiple(units, width, guards.round_to)
-    floor = max(1, ceil(guards.min_channels / width), ceil(units * (1 - guards.max_ratio) - 1e-9))
+    multiple = _multiple(units, widths, guards.round_to)
+    floor = max(1, ceil(guards.min_channels / min(widths)), ceil(units * (1 - guards.max_ratio) - 1e-9))
     top = (units - 1) // multiple * multiple
     return [n for n in range(top, 0, -multiple) if n >= floor]
 
 
-def _multiple(units: int, width: int, round_to: int | None) -> int:
-    if round_to is not None:
-        return round_to // gcd(round_to, width)
-    multiple = _LANES // gcd(_LANES, width)
-    while multiple > 1 and units // multiple < _CHOICES:
+def _multiple(units: int, widths: Sequence[int], round_to: int | None) -> int:
+    channels = _LANES if round_to is None else round_to
+    multiple = lcm(*(channels // gcd(channels, width) for width in widths))
+    while round_to is None and multiple > 1 and units // multiple < _CHOICES:
         multiple //= 2
     return multiple
 
@@ -184,7 +183,7 @@ def _steps(group: Group, scores: NDArray[np.float64], guards: Guards) -> list[St
         return []
     order = np.argsort(scores, kind="stable")
     steps, gone, loss, total = [], 0, 0.0, len(group.units)
-    for count in ladder(total, group.width, guards):
+    for count in ladder(total, group.widths, guards):
         leaving = order[gone : total - count]
         loss = max(loss, float(scores[leaving].mean()))
         gone = total - count

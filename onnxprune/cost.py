@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import prod
 
 from onnx import ModelProto, NodeProto, TensorProto
-from onnx.helper import get_node_attr_value, tensor_dtype_to_np_dtype
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.kept import Kept
+from onnxprune.macs import ShapeOf, node_macs
 from onnxprune.shapes import Shapes
 from onnxprune.trace.values import Shape
-
-ShapeOf = Callable[[str], Shape]
 
 # Tensors of these types are shapes, indices and flags, neither weights nor activations. Indices may be int32, too, and
 # so are the biases of quantised convolutions: too few to matter.
@@ -112,62 +110,6 @@ def _made(node: NodeProto) -> str:
 def is_weight(tensor: TensorProto) -> bool:
     """Whether an initialiser is a weight, and not a shape, an index or a flag."""
     return tensor.data_type not in _NOT_WEIGHTS
-
-
-def node_macs(node: NodeProto, shape: ShapeOf) -> int:
-    """Return the multiply-accumulates of a node; 0 for operators that aren't contractions or have unknown shapes."""
-    count = _MACS.get(node.op_type)
-    try:
-        return count(node, shape) if count else 0
-    except KeyError:
-        return 0
-
-
-def _conv(node: NodeProto, shape: ShapeOf) -> int:
-    return prod(shape(node.output[0])) * prod(shape(node.input[1])[1:])
-
-
-def _conv_transpose(node: NodeProto, shape: ShapeOf) -> int:
-    return prod(shape(node.input[0])) * prod(shape(node.input[1])[1:])
-
-
-def _gemm(node: NodeProto, shape: ShapeOf) -> int:
-    transposed = get_node_attr_value(node, "transA") if any(a.name == "transA" for a in node.attribute) else 0
-    return prod(shape(node.output[0])) * shape(node.input[0])[0 if transposed else 1]
-
-
-def _matmul(node: NodeProto, shape: ShapeOf) -> int:
-    return prod(shape(node.output[0])) * shape(node.input[0])[-1]
-
-
-def _einsum(node: NodeProto, shape: ShapeOf) -> int:
-    terms = get_node_attr_value(node, "equation").decode().replace(" ", "").partition("->")[0].split(",")
-    sizes: dict[str, int] = {}
-    for name, term in zip(node.input, terms, strict=True):
-        head, dots, tail = term.partition("...")
-        dims = shape(name)
-        spare = len(dims) - len(head) - len(tail)
-        letters = [*head, *(f".{i}" for i in range(spare, 0, -1) if dots), *tail]
-        for letter, n in zip(letters, dims, strict=True):
-            sizes[letter] = max(sizes.get(letter, 1), n)
-    return prod(sizes.values())
-
-
-def _recurrent(node: NodeProto, shape: ShapeOf) -> int:
-    steps, batch, _ = shape(node.input[0])
-    return steps * batch * (prod(shape(node.input[1])) + prod(shape(node.input[2])))
-
-
-_MACS: dict[str, Callable[[NodeProto, ShapeOf], int]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Einsum": _einsum,
-    "GRU": _recurrent,
-    "Gemm": _gemm,
-    "LSTM": _recurrent,
-    "MatMul": _matmul,
-    "RNN": _recurrent,
-}
 
 
 def _peak(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> int:

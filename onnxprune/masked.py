@@ -107,14 +107,10 @@ def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodePr
         for last, (axis, mask) in enumerate(partial, start=1 - len(partial)):
             if small == name:
                 small = inner.output[i] = next(names)
-            # Removed places read any other and are multiplied by zero.
-            gathered, ones = next(names), next(names)
-            after.append(gather(small, np.where(mask, np.cumsum(mask) - 1, 0), axis, gathered))
-            dtype = helper.tensor_dtype_to_np_dtype(kept.graph.shapes.types[name])
-            shape = [-1] + [1] * (len(kept.shape(name)) - axis - 1)
-            model.graph.initializer.append(numpy_helper.from_array(mask.reshape(shape).astype(dtype), ones))
-            small = next(names) if last else name
-            after.append(helper.make_node("Mul", [gathered, ones], [small], name=small))
+            # Removed places hold a copy of another: nobody reads them.
+            out = next(names) if last else name
+            after.append(gather(small, np.where(mask, np.cumsum(mask) - 1, 0), axis, out))
+            small = out
     return [*before, inner, *after]
 
 

@@ -171,6 +171,17 @@ def _materialise_constants(draft: _Draft) -> None:
     _forget(draft.shell.graph.value_info, aliases)
 
 
+def _drop_dead(draft: _Draft) -> None:
+    """Every node is needed for an output."""
+    needed = {value.name for value in draft.shell.graph.output}
+    live = []
+    for node in reversed(draft.nodes):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input, captured_names(node))
+            live.append(node)
+    draft.nodes = live[::-1]
+
+
 def _drop_unread(draft: _Draft) -> None:
     """Every initialiser is read by a node or a subgraph, or is an output."""
     read = draft.fixed_names().union(*(node.input for node in draft.nodes))
@@ -218,6 +229,7 @@ _PASSES: tuple[Callable[[_Draft], None], ...] = (
     _separate_inputs,
     _open_negative_sizes,
     _materialise_constants,
+    _drop_dead,
     _drop_unread,
     _name_nodes,
     _unshare_vectors,

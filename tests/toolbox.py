@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -237,9 +237,13 @@ class Net:
                 self.types[name].tensor_type.elem_type = kind.tensor_type.elem_type
 
 
-def analyse(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ChannelGraph:
+def analyse(
+    proto: ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    attention: Literal["heads", "width"] = "heads",
+) -> ChannelGraph:
     """Normalise and trace a model."""
-    return trace(normalise(proto), input_shapes)
+    return trace(normalise(proto), input_shapes, attention=attention)
 
 
 def nothing(graph: ChannelGraph) -> Kept:

@@ -12,7 +12,7 @@ from onnxprune.cli.group import LazyGroup
 
 __all__ = ["cli", "main"]
 
-COMMANDS = ("inspect", "explain", "plan", "prune", "verify", "rules")
+COMMANDS = ("inspect", "explain", "plan", "prune", "verify", "evaluate", "rules")
 
 _EXAMPLES = """\b
 Examples:

@@ -16,6 +16,7 @@ METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "cosine")
 
 _LABELLED = ("top1", "top5", "miou")
 _DISTANCES = ("mse", "cosine")
+_UNCLEAR = "there is no output, or more than one, that has a score for each class"
 
 
 def check_name(name: str) -> None:
@@ -62,14 +63,14 @@ def _lacks(name: str, first: View) -> str | None:
         if first.labels is None:
             return "the data have no labels"
         if first.flat is None or first.classes is None:
-            return "no output has a score for each class, in a shape that goes with the labels"
+            return f"{_UNCLEAR}, in a shape that goes with the labels"
         return "the model tells only the class it predicts" if name == "top5" and first.classes.scores is None else None
     if first.original is None:
         return "it compares with the original model, which isn't given (against, --against)"
     if name in _DISTANCES:
         return None if floats(first.outputs) else "no output is of real numbers"
     if first.classes is None:
-        return "no output has a score for each class"
+        return _UNCLEAR
     return "the model tells only the class it predicts" if name == "kl" and first.classes.scores is None else None
 
 

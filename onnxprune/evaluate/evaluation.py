@@ -134,7 +134,7 @@ def _check_interfaces(model: ModelProto, original: ModelProto) -> None:
     for what in ("input", "output"):
         mine, its = ([v.name for v in getattr(m.graph, what)] for m in (model, original))
         constants = {t.name for m in (model, original) for t in m.graph.initializer}
-        if set(mine) ^ set(its) - constants:
+        if set(mine).symmetric_difference(its) - constants:
             cause = f"the {what}s are {', '.join(mine)}, and the original's are {', '.join(its)}"
             raise VerificationError("OP503", cause)
 

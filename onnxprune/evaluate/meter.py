@@ -81,7 +81,7 @@ class Meter:
             assert self._mine.sums is not None
             original = self._estimate(self._original, confidence)
             if self._binary:
-                difference = paired_proportions(self._gains, self._losses, self._mine.sums[1], confidence)
+                difference = paired_proportions(self._gains, self._losses, float(self._mine.sums[1]), confidence)
             else:
                 change = value(self._mine.resampled) - value(self._original.resampled)
                 difference = percentile(mine.value - original.value, change, confidence)
@@ -90,7 +90,8 @@ class Meter:
     def _estimate(self, tally: _Tally, confidence: float) -> Estimate:
         assert tally.sums is not None
         if self._binary:
-            return wilson(*tally.sums, confidence)
+            hits, trials = tally.sums
+            return wilson(float(hits), float(trials), confidence)
         value = self.metric.value
         return percentile(float(value(tally.sums)), value(tally.resampled), confidence)
 

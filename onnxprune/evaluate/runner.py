@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -50,10 +49,8 @@ class Runner:
         feeds, rows = dict(batch.inputs), min(size, batch.count - start)
         if not batch.whole:
             feeds = {name: _piece(array, start, size) for name, array in feeds.items()}
-        outputs = run(self._session, feeds)
-        return {
-            name: _rows(name, value, size)[:rows] for name, value in outputs.items() if isinstance(value, np.ndarray)
-        }
+        tensors = {name: value for name, value in run(self._session, feeds).items() if isinstance(value, np.ndarray)}
+        return {name: _rows(name, array, size)[:rows] for name, array in tensors.items()}
 
 
 def _piece(array: Array, start: int, size: int) -> Array:
@@ -64,9 +61,8 @@ def _piece(array: Array, start: int, size: int) -> Array:
     return piece if len(piece) == size else np.concatenate([piece, piece[-1:].repeat(size - len(piece), axis=0)])
 
 
-def _rows(name: str, output: Any, size: int) -> Array:
+def _rows(name: str, array: Array, size: int) -> Array:
     """Give an output an axis of samples; that of a single sample may lack it."""
-    array: Array = output
     if array.ndim and len(array) == size:
         return array
     if size == 1:

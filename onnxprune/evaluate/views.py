@@ -53,7 +53,9 @@ def floats(outputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def class_output(outputs: Mapping[str, Array], labels: Array | None, name: str | None) -> str | None:
-    """Choose the output that tells classes: the one named, else the first that fits the labels, else any.
+    """Choose the output that tells classes: the one named, or one that can be read so, best by the labels.
+
+    Where several outputs score different numbers of classes, nothing tells which is meant.
 
     Raises:
         DataError: there is no output of the name (OP711).
@@ -65,9 +67,13 @@ def class_output(outputs: Mapping[str, Array], labels: Array | None, name: str |
             raise DataError("OP711", f"the model has no output {name!r}", hint=hint)
         return name
     for wanted in (labels, None):
-        for candidate, output in outputs.items():
-            if classes_of(output, wanted) is not None:
-                return candidate
+        read = {key: classes_of(output, wanted) for key, output in outputs.items()}
+        found = {key: classes for key, classes in read.items() if classes is not None}
+        scored = {key: classes for key, classes in found.items() if classes.scores is not None}
+        if len({classes.count for classes in scored.values()}) > 1:
+            return None
+        if found:
+            return next(iter(scored or found))
     return None
 
 

@@ -7,6 +7,7 @@ matrix products all take this form, so that everything after it is plain least s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,7 @@ from onnx import ModelProto, NodeProto
 from onnx.helper import get_attribute_value, make_attribute
 
 from onnxprune._tensors import Weights
+from onnxprune._validate import captured_names
 
 Array = NDArray[Any]
 Rows = NDArray[np.float64]
@@ -133,30 +135,39 @@ class Layer:
 def find_layers(model: ModelProto) -> list[Layer]:
     """Return the layers of a model whose weights are initialisers of their own, in topological order."""
     weights = Weights(model)
-    uses: dict[str, int] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
-    layers = []
-    for source in model.graph.node:
-        if source.domain not in ("", "ai.onnx") or len(source.input) < 2 or source.input[1] not in weights:
-            continue
-        if uses[source.input[1]] > 1 or source.input[0] in weights:
-            continue
-        node = NodeProto()
-        node.CopyFrom(source)
-        attributes = _attributes(node)
-        shape = weights.shape(node.input[1])
-        bias = node.input[2] if len(node.input) > 2 and node.input[2] in weights else None
-        if node.op_type in ("Conv", "ConvTranspose"):
-            if "kernel_shape" not in attributes:
-                node.attribute.append(make_attribute("kernel_shape", list(shape[2:])))
-            layers.append(Layer(node, node.input[1], bias, attributes.get("group", 1), channels_last=False))
-        elif len(shape) == 2 and (
-            node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transA", 0))
-        ):
-            layers.append(Layer(node, node.input[1], bias, 1, channels_last=True))
-    return layers
+    uses = Counter(n for node in model.graph.node for n in [*node.input, *captured_names(node)])
+    uses.update(o.name for o in model.graph.output)
+    layers = (_layer(node, weights) for node in model.graph.node)
+    return [layer for layer in layers if layer is not None and uses[layer.weight] == 1]
+
+
+def _layer(source: NodeProto, weights: Weights) -> Layer | None:
+    """Return a node as a layer, or None if it isn't the product of an activation and a weight, plus a bias."""
+    if source.domain not in ("", "ai.onnx") or source.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return None
+    x, weight = source.input[:2]
+    if x in weights or weight not in weights or weights.dtype(weight).kind != "f":
+        return None
+    node = NodeProto()
+    node.CopyFrom(source)
+    attributes, shape = _attributes(node), weights.shape(weight)
+    convolution = node.op_type.startswith("Conv")
+    if convolution and "kernel_shape" not in attributes:
+        node.attribute.append(make_attribute("kernel_shape", list(shape[2:])))
+    groups = attributes.get("group", 1) if convolution else 1
+    if node.op_type == "Gemm":
+        outputs = shape[0] if attributes.get("transB", 0) else shape[-1]
+    else:
+        outputs = shape[0] if node.op_type == "Conv" else shape[1] * groups if convolution else shape[-1]
+    bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+    plain = convolution or (
+        len(shape) == 2 and not attributes.get("transA", 0) and {attributes.get(n, 1) for n in ("alpha", "beta")} == {1}
+    )
+    if not plain or (
+        bias is not None and (bias not in weights or weights.shape(bias) not in ((outputs,), (1, outputs)))
+    ):
+        return None
+    return Layer(node, weight, bias, groups, channels_last=not convolution)
 
 
 def _geometry(node: NodeProto, size: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -167,15 +178,24 @@ def _geometry(node: NodeProto, size: Sequence[int], kernel: Sequence[int]) -> li
     dilations = attributes.get("dilations", [1] * rank)
     pads = attributes.get("pads", [0] * 2 * rank)[:rank]
     auto = attributes.get("auto_pad", b"NOTSET").decode()
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = []
-        for n, k, stride, dilation in zip(size, kernel, strides, dilations, strict=True):
-            extent = dilation * (k - 1) + 1
-            if node.op_type == "ConvTranspose":
-                total = max(extent - stride, 0)
-            else:
-                total = max((-(-n // stride) - 1) * stride + extent - n, 0)
-            pads.append(total // 2 if auto == "SAME_UPPER" else -(-total // 2))
+    same = auto in ("SAME_UPPER", "SAME_LOWER")
+    extents = [dilation * (k - 1) + 1 for dilation, k in zip(dilations, kernel, strict=True)]
+    if node.op_type == "ConvTranspose" and (same or "output_shape" in attributes):
+        out = attributes.get("output_shape", [n * stride for n, stride in zip(size, strides, strict=True)])[-rank:]
+        extra = attributes.get("output_padding", [0] * rank)
+        totals = [
+            max((n - 1) * stride + e + extent - o, 0)
+            for n, stride, e, extent, o in zip(size, strides, extra, extents, out, strict=True)
+        ]
+        pads = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
+    elif same:
+        totals = [
+            max((-(-n // stride) - 1) * stride + extent - n, 0)
+            for n, stride, extent in zip(size, strides, extents, strict=True)
+        ]
+        pads = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
+    elif auto == "VALID":
+        pads = [0] * rank
     return list(zip(strides, dilations, pads, strict=True))
 
 

@@ -89,7 +89,7 @@ def recover(
         if layer.x in touched:
             for stream, place in zip((now, then), places, strict=True):
                 stream.advance(place[layer.node.name])
-            wiring = Wiring(pruned, numbers)
+            wiring = Wiring(pruned, numbers, kept.graph.shapes.shapes)
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, wiring)
             fitted, held = _moments(kept, now, then, layer, target, rng, positions)
@@ -168,15 +168,12 @@ def _write_intercept(layer: Layer, wiring: Wiring, change: NDArray[np.float64]) 
     """Add to a layer's bias, or to what follows it: a normalisation's mean, a constant that is added."""
     weights = wiring.weights
     follower = wiring.only_reader(layer.y)
-    if layer.bias is not None:
-        name, sign = layer.bias, 1.0
-    elif follower is not None and follower.op_type == "BatchNormalization":
+    name, sign = layer.bias, 1.0
+    if name is None and follower is not None and follower.op_type == "BatchNormalization":
         name, sign = follower.input[3], -1.0
-    elif follower is not None and follower.op_type == "Add":
-        name, sign = next((n for n in follower.input if n in weights), ""), 1.0
-    else:
-        return False
-    if not name or weights[name].size != change.size or len(wiring.readers[name]) > 1:
+    elif name is None and follower is not None and follower.op_type == "Add":
+        name = next((n for n in follower.input if wiring.per_channel(n, layer) is not None), None)
+    if name not in weights or weights[name].size != change.size or len(wiring.readers[name]) > 1:
         return False
     old = weights[name]
     new = np.asarray(old, dtype=np.float64).ravel() + sign * change

@@ -17,8 +17,12 @@ from onnx.helper import get_node_attr_value
 
 from onnxprune._tensors import Weights
 from onnxprune.recover.layers import Layer
+from onnxprune.trace.values import Shape
 
 Vector = NDArray[np.float64]
+
+# A normalisation can be looked through where it doesn't squash some channel to this share of another.
+_SMALLEST = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,6 @@ class Target:
         other: a tensor of the pruned network, or None.
         scale: per channel of the layer's output, shape (channels,) or ().
         shift: likewise.
-        usable: for which channels scale is large enough to divide by.
     """
 
     tensor: str
@@ -42,9 +45,16 @@ class Target:
 class Wiring:
     """Who makes and who reads each tensor of a model, and which layers a tensor depends on."""
 
-    def __init__(self, model: ModelProto, layers: Mapping[str, int]) -> None:
-        """Index a model; ``layers`` numbers its layers by node name, in topological order."""
+    def __init__(self, model: ModelProto, layers: Mapping[str, int], shapes: Mapping[str, Shape]) -> None:
+        """Index a model.
+
+        Args:
+            model: the pruned network.
+            layers: its layers' numbers by node name, in topological order.
+            shapes: shapes of the original's tensors, by which it is told what broadcasts.
+        """
         self.weights = Weights(model)
+        self.shapes = shapes
         self.readers: dict[str, list[NodeProto]] = {}
         self._latest: dict[str, int] = {}
         outputs = {o.name for o in model.graph.output}
@@ -61,6 +71,23 @@ class Wiring:
         readers = self.readers.get(tensor, [])
         return readers[0] if len(readers) == 1 and tensor not in self._outputs else None
 
+    def same_shape(self, *tensors: str) -> bool:
+        """Whether tensors are known to have one shape, so that nothing is spread between them."""
+        shapes = [self.shapes.get(t) for t in tensors]
+        return shapes[0] is not None and all(s == shapes[0] for s in shapes)
+
+    def per_channel(self, tensor: str, layer: Layer) -> Vector | None:
+        """Return a constant that is added to a layer's output as a vector over channels, or None if it is another."""
+        if tensor not in self.weights:
+            return None
+        rank = len(self.shapes.get(layer.y, ()))
+        axis = rank - 1 if layer.channels_last else 1
+        shape = self.weights.shape(tensor)
+        full = (1,) * (rank - len(shape)) + shape
+        if len(full) != rank or any(n != 1 for a, n in enumerate(full) if a != axis):
+            return None
+        return np.asarray(self.weights[tensor], dtype=np.float64).ravel()
+
     def latest_layer(self, tensor: str) -> int:
         """Return the number of the last layer that a tensor depends on, -1 for none."""
         return self._latest.get(tensor, -1)
@@ -71,24 +98,22 @@ def target_of(layer: Layer, number: int, wiring: Wiring) -> Target:
     scale, shift = np.ones(()), np.zeros(())
     tensor, node = layer.y, wiring.only_reader(layer.y)
     while node is not None:
-        if node.op_type == "BatchNormalization":
+        if node.op_type == "BatchNormalization" and all(n in wiring.weights for n in node.input[1:5]):
             gamma, beta, mean, variance = (np.asarray(wiring.weights[n], dtype=np.float64) for n in node.input[1:5])
             epsilon = next((get_node_attr_value(node, "epsilon") for a in node.attribute if a.name == "epsilon"), 1e-5)
             a = gamma / np.sqrt(variance + epsilon)
             scale, shift = scale * a, shift * a + beta - mean * a
         elif node.op_type == "Add":
             other = next((n for n in node.input if n != tensor), tensor)
-            if other in wiring.weights:
-                constant = np.asarray(wiring.weights[other], dtype=np.float64)
-                if constant.size != max(constant.shape, default=1):
-                    break
-                shift = shift + constant.ravel()
-            elif wiring.latest_layer(other) < number and other != tensor:
-                if np.abs(scale).min() > 1e-3 * max(np.abs(scale).max(), 1e-12):
-                    return Target(node.output[0], other, scale, shift)
+            constant = wiring.per_channel(other, layer)
+            if constant is None:
+                total = node.output[0]
+                ready = other != tensor and wiring.latest_layer(other) < number
+                even = np.abs(scale).min() > _SMALLEST * np.abs(scale).max()
+                if ready and even and wiring.same_shape(layer.y, other, total):
+                    return Target(total, other, scale, shift)
                 break
-            else:
-                break
+            shift = shift + constant
         elif node.op_type != "Identity":
             break
         tensor, node = node.output[0], wiring.only_reader(node.output[0])

@@ -25,7 +25,7 @@ class Group:
         nodes: all nodes whose weights it slices.
         producers: those of them whose output has the group's channels.
         units: the numbers of its units, in the order of their channels, shape (n,).
-        width: how many positions a unit has on the axis where it has most.
+        widths: how many positions a unit has on the axes it slices, each number once, ascending.
         slots: the weight axes it slices, as (initialiser, axis).
         approximations: why removal is more than zeroing; empty for an exact group.
     """
@@ -35,9 +35,14 @@ class Group:
     nodes: tuple[str, ...]
     producers: tuple[str, ...]
     units: Ids
-    width: int
+    widths: tuple[int, ...]
     slots: tuple[tuple[str, int], ...]
     approximations: tuple[Approximation, ...]
+
+    @property
+    def width(self) -> int:
+        """How many positions a unit has on the axis where it has most."""
+        return max(self.widths, default=0)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -53,8 +58,6 @@ class Group:
 def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     """Gather the removable units of a solved graph into groups, in the order of their first channels."""
     unit, slot, count, _ = graph.incidence
-    width = np.zeros(graph.unit_count, dtype=np.int64)
-    np.maximum.at(width, unit, np.where(slot < len(graph.slots), count, 0))
     members = list(_members(graph))
     group_of = np.full(graph.unit_count, -1, dtype=np.int64)
     for index, units in enumerate(members):
@@ -77,7 +80,7 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
                 nodes=tuple(nodes),
                 producers=producers,
                 units=units,
-                width=int(width[first]),
+                widths=tuple(np.unique(count[(unit == first) & (slot < len(graph.slots))]).tolist()),
                 slots=slots,
                 approximations=tuple(dict.fromkeys(notes.get(index, ()))),
             )

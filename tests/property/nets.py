@@ -986,6 +986,79 @@ def captured(b: Builder, x: str) -> str | None:
     return b.net.op("Add", x, y)
 
 
+@block
+def expand_like(b: Builder, x: str) -> str | None:
+    """Expand to the measured shape of another tensor."""
+    if not b.image(x) or b.resizable:
+        return None
+    pooled = b.net.op("GlobalAveragePool", x)
+    (y,) = b.net.ops("Expand", pooled, b.net.op("Shape", b.net.op("Relu", x)), count=1, shapes=[b.shape(x)])
+    return b.net.op("Mul", x, y)
+
+
+@block
+def zeros_like(b: Builder, x: str) -> str | None:
+    """Channels of constants, as many as were measured, are joined on or added."""
+    value = helper.make_tensor("value", 1, [1], [b.pick(0.0, 0.5)])
+    (y,) = b.net.ops("ConstantOfShape", b.net.op("Shape", x), count=1, shapes=[b.shape(x)], value=value)
+    b.net.types[y].tensor_type.elem_type = 1
+    if b.flag() or b.channels(x) > 8:
+        return b.net.op("Add", x, y)
+    return b.net.op("Concat", x, y, axis=1)
+
+
+@block
+def tied_decoder(b: Builder, x: str) -> str | None:
+    """One weight reads channels in a convolution and makes them in a transposed one."""
+    if not b.image(x):
+        return None
+    c, inner, ones = b.channels(x), b.number(2, 5), [1] * (len(b.shape(x)) - 2)
+    w = b.net.weight(inner, c, *ones, fan_in=c)
+    return b.net.op("ConvTranspose", b.net.op("Relu", b.net.op("Conv", x, w)), w)
+
+
+@block
+def channel_attention(b: Builder, x: str) -> str | None:
+    """ECA: a convolution along the channel axis, which mixes neighbours."""
+    if len(b.shape(x)) != 4 or b.channels(x) < 3:
+        return None
+    pooled = b.net.squeeze(b.net.op("GlobalAveragePool", x), [3])
+    y = b.net.conv(b.net.op("Transpose", pooled, perm=[0, 2, 1]), 1, 3, bias=False)
+    return b.net.op("Mul", x, b.net.op("Sigmoid", b.net.unsqueeze(b.net.op("Transpose", y, perm=[0, 2, 1]), [3])))
+
+
+@block
+def channel_pool(b: Builder, x: str) -> str | None:
+    """Channels are pooled as if they were positions."""
+    if len(b.shape(x)) != 4 or b.channels(x) < 3:
+        return None
+    y = b.net.op("Transpose", x, perm=[0, 2, 1, 3])
+    y = b.net.op(b.pick("MaxPool", "AveragePool"), y, kernel_shape=[2, 1], strides=[1, 1])
+    return b.net.op("Transpose", y, perm=[0, 2, 1, 3])
+
+
+@block
+def bilinear(b: Builder, x: str) -> str | None:
+    """Two sets of channels melt into one axis."""
+    if len(b.shape(x)) != 4 or b.resizable:
+        return None
+    n, _, h, w = b.shape(x)
+    first, second = b.number(2, 4), b.number(2, 4)
+    y = b.net.reshape(b.net.conv(x, first), b.batch_free([n, first, h * w]))
+    z = b.net.reshape(b.net.conv(x, second), b.batch_free([n, second, h * w]))
+    product = b.net.op("MatMul", y, b.net.op("Transpose", z, perm=[0, 2, 1]))
+    return b.net.reshape(b.net.op("Mul", product, b.net.const(0.1)), b.batch_free([n, first * second]))
+
+
+@block
+def sequential_groups(b: Builder, x: str) -> str | None:
+    """Two grouped convolutions whose numbers of groups don't divide each other's channels alike."""
+    if not b.image(x):
+        return None
+    y = b.net.conv(b.net.conv(x, 12), 12, group=b.pick(2, 3, 4, 6))
+    return b.net.conv(b.net.op("Relu", y), 12, group=b.pick(2, 3, 4, 6))
+
+
 # Sequences
 
 
@@ -995,7 +1068,7 @@ def multi_head_attention(b: Builder, x: str) -> str | None:
     if len(b.shape(x)) != 3 or b.resizable:
         return None
     net, (n, c, length) = b.net, b.shape(x)
-    heads, width = b.number(2, 3), b.number(2, 3)
+    heads, width = b.number(2, 3), b.pick(2, 3, 4)
     tokens = net.op("Transpose", x, perm=[0, 2, 1])
 
     def split(y: str) -> str:
@@ -1007,6 +1080,15 @@ def multi_head_attention(b: Builder, x: str) -> str | None:
         q, k, v = map(split, net.split(packed, [heads * width] * 3, 2))
     else:
         q, k, v = (split(net.linear(tokens, heads * width)) for _ in range(3))
+    if width == 4 and b.flag():  # rotary embeddings
+
+        def rotated(y: str) -> str:
+            left, right = net.split(y, [2, 2], 3)
+            turned = net.op("Concat", net.op("Neg", right), left, axis=3)
+            cosine, sine = (net.between(-1, 1, length, width) for _ in range(2))
+            return net.op("Add", net.op("Mul", y, cosine), net.op("Mul", turned, sine))
+
+        q, k = rotated(q), rotated(k)
     scores = net.op("MatMul", net.op("Mul", q, net.const(0.5)), net.op("Transpose", k, perm=[0, 1, 3, 2]))
     y = net.op("MatMul", net.op("Softmax", scores, axis=3), v)
     y = net.reshape(net.op("Transpose", y, perm=[0, 2, 1, 3]), b.batch_free([n, length, heads * width]))

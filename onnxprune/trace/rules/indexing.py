@@ -98,14 +98,11 @@ def _slices(op: Op, value: Value) -> dict[int, Ids | None]:
         axes = np.arange(rank if starts is None else len(starts))
     picked: dict[int, Ids | None] = {}
     for i, a in enumerate(int(a) % rank for a in axes):
-        if (
-            starts is None
-            or ends is None
-            or (op.has(4) and steps is None)
-            or (value.on(a) is not None and op.has(1) and (op.varies(1) | op.varies(2))[i])
-        ):
+        unknown = starts is None or ends is None or (op.has(4) and steps is None)
+        if unknown or (value.on(a) is not None and op.has(1) and (op.varies(1) | op.varies(2))[i]):
             picked[a] = None
         else:
+            assert starts is not None and ends is not None
             step = 1 if steps is None else int(steps[i])
             picked[a] = _range(int(starts[i]), int(ends[i]), step, value.shape[a])
     return picked

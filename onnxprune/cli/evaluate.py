@@ -1,0 +1,141 @@
+"""`onnxprune evaluate`: how good a model is, and what it lost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from onnxprune.cli.output import Output, reporting
+
+_EXAMPLES = """\b
+Examples:
+  onnxprune evaluate model.onnx --data val.zip
+  onnxprune evaluate small.onnx --against model.onnx --data val/ --limit 500
+  onnxprune evaluate model.onnx --data x.npz --preprocess 'scale=1/255 mean=0.5 std=0.5'
+  onnxprune evaluate model.onnx --data loader:batches --metric metrics:f1
+"""
+
+
+@click.command("evaluate", short_help="Measure accuracy, and what was lost.", epilog=_EXAMPLES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    help="An .npz or .npy file, a folder of .npy files, a folder or .zip of images, a Python function "
+    "module:function that gives batches, or digits.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="ORIGINAL",
+    help="Compare with this model on the same samples.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="top1, top5, miou, agreement, kl, mse, cosine, or module:function. Repeatable. [default: what labels "
+    "and --against allow]",
+)
+@click.option(
+    "--preprocess",
+    metavar="RECIPE",
+    help="How raw data become inputs: 'resize=256 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 "
+    "std=0.229,0.224,0.225 label_offset=0', or a TOML file of such keys. [default: guessed, and said]",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take so many samples, chosen by --seed.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at a time.")
+@click.option("--output-name", metavar="NAME", help="The output that tells classes. [default: found by its shape]")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    default=("CPUExecutionProvider",),
+    show_default=True,
+    help="Execution provider of ONNX Runtime. Repeatable, in order of preference.",
+)
+@reporting
+def command(
+    model: Path,
+    data: str,
+    against: Path | None,
+    metrics: tuple[str, ...],
+    preprocess: str | None,
+    limit: int | None,
+    seed: int,
+    batch: int,
+    output_name: str | None,
+    providers: tuple[str, ...],
+    out: Output,
+) -> None:
+    """Measure MODEL on data, and against the ORIGINAL that it was made from.
+
+    With class labels: accuracy or mean IoU. With --against, also what changed: agreement of
+    predictions, and distances of outputs, for which no labels are needed. Every value has a
+    confidence interval; a change is measured on the same samples.
+    """
+    from onnxprune.data import open_data, read_recipe
+    from onnxprune.data.functions import is_function_name
+    from onnxprune.evaluate import evaluate
+    from onnxprune.evaluate.table import evaluation_fields, evaluation_table
+    from onnxprune.model import load
+    from onnxprune.report import documents
+
+    if any(map(is_function_name, (data, *metrics))) and "" not in sys.path:
+        sys.path.insert(0, "")  # as for `python -m`: the user's modules lie where the command is given
+    recipe = None if preprocess is None else read_recipe(preprocess)
+    with out.step("load"):
+        loaded, original = load(model), None if against is None else load(against)
+    with out.step("open data"):
+        samples = open_data(data, loaded.proto, recipe=recipe, limit=limit, seed=seed)
+    for note in samples.notes:
+        out.note(f"note: {note}")
+    with _progress(out, samples.known_length) as progress:
+        evaluation = evaluate(
+            loaded,
+            samples,
+            against=original,
+            metrics=metrics or None,
+            output=output_name,
+            providers=providers,
+            batch=batch,
+            seed=seed,
+            progress=progress,
+        )
+    out.data(
+        lambda: documents.document(
+            "evaluate",
+            model=str(model),
+            against=None if against is None else str(against),
+            data=data,
+            **evaluation_fields(evaluation),
+            assumed=samples.notes,
+        ),
+        lambda: evaluation_table(evaluation),
+    )
+    for note in evaluation.notes:
+        out.warn(note)
+    if evaluation.not_finite:
+        out.warn(f"outputs aren't finite for {evaluation.not_finite} of {evaluation.samples} samples")
+
+
+@contextmanager
+def _progress(out: Output, total: int | None) -> Iterator[Callable[[int], None] | None]:
+    """Show a bar on a terminal; with -v, the time that it took."""
+    if out.verbosity != 0 or not sys.stderr.isatty():
+        with out.step("evaluate"):
+            yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluate", total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,106 @@
+"""Multiply-accumulates of one run of a node: one short formula per contraction, over shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import prod
+from typing import Any
+
+from onnx import NodeProto
+from onnx.helper import get_attribute_value
+
+from onnxprune.trace.registry import operator_key
+from onnxprune.trace.values import Shape
+
+ShapeOf = Callable[[str], Shape]
+Attributes = Mapping[str, Any]
+_Formula = Callable[[list[Shape], Shape, Attributes], int]
+
+
+def node_macs(node: NodeProto, shape: ShapeOf) -> int:
+    """Return the multiply-accumulates of a node.
+
+    Args:
+        node: the node.
+        shape: gives the shape of a tensor by name, or raises KeyError.
+
+    Returns:
+        0 for operators that aren't contractions, and where shapes are unknown or don't fit the operator.
+    """
+    formula = _MACS.get(operator_key(node.domain, node.op_type))
+    if formula is None:
+        return 0
+    try:
+        inputs = [shape(name) if name else () for name in node.input]
+        output = shape(next(name for name in node.output if name))
+        return formula(inputs, output, {a.name: get_attribute_value(a) for a in node.attribute})
+    except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration):
+        return 0
+
+
+def _conv(x: list[Shape], y: Shape, attributes: Attributes, weight: int = 1) -> int:
+    return prod(y) * prod(x[weight][1:])
+
+
+def _conv_transpose(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    return prod(x[0]) * prod(x[1][1:])
+
+
+def _matmul(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    return prod(y) * x[0][-2 if attributes.get("transA") else -1]
+
+
+def _einsum(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    terms = attributes["equation"].decode().replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for dims, term in zip(x, terms, strict=True):
+        head, dots, tail = term.partition("...")
+        spare = len(dims) - len(head) - len(tail)
+        letters = [*head, *(f".{i}" for i in range(spare, 0, -1) if dots), *tail]
+        for letter, n in zip(letters, dims, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), n)
+    return prod(sizes.values())
+
+
+def _recurrent(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    steps, batch, _ = x[0]
+    return steps * batch * (prod(x[1]) + prod(x[2]))
+
+
+def _attention(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    """Scores, then their product with the values; the outputs are as wide as the values of all heads."""
+    queries, keys = prod(x[0]), x[1][-2]
+    return queries * keys + prod(y) * keys
+
+
+def _packed_attention(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    """The projection, then scores and their product with the values."""
+    batch, steps, _ = x[0]
+    return batch * steps * prod(x[1]) + 2 * prod(y) * steps
+
+
+_MACS: dict[str, _Formula] = {
+    "Attention": _attention,
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "ConvTranspose": _conv_transpose,
+    "DeformConv": _conv,
+    "Einsum": _einsum,
+    "GRU": _recurrent,
+    "Gemm": _matmul,
+    "LSTM": _recurrent,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearConv": partial(_conv, weight=3),
+    "QLinearMatMul": _matmul,
+    "RNN": _recurrent,
+    "com.microsoft:Attention": _packed_attention,
+    "com.microsoft:DynamicQuantizeMatMul": _matmul,
+    "com.microsoft:FusedConv": _conv,
+    "com.microsoft:FusedGemm": _matmul,
+    "com.microsoft:FusedMatMul": _matmul,
+    "com.microsoft:MatMulIntegerToFloat": _matmul,
+    "com.microsoft:MultiHeadAttention": _attention,
+    "com.microsoft:QGemm": _matmul,
+}
