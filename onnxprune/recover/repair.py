@@ -173,7 +173,7 @@ def _write_intercept(layer: Layer, wiring: Wiring, change: NDArray[np.float64]) 
         name, sign = follower.input[3], -1.0
     elif name is None and follower is not None and follower.op_type == "Add":
         name = next((n for n in follower.input if wiring.per_channel(n, layer) is not None), None)
-    if name not in weights or weights[name].size != change.size or len(wiring.readers[name]) > 1:
+    if name is None or name not in weights or weights[name].size != change.size or len(wiring.readers[name]) > 1:
         return False
     old = weights[name]
     new = np.asarray(old, dtype=np.float64).ravel() + sign * change

@@ -61,8 +61,6 @@ def test_common_names_or_the_only_array_serve_a_single_input(name: str) -> None:
 
 
 def test_names_with_signs_that_files_cannot_have() -> None:
-    several = model("float[N,4] a:0; float[N,2] b/c").SerializeToString()  # the text form knows no such names
-    del several
     proto = model("float[N,4] first; float[N,2] second")
     proto.graph.input[0].name, proto.graph.input[1].name = "serving:0", "b/c"
     proto.graph.node[0].input[0], proto.graph.node[1].input[0] = "serving:0", "b/c"
@@ -150,7 +148,7 @@ def test_features_take_arithmetic_too() -> None:
 @pytest.mark.parametrize(
     ("inputs", "array", "reason"),
     [
-        ("float[N,4] x", X[:, :3], r"doesn't take an array \[1, 3\]|doesn't take an array \[4, 3\]"),
+        ("float[N,4] x", X[:, :3], r"doesn't take an array \[4, 3\]"),
         ("float[N,4] x", np.array(["a"] * 44).reshape(11, 4), "doesn't take <U1 values"),
         ("int32[N,4] x", X, "doesn't take float32 values"),
         ("int8[N,4] x", np.full((11, 4), 300), "doesn't take int64 values"),
@@ -195,7 +193,7 @@ def save_raw(path: Path, content: bytes) -> Path:
         (npy(np.zeros((0, 4))), "OP702", "empty"),
         (npy(X).replace(b"(11, 4)", b"(-1,-4)"), "OP703", "impossible shape"),
         (npy(X).replace(b"(11, 4)", b"(9**9,)"), "OP703", "not a .npy array"),
-        (npy(X).replace(b"(11, 4), ", b"(9999999999999999999,), "[:9]), "OP703", ""),
+        (npy(X).replace(b"(11, 4), }    ", b"(9999999, 4), }"), "OP703", "ends after 176"),
     ],
 )
 def test_damaged_or_hostile_npy_files(tmp_path: Path, content: bytes, code: str, reason: str) -> None:
@@ -223,16 +221,13 @@ def test_files_that_are_not_there_or_of_no_known_kind(tmp_path: Path) -> None:
         open_data(save_raw(tmp_path / "d.npz", b"PK\x03\x04"), VECTORS)
     with refused("OP702", "no images"):
         open_data(zipped(tmp_path / "e.npz", {}), VECTORS)
-    with refused("OP706", "no inputs"):
-        open_data({"x": X}, model("float[1,4] x", body="x_out = Constant<value = float[1,4] {1,2,3,4}>()")).batches(1) if (
-            False
-        ) else open_data({"x": X}, without_inputs())
 
 
-def without_inputs() -> Any:
+def test_a_model_without_inputs_needs_no_data() -> None:
     proto = model("float[1,4] x", body="x_out = Constant<value = float[1,4] {1,2,3,4}>()")
     del proto.graph.input[:]
-    return proto
+    with refused("OP706", "no inputs"):
+        open_data({"x": X}, proto)
 
 
 def test_packed_members_are_checked_to_the_last_byte(tmp_path: Path) -> None:
