@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from onnxprune.errors import RewriteError
-from onnxprune.kept import Kept, Mask
-from onnxprune.trace.values import Shape
+from onnxprune.kept import Kept
+from onnxprune.trace.values import Mask, Shape
 
 
 class Edit:
@@ -108,25 +108,25 @@ class Edit:
             value = value.astype(old.dtype)
         given = self._inputs[i] if i < len(self._inputs) else ""
         self.node.input.extend([""] * (i + 1 - len(self.node.input)))
-        new = self._constant(given or f"{self.node.output[0]}_{name}", value)
-        if old is not None and given not in self._shapes.static:
-            new = self._scale(given, old, value) if is_shape else self._override(given, np.asarray(old != value), new)
+        if old is None or given in self._shapes.static:
+            new = self._constant(given or f"{self.node.output[0]}_{name}", value)
+        elif is_shape:
+            new = self._unique(f"{given}_pruned")
+            self.before += self._scaled(given, old, value, new)
+        else:
+            new = self._override(given, np.asarray(old != value), self._constant(given, value))
         self.node.input[i] = new
 
-    def override_output(self, value: NDArray[Any], changed: NDArray[np.bool_]) -> None:
-        """Replace entries of the node's output, which goes on being computed at run time.
+    def scale_output(self, now: NDArray[Any], before: NDArray[Any]) -> None:
+        """Multiply the sizes that the node computes at run time by what they were over what they are.
 
         Args:
-            value: what the entries become, of the output's shape and type.
-            changed: which entries are replaced.
-
-        Raises:
-            RewriteError: the opset has no operator to override entries with.
+            now: the sizes it computes since channels have gone, at the sizes that were traced.
+            before: the sizes it computed.
         """
         name = self.node.output[0]
         self.node.output[0] = self._unique(f"{name}_computed")
-        mask, new = self._constant(f"{name}_changed", changed), self._constant(name, value)
-        self.after.append(self._where(mask, new, self.node.output[0], name))
+        self.after += self._scaled(self.node.output[0], now, before, name)
 
     def _override(self, computed: str, changed: NDArray[Any], value: str) -> str:
         """Replace the changed entries of a parameter that is computed at run time."""
@@ -134,15 +134,16 @@ class Edit:
         self.before.append(self._where(mask, value, computed, out))
         return out
 
-    def _scale(self, computed: str, old: NDArray[Any], new: NDArray[Any]) -> str:
-        """Multiply the entries of a shape that is computed at run time by new sizes over old ones."""
+    def _scaled(self, computed: str, old: NDArray[Any], new: NDArray[Any], out: str) -> list[NodeProto]:
+        """Multiply sizes that are computed at run time by new over old ones: right whatever else they are made of."""
         changed = (old != new) & (old > 0)
         times = self._constant(f"{computed}_times", np.where(changed, new, 1).astype(old.dtype))
         over = self._constant(f"{computed}_over", np.where(changed, old, 1).astype(old.dtype))
-        product, out = self._unique(f"{computed}_multiplied"), self._unique(f"{computed}_pruned")
-        self.before.append(helper.make_node("Mul", [computed, times], [product], name=product))
-        self.before.append(helper.make_node("Div", [product, over], [out], name=out))
-        return out
+        product = self._unique(f"{computed}_multiplied")
+        return [
+            helper.make_node("Mul", [computed, times], [product], name=self._unique(f"{product}_node")),
+            helper.make_node("Div", [product, over], [out], name=self._unique(f"{out}_node")),
+        ]
 
     def _where(self, mask: str, value: str, computed: str, out: str) -> NodeProto:
         if self.version < 9 and self.node.domain in ("", "ai.onnx"):

@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import reduce
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.errors import RewriteError
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Factor, Ids, Shape
-
-Mask = NDArray[np.bool_]
+from onnxprune.trace.values import Factor, Ids, Mask, Shape
 
 
 class Kept:

@@ -13,7 +13,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune._tensors import set_tensor
-from onnxprune.kept import Kept, Mask
+from onnxprune.kept import Kept
+from onnxprune.trace.values import Mask
 
 
 def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
@@ -53,6 +54,9 @@ def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
 _ZERO_POINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "ConvInteger": ((0, 2, 0), (1, 3, 0)),
     "DequantizeLinear": ((0, 2, 1),),
+    "DynamicQuantizeMatMul": ((1, 3, -1),),
+    "MatMulIntegerToFloat": ((0, 4, -2), (1, 5, -1)),
+    "QGemm": ((3, 5, -1),),
     "MatMulInteger": ((0, 2, -2), (1, 3, -1)),
     "QLinearConv": ((0, 2, 0), (3, 5, 0)),
     "QLinearMatMul": ((0, 2, -2), (3, 5, -1)),
@@ -68,7 +72,8 @@ def _zeros(kept: Kept) -> dict[str, np.ndarray]:
             point = graph.shapes.values.get(node.input[zero]) if zero < len(node.input) else None
             shape = graph.shapes.shapes.get(node.input[data])
             if point is not None and shape is not None and node.input[data] in graph.values:
-                axis = next((a.i for a in node.attribute if a.name == "axis"), axis)
+                attributes = {a.name: a.i for a in node.attribute}
+                axis = 0 if attributes.get("transB") else attributes.get("axis", axis)
                 zeros[node.input[data]] = _spread(point, shape, axis)
     return zeros
 

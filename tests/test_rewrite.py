@@ -89,7 +89,9 @@ def test_stale_shapes_are_refreshed() -> None:
     model.graph.value_info.append(helper.make_tensor_value_info("gone", TensorProto.FLOAT, [8]))
     pruned = assert_proved(half(analyse(model)))
     assert str(pruned.graph.value_info[0]) == str(helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 4, 4, 4]))
-    assert str(pruned.graph.value_info[1]) == str(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 4, None, "W"]))
+    assert str(pruned.graph.value_info[1]) == str(
+        helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 4, None, "W"])
+    )
     assert len(pruned.graph.value_info) == 2
 
 
@@ -245,18 +247,17 @@ def test_weights_keep_their_type(dtype: int) -> None:
         array = (rng.standard_normal(shape) / 3).astype(kind)
         return helper.make_tensor(name, dtype, shape, array.tobytes(), raw=True)
 
-    to_float = {"to": TensorProto.FLOAT}
     nodes = [
         helper.make_node("Cast", ["x"], ["x_"], name="in", to=dtype),
         helper.make_node("MatMul", ["x_", "w"], ["y"], name="wide"),
         helper.make_node("Relu", ["y"], ["z"], name="relu"),
         helper.make_node("MatMul", ["z", "v"], ["u"], name="narrow"),
-        helper.make_node("Cast", ["u"], ["out"], name="out", **to_float),
+        helper.make_node("Cast", ["u"], ["out"], name="out", to=TensorProto.FLOAT),
     ]
     if dtype == TensorProto.BFLOAT16:  # which ONNX Runtime's CPU provider only stores
         nodes = [
-            helper.make_node("Cast", ["w"], ["w_"], name="cast w", **to_float),
-            helper.make_node("Cast", ["v"], ["v_"], name="cast v", **to_float),
+            helper.make_node("Cast", ["w"], ["w_"], name="cast w", to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["v"], ["v_"], name="cast v", to=TensorProto.FLOAT),
             helper.make_node("MatMul", ["x", "w_"], ["y"], name="wide"),
             helper.make_node("Relu", ["y"], ["z"], name="relu"),
             helper.make_node("MatMul", ["z", "v_"], ["out"], name="narrow"),

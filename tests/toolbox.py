@@ -19,7 +19,8 @@ from onnxprune.normalise import normalise
 from onnxprune.rewrite import rewrite
 from onnxprune.shapes import concretise
 from onnxprune.trace import trace
-from onnxprune.trace.graph import ChannelGraph, Group
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
 from onnxprune.verify import Verification, difference, generate_inputs, verify
 
 Mask = NDArray[np.bool_]
@@ -53,7 +54,11 @@ class Net:
         return self.types[name].tensor_type.elem_type
 
     def input(
-        self, shape: Sequence[int], name: str | None = None, dtype: int = FLOAT, symbols: Mapping[int, str] | None = None
+        self,
+        shape: Sequence[int],
+        name: str | None = None,
+        dtype: int = FLOAT,
+        symbols: Mapping[int, str] | None = None,
     ) -> str:
         """Add a graph input; ``symbols`` names the axes whose size the model leaves open."""
         name = name or f"input{len(self.inputs)}"
@@ -110,7 +115,7 @@ class Net:
             self.types[outputs[0]] = self.types[inputs[0]]
         return outputs
 
-    def output(self, name: str, symbols: Mapping[int, str] | None = None) -> None:
+    def output(self, name: str, symbols: Mapping[int, str | None] | None = None) -> None:
         """Make a tensor a graph output."""
         declared = [(symbols or {}).get(axis, n) for axis, n in enumerate(self.shape(name))]
         self.outputs.append(helper.make_tensor_value_info(name, self.dtype(name), declared))
@@ -129,7 +134,14 @@ class Net:
     # Layers and operators whose form depends on the opset.
 
     def conv(
-        self, x: str, out: int, kernel: int | Sequence[int] = 1, *, name: str | None = None, bias: bool = True, **attributes: Any
+        self,
+        x: str,
+        out: int,
+        kernel: int | Sequence[int] = 1,
+        *,
+        name: str | None = None,
+        bias: bool = True,
+        **attributes: Any,
     ) -> str:
         """Add a convolution with random weights; ``same`` padding by default."""
         channels, rank = self.shape(x)[1], len(self.shape(x)) - 2
@@ -161,7 +173,12 @@ class Net:
         return self._axes_op(op_type, x, axes, 13 if op_type == "ReduceSum" else 18, keepdims=keepdims)
 
     def slice(
-        self, x: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int] | None = None
+        self,
+        x: str,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        axes: Sequence[int],
+        steps: Sequence[int] | None = None,
     ) -> str:
         if self.opset < 10:
             assert steps is None, "steps came with opset 10"
@@ -173,7 +190,7 @@ class Net:
         """Split an axis; ``implicit`` leaves the (equal) sizes out."""
         count = len(sizes)
         if implicit:
-            extra = {"num_outputs": count} if self.opset >= 18 else {}
+            extra: dict[str, Any] = {"num_outputs": count} if self.opset >= 18 else {}
             return self.ops("Split", x, count=count, axis=axis, **extra)
         if self.opset < 13:
             return self.ops("Split", x, count=count, axis=axis, split=list(sizes))
@@ -263,9 +280,7 @@ def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generat
 
 def swapped(kept: Kept, rng: np.random.Generator) -> Kept | None:
     """Exchange one removed unit for one that stays, in a random group: as many are gone, but another one is."""
-    choices = [
-        g for g in kept.graph.groups if kept.removed[g.units].any() and not kept.removed[g.units].all()
-    ]
+    choices = [g for g in kept.graph.groups if kept.removed[g.units].any() and not kept.removed[g.units].all()]
     if not choices:
         return None
     units = choices[rng.integers(len(choices))].units
@@ -362,7 +377,8 @@ def snapshot(graph: ChannelGraph, names: Mapping[str, str] | None = None) -> set
     def unit(index: int) -> frozenset[Any]:
         slices = graph.unit(index).slices
         return frozenset(
-            (translate.get(name := s.tensor.partition("::")[0], name), s.axis, tuple(s.positions.tolist())) for s in slices
+            (translate.get(name := s.tensor.partition("::")[0], name), s.axis, tuple(s.positions.tolist()))
+            for s in slices
         )
 
     return {frozenset(unit(int(u)) for u in group.units) for group in graph.groups}

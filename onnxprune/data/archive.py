@@ -21,7 +21,8 @@ _LOCAL_HEADER = 30  # bytes, before the member's name
 _CHUNK = 1 << 20
 _SUSPICIOUS = 1 << 30  # bytes of a member that are plausible only
 _RATIO = 100  # if it isn't packed more tightly than so many to one
-_FILE = 1 << 28  # bytes of one image file
+FILE_LIMIT = 1 << 28
+"""Bytes of one image file."""
 
 
 class Archive:
@@ -46,8 +47,8 @@ class Archive:
         Raises:
             DataError: it is too large or damaged (OP704).
         """
-        if self.members[name].file_size > _FILE:
-            raise DataError("OP704", f"the member is larger than {_FILE >> 20} MiB", where=self.where(name))
+        if self.members[name].file_size > FILE_LIMIT:
+            raise DataError("OP704", f"the member is larger than {FILE_LIMIT >> 20} MiB", where=self.where(name))
         with self._reading(name):
             return self._zip.read(name)
 

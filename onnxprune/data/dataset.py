@@ -43,7 +43,7 @@ class Data:
     @property
     def labelled(self) -> bool:
         """Whether batches have labels."""
-        return self.source.labelled
+        return self.source.labelled and self.recipe.labels != "none"
 
     def __len__(self) -> int:
         """Count the samples; a stream is read once for it."""
@@ -83,7 +83,8 @@ class Data:
                 position = start if fit.whole else start + int(np.argwhere(~finite)[0][0])
                 cause = f"the data for input {fit.spec} hold a value that isn't finite"
                 raise DataError("OP707", cause, where=self._name(position))
-        return Batch(inputs, None if batch.labels is None else self._labels(batch.labels, start), batch.whole)
+        labels = None if self.recipe.labels == "none" else batch.labels
+        return Batch(inputs, None if labels is None else self._labels(labels, start), batch.whole)
 
     def _labels(self, labels: Array, start: int) -> Array:
         """Bring class labels to the model's indices; what isn't whole numbers or names is left as it is."""
@@ -106,7 +107,7 @@ class Data:
 
     def _from_names(self, labels: NDArray[np.str_], start: int) -> NDArray[np.int64]:
         if self.recipe.classes is None:
-            advice = "say classes=NAME,NAME,... in the model's order"
+            advice = "say classes=NAME,NAME,... in the model's order, or labels=none to do without"
             raise DataError("OP708", "the labels are names", where=self._name(start), hint=advice)
         order = {name: index for index, name in enumerate(self.recipe.classes)}
         known = np.isin(labels, self.recipe.classes)

@@ -11,13 +11,12 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.data.archive import Archive
+from onnxprune.data.archive import FILE_LIMIT, Archive
 from onnxprune.data.batch import Batch, chunks
 from onnxprune.data.pixels import SUFFIXES, Pixels
 from onnxprune.data.recipe import Recipe
 from onnxprune.errors import DataError
 
-_FILE = 1 << 28  # bytes
 _PREFIX = re.compile(r"(\d+)_")  # 0017_n01443537_goldfish.jpg
 _SHOWN = 12
 
@@ -60,12 +59,12 @@ class FolderFiles:
             if not file.is_file():
                 raise DataError("OP701", "not a file", where=str(file))
             with file.open("rb") as stream:
-                content = stream.read(_FILE + 1)
+                content = stream.read(FILE_LIMIT + 1)
         except OSError as error:
             cause = f"can't read the file: {error.strerror or error}"
             raise DataError("OP701", cause, where=self.where(name)) from error
-        if len(content) > _FILE:
-            raise DataError("OP701", f"the file is larger than {_FILE >> 20} MiB", where=self.where(name))
+        if len(content) > FILE_LIMIT:
+            raise DataError("OP701", f"the file is larger than {FILE_LIMIT >> 20} MiB", where=self.where(name))
         return content
 
     def where(self, name: str) -> str:
@@ -168,8 +167,8 @@ def class_labels(files: Files, recipe: Recipe, where: str) -> tuple[NDArray[np.i
     lacks = "a folder among the classes given" if recipe.classes else "a class folder"
     labels = _complete([order.get(f) for f in folders], files, lacks)
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    way = "are their names" if numeric else "in the order given" if recipe.classes else "in alphabetical order"
-    return labels, f"labels are the {len(names)} folders {way}: {shown}"
+    way = "their names" if numeric else "in the order given" if recipe.classes else "in alphabetical order"
+    return labels, f"labels are those of {len(names)} folders, {way}: {shown}"
 
 
 def _folders(names: Sequence[str]) -> list[str]:

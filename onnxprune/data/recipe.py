@@ -47,7 +47,7 @@ class Recipe:
         layout: where the model has its channels.
         dtype: the type of the model's input.
         labels: where an image's label comes from: its folder, the number that its file's name begins with
-            ("0017_x.jpg"), whichever of these there is, or nowhere.
+            ("0017_x.jpg"), or whichever of these there is. With "none" there are no labels, whatever the data.
         label_offset: what is added to a label to give the model's class: 1 where class 0 is a background.
         classes: names of the classes in the model's order, for folders and labels that are names.
         ignore: the label of what isn't to be judged.

@@ -78,7 +78,7 @@ def _sensible(name: str, first: View) -> bool:
     classes = first.classes
     dense = classes is not None and classes.predicted.shape[1] > 1
     if name == "top5":
-        return classes is not None and classes.count > 5 and not dense
+        return classes is not None and (classes.count or 0) > 5 and not dense
     return dense if name == "miou" else True
 
 

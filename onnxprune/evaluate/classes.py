@@ -13,8 +13,6 @@ from onnxprune.errors import DataError
 
 Ids = NDArray[np.int64]
 
-_INDICES = 256  # classes, where a model gives their indices and not how many there are
-
 
 @dataclass(frozen=True, slots=True)
 class Classes:
@@ -23,12 +21,15 @@ class Classes:
     Attributes:
         predicted: index of the class predicted, `IGNORED` where scores are NaN: [n, positions].
         scores: the score of each class, [n, classes, positions]; None if the model gives only indices.
-        count: how many classes there are.
     """
 
     predicted: Ids
     scores: Array | None
-    count: int
+
+    @property
+    def count(self) -> int | None:
+        """How many classes there are, if the model tells."""
+        return None if self.scores is None else self.scores.shape[1]
 
 
 def classes_of(output: Array, labels: Array | None) -> Classes | None:
@@ -47,7 +48,7 @@ def classes_of(output: Array, labels: Array | None) -> Classes | None:
     n = len(output)
     positions = () if labels is None else _drop_singles(labels.shape)
     if output.dtype.kind in "iu" and _drop_singles(output.shape) == positions:
-        return Classes(output.reshape(n, -1).astype(np.int64), None, _INDICES)
+        return Classes(np.maximum(output.reshape(n, -1).astype(np.int64), IGNORED), None)
     if output.dtype.kind in "biuUSO":
         return None
     axis = _class_axis(output.shape, positions)
@@ -56,23 +57,22 @@ def classes_of(output: Array, labels: Array | None) -> Classes | None:
     exact = output if output.dtype.itemsize >= 4 else output.astype(np.float32)
     scores = np.moveaxis(exact, axis, 1).reshape(n, output.shape[axis], -1)
     predicted = np.where(np.isnan(scores).any(axis=1), IGNORED, scores.argmax(axis=1))
-    return Classes(predicted, scores, scores.shape[1])
+    return Classes(predicted, scores)
 
 
-def flat_labels(labels: Array, count: int, start: int) -> Ids:
+def flat_labels(labels: Array, count: int | None, start: int) -> Ids:
     """Bring class labels to [n, positions].
 
     Args:
         labels: class indices.
-        count: how many classes the model has.
+        count: how many classes the model has, if that is known.
         start: position of the first sample in the data, for messages.
 
     Raises:
         DataError: a label is beyond the model's classes (OP708).
     """
     flat: Ids = labels.reshape(len(labels), -1).astype(np.int64)
-    wrong = flat >= count
-    if wrong.any():
+    if count is not None and (wrong := flat >= count).any():
         sample, value = start + int(np.argwhere(wrong)[0][0]), flat[wrong][0]
         hint = f"if {value} marks what isn't to be judged, say ignore={value}"
         cause = f"the label {value} is beyond the model's {count} classes"

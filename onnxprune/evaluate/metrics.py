@@ -23,6 +23,8 @@ from onnxprune.evaluate.views import View
 
 Rows = Callable[[View], Floats]
 
+_INDICES = 256  # classes of which sums are kept where the model doesn't tell how many there are
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -123,7 +125,7 @@ def _top_k_rows(k: int, view: View) -> Floats:
         return _hits(classes.predicted == labels, judged)
     wanted = np.where(judged, labels, 0)[:, None]
     score = np.take_along_axis(classes.scores, wanted, axis=1)
-    earlier = np.arange(classes.count)[None, :, None] < wanted
+    earlier = np.arange(classes.scores.shape[1])[None, :, None] < wanted
     rank = ((classes.scores > score) | ((classes.scores == score) & earlier)).sum(axis=1)
     return _hits((rank < k) & (classes.predicted != IGNORED), judged)
 
@@ -131,7 +133,10 @@ def _top_k_rows(k: int, view: View) -> Floats:
 def _iou_rows(view: View) -> Floats:
     classes, labels = view.classes, view.flat
     assert classes is not None and labels is not None
-    n, count = len(labels), classes.count
+    n, count = len(labels), classes.count or _INDICES
+    if max(labels.max(), classes.predicted.max()) >= count:
+        cause = f"miou can't be measured: where a model gives indices, classes are below {_INDICES}"
+        raise DataError("OP711", cause)
     judged = labels != IGNORED
     same = judged & (classes.predicted == labels)
     predicted = judged & (classes.predicted != IGNORED)

@@ -33,11 +33,18 @@ class Moments:
     power: Rows = field(default_factory=lambda: np.zeros(()))
     count: int = 0
 
-    def add(self, features: Rows, targets: Rows) -> None:
-        """Add samples: features of shape (n, groups, features), targets of shape (n, groups x outputs)."""
+    def add(self, features: Rows, targets: Rows, *, intercept: bool = True) -> None:
+        """Add samples.
+
+        Args:
+            features: shape (n, groups, features).
+            targets: shape (n, groups x outputs).
+            intercept: whether the layer can take one; otherwise the last feature is zero, and fits leave it alone.
+        """
         n, groups, _ = features.shape
-        x = np.concatenate([features, np.ones((n, groups, 1))], axis=2).transpose(1, 0, 2)
-        y = targets.reshape(n, groups, -1).transpose(1, 2, 0)
+        last = np.full((n, groups, 1), float(intercept))
+        x = np.concatenate([features, last], axis=2).transpose(1, 0, 2)
+        y = targets.reshape(n, groups, targets.shape[1] // groups).transpose(1, 2, 0)
         self.gram = self.gram + x.transpose(0, 2, 1) @ x
         self.cross = self.cross + y @ x
         self.power = self.power + (y**2).sum(axis=2)
@@ -79,6 +86,8 @@ def reconstruct(moments: Moments, held_back: Moments, start: Rows) -> Rows:
         held_back: of other samples.
         start: the weights as they are, shape (groups, outputs, features + 1).
     """
+    if not held_back.count:  # too little to choose by: stay close
+        return solve(moments, start, RIDGES[-1])
     candidates = [start, *(solve(moments, start, ridge) for ridge in RIDGES)]
     return min(candidates, key=held_back.error)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune._tensors import set_tensor
+from onnxprune.errors import UsageError
 from onnxprune.kept import Kept
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.lstsq import Moments, Rows, reconstruct, rescale, shift
@@ -30,7 +30,7 @@ _FITS: Mapping[Method, Callable[[Moments, Moments, Rows], Rows]] = {
     "reconstruct": reconstruct,
 }
 
-# Of every five batches one is held back to choose ridges by; a single batch serves both ends.
+# Of every five samples one is held back to choose ridges by.
 _HELD_BACK = 5
 # Positions per batch and feature: enough for stable moments, few enough to be fast.
 _POSITIONS = 4096
@@ -78,6 +78,7 @@ def recover(
 
     Raises:
         ModelError: ONNX Runtime can't run a part of a model.
+        UsageError: there are no inputs (OP604).
     """
     layers = find_layers(pruned)
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
@@ -92,8 +93,9 @@ def recover(
             wiring = Wiring(pruned, numbers, kept.graph.shapes.shapes)
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, wiring)
-            fitted, held = _moments(kept, now, then, layer, target, rng, positions)
-            repairs.append(_refit(layer, wiring, fitted, held, _FITS[method]))
+            sink = _intercept_place(layer, wiring)
+            moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
+            repairs.append(_refit(layer, wiring, sink, *moments, _FITS[method]))
         progress(number + 1, len(layers))
     return repairs
 
@@ -117,32 +119,33 @@ def _moments(
     target: Target,
     rng: np.random.Generator,
     positions: int,
+    *,
+    intercept: bool,
 ) -> tuple[Moments, Moments]:
     """Run both networks up to a layer and gather the moments of its inputs and targets."""
     wanted = [layer.x, *([target.other] if target.other else [])]
     axis = len(kept.graph.shapes.shapes[target.tensor]) - 1 if layer.channels_last else 1
     mask = kept.mask(target.tensor, axis)
-    sets = (Moments(), Moments())
-    for i, (have, goals) in enumerate(zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True)):
-        goal = goals[target.tensor]
-        tensors = [goal, *([have[target.other]] if target.other else [])]
+    fitted, held = Moments(), Moments()
+    for have, goals in zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True):
+        tensors = [goals[target.tensor], *([have[target.other]] if target.other else [])]
         features, values = layer.sample(have[layer.x], tensors, positions, rng)
         y = values[0] if mask is None else values[0][:, mask]
         if target.other:
             y = y - values[1]
         y = (y - target.shift) / target.scale
-        if i == 0:  # a single batch must serve both
-            half = len(y) // _HELD_BACK
-            sets[1].add(features[:half], y[:half])
-            sets[0].add(features[half:], y[half:])
-        else:
-            sets[i % _HELD_BACK == 0].add(features, y)
-    return sets
+        part = -(-len(y) // _HELD_BACK) if len(y) > 1 else 0
+        held.add(features[:part], y[:part], intercept=intercept)
+        fitted.add(features[part:], y[part:], intercept=intercept)
+    if not fitted.count:
+        raise UsageError("OP604", "there are no inputs to repair the model with")
+    return fitted, held
 
 
 def _refit(
     layer: Layer,
     wiring: Wiring,
+    place: tuple[str, float] | None,
     fitted: Moments,
     held: Moments,
     fit: Callable[[Moments, Moments, Rows], Rows],
@@ -155,30 +158,37 @@ def _refit(
         intercept = np.asarray(weights[layer.bias], dtype=np.float64).reshape(intercept.shape)
     start = np.concatenate([matrix, intercept[..., None]], axis=2)
     found = fit(fitted, held, start)
-    writable = _write_intercept(layer, wiring, found[..., -1].ravel() - intercept.ravel())
-    if not writable:
-        found = np.concatenate([found[..., :-1], start[..., -1:]], axis=2)
-    power = max(float(held.power.sum()) / max(held.count, 1), 1e-30)
-    before, after = held.error(start) / power, held.error(found) / power
+    judge = held if held.count else fitted
+    power = max(float(judge.power.sum()) / judge.count, 1e-30)
+    before, after = judge.error(start) / power, judge.error(found) / power
     set_tensor(weights.tensor(layer.weight), layer.weight_of(found[..., :-1], weights[layer.weight]))
+    if place is not None:
+        name, sign = place
+        old = weights[name]
+        change = sign * (found[..., -1] - intercept).reshape(old.shape)
+        set_tensor(weights.tensor(name), (old.astype(np.float64) + change).astype(old.dtype))
     return Repair(layer.node.name, before, after)
 
 
-def _write_intercept(layer: Layer, wiring: Wiring, change: NDArray[np.float64]) -> bool:
-    """Add to a layer's bias, or to what follows it: a normalisation's mean, a constant that is added."""
+def _intercept_place(layer: Layer, wiring: Wiring) -> tuple[str, float] | None:
+    """Return the initialiser that can take a layer's intercept, and with which sign.
+
+    That is its bias, or what follows it: a normalisation's mean, a constant that is added. None if there is no place.
+    """
     weights = wiring.weights
     follower = wiring.only_reader(layer.y)
-    name, sign = layer.bias, 1.0
-    if name is None and follower is not None and follower.op_type == "BatchNormalization":
+    if layer.bias is not None:
+        name, sign = layer.bias, 1.0
+    elif follower is not None and follower.op_type == "BatchNormalization":
         name, sign = follower.input[3], -1.0
-    elif name is None and follower is not None and follower.op_type == "Add":
-        name = next((n for n in follower.input if wiring.per_channel(n, layer) is not None), None)
-    if name is None or name not in weights or weights[name].size != change.size or len(wiring.readers[name]) > 1:
-        return False
-    old = weights[name]
-    new = np.asarray(old, dtype=np.float64).ravel() + sign * change
-    set_tensor(weights.tensor(name), new.reshape(old.shape).astype(old.dtype))
-    return True
+    elif follower is not None and follower.op_type == "Add":
+        name, sign = next((n for n in follower.input if wiring.per_channel(n, layer) is not None), ""), 1.0
+    else:
+        return None
+    outputs = layer.matrix(weights[layer.weight]).shape[:2]
+    if name not in weights or weights[name].size != outputs[0] * outputs[1] or len(wiring.readers[name]) > 1:
+        return None
+    return name, sign
 
 
 def repeat(batches: Iterable[Inputs]) -> Batches:

@@ -67,11 +67,18 @@ class Stream:
         read = {n for node in nodes[position:] for n in [*node.input, *captured_names(node)]}
         read |= {o.name for o in self.model.graph.output}
         live = sorted(n for n in made & read if n)
-        moved, size = [], 0
-        for batch in self.tensors(live):
-            arrays = [a for a in batch.values() if isinstance(a, np.ndarray)]
-            size += sum(a.nbytes for a in arrays)
-            if len(arrays) < len(live) or size > self._budget:
+        held: list[dict[str, NDArray[Any]]] = []
+        count = None if self._held is None else len(self._held)
+        for i, batch in enumerate(self.tensors(live)):
+            size = sum(a.nbytes if isinstance(a, np.ndarray) else self._budget + 1 for a in batch.values())
+            if count is None:
+                held.append(batch)
+                if size * len(held) > self._budget:
+                    return
+            elif size * count > self._budget and i == 0:
                 return
-            moved.append(batch)
-        self._held = moved
+            else:  # what is in front of the cut is let go at once
+                assert self._held is not None
+                self._held[i] = batch
+        if count is None:
+            self._held = held

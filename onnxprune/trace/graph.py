@@ -135,6 +135,11 @@ class ChannelGraph:
         found = [ids for ids, p in self._channels.pins if p == pin]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
+    @property
+    def pieces(self) -> list[Ids]:
+        """Ids on axes that were cut out of longer ones: no weights, but they must not become empty."""
+        return self._channels.pieces
+
     @cached_property
     def summed(self) -> frozenset[tuple[str, int]]:
         """The weight axes, as (initialiser, axis), that a contraction sums over: where channels are read."""

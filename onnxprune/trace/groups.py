@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.trace.channels import Approximation
-from onnxprune.trace.values import Ids
+from onnxprune.trace.values import Ids, Mask
 
 if TYPE_CHECKING:
     from onnxprune.trace.graph import ChannelGraph
@@ -25,7 +25,9 @@ class Group:
         nodes: all nodes whose weights it slices.
         producers: those of them whose output has the group's channels.
         units: the numbers of its units, in the order of their channels, shape (n,).
-        widths: how many positions a unit has on the axes it slices, each number once, ascending.
+        width: how many positions a unit has on the axis where it has most.
+        widths: how many channels a unit is where it is made (its readers may see each several times, or one for a
+            group of channels), each number once, ascending.
         slots: the weight axes it slices, as (initialiser, axis).
         approximations: why removal is more than zeroing; empty for an exact group.
     """
@@ -35,14 +37,10 @@ class Group:
     nodes: tuple[str, ...]
     producers: tuple[str, ...]
     units: Ids
+    width: int
     widths: tuple[int, ...]
     slots: tuple[tuple[str, int], ...]
     approximations: tuple[Approximation, ...]
-
-    @property
-    def width(self) -> int:
-        """How many positions a unit has on the axis where it has most."""
-        return max(self.widths, default=0)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -58,6 +56,8 @@ class Group:
 def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     """Gather the removable units of a solved graph into groups, in the order of their first channels."""
     unit, slot, count, _ = graph.incidence
+    made = np.array([s not in graph.summed for s in graph.slots] + [False] * (len(graph.pieces)), dtype=bool)
+    weights = np.arange(len(made)) < len(graph.slots)
     members = list(_members(graph))
     group_of = np.full(graph.unit_count, -1, dtype=np.int64)
     for index, units in enumerate(members):
@@ -80,12 +80,18 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
                 nodes=tuple(nodes),
                 producers=producers,
                 units=units,
-                widths=tuple(np.unique(count[(unit == first) & (slot < len(graph.slots))]).tolist()),
+                width=int(count[(unit == first) & weights[slot]].max()),
+                widths=_widths(count, unit == first, made[slot], weights[slot]),
                 slots=slots,
                 approximations=tuple(dict.fromkeys(notes.get(index, ()))),
             )
         )
     return tuple(groups)
+
+
+def _widths(count: Ids, mine: Mask, made: Mask, weights: Mask) -> tuple[int, ...]:
+    own = mine & made if (mine & made).any() else mine & weights
+    return tuple(np.unique(count[own]).tolist())
 
 
 def _members(graph: ChannelGraph) -> Iterator[Ids]:

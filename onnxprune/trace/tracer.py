@@ -62,6 +62,8 @@ class _Walk:
         self.parameters: dict[str, str] = {}
         self.attention = attention
         self.in_attention = attention_nodes(proto.graph)
+        self.read_names = {n for node in proto.graph.node for n in [*node.input, *captured_names(node)] if n}
+        self.read_names |= {o.name for o in proto.graph.output}
 
     def run(self) -> None:
         for entry in self.proto.graph.input:
@@ -94,6 +96,7 @@ class _Walk:
                 op.give_up("OP211", rule.reason or "deliberately left alone")
             else:
                 rule.trace(op)
+                self.check_outputs(op)
         except ShapeUnknown as unknown:
             op.outputs.clear()
             op.give_up("OP213", f'the shape of "{unknown}" is not known', "try --input-shape")
@@ -108,6 +111,13 @@ class _Walk:
 
     def is_constant(self, name: str) -> bool:
         return name in self.values and self.values[name].constant
+
+    def check_outputs(self, op: Op) -> None:
+        """Pin what a node touches if somebody reads an output that its rule knows nothing about."""
+        unknown = [n for i, n in enumerate(op.node.output) if n in self.read_names and i not in op.outputs]
+        if unknown:
+            op.outputs.clear()
+            op.give_up("OP211", f'its output "{unknown[0]}" is left alone')
 
     def look(self, name: str) -> Value:
         """Return what is known of a tensor; weights get their ids when they are first looked at as data."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 Shape = tuple[int, ...]
 
 

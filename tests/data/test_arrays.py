@@ -193,7 +193,7 @@ def save_raw(path: Path, content: bytes) -> Path:
         (npy(np.zeros((0, 4))), "OP702", "empty"),
         (npy(X).replace(b"(11, 4)", b"(-1,-4)"), "OP703", "impossible shape"),
         (npy(X).replace(b"(11, 4)", b"(9**9,)"), "OP703", "not a .npy array"),
-        (npy(X).replace(b"(11, 4), }    ", b"(9999999, 4), }"), "OP703", "ends after 176"),
+        (npy(X).replace(b"(11, 4), }     ", b"(9999999, 4), }"), "OP703", "ends after 176"),
     ],
 )
 def test_damaged_or_hostile_npy_files(tmp_path: Path, content: bytes, code: str, reason: str) -> None:

@@ -50,7 +50,7 @@ def test_box_resizing_by_half_is_the_mean_of_four() -> None:
     pixels = picture(2, 8, 8)
     half = decode(Recipe(resize=4, resample="box"), encode(pixels), "a")
     means = pixels.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
-    assert np.abs(half - means).max() <= 0.5
+    assert np.abs(half - means).max() <= 1  # rounded twice: along rows, then along columns
 
 
 def test_crop_takes_the_centre() -> None:

@@ -119,7 +119,8 @@ def test_toml_files_hold_a_recipe_or_a_table_of_it(tmp_path: Path) -> None:
 def test_guess_follows_the_layout_and_says_so() -> None:
     recipe, said = guess_recipe("image", (None, 3, 224, 224), np.dtype(np.float32))
     assert recipe == Recipe.parse(
-        "resize=224 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 std=0.229,0.224,0.225 layout=NCHW dtype=float32"
+        "resize=224 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 std=0.229,0.224,0.225 "
+        "layout=NCHW dtype=float32"
     )
     assert said is not None and "'image'" in said and str(recipe) in said and "guess" in said
     recipe, _ = guess_recipe("x", (1, 240, 320, 3), np.dtype(np.float16))

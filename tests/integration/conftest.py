@@ -12,25 +12,27 @@ import pytest
 from onnx import ModelProto
 
 ZOO = Path(__file__).parents[1] / "zoo"
+SOURCES = ("convolutional.py", "export.py", "recurrent.py", "transformers.py", "windows.py")
 
 
 @pytest.fixture(scope="session")
 def exported(pytestconfig: pytest.Config) -> Callable[[str, str], ModelProto]:
-    """Export a network of the zoo, or take what an earlier run exported from the same sources."""
+    """Export a network of the zoo, or take what an earlier run exported of the same sources."""
     torch = pytest.importorskip("torch")
     from tests.zoo.catalogue import NETWORKS
     from tests.zoo.export import EXPORTERS
 
-    sources = b"".join(path.read_bytes() for path in sorted(ZOO.glob("*.py")))
-    digest = hashlib.sha256(sources + torch.__version__.encode()).hexdigest()[:16]
+    sources = b"".join((ZOO / name).read_bytes() for name in SOURCES) + torch.__version__.encode()
     assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir(f"zoo-{digest}")
+    folder = pytestconfig.cache.mkdir("zoo")
 
     def export(name: str, exporter: str) -> ModelProto:
-        path = folder / f"{name}.{exporter}.onnx"
+        network = NETWORKS[name]
+        what = repr((network.build, network.inputs, network.sizes)).encode()
+        path = folder / f"{name}.{exporter}.{hashlib.sha256(sources + what).hexdigest()[:12]}.onnx"
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}")  # another worker may be at it, too
-            onnx.save(EXPORTERS[exporter](NETWORKS[name]), temporary)
+            onnx.save(EXPORTERS[exporter](network), temporary)
             temporary.replace(path)
         return onnx.load(path)
 

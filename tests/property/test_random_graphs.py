@@ -13,7 +13,8 @@ from onnxprune.kept import Kept
 from onnxprune.masked import masked
 from onnxprune.rewrite import rewrite
 from onnxprune.verify import verify
-from tests.property.nets import BLOCKS, Sample, samples
+from tests.property.builder import BLOCKS
+from tests.property.nets import Sample, samples
 from tests.toolbox import (
     analyse,
     assert_proved,

@@ -6,9 +6,12 @@ The operator stands between producers (one for each operand that has a channel a
 output that has one): convolutions or matrix products over that axis, called by the operand's name and "out".
 
 - ``x[1,c4,5,5]``: a tensor computed from a graph input, the axis with a ``c`` its channels. The letter tells the type:
-  ``x y z`` float, ``s`` float in (0, 1), ``g`` float above 1, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v`` uint8.
-- ``{6,4,3,3}``: a float initialiser; ``int8(6,4)``: one of small integers. ``[1,2]``, ``0.5``: constants. ``None``: an input that isn't given.
-- ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody reads.
+  ``x y z`` float, ``s`` float in (0, 1), ``g`` float above 1, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v``
+  uint8. Without a channel axis it is a graph input.
+- ``{6,4,3,3}``: a float initialiser; ``int8(6,4)``: one of small integers. ``[1,2]``, ``0.5``: constants. ``None``: an
+  input that isn't given.
+- ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody
+  reads; ``int32[1,c4]``: one of another type than the first input, where onnx can't tell.
 - After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1,
   and the nodes whose weights they slice; and the codes of the pins that the operator sets.
 """
@@ -18,12 +21,12 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, defs
+from onnx import ModelProto, TensorProto, defs, helper
 
-from onnxprune.trace.graph import ChannelGraph, Group
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
 from tests.toolbox import FLOAT, Net
 
 _KINDS = {
@@ -70,14 +73,18 @@ def build(golden: Golden) -> ModelProto:
     net = Net(opset=golden.opset, seed=1, domains={domain: 1} if domain else None)
     operands = [_operand(net, node) for node in golden.call.args]
     attributes = {k.arg: ast.literal_eval(k.value) for k in golden.call.keywords if k.arg}
-    shapes = [[0] if isinstance(o, ast.Name) else _axes(o)[0] for o in golden.outputs]
+    types = [np.dtype(ast.unparse(o.value)) if isinstance(o, ast.Subscript) else None for o in golden.outputs]
+    places = [o.slice if isinstance(o, ast.Subscript) else o for o in golden.outputs]
+    shapes = [[0] if isinstance(o, ast.Name) else _axes(o)[0] for o in places]
     results = net.ops(golden.operator, *operands, count=len(shapes), name="op", shapes=shapes, **attributes)
     operator = net.nodes[-1]
-    for index, (result, output) in enumerate(zip(results, golden.outputs, strict=True)):
+    for index, (result, dtype, output) in enumerate(zip(results, types, places, strict=True)):
         if isinstance(output, ast.Name):  # nobody reads it
             operator.output[index] = ""
         else:
             shape, axis = _axes(output)
+            if dtype is not None:
+                net.types[result].tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtype)
             assert net.shape(result) == tuple(shape), f"{golden.text}: {net.shape(result)}"
             if axis is not None and not any(isinstance(a, ast.Subscript) for a in golden.call.args):
                 result = net.op("Add", result, _produce(net, "z", shape, axis))  # constants alone are no network
@@ -141,8 +148,9 @@ def _produce(net: Net, name: str, shape: list[int], axis: int | None) -> str:
         return net.op("Add", net.op("Exp", made), net.const(1.0))
     if kind == FLOAT:
         return made
-    scaled = net.op("Relu", net.op("Mul", made, net.const(2.0))) if kind in (TensorProto.BOOL, TensorProto.UINT8) else made
-    return net.op("Cast", scaled, to=kind)
+    if kind in (TensorProto.BOOL, TensorProto.UINT8):
+        made = net.op("Relu", net.op("Mul", made, net.const(2.0)))
+    return net.op("Cast", made, to=kind)
 
 
 def _consume(net: Net, result: str, axis: int | None, name: str) -> None:
@@ -161,5 +169,3 @@ def _over(net: Net, x: str, axis: int, out: int, name: str) -> str:
     perm = [a for a in range(rank) if a != axis] + [axis]
     y = net.linear(net.op("Transpose", x, perm=perm), out, name=name)
     return net.op("Transpose", y, perm=np.argsort(perm).tolist())
-
-

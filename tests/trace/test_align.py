@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -18,17 +19,9 @@ from onnxprune.trace.values import Ids, Value
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
 
 
-def aligned(
-    spec: str, shapes: Sequence[Sequence[int]], out: Sequence[int], constants: Sequence[bool] | None = None, **given: int
-) -> tuple[list[Value], Value, Channels]:
-    """Align operands that have ids of their own on every axis."""
-    channels = Channels()
-    flags = constants or [True] * len(shapes)
-    operands = [
-        Value(v.shape, v.factors, constant=flag)
-        for v, flag in zip((fresh_value(tuple(s), channels) for s in shapes), flags, strict=True)
-    ]
-    (output,) = align(
+def apply(spec: str, operands: Sequence[Value], out: Sequence[int], channels: Channels, **given: int) -> list[Value]:
+    """Align operands in the name of a node."""
+    results = align(
         spec,
         operands,
         {0: tuple(out)},
@@ -40,7 +33,22 @@ def aligned(
         node=0,
         name="op",
         label='Op "op"',
-    ).values()
+    )
+    return list(results.values())
+
+
+def aligned(
+    spec: str,
+    shapes: Sequence[Sequence[int]],
+    out: Sequence[int],
+    constants: Sequence[bool] | None = None,
+    **given: int,
+) -> tuple[list[Value], Value, Channels]:
+    """Align operands that have ids of their own on every axis."""
+    channels = Channels()
+    flags = constants or [True] * len(shapes)
+    operands = [replace(fresh_value(tuple(s), channels), constant=c) for s, c in zip(shapes, flags, strict=True)]
+    (output,) = apply(spec, operands, out, channels, **given)
     return operands, output, channels
 
 
@@ -134,9 +142,7 @@ def test_depthwise_convolution() -> None:
         "n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", [(1, 3, 5), (6, 1, 1), (6,)], (1, 6, 5), g=3
     )
     arrays = [ids_on(operands[0], 1), ids_on(operands[1], 0), ids_on(operands[2], 0), ids_on(output, 1)]
-    expected = {
-        frozenset({(0, a)} | {(array, 2 * a + b) for array in (1, 2, 3) for b in range(2)}) for a in range(3)
-    }
+    expected = {frozenset({(0, a)} | {(array, 2 * a + b) for array in (1, 2, 3) for b in range(2)}) for a in range(3)}
     assert partition(channels.solve(), arrays) == expected
 
 
@@ -169,10 +175,7 @@ def test_positions_hold_what_they_meet() -> None:
     channels = Channels()
     weight = fresh_value((3, 4), channels)
     data = Value((2, 3), origin="graph input 'x'")
-    arguments = {"given": {}, "structure": None, "approximate": {}, "attention": None, "channels": channels}
-    (output,) = align(
-        "m k, k n -> m n", [data, weight], {0: (2, 4)}, node=0, name="op", label='Op "op"', **arguments
-    ).values()
+    (output,) = apply("m k, k n -> m n", [data, weight], (2, 4), channels)
     assert output.on(0) is None
     assert (ids_on(output, 1) == ids_on(weight, 1)).all()
     ((ids, pin),) = channels.pins

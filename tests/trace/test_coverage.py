@@ -1,7 +1,7 @@
 """Coverage of the architectures that come with onnx: how much of each can be pruned, against a stored snapshot.
 
-A coupling too many, or a pin too many, shows here first. After a change that is meant, look at the difference, then write
-the snapshot anew: ``pytest tests/trace/test_coverage.py --update -n0``.
+A coupling too many, or a pin too many, shows here first. After a change that is meant, look at the difference, then
+write the snapshot anew: ``pytest tests/trace/test_coverage.py --update -n0``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ _STEPS, _OTHER_STEPS = {"sequence": 5, "batch": 2}, {"sequence": 7, "batch": 3}
 _FEATURES = {"features": Input(("batch", "sequence", 6))}
 _WITH_STATE = {"features": Input(("sequence", "batch", 6)), "context": Input(("batch", 4))}
 _IMAGE16 = {"image": Input(("batch", 3, 16, 16))}
-_UNROLLED = {"dynamo": ("sequence",)}  # torch.export fixes the number of a recurrence's steps
+# torch.export may fix the number of a recurrence's steps (whether it does depends on what it exported before).
+_UNROLLED = {"dynamo": ("sequence", "width")}
 
 
 def _text(build: Build, *, mask: bool = False) -> Network:
@@ -26,9 +27,9 @@ def _text(build: Build, *, mask: bool = False) -> Network:
     return Network(build, given, _TOKENS, _OTHER_TOKENS, attention=True)
 
 
-def _tagger(kind: type[nn.RNNBase], *, baked: Mapping[str, tuple[str, ...]] | None = None, **options: int) -> Network:
+def _tagger(kind: type[nn.RNNBase], **options: int) -> Network:
     ids = {"ids": Input(("batch", "sequence"), 13)}
-    return Network(partial(recurrent.Tagger, kind, **options), ids, _TOKENS, _OTHER_TOKENS, baked=baked or {})
+    return Network(partial(recurrent.Tagger, kind, **options), ids, _TOKENS, _OTHER_TOKENS, baked=_UNROLLED)
 
 
 def _state(kind: type[nn.RNNBase], apart: str | None = None) -> Network:
@@ -86,17 +87,17 @@ TRANSFORMERS: Mapping[str, Network] = {
 }
 
 RECURRENT: Mapping[str, Network] = {
-    "attentive_gru": Network(recurrent.AttentivePool, _FEATURES, _TOKENS, _OTHER_TOKENS),
+    "attentive_gru": Network(recurrent.AttentivePool, _FEATURES, _TOKENS, _OTHER_TOKENS, baked=_UNROLLED),
     "crnn": Network(
         recurrent.ConvolutionalRecurrent,
         {"image": Input(("batch", 1, 8, "width"))},
         {"batch": 2, "width": 6},
         {"batch": 3, "width": 9},
-        baked={"dynamo": ("width",)},
+        baked=_UNROLLED,
     ),
     "gru_state": _state(nn.GRU),
     "gru_tagger": _tagger(nn.GRU),
-    "lstm_one_way": _tagger(nn.LSTM, baked=_UNROLLED, directions=1, layers=3),
+    "lstm_one_way": _tagger(nn.LSTM, directions=1, layers=3),
     "lstm_state": _state(nn.LSTM),
     "lstm_tagger": _tagger(nn.LSTM),
     "rnn_state": _state(nn.RNN, apart="torch.export unrolls a plain recurrence into linear layers"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.edit import Edit
-from onnxprune.kept import Mask
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rewrites, rule
+from onnxprune.trace.values import Mask
 
 
 def _structure(op: Op) -> set[str]:

@@ -78,7 +78,7 @@ def shape_as_it_was(edit: Edit) -> None:
     old, new = np.array(edit.old_shape(0), dtype=np.int64), np.array(edit.new_shape(0), dtype=np.int64)
     part = slice(edit.attr("start", 0), edit.attr("end"))
     if (old[part] != new[part]).any():
-        edit.override_output(old[part], (old != new)[part])
+        edit.scale_output(new[part], old[part])
 
 
 @rule("ConstantOfShape")

@@ -12,7 +12,7 @@ _MOMENTS = "its mean and variance are taken over these channels"
 @rule("BatchNormalization")
 def batch_normalization(op: Op) -> None:
     """Every channel by itself."""
-    op.align("n c *s, c, c, c, c -> n c *s")
+    op.align("n c *s, c, c, c, c -> n c *s, c, c, c, c")
 
 
 @rule("InstanceNormalization")
@@ -68,4 +68,4 @@ def layer_normalization(op: Op) -> None:
     """Mean and variance over the last axes."""
     axis = op.axis(-1)
     before = " ".join(f"b{chr(97 + i)}" for i in range(axis))
-    op.align(f"{before} *c, *c, *c -> {before} *c", approximate={"*c": _MOMENTS})
+    op.align(f"{before} *c, *c, *c -> {before} *c, {before} *m, {before} *v", approximate={"*c": _MOMENTS})

@@ -29,7 +29,7 @@ def max_pool(op: Op) -> None:
     if len(op.node.output) > 1 and op.node.output[1]:
         reason = "its indices count through all channels"
         op.pin_axes(op.x(0), [1], "OP204", reason)
-    op.align("n c *s -> n c *t")
+    op.align("n c *s -> n c *t, n c *t")
 
 
 @rule("Resize", "Upsample")

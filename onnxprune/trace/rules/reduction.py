@@ -13,6 +13,9 @@ def reduce(op: Op) -> None:
     """Reduced axes go; removing channels there changes the result."""
     rank = len(op.shape(0))
     param = op.param(1, "axes")
+    if param is None and op.has(1):
+        op.give_up("OP205", "its axes are only known at run time")
+        return
     if param is not None and param.size:
         axes = {int(a) % rank for a in param.ravel()}
     else:
