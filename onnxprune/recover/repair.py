@@ -127,19 +127,33 @@ def _moments(
     axis = len(kept.graph.shapes.shapes[target.tensor]) - 1 if layer.channels_last else 1
     mask = kept.mask(target.tensor, axis)
     fitted, held = Moments(), Moments()
-    for have, goals in zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True):
-        tensors = [goals[target.tensor], *([have[target.other]] if target.other else [])]
-        features, values = layer.sample(have[layer.x], tensors, positions, rng)
-        y = values[0] if mask is None else values[0][:, mask]
+    for i, (have, goals) in enumerate(zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True)):
+        x, goal = have[layer.x], goals[target.tensor]
+        tensors = [goal]
         if target.other:
-            y = y - values[1]
-        y = (y - target.shift) / target.scale
-        part = -(-len(y) // _HELD_BACK) if len(y) > 1 else 0
-        held.add(features[:part], y[:part], intercept=intercept)
-        fitted.add(features[part:], y[part:], intercept=intercept)
+            if len(x) != len(goal):  # the layer's output is spread over the batch when it is added
+                plain = Target(layer.y, None, np.ones(()), np.zeros(()))
+                return _moments(kept, now, then, layer, plain, rng, positions, intercept=intercept)
+            other = have[target.other]
+            shape = [other.shape[axis] if a == axis else n for a, n in enumerate(goal.shape)]
+            tensors.append(np.broadcast_to(other, shape))
+        for part, sums in _parts(len(x) if len(x) == len(goal) else 1, i, fitted, held):
+            features, values = layer.sample(x[part], [t[part] for t in tensors], positions, rng)
+            y = values[0] if mask is None else values[0][:, mask]
+            if target.other:
+                y = y - values[1]
+            sums.add(features, (y - target.shift) / target.scale, intercept=intercept)
     if not fitted.count:
         raise UsageError("OP604", "there are no inputs to repair the model with")
     return fitted, held
+
+
+def _parts(samples: int, batch: int, fitted: Moments, held: Moments) -> list[tuple[slice, Moments]]:
+    """Share a batch out: whole samples are held back, as positions of one sample resemble each other."""
+    if samples > 1:
+        part = -(-samples // _HELD_BACK)
+        return [(slice(part), held), (slice(part, None), fitted)]
+    return [(slice(None), held if batch % _HELD_BACK == _HELD_BACK - 1 else fitted)]
 
 
 def _refit(

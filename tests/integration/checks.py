@@ -21,7 +21,6 @@ from onnxprune.rewrite import rewrite
 from onnxprune.trace import trace
 from onnxprune.trace.align import Attention
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.verify import verify
 from tests.toolbox import assert_sound, largest_difference, run_once, swapped
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -61,31 +60,33 @@ def assert_no_rule_failed(graph: ChannelGraph) -> None:
     assert not failed, failed
 
 
-def assert_prunes(analysis: Analysis, budget: str, inputs: Arrays, elsewhere: Arrays, tolerance: float = TOLERANCE) -> None:
-    """Prune to half, prove it, and prove it again on inputs of other sizes; a plan that is off by one unit is caught."""
-    graph = analysis.graph
+def assert_prunes(
+    analysis: Analysis, budget: str, inputs: Arrays, elsewhere: Arrays | None, tolerance: float = TOLERANCE
+) -> None:
+    """Prune to half and prove it, also on inputs of other sizes; a plan that is off by one unit must be caught."""
     plan = make_plan(analysis, BUDGETS[budget])
     pruned = prune(analysis, plan, inputs=inputs, tolerance=tolerance)
-    kept = apply_plan(graph, plan)
+    kept = apply_plan(analysis.graph, plan)
     assert kept.removed.any()
     assert plan.after["macs"] < 0.9 * plan.before["macs"]
     assert_sound(kept, pruned.proto)
-    reference = masked(kept)
-    error = largest_difference(run_once(pruned.proto, elsewhere), run_once(reference, elsewhere))
-    assert error <= tolerance, f"at other sizes: {error}"
+    if elsewhere is not None:
+        error = largest_difference(run_once(pruned.proto, elsewhere), run_once(masked(kept), elsewhere))
+        assert error <= tolerance, f"at other sizes: {error}"
     assert_swap_is_caught(kept, inputs, tolerance)
 
 
-def assert_swap_is_caught(kept: Kept, inputs: Arrays, tolerance: float = TOLERANCE, tries: int = 4) -> None:
-    """One removed unit is exchanged for another: the oracle sees it, unless both have no influence on the outputs."""
+def assert_swap_is_caught(kept: Kept, inputs: Arrays, tolerance: float = TOLERANCE, tries: int = 3) -> None:
+    """One removed unit is exchanged for another: the oracle sees it, unless neither has any influence on the outputs."""
     rng = np.random.default_rng(0)
+    reference = run_once(masked(kept), inputs)
     caught = 0
     for _ in range(tries):
         other = swapped(kept, rng)
         assert other is not None
-        if not verify(kept, rewrite(other), inputs, tolerance=tolerance).passed:
+        if largest_difference(run_once(rewrite(other), inputs), reference) > tolerance:
             caught += 1
         else:
-            same = largest_difference(run_once(masked(other), inputs), run_once(masked(kept), inputs))
+            same = largest_difference(run_once(masked(other), inputs), reference)
             assert same <= tolerance, "the oracle doesn't see that another unit is gone"
     assert caught, "no exchange changes the outputs"

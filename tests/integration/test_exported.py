@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto
 
-from tests.integration.checks import (
-    BUDGETS,
-    analysed,
-    assert_no_rule_failed,
-    assert_prunes,
-    footprints,
-    unreached,
-)
+from onnxprune.trace.align import Attention
+from tests.integration.checks import analysed, assert_no_rule_failed, assert_prunes, footprints, unreached
 from tests.toolbox import run_once
 
 pytest.importorskip("torch")
@@ -28,32 +22,38 @@ pytestmark = pytest.mark.dev
 
 Export = Callable[[str, str], ModelProto]
 
-MODES = [(name, mode) for name, n in NETWORKS.items() for mode in (("heads", "width") if n.attention else ("heads",))]
+MODES: list[tuple[str, Attention]] = [
+    *((name, "heads") for name in NETWORKS),
+    *((name, "width") for name, network in NETWORKS.items() if network.attention),
+]
 GROUPS = Path(__file__).with_name("groups.txt")
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name,mode", MODES)
-def test_layers_are_reached(exported: Export, name: str, mode: str, exporter: str) -> None:
+def test_layers_are_reached_alike(exported: Export, name: str, mode: Attention) -> None:
+    """All layers can be made smaller, and both exporters' models have the same groups."""
     network = NETWORKS[name]
-    graph = analysed(exported(name, exporter), network.shapes(network.sizes), mode).graph
-    assert_no_rule_failed(graph)
-    assert set(unreached(graph)) == set(network.unreached)
-
-
-@pytest.mark.parametrize("name,mode", MODES)
-def test_exporters_agree(exported: Export, name: str, mode: str) -> None:
-    network = NETWORKS[name]
-    found = [
-        Counter(footprints(analysed(exported(name, e), network.shapes(network.sizes), mode).graph)) for e in EXPORTERS
-    ]
+    found = []
+    for exporter in EXPORTERS:
+        graph = analysed(exported(name, exporter), network.shapes(network.sizes), mode).graph
+        assert_no_rule_failed(graph)
+        assert set(unreached(graph)) == set(network.unreached), exporter
+        found.append(Counter(footprints(graph)))
     assert (found[0] == found[1]) == (network.apart is None), [found[0] - found[1], found[1] - found[0]]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("exporter", EXPORTERS)
+# Each exporter's models go to one of the budgets, and to the other one in the long run of the tests.
+@pytest.mark.parametrize(
+    "exporter,budget",
+    [
+        ("dynamo", "macs"),
+        ("torchscript", "ratio"),
+        pytest.param("dynamo", "ratio", marks=pytest.mark.slow),
+        pytest.param("torchscript", "macs", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name,mode", MODES)
-def test_pruned_is_proved(exported: Export, name: str, mode: str, exporter: str, budget: str) -> None:
+def test_pruned_is_proved(exported: Export, name: str, mode: Attention, exporter: str, budget: str) -> None:
     network, model = NETWORKS[name], exported(name, exporter)
     elsewhere = network.draw(network.other_sizes(exporter), seed=2)
     run_once(model, elsewhere)  # or it is the exporter's fault

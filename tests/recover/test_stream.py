@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -149,18 +150,18 @@ def test_behind_a_cut_inputs_are_not_read_again() -> None:
     """They are, each time, where nothing may be held."""
     model, batches = network(), inputs(3)
     for budget, reads in ((1 << 30, 1), (0, 5)):
-        asked = []
-
-        def again(asked: list[int] = asked) -> Iterator[dict[str, Array]]:
-            asked.append(1)
-            return iter(batches)
-
-        stream = Stream(model, again, budget=budget)
+        asked: list[int] = []
+        stream = Stream(model, functools.partial(_counted, batches, asked), budget=budget)
         stream.advance(2)
         stream.advance(4)
         for _ in range(3):
             check(stream, batches, ["f_out0"])
         assert len(asked) == reads
+
+
+def _counted(batches: list[dict[str, Array]], asked: list[int]) -> Iterator[dict[str, Array]]:
+    asked.append(1)
+    return iter(batches)
 
 
 def test_weights_behind_the_cut_may_change() -> None:
@@ -175,16 +176,19 @@ def test_weights_behind_the_cut_may_change() -> None:
 
 
 def test_sequences_of_tensors_are_no_obstacle() -> None:
-    net = Net()
-    x = net.op("Relu", net.input((4, 3), "x"), name="first")
-    pieces = net.ops("SplitToSequence", x, count=1, name="split", shapes=[(4, 3)], axis=0)[0]
-    y = net.ops("ConcatFromSequence", pieces, count=1, name="join", shapes=[(4, 3)], axis=0)[0]
-    z = net.op("Neg", y, name="last")
-    net.output(z)
-    model = net.model(check=False)
+    make, shape = helper.make_node, (4, 3)
+    nodes = [
+        make("Relu", ["x"], ["a"]),
+        make("SplitToSequence", ["a"], ["pieces"], axis=0),
+        make("ConcatFromSequence", ["pieces"], ["b"], axis=0),
+        make("Neg", ["b"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in "xy")
+    graph = helper.make_graph(nodes, "sequence", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     batches = [{"x": np.random.default_rng(i).standard_normal((4, 3)).astype(np.float32)} for i in range(2)]
     stream = Stream(model, lambda: batches)
     for position in range(4):
         stream.advance(position)
-        for arrays, batch in zip(stream.tensors([z]), batches, strict=True):
-            np.testing.assert_array_equal(arrays[z], -np.maximum(batch["x"], 0))
+        for arrays, batch in zip(stream.tensors(["y"]), batches, strict=True):
+            np.testing.assert_array_equal(arrays["y"], -np.maximum(batch["x"], 0))
