@@ -2,7 +2,7 @@
 
 Every group has a *ladder*: the channel counts it may have, from all down to its floor, in multiples that run fast.
 Going down one rung of one ladder is a *step*. An allocation puts all steps of all groups in one order, and a budget
-takes the shortest run of them that meets the target; one step less would miss it.
+takes the shortest run of them that meets the target, less what its last step made needless: one step less would miss.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size", "memory")
 # A channel count in multiples of 8 fills the vector registers of today's CPUs; fewer than 4 choices are too coarse.
 _LANES = 8
 _CHOICES = 4
+
+# So many steps are looked at for being needless once a target is met.
+_GIVEN_BACK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,21 +221,33 @@ def _by_ratio(steps: list[Step], ratio: float, allocation: str, units: int) -> l
 
 
 def _by_target(graph: ChannelGraph, removed: NDArray[np.bool_], steps: list[Step], target: Target) -> list[Step]:
-    def after(count: int) -> int:
+    def after(taken: Sequence[Step]) -> int:
         gone = removed.copy()
-        for step in steps[:count]:
+        for step in taken:
             gone[step.units] = True
         return int(getattr(cost(Kept(graph, gone)), target.quantity))
 
     before = int(getattr(cost(Kept(graph, np.zeros_like(removed))), target.quantity))
     limit = target.value * before
-    count = _first(len(steps), lambda n: after(n) <= limit)
+    count = _first(len(steps), lambda n: after(steps[:n]) <= limit)
     if count is None:
-        share = after(len(steps)) / max(before, 1)
+        share = after(steps) / max(before, 1)
         cause = f"{target.quantity} can't be brought to {target.value:.3g} of the original"
         hint = f"{share:.3g} is the least with these guards (--max-ratio, --min-channels, --exclude, --round-to)"
         raise PlanError("OP301", cause, hint=hint)
-    return steps[:count]
+    return _give_back(steps[:count], lambda taken: after(taken) <= limit)
+
+
+def _give_back(taken: list[Step], holds: Callable[[Sequence[Step]], bool]) -> list[Step]:
+    """Undo steps that a last, large one has made needless: the latest first, and of each group its deepest."""
+    kept_on: set[int] = set()
+    for step in taken[: -_GIVEN_BACK - 1 : -1]:
+        rest = [s for s in taken if s is not step]
+        if step.group not in kept_on and holds(rest):
+            taken = rest
+        else:
+            kept_on.add(step.group)
+    return taken
 
 
 def _first(high: int, holds: Callable[[int], bool]) -> int | None:

@@ -98,16 +98,6 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
     assert missed
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global"])
-def test_targets_are_nested(allocation: Any) -> None:
-    """A lower target takes further steps of the same order."""
-    before = np.zeros(len(network().pinned), dtype=bool)
-    for share in (0.9, 0.7, 0.5, 0.3):
-        removed = choose(network(), scores(), Guards(), target=Target("macs", share), allocation=allocation)
-        assert not (before & ~removed).any()
-        before = removed
-
-
 @given(
     st.integers(1, 200),
     st.lists(st.integers(1, 16), min_size=1, max_size=3),

@@ -1,0 +1,121 @@
+"""Exported networks after other tools had them: quantised in every format, fused by ONNX Runtime's optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from onnx import ModelProto
+
+from onnxprune.trace.align import Attention
+from tests.integration.checks import analysed, assert_no_rule_failed, assert_prunes, unreached
+from tests.toolbox import run_once
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime.transformers")
+
+from tests.zoo.catalogue import NETWORKS  # noqa: E402
+from tests.zoo.rewritten import dynamically_quantised, fused, optimised, quantised  # noqa: E402
+from tests.zoo.spec import Network  # noqa: E402
+
+pytestmark = pytest.mark.dev
+
+Export = Callable[[str, str], ModelProto]
+Rewriter = Callable[[ModelProto, Network], ModelProto]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A network, what is done to it, and operators that this must give.
+
+    Attributes:
+        name: the network.
+        exporter: who exports it.
+        how: a key of `REWRITERS`.
+        operators: types that must be found afterwards, or the case tests nothing.
+        mode: the attention policy.
+        unreached: layers that can't be made smaller.
+    """
+
+    name: str
+    exporter: str
+    how: str
+    operators: tuple[str, ...]
+    mode: Attention = "heads"
+    unreached: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.exporter}-{self.how}-{self.mode}"
+
+
+def _batches(network: Network) -> list[dict[str, object]]:
+    return [dict(network.draw(network.sizes, seed)) for seed in range(3)]
+
+
+REWRITERS: dict[str, Rewriter] = {
+    "QDQ": lambda m, n: quantised(m, _batches(n), "QDQ", per_channel=False),
+    "QDQ-channel": lambda m, n: quantised(m, _batches(n), "QDQ", per_channel=True),
+    "QDQ-unsigned": lambda m, n: quantised(m, _batches(n), "QDQ", per_channel=False, signed=False),
+    "QOperator": lambda m, n: quantised(m, _batches(n), "QOperator", per_channel=False),
+    "QOperator-channel": lambda m, n: quantised(m, _batches(n), "QOperator", per_channel=True),
+    "dynamic": lambda m, n: dynamically_quantised(m, per_channel=False),
+    "dynamic-channel": lambda m, n: dynamically_quantised(m, per_channel=True),
+    "optimised": lambda m, n: optimised(m),
+    "fused-bert": lambda m, n: fused(m, "bert", 4, 32),
+    "fused-gpt2": lambda m, n: fused(m, "gpt2", 4, 32),
+    "fused-vit": lambda m, n: fused(m, "vit", 4, 32),
+}
+
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+_QCONV = ("QLinearConv", "QLinearAdd", "QGemm", "QLinearGlobalAveragePool")
+_EMBED = ("EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu")
+CASES = [
+    Case("bert", "torchscript", "QDQ", _QDQ),
+    Case("bert", "torchscript", "QOperator", ("QLinearMatMul", "QLinearAdd", "QLinearSoftmax", "QLinearMul")),
+    Case("bert", "torchscript", "QOperator-channel", ("QLinearMatMul", "QGemm"), "width"),
+    Case("bert", "torchscript", "dynamic", ("MatMulInteger", "DynamicQuantizeLinear", "DequantizeLinear")),
+    Case("bert", "torchscript", "dynamic-channel", ("MatMulInteger",), "width"),
+    Case("lstm_tagger", "torchscript", "QDQ", _QDQ),
+    Case("mobilenet_v3", "torchscript", "QDQ", _QDQ),
+    Case("mobilenet_v3", "torchscript", "QOperator-channel", ("QLinearConv", "QLinearMul", "QLinearAdd")),
+    Case("resnet", "torchscript", "QDQ", _QDQ),
+    Case("resnet", "dynamo", "QDQ-channel", _QDQ),
+    Case("resnet", "torchscript", "QDQ-unsigned", _QDQ),
+    Case("resnet", "torchscript", "QOperator", _QCONV),
+    Case("resnet", "dynamo", "QOperator-channel", _QCONV),
+    Case("resnet", "torchscript", "dynamic", ("ConvInteger", "MatMulInteger")),
+    Case("shufflenet_v2", "torchscript", "QOperator-channel", ("QLinearConv", "QLinearConcat")),
+    Case("unet", "torchscript", "QDQ-channel", (*_QDQ, "ConvTranspose")),
+    Case("unet", "torchscript", "QOperator", ("QLinearConv", "QLinearConcat", "QLinearSigmoid")),
+    Case("vit_chunk", "torchscript", "QDQ-channel", _QDQ, "width"),
+    Case("vit_chunk", "torchscript", "QOperator", ("QLinearMatMul", "QLinearConcat")),
+    Case("bert", "dynamo", "optimised", ("SkipLayerNormalization", "BiasGelu", "FusedMatMul", "FusedGemm")),
+    Case("bert", "torchscript", "optimised", ("BiasGelu", "FusedMatMul", "FusedGemm"), "width"),
+    Case("convnext", "torchscript", "optimised", ("BiasGelu",)),
+    Case("llama", "torchscript", "optimised", ("QuickGelu", "FusedMatMul")),
+    Case("lstm_tagger", "dynamo", "optimised", ("LSTM",)),
+    Case("mobilenet_v3", "dynamo", "optimised", ("FusedConv",)),
+    Case("resnet", "torchscript", "optimised", ("FusedConv",)),
+    Case("seq2seq", "dynamo", "optimised", ("SkipLayerNormalization", "BiasGelu")),
+    Case("swin", "dynamo", "optimised", ("FusedMatMul", "BiasGelu")),
+    Case("vit_chunk", "dynamo", "optimised", ("FastGelu", "SkipLayerNormalization"), "width"),
+    Case("vit_unbind", "torchscript", "optimised", ("FusedMatMul",)),
+    Case("bert", "torchscript", "fused-bert", _EMBED),
+    Case("bert_tied", "torchscript", "fused-bert", _EMBED, "width"),
+    Case("llama", "dynamo", "fused-gpt2", ("SkipSimplifiedLayerNormalization",)),
+    Case("vit_chunk", "torchscript", "fused-vit", ("SkipLayerNormalization", "FastGelu")),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rewritten(exported: Export, case: Case) -> None:
+    network = NETWORKS[case.name]
+    model = REWRITERS[case.how](exported(case.name, case.exporter), network)
+    assert set(case.operators) <= {node.op_type for node in model.graph.node}
+    analysis = analysed(model, network.shapes(network.sizes), case.mode)
+    assert_no_rule_failed(analysis.graph)
+    assert tuple(unreached(analysis.graph)) == case.unreached
+    elsewhere = network.draw(network.other_sizes(case.exporter), seed=2)
+    run_once(model, elsewhere)
+    assert_prunes(analysis, "macs", network.draw(network.sizes, seed=1), elsewhere)
