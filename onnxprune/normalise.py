@@ -171,6 +171,37 @@ def _materialise_constants(draft: _Draft) -> None:
     _forget(draft.shell.graph.value_info, aliases)
 
 
+# What a tensor of zeros goes through and stays one.
+_MOVEMENTS = frozenset(
+    {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+
+
+def _drop_zero_states(draft: _Draft) -> None:
+    """No recurrent layer is given an initial state of zeros, which is what it starts with anyway.
+
+    Exporters make one tensor of zeros for all layers of a stack, which would couple their hidden widths.
+    """
+    zeros: set[str] = set()
+
+    def is_zero(name: str) -> bool:
+        return name in zeros or (name in draft.tensors and _all_zero(draft.tensors[name]))
+
+    for index, node in enumerate(draft.nodes):
+        moved = node.op_type in _MOVEMENTS and is_zero(node.input[0])
+        filled = node.op_type == "ConstantOfShape" and all(_all_zero(a.t) for a in node.attribute)
+        if moved or filled:
+            zeros.update(node.output)
+        elif node.op_type in ("GRU", "LSTM", "RNN"):
+            inputs = ["" if i in (5, 6) and is_zero(name) else name for i, name in enumerate(node.input)]
+            if inputs != list(node.input):
+                draft.nodes[index] = _with_inputs(node, inputs)
+
+
+def _all_zero(tensor: TensorProto) -> bool:
+    return not np.asarray(numpy_helper.to_array(tensor)).any()
+
+
 def _drop_dead(draft: _Draft) -> None:
     """Every node is needed for an output."""
     needed = {value.name for value in draft.shell.graph.output}
@@ -229,6 +260,7 @@ _PASSES: tuple[Callable[[_Draft], None], ...] = (
     _separate_inputs,
     _open_negative_sizes,
     _materialise_constants,
+    _drop_zero_states,
     _drop_dead,
     _drop_unread,
     _name_nodes,

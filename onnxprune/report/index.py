@@ -103,7 +103,7 @@ class Index:
 
     def weight_of(self, node: NodeProto) -> str | None:
         """Return the largest of a node's inputs that are weights or computed from weights; None if it has none."""
-        constant = (n for n in node.input if self.is_constant(n))
+        constant = (n for n in node.input if self.is_constant(n) and self.graph.values[n].factors)
         return max(constant, key=lambda n: prod(self.graph.values[n].shape), default=None)
 
     def by_group(self) -> list[int]:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from onnx import GraphProto
 
-_PRODUCTS = frozenset({"Attention", "Einsum", "FusedMatMul", "MatMul", "MultiHeadAttention", "GroupQueryAttention"})
+_PRODUCTS = frozenset(
+    [
+        "Attention",
+        "Einsum",
+        "FusedMatMul",
+        "GroupQueryAttention",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MultiHeadAttention",
+        "QLinearMatMul",
+    ]
+)
 _CONTRACTIONS = _PRODUCTS | {"Conv", "ConvTranspose", "Gemm"}
 
 

@@ -83,7 +83,7 @@ CASES = [
     Case("resnet", "dynamo", "QDQ-channel", _QDQ),
     Case("resnet", "torchscript", "QDQ-unsigned", _QDQ),
     Case("resnet", "torchscript", "QOperator", _QCONV),
-    Case("resnet", "dynamo", "QOperator-channel", _QCONV),
+    Case("resnet", "dynamo", "QOperator-channel", ("QLinearConv", "QLinearAdd", "QGemm")),
     Case("resnet", "torchscript", "dynamic", ("ConvInteger", "MatMulInteger")),
     Case("shufflenet_v2", "torchscript", "QOperator-channel", ("QLinearConv", "QLinearConcat")),
     Case("unet", "torchscript", "QDQ-channel", (*_QDQ, "ConvTranspose")),
