@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Generic, TypeVar
 
 import click
@@ -30,6 +30,9 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch", "torch-pruning"
 _WIDTH = 200  # of what is piped into a file
 _BUSY = 0.3  # processes in the queue per core above which timings aren't worth much
 
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
+_CLOCK_HELP = "What times are of; on a busy machine CPU time, of all threads together, says more."
+
 T = TypeVar("T")
 S = TypeVar("S")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -45,6 +48,7 @@ def options(command: Command) -> Command:
             "--only", metavar="PATTERN", default="*", help="Measure models of such names only; writes nothing."
         ),
         click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each timing."),
+        click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help=_CLOCK_HELP),
     ):
         command = option(command)
     return command
@@ -83,7 +87,7 @@ def measure(
     repeats: int,
     *,
     budget: float = 20.0,
-    clock: Callable[[], float] = perf_counter,
+    clock: str = "wall",
 ) -> tuple[T, Timing]:
     """Time a function after one run to warm up.
 
@@ -92,19 +96,20 @@ def measure(
         setup: makes its argument anew for every run, and isn't timed.
         repeats: how often it is run, if
         budget: so many seconds suffice; at least once.
-        clock: tells seconds.
+        clock: one of `CLOCKS`.
 
     Returns:
         The last result, and the time.
     """
+    now = CLOCKS[clock]
     result, times = run(setup()), list[float]()
     while len(times) < repeats and (not times or sum(times) < budget):
         del result
         argument = setup()
         gc.collect()
-        start = clock()
+        start = now()
         result = run(argument)
-        times.append(clock() - start)
+        times.append(now() - start)
     return result, Timing(median(times), min(times), len(times))
 
 
@@ -115,13 +120,14 @@ class Stopwatch:
         times: the time of each stage, by name.
     """
 
-    def __init__(self, repeats: int) -> None:
+    def __init__(self, repeats: int, clock: str) -> None:
         self.times: dict[str, Timing] = {}
         self._repeats = repeats
+        self._clock = clock
 
     def __call__(self, stage: str, run: Callable[[], T]) -> T:
         """Time a stage, see `measure`, and return what it gives."""
-        result, self.times[stage] = measure(lambda _: run(), lambda: None, self._repeats)
+        result, self.times[stage] = measure(lambda _: run(), lambda: None, self._repeats, clock=self._clock)
         return result
 
 
@@ -191,7 +197,7 @@ class Report:
         title: what was measured.
         notes: how to read it, a paragraph each.
         tables: for people.
-        settings: what the benchmark was told.
+        settings: what the benchmark was told, the clock among it.
         results: for programs: dataclasses by what they are.
         page: where the Markdown goes, ``benchmarks/<name>.md`` if empty.
         environment: where it was measured.
@@ -213,7 +219,7 @@ class Report:
             console = Console(highlight=False, width=_WIDTH)
         for table in self.tables:
             console.print(table.rich(), "")
-        console.print(_describe(self.environment), style="dim")
+        console.print(self._measured, style="dim")
         if whole:
             for name, text in ((self._page, self.markdown()), (f"benchmarks/{self.name}.json", self.json())):
                 file = folder / name
@@ -223,7 +229,7 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report as a page of Markdown."""
-        source = f"Written by `python -m benchmarks.{self.name}`. {_describe(self.environment)}"
+        source = f"Written by `python -m benchmarks.{self.name}`. {self._measured}"
         return "\n\n".join([f"# {self.title}", *self.notes, *(t.markdown() for t in self.tables), source]) + "\n"
 
     def json(self) -> str:
@@ -236,6 +242,16 @@ class Report:
             "results": self.results,
         }
         return json.dumps(_plain(document), indent=1) + "\n"
+
+    @property
+    def _measured(self) -> str:
+        where = self.environment
+        packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
+        busy = "; the machine was busy, which makes times too long" if where["busy"] else ""
+        return (
+            f"Measured on {where['date']}: {where['cpu']}, {where['cores']} cores, Python {where['python']}, {packages}, "
+            f"{self.settings['clock']} time, load {where['load']}{busy}."
+        )
 
     @property
     def _page(self) -> str:
@@ -267,15 +283,6 @@ def milliseconds(seconds: float) -> str:
 def yes(holds: bool) -> str:
     """Write whether something holds."""
     return "yes" if holds else "no"
-
-
-def _describe(where: Mapping[str, Any]) -> str:
-    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
-    busy = "; **the machine was busy, timings are too high**" if where["busy"] else ""
-    return (
-        f"{where['date']}, {where['cpu']}, {where['cores']} cores, Python {where['python']}, {packages}, "
-        f"load {where['load']}{busy}."
-    )
 
 
 def _versions() -> list[tuple[str, str]]:

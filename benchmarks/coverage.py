@@ -97,14 +97,14 @@ class Missing:
     reason: str
 
 
-def cover(name: str, family: str, source: ModelProto, repeats: int) -> Coverage:
+def cover(name: str, family: str, source: ModelProto, *, repeats: int, clock: str) -> Coverage:
     """Measure one model.
 
     Raises:
         OnnxPruneError: it can't be read, run or pruned.
     """
     model = load(source)
-    watch = Stopwatch(repeats)
+    watch = Stopwatch(repeats, clock)
     graph = watch("trace", lambda: _trace(model.proto))
     analysis = Analysis(model, graph)
     planned, deepest = (_plan(analysis, settings) for settings in (TARGET, DEEPEST))
@@ -216,7 +216,7 @@ def _totals(found: Sequence[Coverage]) -> str:
 
 @click.command(help=__doc__)
 @options
-def main(repeats: int, only: str, output: Path) -> None:
+def main(repeats: int, clock: str, only: str, output: Path) -> None:
     """Measure, print and write."""
     found: list[Coverage] = []
     missing = [Missing(f.name, f"{f.where} is absent") for f in FAMILIES if not f.models()]
@@ -227,7 +227,7 @@ def main(repeats: int, only: str, output: Path) -> None:
                 continue
             log.print(f"measuring {name}", style="dim")
             try:
-                found.append(cover(name, family.name, family.read(path), repeats))
+                found.append(cover(name, family.name, family.read(path), repeats=repeats, clock=clock))
             except OnnxPruneError as error:
                 missing.append(Missing(name, f"{error.code}: {error.cause}"))
     by_family = {f.name: [c for c in found if c.family == f.name] for f in FAMILIES}
@@ -239,7 +239,7 @@ def main(repeats: int, only: str, output: Path) -> None:
         title="What can be pruned of which model",
         notes=(_totals(found), *NOTES),
         tables=tables,
-        settings={"repeats": repeats, "target": TARGET, "deepest": DEEPEST},
+        settings={"repeats": repeats, "clock": clock, "target": TARGET, "deepest": DEEPEST},
         results={"models": found, "missing": missing},
         page="coverage.md",
     ).publish(output, whole=only == "*")

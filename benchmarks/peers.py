@@ -76,13 +76,13 @@ class Outcome:
 
 
 def compare(
-    network: str, case: Case, tools: Sequence[Tool], *, repeats: int, rounds: int, threads: int
+    network: str, case: Case, tools: Sequence[Tool], *, repeats: int, clock: str, rounds: int, threads: int
 ) -> list[Outcome]:
     """Prune a network with every tool, and run what they make of it."""
     models, times = {_DENSE: case.proto}, dict[str, Timing]()
     for tool in tools:
         log.print(f"{network}: {tool.name}", style="dim")
-        pruned, times[tool.name] = measure(tool.prune, partial(tool.prepare, case), repeats)
+        pruned, times[tool.name] = measure(tool.prune, partial(tool.prepare, case), repeats, clock=clock)
         models[tool.name] = tool.export(pruned)
     inputs = generate_inputs(case.proto, concretise(case.proto).inputs)
     runs = turns({n: m for n, m in models.items() if _loads(m)}, inputs, rounds=rounds, threads=threads)
@@ -149,7 +149,7 @@ COLUMNS: Sequence[Column[Outcome]] = (
 @options
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Runs for each latency.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime.")
-def main(repeats: int, only: str, output: Path, rounds: int, threads: int) -> None:
+def main(repeats: int, clock: str, only: str, output: Path, rounds: int, threads: int) -> None:
     """Measure, print and write."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
@@ -157,7 +157,7 @@ def main(repeats: int, only: str, output: Path, rounds: int, threads: int) -> No
     from benchmarks.tools import NETWORKS, RATIO, TOOLS, case
 
     outcomes = {
-        name: compare(name, case(name), TOOLS, repeats=repeats, rounds=rounds, threads=threads)
+        name: compare(name, case(name), TOOLS, repeats=repeats, clock=clock, rounds=rounds, threads=threads)
         for name in chosen(list(NETWORKS), only)
     }
     Report(
@@ -165,7 +165,7 @@ def main(repeats: int, only: str, output: Path, rounds: int, threads: int) -> No
         title="Beside other pruners",
         notes=NOTES,
         tables=[Table.of(name, COLUMNS, rows) for name, rows in outcomes.items()],
-        settings={"repeats": repeats, "rounds": rounds, "threads": threads, "ratio": RATIO},
+        settings={"repeats": repeats, "clock": clock, "rounds": rounds, "threads": threads, "ratio": RATIO},
         results={"outcomes": [outcome for rows in outcomes.values() for outcome in rows]},
     ).publish(output, whole=len(outcomes) == len(NETWORKS))
 

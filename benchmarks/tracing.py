@@ -87,12 +87,12 @@ class Aim:
     met: bool
 
 
-def run(name: str, model: ModelProto, repeats: int) -> Result:
+def run(name: str, model: ModelProto, *, repeats: int, clock: str) -> Result:
     """Measure one model."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         save(model, path)
-        cost, nodes, stages = _time_stages(path, repeats)
+        cost, nodes, stages = _time_stages(path, Stopwatch(repeats, clock))
         return Result(
             name,
             nodes,
@@ -129,8 +129,7 @@ def aims(results: Mapping[str, Result]) -> Iterator[Aim]:
             yield Aim("ResNet-50, peak memory", "< 3 x the model", f"{times:.2f} x", times < 3)
 
 
-def _time_stages(path: Path, repeats: int) -> tuple[Cost, int, dict[str, Timing]]:
-    watch = Stopwatch(repeats)
+def _time_stages(path: Path, watch: Stopwatch) -> tuple[Cost, int, dict[str, Timing]]:
     model = watch("load", lambda: load(path))
     proto, shapes = watch("shapes", lambda: _shapes(model.proto))
     graph = watch("trace", lambda: trace(proto, shapes=shapes))
@@ -193,14 +192,14 @@ def _growth_table(results: Sequence[Result]) -> Table:
 
 @click.command(help=__doc__)
 @options
-def main(repeats: int, only: str, output: Path) -> None:
+def main(repeats: int, clock: str, only: str, output: Path) -> None:
     """Measure, print and write."""
     builders: dict[str, Callable[[], ModelProto]] = dict(NETWORKS)
     builders |= {name: partial(synthetic_chain, nodes) for name, nodes in CHAINS.items()}
     results: dict[str, Result] = {}
     for name in chosen(list(builders), only):
         log.print(f"measuring {name}", style="dim")
-        results[name] = run(name, builders[name](), repeats)
+        results[name] = run(name, builders[name](), repeats=repeats, clock=clock)
     tables = [Table.of("Milliseconds per stage, and memory", TIMES, list(results.values()))]
     chains = [results[name] for name in CHAINS if name in results]
     if len(chains) == len(CHAINS):
@@ -212,7 +211,7 @@ def main(repeats: int, only: str, output: Path) -> None:
         title="Time and memory, stage by stage",
         notes=NOTES,
         tables=tables,
-        settings={"repeats": repeats, "plan": SETTINGS},
+        settings={"repeats": repeats, "clock": clock, "plan": SETTINGS},
         results={"models": list(results.values()), "aims": goals},
     ).publish(output, whole=len(results) == len(builders))
 

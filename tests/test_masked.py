@@ -93,6 +93,19 @@ def test_zeroes_that_would_poison(act: Callable[[Net, str], str]) -> None:
     assert not verify(kept, rewrite(other), inputs).passed
 
 
+def test_poison_beside_a_recurrent_layer() -> None:
+    """A hidden unit is read by the others of its own layer, too."""
+    net = Net()
+    x = net.input((3, 2, 4))
+    y, _ = net.ops("RNN", x, net.weight(1, 5, 4), net.weight(1, 5, 5), count=2, hidden_size=5)
+    net.output(net.linear(net.op("Div", y, net.reduce("ReduceL2", y, [0])), 2))
+    graph = analyse(net.model())
+    kept = removed(graph)
+    assert kept.removed.any()
+    verdict = verify(kept, rewrite(kept), inputs_of(graph))
+    assert verdict.passed, verdict
+
+
 def _layer_norm(net: Net, x: str) -> str:
     y = net.op("Transpose", x, perm=[0, 2, 3, 1])
     y = net.op("LayerNormalization", y, net.between(0.5, 1.5, 8), net.weight(8))

@@ -42,8 +42,9 @@ def analysed(model: ModelProto, shapes: Shapes | None = None, attention: Attenti
 def unreached(graph: ChannelGraph) -> list[str]:
     """List the layers with weights that can't be made smaller, as "operator [weight shape]"."""
     layers = [layer for layer in summarise(graph).layers if layer.weighted and not layer.reached]
-    shapes = {n.name: [graph.shapes.shapes.get(i, ()) for i in n.input[1:]] for n in graph.proto.graph.node}
-    return [f"{layer.cost.op} {list(max(shapes[layer.cost.node], key=len))}" for layer in layers]
+    reads = {node.name: node.input[1:] for node in graph.proto.graph.node}
+    weights = [max((graph.shapes.shapes.get(n, ()) for n in reads[layer.cost.node]), key=len) for layer in layers]
+    return [f"{layer.cost.op} {list(weight)}" for layer, weight in zip(layers, weights, strict=True)]
 
 
 def footprints(graph: ChannelGraph) -> list[str]:
@@ -77,7 +78,7 @@ def assert_prunes(
 
 
 def assert_swap_is_caught(kept: Kept, inputs: Arrays, tolerance: float = TOLERANCE, tries: int = 3) -> None:
-    """One removed unit is exchanged for another: the oracle sees it, unless neither has any influence on the outputs."""
+    """Exchange one removed unit for another: the oracle sees it, unless neither has any influence on the outputs."""
     rng = np.random.default_rng(0)
     reference = run_once(masked(kept), inputs)
     caught = 0

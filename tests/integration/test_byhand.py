@@ -27,6 +27,8 @@ GROUPS: dict[tuple[str, Attention], list[str]] = {
 }
 for _name, _groups in {
     "blocked_weights": ["12 x 4: 2088", "2 x 16: 2368"],  # whole blocks of input channels share their scales
+    "branches": ["12 x 1: 936", "16 x 1: 1600"],  # what both branches capture stays
+    "channels_last": ["16 x 1: 960"],
     "einsum_mixture": [
         *("10 x 1: 1280", "12 x 1: 1344", "32 x 1: 1728", "32 x 1: 3264", "4 x 1: 4096", "8 x 1: 2048", "8 x 1: 984"),
         "~8 x 1: 2048",
@@ -34,6 +36,7 @@ for _name, _groups in {
     "group_norms": ["6 x 4: 3660", "~4 x 4: 3936"],
     "gru_and_rnn": ["12 x 2: 1728", "16 x 6: 2064"],
     "integer_operators": ["~12 x 1: 1968", "~16 x 1: 2304", "~20 x 1: 360"],
+    "local_functions": ["16 x 1: 1712", "24 x 1: 768", "24 x 1: 768"],
     "lstm_with_everything": ["10 x 1: 350", "16 x 8: 3808"],
     "quantised_operators": ["12 x 1: 2856", "20 x 1: 380", "4 x 4: 1472", "6 x 4: 3504"],
 }.items():

@@ -15,8 +15,8 @@ from tests.toolbox import run_once
 
 pytest.importorskip("torch")
 
-from tests.zoo.catalogue import NETWORKS  # noqa: E402
-from tests.zoo.export import EXPORTERS  # noqa: E402
+from tests.zoo.catalogue import NETWORKS
+from tests.zoo.export import EXPORTERS
 
 pytestmark = pytest.mark.dev
 

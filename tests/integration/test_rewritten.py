@@ -15,9 +15,9 @@ from tests.toolbox import run_once
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime.transformers")
 
-from tests.zoo.catalogue import NETWORKS  # noqa: E402
-from tests.zoo.rewritten import dynamically_quantised, fused, optimised, quantised  # noqa: E402
-from tests.zoo.spec import Network  # noqa: E402
+from tests.zoo.catalogue import NETWORKS
+from tests.zoo.rewritten import Feeds, dynamically_quantised, fused, optimised, quantised
+from tests.zoo.spec import Network
 
 pytestmark = pytest.mark.dev
 
@@ -49,8 +49,8 @@ class Case:
         return f"{self.name}-{self.exporter}-{self.how}-{self.mode}"
 
 
-def _batches(network: Network) -> list[dict[str, object]]:
-    return [dict(network.draw(network.sizes, seed)) for seed in range(3)]
+def _batches(network: Network) -> list[Feeds]:
+    return [network.draw(network.sizes, seed) for seed in range(3)]
 
 
 REWRITERS: dict[str, Rewriter] = {

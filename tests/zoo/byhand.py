@@ -4,9 +4,10 @@ its optional inputs, quantised operators, einsum."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.toolbox import Net
 
@@ -49,11 +50,14 @@ def attention_by_head() -> ModelProto:
 
 
 def group_norms() -> ModelProto:
-    """GroupNormalization with a scale per channel, and by Reshape and InstanceNormalization as older exporters write it."""
+    """GroupNormalization, and the Reshape around an InstanceNormalization that older exporters write for it."""
     net = Net(opset=21)
     x = net.conv(net.input([2, 3, 8, 8], symbols={0: "batch"}), 16, 3)
     x = net.ops(
-        *("GroupNormalization", x, net.between(0.5, 1.5, 16), net.weight(16)), count=1, shapes=[(2, 16, 8, 8)], num_groups=4
+        *("GroupNormalization", x, net.between(0.5, 1.5, 16), net.weight(16)),
+        count=1,
+        shapes=[(2, 16, 8, 8)],
+        num_groups=4,
     )[0]
     x = net.conv(net.op("Relu", x), 24, 3)
     ones, zeros = net.const(np.ones(6, np.float32)), net.const(np.zeros(6, np.float32))
@@ -66,7 +70,7 @@ def group_norms() -> ModelProto:
 
 
 def lstm_with_everything() -> ModelProto:
-    """A bidirectional LSTM with bias, lengths, initial states, peepholes, a clip and other activations; all outputs read."""
+    """A bidirectional LSTM with every optional input, a clip and other activations; all outputs are read."""
     net, hidden = Net(opset=17), 16
     x, lengths = net.input([5, 2, 6]), net.const(np.array([5, 3], np.int32))
     first, cell = net.weight(2, 2, hidden), net.weight(2, 2, hidden)
@@ -106,7 +110,7 @@ def gru_and_rnn() -> ModelProto:
 
 
 def einsum_mixture() -> ModelProto:
-    """Einsum in every form: attention with an ellipsis, a bilinear form, a contraction to a vector, an implicit output."""
+    """Einsum in many forms: attention with an ellipsis, a bilinear form, an implicit output."""
     net = Net(opset=17)
     x = net.linear(net.input([2, 5, 6], symbols=TOKENS), WIDTH)
     q, k, v = (
@@ -149,7 +153,7 @@ def quantised_operators() -> ModelProto:
 
 
 def integer_operators() -> ModelProto:
-    """DynamicQuantizeLinear in front of ConvInteger and MatMulInteger, rescaled behind, as quantize_dynamic writes it."""
+    """DynamicQuantizeLinear before ConvInteger and MatMulInteger, rescaled behind, as quantize_dynamic writes it."""
     net = Net(opset=17)
     x = net.input([2, 3, 8, 8], symbols={0: "batch"})
     for channels, width, group in ((3, 16, 1), (16, 16, 16), (16, 12, 1)):
@@ -180,16 +184,79 @@ def blocked_weights() -> ModelProto:
     return net.model()
 
 
+def channels_last() -> ModelProto:
+    """As converters from TensorFlow write it: Transposes around convolutions, biases and norms on the last axis, SAME
+    padding, a depthwise weight that is reshaped, a mean over rows and columns."""
+    net = Net(opset=13)
+    x = net.input([2, 8, 8, 3], symbols={0: "batch"})
+    x = _last(net, "Conv", x, net.weight(16, 3, 3, 3, fan_in=27), auto_pad="SAME_UPPER", strides=[2, 2])
+    x = net.op("Relu", net.op("Add", x, net.weight(16)))
+    kernel = net.reshape(net.weight(3, 3, 16, 1, fan_in=9), [3, 3, 1, 16])
+    kernel = net.op("Transpose", kernel, perm=[3, 2, 0, 1])
+    y = _last(net, "Conv", x, kernel, group=16, auto_pad="SAME_LOWER")
+    y = net.op("Add", net.op("Mul", y, net.between(0.5, 1.5, 16)), net.weight(1, 1, 1, 16))
+    y = net.op("Min", net.op("Max", y, net.const(0.0)), net.const(6.0))
+    y = _last(net, "Conv", y, net.weight(16, 16, 1, 1, fan_in=16))
+    x = net.pad(net.op("Add", x, y), [0, 0, 0, 0, 0, 1, 1, 0])
+    x = _last(net, "MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
+    pooled = net.reduce("ReduceMean", x, [1, 2], keepdims=0)
+    net.output(net.op("Add", net.linear(pooled, 5), net.weight(5)), {0: "batch"})
+    return net.model()
+
+
+def branches() -> ModelProto:
+    """An If whose branches read a tensor from outside: its channels stay, those of all else may leave."""
+    net = Net(opset=17)
+    x = net.input([2, 3, 8, 8], symbols={0: "batch"})
+    x = net.op("Relu", net.conv(net.op("Relu", net.conv(x, 16, 3)), 8, 3, name="captured"))
+    flag = net.op("Greater", net.op("ReduceMean", x, keepdims=0), net.const(0.1))
+    bodies = {}
+    for name, scale in (("then_branch", 2.0), ("else_branch", -1.0)):
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8, 8, 8])
+        factor = numpy_helper.from_array(np.float32(scale), f"{name}_factor")
+        node = helper.make_node("Mul", [x, factor.name], [name], name=f"{name}_mul")
+        bodies[name] = helper.make_graph([node], name, [], [out], [factor])
+    y = net.ops("If", flag, count=1, shapes=[(2, 8, 8, 8)], **bodies)[0]
+    net.types[y].tensor_type.elem_type = TensorProto.FLOAT
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.conv(y, 12, 3))))
+    net.output(net.linear(pooled, 5), {0: "batch"})
+    return net.model()
+
+
+def local_functions() -> ModelProto:
+    """A block that is a function of the model's own, called twice."""
+    net = Net(opset=17, domains={"local": 1})
+    x = net.input([2, 6], symbols={0: "batch"})
+    x = net.linear(x, 16)
+    for _ in range(2):
+        up, down = net.weight(16, 24, fan_in=16), net.weight(24, 16, fan_in=24)
+        x = net.ops("local:Block", x, up, down, count=1, shapes=[(2, 16)])[0]
+    net.output(net.linear(x, 5), {0: "batch"})
+    model = net.model(check=False)
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["h"]),
+        helper.make_node("Softplus", ["h"], ["a"]),
+        helper.make_node("MatMul", ["a", "down"], ["d"]),
+        helper.make_node("Add", ["x", "d"], ["y"]),
+    ]
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("local", "Block", ["x", "up", "down"], ["y"], nodes, opsets))
+    return model
+
+
 BY_HAND: Mapping[str, Callable[[], ModelProto]] = {
     f.__name__: f
     for f in (
         attention_by_head,
         blocked_weights,
+        branches,
+        channels_last,
         decoder,
         einsum_mixture,
         group_norms,
         gru_and_rnn,
         integer_operators,
+        local_functions,
         lstm_with_everything,
         quantised_operators,
     )
@@ -201,8 +268,14 @@ def _embedded(net: Net, symbols: Mapping[int, str] | None = None) -> str:
     return net.op("Gather", net.weight(11, WIDTH, name="tokens"), ids)
 
 
-def _rescaled(net: Net, operator: str, x: str, w: str, zero: str, **attributes: int) -> str:
+def _rescaled(net: Net, operator: str, x: str, w: str, zero: str, **attributes: Any) -> str:
     q, scale, point = net.ops("DynamicQuantizeLinear", x, count=3)
-    pads = {"pads": [1, 1, 1, 1]} if operator == "ConvInteger" else {}
-    total = net.op("Cast", net.op(operator, q, w, point, zero, **attributes, **pads), to=TensorProto.FLOAT)
+    if operator == "ConvInteger":
+        attributes["pads"] = [1, 1, 1, 1]
+    total = net.op("Cast", net.op(operator, q, w, point, zero, **attributes), to=TensorProto.FLOAT)
     return net.op("Mul", total, net.op("Mul", scale, net.const(0.004)))
+
+
+def _last(net: Net, operator: str, x: str, *weights: str, **attributes: Any) -> str:
+    y = net.op(operator, net.op("Transpose", x, perm=[0, 3, 1, 2]), *weights, **attributes)
+    return net.op("Transpose", y, perm=[0, 2, 3, 1])

@@ -27,12 +27,12 @@ def _text(build: Build, *, mask: bool = False) -> Network:
     return Network(build, given, _TOKENS, _OTHER_TOKENS, attention=True)
 
 
-def _tagger(kind: type[nn.RNNBase], **options: int) -> Network:
+def _tagger(kind: Callable[..., nn.RNNBase], **options: int) -> Network:
     ids = {"ids": Input(("batch", "sequence"), 13)}
     return Network(partial(recurrent.Tagger, kind, **options), ids, _TOKENS, _OTHER_TOKENS, baked=_UNROLLED)
 
 
-def _state(kind: type[nn.RNNBase], apart: str | None = None) -> Network:
+def _state(kind: Callable[..., nn.RNNBase], apart: str | None = None) -> Network:
     build = partial(recurrent.LastState, kind)
     return Network(build, _WITH_STATE, _STEPS, _OTHER_STEPS, baked=_UNROLLED, apart=apart)
 
@@ -57,6 +57,14 @@ TRANSFORMERS: Mapping[str, Network] = {
     "bert": _text(partial(transformers.Bert, tied=False), mask=True),
     "bert_tied": _text(partial(transformers.Bert, tied=True), mask=True),
     "einsum_attention": Network(transformers.EinsumAttention, _FEATURES, _TOKENS, _OTHER_TOKENS, attention=True),
+    "gpt2": _text(transformers.GPT2),
+    "gpt2_cached": Network(
+        transformers.CachedGPT2,
+        {"ids": Input(("batch", "sequence"), 13)}
+        | {name: Input(("batch", 4, "past", 8)) for name in ("key0", "value0", "key1", "value1")},
+        {"batch": 2, "sequence": 3, "past": 5},
+        {"batch": 3, "sequence": 4, "past": 7},
+    ),
     "linear_attention": Network(
         transformers.LinearAttention,
         {"image": Input(("batch", 4, "height", "width"))},
@@ -75,7 +83,7 @@ TRANSFORMERS: Mapping[str, Network] = {
         {"batch": 3, "source": 8, "target": 4},
         attention=True,
         baked={"torchscript": ("source", "target")},
-        apart="TorchScript slices a bias that it reads twice: the places that neither slice reads are groups of their own",
+        apart="TorchScript slices a bias twice: the places that neither slice reads are groups of their own",
     ),
     "swin": Network(windows.Swin, _IMAGE16, attention=True),
     "t5": _text(transformers.T5),
@@ -139,4 +147,4 @@ CONVOLUTIONAL: Mapping[str, Network] = {
     ),
 }
 
-NETWORKS: Mapping[str, Network] = TRANSFORMERS | RECURRENT | CONVOLUTIONAL
+NETWORKS: Mapping[str, Network] = {**TRANSFORMERS, **RECURRENT, **CONVOLUTIONAL}

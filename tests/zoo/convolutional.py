@@ -106,7 +106,7 @@ class _NextBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.gamma * self.down(F.gelu(self.up(y)))
-        return x + y.permute(0, 3, 1, 2)
+        return cast(Tensor, x + y.permute(0, 3, 1, 2))
 
 
 class UNet(nn.Module):
@@ -185,7 +185,13 @@ class _ShuffleBlock2(nn.Module):
         half, self.stride = width // 2, stride
         source = width if stride > 1 else half
         self.main = nn.Sequential(
-            *(conv_bn(source, half, 1), nn.ReLU(), conv_bn(half, half, 3, stride, half), conv_bn(half, half, 1), nn.ReLU())
+            *(
+                conv_bn(source, half, 1),
+                nn.ReLU(),
+                conv_bn(half, half, 3, stride, half),
+                conv_bn(half, half, 1),
+                nn.ReLU(),
+            )
         )
         self.side = nn.Sequential(conv_bn(source, source, 3, 2, source), conv_bn(source, half, 1), nn.ReLU())
 
@@ -224,7 +230,7 @@ class _Inverted(nn.Module):
         y = F.hardswish(self.depthwise(F.hardswish(self.expand(x))))
         gate = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1))))
         y = self.project(y * F.hardsigmoid(gate))
-        return x + y if self.residual else y
+        return cast(Tensor, x + y if self.residual else y)
 
 
 class CrossStage(nn.Module):
@@ -247,16 +253,16 @@ class CrossStage(nn.Module):
 class _C2f(nn.Module):
     def __init__(self, channels: int, width: int, residual: bool, blocks: int = 2) -> None:
         super().__init__()
-        self.half, self.residual = width // 2, residual
+        self.part, self.residual = width // 2, residual
         self.enter = conv_bn(channels, width, 1)
-        self.leave = conv_bn((2 + blocks) * self.half, width, 1)
+        self.leave = conv_bn((2 + blocks) * self.part, width, 1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(conv_bn(self.half, self.half), nn.SiLU(), conv_bn(self.half, self.half), nn.SiLU())
+            nn.Sequential(conv_bn(self.part, self.part), nn.SiLU(), conv_bn(self.part, self.part), nn.SiLU())
             for _ in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = list(F.silu(self.enter(x)).split((self.half, self.half), 1))
+        parts = list(torch.split(F.silu(self.enter(x)), [self.part, self.part], 1))
         for block in self.blocks:
             parts.append(parts[-1] + block(parts[-1]) if self.residual else block(parts[-1]))
         return F.silu(self.leave(torch.cat(parts, 1)))
@@ -307,7 +313,9 @@ class SuperResolution(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.enter, self.slope = nn.Conv2d(1, width, 5, padding=2), nn.PReLU(width)
-        self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.PReLU(), nn.Conv2d(width, width, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.PReLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
         self.middle = nn.Conv2d(width, 4 * width, 3, padding=1)
         self.last = nn.Conv2d(width, 4, 3, padding=1)
 
@@ -430,7 +438,7 @@ class Detector(nn.Module):
             torch.cat([box(x), label(x)], 1).flatten(2)
             for x, box, label in zip(maps, self.boxes, self.labels, strict=True)
         ]
-        boxes, scores = torch.cat(found, 2).split((4 * self.bins, self.classes), 1)
+        boxes, scores = torch.split(torch.cat(found, 2), [4 * self.bins, self.classes], 1)
         b, _, n = boxes.shape
         sides = boxes.view(b, 4, self.bins, n).softmax(2) * cast(Tensor, self.ladder)[:, None]
         near, far = sides.sum(2).chunk(2, 1)

@@ -7,6 +7,8 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import torch
@@ -20,20 +22,19 @@ OPSET = 20  # the newest that the TorchScript exporter writes
 
 def torchscript(network: Network, opset: int = 17) -> ModelProto:
     """Export with `torch.jit.trace`: Shape and Gather chains, constants as nodes."""
-    file = io.BytesIO()
     axes = {name: dict(_dynamic(entry.axes)) for name, entry in network.inputs.items()}
-    with _quietly():
+    with _quietly(), TemporaryDirectory() as folder:
         module, inputs = _prepared(network)
         torch.onnx.export(
             module,
             tuple(inputs.values()),
-            file,
+            Path(folder) / "model.onnx",
             dynamo=False,
             opset_version=opset,
             input_names=list(inputs),
             dynamic_axes=axes,
         )
-    return onnx.load_from_string(file.getvalue())
+        return onnx.load(Path(folder) / "model.onnx")
 
 
 def dynamo(network: Network, opset: int = OPSET) -> ModelProto:

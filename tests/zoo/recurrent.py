@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 class Tagger(nn.Module):
     """Embeddings, stacked recurrent layers in both directions, a linear layer for each token."""
 
-    def __init__(self, kind: type[nn.RNNBase], *, directions: int = 2, layers: int = 2, hidden: int = 16) -> None:
+    def __init__(
+        self, kind: Callable[..., nn.RNNBase], *, directions: int = 2, layers: int = 2, hidden: int = 16
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(23, 12)
-        self.recurrent = kind(12, hidden, layers, batch_first=True, bidirectional=directions == 2)  # type: ignore[call-arg]
+        self.recurrent = kind(12, hidden, layers, batch_first=True, bidirectional=directions == 2)
         self.hidden = nn.Linear(directions * hidden, 20)
         self.tags = nn.Linear(20, 5)
 
@@ -26,11 +29,11 @@ class Tagger(nn.Module):
 class LastState(nn.Module):
     """Classifies by the last hidden state; the first one is given by a linear layer."""
 
-    def __init__(self, kind: type[nn.RNNBase], hidden: int = 16) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase], hidden: int = 16) -> None:
         super().__init__()
         self.start = nn.Linear(4, hidden)
         self.lstm = kind is nn.LSTM
-        self.recurrent = kind(6, hidden)  # type: ignore[call-arg]
+        self.recurrent = kind(6, hidden)
         self.head = nn.Linear(hidden, 3)
 
     def forward(self, features: Tensor, context: Tensor) -> Tensor:

@@ -20,7 +20,12 @@ Feeds = dict[str, NDArray[Any]]
 
 
 def quantised(
-    model: ModelProto, batches: list[Feeds], form: Literal["QDQ", "QOperator"], *, per_channel: bool, signed: bool = True
+    model: ModelProto,
+    batches: list[Feeds],
+    form: Literal["QDQ", "QOperator"],
+    *,
+    per_channel: bool,
+    signed: bool = True,
 ) -> ModelProto:
     """Quantise weights and activations to 8 bits, with the ranges that a few batches show."""
     with TemporaryDirectory() as folder, _quiet():
@@ -40,7 +45,7 @@ def quantised(
 
 
 def dynamically_quantised(model: ModelProto, *, per_channel: bool) -> ModelProto:
-    """Quantise weights; activations get their scales at run time (DynamicQuantizeLinear, MatMulInteger, ConvInteger)."""
+    """Quantise weights; activations get their scales at run time."""
     with TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         onnx.save(model, source)

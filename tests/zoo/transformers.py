@@ -97,7 +97,7 @@ class FusedAttention(nn.Module):
             elif self.how == "chunk":
                 parts = list(joint.chunk(3, -1))
             else:  # GPT-NeoX and T5X: the three lie next to each other within a head
-                parts = list(joint.view(b, n, self.heads, 3 * self.head).split(self.head, -1))
+                parts = list(torch.split(joint.view(b, n, self.heads, 3 * self.head), self.head, -1))
             q, k, v = (p.reshape(b, n, self.heads, self.head).transpose(1, 2) for p in parts)
         if self.scaled:
             mixed = F.scaled_dot_product_attention(q, k, v)
@@ -335,3 +335,75 @@ class LinearAttention(nn.Module):
         total = k.sum(-1, keepdim=True).transpose(-1, -2) @ q
         mixed = context @ q / (total + 1.0)
         return cast(Tensor, self.last(F.relu(self.out(mixed.reshape(b, -1, h, w)))))
+
+
+class GPT2(nn.Module):
+    """A decoder as GPT-2's: weights stored [in, out], one projection split in three, a causal mask cut from a buffer,
+    the output tied to the embedding."""
+
+    def __init__(self, width: int = 32, heads: int = 4, layers: int = 2) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(29, width), nn.Embedding(16, width)
+        self.layers = nn.ModuleList(_GPT2Layer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("order", torch.arange(16)[None], persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.decode(ids, 0, [(), ()])[0]
+
+    def decode(self, ids: Tensor, before: int, past: list[tuple[Tensor, ...]]) -> tuple[Tensor, list[Tensor]]:
+        """Return logits and the keys and values of all layers."""
+        order = cast(Tensor, self.order)[:, before : before + ids.shape[1]]
+        x = self.tokens(ids) + self.positions(order)
+        present: list[Tensor] = []
+        for layer, given in zip(self.layers, past, strict=True):
+            x, *kept = layer(x, given)
+            present += kept
+        return self.norm(x) @ self.tokens.weight.T, present
+
+
+class CachedGPT2(GPT2):
+    """As GPT2, keys and values of earlier tokens handed in and out: heads are part of the interface."""
+
+    def forward(  # type: ignore[override]
+        self, ids: Tensor, key0: Tensor, value0: Tensor, key1: Tensor, value1: Tensor
+    ) -> tuple[Tensor, ...]:
+        logits, present = self.decode(ids, key0.shape[2], [(key0, value0), (key1, value1)])
+        return logits, *present
+
+
+class _GPT2Layer(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attend, self.project = _Conv1D(width, 3 * width), _Conv1D(width, width)
+        self.up, self.down = _Conv1D(width, 3 * width), _Conv1D(3 * width, width)
+        self.register_buffer("causal", torch.ones(16, 16, dtype=torch.bool).tril()[None, None], persistent=False)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, _ = x.shape
+        parts = self.attend(self.norm1(x)).split(self.width, 2)
+        q, k, v = (p.view(b, n, self.heads, self.width // self.heads).permute(0, 2, 1, 3) for p in parts)
+        if past:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        total = k.shape[2]
+        causal = cast(Tensor, self.causal)[:, :, total - n : total, :total]
+        scores = torch.where(causal, q @ k.transpose(-1, -2) / sqrt(v.shape[-1]), torch.tensor(-1e4))
+        mixed = (scores.softmax(-1) @ v).permute(0, 2, 1, 3).reshape(b, n, self.width)
+        x = x + self.project(mixed)
+        return x + self.down(_gelu_by_hand(self.up(self.norm2(x)))), k, v
+
+
+class _Conv1D(nn.Module):
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(width, out) / sqrt(width)), nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight)
+        return flat.view(*x.shape[:-1], self.bias.shape[0])
+
+
+def _gelu_by_hand(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3)))

@@ -27,6 +27,9 @@ def recurrent(op: Op) -> None:
         e=2 * gates,
         p=3,
     )
+    previous = op.x(2).on(2)
+    if previous is not None:  # R reads the previous state, though its channels are the output's as well
+        op.channels.summed.append(previous.ids)
 
 
 @rewrites("GRU", "LSTM", "RNN")
