@@ -249,8 +249,8 @@ class Report:
         packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
         busy = "; the machine was busy, which makes times too long" if where["busy"] else ""
         return (
-            f"Measured on {where['date']}: {where['cpu']}, {where['cores']} cores, Python {where['python']}, {packages}, "
-            f"{self.settings['clock']} time, load {where['load']}{busy}."
+            f"Measured on {where['date']}: {where['cpu']}, {where['cores']} cores, Python {where['python']}, "
+            f"{packages}; {self.settings['clock']} time, load {where['load']}{busy}."
         )
 
     @property

@@ -148,7 +148,7 @@ def _plan(analysis: Analysis, settings: Settings) -> PrunePlan | None:
 
 def _prunable_macs(graph: ChannelGraph, found: ModelSummary) -> float:
     """Return the share of MACs that would go if all went that can."""
-    return 1 - share(cost(Kept(graph, ~graph.pinned)).macs, found.cost.macs)
+    return share(found.cost.macs - cost(Kept(graph, ~graph.pinned)).macs, found.cost.macs)
 
 
 def _macs_left(plan: PrunePlan | None) -> float | None:
@@ -231,7 +231,7 @@ def main(repeats: int, clock: str, only: str, output: Path) -> None:
             except OnnxPruneError as error:
                 missing.append(Missing(name, f"{error.code}: {error.cause}"))
     by_family = {f.name: [c for c in found if c.family == f.name] for f in FAMILIES}
-    tables = [Table.of(name.capitalize(), COLUMNS, rows) for name, rows in by_family.items() if rows]
+    tables = [Table.of(name, COLUMNS, rows) for name, rows in by_family.items() if rows]
     if missing:
         tables.append(Table.of("Not measured", MISSING, missing))
     Report(

@@ -42,7 +42,9 @@ class Family:
 
 
 FAMILIES: Sequence[Family] = (
-    Family("trained", _SHARED, "../shared/models"),
-    Family("architecture, random weights", _SHARED / "architectures", "../shared/models/architectures", fill),
-    Family("onnx light model, random weights", _LIGHT, "the onnx package", fill),
+    Family("Trained models", _SHARED, "../shared/models"),
+    Family(
+        "Architectures as exported, random weights", _SHARED / "architectures", "../shared/models/architectures", fill
+    ),
+    Family("onnx's light models, random weights", _LIGHT, "the onnx package", fill),
 )

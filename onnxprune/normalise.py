@@ -188,7 +188,7 @@ def _drop_zero_states(draft: _Draft) -> None:
         return name in zeros or (name in draft.tensors and _all_zero(draft.tensors[name]))
 
     for index, node in enumerate(draft.nodes):
-        moved = node.op_type in _MOVEMENTS and is_zero(node.input[0])
+        moved = node.op_type in _MOVEMENTS and node.input and is_zero(node.input[0])
         filled = node.op_type == "ConstantOfShape" and all(_all_zero(a.t) for a in node.attribute)
         if moved or filled:
             zeros.update(node.output)

@@ -103,7 +103,12 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
 
     Where an axis is merged from two with ids of their own, only one set can be carried: in an attention that of the
     heads, which come first, or that of their width; elsewhere the larger.
+
+    Raises:
+        ValueError: the shapes have different numbers of elements.
     """
+    if prod(value.shape) != prod(shape):
+        raise ValueError(f"{list(value.shape)} can't be reshaped to {list(shape)}")
     blocks = _blocks(value.shape, shape)
     block_of = {axis: i for i, (inputs, _) in enumerate(blocks) for axis in inputs}
     taken: dict[int, Factor] = {}

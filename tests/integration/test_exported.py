@@ -42,6 +42,17 @@ def test_layers_are_reached_alike(exported: Export, name: str, mode: Attention) 
     assert (found[0] == found[1]) == (network.apart is None), [found[0] - found[1], found[1] - found[0]]
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name,mode", MODES)
+def test_groups_do_not_depend_on_sizes(exported: Export, name: str, mode: Attention, exporter: str) -> None:
+    """A trace at other sizes, or at those that the package chooses itself, finds the same."""
+    network, model = NETWORKS[name], exported(name, exporter)
+    expected = footprints(analysed(model, network.shapes(network.sizes), mode).graph)
+    assert footprints(analysed(model, network.shapes(network.other_sizes(exporter)), mode).graph) == expected
+    if exporter not in network.baked:
+        assert footprints(analysed(model, None, mode).graph) == expected
+
+
 # Each exporter's models go to one of the budgets, and to the other one in the long run of the tests.
 @pytest.mark.parametrize(
     "exporter,budget",

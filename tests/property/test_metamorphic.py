@@ -171,8 +171,8 @@ def _carried_over(both: Kept, first: Kept, between: ChannelGraph) -> np.ndarray:
 def _weights(model: ModelProto) -> dict[str, bytes]:
     """Return the float initialisers, copies of vectors under the name of what they were copied from.
 
-    The names of adapted parameters depend on how often they were adapted; and a matrix that came down to a vector in the
-    first step is copied for each of its readers in the second.
+    The names of adapted parameters depend on how often they were adapted; and a matrix that came down to a vector in
+    the first step is copied for each of its readers in the second.
     """
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     return {n.partition("::")[0]: a.tobytes() for n, a in arrays.items() if a.dtype == np.float32}

@@ -213,10 +213,11 @@ def branches() -> ModelProto:
     bodies = {}
     for name, scale in (("then_branch", 2.0), ("else_branch", -1.0)):
         out = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8, 8, 8])
-        factor = numpy_helper.from_array(np.float32(scale), f"{name}_factor")
+        factor = numpy_helper.from_array(np.array(scale, np.float32), f"{name}_factor")
         node = helper.make_node("Mul", [x, factor.name], [name], name=f"{name}_mul")
         bodies[name] = helper.make_graph([node], name, [], [out], [factor])
-    y = net.ops("If", flag, count=1, shapes=[(2, 8, 8, 8)], **bodies)[0]
+    yes, no = bodies["then_branch"], bodies["else_branch"]
+    y = net.ops("If", flag, count=1, shapes=[(2, 8, 8, 8)], then_branch=yes, else_branch=no)[0]
     net.types[y].tensor_type.elem_type = TensorProto.FLOAT
     pooled = net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.conv(y, 12, 3))))
     net.output(net.linear(pooled, 5), {0: "batch"})

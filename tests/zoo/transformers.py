@@ -343,10 +343,10 @@ class GPT2(nn.Module):
 
     def __init__(self, width: int = 32, heads: int = 4, layers: int = 2) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(29, width), nn.Embedding(16, width)
+        self.tokens, self.positions = nn.Embedding(29, width), nn.Embedding(48, width)
         self.layers = nn.ModuleList(_GPT2Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.register_buffer("order", torch.arange(16)[None], persistent=False)
+        self.register_buffer("order", torch.arange(48)[None], persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.decode(ids, 0, [(), ()])[0]
@@ -379,7 +379,7 @@ class _GPT2Layer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attend, self.project = _Conv1D(width, 3 * width), _Conv1D(width, width)
         self.up, self.down = _Conv1D(width, 3 * width), _Conv1D(3 * width, width)
-        self.register_buffer("causal", torch.ones(16, 16, dtype=torch.bool).tril()[None, None], persistent=False)
+        self.register_buffer("causal", torch.ones(48, 48, dtype=torch.bool).tril()[None, None], persistent=False)
 
     def forward(self, x: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         b, n, _ = x.shape
