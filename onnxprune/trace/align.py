@@ -6,7 +6,7 @@ each name belongs to one of them, and the outputs take their ids from what remai
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -117,9 +117,12 @@ def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str,
     sizes = dict(given)
     for value, axes in operands:
         for n, axis in zip(value.shape, axes, strict=True):
-            *_, free = sorted(axis, key=lambda name: name not in given)
-            if free not in given:
+            if len(axis) == 1:
+                (free,) = axis
+            else:
+                *_, free = sorted(axis, key=lambda name: name not in given)
                 n //= prod(given[name] for name in axis if name != free)
+            if free not in given:
                 sizes[free] = max(sizes.get(free, 1), n)
     return sizes
 
@@ -129,11 +132,15 @@ def _terms(job: Alignment) -> list[_Term]:
     terms = []
     for value, axes in job.operands:
         for factor in value.factors:
-            names = tuple(name for a in factor.axes for name in axes[a])
-            stretched = [
-                job.sizes[name] if len(axes[a]) > 1 else value.shape[a] for a in factor.axes for name in axes[a]
-            ]
+            names: Axis = ()
+            stretched: Shape = ()
+            for a in factor.axes:
+                names += axes[a]
+                stretched += tuple(job.sizes[n] for n in axes[a]) if len(axes[a]) > 1 else (value.shape[a],)
             ids = factor.ids.reshape(stretched)
+            if 1 not in stretched:
+                terms.append(_Term(names, ids, value.constant))
+                continue
             stays = [
                 n > 1 or (ids.size == 1 and job.sizes[name] == 1) for name, n in zip(names, stretched, strict=True)
             ]
@@ -235,7 +242,7 @@ def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list
     return separated
 
 
-def _contract(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
+def _contract(job: Alignment, terms: list[_Term], kept: Set[str]) -> list[_Term]:
     """Take out the terms that the output hasn't.
 
     Over an axis of two operands the operator sums up, and what is zero in one of them is gone: exact where one is a
@@ -243,10 +250,11 @@ def _contract(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list
     """
     remaining = []
     for term in terms:
-        holders = [v for v, axes in job.operands if any(n in term.names for a in axes for n in a)]
-        if any(n in kept for n in term.names):
+        if not kept.isdisjoint(term.names):
             remaining.append(term)
-        elif len(holders) < 2:
+            continue
+        holders = [v for v, axes in job.operands if any(n in term.names for a in axes for n in a)]
+        if len(holders) < 2:
             kernel = all(n.startswith("*k") for n in term.names)
             code, reason = (
                 ("OP212", "holds the positions of a kernel")
@@ -276,6 +284,7 @@ def _place(term: _Term, axes: Sequence[Axis], sizes: Mapping[str, int]) -> Facto
     names = [n for a in touched for n in axes[a]]
     mine = [n for n in names if n in term.names]
     ids = term.ids.transpose([term.names.index(n) for n in mine])
-    ids = ids.reshape([sizes[n] if n in term.names else 1 for n in names])
-    ids = np.broadcast_to(ids, [sizes[n] for n in names])
+    if len(mine) < len(names):
+        ids = ids.reshape([sizes[n] if n in mine else 1 for n in names])
+        ids = np.broadcast_to(ids, [sizes[n] for n in names])
     return Factor(tuple(touched), ids.reshape([prod(sizes[n] for n in axes[a]) for a in touched]))

@@ -76,7 +76,7 @@ class Channels:
         """Record that ids at the same place of two broadcastable arrays leave together, because of a node."""
         if left is right:
             return
-        a, b = np.broadcast_arrays(left, right)
+        a, b = (left, right) if left.shape == right.shape else np.broadcast_arrays(left, right)
         self.left.append(a.ravel())
         self.right.append(b.ravel())
         self.tied_by.append(node)

@@ -65,8 +65,10 @@ class ChannelGraph:
         self.shapes = shapes
         self.values = values
         self._channels = channels
-        roots, self.unit_of = np.unique(channels.solve(), return_inverse=True)
-        self.unit_count = len(roots)
+        roots = channels.solve()
+        first = roots == np.arange(len(roots))  # of every component, the smallest id
+        self.unit_of: Ids = (np.cumsum(first) - 1)[roots]
+        self.unit_count = int(np.count_nonzero(first))
         initialisers = [t.name for t in proto.graph.initializer if t.name in values]
         self.slots: dict[tuple[str, int], Ids] = {
             (name, f.axes[0]): f.ids for name in initialisers for f in values[name].factors
@@ -157,6 +159,10 @@ class ChannelGraph:
         return [(np.unique(self.unit_of[ids]), note) for ids, note in self._channels.approximations]
 
     @cached_property
+    def _slot_names(self) -> list[tuple[str, int]]:
+        return list(self.slots)
+
+    @cached_property
     def _readers(self) -> dict[str, list[str]]:
         readers: dict[str, list[str]] = {}
         for node in reversed(self.proto.graph.node):
@@ -192,6 +198,5 @@ class ChannelGraph:
     def slots_of(self, unit: int) -> list[tuple[str, int]]:
         """Return the weight axes, as (initialiser, axis), that a unit has positions on."""
         units, slots, _, _ = self.incidence
-        names = list(self.slots)
         lo, hi = np.searchsorted(units, [unit, unit + 1])
-        return [names[s] for s in slots[lo:hi] if s < len(names)]
+        return [self._slot_names[s] for s in slots[lo:hi].tolist() if s < len(self._slot_names)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.trace.channels import Approximation
-from onnxprune.trace.values import Ids, Mask
+from onnxprune.trace.values import Ids
 
 if TYPE_CHECKING:
     from onnxprune.trace.graph import ChannelGraph
@@ -57,7 +57,6 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     """Gather the removable units of a solved graph into groups, in the order of their first channels."""
     unit, slot, count, _ = graph.incidence
     made = np.array([s not in graph.summed for s in graph.slots] + [False] * (len(graph.pieces)), dtype=bool)
-    weights = np.arange(len(made)) < len(graph.slots)
     members = list(_members(graph))
     group_of = np.full(graph.unit_count, -1, dtype=np.int64)
     for index, units in enumerate(members):
@@ -67,12 +66,16 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
         for index in np.unique(group_of[units]).tolist():
             notes.setdefault(index, []).append(note)
     rank = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
+    makes = _made(graph)
     groups = []
     for index, units in enumerate(members):
         first = int(units[0])
+        lo, hi = np.searchsorted(unit, [first, first + 1])
+        weights = slot[lo:hi] < len(graph.slots)
+        own = made[slot[lo:hi]] if made[slot[lo:hi]].any() else weights
         slots = tuple(graph.slots_of(first))
         nodes = sorted({n for tensor, _ in slots for n in graph.consumers(tensor)}, key=rank.__getitem__)
-        producers = tuple(n for n in nodes if _makes(graph, rank[n], first))
+        producers = tuple(n for n in nodes if first in makes.get(n, ()))
         groups.append(
             Group(
                 index=index,
@@ -80,18 +83,13 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
                 nodes=tuple(nodes),
                 producers=producers,
                 units=units,
-                width=int(count[(unit == first) & weights[slot]].max()),
-                widths=_widths(count, unit == first, made[slot], weights[slot]),
+                width=int(count[lo:hi][weights].max()),
+                widths=tuple(np.unique(count[lo:hi][own]).tolist()),
                 slots=slots,
                 approximations=tuple(dict.fromkeys(notes.get(index, ()))),
             )
         )
     return tuple(groups)
-
-
-def _widths(count: Ids, mine: Mask, made: Mask, weights: Mask) -> tuple[int, ...]:
-    own = mine & made if (mine & made).any() else mine & weights
-    return tuple(np.unique(count[own]).tolist())
 
 
 def _members(graph: ChannelGraph) -> Iterator[Ids]:
@@ -107,9 +105,12 @@ def _members(graph: ChannelGraph) -> Iterator[Ids]:
         yield by_group[index]
 
 
-def _makes(graph: ChannelGraph, node: int, unit: int) -> bool:
-    """Whether a node is a contraction whose output has a unit's channels."""
-    source = graph.proto.graph.node[node]
-    value = graph.values.get(source.output[0])
-    contracts = any(len(graph.values[n].factors) > 1 for n in source.input[1:] if n in graph.values)
-    return contracts and value is not None and any((graph.unit_of[f.ids] == unit).any() for f in value.factors)
+def _made(graph: ChannelGraph) -> dict[str, set[int]]:
+    """Return the units that each contraction's output has, by the node's name."""
+    made = {}
+    for node in graph.proto.graph.node:
+        value = graph.values.get(node.output[0])
+        operands = (graph.values.get(name) for name in node.input[1:])
+        if value is not None and any(v is not None and len(v.factors) > 1 for v in operands):
+            made[node.name] = {u for f in value.factors for u in graph.unit_of[f.ids].ravel().tolist()}
+    return made

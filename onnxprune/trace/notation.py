@@ -39,7 +39,8 @@ def parse(spec: str) -> Spec:
     return Spec(tuple(map(_tokens, left.split(","))), tuple(map(_tokens, right.split(","))))
 
 
-def name_axes(tokens: tuple[Axis, ...], rank: int) -> list[Axis]:
+@cache
+def name_axes(tokens: tuple[Axis, ...], rank: int) -> tuple[Axis, ...]:
     """Give every axis of a tensor of this rank its names.
 
     Raises:
@@ -55,7 +56,7 @@ def name_axes(tokens: tuple[Axis, ...], rank: int) -> list[Axis]:
             named += [(f"{token[0]}{i}",) for i in reversed(range(spare))]
         else:
             named.append(token)
-    return named
+    return tuple(named)
 
 
 def _tokens(text: str) -> tuple[Axis, ...]:

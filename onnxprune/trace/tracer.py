@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
 from onnxprune._validate import captured_names
@@ -51,6 +51,9 @@ def trace(
     return ChannelGraph(proto, shapes, walk.values, walk.channels)
 
 
+_SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
 class _Walk:
     def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention) -> None:
         self.proto = proto
@@ -87,7 +90,7 @@ class _Walk:
         op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels, policy, self.varies)
         rule = table.get(operator_key(node.domain, node.op_type))
         try:
-            if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+            if any(a.type in _SUBGRAPHS for a in node.attribute):
                 self.capture(op)
             elif rule is None:
                 hint = "see `onnxprune rules` for the operators that are known"
@@ -107,7 +110,7 @@ class _Walk:
         constant = all(n in self.initialisers or self.is_constant(n) for n in node.input if n)
         for i, value in op.outputs.items():
             if node.output[i]:
-                self.values[node.output[i]] = replace(value, constant=constant)
+                self.values[node.output[i]] = value if value.constant == constant else replace(value, constant=constant)
 
     def is_constant(self, name: str) -> bool:
         return name in self.values and self.values[name].constant

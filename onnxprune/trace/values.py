@@ -51,7 +51,10 @@ class Value:
 
     def on(self, axis: int) -> Factor | None:
         """Return the factor that stands on ``axis``, or None."""
-        return next((f for f in self.factors if axis in f.axes), None)
+        for factor in self.factors:
+            if axis in factor.axes:
+                return factor
+        return None
 
     def moved(self, shape: Sequence[int], factors: Iterable[Factor]) -> Value:
         """Return the tensor that a movement of this one's data gives."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from onnx import ModelProto
 
 from onnxprune.trace.align import Attention
 from tests.integration.checks import analysed, assert_no_rule_failed, assert_prunes, footprints, unreached
+from tests.integration.conftest import Export
 from tests.toolbox import run_once
 
 pytest.importorskip("torch")
@@ -20,7 +19,6 @@ from tests.zoo.export import EXPORTERS
 
 pytestmark = pytest.mark.dev
 
-Export = Callable[[str, str], ModelProto]
 
 MODES: list[tuple[str, Attention]] = [
     *((name, "heads") for name in NETWORKS),
@@ -70,6 +68,31 @@ def test_pruned_is_proved(exported: Export, name: str, mode: Attention, exporter
     run_once(model, elsewhere)  # or it is the exporter's fault
     analysis = analysed(model, network.shapes(network.sizes), mode)
     assert_prunes(analysis, budget, network.draw(network.sizes, seed=1), elsewhere)
+
+
+OPSETS = [
+    ("bert", "torchscript", 11, ()),
+    ("llama", "dynamo", 23, ("RMSNormalization", "Swish")),
+    ("lstm_tagger", "torchscript", 9, ()),
+    ("many_ends", "torchscript", 9, ()),
+    ("resnet_group_norm", "dynamo", 23, ("GroupNormalization",)),
+    ("super_resolution", "torchscript", 9, ("Upsample",)),
+    ("swin", "torchscript", 13, ()),
+    ("vit_scaled", "dynamo", 23, ("Attention",)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name,exporter,opset,operators", OPSETS)
+def test_other_opsets(exported: Export, name: str, exporter: str, opset: int, operators: tuple[str, ...]) -> None:
+    """Older and newer spellings of the same networks."""
+    network, model = NETWORKS[name], exported(name, exporter, opset)
+    assert set(operators) <= {node.op_type for node in model.graph.node}
+    analysis = analysed(model, network.shapes(network.sizes))
+    assert_no_rule_failed(analysis.graph)
+    assert set(unreached(analysis.graph)) == set(network.unreached)
+    elsewhere = network.draw(network.other_sizes(exporter), seed=2)
+    assert_prunes(analysis, "macs", network.draw(network.sizes, seed=1), elsewhere)
 
 
 def test_groups_are_those_known(exported: Export, update: bool) -> None:

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from onnxprune.trace.align import Attention
 from tests.integration.checks import analysed, assert_no_rule_failed, assert_prunes, unreached
+from tests.integration.conftest import Export
 from tests.toolbox import run_once
 
 pytest.importorskip("torch")
@@ -21,7 +22,6 @@ from tests.zoo.spec import Network
 
 pytestmark = pytest.mark.dev
 
-Export = Callable[[str, str], ModelProto]
 Rewriter = Callable[[ModelProto, Network], ModelProto]
 
 

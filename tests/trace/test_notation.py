@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.trace.notation import name_axes, parse
+from onnxprune.trace import notation
+from onnxprune.trace.notation import parse
+
+
+def name_axes(tokens: tuple[notation.Axis, ...], rank: int) -> list[notation.Axis]:
+    return list(notation.name_axes(tokens, rank))
 
 
 def test_convolution() -> None:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from tests.zoo.spec import Network
 
-OPSET = 20  # the newest that the TorchScript exporter writes
+Exporter = Callable[[Network, int | None], ModelProto]
 
 
-def torchscript(network: Network, opset: int = 17) -> ModelProto:
+def torchscript(network: Network, opset: int | None = None) -> ModelProto:
     """Export with `torch.jit.trace`: Shape and Gather chains, constants as nodes."""
     axes = {name: dict(_dynamic(entry.axes)) for name, entry in network.inputs.items()}
     with _quietly(), TemporaryDirectory() as folder:
@@ -30,14 +30,14 @@ def torchscript(network: Network, opset: int = 17) -> ModelProto:
             tuple(inputs.values()),
             Path(folder) / "model.onnx",
             dynamo=False,
-            opset_version=opset,
+            opset_version=opset or 17,
             input_names=list(inputs),
             dynamic_axes=axes,
         )
         return onnx.load(Path(folder) / "model.onnx")
 
 
-def dynamo(network: Network, opset: int = OPSET) -> ModelProto:
+def dynamo(network: Network, opset: int | None = None) -> ModelProto:
     """Export with `torch.export`: decomposed operators, symbolic value_info."""
     with _quietly():
         module, inputs = _prepared(network)
@@ -50,7 +50,7 @@ def dynamo(network: Network, opset: int = OPSET) -> ModelProto:
             module,
             tuple(inputs.values()),
             dynamo=True,
-            opset_version=opset,
+            opset_version=opset or 20,
             input_names=list(inputs),
             dynamic_shapes=shapes,
             verbose=False,
@@ -59,7 +59,7 @@ def dynamo(network: Network, opset: int = OPSET) -> ModelProto:
     return ModelProto.FromString(program.model_proto.SerializeToString())
 
 
-EXPORTERS: Mapping[str, Callable[[Network], ModelProto]] = {"dynamo": dynamo, "torchscript": torchscript}
+EXPORTERS: Mapping[str, Exporter] = {"dynamo": dynamo, "torchscript": torchscript}
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
