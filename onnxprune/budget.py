@@ -16,15 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.kept import Kept
+from onnxprune.forecast import Forecast
+from onnxprune.terms import Quantity
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.values import Ids
 
 Scores = Sequence[NDArray[np.float64]]
-Quantity = Literal["macs", "params", "size", "memory"]
 QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size", "memory")
 
 # A channel count in multiples of 8 fills the vector registers of today's CPUs; fewer than 4 choices are too coarse.
@@ -184,14 +183,18 @@ def _multiple(units: int, widths: Sequence[int], round_to: int | None) -> int:
 def _steps(group: Group, scores: NDArray[np.float64], guards: Guards) -> list[Step]:
     if np.isnan(scores).any():
         return []
-    order = np.argsort(scores, kind="stable")
-    steps, gone, loss, total = [], 0, 0.0, len(group.units)
-    for count in ladder(total, group.widths, guards):
-        leaving = order[gone : total - count]
-        loss = max(loss, float(scores[leaving].mean()))
-        gone = total - count
-        steps.append(Step(group.index, group.units[leaving], gone / total, loss))
-    return steps
+    total = len(group.units)
+    ends = total - np.array(ladder(total, group.widths, guards), dtype=np.int64)
+    if not len(ends):
+        return []
+    order = np.argsort(scores, kind="stable")[: ends[-1]]
+    starts = np.concatenate([[0], ends[:-1]])
+    losses = np.maximum.accumulate(np.add.reduceat(scores[order], starts) / (ends - starts))
+    units = group.units[order]
+    return [
+        Step(group.index, units[start:end], end / total, loss)
+        for start, end, loss in zip(starts.tolist(), ends.tolist(), losses.tolist(), strict=True)
+    ]
 
 
 def _nearest(steps: Iterable[Step], share: float) -> list[Step]:
@@ -221,13 +224,15 @@ def _by_ratio(steps: list[Step], ratio: float, allocation: str, units: int) -> l
 
 
 def _by_target(graph: ChannelGraph, removed: NDArray[np.bool_], steps: list[Step], target: Target) -> list[Step]:
+    forecast = Forecast(graph, target.quantity)
+
     def after(taken: Sequence[Step]) -> int:
         gone = removed.copy()
         for step in taken:
             gone[step.units] = True
-        return int(getattr(cost(Kept(graph, gone)), target.quantity))
+        return forecast(gone)
 
-    before = int(getattr(cost(Kept(graph, np.zeros_like(removed))), target.quantity))
+    before = forecast(np.zeros_like(removed))
     limit = target.value * before
     count = _first(len(steps), lambda n: after(steps[:n]) <= limit)
     if count is None:

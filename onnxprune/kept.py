@@ -24,6 +24,7 @@ class Kept:
         self.graph = graph
         self.removed = removed
         self._masks: dict[int, tuple[Mask, ...]] = {}
+        self._shapes: dict[str, Shape] = {}
 
     def mask(self, tensor: str, axis: int) -> Mask | None:
         """Return which positions of a tensor's axis remain, or None if the axis holds no channels."""
@@ -37,6 +38,11 @@ class Kept:
         Raises:
             KeyError: the tensor's shape is not known.
         """
+        if tensor not in self._shapes:
+            self._shapes[tensor] = self._shape(tensor)
+        return self._shapes[tensor]
+
+    def _shape(self, tensor: str) -> Shape:
         value = self.graph.values.get(tensor)
         if value is None:
             return self.graph.shapes.shapes[tensor]
@@ -59,11 +65,21 @@ class Kept:
         """Return the mask along each dimension of a factor, remembered by the identity of its id array."""
         key = id(factor.ids)
         if key not in self._masks:
-            keep = ~self.removed[self.graph.unit_of[factor.ids]]
-            dims = range(keep.ndim)
-            masks = tuple(np.asarray(keep.any(axis=tuple(e for e in dims if e != d))) for d in dims)
-            if keep.ndim > 1 and not np.array_equal(keep, reduce(np.logical_and.outer, masks)):
-                cause = "what a removal leaves of a reshaped axis is no rectangle"
-                raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")
-            self._masks[key] = masks
+            self._masks[key] = masks(~self.removed[self.graph.unit_of[factor.ids]])
         return self._masks[key]
+
+
+def masks(keep: Mask) -> tuple[Mask, ...]:
+    """Return which positions remain along each dimension of an id array, given which ids do.
+
+    Raises:
+        RewriteError: what remains is no rectangle (OP401).
+    """
+    if keep.ndim == 1:
+        return (keep,)
+    dims = range(keep.ndim)
+    along = tuple(np.asarray(keep.any(axis=tuple(e for e in dims if e != d))) for d in dims)
+    if not np.array_equal(keep, reduce(np.logical_and.outer, along)):
+        cause = "what a removal leaves of a reshaped axis is no rectangle"
+        raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")
+    return along

@@ -13,30 +13,35 @@ from onnx.helper import get_attribute_value
 from onnxprune.trace.registry import operator_key
 from onnxprune.trace.values import Shape
 
-ShapeOf = Callable[[str], Shape]
 Attributes = Mapping[str, Any]
 _Formula = Callable[[list[Shape], Shape, Attributes], int]
 
 
-def node_macs(node: NodeProto, shape: ShapeOf) -> int:
-    """Return the multiply-accumulates of a node.
+def contraction(node: NodeProto) -> tuple[tuple[str, ...], Callable[..., int]] | None:
+    """Return the tensors whose shapes tell the multiply-accumulates of a node, and a function that counts them.
 
-    Args:
-        node: the node.
-        shape: gives the shape of a tensor by name, or raises KeyError.
-
-    Returns:
-        0 for operators that aren't contractions, and where shapes are unknown or don't fit the operator.
+    The function takes the shapes in the same order, and gives 0 where they don't fit the operator. None for operators
+    that aren't contractions.
     """
     formula = _MACS.get(operator_key(node.domain, node.op_type))
-    if formula is None:
-        return 0
-    try:
-        inputs = [shape(name) if name else () for name in node.input]
-        output = shape(next(name for name in node.output if name))
-        return formula(inputs, output, {a.name: get_attribute_value(a) for a in node.attribute})
-    except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration):
-        return 0
+    output = next((name for name in node.output if name), None)
+    if formula is None or output is None:
+        return None
+    given = [i for i, name in enumerate(node.input) if name]
+    blank: list[Shape] = [()] * len(node.input)
+    attributes = {a.name: get_attribute_value(a) for a in node.attribute}
+
+    def count(*shapes: Shape) -> int:
+        *known, made = shapes
+        inputs = blank.copy()
+        for i, shape in zip(given, known, strict=True):
+            inputs[i] = shape
+        try:
+            return formula(inputs, made, attributes)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
+            return 0
+
+    return (*(node.input[i] for i in given), output), count
 
 
 def _conv(x: list[Shape], y: Shape, attributes: Attributes, weight: int = 1) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.cost import is_weight
+from onnxprune.terms import is_weight
 from onnxprune.trace.channels import Pin
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.values import Factor, Ids, Shape
