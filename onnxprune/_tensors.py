@@ -55,6 +55,16 @@ class Weights(Mapping[str, np.ndarray]):
         return helper.tensor_dtype_to_np_dtype(self._tensors[name].data_type)
 
 
+def by_group(array: np.ndarray, groups: int) -> np.ndarray:
+    """Turn the weight of a grouped convolution around: the other side's channels first, group after group.
+
+    From ``(g o) i ...`` to ``(g i) o ...``; done twice, it is as before.
+    """
+    outer, inner, *rest = array.shape
+    split = array.reshape(groups, outer // groups, inner, *rest).swapaxes(1, 2)
+    return split.reshape(groups * inner, outer // groups, *rest)
+
+
 def weights(proto: ModelProto) -> Weights:
     """Give lazy access to the values of a model's initialisers."""
     return Weights(proto)

@@ -21,9 +21,10 @@ from onnxprune.forecast import Forecast
 from onnxprune.terms import Quantity
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.trace.values import Ids
+from onnxprune.trace.values import Ids, Mask
 
 Scores = Sequence[NDArray[np.float64]]
+Limited = Quantity | Literal["latency"]
 QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size", "memory")
 
 # A channel count in multiples of 8 fills the vector registers of today's CPUs; fewer than 4 choices are too coarse.
@@ -74,11 +75,11 @@ class Target:
     """A limit on a cost.
 
     Attributes:
-        quantity: what is limited.
+        quantity: what is limited. A latency isn't counted but measured: see `onnxprune.latency`.
         value: the limit, as a share of the source model's cost.
     """
 
-    quantity: Quantity
+    quantity: Limited
     value: float
 
     def check(self) -> None:
@@ -88,6 +89,17 @@ class Target:
             PlanError: it isn't above 0 and at most 1 (OP303).
         """
         _in_range(f"--target {self.quantity}", self.value, 0 < self.value <= 1, "above 0 and at most 1")
+
+    @property
+    def counted(self) -> Quantity:
+        """The quantity, where it is one that can be counted.
+
+        Raises:
+            PlanError: it is a latency, which `make_plan` measures (OP302).
+        """
+        if self.quantity == "latency":
+            raise PlanError("OP302", "a latency is measured, not counted", where="--target latency")
+        return self.quantity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,16 +147,11 @@ def choose(
     """
     if (ratio is None) == (target is None):
         raise PlanError("OP302", "give either a ratio or a target")
-    guards.check()
-    fixed, free = _eligible(graph, guards)
-    removed = np.zeros(len(graph.pinned), dtype=bool)
-    for group, share in fixed:
-        for step in _nearest(_steps(group, scores[group.index], guards), share):
-            removed[step.units] = True
-    steps = [s for g in free for s in _steps(g, scores[g.index], guards)]
-    if not steps and not fixed and ratio != 0:
-        hint = "`onnxprune explain MODEL` tells what pins each layer"
-        raise PlanError("OP310", "nothing can be pruned under these settings", hint=hint)
+    removed, ways = ways_down(graph, scores, guards)
+    steps = [step for way in ways.values() for step in way]
+    if not steps and not removed.any() and ratio != 0:
+        raise nothing_to_prune()
+    free = [graph.groups[index] for index in ways]
     steps.sort(key=lambda s: (s.share, s.loss) if allocation == "uniform" else (s.loss, s.share))
     if ratio is not None:
         _in_range("--ratio", ratio, 0 <= ratio < 1, "at least 0 and below 1")
@@ -158,12 +165,37 @@ def choose(
     return removed
 
 
+def ways_down(graph: ChannelGraph, scores: Scores, guards: Guards) -> tuple[Mask, dict[int, list[Step]]]:
+    """Return what the guards say of every group.
+
+    Returns:
+        For every unit whether it leaves in any case, shape (units,), and the steps of each group that an allocation may
+        use, by its index.
+
+    Raises:
+        PlanError: a guard is out of range (OP303), or a pattern matches no node (OP304).
+    """
+    guards.check()
+    fixed, free = eligible(graph, guards)
+    removed = np.zeros(len(graph.pinned), dtype=bool)
+    for group, share in fixed:
+        for step in _nearest(_steps(group, scores[group.index], guards), share):
+            removed[step.units] = True
+    return removed, {group.index: _steps(group, scores[group.index], guards) for group in free}
+
+
+def nothing_to_prune() -> PlanError:
+    """Return the error of a model that holds on to all that it has (OP310)."""
+    hint = "`onnxprune explain MODEL` tells what pins each layer"
+    return PlanError("OP310", "nothing can be pruned under these settings", hint=hint)
+
+
 def ladder(units: int, widths: Sequence[int], guards: Guards) -> list[int]:
-    """Return the unit counts that a group may be cut to, descending, without the full count.
+    """Return the counts that a group may be cut to, descending, without the full count.
 
     Args:
-        units: how many units it has.
-        widths: how many channels a unit is on the axes where it has some; on each, counts are rounded.
+        units: how many units it has, or sets of units that leave together (`Group.sets`).
+        widths: how many channels each is on the axes where it has some; on each, counts are rounded.
         guards: limits.
     """
     multiple = _multiple(units, widths, guards.round_to)
@@ -183,16 +215,16 @@ def _multiple(units: int, widths: Sequence[int], round_to: int | None) -> int:
 def _steps(group: Group, scores: NDArray[np.float64], guards: Guards) -> list[Step]:
     if np.isnan(scores).any():
         return []
-    total = len(group.units)
+    total = len(group.sets)
     ends = total - np.array(ladder(total, group.widths, guards), dtype=np.int64)
     if not len(ends):
         return []
-    order = np.argsort(scores, kind="stable")[: ends[-1]]
+    order = group.deal(scores)[: ends[-1]]
     starts = np.concatenate([[0], ends[:-1]])
-    losses = np.maximum.accumulate(np.add.reduceat(scores[order], starts) / (ends - starts))
+    losses = np.maximum.accumulate(np.add.reduceat(scores[order].mean(axis=1), starts) / (ends - starts))
     units = group.units[order]
     return [
-        Step(group.index, units[start:end], end / total, loss)
+        Step(group.index, units[start:end].ravel(), end / total, loss)
         for start, end, loss in zip(starts.tolist(), ends.tolist(), losses.tolist(), strict=True)
     ]
 
@@ -224,7 +256,7 @@ def _by_ratio(steps: list[Step], ratio: float, allocation: str, units: int) -> l
 
 
 def _by_target(graph: ChannelGraph, removed: NDArray[np.bool_], steps: list[Step], target: Target) -> list[Step]:
-    forecast = Forecast(graph, target.quantity)
+    forecast = Forecast(graph, target.counted)
 
     def after(taken: Sequence[Step]) -> int:
         gone = removed.copy()
@@ -269,7 +301,7 @@ def _first(high: int, holds: Callable[[int], bool]) -> int | None:
     return low
 
 
-def _eligible(graph: ChannelGraph, guards: Guards) -> tuple[list[tuple[Group, float]], list[Group]]:
+def eligible(graph: ChannelGraph, guards: Guards) -> tuple[list[tuple[Group, float]], list[Group]]:
     """Sort out groups with a ratio of their own from those that the allocation may use."""
     names = [n.name for n in graph.proto.graph.node]
     for option, patterns in (

@@ -69,6 +69,11 @@ class Kept:
         return self._masks[key]
 
 
+def nothing(graph: ChannelGraph) -> Kept:
+    """Return a traced model of which nothing has left."""
+    return Kept(graph, np.zeros(graph.unit_count, dtype=bool))
+
+
 def masks(keep: Mask) -> tuple[Mask, ...]:
     """Return which positions remain along each dimension of an id array, given which ids do.
 

@@ -1,8 +1,8 @@
 """The masked original: the model that a pruned one is held against, made without the rewriter.
 
-Every removed slice of every initialiser is set to zero. Operators that take statistics over channels (a LayerNorm, a
-mean over channels) would count those zeroes, so they are run on the channels that remain: gathered in front of the
-node, and spread out again behind it.
+Every removed slice of every initialiser is set to zero, and so is what a removed residual block adds. Operators that
+take statistics over channels (a LayerNorm, a mean over channels) would count those zeroes, so they are run on the
+channels that remain: gathered in front of the node, and spread out again behind it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from itertools import count
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from onnxprune._tensors import set_tensor
+from onnxprune._tensors import by_group, set_tensor
+from onnxprune.blocks.find import Block
 from onnxprune.kept import Kept
 from onnxprune.trace.values import Mask
 
@@ -26,7 +27,9 @@ def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
             would poison what it is to silence: x / 0, log 0.
     """
     model = ModelProto()
-    model.CopyFrom(kept.graph.proto)
+    model.CopyFrom(kept.graph.original.proto)
+    for block in kept.graph.blocks:
+        _silence(block, model, kept.graph.original.shapes.types[block.branch])
     zeros = _zeros(kept)
     removed = kept.positions()
     for tensor in model.graph.initializer:
@@ -37,8 +40,13 @@ def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
         for axis, positions in removed[tensor.name].items():
             if readers_only and (tensor.name, axis) not in kept.graph.summed:
                 continue
-            gone = (slice(None),) * axis + (positions,)
-            array[gone] = zero[gone]
+            if groups := kept.graph.per_group.get((tensor.name, axis)):
+                turned = by_group(array, groups)
+                turned[positions] = by_group(zero, groups)[positions]
+                array = by_group(turned, groups)
+            else:
+                gone = (slice(None),) * axis + (positions,)
+                array[gone] = zero[gone]
         set_tensor(tensor, array)
     statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
     nodes: list[NodeProto] = []
@@ -88,6 +96,14 @@ def _spread(point: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
     return np.take(np.repeat(point, block, axis), range(shape[axis]), axis)
 
 
+def _silence(block: Block, model: ModelProto, kind: int) -> None:
+    """Add zero instead of what a residual block computes."""
+    node = next(n for n in model.graph.node if n.name == block.name)
+    zero = f"{block.name}::nothing"
+    model.graph.initializer.append(helper.make_tensor(zero, kind, [], [0]))
+    node.input[:] = [zero if name == block.branch else name for name in node.input]
+
+
 def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodeProto]:
     """Run a node on the channels that remain: gather, compute, spread."""
     inner = NodeProto()
@@ -120,6 +136,8 @@ def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodePr
 
 
 def _partial(kept: Kept, tensor: str) -> list[tuple[int, Mask]]:
+    for block in reversed(kept.graph.blocks):  # what is left of a sum is what was added to
+        tensor = block.skip if tensor == block.output else tensor
     value = kept.graph.values.get(tensor)
     axes = range(len(value.shape)) if value is not None else ()
     masks = [(axis, kept.mask(tensor, axis)) for axis in axes]

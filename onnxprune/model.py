@@ -12,7 +12,7 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -43,6 +43,7 @@ __all__ = [
     "Weights",
     "captured_names",
     "load",
+    "outline",
     "save",
     "set_tensor",
     "skeleton",
@@ -166,6 +167,15 @@ def skeleton(proto: ModelProto) -> ModelProto:
         elif tensor.name not in inputs:
             copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return copy
+
+
+def outline(model: Model) -> Model:
+    """Copy a model without the data of its initialisers, which keep their names, types and shapes."""
+    proto = copy_without(model.proto, "graph")
+    proto.graph.CopyFrom(copy_without(model.proto.graph, "initializer"))
+    for tensor in model.proto.graph.initializer:
+        proto.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return replace(model, proto=proto)
 
 
 def _load(source: str | os.PathLike[str] | bytes | ModelProto | gs.Graph) -> Model:

@@ -7,14 +7,15 @@ order and what the model computes, bit for bit, and finds nothing to do when run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx.inliner
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnxprune._shuffles import merge_shuffles
 from onnxprune._tensors import byte_size, check_data, check_type, densify, elements
 from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
 from onnxprune._wire import copy_without
@@ -48,19 +49,20 @@ class _Draft:
         return names.union(*map(captured_names, self.nodes))
 
 
-def normalise(proto: ModelProto) -> ModelProto:
+def normalise(proto: ModelProto, *, consume: bool = False) -> ModelProto:
     """Rewrite a model into the shape that the rest of the package works on.
 
     In the result there are no model-local functions; Constant nodes, ConstantOfShape of constants
     and Identity of initialisers are initialisers; initialisers aren't graph inputs, and all are
-    read; every node has a name of its own; a vector serves one node input only. Subgraphs are left
-    alone. The result computes bit for bit what the model computes.
+    read; every node has a name of its own; a vector serves one node input only; a channel shuffle is
+    a Gather. Subgraphs are left alone. The result computes bit for bit what the model computes.
 
     Args:
-        proto: A model as `load` gives it. It isn't changed.
+        proto: A model as `load` gives it.
+        consume: Whether it may be changed into the result, which saves a copy of all weights.
 
     Returns:
-        A new model; the same for the same input.
+        A new model, or the one given; the same for the same input.
 
     Raises:
         ModelError: A function can't be inlined (OP120), a constant is too large (OP121) or
@@ -75,11 +77,63 @@ def normalise(proto: ModelProto) -> ModelProto:
     for rewrite in _PASSES:
         rewrite(draft)
     draft.shell.graph.node.extend(draft.nodes)
+    if consume:
+        _move_into(proto, draft)
+    else:
+        _add(draft.shell.graph, draft.tensors)
+    _merge_shuffles(draft)
+    return draft.shell
+
+
+def _move_into(proto: ModelProto, draft: _Draft) -> None:
+    """Make the draft's source the model that the draft describes; its initialisers stay where they are."""
+    graph, shell = proto.graph, draft.shell
+    place = {id(tensor): i for i, tensor in enumerate(graph.initializer)}
+    stay: dict[int, str] = {}
+    more: dict[str, TensorProto] = {}
     for name, tensor in draft.tensors.items():
-        copy = draft.shell.graph.initializer.add()
+        index = place.get(id(tensor))
+        if index is None or index in stay:  # made by a pass, or the same data under a second name
+            more[name] = tensor
+        else:
+            stay[index] = name
+    _add(graph, more)
+    for index in reversed(range(len(place))):
+        if index in stay:
+            graph.initializer[index].name = stay[index]
+        else:
+            del graph.initializer[index]
+    for message, without in ((proto, "graph"), (graph, "initializer")):
+        for field in message.DESCRIPTOR.fields:
+            if field.name != without:
+                message.ClearField(field.name)
+    graph.MergeFrom(shell.graph)
+    proto.MergeFrom(copy_without(shell, "graph"))
+    draft.shell = proto
+
+
+def _add(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> None:
+    for name, tensor in tensors.items():
+        copy = graph.initializer.add()
         copy.CopyFrom(tensor)
         copy.name = name
-    return draft.shell
+
+
+def _merge_shuffles(draft: _Draft) -> None:
+    """Channel shuffles are Gathers; works on the whole model, whose shapes it must know."""
+    graph = draft.shell.graph
+    nodes, positions = merge_shuffles(draft.shell)
+    if not positions:
+        return
+    draft.nodes = nodes
+    _drop_dead(draft)
+    before = draft.tensors
+    _drop_unread(draft)
+    _forget(graph.initializer, before.keys() - draft.tensors)
+    _add(graph, positions)
+    live = [NodeProto.FromString(node.SerializeToString()) for node in draft.nodes]  # not views of what is deleted
+    del graph.node[:]
+    graph.node.extend(live)
 
 
 def _inline_functions(draft: _Draft, proto: ModelProto) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,19 +13,24 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import __version__
+from onnxprune.blocks import choose_blocks, without_blocks
 from onnxprune.budget import Guards, Target, choose
+from onnxprune.cost import cost
 from onnxprune.errors import PlanError, VerificationError
 from onnxprune.importance import score
-from onnxprune.kept import Kept
-from onnxprune.model import Model, Source, load
+from onnxprune.kept import Kept, nothing
+from onnxprune.latency import Found, Options, plan_for_latency
+from onnxprune.model import Model, Source, load, outline
 from onnxprune.normalise import normalise
 from onnxprune.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.recover.stream import Batches
 from onnxprune.rewrite import rewrite
+from onnxprune.sensitivity import Curve, OutputError, added_errors, measure, share_out, spend
 from onnxprune.trace import ChannelGraph, trace
-from onnxprune.trace.align import Attention
+from onnxprune.trace.align import Attention, Grouped
 from onnxprune.verify import Verification, generate_inputs, verify
 
-Allocation = Literal["uniform", "global"]
+Allocation = Literal["uniform", "global", "reconstruction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,11 @@ class Settings:
         ratio: share of the channels to remove; or
         target: a limit on a cost.
         criterion: what makes a channel important, see `onnxprune.importance`.
-        allocation: the same share of every group, or the least important channels of all.
+        allocation: the same share of every group, the least important channels of all, or where the measured error of
+            the outputs grows least for what is saved.
         guards: limits on what may leave a group.
         seed: for criteria that draw lots.
+        remove_blocks: how many residual blocks to remove first, those that matter least.
     """
 
     ratio: float | None = None
@@ -46,6 +54,7 @@ class Settings:
     allocation: Allocation = "uniform"
     guards: Guards = field(default_factory=Guards)
     seed: int = 0
+    remove_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +62,16 @@ class Analysis:
     """A loaded and traced model.
 
     Attributes:
-        model: the model as loaded.
+        model: the model as loaded, without the data of its weights.
         graph: its channel dependencies; ``graph.proto`` is the normalised model.
         attention: what leaves an attention: whole heads, or a part of each head's width.
+        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
     """
 
     model: Model
     graph: ChannelGraph
     attention: Attention = "heads"
+    grouped: Grouped = "channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,12 @@ class Pruned:
 
 
 def analyse(
-    source: Source, input_shapes: Mapping[str, Sequence[int]] | None = None, *, attention: Attention = "heads"
+    source: Source,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    attention: Attention = "heads",
+    grouped: Grouped = "channels",
+    consume: bool = False,
 ) -> Analysis:
     """Load a model and trace its channel dependencies.
 
@@ -87,33 +103,107 @@ def analyse(
         source: a path, bytes, a ModelProto or a graphsurgeon graph.
         input_shapes: sizes for inputs with symbolic dimensions.
         attention: what leaves an attention: whole heads, or a part of each head's width.
+        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
+        consume: whether a Model that is given may be used up, which saves a copy of its weights.
 
     Raises:
         ModelError: the model can't be read or understood.
         UsageError: an input shape doesn't fit.
     """
     model = load(source)
-    return Analysis(model, trace(normalise(model.proto), input_shapes, attention=attention), attention)
+    known = outline(model)
+    proto = normalise(model.proto, consume=consume or model is not source)
+    del model
+    return Analysis(known, trace(proto, input_shapes, attention=attention, grouped=grouped), attention, grouped)
 
 
-def make_plan(analysis: Analysis, settings: Settings) -> PrunePlan:
+def make_plan(
+    analysis: Analysis,
+    settings: Settings,
+    *,
+    batches: Batches | None = None,
+    curves: Sequence[Curve] | None = None,
+    latency: Options | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PrunePlan:
     """Choose what to remove.
 
+    Args:
+        analysis: the model.
+        settings: how to choose.
+        batches: gives inputs, anew at each call, for criteria and allocations about what the model does with them.
+        curves: sensitivities for the allocation "reconstruction", if they were measured before.
+        latency: where a target on latency is meant; on the CPU by default.
+        progress: told how many groups, or how many networks, of how many are measured.
+
     Raises:
-        PlanError: the settings are contradictory or out of range, or the target is out of reach.
-        ModelError: a weight isn't finite.
+        PlanError: the settings are contradictory or out of range, the target is out of reach, there are too few
+            residual blocks (OP315), or inputs are needed (OP312).
+        ModelError: a weight isn't finite, or the model can't be run.
+        UsageError: there are no inputs (OP604).
     """
-    graph = analysis.graph
-    scores = score(graph, settings.criterion, seed=settings.seed)
-    removed = choose(
-        graph,
-        scores,
-        settings.guards,
-        ratio=settings.ratio,
-        target=settings.target,
-        allocation=settings.allocation,
-    )
-    return plan_of(graph, removed, analysis.model.sha256, {**asdict(settings), "attention": analysis.attention})
+    graph, guards, target = analysis.graph, settings.guards, settings.target
+    if settings.remove_blocks:
+        if curves is not None:
+            raise PlanError("OP302", "sensitivities that were measured before don't go with --remove-blocks")
+        graph = without_blocks(graph, choose_blocks(graph.original, settings.remove_blocks, batches))
+        analysis, target = replace(analysis, graph=graph), _rest(target, graph)
+    timed = None
+    if target is not None and target.quantity == "latency":
+        timed = partial(plan_for_latency, graph, guards=guards, target=target, options=latency, progress=progress)
+    found: Found | None = None
+    if settings.allocation == "reconstruction":
+        curves = sensitivities(analysis, settings, batches, progress=progress) if curves is None else curves
+        if timed is not None:
+            found = timed(added_errors(graph, curves), errors=True)
+        else:
+            removed = spend(graph, curves, guards, ratio=settings.ratio, target=target)
+    else:
+        scores = score(graph, settings.criterion, seed=settings.seed, batches=batches)
+        if timed is not None:
+            found = timed(scores)
+        else:
+            removed = choose(graph, scores, guards, ratio=settings.ratio, target=target, allocation=settings.allocation)
+    notes: dict[str, Any] = {"attention": analysis.attention, "grouped": analysis.grouped}
+    if found is not None:
+        removed, notes["latency"] = found.removed, found.fields()
+    return plan_of(graph, removed, analysis.model.sha256, {**asdict(settings), **notes})
+
+
+def _rest(target: Target | None, graph: ChannelGraph) -> Target | None:
+    """Turn a share of a model's cost into one of what is left of it without some residual blocks."""
+    if target is None or target.quantity == "latency":
+        return target
+    whole, left = (getattr(cost(nothing(g)), target.quantity) for g in (graph.original, graph))
+    return replace(target, value=min(1.0, target.value * whole / max(left, 1)))
+
+
+def sensitivities(
+    analysis: Analysis,
+    settings: Settings,
+    batches: Batches | None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Curve]:
+    """Measure how the outputs' error grows with what is removed of each group.
+
+    Raises:
+        PlanError: there are no inputs to measure on (OP312), or the criterion fails.
+        ModelError: the model can't be run on the inputs.
+        UsageError: there are no inputs, or no output varies with them (OP604).
+    """
+    if batches is None:
+        hint = "give some, without labels, with --data; or use the allocation uniform or global"
+        raise PlanError("OP312", "the allocation by reconstruction error needs inputs", hint=hint)
+    graph, (fitted, held_back) = analysis.graph, share_out(batches)
+    judge = OutputError(graph.proto, held_back)
+    curves = []
+    for curve in measure(
+        graph, fitted, judge, criterion=settings.criterion, guards=settings.guards, seed=settings.seed
+    ):
+        curves.append(curve)
+        progress(len(curves), len(graph.groups))
+    return curves
 
 
 def prune(

@@ -1,4 +1,4 @@
-"""A pruning plan as data: what leaves which initialiser, for which model, made with which settings."""
+"""A pruning plan as data: what leaves which initialiser, and which blocks leave, for which model, made how."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from onnxprune.blocks.removal import without_blocks
 from onnxprune.errors import PlanError
-from onnxprune.kept import Kept
-from onnxprune.trace.align import Attention
+from onnxprune.kept import Kept, nothing
+from onnxprune.trace.align import Attention, Grouped
 from onnxprune.trace.graph import ChannelGraph
 
-FORMAT = 1
+FORMAT = 2  # 2 added residual blocks; plans of format 1 remove none
+_FORMATS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class PrunePlan:
 
     Attributes:
         model: sha256 of the source model, hexadecimal.
-        removed: positions in the original that leave, by initialiser and axis, ascending.
+        removed: positions in the original that leave, by initialiser and axis, ascending. Along the second axis of a
+            grouped convolution's weight positions count through all groups, as the convolution's inputs do.
         settings: how the plan was made: criterion, budget, guards, seed.
         before: cost of the source model (params, macs, size, memory).
         after: predicted cost of the pruned model.
         inputs: the input sizes at which the costs were counted.
+        blocks: residual blocks that leave as a whole, by the names of the nodes that sum.
     """
 
     model: str
@@ -37,6 +41,7 @@ class PrunePlan:
     before: Mapping[str, int] = field(default_factory=dict)
     after: Mapping[str, int] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
@@ -50,14 +55,20 @@ class PrunePlan:
             "settings": dict(self.settings),
             "cost": {"before": dict(self.before), "after": dict(self.after)},
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "blocks": list(self.blocks),
             "removed": removed,
         }
         return json.dumps(document, indent=1) + "\n"
 
     @property
-    def attention(self) -> Attention:
-        """What leaves an attention, as the model must be traced for the plan to fit."""
-        return "width" if self.settings.get("attention") == "width" else "heads"
+    def policies(self) -> dict[str, str]:
+        """What leaves together, as the model must be traced for the plan to fit: arguments of `onnxprune.trace.trace`.
+
+        Plans that say nothing were made with the defaults, and so are those that say what isn't known.
+        """
+        known = {"attention": get_args(Attention), "grouped": get_args(Grouped)}
+        given = {name: self.settings.get(name) for name in known}
+        return {name: str(given[name]) if given[name] in choices else choices[0] for name, choices in known.items()}
 
     @property
     def digest(self) -> str:
@@ -67,7 +78,8 @@ class PrunePlan:
             for name, axes in sorted(self.removed.items())
             for axis, positions in sorted(axes.items())
         ]
-        return hashlib.sha256(json.dumps([self.model, removed]).encode()).hexdigest()
+        what = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str | None = None) -> PrunePlan:
@@ -82,10 +94,10 @@ class PrunePlan:
         """
         try:
             document = json.loads(text)
-            if document["format"] != FORMAT:
+            if document["format"] not in _FORMATS:
                 raise PlanError(
                     "OP305",
-                    f"plan format {document['format']!r} is not known, this version reads {FORMAT}",
+                    f"plan format {document['format']!r} is not known, this version reads {FORMAT} and older",
                     where=where,
                 )
             return cls(
@@ -98,6 +110,7 @@ class PrunePlan:
                 before=dict(document["cost"]["before"]),
                 after=dict(document["cost"]["after"]),
                 inputs={n: tuple(map(_position, s)) for n, s in document["inputs"].items()},
+                blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with `onnxprune plan MODEL -o PLAN.json`"
@@ -128,16 +141,16 @@ def plan_of(
     from onnxprune.cost import cost
 
     kept = Kept(graph, removed)
-    nothing = Kept(graph, np.zeros_like(removed))
     return PrunePlan(
         model=model,
         removed={
             name: {axis: tuple(gone.tolist()) for axis, gone in axes.items()} for name, axes in kept.positions().items()
         },
         settings=settings,
-        before=cost(nothing).totals(),
+        before=cost(nothing(graph.original)).totals(),
         after=cost(kept).totals(),
         inputs=graph.shapes.inputs,
+        blocks=tuple(block.name for block in graph.blocks),
     )
 
 
@@ -149,12 +162,13 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> Kept:
         plan: a plan for it.
 
     Returns:
-        The traced model without these units.
+        The traced model without these blocks and units.
 
     Raises:
         PlanError: the plan names what the model doesn't have, or what can't leave (OP307), or only part of a unit
             (OP401).
     """
+    graph = without_blocks(graph, plan.blocks)
     removed = np.zeros(len(graph.pinned), dtype=bool)
     for name, axes in plan.removed.items():
         for axis, positions in axes.items():
@@ -177,6 +191,8 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> Kept:
             if set(gone.tolist()) != set(plan.removed.get(name, {}).get(axis, ())):
                 cause = "the plan removes channels without all that is coupled to them"
                 raise PlanError("OP307", cause, where=f"{name} axis {axis}")
+    if not graph.balanced(removed):
+        raise PlanError("OP307", "the plan takes more of one group of a convolution than of another")
     for (name, axis), ids in graph.slots.items():
         if removed[graph.unit_of[ids]].all():
             raise PlanError("OP307", "the plan leaves nothing of a layer", where=f"{name} axis {axis}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from onnxprune._tensors import set_tensor
+from onnxprune._tensors import by_group, set_tensor
 from onnxprune._validate import captured_names
 from onnxprune._wire import copy_without
 from onnxprune.edit import Edit
@@ -34,9 +34,9 @@ def rewrite(kept: Kept) -> ModelProto:
     model = copy_without(source, "graph")
     model.graph.CopyFrom(copy_without(source.graph, "node", "initializer", "value_info"))
     nodes, constants = _nodes(kept)
-    nodes = _live(nodes, model.graph)
+    nodes = live(nodes, model.graph)
     model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in _reads(node)} | {o.name for o in model.graph.output}
+    used = {name for node in nodes for name in reads(node)} | {o.name for o in model.graph.output}
     for tensor in _weights(kept, used):
         model.graph.initializer.append(tensor)
     model.graph.initializer.extend(t for t in constants if t.name in used)
@@ -88,34 +88,39 @@ def _namer(graph: GraphProto) -> Callable[[str], str]:
     return unique
 
 
-def _reads(node: NodeProto) -> Iterable[str]:
+def reads(node: NodeProto) -> Iterable[str]:
+    """Go through the tensors that a node reads, its subgraphs' captures among them."""
     yield from (n for n in node.input if n)
     yield from captured_names(node)
 
 
-def _live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
+def live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
     """Return the nodes that an output needs, in order."""
     needed = {o.name for o in graph.output}
     live = []
     for node in reversed(nodes):
         if any(o in needed for o in node.output):
-            needed.update(_reads(node))
+            needed.update(reads(node))
             live.append(node)
     return live[::-1]
 
 
 def _weights(kept: Kept, used: set[str]) -> Iterable[TensorProto]:
+    gone = kept.positions()
     for tensor in kept.graph.proto.graph.initializer:
         if tensor.name not in used:
             continue
-        masks = [kept.mask(tensor.name, axis) for axis in range(len(tensor.dims))]
-        if all(m is None or m.all() for m in masks):
+        removed = gone.get(tensor.name)
+        if removed is None:
             yield tensor
             continue
         array = numpy_helper.to_array(tensor)
-        for axis, mask in enumerate(masks):
-            if mask is not None and not mask.all():
-                array = np.compress(mask, array, axis)
+        for axis, positions in sorted(removed.items(), reverse=True):  # the groups along the first axis come last
+            groups = kept.graph.per_group.get((tensor.name, axis))
+            if groups is None:
+                array = np.delete(array, positions, axis)
+            else:
+                array = by_group(np.delete(by_group(array, groups), positions, 0), groups)
         sliced = TensorProto(name=tensor.name, doc_string=tensor.doc_string)
         set_tensor(sliced, array)
         yield sliced

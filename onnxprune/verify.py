@@ -120,7 +120,7 @@ def verify(
         ModelError: ONNX Runtime can't run a model (OP122).
         VerificationError: the outputs' names or shapes changed (OP503), or nothing finite comes out (OP504).
     """
-    original = kept.graph.proto
+    original = kept.graph.original.proto
     limit = default_tolerance(original) if tolerance is None else tolerance
     models = (original, masked(kept), pruned)
     dense, expected, actual = (run(session(m, optimise=optimise), inputs) for m in models)

@@ -86,10 +86,11 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
     # One rung up on some group's ladder would miss the target: no more was removed than had to be.
     missed = not removed.any()
     for group in graph.groups:
-        order = group.units[np.argsort(value[group.index], kind="stable")]
+        order = group.units[group.deal(value[group.index]).ravel()]
         gone = int(removed[group.units].sum())
         assert removed[order[:gone]].all(), "the least important leave first"
-        rungs = [0, *(len(group.units) - n for n in ladder(len(group.units), group.widths, guards))]
+        sets, size = group.sets.shape
+        rungs = [0, *(size * (sets - n) for n in ladder(sets, group.widths, guards))]
         assert gone in rungs
         if gone:
             less = removed.copy()

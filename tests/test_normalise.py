@@ -42,6 +42,21 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     )
 
 
+def copied(proto: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def by_name(proto: ModelProto) -> ModelProto:
+    """Copy a model with its initialisers in order of name."""
+    copy = copied(proto)
+    tensors = sorted(proto.graph.initializer, key=lambda t: t.name)
+    copy.graph.ClearField("initializer")
+    copy.graph.initializer.extend(tensors)
+    return copy
+
+
 def normal(proto: ModelProto, **feeds: Any) -> ModelProto:
     """Normalise, checking what holds of every model: pure, idempotent, valid, same outputs."""
     before = proto.SerializeToString(deterministic=True)
@@ -49,6 +64,8 @@ def normal(proto: ModelProto, **feeds: Any) -> ModelProto:
     assert proto.SerializeToString(deterministic=True) == before
     assert normalise(proto) == result, "deterministic"
     assert normalise(result) == result, "idempotent"
+    assert normalise(used_up := copied(proto), consume=True) is used_up
+    assert by_name(used_up) == by_name(result), "in place as well"
     onnx.checker.check_model(result, full_check=True)
     assert load(result).proto == result
     if feeds:

@@ -19,7 +19,8 @@ def half(graph: ChannelGraph, seed: int = 0) -> Kept:
     rng = np.random.default_rng(seed)
     removed = np.zeros(len(graph.pinned), dtype=bool)
     for group in graph.groups:
-        removed[rng.permutation(group.units)[: len(group.units) // 2]] = True
+        dealt = group.deal(rng.random(len(group.units)))
+        removed[group.units[dealt[: len(dealt) // 2]]] = True
     return Kept(graph, removed)
 
 

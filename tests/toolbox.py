@@ -269,12 +269,13 @@ def nothing(graph: ChannelGraph) -> Kept:
 
 
 def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generator) -> Kept:
-    """Remove random units of each group: at least one, and never all."""
+    """Remove random units of each group: at least one set of those that leave together, and never all."""
     removed = np.zeros(len(graph.pinned), dtype=bool)
     for group in groups:
-        if len(group.units) > 1:
-            count = rng.integers(1, len(group.units))
-            removed[rng.permutation(group.units)[:count]] = True
+        if len(group.sets) > 1:
+            count = rng.integers(1, len(group.sets))
+            dealt = group.deal(np.argsort(rng.permutation(len(group.units))).astype(np.float64))
+            removed[group.units[dealt[:count]]] = True
     return Kept(graph, removed)
 
 
@@ -283,11 +284,17 @@ def swapped(kept: Kept, rng: np.random.Generator) -> Kept | None:
     choices = [g for g in kept.graph.groups if kept.removed[g.units].any() and not kept.removed[g.units].all()]
     if not choices:
         return None
-    units = choices[rng.integers(len(choices))].units
-    gone = kept.removed[units]
+    group = choices[rng.integers(len(choices))]
+    kind = np.empty(len(group.units), dtype=np.int64)
+    kind[group.sets] = group.kinds
+    gone = kept.removed[group.units]
+    alike = group.units[kind == rng.choice(kind[gone])]
+    gone = kept.removed[alike]
+    if gone.all():
+        return None
     other = kept.removed.copy()
-    other[rng.choice(units[gone])] = False
-    other[rng.choice(units[~gone])] = True
+    other[rng.choice(alike[gone])] = False
+    other[rng.choice(alike[~gone])] = True
     return Kept(kept.graph, other)
 
 
@@ -302,7 +309,13 @@ def zeroed(kept: Kept) -> ModelProto:
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor).copy()
         for axis, positions in removed.get(tensor.name, {}).items():
-            np.moveaxis(array, axis, 0)[positions] = 0
+            groups = kept.graph.per_group.get((tensor.name, axis))
+            if groups is None:
+                np.moveaxis(array, axis, 0)[positions] = 0
+            else:  # counted through the channels of all groups
+                blocks = array.reshape(groups, len(array) // groups, *array.shape[1:])
+                for group, position in zip(*divmod(positions, array.shape[1]), strict=True):
+                    blocks[group, :, position] = 0
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return model
 

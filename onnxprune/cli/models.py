@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import Analysis
     from onnxprune.plan import PrunePlan
     from onnxprune.report.comparison import Port
-    from onnxprune.trace.align import Attention
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -31,7 +30,7 @@ def open_model(
     files: Sequence[tuple[str | None, Path]] = (),
     *,
     plan: PrunePlan | None = None,
-    attention: Attention | None = None,
+    policies: Mapping[str, Any] | None = None,
 ) -> tuple[Analysis, Arrays | None]:
     """Load and trace a model at the input sizes that the user gave.
 
@@ -41,7 +40,7 @@ def open_model(
         shapes: sizes of inputs.
         files: arrays for inputs, whose sizes count as well.
         plan: a plan for the model; it was made at sizes that hold where nothing else is said.
-        attention: what leaves an attention, if the user said so; otherwise as the plan says.
+        policies: what leaves together, where the user said so (`options.policies`); otherwise as the plan says.
 
     Returns:
         The traced model, and the arrays if there are any.
@@ -59,9 +58,10 @@ def open_model(
     if plan is not None and plan.model != model.sha256:
         hint = "make a new one with `onnxprune plan`"
         raise PlanError("OP306", "the plan was made for another model", where=str(path), hint=hint)
-    planned = plan.attention if plan else "heads"
-    if plan is not None and attention not in (None, planned):
-        raise PlanError("OP302", f"--attention {attention} isn't what the plan was made with ({planned})")
+    chosen = dict(policies or {})
+    for option, planned in plan.policies.items() if plan else ():
+        if chosen.setdefault(option, planned) != planned:
+            raise PlanError("OP302", f"--{option} {chosen[option]} isn't what the plan was made with ({planned})")
     given = by_name(shapes, model.proto, "--input-shape", "OP603")
     arrays = read_arrays(files, model.proto) if files else None
     for name, array in (arrays or {}).items():
@@ -69,7 +69,8 @@ def open_model(
             cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
             raise PlanError("OP302", cause, where=name)
     with out.step("trace"):
-        return analyse(model, {**(plan.inputs if plan else {}), **given}, attention=attention or planned), arrays
+        sizes = {**(plan.inputs if plan else {}), **given}
+        return analyse(model, sizes, consume=True, **chosen), arrays
 
 
 def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str) -> dict[str, T]:

@@ -18,6 +18,7 @@ from onnxprune.trace.notation import Axis, name_axes, parse
 from onnxprune.trace.values import Factor, Ids, Shape, Value
 
 Attention = Literal["heads", "width"]
+Grouped = Literal["channels", "groups"]
 
 _STAYS: Mapping[Attention, tuple[str, Attention]] = {
     "heads": ("the width of a head stays where whole heads leave", "width"),
@@ -41,6 +42,7 @@ class Alignment:
         operands: operands and the names of their axes.
         sizes: the size of every name, broadcasting done.
         structure: names that stay (conv groups, block sizes) unless nothing else stands beside them.
+        balanced: those of them along which other places may leave at each, as long as it is as many.
         attention: what leaves an attention, if the node is part of one.
         channels: the ledger to write to.
         node: index of the node.
@@ -51,6 +53,7 @@ class Alignment:
     operands: Sequence[tuple[Value, Sequence[Axis]]]
     sizes: Mapping[str, int]
     structure: Collection[str]
+    balanced: Collection[str]
     attention: Attention | None
     channels: Channels
     node: int
@@ -71,6 +74,7 @@ def align(
     node: int,
     name: str,
     label: str,
+    balanced: Collection[str] = (),
 ) -> dict[int, Value]:
     """Tie the ids of operands as a spec says, and give the outputs theirs.
 
@@ -87,6 +91,7 @@ def align(
         node: the node's index, for the ledger.
         name: the node's name.
         label: the node as reasons call it.
+        balanced: structure along which other places may leave at each, as long as it is as many.
 
     Returns:
         A value for every output that is wanted.
@@ -97,7 +102,7 @@ def align(
     out_axes = {i: name_axes(parsed.outputs[i], len(shape)) for i, shape in outputs.items()}
     sizes = _sizes(named, given)
     stays = given if structure is None else structure
-    job = Alignment(named, sizes, stays, attention, channels, node, name, label)
+    job = Alignment(named, sizes, stays, balanced, attention, channels, node, name, label)
     kept = {name for axes in out_axes.values() for axis in axes for name in axis}
     terms = _terms(job)
     reading = (t for t in terms if t.constant and not kept.union(given).issuperset(t.names))
@@ -172,7 +177,7 @@ def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
     remaining = []
     for term in terms:
         met = [name for name in term.names if name in fixed]
-        if not met:
+        if not met or (met == [term.names[0]] != list(term.names) and met[0] in job.balanced):
             remaining.append(term)
         elif all(name in fixed or name in job.structure for name in term.names):
             origin = next((fixed[name] for name in met if fixed[name]), None)
@@ -226,12 +231,17 @@ def _stays(attention: Attention | None, names: Sequence[str], shared: Collection
 def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
     """Reduce terms over several names to those that can be told apart afterwards.
 
-    A structure stays: every group drops the same places. Of an attention's queries and keys one name is contracted, the
-    width of a head, and one is not: either is tied, so that the other can leave.
+    A structure stays: every group drops the same places, or as many of its own where it is balanced. Of an attention's
+    queries and keys one name is contracted, the width of a head, and one is not: either is tied, so that the other can
+    leave.
     """
     separated = []
     for term in terms:
         structure = [n for n in term.names if n in job.structure]
+        if len(term.names) == 2 and term.names[0] in job.balanced:
+            job.channels.balances.append((term.ids, job.node))
+            separated.append(term)
+            continue
         if structure and len(structure) < len(term.names):
             term = _tie_along(job, term, structure)
         contracted = [n for n in term.names if n not in kept]
@@ -250,7 +260,7 @@ def _contract(job: Alignment, terms: list[_Term], kept: Set[str]) -> list[_Term]
     """
     remaining = []
     for term in terms:
-        if not kept.isdisjoint(term.names):
+        if not kept.isdisjoint(n for n in term.names if n not in job.balanced or len(term.names) == 1):
             remaining.append(term)
             continue
         holders = [v for v, axes in job.operands if any(n in term.names for a in axes for n in a)]

@@ -54,6 +54,10 @@ class Channels:
         approximations: ids whose removal isn't the same as zeroing, and why.
         rectangles: arrays of which a rectangle must remain, and the node that asked for it.
         summed: ids that a contraction sums over: where channels are read, as opposed to made.
+        balances: arrays with a row for each group of channels, all of which must lose as many, and the node that asked
+            for it.
+        blocks: ids along the second axis of a grouped convolution's weight, by initialiser: a row for each group, whose
+            first is what the weight's value holds.
         pieces: id arrays of axes that were cut out of longer ones and must not become empty.
     """
 
@@ -64,6 +68,8 @@ class Channels:
     pins: list[tuple[Ids, Pin]] = field(default_factory=list)
     approximations: list[tuple[Ids, Approximation]] = field(default_factory=list)
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
+    balances: list[tuple[Ids, int]] = field(default_factory=list)
+    blocks: dict[str, Ids] = field(default_factory=dict)
     pieces: list[Ids] = field(default_factory=list)
     summed: list[Ids] = field(default_factory=list)
 
@@ -92,6 +98,12 @@ class Channels:
     def rectangle(self, ids: Ids, node: int) -> None:
         """Record that what is kept of an array of two or more dimensions must stay a rectangle."""
         self.rectangles.append((ids, node))
+
+    def in_blocks(self, initialiser: str, ids: Ids, groups: int) -> Ids:
+        """Give each group of a weight channels of its own along the second axis, shape (groups, channels)."""
+        rest = self.fresh((groups - 1) * len(ids)).reshape(groups - 1, -1)
+        self.blocks[initialiser] = np.concatenate([ids[None], rest])
+        return self.blocks[initialiser]
 
     def edges(self) -> tuple[Ids, Ids, Ids]:
         """Return all ties: two arrays of ids and one of node indices, each of shape (ties,)."""

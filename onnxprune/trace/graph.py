@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.shapes import Shapes
+from onnxprune.trace.align import Attention, Grouped
+from onnxprune.trace.bundles import Bundle, bundle
 from onnxprune.trace.channels import Approximation, Channels, Pin
-from onnxprune.trace.groups import Group, make_groups
+from onnxprune.trace.groups import Group, footprints, make_groups
 from onnxprune.trace.values import Ids, Value
+
+if TYPE_CHECKING:
+    from onnxprune.blocks.find import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +57,78 @@ class ChannelGraph:
         proto: the normalised model that was traced.
         shapes: its concretised shapes.
         values: what is known of every tensor of the main graph.
+        attention: what leaves an attention.
+        grouped: what leaves a grouped convolution.
+        original: the graph of the model with all its residual blocks; the graph itself if none was removed.
+        reduced: the last graph made from this one by removing blocks.
+        blocks: the residual blocks that were removed from the original.
         unit_of: the unit of every channel id, shape (ids,).
         slots: ids on each axis of each initialiser, by (initialiser, axis).
+        per_group: the number of groups of those convolutions' weights that have channels of their own for each group
+            along the second axis, by (initialiser, 1): there, ``slots`` counts through all groups' channels.
         pinned: for every unit whether it can't leave, shape (units,).
+        bundles: units that leave in equal number of each group of a convolution.
         groups: the removable units, by footprint.
         unit_count: how many units there are.
         incidence: units, slots and how often they meet, ordered by unit, and the lengths of all slots.
     """
 
-    def __init__(self, proto: ModelProto, shapes: Shapes, values: Mapping[str, Value], channels: Channels) -> None:
+    def __init__(
+        self,
+        proto: ModelProto,
+        shapes: Shapes,
+        values: Mapping[str, Value],
+        channels: Channels,
+        attention: Attention,
+        grouped: Grouped,
+    ) -> None:
         """Solve the ties of a walk; made by `trace`."""
         self.proto = proto
         self.shapes = shapes
         self.values = values
+        self.attention = attention
+        self.grouped = grouped
+        self.original: ChannelGraph = self
+        self.reduced: ChannelGraph | None = None
+        self.blocks: tuple[Block, ...] = ()
         self._channels = channels
-        roots = channels.solve()
-        first = roots == np.arange(len(roots))  # of every component, the smallest id
-        self.unit_of: Ids = (np.cumsum(first) - 1)[roots]
-        self.unit_count = int(np.count_nonzero(first))
         initialisers = [t.name for t in proto.graph.initializer if t.name in values]
         self.slots: dict[tuple[str, int], Ids] = {
             (name, f.axes[0]): f.ids for name in initialisers for f in values[name].factors
         }
+        self.per_group: dict[tuple[str, int], int] = {(name, 1): len(ids) for name, ids in channels.blocks.items()}
+        self.slots.update({(name, 1): ids.ravel() for name, ids in channels.blocks.items()})
+        self.bundles, self._stuck = self._solve()
+        footprint = footprints(self)
+        if uneven := [b for b in self.bundles if (footprint[b.units] != footprint[b.units[0]]).any()]:
+            self._join(uneven)
+            self.bundles, self._stuck = self._solve()
+        self.pinned[self._stuck] = True
+        self.groups: tuple[Group, ...] = make_groups(self)
+
+    def _solve(self) -> tuple[tuple[Bundle, ...], Ids]:
+        """Number the units; return what leaves in equal number, and the units that can't leave for that."""
+        roots = self._channels.solve()
+        first = roots == np.arange(len(roots))  # of every component, the smallest id
+        self.unit_of: Ids = (np.cumsum(first) - 1)[roots]
+        self.unit_count = int(np.count_nonzero(first))
         self.pinned: NDArray[np.bool_] = np.zeros(self.unit_count, dtype=bool)
-        for ids, _ in channels.pins:
+        for ids, _ in self._channels.pins:
             self.pinned[self.unit_of[ids]] = True
         self.incidence = self._make_incidence()
         self.pinned |= self._alone()
-        self.groups: tuple[Group, ...] = make_groups(self)
+        balances = [self.unit_of[ids] for ids, _ in self._channels.balances]
+        return bundle(balances, self.pinned, footprints(self))
+
+    def _join(self, bundles: list[Bundle]) -> None:
+        """Make one unit of each bundle of units that stand in different places: there is nothing to choose among."""
+        ids = np.concatenate([ids.ravel() for ids, _ in self._channels.balances])
+        nodes = np.repeat([node for _, node in self._channels.balances], [b.size for b, _ in self._channels.balances])
+        at = np.full(self.unit_count, -1, dtype=np.int64)
+        at[self.unit_of[ids]] = np.arange(len(ids))
+        for b in bundles:
+            places = at[b.units]
+            self._channels.tie(ids[places], ids[places[:1]], int(nodes[places[0]]))
 
     def unit(self, index: int) -> Unit:
         """Return a unit with all its slices."""
@@ -94,11 +144,19 @@ class ChannelGraph:
     def pins(self, unit: int) -> list[Pin]:
         """Return why a unit can't leave; empty for a removable one."""
         found = [pin for ids, pin in self._channels.pins if (self.unit_of[ids] == unit).any()]
+        if not found and unit in self._stuck:
+            reason = "not as many channels of the other groups of a convolution can leave along with it"
+            found = [Pin("OP216", self.slots_of(unit)[0][0], reason)]
         if not found and self.pinned[unit]:
             slots = ", ".join(f"{t} axis {a}" for t, a in self.slots_of(unit)[:3])
             reason = f"it is all there is of {slots}" if slots else "no weight holds it"
             found = [Pin("OP210", slots.partition(" axis")[0], reason)]
         return found
+
+    def balanced(self, removed: NDArray[np.bool_]) -> bool:
+        """Whether a removal, for every unit, takes as many channels of every group of each grouped convolution."""
+        taken = (removed[self.unit_of[ids]].sum(axis=1) for ids, _ in self._channels.balances)
+        return all((rows == rows[0]).all() for rows in taken)
 
     def consumers(self, tensor: str) -> list[str]:
         """Return the names of the nodes that read a tensor, in order.

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnxprune.trace.bundles import Bundle
 from onnxprune.trace.channels import Approximation
 from onnxprune.trace.values import Ids
 
@@ -25,8 +27,11 @@ class Group:
         nodes: all nodes whose weights it slices.
         producers: those of them whose output has the group's channels.
         units: the numbers of its units, in the order of their channels, shape (n,).
+        sets: which of the units leave together, by their place in ``units``, shape (sets, n): each by itself, but for
+            those that must leave in equal number of each group of a convolution.
+        kinds: the kind of each, shape (sets, n); units of the same kind may change places.
         width: how many positions a unit has on the axis where it has most.
-        widths: how many channels a unit is where it is made (its readers may see each several times, or one for a
+        widths: how many channels a set is where it is made (its readers may see each several times, or one for a
             group of channels), each number once, ascending.
         slots: the weight axes it slices, as (initialiser, axis).
         approximations: why removal is more than zeroing; empty for an exact group.
@@ -37,6 +42,8 @@ class Group:
     nodes: tuple[str, ...]
     producers: tuple[str, ...]
     units: Ids
+    sets: Ids
+    kinds: Ids
     width: int
     widths: tuple[int, ...]
     slots: tuple[tuple[str, int], ...]
@@ -52,6 +59,22 @@ class Group:
         """Whether removing the group's units equals zeroing what the next contraction reads."""
         return not self.approximations
 
+    def deal(self, scores: NDArray[np.float64]) -> Ids:
+        """Put the units into sets by importance: the least important of each kind leave together, and first.
+
+        Args:
+            scores: importance of the units, shape (units,).
+
+        Returns:
+            Places in ``units``, the least important set first, shape (sets, n).
+        """
+        dealt = self.sets.copy()
+        for kind in np.unique(self.kinds):
+            places = self.kinds == kind
+            own = self.sets[places]
+            dealt[places] = own[np.argsort(scores[own], kind="stable")]
+        return dealt[np.argsort(scores[dealt].mean(axis=1), kind="stable")]
+
 
 def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     """Gather the removable units of a solved graph into groups, in the order of their first channels."""
@@ -59,8 +82,8 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     made = np.array([s not in graph.summed for s in graph.slots] + [False] * (len(graph.pieces)), dtype=bool)
     members = list(_members(graph))
     group_of = np.full(graph.unit_count, -1, dtype=np.int64)
-    for index, units in enumerate(members):
-        group_of[units] = index
+    for index, (sets, _) in enumerate(members):
+        group_of[sets] = index
     notes: dict[int, list[Approximation]] = {}
     for units, note in graph.approximations():
         for index in np.unique(group_of[units]).tolist():
@@ -68,14 +91,19 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     rank = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
     makes = _made(graph)
     groups = []
-    for index, units in enumerate(members):
-        first = int(units[0])
-        lo, hi = np.searchsorted(unit, [first, first + 1])
-        weights = slot[lo:hi] < len(graph.slots)
-        own = made[slot[lo:hi]] if made[slot[lo:hi]].any() else weights
-        slots = tuple(graph.slots_of(first))
+    for index, (sets, kinds) in enumerate(members):
+        units = np.sort(sets, axis=None)
+        first = sets[0].tolist()
+        places: dict[int, list[int]] = {}  # how often every slot holds a unit of the first set, for each that it holds
+        for u in first:
+            lo, hi = np.searchsorted(unit, [u, u + 1])
+            for s, n in zip(slot[lo:hi].tolist(), count[lo:hi].tolist(), strict=True):
+                places.setdefault(s, []).append(n)
+        weights = {s: ns for s, ns in places.items() if s < len(graph.slots)}
+        own = {s: ns for s, ns in places.items() if made[s]} or weights
+        slots = tuple(dict.fromkeys(slot for u in first for slot in graph.slots_of(u)))
         nodes = sorted({n for tensor, _ in slots for n in graph.consumers(tensor)}, key=rank.__getitem__)
-        producers = tuple(n for n in nodes if first in makes.get(n, ()))
+        producers = tuple(n for n in nodes if not makes.get(n, frozenset()).isdisjoint(first))
         groups.append(
             Group(
                 index=index,
@@ -83,8 +111,10 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
                 nodes=tuple(nodes),
                 producers=producers,
                 units=units,
-                width=int(count[lo:hi][weights].max()),
-                widths=tuple(np.unique(count[lo:hi][own]).tolist()),
+                sets=np.searchsorted(units, sets),
+                kinds=kinds,
+                width=max(max(ns) for ns in weights.values()),
+                widths=tuple(sorted({sum(ns) for ns in own.values()})),
                 slots=slots,
                 approximations=tuple(dict.fromkeys(notes.get(index, ()))),
             )
@@ -92,17 +122,34 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _members(graph: ChannelGraph) -> Iterator[Ids]:
-    """Yield the units of each group. Footprints are told by sums of random numbers, one for each slot."""
+def footprints(graph: ChannelGraph) -> NDArray[np.uint64]:
+    """Tell where each unit stands: units with equal numbers stand as often in the same slots, shape (units,).
+
+    The numbers are sums of random ones, one for each slot.
+    """
     unit, slot, count, lengths = graph.incidence
     random = np.random.default_rng(0).integers(1, 2**63, size=len(lengths), dtype=np.uint64)
     footprint = np.zeros(graph.unit_count, dtype=np.uint64)
     np.add.at(footprint, unit, random[slot] * count.astype(np.uint64))
-    removable = np.flatnonzero(~graph.pinned)
-    _, first, group_of = np.unique(footprint[removable], return_index=True, return_inverse=True)
-    by_group = np.split(removable[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1])
-    for index in np.argsort(first):
-        yield by_group[index]
+    return footprint
+
+
+def _members(graph: ChannelGraph) -> Iterator[tuple[Ids, Ids]]:
+    """Yield the units of each group, a row for those that leave together, and their kinds."""
+    footprint = footprints(graph)
+    free = ~graph.pinned
+    bundles = [b for b in graph.bundles if len(b.units) > 1]
+    for b in bundles:
+        free[b.units] = False
+    single = np.flatnonzero(free)
+    found: dict[tuple[int, ...], list[Bundle]] = {}
+    for b in bundles:
+        found.setdefault((int(footprint[b.units].sum()), len(b.units)), []).append(b)
+    rows = [(np.stack([b.units for b in own]), np.stack([b.kinds for b in own])) for own in found.values()]
+    _, group_of = np.unique(footprint[single], return_inverse=True)
+    by_group = np.split(single[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1])
+    rows += [(units[:, None], np.zeros((len(units), 1), dtype=np.int64)) for units in by_group if len(units)]
+    yield from sorted(rows, key=lambda row: int(row[0].min()))
 
 
 def _made(graph: ChannelGraph) -> dict[str, set[int]]:

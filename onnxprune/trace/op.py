@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.trace.align import Attention, align
+from onnxprune.trace.align import Attention, Grouped, align
 from onnxprune.trace.channels import Approximation, Channels, Pin, fresh_value
 from onnxprune.trace.values import Factor, Ids, Shape, Value, reshape
 
@@ -32,7 +32,9 @@ class Op:
         shapes: Mapping[str, Shape],
         channels: Channels,
         attention: Attention | None,
+        grouped: Grouped,
         varies: Callable[[str], NDArray[np.bool_]],
+        owned: Mapping[str, str],
     ) -> None:
         """Set up a node for its rule; made by the tracer."""
         self.index = index
@@ -41,9 +43,11 @@ class Op:
         self.outputs: dict[int, Value] = {}
         self.channels = channels
         self.attention = attention
+        self.grouped = grouped
         self._look = look
         self._read = read
         self._varies = varies
+        self._owned = owned
         self._shapes = shapes
         self._attributes = {a.name: a for a in node.attribute}
 
@@ -110,6 +114,7 @@ class Op:
         *,
         approximate: Mapping[str, str] | None = None,
         structure: Collection[str] | None = None,
+        balanced: Collection[str] = (),
         **given: int,
     ) -> None:
         """Apply a spec (see `notation`) to the operands, all inputs by default, and set the outputs it lists.
@@ -126,6 +131,7 @@ class Op:
             outputs,
             given=given,
             structure=structure,
+            balanced=balanced,
             attention=self.attention,
             approximate=approximate or {},
             channels=self.channels,
@@ -168,6 +174,29 @@ class Op:
             else:
                 factors.append(factor)
         return value.moved(value.shape, factors)
+
+    def in_groups(self, i: int, groups: int, *, whole: bool) -> Value:
+        """Return the weight at input ``i`` with its first axis split into groups: one more axis in front.
+
+        Along what was its second axis each group has channels of its own, if nothing else reads the weight; or, where
+        groups leave as a whole, none.
+        """
+        value, owner = self.x(i), self._owned.get(self.node.input[i])
+        if whole:
+            reason, hint = "a group's channels stay where whole groups leave", "prune them with --grouped channels"
+            value = self.pin_axes(value, [1], "OP211", reason, hint if self.grouped == "groups" else None)
+        factors = []
+        for factor in value.factors:
+            axes: tuple[int, ...] = ()
+            shape: Shape = ()
+            for axis, n in zip(factor.axes, factor.ids.shape, strict=True):
+                axes += (0, 1) if axis == 0 else (axis + 1,)
+                shape += (groups, n // groups) if axis == 0 else (n,)
+            ids = factor.ids.reshape(shape)
+            if axes == (2,) and groups > 1 and owner is not None:
+                axes, ids = (0, 2), self.channels.in_blocks(owner, ids, groups)
+            factors.append(Factor(axes, ids))
+        return value.moved((groups, value.shape[0] // groups, *value.shape[1:]), factors)
 
     def approximate(self, value: Value, axes: Sequence[int], reason: str) -> None:
         """Note that the operator takes statistics over some axes of a value."""

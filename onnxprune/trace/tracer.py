@@ -13,13 +13,13 @@ from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
 from onnxprune._validate import captured_names
-from onnxprune.errors import OnnxPruneError
-from onnxprune.shapes import Shapes, concretise
-from onnxprune.trace.align import Attention
+from onnxprune.shapes import Shapes, concretise, elsewhere
+from onnxprune.trace.align import Attention, Grouped
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.channels import Channels, Pin, fresh_value
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.op import Op, ShapeUnknown
+from onnxprune.trace.owned import owned_weights
 from onnxprune.trace.registry import operator_key, rules
 from onnxprune.trace.values import Value
 
@@ -30,6 +30,7 @@ def trace(
     *,
     shapes: Shapes | None = None,
     attention: Attention = "heads",
+    grouped: Grouped = "channels",
 ) -> ChannelGraph:
     """Find which channels of a model can only leave together.
 
@@ -37,6 +38,8 @@ def trace(
         proto: a normalised model (`onnxprune.normalise`).
         input_shapes: sizes for inputs with symbolic dimensions, where the ones we would choose don't fit.
         shapes: concretised shapes, if they were made before.
+        attention: what leaves an attention: whole heads, or a part of each head's width.
+        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
         attention: what leaves an attention: whole heads, or a part of each head's width.
 
     Returns:
@@ -46,16 +49,16 @@ def trace(
         ModelError: the input shapes contradict the model.
     """
     shapes = concretise(proto, input_shapes) if shapes is None else shapes
-    walk = _Walk(proto, shapes, attention)
+    walk = _Walk(proto, shapes, attention, grouped)
     walk.run()
-    return ChannelGraph(proto, shapes, walk.values, walk.channels)
+    return ChannelGraph(proto, shapes, walk.values, walk.channels, attention, grouped)
 
 
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
 class _Walk:
-    def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention) -> None:
+    def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention, grouped: Grouped) -> None:
         self.proto = proto
         self.shapes = shapes
         self.channels = Channels()
@@ -64,7 +67,9 @@ class _Walk:
         self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         self.parameters: dict[str, str] = {}
         self.attention = attention
+        self.grouped = grouped
         self.in_attention = attention_nodes(proto.graph)
+        self.owned = owned_weights(proto.graph)
         self.read_names = {n for node in proto.graph.node for n in [*node.input, *captured_names(node)] if n}
         self.read_names |= {o.name for o in proto.graph.output}
 
@@ -87,7 +92,19 @@ class _Walk:
     def step(self, index: int, node: NodeProto, table: Mapping[str, Any]) -> None:
         version = self.versions.get(node.domain or "ai.onnx", 1)
         policy = self.attention if index in self.in_attention else None
-        op = Op(index, node, version, self.look, self.read, self.shapes.shapes, self.channels, policy, self.varies)
+        op = Op(
+            index,
+            node,
+            version,
+            self.look,
+            self.read,
+            self.shapes.shapes,
+            self.channels,
+            policy,
+            self.grouped,
+            self.varies,
+            self.owned,
+        )
         rule = table.get(operator_key(node.domain, node.op_type))
         try:
             if any(a.type in _SUBGRAPHS for a in node.attribute):
@@ -153,20 +170,8 @@ class _Walk:
     @cached_property
     def elsewhere(self) -> Mapping[str, NDArray[Any]]:
         """Known values at other sizes of the symbolic dimensions; none if no other sizes are found that fit."""
-        for times, plus in ((1, 1), (2, 0)):
-            inputs = {}
-            for entry in self.proto.graph.input:
-                dims = entry.type.tensor_type.shape.dim
-                sizes = self.shapes.inputs.get(entry.name, ())
-                inputs[entry.name] = [
-                    n if d.HasField("dim_value") and d.dim_value > 0 else times * n + plus
-                    for n, d in zip(sizes, dims, strict=False)
-                ]
-            try:
-                return concretise(self.proto, inputs).values
-            except OnnxPruneError:
-                continue
-        return {}
+        there = elsewhere(self.proto, self.shapes)
+        return {} if there is None else there.values
 
     def capture(self, op: Op) -> None:
         """Pin what a node with subgraphs reads, its bodies' captures among it."""

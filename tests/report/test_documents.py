@@ -80,6 +80,7 @@ def test_plan() -> None:
     del found["settings"]
     assert shape(found) == {
         "model_sha256": "",
+        "blocks": [],
         "plan_digest": "",
         "counted_at": {"image": [0]},
         "cost": {"before": COST, "after": COST},

@@ -12,8 +12,9 @@ output that has one): convolutions or matrix products over that axis, called by 
   input that isn't given.
 - ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody
   reads; ``int32[1,c4]``: one of another type than the first input, where onnx can't tell.
-- After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1,
-  and the nodes whose weights they slice; and the codes of the pins that the operator sets.
+- After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1
+  (``4/2``: units that leave two at a time, one of each group), and the nodes whose weights they slice; and the codes of
+  the pins that the operator sets.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def found(graph: ChannelGraph) -> tuple[str, ...]:
 
 def _group(group: Group) -> str:
     width = f"x{group.width}" if group.width > 1 else ""
-    return f"{'' if group.exact else '~'}{len(group.units)}{width} {' '.join(group.nodes)}"
+    size = f"/{group.sets.shape[1]}" if group.sets.shape[1] > 1 else ""
+    return f"{'' if group.exact else '~'}{len(group.units)}{width}{size} {' '.join(group.nodes)}"
 
 
 def _axes(node: ast.expr) -> tuple[list[int], int | None]:

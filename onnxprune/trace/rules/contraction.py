@@ -10,7 +10,24 @@ from onnxprune.trace.registry import rewrites, rule
 @rule("Conv")
 def conv(op: Op) -> None:
     """A convolution: input channels meet the weight's, output channels are the weight's, group by group."""
-    op.align("n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
+    convolve(op, "n (g i) *s, g o i *k, (g o) -> n (g o) *t")
+
+
+def convolve(op: Op, spec: str, weight: int = 1) -> None:
+    """Apply the spec of a convolution whose weight has its groups in an axis of their own.
+
+    Every group drops its own channels, as many as the others; or whole groups leave, always where a group has a single
+    channel on either side.
+    """
+    groups = op.attr("group", 1)
+    operands = [op.x(i) if op.has(i) else None for i in range(len(op.node.input))]
+    per_group = (op.shape(0)[1] // groups, op.out_shape()[1] // groups)
+    whole = groups > 1 and (op.grouped == "groups" or 1 in per_group)
+    operands[weight] = op.in_groups(weight, groups, whole=whole)
+    if whole:
+        op.align(spec, operands, structure={"i", "o"}, g=groups)
+    else:
+        op.align(spec, operands, balanced={"g"}, g=groups)
 
 
 @rule("CausalConvWithState")
@@ -22,7 +39,7 @@ def causal_conv(op: Op) -> None:
 @rule("ConvTranspose")
 def conv_transpose(op: Op) -> None:
     """A transposed convolution: the weight holds input channels first."""
-    op.align("n (g i) *s, (g i) o *k, (g o) -> n (g o) *t", g=op.attr("group", 1))
+    convolve(op, "n (g i) *s, g i o *k, (g o) -> n (g o) *t")
 
 
 @rewrites("Conv")

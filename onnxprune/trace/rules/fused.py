@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rewrites, rule
-from onnxprune.trace.rules.contraction import conv_groups
+from onnxprune.trace.rules.contraction import conv_groups, convolve
 
 _MOMENTS = "its mean and variance are taken over these channels"
 
@@ -15,7 +15,7 @@ def fused_conv(op: Op) -> None:
     if op.node.op_type == "NhwcFusedConv":
         op.give_up("OP211", "channels-last convolutions of the runtime are left alone")
         return
-    op.align("n (g i) *s, (g o) i *k, (g o), n (g o) *t -> n (g o) *t", g=op.attr("group", 1))
+    convolve(op, "n (g i) *s, g o i *k, (g o), n (g o) *t -> n (g o) *t")
 
 
 rewrites("com.microsoft:FusedConv")(conv_groups)
@@ -65,6 +65,6 @@ def group_norm(op: Op) -> None:
     """GroupNormalization, channels last."""
     groups = op.attr("groups")
     if op.attr("channels_last", 1):
-        op.align("n *s (g c), (g c), (g c) -> n *s (g c)", approximate={"c": _MOMENTS}, g=groups)
+        op.align("n *s (g c), (g c), (g c) -> n *s (g c)", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
     else:
-        op.align("n (g c) *s, (g c), (g c) -> n (g c) *s", approximate={"c": _MOMENTS}, g=groups)
+        op.align("n (g c) *s, (g c), (g c) -> n (g c) *s", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)

@@ -43,12 +43,13 @@ def mean_variance_normalization(op: Op) -> None:
 
 @rule("GroupNormalization")
 def group_normalization(op: Op) -> None:
-    """Groups stay; all drop the same places. The scale is per group before opset 21."""
+    """Groups stay; all drop as many of their channels. The scale is per group before opset 21."""
     per_channel = op.shape(1) != (op.attr("num_groups"),) or op.version >= 21
     scale = "(g c)" if per_channel else "g"
     op.align(
         f"n (g c) *s, {scale}, {scale} -> n (g c) *s",
         approximate={"c": _MOMENTS},
+        balanced={"g"},
         g=op.attr("num_groups"),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rewrites, rule
-from onnxprune.trace.rules.contraction import conv_groups
+from onnxprune.trace.rules.contraction import conv_groups, convolve
 
 
 @rule("DequantizeLinear", "QuantizeLinear")
@@ -34,20 +34,18 @@ def dynamic_quantize(op: Op) -> None:
 def qlinear_conv(op: Op) -> None:
     """As Conv; the weight's scale and zero point are one for all or one for each output channel."""
     w_scale, w_zero = (_per_channel(op, i, "(g o)") for i in (4, 5))
-    op.align(
-        f"n (g i) *s, {_per_channel(op, 1, 'u')}, {_per_channel(op, 2, 'u')}, (g o) i *k, {w_scale}, {w_zero},"
+    convolve(
+        op,
+        f"n (g i) *s, {_per_channel(op, 1, 'u')}, {_per_channel(op, 2, 'u')}, g o i *k, {w_scale}, {w_zero},"
         f" {_per_channel(op, 6, 'u')}, {_per_channel(op, 7, 'u')}, (g o) -> n (g o) *t",
-        g=op.attr("group", 1),
+        weight=3,
     )
 
 
 @rule("ConvInteger")
 def conv_integer(op: Op) -> None:
     """As Conv, with zero points."""
-    op.align(
-        f"n (g i) *s, (g o) i *k, {_per_channel(op, 2, 'u')}, {_per_channel(op, 3, '(g o)')} -> n (g o) *t",
-        g=op.attr("group", 1),
-    )
+    convolve(op, f"n (g i) *s, g o i *k, {_per_channel(op, 2, 'u')}, {_per_channel(op, 3, '(g o)')} -> n (g o) *t")
 
 
 rewrites("ConvInteger")(conv_groups)

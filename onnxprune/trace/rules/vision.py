@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import leave, rewrites, rule
-from onnxprune.trace.rules.contraction import conv_groups
+from onnxprune.trace.rules.contraction import conv_groups, convolve
 
 
 @rule("GridSample", "MaxRoiPool", "RoiAlign")
@@ -60,8 +60,7 @@ def deform_conv(op: Op) -> None:
     if op.attr("offset_group", 1) > 1:
         op.give_up("OP211", "groups of channels with positions of their own are left alone")
         return
-    g = op.attr("group", 1)
-    op.align("n (g i) *s, (g o) i *k, n *q, (g o), n *r -> n (g o) *t", g=g)
+    convolve(op, "n (g i) *s, g o i *k, n *q, (g o), n *r -> n (g o) *t")
 
 
 rewrites("DeformConv")(conv_groups)

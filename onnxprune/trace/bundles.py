@@ -1,0 +1,145 @@
+"""Units that leave in equal number: of a grouped convolution every group must keep as many channels as the others.
+
+A *balance* is an array of units, a row for each group, of which every row must lose as many. Units with the same part
+in all balances and the same footprint are interchangeable: they are of one *kind*. A *bundle* is a small set of units
+that can leave by itself. All units are put into bundles here, which takes no more than counting kinds; which unit of a
+kind leaves first is decided later, by importance (`onnxprune.trace.groups.Group.deal`). So each group of a convolution
+drops its own least important channels, and no channel is coupled to the one with the same index elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.trace.components import components
+from onnxprune.trace.values import Ids, Mask
+
+_EFFORT = 500  # kinds tried for one bundle
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """Units that can leave by themselves.
+
+    Attributes:
+        units: the units, shape (n,).
+        kinds: the kind of each, shape (n,): another unit of the same kind would do as well.
+    """
+
+    units: Ids
+    kinds: Ids
+
+
+def bundle(balances: Sequence[Ids], pinned: Mask, footprint: NDArray[np.uint64]) -> tuple[tuple[Bundle, ...], Ids]:
+    """Put the units that take part in balances into bundles.
+
+    Args:
+        balances: units, a row for each group, shape (groups, channels) each.
+        pinned: for every unit whether it can't leave, shape (units,).
+        footprint: for every unit a number that tells where it stands, shape (units,).
+
+    Returns:
+        The bundles, and the units that can't leave, because no others are there to leave along with them.
+    """
+    bundles: list[Bundle] = []
+    stuck: list[int] = []
+    first = 0
+    for part in _parts(balances, len(pinned)):
+        units = np.unique(np.concatenate([b.ravel() for b in part]))
+        shares = np.concatenate([_shares(units, b) for b in part], axis=1)
+        keys = np.column_stack([footprint[units], shares.astype(np.uint64)])
+        _, kind = np.unique(keys, axis=0, return_inverse=True)
+        kind = np.where(pinned[units], -1, kind.ravel())
+        members = [units[kind == k].tolist() for k in range(int(kind.max(initial=-1)) + 1)]
+        lead = [int(np.argmax(kind == k)) for k in range(len(members))]
+        search = _Search(shares[lead], [len(b) for b in part], footprint[units[lead]])
+        for profile in search.profiles(np.array([len(m) for m in members], dtype=np.int64)):
+            picks = [(members[k].pop(0), first + k) for k, n in enumerate(profile.tolist()) for _ in range(n)]
+            bundles.append(Bundle(*np.array(picks, dtype=np.int64).T))
+        stuck += [u for rest in members for u in rest]
+        first += len(members)
+    return tuple(bundles), np.array(sorted(stuck), dtype=np.int64)
+
+
+def _parts(balances: Sequence[Ids], units: int) -> Iterator[list[Ids]]:
+    """Yield the balances that share units together. What every reader of a residual sum asks for is asked for once."""
+    distinct = list({(b.shape, np.sort(b).tobytes()): b for b in balances}.values())
+    if not distinct:
+        return
+    left = np.concatenate([b.ravel() for b in distinct])
+    right = np.repeat(units + np.arange(len(distinct)), [b.size for b in distinct])
+    roots = components(units + len(distinct), left, right)[units:]
+    for root in np.unique(roots):
+        yield [b for b, r in zip(distinct, roots, strict=True) if r == root]
+
+
+def _shares(units: Ids, balance: Ids) -> Ids:
+    """Count how often every unit stands in each row of a balance, shape (units, rows)."""
+    shares = np.zeros((len(units), len(balance)), dtype=np.int64)
+    np.add.at(shares, (np.searchsorted(units, balance), np.arange(len(balance))[:, None]), 1)
+    return shares
+
+
+class _Search:
+    """Finds numbers of units of each kind that can leave together: of each balance as many in every row.
+
+    A depth-first search that adds a kind of which a row lacks one, of the row that has least to choose from. At first
+    nothing is added that makes another row lack more, then anything. Where kinds make up a square, rows of one balance
+    against rows of another, as around a channel shuffle, the first finds the permutations that it is a sum of
+    (Birkhoff, 1946).
+    """
+
+    def __init__(self, shares: Ids, rows: Sequence[int], footprint: NDArray[np.uint64]) -> None:
+        """Set up kinds with their shares in all rows, shape (kinds, rows of all balances)."""
+        self._shares = shares
+        self._starts = np.cumsum([0, *rows[:-1]])
+        self._rows = np.array(rows)
+        self._footprint = footprint
+        self._effort = 0
+        self._spill = False
+
+    def profiles(self, sizes: Ids) -> Iterator[Ids]:
+        """Yield how many of each kind leave together, shape (kinds,), until none is found, the same time and again."""
+        sizes = sizes.copy()
+        hopeless = np.zeros(len(sizes), dtype=bool)
+        while (sizes > 0).any() and not hopeless[sizes > 0].all():
+            seed = int(np.argmax(np.where(hopeless, 0, sizes)))
+            taken = np.zeros(len(sizes), dtype=np.int64)
+            taken[seed] = 1
+            room = 4 * int(self._rows.sum())
+            for self._spill in (False, True):
+                self._effort = _EFFORT
+                if found := self._complete(taken, sizes, seed, room):
+                    break
+            if not found:
+                hopeless[seed] = True
+                continue
+            times = int(np.min(sizes[taken > 0] // taken[taken > 0]))
+            sizes -= times * taken
+            for _ in range(times):
+                yield taken
+
+    def _complete(self, taken: Ids, sizes: Ids, seed: int, room: int) -> bool:
+        """Add units until all rows of each balance lose as many; tell whether that worked."""
+        total = taken @ self._shares
+        lacking = np.repeat(np.maximum.reduceat(total, self._starts), self._rows) - total
+        if not lacking.any():
+            return True
+        if not room or not self._effort:
+            return False
+        excess = np.maximum(self._shares - lacking, 0).sum(axis=1)
+        fits = (taken < sizes) & ((excess == 0) | self._spill)
+        choices = np.where(lacking > 0, (self._shares[fits] > 0).sum(axis=0), len(sizes) + 1)
+        usable = np.flatnonzero(fits & (self._shares[:, int(np.argmin(choices))] > 0))
+        other = self._footprint[usable] != self._footprint[seed]
+        for kind in usable[np.lexsort((taken[usable] - sizes[usable], other, excess[usable]))]:
+            self._effort = max(0, self._effort - 1)
+            taken[kind] += 1
+            if self._complete(taken, sizes, seed, room - 1):
+                return True
+            taken[kind] -= 1
+        return False

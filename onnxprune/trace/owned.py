@@ -1,0 +1,31 @@
+"""Weights that a single node reads, perhaps dequantised: what leaves them is that node's affair alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+from onnx import GraphProto, NodeProto
+
+from onnxprune._validate import captured_names
+
+_ELEMENTWISE = frozenset({"Cast", "DequantizeLinear", "Identity"})
+
+
+def owned_weights(graph: GraphProto) -> dict[str, str]:
+    """Return the tensors that hold an initialiser's elements, unmoved, and have one reader, with the initialiser."""
+    uses = Counter(name for node in graph.node for name in [*node.input, *captured_names(node)])
+    uses.update(o.name for o in graph.output)
+    sizes = {t.name: prod(t.dims) for t in graph.initializer}
+    owned = {name: name for name in sizes if uses[name] == 1}
+    for node in graph.node:
+        copies = node.op_type in _ELEMENTWISE and node.input[0] in owned and uses[node.output[0]] == 1
+        if copies and not _by_second_axis(node, sizes):
+            owned[node.output[0]] = owned[node.input[0]]
+    return owned
+
+
+def _by_second_axis(node: NodeProto, sizes: dict[str, int]) -> bool:
+    """Whether a node has a scale for each position, or each block, of an axis other than the first."""
+    attributes = {a.name: a.i for a in node.attribute}
+    return any(sizes.get(n, 2) > 1 for n in node.input[1:] if n) and attributes.get("axis", 1) != 0
