@@ -1,0 +1,105 @@
+"""Finds the residual blocks of a graph: sums of a tensor and something computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from onnxprune._validate import captured_names
+from onnxprune.macs import contraction
+from onnxprune.trace.graph import ChannelGraph
+
+_SUMS = frozenset({"Add", "Sum"})
+_SAME = frozenset({"DequantizeLinear", "Identity", "QuantizeLinear"})  # the same data, perhaps rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual block, x + f(x).
+
+    Attributes:
+        name: the node that sums.
+        skip: the tensor x.
+        branch: the tensor f(x).
+        output: the sum.
+        nodes: the nodes that compute f(x) and nothing else, in order.
+        weights: the initialisers that only they read.
+    """
+
+    name: str
+    skip: str
+    branch: str
+    output: str
+    nodes: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+def find_blocks(graph: ChannelGraph) -> tuple[Block, ...]:
+    """Find the residual blocks of a traced model, in order: the innermost where they are nested.
+
+    A sum of two tensors of one shape counts if one of them is computed from the other, by at least one layer with
+    weights, and nobody else needs what computes it.
+    """
+    found = list(_Search(graph).blocks())
+    sums = {block.name for block in found}
+    return tuple(block for block in found if sums.isdisjoint(block.nodes))
+
+
+class _Search:
+    def __init__(self, graph: ChannelGraph) -> None:
+        proto = graph.proto.graph
+        self._nodes = list(proto.node)
+        self._shapes = graph.shapes.shapes
+        self._initialisers = {t.name for t in proto.initializer}
+        self._maker = {o: i for i, node in enumerate(self._nodes) for o in node.output if o}
+        self._readers: dict[str, set[int]] = {}
+        for i, node in enumerate(self._nodes):
+            for name in _reads(node):
+                self._readers.setdefault(name, set()).add(i)
+        for entry in proto.output:
+            self._readers.setdefault(entry.name, set()).add(len(self._nodes))
+
+    def blocks(self) -> Iterator[Block]:
+        for index, node in enumerate(self._nodes):
+            if node.op_type in _SUMS and len(node.input) == 2:
+                a, b = node.input
+                found = (self._block(index, *pair) for pair in ((a, b), (b, a)) if a != b)
+                yield from list(filter(None, found))[:1]
+
+    def _block(self, index: int, skip: str, branch: str) -> Block | None:
+        output = self._nodes[index].output[0]
+        if self._shapes.get(skip) is None or self._shapes.get(skip) != self._shapes.get(output):
+            return None
+        inside = self._only_for(branch, index)
+        reads = {name for i in inside for name in _reads(self._nodes[i])}
+        weights = {n for n in reads & self._initialisers if self._readers[n] <= inside}
+        layers = (i for i in inside if contraction(self._nodes[i]) and not weights.isdisjoint(self._nodes[i].input))
+        if self._source(skip) not in map(self._source, reads) or not any(layers):
+            return None
+        names = tuple(self._nodes[i].name for i in sorted(inside))
+        return Block(self._nodes[index].name, skip, branch, output, names, tuple(sorted(weights)))
+
+    def _only_for(self, tensor: str, reader: int) -> set[int]:
+        """Return the nodes that nobody needs but one reader of a tensor."""
+        inside: set[int] = set()
+        start = self._maker.get(tensor)
+        for i in range(-1 if start is None else start, -1, -1):
+            makes = [o for o in self._nodes[i].output if o]
+            if tensor in makes and self._readers[tensor] != {reader}:
+                return set()
+            readers = {r for o in makes if o != tensor for r in self._readers.get(o, ())}
+            if readers <= inside and (readers or tensor in makes):
+                inside.add(i)
+        return inside
+
+    def _source(self, tensor: str) -> str:
+        """Return the tensor whose data this one holds."""
+        while (maker := self._maker.get(tensor)) is not None and self._nodes[maker].op_type in _SAME:
+            tensor = self._nodes[maker].input[0]
+        return tensor
+
+
+def _reads(node: NodeProto) -> Mapping[str, None]:
+    return dict.fromkeys(n for n in [*node.input, *captured_names(node)] if n)

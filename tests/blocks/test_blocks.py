@@ -1,0 +1,260 @@
+"""Residual blocks: found, scored, removed by rewiring, and proved against the original with their branch at zero."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from onnx import ModelProto, numpy_helper
+
+from onnxprune.blocks import choose_blocks, find_blocks, score_blocks, without_blocks
+from onnxprune.budget import Guards, Target
+from onnxprune.cli import cli
+from onnxprune.cost import cost
+from onnxprune.errors import PlanError
+from onnxprune.kept import nothing
+from onnxprune.masked import masked
+from onnxprune.model import load, save
+from onnxprune.pipeline import Analysis, Settings, analyse, make_plan, prune
+from onnxprune.plan import PrunePlan, apply_plan
+from onnxprune.rewrite import rewrite
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.verify import verify
+from tests.toolbox import Net, assert_sound, inputs_of, largest_difference, run_once
+
+ONE = Settings(ratio=0.0, remove_blocks=1)
+SMALL = Guards(round_to=1)
+
+
+def residual(width: int = 8, blocks: int = 3) -> ModelProto:
+    """A convolutional network of residual blocks, the first of which changes the width and can't leave."""
+    net = Net(seed=1)
+    x = net.op("LeakyRelu", net.conv(net.input((2, 3, 6, 6)), width // 2, 3, name="stem"))
+    y = net.conv(net.op("LeakyRelu", net.conv(x, width, 3)), width, 3)
+    x = net.op("LeakyRelu", net.op("Add", net.conv(x, width), y, name="wider"))
+    for i in range(blocks):
+        y = net.conv(net.op("LeakyRelu", net.conv(x, width, 3, name=f"first{i}")), width, 3, name=f"second{i}")
+        x = net.op("LeakyRelu", net.op("Add", y, x, name=f"sum{i}"))
+    net.output(net.conv(x, 4, name="head"))
+    return net.model()
+
+
+def transformer(last: bool = False) -> ModelProto:
+    """Two pre-norm blocks of a perceptron; their sums are the model's output, or a layer reads them."""
+    net = Net(seed=2)
+    x = net.linear(net.input((2, 5, 6)), 12, name="in")
+    for i in range(2):
+        y = net.op("LayerNormalization", x, net.between(0.5, 1.5, 12), net.weight(12), name=f"norm{i}")
+        y = net.linear(net.op("Tanh", net.linear(y, 20, name=f"up{i}")), 12, name=f"down{i}")
+        x = net.op("Add", x, y, name=f"sum{i}")
+    net.output(x if last else net.linear(x, 3, name="out"))
+    return net.model()
+
+
+def traced(model: ModelProto) -> ChannelGraph:
+    return analyse(model).graph
+
+
+def dense_without(graph: ChannelGraph, name: str) -> ChannelGraph:
+    return without_blocks(graph, [name])
+
+
+def test_what_is_a_block() -> None:
+    blocks = find_blocks(traced(residual()))
+    assert [b.name for b in blocks] == ["sum0", "sum1", "sum2"]
+    assert set(blocks[0].weights) == {"first0_w", "first0_b", "second0_w", "second0_b"}
+    assert len(blocks[0].nodes) == 3
+
+
+def test_a_branch_that_others_need_is_none() -> None:
+    net = Net()
+    x = net.conv(net.input((1, 3, 6, 6)), 8)
+    y = net.conv(x, 8, name="branch")
+    net.output(net.conv(net.op("Add", x, y), 2))
+    net.output(net.conv(y, 2))
+    assert not find_blocks(traced(net.model()))
+
+
+def test_sums_of_unrelated_tensors_and_without_weights_are_none() -> None:
+    net = Net()
+    x = net.conv(net.input((1, 3, 6, 6)), 8)
+    left, right = net.conv(x, 8), net.conv(x, 8)
+    y = net.op("Add", left, right)
+    net.output(net.conv(net.op("Add", y, net.op("Tanh", y)), 2))
+    assert not find_blocks(traced(net.model()))
+
+
+def test_the_innermost_of_nested_blocks() -> None:
+    net = Net()
+    x = net.conv(net.input((1, 3, 6, 6)), 8)
+    y = net.conv(x, 8)
+    y = net.op("Add", y, net.conv(y, 8), name="inner")
+    net.output(net.conv(net.op("Add", x, y, name="outer"), 2))
+    assert [b.name for b in find_blocks(traced(net.model()))] == ["inner"]
+
+
+def test_quantised_blocks() -> None:
+    """The skip is dequantised by itself: it is the same data nevertheless."""
+    net = Net(opset=13)
+    scale, zero = net.const(np.float32(0.1)), net.const(np.int8(0))
+
+    def rounded(x: str) -> str:
+        return net.op("QuantizeLinear", x, scale, zero)
+
+    q = rounded(net.conv(net.input((1, 3, 6, 6)), 8))
+    y = rounded(net.conv(net.op("DequantizeLinear", q, scale, zero), 8))
+    a, b = (net.op("DequantizeLinear", t, scale, zero) for t in (q, y))
+    net.output(net.conv(net.op("Add", a, b, name="sum"), 2))
+    assert [b.name for b in find_blocks(traced(net.model()))] == ["sum"]
+
+
+@pytest.mark.parametrize("model", [residual(), transformer(), transformer(last=True)], ids=["cnn", "mlp", "output"])
+def test_each_block_leaves_and_is_proved(model: ModelProto) -> None:
+    """With the branch at zero the original computes the same; with another block's at zero it doesn't."""
+    analysis = analyse(model)
+    blocks = find_blocks(analysis.graph)
+    inputs = inputs_of(analysis.graph)
+    for block in blocks:
+        kept = nothing(dense_without(analysis.graph, block.name))
+        pruned = rewrite(kept)
+        assert_sound(kept, pruned)
+        assert verify(kept, pruned, inputs).passed
+        gone = {t.name for t in pruned.graph.initializer}.isdisjoint(block.weights)
+        assert gone and not {n.name for n in pruned.graph.node} & set(block.nodes)
+        other = next(b.name for b in blocks if b is not block)
+        assert not verify(kept, rewrite(nothing(dense_without(analysis.graph, other))), inputs).passed
+
+
+def test_zeroed_by_hand() -> None:
+    """The oracle itself, against weights of the branch's last layer set to zero, which makes the branch zero."""
+    graph = traced(residual())
+    kept = nothing(dense_without(graph, "sum1"))
+    model = ModelProto.FromString(graph.proto.SerializeToString())
+    for tensor in model.graph.initializer:
+        if tensor.name in ("second1_w", "second1_b"):
+            tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
+    inputs = inputs_of(graph)
+    assert largest_difference(run_once(masked(kept), inputs), run_once(model, inputs)) <= 1e-6
+
+
+@pytest.mark.parametrize("model", [residual(), transformer()], ids=["cnn", "mlp"])
+def test_blocks_and_channels(model: ModelProto) -> None:
+    """A plan that removes both, its cost a share of the whole model's, predicted exactly."""
+    analysis = analyse(model)
+    plan = make_plan(analysis, Settings(target=Target("macs", 0.4), remove_blocks=1, guards=SMALL))
+    assert len(plan.blocks) == 1
+    assert plan.removed
+    assert plan.before == cost(nothing(analysis.graph)).totals()
+    assert plan.after["macs"] <= 0.4 * plan.before["macs"]
+    pruned = prune(analysis, plan)
+    assert pruned.verification is not None
+    assert pruned.verification.error < 1e-4 < min(o.change for o in pruned.verification.outputs)
+    kept = apply_plan(analysis.graph, plan)
+    assert_sound(kept, pruned.proto)
+    assert cost(kept).totals() == dict(plan.after)
+
+
+def test_a_budget_that_the_blocks_meet() -> None:
+    plan = make_plan(analyse(residual()), Settings(target=Target("params", 0.95), remove_blocks=2))
+    assert len(plan.blocks) == 2
+    assert not plan.removed
+
+
+def test_weight_norms() -> None:
+    """Without data the block with the smallest weights goes, whatever their number."""
+    graph = traced(residual())
+    arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.proto.graph.initializer}
+    scores = score_blocks(graph, find_blocks(graph))
+    for i, found in enumerate(scores):
+        both = np.concatenate([arrays[f"first{i}_w"].ravel(), arrays[f"second{i}_w"].ravel()])
+        assert found == pytest.approx(np.sqrt((both**2).mean()), rel=1e-5)
+    assert choose_blocks(graph, 1) == (f"sum{int(np.argmin(scores))}",)
+
+
+def test_influence() -> None:
+    """With data the block goes that turns its input least, by the mean cosine over samples."""
+    graph = traced(residual())
+    blocks = find_blocks(graph)
+    batches = [inputs_of(graph, seed) for seed in range(3)]
+    watched = ModelProto.FromString(graph.proto.SerializeToString())
+    for block in blocks:
+        for name in (block.skip, block.output):
+            if name not in {o.name for o in watched.graph.output}:
+                watched.graph.output.add(name=name)
+    runs = [run_once(watched, batch) for batch in batches]
+    scores = score_blocks(graph, blocks, lambda: batches)
+    for block, found in zip(blocks, scores, strict=True):
+        x = np.concatenate([r[block.skip] for r in runs]).reshape(6, -1)
+        y = np.concatenate([r[block.output] for r in runs]).reshape(6, -1)
+        cosines = [float(a @ b / np.sqrt((a @ a) * (b @ b))) for a, b in zip(x, y, strict=True)]
+        assert found == pytest.approx(1 - np.mean(cosines), abs=1e-5)
+    assert choose_blocks(graph, 2, lambda: batches) == tuple(f"sum{i}" for i in sorted(np.argsort(scores)[:2].tolist()))
+
+
+def test_a_plan_on_file() -> None:
+    analysis = analyse(residual())
+    plan = make_plan(analysis, ONE)
+    document = json.loads(plan.to_json())
+    assert (document["format"], document["blocks"]) == (2, list(plan.blocks))
+    again = PrunePlan.from_json(plan.to_json())
+    assert (again.blocks, again.digest) == (plan.blocks, plan.digest)
+    del document["blocks"]
+    older = PrunePlan.from_json(json.dumps({**document, "format": 1}))
+    assert older.blocks == ()
+    assert older.digest != plan.digest
+
+
+def test_refusals() -> None:
+    analysis = analyse(residual())
+    with pytest.raises(PlanError) as caught:
+        make_plan(analysis, Settings(ratio=0.0, remove_blocks=4))
+    assert caught.value.code == "OP315"
+    assert "sum0, sum1, sum2" in str(caught.value)
+    with pytest.raises(PlanError) as caught:
+        apply_plan(analysis.graph, PrunePlan("", {}, blocks=("wider",)))
+    assert caught.value.code == "OP307"
+    with pytest.raises(PlanError) as caught:
+        choose_blocks(analysis.graph, -1)
+    assert caught.value.code == "OP303"
+
+
+def test_graphs_know_where_they_come_from() -> None:
+    graph = traced(residual())
+    reduced = without_blocks(graph, ["sum1"])
+    assert reduced.original is graph
+    assert without_blocks(reduced, ["sum1"]) is reduced
+    assert without_blocks(reduced, []) is graph
+    assert {b.name for b in without_blocks(reduced, ["sum0"]).blocks} == {"sum0"}
+
+
+def test_command_line(tmp_path: Path) -> None:
+    """`plan` writes the blocks down, `prune --plan` removes them, `verify --plan` proves it."""
+    model, plan, out = tmp_path / "m.onnx", tmp_path / "plan.json", tmp_path / "out.onnx"
+    save(load(residual()), model)
+    run = CliRunner()
+
+    def ok(*arguments: object) -> str:
+        result = run.invoke(cli, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    told = ok("plan", model, "-o", plan, "--remove-blocks", 1, "--target", "macs=50%")
+    assert "leaving whole: 1 residual block, sum" in " ".join(told.split())
+    ok("prune", model, "-o", out, "--plan", plan)
+    ok("verify", model, out, "--plan", plan)
+    direct = json.loads(ok("prune", model, "-o", tmp_path / "b.onnx", "--remove-blocks", 1, "--format", "json"))
+    assert direct["blocks"] == json.loads(plan.read_text())["blocks"]
+    result = run.invoke(cli, ["plan", str(model), "-o", "-", "--remove-blocks", "9"])
+    assert result.exit_code == 2
+
+
+def test_analysis_stays_whole() -> None:
+    """Planning doesn't change the analysis that it is given."""
+    analysis = analyse(residual())
+    before = Analysis(analysis.model, analysis.graph)
+    make_plan(analysis, ONE)
+    assert analysis.graph is before.graph
+    assert not analysis.graph.blocks
