@@ -1,0 +1,64 @@
+"""A fine-tuning as tables for people, and as a document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
+from onnxprune.evaluate.table import cells, evaluation_fields, title
+from onnxprune.report.layout import FAINT, heading, paragraph, stack, table
+from onnxprune.report.text import count
+from onnxprune.train.finetune import FineTuned
+from onnxprune.train.history import to_fields
+
+_SHOWN = 8  # epochs in the table
+
+
+def finetuning_fields(result: FineTuned) -> Mapping[str, Any]:
+    """Describe a fine-tuning."""
+    return {
+        "kept": result.kept,
+        "epoch": result.epoch,
+        "metric": result.metric,
+        "before": None if result.before is None else evaluation_fields(result.before),
+        "after": None if result.after is None else evaluation_fields(result.after),
+        "history": to_fields(result.history),
+    }
+
+
+def finetuning_table(result: FineTuned) -> RenderableType:
+    """Tabulate the epochs, and what the model was worth before and after."""
+    parts: list[RenderableType] = []
+    if result.history:
+        every = -(-len(result.history) // _SHOWN)
+        shown = [e for e in result.history if e.number % every == 0 or e is result.history[-1]]
+        rows = [
+            (str(e.number), f"{e.loss:.4f}", f"{e.rate:.2g}", "" if e.value is None else f"{abs(e.value):.4g}")
+            for e in shown
+        ]
+        value = f">{result.metric}" if result.metric else ""
+        note = f"{count(result.history[-1].steps, 'step')}"
+        columns = "|epoch >|loss >|rate " + (f">|{value[1:]} " if value else "")
+        parts += [heading("training", note), table(columns, [row[: 4 if value else 3] for row in rows])]
+    if result.before is not None and result.after is not None:
+        held = f"on {count(result.before.samples, 'sample')} that weren't trained on"
+        rows = [
+            (title(before), *cells(before.model, before), *cells(after.model, after))
+            for before, after in zip(result.before.scores, result.after.scores, strict=True)
+        ]
+        parts += [heading("evaluation", held), table("|before >||after >|", rows)]
+    parts.append(paragraph(verdict(result), FAINT))
+    return stack(*parts)
+
+
+def verdict(result: FineTuned) -> str:
+    """Say which model was kept, and why."""
+    if result.metric is None:
+        return "Nothing judged the result, so the trained model is kept as it came out."
+    if result.kept == "before":
+        return f"By {result.metric} the trained model is no better, so the model is kept as it was."
+    return f"By {result.metric} the trained model is better, and it is kept." + (
+        f" It is that of epoch {result.epoch}." if result.epoch else ""
+    )

@@ -1,0 +1,88 @@
+"""Batches as training steps take them: shuffled, whole, augmented, with what the teacher says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune._runtime import Provider, run, session
+from onnxprune.data import Batch, Dataset
+from onnxprune.errors import TrainingError
+from onnxprune.recover.extract import extract
+from onnxprune.train.objective import Objective
+from onnxprune.train.settings import TrainSettings
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Batches:
+    """What a training goes through, the same at every run."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        settings: TrainSettings,
+        goal: Objective,
+        teacher: ModelProto | None,
+        *,
+        providers: Sequence[Provider],
+        threads: int | None,
+    ) -> None:
+        """Take data, and open the teacher if there is one.
+
+        Raises:
+            DataError: there are no data.
+            TrainingError: there are too few for a batch (OP906).
+        """
+        self._data, self._settings = data, settings
+        self._labelled = any(not taught for taught in goal.taught.values())
+        self._teacher = None
+        if teacher is not None and (tensors := goal.teacher_tensors(teacher)):
+            self._names = tensors
+            part = extract(teacher, tensors.values())
+            self._teacher = session(part, providers=providers, threads=threads)
+        first = next(data.batches(min(settings.batch, len(data))))
+        self.size = first.count
+        self.per_epoch = len(data) // self.size // settings.accumulate
+        if not self.per_epoch:
+            cause = f"{len(data)} samples don't make {settings.accumulate} batches of {self.size}"
+            raise TrainingError("OP906", cause, hint="lower --batch or --accumulate")
+        self.example = self._complete(first, first.inputs)
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[list[Arrays]]:
+        """Go through an epoch's steps, each a list of as many batches as accumulate.
+
+        Samples are in an order of the epoch's own; those that don't fill a batch are left for another epoch.
+
+        Args:
+            number: of the epoch, from 0.
+            skip: how many steps to leave out at the beginning.
+        """
+        accumulate, seed = self._settings.accumulate, self._settings.seed
+        order = np.random.default_rng((seed, number)).permutation(len(self._data))
+        start = skip * accumulate * self.size
+        stop = self.per_epoch * accumulate * self.size
+        group: list[Arrays] = []
+        for i, batch in enumerate(self._data.subset(order[start:stop]).batches(self.size)):
+            if batch.count < self.size:
+                continue
+            rng = np.random.default_rng((seed, number, skip * accumulate + i, 1))
+            group.append(self._complete(batch, self._settings.augmentation(batch.inputs, rng)))
+            if len(group) == accumulate:
+                yield group
+                group = []
+
+    def _complete(self, batch: Batch, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        arrays = dict(inputs)
+        if self._labelled and batch.labels is not None:
+            labels = batch.labels
+            arrays["labels"] = labels.astype(np.int64 if labels.dtype.kind in "biu" else np.float32)
+        if self._teacher is not None:
+            wanted = {i.name for i in self._teacher.get_inputs()}
+            said = run(self._teacher, {n: a for n, a in inputs.items() if n in wanted})
+            arrays |= {name: np.asarray(said[source], np.float32) for name, source in self._names.items()}
+        return arrays

@@ -1,0 +1,125 @@
+"""Checkpoints: all that a training needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import TrainingError
+from onnxprune.train.history import Epoch, to_fields
+
+_VERSION = 1
+_NOTES, _STATE, _BEST = "notes", "state/", "best/"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Where a training stands.
+
+    Attributes:
+        fingerprint: of the model, the settings and the data; another training's checkpoint isn't taken.
+        step: steps made.
+        state: weights, statistics and what the optimiser keeps.
+        history: the epochs that are over.
+        best: the weights of the best epoch so far.
+        value: what these are worth.
+        best_epoch: the number of that epoch, 0 if none was judged.
+        losses: sums of the losses of the epoch under way.
+        seconds: the time it has taken.
+    """
+
+    fingerprint: str
+    step: int = 0
+    state: Arrays = field(default_factory=dict)
+    history: list[Epoch] = field(default_factory=list)
+    best: Arrays = field(default_factory=dict)
+    value: float | None = None
+    best_epoch: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint; the file appears whole or not at all, and the last one stays until then.
+
+    Raises:
+        TrainingError: it can't be written (OP905).
+    """
+    notes = {
+        "version": _VERSION,
+        "fingerprint": checkpoint.fingerprint,
+        "step": checkpoint.step,
+        "history": to_fields(checkpoint.history),
+        "value": checkpoint.value,
+        "best_epoch": checkpoint.best_epoch,
+        "losses": checkpoint.losses,
+        "seconds": checkpoint.seconds,
+    }
+    arrays = {_NOTES: np.frombuffer(json.dumps(notes).encode(), np.uint8)}
+    arrays |= {_STATE + name: array for name, array in checkpoint.state.items()}
+    arrays |= {_BEST + name: array for name, array in checkpoint.best.items()}
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        cause = f"the checkpoint can't be written: {error.strerror or error}"
+        raise TrainingError("OP905", cause, where=str(path)) from error
+
+
+def read(path: Path, fingerprint: str) -> Checkpoint:
+    """Read a checkpoint of the same training.
+
+    Raises:
+        TrainingError: it can't be read, or is another training's (OP905).
+    """
+    where = str(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+        notes = json.loads(arrays.pop(_NOTES).tobytes())
+        found = Checkpoint(
+            fingerprint=notes["fingerprint"],
+            step=notes["step"],
+            state=_named(arrays, _STATE),
+            history=[Epoch(**entry) for entry in notes["history"]],
+            best=_named(arrays, _BEST),
+            value=notes["value"],
+            best_epoch=notes["best_epoch"],
+            losses=notes["losses"],
+            seconds=notes["seconds"],
+        )
+    except OSError as error:
+        cause = f"the checkpoint can't be read: {error.strerror or error}"
+        raise TrainingError("OP905", cause, where=where) from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+        cause = f"not a checkpoint, or a damaged one: {' '.join(str(error).split())}"
+        raise TrainingError("OP905", cause, where=where) from error
+    if found.fingerprint != fingerprint:
+        hint = "resume with the same model, data and settings, or start anew without --resume"
+        raise TrainingError("OP905", "the checkpoint is of another training", where=where, hint=hint)
+    return found
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    return array
+
+
+def _named(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,170 @@
+"""Fine-tuning: a model goes in, the better of it and what a backend makes of it comes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onnx import ModelProto
+
+from onnxprune._runtime import Provider
+from onnxprune.data import Dataset, split
+from onnxprune.data.functions import is_function_name
+from onnxprune.errors import TrainingError
+from onnxprune.evaluate import Evaluation
+from onnxprune.model import Source, load
+from onnxprune.normalise import normalise
+from onnxprune.train.backend import Job, TrainingBackend
+from onnxprune.train.function import Function
+from onnxprune.train.history import Epoch, Progress
+from onnxprune.train.judge import judge_or_none
+from onnxprune.train.native import Native
+from onnxprune.train.ort_training import OrtTraining
+from onnxprune.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """What came of fine-tuning.
+
+    Attributes:
+        proto: the better model of the two.
+        kept: which it is; "after" also where nothing judged.
+        history: the epochs.
+        epoch: the epoch that the trained model is of, if the backend tells.
+        metric: what decided, None if nothing did.
+        before: the evaluation before, on samples that weren't trained on.
+        after: the same of the trained model.
+        failure: why training ended early, if it went astray.
+    """
+
+    proto: ModelProto
+    kept: Literal["before", "after"]
+    history: tuple[Epoch, ...] = ()
+    epoch: int | None = None
+    metric: str | None = None
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    failure: TrainingError | None = None
+
+
+def finetune(
+    model: Source,
+    data: Dataset,
+    *,
+    teacher: Source | None = None,
+    validation: Dataset | None = None,
+    hold_out: float = 0.1,
+    settings: TrainSettings | None = None,
+    backend: str | TrainingBackend = "native",
+    training_python: Path | None = None,
+    metric: str | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    checkpoint: Path | None = None,
+    every: int = 0,
+    resume: bool = False,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+) -> FineTuned:
+    """Train a model further, and keep the better of before and after.
+
+    Args:
+        model: the model.
+        data: samples to learn from; labels aren't needed with a teacher.
+        teacher: the original model, whose outputs are followed.
+        validation: samples to judge by.
+        hold_out: without these, this share of the data is held back to judge by; 0 for none.
+        settings: how it is trained.
+        backend: "native", "ort-training", "module:function" of a function that trains, or any `TrainingBackend`.
+        training_python: the interpreter of ort-training.
+        metric: what decides; by default accuracy where there are labels, else the distance from the teacher.
+        progress: told after each step.
+        checkpoint: where to keep checkpoints.
+        every: a checkpoint is written after so many steps, besides one after each epoch; 0 for these only.
+        resume: whether to go on from the checkpoint, if it exists.
+        providers: execution providers, in order of preference.
+        threads: threads within an operator; ONNX Runtime's default if None.
+
+    Returns:
+        The model and what happened. A training that went astray is told in ``failure``.
+
+    Raises:
+        TrainingError: the model can't be trained as asked (OP901 to OP908).
+        DataError: the data can't be read or don't fit.
+        ModelError: a model can't be loaded or run.
+        PlanError: a setting is out of range (OP303), or a pattern matches nothing (OP304).
+    """
+    settings = settings or TrainSettings()
+    settings.check()
+    source, original = load(model), None if teacher is None else load(teacher)
+    proto = normalise(source.proto)
+    taught = None if original is None else normalise(original.proto)
+    if validation is None and hold_out:
+        data, validation = split(data, hold_out, seed=settings.seed)
+    judge = judge_or_none(
+        *(proto, validation, taught),
+        metric=metric,
+        batch=settings.batch,
+        seed=settings.seed,
+        providers=providers,
+        threads=threads,
+    )
+    identity = (
+        source.sha256,
+        None if original is None else original.sha256,
+        settings,
+        len(data),
+        judge and judge.metric,
+    )
+    job = Job(
+        model=proto,
+        data=data,
+        settings=settings,
+        teacher=taught,
+        judge=judge,
+        start=None if judge is None else judge.worth(judge.first),
+        progress=progress,
+        checkpoint=checkpoint,
+        every=every,
+        resume=resume,
+        fingerprint=hashlib.sha256(repr(identity).encode()).hexdigest(),
+        providers=providers,
+        threads=threads,
+    )
+    trained = (find_backend(backend, training_python) if isinstance(backend, str) else backend).train(job)
+    if judge is None:
+        kept: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
+        return FineTuned(trained.model, kept, trained.history, trained.epoch, failure=trained.failure)
+    after = judge.evaluate(trained.model)
+    better = judge.worth(after) > judge.worth(judge.first)
+    return FineTuned(
+        proto=trained.model if better else proto,
+        kept="after" if better else "before",
+        history=trained.history,
+        epoch=trained.epoch,
+        metric=judge.metric,
+        before=judge.first,
+        after=after,
+        failure=trained.failure,
+    )
+
+
+def find_backend(name: str, training_python: Path | None = None) -> TrainingBackend:
+    """Return a backend by its name.
+
+    Raises:
+        TrainingError: there is none (OP908).
+        DataError: a function can't be imported (OP710).
+    """
+    if name == "native":
+        return Native()
+    if name == "ort-training":
+        return OrtTraining(training_python)
+    if is_function_name(name):
+        return Function(name)
+    raise TrainingError(
+        "OP908", f"there is no training backend {name!r}", hint="native, ort-training, or module:function"
+    )

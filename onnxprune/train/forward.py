@@ -1,0 +1,194 @@
+"""From a model to a forward pass that can be differentiated: fixed sizes, weights as inputs, parameters folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper
+
+from onnxprune._validate import describe
+from onnxprune.errors import TrainingError
+from onnxprune.model import weights
+from onnxprune.shapes import Shapes, concretise
+from onnxprune.train.op import Op
+from onnxprune.train.prepare import opset_of, prepared, single_precision
+from onnxprune.train.recurrent import RECURRENT, unrolled
+from onnxprune.train.tape import Tape, Tensor
+
+Norms = Literal["batch", "frozen"]
+
+_OF_SHAPE = ("Shape", "Size")  # operators that don't look at values
+
+
+@dataclass(slots=True)
+class Forward:
+    """The forward pass of a model at fixed sizes.
+
+    Attributes:
+        tape: the graph.
+        inputs: the model's inputs.
+        outputs: its outputs.
+        weights: the initialisers that are trained, as inputs of the graph.
+        statistics: running statistics of normalisations, as inputs of the graph.
+        updates: what these become.
+    """
+
+    tape: Tape
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    updates: dict[str, Tensor] = field(default_factory=dict)
+
+
+def forward(
+    proto: ModelProto,
+    input_shapes: Mapping[str, Sequence[int]],
+    trained: Sequence[str],
+    *,
+    norms: Norms = "batch",
+    fused: bool = True,
+) -> Forward:
+    """Write the forward pass of a model.
+
+    Args:
+        proto: a normalised model.
+        input_shapes: the shapes of a batch's arrays.
+        trained: the initialisers that are trained.
+        norms: whether batch normalisations use the moments of the batch, and keep running ones up to date, or stay as
+            they are.
+        fused: whether these use BatchNormalization's training mode, which only the CPU provider knows.
+
+    Raises:
+        TrainingError: the model can't be converted to the opset needed (OP903).
+        ModelError: the shapes don't fit.
+    """
+    proto = prepared(proto)
+    shapes = concretise(proto, input_shapes)
+    walk = _Walk(proto, shapes, trained, norms, fused)
+    for node in proto.graph.node:
+        walk.add(node)
+    result = walk.result
+    result.outputs = {value.name: result.tape[value.name] for value in proto.graph.output}
+    return result
+
+
+class _Walk:
+    def __init__(self, proto: ModelProto, shapes: Shapes, trained: Sequence[str], norms: Norms, fused: bool) -> None:
+        self.shapes = shapes
+        self.fused = fused
+        self.norms = norms
+        self.result = Forward(Tape(opset_of(proto)))
+        self.moving = set(trained)
+        tape, stored = self.result.tape, weights(proto)
+        for value in proto.graph.input:
+            if value.name not in stored:
+                tensor = tape.input(value.name, shapes.shapes[value.name], value.type.tensor_type.elem_type)
+                self.result.inputs[value.name] = tensor
+        for name in stored:
+            if name in self.moving:
+                self.result.weights[name] = self._input(name, stored[name])
+            else:
+                tape.constant(stored[name], name)
+
+    def add(self, node: NodeProto) -> None:
+        """Append a node; one that only computes with constants and sizes becomes a constant."""
+        tape = self.result.tape
+        still = self.moving.isdisjoint(node.input) or node.op_type in _OF_SHAPE
+        if still and all(o in self.shapes.values for o in node.output if o):
+            for name in filter(None, node.output):
+                tape.constant(self.shapes.values[name], name)
+            return
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for name in filter(None, node.output):
+            tape.know(name, self.shapes.shapes[name], self.shapes.types[name])
+            self.moving.add(name)
+        if node.op_type == "BatchNormalization" and self.norms == "batch" and len(node.output) == 1:
+            self._use_batch_moments(copy)
+        elif node.op_type in RECURRENT:
+            self._write_out(copy)
+        else:
+            tape.nodes.append(copy)
+
+    def _write_out(self, node: NodeProto) -> None:
+        """Put the steps of a recurrent layer in its place."""
+        try:
+            made = unrolled(Op(node, self.result.tape, 0, lambda name: None))
+        except (LookupError, NotImplementedError) as error:
+            cause = f"operator {node.op_type} can't be differentiated in this form: {error}"
+            raise TrainingError("OP902", cause, where=describe(node)) from error
+        for name, tensor in zip(node.output, made, strict=False):
+            if name:
+                self.result.tape.nodes.append(
+                    helper.make_node("Identity", [tensor.name], [name], name=f"{name}_written")
+                )
+
+    def _input(self, name: str, value: NDArray[Any]) -> Tensor:
+        return self.result.tape.input(name, value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
+
+    def _use_batch_moments(self, node: NodeProto) -> None:
+        """Let a normalisation use the batch's moments, which the running ones then follow.
+
+        Running variances follow the unbiased estimate, as frameworks have it.
+        """
+        tape, op = self.result.tape, Op(node, self.result.tape, 0, lambda name: None)
+        momentum, epsilon, x = op.attr("momentum", 0.9), op.attr("epsilon", 1e-5), op.x()
+        running = [self._kept_up(name) for name in node.input[3:5]]
+        moments = (_fused if self.fused else _written_out)(tape, node, epsilon)
+        count = x.size // x.shape[1]
+        corrections = (1.0, count / max(count - 1, 1))
+        for old, moment, correction in zip(running, moments, corrections, strict=True):
+            if old.name in self.result.statistics:
+                self.result.updates[old.name] = old * momentum + moment * ((1 - momentum) * correction)
+
+    def _kept_up(self, name: str) -> Tensor:
+        """Make a running statistic an input, unless it is computed."""
+        tape = self.result.tape
+        if name in tape.constants:
+            del tape.constants[name]
+            tape.inputs.append(tape[name])
+            self.result.statistics[name] = tape[name]
+        return tape[name]
+
+
+def _fused(tape: Tape, node: NodeProto, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Append a normalisation in training mode; return the batch's mean and variance, which it gives with momentum 0.
+
+    ONNX Runtime writes the moments over the inputs for running ones, even if they are the caller's: it gets copies,
+    whose values don't count.
+    """
+    shape, dtype = tape[node.input[1]].shape, tape[node.input[1]].dtype
+    moments = [tape.know(tape.unique(f"{node.output[0]}.{m}"), shape, dtype) for m in ("mean", "variance")]
+    for place in (3, 4):
+        node.input[place] = (tape[node.input[place]] * 0.0).name
+    del node.attribute[:]
+    attributes = {"epsilon": epsilon, "momentum": 0.0, "training_mode": 1}
+    node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+    node.output.extend(m.name for m in moments)
+    tape.nodes.append(node)
+    return moments[0], moments[1]
+
+
+def _written_out(tape: Tape, node: NodeProto, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Append a normalisation as formulas, for providers that don't know the training mode."""
+    x, scale, shift = (tape[name] for name in node.input[:3])
+    others = [a for a in range(x.rank) if a != 1]
+    per_channel = (1, -1, *[1] * (x.rank - 2))
+    mean = x.mean(others)
+    centred = x - mean
+    variance = (centred * centred).mean(others)
+    factor = scale.reshape(per_channel) / (variance + epsilon).op("Sqrt")
+    result = centred * factor + shift.reshape(per_channel)
+    tape.nodes.append(helper.make_node("Identity", [result.name], [node.output[0]], name=f"{node.output[0]}_written"))
+    return mean.reshape(scale.shape), variance.reshape(scale.shape)
+
+
+def feeds_of(forward: Forward, proto: ModelProto) -> dict[str, NDArray[Any]]:
+    """Return the weights and running statistics that a model starts with."""
+    stored = weights(single_precision(proto))
+    return {name: np.array(stored[name]) for name in (*forward.weights, *forward.statistics)}

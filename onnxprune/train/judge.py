@@ -1,0 +1,89 @@
+"""What a model is worth on data that it isn't trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import ModelProto
+
+from onnxprune._runtime import Provider
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError
+from onnxprune.evaluate import Evaluation, evaluate
+
+_PREFERRED = ("miou", "top1", "kl", "mse")
+_LOWER_IS_BETTER = ("kl", "mse")
+_RESAMPLES = 200
+
+
+class Judge:
+    """Evaluates models by one metric.
+
+    Attributes:
+        metric: its name: accuracy where there are labels, else the distance from the teacher.
+        first: the evaluation of the model before training.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        data: Dataset,
+        teacher: ModelProto | None,
+        *,
+        metric: str | None,
+        batch: int,
+        seed: int,
+        providers: Sequence[Provider],
+        threads: int | None,
+    ) -> None:
+        """Evaluate the model as it is.
+
+        Raises:
+            DataError: it can't be measured (OP711).
+        """
+        self._data, self._teacher, self._seed = data, teacher, seed
+        self._batch, self._providers, self._threads = batch, providers, threads
+        self.first = self.evaluate(model, None if metric is None else [metric])
+        measured = [score.metric for score in self.first.scores]
+        self.metric = metric or next((name for name in _PREFERRED if name in measured), measured[0])
+
+    def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None) -> Evaluation:
+        """Measure a model by all metrics that can be measured, or by some."""
+        return evaluate(
+            model,
+            self._data,
+            against=self._teacher,
+            metrics=metrics,
+            batch=self._batch,
+            resamples=_RESAMPLES,
+            seed=self._seed,
+            providers=self._providers,
+            threads=self._threads,
+        )
+
+    def __call__(self, model: ModelProto) -> float:
+        """Return what a model is worth, more being better."""
+        return self.worth(self.evaluate(model, [self.metric]))
+
+    def worth(self, evaluation: Evaluation) -> float:
+        """Return what an evaluation says of a model, more being better."""
+        value = evaluation[self.metric].model.value
+        return -value if self.metric in _LOWER_IS_BETTER else value
+
+
+def judge_or_none(
+    model: ModelProto, data: Dataset | None, teacher: ModelProto | None, *, metric: str | None, **settings: object
+) -> Judge | None:
+    """Return a judge, None where there are no data or nothing can be measured on them.
+
+    Raises:
+        DataError: a metric was asked for and can't be measured (OP711).
+    """
+    if data is None:
+        return None
+    try:
+        return Judge(model, data, teacher, metric=metric, **settings)  # type: ignore[arg-type]
+    except DataError as error:
+        if error.code != "OP711" or metric is not None:
+            raise
+        return None

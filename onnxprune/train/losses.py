@@ -1,0 +1,83 @@
+"""Losses, written as formulas; all are means over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from onnxprune.train.tape import Tensor
+
+LossName: TypeAlias = Literal["bce", "cross-entropy", "kl", "mse"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """What losses are made with.
+
+    Attributes:
+        smoothing: share of the probability that cross-entropy spreads evenly over all classes.
+        temperature: by which logits are divided before distributions are compared.
+    """
+
+    smoothing: float = 0.0
+    temperature: float = 4.0
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
+    """Return the mean negative log-likelihood of class labels.
+
+    Args:
+        logits: scores, [n, classes, ...].
+        labels: class indices, [n, ...]; -1 where a class isn't to be judged.
+        settings: `smoothing` as of Szegedy et al., "Rethinking the Inception architecture", CVPR 2016.
+    """
+    classes = logits.shape[1]
+    log = logits.op("LogSoftmax", axis=1)
+    order = logits.tape.constant(np.arange(classes).reshape(1, -1, *[1] * (logits.rank - 2)))
+    spread = labels.reshape((labels.shape[0], 1, *logits.shape[2:]))
+    wanted = spread.equals(order).cast(logits.dtype)  # nothing where a label is -1
+    judged = wanted.sum([1])
+    target = wanted * (1 - settings.smoothing) + judged * (settings.smoothing / classes)
+    return -(target * log).sum(keep=False) / judged.sum(keep=False).op("Max", 1.0)
+
+
+def bce(logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
+    """Return the mean binary cross-entropy of logits and probabilities of the same shape."""
+    positive = logits.op("Max", 0.0) - logits * labels.cast(logits.dtype)
+    return (positive + (-logits.op("Abs")).op("Softplus")).mean(keep=False)
+
+
+def mse(output: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+    """Return the mean squared error."""
+    difference = output - target.cast(output.dtype)
+    return (difference * difference).mean(keep=False)
+
+
+def kl(logits: Tensor, teacher: Tensor, settings: LossSettings) -> Tensor:
+    """Return the divergence from the teacher's distribution at a temperature, times its square.
+
+    G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a neural network" (2015). Scores are
+    [n, classes, ...].
+    """
+    t = settings.temperature
+    mine, its = ((x * (1 / t)).op("LogSoftmax", axis=1) for x in (logits, teacher))
+    positions = logits.size // logits.shape[1]
+    return (its.op("Exp") * (its - mine)).sum(keep=False) * (t * t / positions)
+
+
+def feature_distance(features: Tensor, teacher: Tensor) -> Tensor:
+    """Return the squared error of features, relative to the teacher's mean square."""
+    difference = features - teacher
+    scale = (teacher * teacher).mean(keep=False) + 1e-8
+    return (difference * difference).mean(keep=False) / scale
+
+
+Loss: TypeAlias = "Callable[[Tensor, Tensor, LossSettings], Tensor]"
+LOSSES: Mapping[str, Loss] = {"bce": bce, "cross-entropy": cross_entropy, "kl": kl, "mse": mse}
+"""Losses by name."""
+
+OF_CLASSES = ("cross-entropy", "kl")
+"""Losses that take scores of classes before a Softmax."""

@@ -1,0 +1,29 @@
+"""The native backend: training steps as ONNX graphs, in the installed ONNX Runtime."""
+
+from __future__ import annotations
+
+from onnxprune.train.backend import Job, Trained
+from onnxprune.train.batches import Batches
+from onnxprune.train.loop import Loop
+from onnxprune.train.machine import GraphMachine
+from onnxprune.train.objective import objective
+from onnxprune.train.step import build_step
+
+_CPU = "CPUExecutionProvider"
+
+
+class Native:
+    """Trains on the installed ONNX Runtime, on any of its execution providers."""
+
+    def train(self, job: Job) -> Trained:
+        """Train a model.
+
+        Raises:
+            TrainingError: the model can't be trained as asked (OP901 to OP906).
+        """
+        data, teacher, settings = job.data, job.teacher, job.settings
+        goal = objective(job.model, settings, labelled=data.labelled, teacher=teacher is not None)
+        batches = Batches(data, settings, goal, teacher, providers=job.providers, threads=job.threads)
+        fused = all((p if isinstance(p, str) else p[0]) == _CPU for p in job.providers)
+        step = build_step(job.model, goal, settings, batches.example, fused=fused)
+        return Loop(job, batches, GraphMachine(step, providers=job.providers, threads=job.threads)).all()

@@ -1,0 +1,152 @@
+"""What is minimised: which losses, of which tensors, against what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.errors import TrainingError
+from onnxprune.train.forward import Forward
+from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
+from onnxprune.train.scores import as_classes, scores_before
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.tape import INT64, Tensor
+
+_WITH_TEACHER: Mapping[str, float] = {"kl": 1.0}
+_WITH_BOTH: Mapping[str, float] = {"cross-entropy": 0.5, "kl": 1.0}
+_WITH_LABELS: Mapping[str, float] = {"cross-entropy": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Which losses are summed.
+
+    Attributes:
+        output: the output that is trained.
+        losses: losses of it with their weights.
+        taught: whether these compare with a teacher, by loss.
+        features: tensors that are compared with the teacher's.
+    """
+
+    output: str
+    losses: Mapping[str, float]
+    taught: Mapping[str, bool]
+    features: tuple[str, ...]
+
+    def teacher_tensors(self, teacher: ModelProto) -> dict[str, str]:
+        """Return the teacher's tensors that are needed, by the names under which a step takes them."""
+        wanted = {f"teacher:{name}": name for name in self.features}
+        for loss in (name for name, taught in self.taught.items() if taught):
+            source = scores_before(teacher, self.output) if loss in OF_CLASSES else self.output
+            wanted[f"teacher:{loss}"] = source
+        return wanted
+
+
+def objective(proto: ModelProto, settings: TrainSettings, *, labelled: bool, teacher: bool) -> Objective:
+    """Decide what is minimised.
+
+    With a teacher its distribution is followed, which needs no labels; cross-entropy is added where there are labels.
+    Other losses of labels compare with the teacher's outputs where there are no labels.
+
+    Raises:
+        TrainingError: there is nothing to learn from (OP904).
+    """
+    output = settings.output or _first_real(proto)
+    default = (_WITH_BOTH if labelled else _WITH_TEACHER) if teacher else _WITH_LABELS
+    losses: dict[str, float] = {str(name): weight for name, weight in (settings.losses or default).items()}
+    taught = {name: name == "kl" or not labelled for name in losses}
+    lacking = [name for name in losses if (taught[name] and not teacher) or (name == "cross-entropy" and not labelled)]
+    if lacking or (settings.features and not teacher):
+        need = "labels" if lacking == ["cross-entropy"] else "a teacher, the original model"
+        hint = "give data with labels, or the original model (--teacher)"
+        what = lacking[0] if lacking else "features"
+        raise TrainingError("OP904", f"loss {what!r} needs {need}", hint=hint)
+    return Objective(output, losses, taught, settings.features)
+
+
+def _first_real(proto: ModelProto) -> str:
+    for value in proto.graph.output:
+        if value.type.tensor_type.elem_type in (0, 1, 10, 11, 16):
+            return str(value.name)
+    raise TrainingError("OP904", "the model has no output of real numbers to train")
+
+
+def write_losses(
+    forward: Forward,
+    proto: ModelProto,
+    goal: Objective,
+    settings: TrainSettings,
+    examples: Mapping[str, NDArray[Any]],
+) -> dict[str, Tensor]:
+    """Append the losses of a forward pass.
+
+    Args:
+        forward: the forward pass of the model.
+        proto: the model.
+        goal: what is minimised.
+        settings: how losses are made.
+        examples: what a step will be fed with besides the model's inputs, for its shapes: ``labels`` and the
+            teacher's tensors.
+
+    Returns:
+        The weighted sum as "loss", and each loss by its name where there are several.
+
+    Raises:
+        TrainingError: a tensor can't be found, or its shape doesn't fit (OP904).
+    """
+    tape = forward.tape
+    parts: dict[str, tuple[Tensor, float]] = {}
+
+    def fed(name: str, dtype: int) -> Tensor:
+        return tape.input(name, examples[name].shape, dtype)
+
+    labels = fed("labels", INT64 if "cross-entropy" in goal.losses else 1) if _needs_labels(goal) else None
+    for name, weight in goal.losses.items():
+        mine = _scores(forward, proto, goal.output) if name in OF_CLASSES else _output(forward, goal.output)
+        if name == "bce":
+            mine = _before_sigmoid(forward, proto, goal.output)
+        target = fed(f"teacher:{name}", mine.dtype) if goal.taught[name] else labels
+        assert target is not None
+        if name in OF_CLASSES:
+            shape = target.shape if target is labels else None
+            mine = as_classes(mine, shape)
+            target = target if target is labels else as_classes(target, None)
+        elif target.size != mine.size:
+            cause = f"loss {name!r} compares shapes {list(mine.shape)} and {list(target.shape)}"
+            raise TrainingError("OP904", cause, where=f'output "{goal.output}"')
+        else:
+            target = target.reshape(mine.shape)
+        parts[name] = LOSSES[name](mine, target, settings.loss), weight
+    for name in goal.features:
+        parts[name] = feature_distance(_output(forward, name), fed(f"teacher:{name}", 1)), settings.feature_weight
+    weighted = [loss if weight == 1 else loss * weight for loss, weight in parts.values()]
+    total = weighted[0] if len(weighted) == 1 else tape.emit("Sum", *weighted)
+    return {"loss": total, **({} if len(parts) == 1 else {name: loss for name, (loss, _) in parts.items()})}
+
+
+def _needs_labels(goal: Objective) -> bool:
+    return any(not taught for taught in goal.taught.values())
+
+
+def _output(forward: Forward, name: str) -> Tensor:
+    if name not in forward.tape:
+        raise TrainingError("OP904", f"the model has no tensor {name!r}", hint="names are those of `onnxprune inspect`")
+    return forward.tape[name]
+
+
+def _scores(forward: Forward, proto: ModelProto, output: str) -> Tensor:
+    """Return the scores before a Softmax; where the conversion lost their name, the logarithm serves as well."""
+    name = scores_before(proto, output)
+    if name in forward.tape:
+        return forward.tape[name]
+    probabilities = _output(forward, output)
+    return probabilities.op("Max", 1e-12).op("Log")
+
+
+def _before_sigmoid(forward: Forward, proto: ModelProto, output: str) -> Tensor:
+    name = scores_before(proto, output, ("Identity", "Sigmoid"))
+    return _output(forward, name if name in forward.tape else output)

@@ -1,0 +1,208 @@
+"""The backend ort-training: Microsoft's onnxruntime-training in an interpreter of its own, as a worker process."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper, save
+
+from onnxprune.errors import PlanError, TrainingError
+from onnxprune.train import ort_worker
+from onnxprune.train.backend import Job, Trained
+from onnxprune.train.batches import Batches
+from onnxprune.train.forward import Forward, feeds_of, forward
+from onnxprune.train.graph import model_of
+from onnxprune.train.loop import Loop
+from onnxprune.train.objective import objective, write_losses
+from onnxprune.train.ort_forms import in_its_forms
+from onnxprune.train.parameters import trainable
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.tape import Tensor
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_NEWEST_OPSET = 21
+_ADVICE = "make an environment with `onnxprune training-env create PATH`, and name its interpreter"
+
+
+class OrtTraining:
+    """Trains with onnxruntime-training, for comparison with it, or where it is wanted."""
+
+    def __init__(self, python: Path | None) -> None:
+        """Take the interpreter in which onnxruntime-training is installed.
+
+        Raises:
+            TrainingError: none is given, or it isn't there (OP908).
+        """
+        if python is None:
+            raise TrainingError("OP908", "ort-training needs an interpreter (--training-python)", hint=_ADVICE)
+        if not python.exists():
+            raise TrainingError("OP908", "there is no such interpreter", where=str(python), hint=_ADVICE)
+        self._python = python
+
+    def train(self, job: Job) -> Trained:
+        """Train a model.
+
+        Raises:
+            TrainingError: the model or the settings are beyond it (OP908), or there is nothing to learn (OP904).
+            PlanError: options contradict each other (OP302).
+        """
+        settings, data = job.settings, job.data
+        _check(job)
+        goal = objective(job.model, settings, labelled=data.labelled, teacher=job.teacher is not None)
+        batches = Batches(data, settings, goal, job.teacher, providers=job.providers, threads=job.threads)
+        shapes = {i.name: batches.example[i.name].shape for i in job.model.graph.input if i.name in batches.example}
+        names = trainable(job.model, freeze=settings.freeze, also=settings.also)
+        norms = settings.norms_for(batches.size)
+        graph = forward(job.model, shapes, names, norms="frozen")
+        losses = write_losses(graph, job.model, goal, settings, batches.example)
+        in_its_forms(graph.tape, norms=norms)
+        statistics = _statistics(graph) if norms == "batch" else []
+        state = feeds_of(graph, job.model)
+        with Worker(self._python) as worker:
+            model = _as_initialisers(_scaled(graph, losses, settings), state)
+            worker.open(model, {**_optimiser(settings), "trained": list(graph.weights), "statistics": statistics})
+            machine = RemoteMachine(worker, list(losses), settings.accumulate)
+            return Loop(job, batches, machine).all()
+
+
+class Worker(AbstractContextManager["Worker"]):
+    """The worker process, which ends with the ``with`` block, and by itself when we do."""
+
+    def __init__(self, python: Path) -> None:
+        """Start it."""
+        command = [str(python), "-I", ort_worker.__file__]
+        self._where = str(python)
+        self._folder = TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
+        self._noise = (Path(self._folder.name) / "stderr").open("w+b")
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._noise)
+        except OSError as error:
+            raise TrainingError("OP908", f"the interpreter can't be started: {error}", where=self._where) from error
+
+    def __exit__(self, *error: object) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._noise):
+            if stream is not None:
+                stream.close()
+        self._folder.cleanup()
+
+    def open(self, model: ModelProto, settings: Mapping[str, Any]) -> None:
+        """Make the training graphs of a model whose first output is the loss."""
+        save(model, Path(self._folder.name) / "forward.onnx")
+        self.ask({"command": "open", "folder": self._folder.name, "settings": dict(settings)})
+
+    def ask(self, message: dict[str, Any], arrays: Arrays | None = None) -> tuple[dict[str, Any], Arrays]:
+        """Send a command and return the answer.
+
+        Raises:
+            TrainingError: the worker failed or is gone (OP908).
+        """
+        stdin, stdout = _present(self._process.stdin), _present(self._process.stdout)
+        try:
+            ort_worker.send(stdin, message, None if arrays is None else dict(arrays))
+            answer = ort_worker.receive(stdout)
+        except OSError:
+            answer = None
+        if answer is None:
+            self._noise.seek(0)
+            last = self._noise.read().decode(errors="replace").strip().splitlines()[-1:]
+            cause = f"the worker of onnxruntime-training has ended: {''.join(last) or 'it left no message'}"
+            raise TrainingError("OP908", cause, where=self._where, hint=_ADVICE)
+        if "error" in answer[0]:
+            cause = f"onnxruntime-training failed: {answer[0]['error']}"
+            raise TrainingError("OP908", cause, where=self._where, hint="train with --backend native")
+        return answer
+
+
+class RemoteMachine:
+    """Makes training steps in a worker."""
+
+    def __init__(self, worker: Worker, losses: Sequence[str], accumulate: int) -> None:
+        """Take a worker that has opened a model."""
+        self._worker, self._losses, self._accumulate = worker, losses, accumulate
+
+    def feed(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
+        """Make one step from one batch, or from as many as accumulate; return the mean losses."""
+        found = [self._worker.ask({"command": "batch"}, batch)[0]["losses"] for batch in batches]
+        self._worker.ask({"command": "step", "rate": rate})
+        means = np.mean(found, axis=0)
+        means[0] *= self._accumulate  # which its share in the step was divided by
+        return dict(zip(self._losses, means.tolist(), strict=True))
+
+    @property
+    def weights(self) -> Arrays:
+        """The model's initialisers as they are now."""
+        return self._worker.ask({"command": "weights"})[1]
+
+    def keep(self) -> Arrays:
+        """Return all that is needed to go on: more than the worker tells.
+
+        Raises:
+            PlanError: always (OP302).
+        """
+        raise PlanError("OP302", "--backend ort-training keeps no checkpoints")
+
+    def restore(self, state: Arrays, number: int) -> None:
+        """Go on from what was kept.
+
+        Raises:
+            PlanError: always (OP302).
+        """
+        raise PlanError("OP302", "--backend ort-training keeps no checkpoints")
+
+
+def _check(job: Job) -> None:
+    settings = job.settings
+    if job.checkpoint is not None:
+        raise PlanError("OP302", "--backend ort-training keeps no checkpoints", hint="leave --checkpoint out")
+    if settings.optimiser == "sgd" and settings.momentum:
+        hint = "say --optimiser adamw, or --momentum 0"
+        raise TrainingError("OP908", "onnxruntime-training's SGD has no momentum", hint=hint)
+    if settings.clip:
+        raise TrainingError("OP908", "gradients aren't clipped by onnxruntime-training", hint="say --clip 0")
+
+
+def _optimiser(settings: TrainSettings) -> dict[str, Any]:
+    if settings.optimiser == "adamw":
+        return {"optimiser": "AdamW", "attributes": {"weight_decay": settings.decay}}
+    return {"optimiser": "SGD", "attributes": {}}
+
+
+def _statistics(graph: Forward) -> list[str]:
+    """Return the running statistics, which it keeps up to date if they are parameters that stay."""
+    norms = [node for node in graph.tape.nodes if node.op_type == "BatchNormalization"]
+    return [name for node in norms for name in node.input[3:5] if name in graph.tape.constants]
+
+
+def _scaled(graph: Forward, losses: Mapping[str, Tensor], settings: TrainSettings) -> ModelProto:
+    """Make a model of the losses, the first divided by the number of batches that accumulate."""
+    outputs = dict(losses)
+    outputs["loss"] = losses["loss"] * (1 / settings.accumulate)
+    if graph.tape.opset > _NEWEST_OPSET:
+        cause = f"onnxruntime-training knows opsets up to {_NEWEST_OPSET}, and the model's is {graph.tape.opset}"
+        raise TrainingError("OP908", cause, hint="train with --backend native")
+    return model_of(graph.tape, outputs)
+
+
+def _as_initialisers(model: ModelProto, state: Arrays) -> ModelProto:
+    """Give a graph the weights that it takes as inputs."""
+    inputs = [value for value in model.graph.input if value.name not in state]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), n) for n, array in state.items())
+    return model
+
+
+def _present(stream: IO[bytes] | None) -> Any:
+    assert stream is not None
+    return stream

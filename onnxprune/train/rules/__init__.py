@@ -1,0 +1,1 @@
+"""Gradients of operators, a file per family."""

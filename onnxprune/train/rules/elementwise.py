@@ -1,0 +1,202 @@
+"""Operators of one tensor that act on each element by itself: a table of derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import pi, sqrt
+
+import numpy as np
+
+from onnxprune.train.op import Op
+from onnxprune.train.registry import flat, gradient
+from onnxprune.train.tape import Tensor
+
+Derivative = Callable[[Op, Tensor, Tensor], Tensor]
+
+_SELU = 1.67326319217681884765625, 1.05070102214813232421875  # alpha and gamma, from ONNX's definition
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return x.op("Sigmoid")
+
+
+def _normal_density(x: Tensor) -> Tensor:
+    return (x * x * -0.5).op("Exp") * (1 / sqrt(2 * pi))
+
+
+def _elu(x: Tensor, y: Tensor, alpha: float, slope: float = 1.0) -> Tensor:
+    """Return the slope above zero; below, y is alpha (e^x - 1), whose derivative is y + alpha."""
+    return (x > 0).where(slope, y + alpha)
+
+
+def _celu(op: Op, x: Tensor, y: Tensor) -> Tensor:
+    return (x > 0).where(1.0, y / float(op.attr("alpha", 1.0)) + 1)
+
+
+def _softplus_tanh(x: Tensor) -> Tensor:
+    """Return the derivative of x tanh(softplus(x))."""
+    t = x.op("Softplus").op("Tanh")
+    return t + x * _sigmoid(x) * (1 - t * t)
+
+
+def _swish(op: Op, x: Tensor, y: Tensor, default: float = 1.0) -> Tensor:
+    alpha = float(op.attr("alpha", default))
+    s = _sigmoid(x * alpha)
+    return s + y * alpha * (1 - s)
+
+
+def _gelu(op: Op, x: Tensor, y: Tensor) -> Tensor:
+    if op.attr("approximate", "none") == "tanh":
+        return _gelu_tanh(x)
+    return ((x * sqrt(0.5)).op("Erf") + 1) * 0.5 + x * _normal_density(x)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    c, k = sqrt(2 / pi), 0.044715
+    t = ((x * x * k + 1) * x * c).op("Tanh")
+    return (t + 1) * 0.5 + x * (1 - t * t) * (x * x * (3 * k) + 1) * (0.5 * c)
+
+
+def _hard_sigmoid(op: Op, x: Tensor, y: Tensor) -> Tensor:
+    return ((y > 0) & (y < 1)).where(x.like(op.attr("alpha", 0.2)), 0.0)
+
+
+def _hard_swish(op: Op, x: Tensor, y: Tensor) -> Tensor:
+    inside = (x > -3) & (x < 3)
+    return inside.where(x * (1 / 3) + 0.5, (x >= 3).cast(x.dtype))
+
+
+def _shrink(op: Op, x: Tensor, y: Tensor) -> Tensor:
+    return (x.op("Abs") > float(op.attr("lambd", 0.5))).cast(x.dtype)
+
+
+def _scaled_tanh(op: Op, x: Tensor, y: Tensor) -> Tensor:
+    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
+    return (alpha - y * y * (1 / alpha)) * beta
+
+
+# dy/dx by the operator's name, from the node, its input and its output.
+_DERIVATIVES: dict[str, Derivative] = {
+    "Abs": lambda op, x, y: x.op("Sign"),
+    "Acos": lambda op, x, y: -1 / (1 - x * x).op("Sqrt"),
+    "Acosh": lambda op, x, y: 1 / (x * x - 1).op("Sqrt"),
+    "Asin": lambda op, x, y: 1 / (1 - x * x).op("Sqrt"),
+    "Asinh": lambda op, x, y: 1 / (x * x + 1).op("Sqrt"),
+    "Atan": lambda op, x, y: 1 / (x * x + 1),
+    "Atanh": lambda op, x, y: 1 / (1 - x * x),
+    "Celu": _celu,
+    "Cos": lambda op, x, y: -x.op("Sin"),
+    "Cosh": lambda op, x, y: x.op("Sinh"),
+    "Elu": lambda op, x, y: _elu(x, y, op.attr("alpha", 1.0)),
+    "Erf": lambda op, x, y: (x * x * -1.0).op("Exp") * (2 / sqrt(pi)),
+    "Exp": lambda op, x, y: y,
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "LeakyRelu": lambda op, x, y: (x > 0).where(x.like(1.0), op.attr("alpha", 0.01)),
+    "Log": lambda op, x, y: 1 / x,
+    "Mish": lambda op, x, y: _softplus_tanh(x),
+    "Neg": lambda op, x, y: x.like(-1.0),
+    "Reciprocal": lambda op, x, y: -(y * y),
+    "ScaledTanh": _scaled_tanh,
+    "Selu": lambda op, x, y: _elu(
+        x, y, op.attr("gamma", _SELU[1]) * op.attr("alpha", _SELU[0]), op.attr("gamma", _SELU[1])
+    ),
+    "Shrink": _shrink,
+    "Sigmoid": lambda op, x, y: y * (1 - y),
+    "Sin": lambda op, x, y: x.op("Cos"),
+    "Sinh": lambda op, x, y: x.op("Cosh"),
+    "Softplus": lambda op, x, y: _sigmoid(x),
+    "Softsign": lambda op, x, y: (x.op("Abs") + 1) ** -2.0,
+    "Sqrt": lambda op, x, y: 0.5 / y,
+    "Swish": _swish,
+    "Tan": lambda op, x, y: y * y + 1,
+    "Tanh": lambda op, x, y: 1 - y * y,
+    "ThresholdedRelu": lambda op, x, y: (x > op.attr("alpha", 1.0)).cast(x.dtype),
+    "com.microsoft:FastGelu": lambda op, x, y: _gelu_tanh(_biased(op)),
+    "com.microsoft:Gelu": _gelu,
+    "com.microsoft:QuickGelu": partial(_swish, default=1.702),
+}
+
+
+def _biased(op: Op) -> Tensor:
+    return op.x(0) + op.x(1) if op.has(1) else op.x(0)
+
+
+@gradient(*_DERIVATIVES)
+def unary(op: Op, dy: Tensor) -> Tensor:
+    """Multiply by the derivative."""
+    return dy * _DERIVATIVES["com.microsoft:" * (op.node.domain == "com.microsoft") + op.node.op_type](
+        op, op.x(), op.y()
+    )
+
+
+gradient("com.microsoft:FastGelu", of=1)(unary)
+
+
+@gradient("com.microsoft:BiasGelu", of=None)
+def bias_gelu(op: Op, dy: Tensor) -> Tensor:
+    """Gelu of a sum."""
+    return dy * _gelu(op, op.x(0) + op.x(1), op.y())
+
+
+@gradient("Relu")
+def relu(op: Op, dy: Tensor) -> Tensor:
+    """Pass where the output is positive."""
+    return (op.y() > 0).where(dy, 0.0)
+
+
+@gradient("Clip")
+def clip(op: Op, dy: Tensor) -> Tensor:
+    """Pass within the bounds."""
+    inside = [op.x() > op.x(1)] if op.has(1) else []
+    inside += [op.x() < op.x(2)] if op.has(2) else []
+    if not inside:
+        return dy
+    return (inside[0] if len(inside) == 1 else inside[0] & inside[1]).where(dy, 0.0)
+
+
+@gradient("Cast", "CastLike")
+def cast(op: Op, dy: Tensor) -> Tensor:
+    """Convert back."""
+    return dy.cast(op.x().dtype)
+
+
+@gradient("CastLike", of=1)
+def cast_like(op: Op, dy: Tensor) -> Tensor:
+    """Only the type of it is read."""
+    return op.x(1).zeros()
+
+
+@gradient("Identity")
+def identity(op: Op, dy: Tensor) -> Tensor:
+    """Pass."""
+    return dy
+
+
+@gradient("Dropout")
+def dropout(op: Op, dy: Tensor) -> Tensor:
+    """Scale what was kept; outside of training mode, pass."""
+    if not bool(np.any(op.const(2) if op.has(2) else False)):
+        return dy
+    mask = op.added_output(1, op.x().shape, 9)
+    return mask.where(dy * (1 / (1 - op.scalar(1, 0.5))), 0.0)
+
+
+flat(
+    *[
+        "And",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Ceil",
+        "Equal",
+        "Floor",
+        "Greater",
+        "GreaterOrEqual",
+    ]
+)
+flat(*["IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Round", "Sign", "Xor"])

@@ -1,0 +1,206 @@
+"""Normalisations: y = scale * (x - mean) / deviation + shift, the moments taken over different axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxprune.train.op import Op
+from onnxprune.train.registry import gradient
+from onnxprune.train.tape import Tensor
+
+
+def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centred: bool = True) -> Tensor:
+    """Return the gradient of what was normalised.
+
+    Args:
+        dn: the gradient of the normalised tensor.
+        normal: the normalised tensor.
+        axes: the axes over which the moments were taken.
+        inverse: one over the deviation.
+        centred: whether the mean was subtracted.
+    """
+    inner = dn - normal * (dn * normal).mean(axes)
+    return (inner - dn.mean(axes) if centred else inner) * inverse
+
+
+def _inverse(variance: Tensor, epsilon: float) -> Tensor:
+    return 1 / (variance + epsilon).op("Sqrt")
+
+
+def _moments(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return a tensor normalised over axes, and one over its deviation."""
+    centred = x - x.mean(axes)
+    inverse = _inverse((centred * centred).mean(axes), epsilon)
+    return centred * inverse, inverse
+
+
+def _channels(vector: Tensor, rank: int) -> Tensor:
+    """Put a vector on axis 1."""
+    return vector.reshape((1, -1, *[1] * (rank - 2)))
+
+
+def _others(x: Tensor) -> list[int]:
+    """Return all axes but that of channels."""
+    return [a for a in range(x.rank) if a != 1]
+
+
+# Batch normalisation. With running statistics it is a scale and a shift per channel; with those of the batch, its
+# further outputs are the batch's mean and variance (its momentum is zero then).
+
+
+def _batch(op: Op) -> tuple[Tensor, Tensor]:
+    """Return the mean and one over the deviation that were used, per channel."""
+    mean, variance = (op.y(1), op.y(2)) if op.attr("training_mode", 0) else (op.x(3), op.x(4))
+    return mean, _inverse(variance, op.attr("epsilon", 1e-5))
+
+
+def _products(op: Op, dy: Tensor) -> Tensor:
+    """Return the sums of dy times the normalised input, per channel."""
+    mean, inverse = _batch(op)
+    return ((dy * op.x()).sum(_others(dy), keep=False) - mean * dy.sum(_others(dy), keep=False)) * inverse
+
+
+@gradient("BatchNormalization")
+def batch_norm(op: Op, dy: Tensor) -> Tensor:
+    """A scale; through the batch's moments, a line in x and the mean of dy as well, per channel."""
+    x, scale = op.x(), op.x(1)
+    mean, inverse = _batch(op)
+    factor = scale * inverse
+    if not op.attr("training_mode", 0):
+        return dy * _channels(factor, x.rank)
+    share = x.shape[1] / x.size
+    slope = factor * inverse * _products(op, dy) * share
+    offset = slope * mean - factor * dy.sum(_others(dy), keep=False) * share
+    return dy * _channels(factor, x.rank) - (x * _channels(slope, x.rank) - _channels(offset, x.rank))
+
+
+@gradient("BatchNormalization", of=1)
+def batch_norm_scale(op: Op, dy: Tensor) -> Tensor:
+    """The sums of dy times the normalised input."""
+    return _products(op, dy)
+
+
+@gradient("BatchNormalization", of=2)
+def batch_norm_shift(op: Op, dy: Tensor) -> Tensor:
+    """The sums of dy."""
+    return dy.sum(_others(dy), keep=False)
+
+
+# Layer and root-mean-square normalisation, over the last axes.
+
+
+def _last(op: Op) -> list[int]:
+    return list(range(op.axis(-1), op.x().rank))
+
+
+def _layer(op: Op) -> tuple[Tensor, Tensor]:
+    return _moments(op.x(), _last(op), op.attr("epsilon", 1e-5))
+
+
+@gradient("LayerNormalization")
+def layer_norm(op: Op, dy: Tensor) -> Tensor:
+    """Through the moments over the last axes."""
+    normal, inverse = _layer(op)
+    return _through(dy * op.x(1), normal, _last(op), inverse)
+
+
+@gradient("LayerNormalization", of=1)
+def layer_norm_scale(op: Op, dy: Tensor) -> Tensor:
+    """The normalised input, summed."""
+    return dy * _layer(op)[0]
+
+
+@gradient("LayerNormalization", of=2)
+def layer_norm_shift(op: Op, dy: Tensor) -> Tensor:
+    """Summed."""
+    return dy
+
+
+def _rms(op: Op) -> tuple[Tensor, Tensor]:
+    x = op.x()
+    inverse = _inverse((x * x).mean(_last(op)), op.attr("epsilon", 1e-5))
+    return x * inverse, inverse
+
+
+@gradient("RMSNormalization", "SimplifiedLayerNormalization")
+def rms_norm(op: Op, dy: Tensor) -> Tensor:
+    """Through the root mean square."""
+    normal, inverse = _rms(op)
+    return _through(dy * op.x(1), normal, _last(op), inverse, centred=False)
+
+
+@gradient("RMSNormalization", "SimplifiedLayerNormalization", of=1)
+def rms_norm_scale(op: Op, dy: Tensor) -> Tensor:
+    """The normalised input, summed."""
+    return dy * _rms(op)[0]
+
+
+# Instance and group normalisation: moments over the positions of each channel, or of each group of channels.
+
+
+def _groups(op: Op) -> int:
+    return int(op.attr("num_groups", op.x().shape[1]))
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    return x.reshape((x.shape[0], groups, -1))
+
+
+def _group(op: Op) -> tuple[Tensor, Tensor]:
+    return _moments(_grouped(op.x(), _groups(op)), [2], op.attr("epsilon", 1e-5))
+
+
+def _spread(op: Op, vector: Tensor) -> Tensor:
+    """Put a scale on the channels; before opset 21 that of a GroupNormalization is per group."""
+    channels = op.x().shape[1]
+    each = vector.reshape((-1, 1)).expand((vector.size, channels // vector.size)).reshape((channels,))
+    return _channels(each, op.x().rank)
+
+
+@gradient("GroupNormalization", "InstanceNormalization")
+def group_norm(op: Op, dy: Tensor) -> Tensor:
+    """Through the moments of each group."""
+    normal, inverse = _group(op)
+    dn = _grouped(dy * _spread(op, op.x(1)), _groups(op))
+    return _through(dn, normal, [2], inverse).reshape(op.x().shape)
+
+
+@gradient("GroupNormalization", "InstanceNormalization", of=1)
+def group_norm_scale(op: Op, dy: Tensor) -> Tensor:
+    """The normalised input, summed for each entry of the scale."""
+    normal, _ = _group(op)
+    sums = (dy * normal.reshape(dy.shape)).sum(_others(dy), keep=False)
+    return sums.reshape((op.x(1).size, -1)).sum([1], keep=False)
+
+
+@gradient("GroupNormalization", "InstanceNormalization", of=2)
+def group_norm_shift(op: Op, dy: Tensor) -> Tensor:
+    """Summed for each entry of the shift."""
+    return dy.sum(_others(dy), keep=False).reshape((op.x(2).size, -1)).sum([1], keep=False)
+
+
+@gradient("MeanVarianceNormalization")
+def mean_variance_norm(op: Op, dy: Tensor) -> Tensor:
+    """Through the moments over its axes."""
+    axes = [int(a) for a in op.attr("axes", [0, 2, 3])]
+    normal, inverse = _moments(op.x(), axes, 1e-9)
+    return _through(dy, normal, axes, inverse)
+
+
+@gradient("LRN")
+def local_response(op: Op, dy: Tensor) -> Tensor:
+    """Of x s^-beta with s = bias + alpha/size sum(x^2) over neighbouring channels."""
+    x, size = op.x(), int(op.attr("size"))
+    alpha, beta, bias = (float(op.attr(*pair)) for pair in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    before = (size - 1) // 2
+    s = _window(x * x, before, size - 1 - before) * (alpha / size) + bias
+    back = _window(dy * x * s ** (-beta - 1), size - 1 - before, before)
+    return dy * s ** (-beta) - x * back * (2 * alpha * beta / size)
+
+
+def _window(x: Tensor, before: int, after: int) -> Tensor:
+    """Sum over neighbouring channels."""
+    rest = [0] * (x.rank - 2)
+    padded = x.pad([0, before, *rest], [0, after, *rest])
+    pieces = [padded.slice([1], [i], [i + x.shape[1]]) for i in range(before + after + 1)]
+    return x.tape.emit("Sum", *pieces) if len(pieces) > 1 else pieces[0]

@@ -1,0 +1,125 @@
+"""One training step as one ONNX graph: forward, loss, gradients, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.train.backward import gradients
+from onnxprune.train.forward import feeds_of, forward
+from onnxprune.train.graph import model_of
+from onnxprune.train.objective import Objective, write_losses
+from onnxprune.train.optimisers import SGD, AdamW, Moment, Optimiser, clipped
+from onnxprune.train.parameters import is_vector, trainable
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.tape import FLOAT, Tape, Tensor
+
+Arrays = Mapping[str, NDArray[Any]]
+
+RATE, NUMBER, NEXT = "rate:", "number:", ":next"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A training step.
+
+    What is called ``x`` in the state is an input of a graph, and its output ``x:next`` is what it becomes.
+
+    Attributes:
+        gradients: the graph that takes a batch; it updates the weights as well unless gradients accumulate.
+        update: the graph that updates the weights from accumulated gradients.
+        state: what it starts with: weights, statistics, what the optimiser keeps, accumulated gradients.
+        weights: the names in the state that are initialisers of the model.
+        losses: the names of the outputs that are losses.
+    """
+
+    gradients: ModelProto
+    update: ModelProto | None
+    state: dict[str, NDArray[Any]]
+    weights: tuple[str, ...]
+    losses: tuple[str, ...]
+
+
+def build_step(
+    proto: ModelProto,
+    goal: Objective,
+    settings: TrainSettings,
+    examples: Arrays,
+    *,
+    fused: bool = True,
+) -> Step:
+    """Write a training step.
+
+    Args:
+        proto: a normalised model.
+        goal: what is minimised.
+        settings: how it is trained.
+        examples: what a step will be fed with, for its shapes: the model's inputs, ``labels``, the teacher's tensors.
+        fused: see `forward`.
+
+    Raises:
+        TrainingError: an operator can't be differentiated (OP901, OP902), or the loss doesn't fit (OP904).
+    """
+    shapes = {i.name: examples[i.name].shape for i in proto.graph.input if i.name in examples}
+    batch = next(iter(shapes.values()))[0] if shapes else 1
+    trained = trainable(proto, freeze=settings.freeze, also=settings.also)
+    graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fused=fused)
+    losses = write_losses(graph, proto, goal, settings, examples)
+    found = gradients(graph.tape, losses["loss"], list(graph.weights.values()))
+    state = feeds_of(graph, proto)
+    outputs = {**losses, **{f"{name}{NEXT}": tensor for name, tensor in graph.updates.items()}}
+    optimiser = optimiser_of(settings)
+    state |= {f"{n}:{s}": np.zeros(t.shape, np.float32) for n, t in graph.weights.items() for s in optimiser.slots}
+    update = None
+    if settings.accumulate == 1:
+        outputs |= _updates(graph.tape, graph.weights, found, optimiser, settings)
+    else:
+        for (name, weight), part in zip(graph.weights.items(), found, strict=True):
+            sums = graph.tape.input(f"{name}:gradient", weight.shape, FLOAT)
+            state[sums.name] = np.zeros(weight.shape, np.float32)
+            outputs[f"{sums.name}{NEXT}"] = sums + part * (1 / settings.accumulate)
+        update = _update_graph(graph.tape.opset, graph.weights, optimiser, settings)
+    names = (*graph.weights, *graph.statistics)
+    return Step(model_of(graph.tape, outputs), update, state, names, tuple(losses))
+
+
+def optimiser_of(settings: TrainSettings) -> Optimiser:
+    """Return the optimiser that settings name."""
+    return AdamW() if settings.optimiser == "adamw" else SGD(settings.momentum, nesterov=settings.momentum > 0)
+
+
+def _update_graph(
+    opset: int, weights: Mapping[str, Tensor], optimiser: Optimiser, settings: TrainSettings
+) -> ModelProto:
+    """Write the graph that updates weights from accumulated gradients, and empties these."""
+    tape = Tape(opset)
+    copies = {name: tape.input(name, w.shape, FLOAT) for name, w in weights.items()}
+    sums = {name: tape.input(f"{name}:gradient", w.shape, FLOAT) for name, w in weights.items()}
+    outputs = _updates(tape, copies, list(sums.values()), optimiser, settings)
+    return model_of(tape, outputs | {f"{s.name}{NEXT}": s.zeros() for s in sums.values()}, "update")
+
+
+def _updates(
+    tape: Tape,
+    weights: Mapping[str, Tensor],
+    found: list[Tensor],
+    optimiser: Optimiser,
+    settings: TrainSettings,
+) -> dict[str, Tensor]:
+    """Append the optimiser; return what weights and the tensors kept for them become."""
+    rate, number = tape.input(RATE, (), FLOAT), tape.input(NUMBER, (), FLOAT)
+    if settings.clip:
+        found = clipped(found, settings.clip)
+    after: dict[str, Tensor] = {}
+    for (name, weight), part in zip(weights.items(), found, strict=True):
+        kept = [tape.input(f"{name}:{slot}", weight.shape, FLOAT) for slot in optimiser.slots]
+        decay = 0.0 if is_vector(weight.shape) else settings.decay
+        new, keep = optimiser.update(weight, part, kept, Moment(rate, number, decay))
+        after[f"{name}{NEXT}"] = new
+        after |= {f"{k.name}{NEXT}": t for k, t in zip(kept, keep, strict=True)}
+    return after

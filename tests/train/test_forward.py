@@ -1,0 +1,129 @@
+"""From models to forward passes that can be differentiated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from onnxprune._runtime import run, session
+from onnxprune.errors import TrainingError
+from onnxprune.normalise import normalise
+from onnxprune.train.backward import gradients
+from onnxprune.train.forward import feeds_of, forward
+from onnxprune.train.graph import model_of
+from onnxprune.train.parameters import trainable
+from tests.toolbox import Net
+from tests.train.differences import Case, check
+
+
+def step_of(
+    proto: ModelProto, shapes: dict[str, tuple[int, ...]], norms: str = "frozen", fused: bool = True
+) -> tuple[ModelProto, dict[str, np.ndarray]]:
+    """Make a graph that gives a model's outputs and the gradients of their sum, and what it is fed with."""
+    model = normalise(proto)
+    step = forward(model, shapes, trainable(model), norms=norms, fused=fused)
+    total = step.tape.emit("Sum", *(y.sum(keep=False) for y in step.outputs.values()))
+    found = gradients(step.tape, total, list(step.weights.values()))
+    outputs = step.outputs | {f"d {n}": g for n, g in zip(step.weights, found, strict=True)} | step.updates
+    return model_of(step.tape, {f"new {n}" if n in step.updates else n: t for n, t in outputs.items()}), feeds_of(
+        step, model
+    )
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 21])
+def test_every_opset(opset: int) -> None:
+    net = Net(opset)
+    x = net.input((2, 3, 8, 8), "x", symbols={0: "n"})
+    y = net.clip(net.conv(x, 8, 3), 0.0, 6.0)
+    y = net.op("MaxPool", net.upsample(net.pad(y, [0, 0, 1, 1, 0, 0, 1, 1]), 2), kernel_shape=[2, 2], strides=[2, 2])
+    y = net.squeeze(net.reduce("ReduceMean", y, [2, 3]), [2, 3])
+    net.output(net.op("Softmax", net.linear(y, 5), axis=-1))
+    proto = net.model()
+    step, feeds = step_of(proto, {"x": (4, 3, 8, 8)})
+    data = {"x": np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)}
+    original = proto
+    original.graph.output[0].type.tensor_type.shape.dim[0].ClearField("dim_value")
+    expected = run(session(original), data)
+    found = run(session(step), {**feeds, **data})
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    assert sum(n.startswith("d ") for n in found) == 3
+
+
+def test_operators_that_onnx_defines_by_others() -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 3, 8)) for _ in range(3))
+    check(Case("Attention", [q, k, v], {"q_num_heads": 2, "kv_num_heads": 2}, opset=23, runtime=True))
+
+
+def test_what_has_no_gradient_is_named() -> None:
+    net = Net(17)
+    x = net.input((2, 4), "x")
+    net.output(net.op("Det", net.reshape(net.linear(x, 4), (2, 2, 2)), name="volume"))
+    with pytest.raises(TrainingError, match="OP901") as caught:
+        step_of(net.model(), {"x": (2, 4)})
+    assert 'Det "volume"' in str(caught.value)
+
+
+def test_half_precision_is_widened() -> None:
+    net = Net(17)
+    x = net.input((2, 3, 8, 8), "x", dtype=10)
+    weight = net.const(np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float16))
+    net.output(net.op("Conv", x, weight))
+    step, feeds = step_of(net.model(), {"x": (2, 3, 8, 8)})
+    data = np.random.default_rng(0).standard_normal((2, 3, 8, 8))
+    found = run(session(step), {**feeds, "x": data.astype(np.float32)})
+    assert {a.dtype for a in found.values()} == {np.dtype(np.float32)}
+
+
+def test_rounding_is_passed_straight_through() -> None:
+    values = np.array([[-9.0, -0.26, 0.1, 0.4, 1.2, 9.0]], np.float32)
+    net = Net(17)
+    x = net.input((1, 1), "x")
+    scale, zero = net.const(np.float32(0.05)), net.const(np.int8(3))
+    w = net.op("DequantizeLinear", net.op("QuantizeLinear", net.const(values, "w"), scale, zero), scale, zero)
+    net.output(net.op("MatMul", x, w))
+    step, feeds = step_of(net.model(), {"x": (1, 1)})
+    found = run(session(step), {**feeds, "x": np.full((1, 1), 2, np.float32)})
+    np.testing.assert_allclose(found["d w"], [[0, 2, 2, 2, 2, 0]])
+
+
+def test_what_is_trained() -> None:
+    net = Net(17)
+    x = net.input((2, 3, 4, 4), "x")
+    y = net.op(
+        "Div", net.op("Sub", x, net.const(np.ones((1, 3, 1, 1)), "mean")), net.const(np.ones((1, 3, 1, 1)), "std")
+    )
+    y = net.conv(y, 4, 3, name="conv", bias=False)
+    y = net.op("Add", y, net.const(np.ones((1, 4, 1, 1)), "late_bias"))
+    norm = [net.between(0.5, 1.5, 4, name=n) for n in ("scale", "shift", "moment", "spread")]
+    y = net.op("BatchNormalization", y, *norm)
+    y = net.op("Mul", y, net.const(np.ones((1, 4, 4, 4)), "mask"))
+    y = net.reshape(net.op("Mul", y, net.const(0.5)), (2, -1))
+    w = net.op("Transpose", net.weight(5, 64, name="turned"), perm=[1, 0])
+    net.output(net.op("MatMul", y, w))
+    model = normalise(net.model())
+    assert trainable(model) == ["conv_w", "late_bias", "scale", "shift", "turned"]
+    assert trainable(model, freeze=["conv"], also=["mask"]) == ["late_bias", "scale", "shift", "mask", "turned"]
+    with pytest.raises(Exception, match="OP304"):
+        trainable(model, freeze=["nothing*"])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_normalisations_follow_the_batch(fused: bool) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(17)
+    x = net.input((8, 3, 4, 4), "x")
+    norm = [net.between(0.5, 1.5, 3, name=n) for n in ("scale", "shift", "moment", "spread")]
+    net.output(net.op("BatchNormalization", net.conv(x, 3, 1), *norm, momentum=0.8))
+    proto = net.model()
+    step, feeds = step_of(proto, {"x": (8, 3, 4, 4)}, "batch", fused)
+    data = {"x": rng.standard_normal((8, 3, 4, 4)).astype(np.float32)}
+    found = run(session(step), {**feeds, **data})
+    weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    y = np.einsum("nchw,oc->nohw", data["x"], weights[proto.graph.node[0].input[1]][..., 0, 0])
+    y += weights[proto.graph.node[0].input[2]][:, None, None]
+    mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), ddof=1)
+    np.testing.assert_allclose(found["new moment"], 0.8 * weights["moment"] + 0.2 * mean, rtol=1e-5)
+    np.testing.assert_allclose(found["new spread"], 0.8 * weights["spread"] + 0.2 * variance, rtol=1e-5)
