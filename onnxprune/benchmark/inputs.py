@@ -1,0 +1,79 @@
+"""What the models are run on: arrays of one batch size that all of them take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.errors import BenchmarkError, UsageError
+from onnxprune.shapes import concretise
+from onnxprune.shapes.inputs import declared_inputs
+from onnxprune.verify import generate_inputs
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def make_inputs(
+    proto: ModelProto,
+    batch: int | None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    given: Mapping[str, NDArray[Any]] | None = None,
+    seed: int = 0,
+) -> Arrays:
+    """Make inputs of a batch size.
+
+    The first axis of inputs of two axes or more counts samples. Samples that were given are repeated or left out until
+    their number is right; without any, inputs are generated.
+
+    Args:
+        proto: the model.
+        batch: how many samples; None for as many as were given, or as the model or the shapes say.
+        shapes: sizes for inputs with symbolic dimensions.
+        given: an array for each input.
+        seed: of generated inputs.
+
+    Raises:
+        UsageError: the model is made for another batch size (OP603).
+        ModelError: an input's shape isn't known (OP124).
+    """
+    sizes = {name: tuple(a.shape) for name, a in given.items()} if given else concretise(proto, shapes).inputs
+    if batch is not None:
+        declared = declared_inputs(proto.graph)
+        for name, dims in declared.items():
+            if dims and len(dims) > 1 and isinstance(dims[0], int) and dims[0] != batch:
+                cause = f'input "{name}" is made for batches of {dims[0]}, not {batch}'
+                raise UsageError("OP603", cause, where="--batch", hint="export the model with a symbolic first axis")
+        sizes = {name: (batch, *s[1:]) if len(s) > 1 else s for name, s in sizes.items()}
+    if not given:
+        return generate_inputs(proto, sizes, seed)
+    return {name: _samples(array, sizes[name]) for name, array in given.items()}
+
+
+def check_same_inputs(models: Sequence[tuple[str, ModelProto]]) -> None:
+    """Refuse models that can't be compared because they don't take the same inputs.
+
+    Raises:
+        BenchmarkError: the names or types of two models' inputs differ (OP803).
+    """
+    (first, reference), *others = models
+    wanted = _types(reference)
+    for name, proto in others:
+        if _types(proto) != wanted:
+            cause = f"{name} and {first} don't take the same inputs, so that their times don't compare"
+            raise BenchmarkError("OP803", cause, hint="measure them apart")
+
+
+def _types(proto: ModelProto) -> dict[str, int]:
+    own = declared_inputs(proto.graph)
+    return {i.name: i.type.tensor_type.elem_type for i in proto.graph.input if i.name in own}
+
+
+def _samples(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    if array.shape == shape:
+        return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array[np.arange(shape[0]) % len(array)])

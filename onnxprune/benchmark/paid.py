@@ -1,0 +1,137 @@
+"""Where pruning paid and where it didn't: the layers of two models side by side, with a reason for what stayed slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from onnxprune.benchmark.layers import Layer
+from onnxprune.benchmark.profile import Kernel, Profile
+from onnxprune.trace.values import Shape
+
+_SLACK = 1.2  # a layer paid if it takes no more than this times its share of the work
+_LANES = 8  # channels that today's CPUs and GPUs compute at once, at the least
+_MOVES = ("MemcpyFromHost", "MemcpyToHost", "ReorderInput", "ReorderOutput", "Transpose")
+_BLOCKED = "com.microsoft.nchwc"  # the domain of operators on ONNX Runtime's blocked layout
+_TINY = 10e-6  # seconds below which starting a kernel is most of its time
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChange:
+    """A layer before and after; times in seconds.
+
+    Attributes:
+        name: the contraction's node.
+        op: its operator.
+        shapes: sizes of its weight before and after.
+        macs: its multiply-accumulates before and after.
+        seconds: its time before and after, with what follows up to the next layer.
+        paid: whether it takes about as much less time as it has less work; None where it has as much as before.
+        reason: why it didn't pay, as far as can be told; empty where it did.
+    """
+
+    name: str
+    op: str
+    shapes: tuple[Shape, Shape]
+    macs: tuple[int, int]
+    seconds: tuple[float, float]
+    paid: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A layer in one of the two models: what it is, what runs it, and how long it takes."""
+
+    layer: Layer
+    kernels: Sequence[Kernel]
+
+    @property
+    def seconds(self) -> float:
+        return sum(k.seconds for k in self.kernels)
+
+    @property
+    def moves(self) -> float:
+        """Seconds spent on moving data to another layout or device."""
+        return sum(k.seconds for k in self.kernels if k.op in _MOVES)
+
+    @property
+    def blocked(self) -> bool:
+        return any(k.domain == _BLOCKED and k.op == "Conv" for k in self.kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Roof:
+    """The best rates that any layer of the model reaches: what the machine can do, seen from this model.
+
+    S. Williams, A. Waterman and D. Patterson, Roofline: an insightful visual performance model, CACM 52 (2009).
+    """
+
+    macs: float
+    traffic: float
+
+    @classmethod
+    def of(cls, sides: Iterable[_Side]) -> _Roof:
+        timed = [s for s in sides if s.seconds > _TINY] or [s for s in sides if s.seconds > 0]
+        return cls(
+            max((s.layer.macs / s.seconds for s in timed), default=1.0) or 1.0,
+            max((s.layer.traffic / s.seconds for s in timed), default=1.0) or 1.0,
+        )
+
+    def memory_bound(self, layer: Layer) -> bool:
+        return layer.traffic / self.traffic > layer.macs / self.macs
+
+
+def compare_layers(
+    before: tuple[Sequence[Layer], Profile], after: tuple[Sequence[Layer], Profile]
+) -> tuple[LayerChange, ...]:
+    """Hold the layers of two models against each other, matched by their nodes' names.
+
+    Args:
+        before: layers and profile of the original.
+        after: those of the pruned model.
+    """
+    old, new = _sides(*before), _sides(*after)
+    roof = _Roof.of([*old.values(), *new.values()])
+    return tuple(_change(old[name], new[name], roof) for name in old if name in new)
+
+
+def _sides(layers: Sequence[Layer], profile: Profile) -> dict[str, _Side]:
+    kernels = profile.by_layer()
+    return {layer.name: _Side(layer, kernels.get(number, [])) for number, layer in enumerate(layers)}
+
+
+def _change(old: _Side, new: _Side, roof: _Roof) -> LayerChange:
+    paid = None
+    if new.layer.macs < old.layer.macs and old.seconds > 0:
+        paid = new.seconds / old.seconds <= _SLACK * new.layer.macs / old.layer.macs
+    reason = "" if paid is not False else next(text for holds, text in _REASONS if holds(old, new, roof))
+    return LayerChange(
+        name=old.layer.name,
+        op=old.layer.op,
+        shapes=(old.layer.channels, new.layer.channels),
+        macs=(old.layer.macs, new.layer.macs),
+        seconds=(old.seconds, new.seconds),
+        paid=paid,
+        reason=reason,
+    )
+
+
+def _channels(side: _Side) -> list[int]:
+    """Return the numbers of output and input channels; a depthwise convolution has none of the latter."""
+    return [n for n in side.layer.channels[:2] if n > 1]
+
+
+def _odd(side: _Side) -> bool:
+    return any(n % _LANES for n in _channels(side))
+
+
+_REASONS: Sequence[tuple[Callable[[_Side, _Side, _Roof], bool], str]] = (
+    (lambda old, new, roof: new.moves > old.moves + 0.05 * old.seconds, "a change of layout was inserted"),
+    (lambda old, new, roof: old.blocked and not new.blocked, "its channels no longer fit the blocked layout"),
+    (lambda old, new, roof: min(_channels(new), default=_LANES) < _LANES, "too few channels are left"),
+    (lambda old, new, roof: _odd(new) and not _odd(old), "its channels fill no whole vectors"),
+    (lambda old, new, roof: new.seconds < _TINY, "too short: starting it takes the time"),
+    (lambda old, new, roof: roof.memory_bound(new.layer), "memory-bound: moving its data takes the time"),
+    (lambda old, new, roof: True, "a smaller layer uses the machine less well"),
+)

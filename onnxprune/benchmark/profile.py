@@ -1,0 +1,196 @@
+"""Where the time goes: ONNX Runtime's own profile, read per kernel, with the layer that each kernel belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from onnxprune import _runtime
+from onnxprune.benchmark.layers import tag, tag_of, untagged
+from onnxprune.benchmark.session import Feeds
+from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.errors import ModelError
+
+_SUFFIX = "_kernel_time"
+_IGNORED = 3  # first runs, in which memory is laid out
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A node as ONNX Runtime runs it.
+
+    Attributes:
+        name: its name.
+        op: its operator, which may be one that ONNX Runtime made by fusing.
+        domain: the operator's domain; empty where the optimised graph can't be written down.
+        provider: the execution provider that runs it.
+        layer: the number of its layer (see `layers`), None for what ONNX Runtime inserted between layers.
+        seconds: its time in one run.
+    """
+
+    name: str
+    op: str
+    domain: str
+    provider: str
+    layer: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a provider runs of a model.
+
+    Attributes:
+        provider: its name.
+        nodes: its share of the nodes, after fusion.
+        time: its share of the time of all nodes.
+    """
+
+    provider: str
+    nodes: float
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model's time, kernel by kernel.
+
+    Attributes:
+        kernels: what was run, in order.
+        total: seconds of a whole run, profiling included.
+    """
+
+    kernels: tuple[Kernel, ...]
+    total: float
+
+    def placement(self) -> tuple[Placement, ...]:
+        """Return the providers by their shares; first the one with most of the time."""
+        nodes, time = defaultdict[str, int](int), defaultdict[str, float](float)
+        for kernel in self.kernels:
+            nodes[kernel.provider] += 1
+            time[kernel.provider] += kernel.seconds
+        whole = sum(time.values()) or 1.0
+        found = (Placement(p, nodes[p] / len(self.kernels), time[p] / whole) for p in nodes)
+        return tuple(sorted(found, key=lambda p: -p.time))
+
+    def by_layer(self) -> dict[int | None, list[Kernel]]:
+        """Return the kernels of each layer; those of none under None."""
+        found: dict[int | None, list[Kernel]] = {}
+        for kernel in self.kernels:
+            found.setdefault(kernel.layer, []).append(kernel)
+        return found
+
+    def by_operator(self) -> dict[str, tuple[int, float]]:
+        """Return for each operator its number of kernels and their seconds."""
+        found: dict[str, tuple[int, float]] = {}
+        for kernel in self.kernels:
+            count, seconds = found.get(kernel.op, (0, 0.0))
+            found[kernel.op] = count + 1, seconds + kernel.seconds
+        return found
+
+
+def profile(proto: ModelProto, feeds: Feeds, settings: SessionSettings, *, seconds: float, most: int = 200) -> Profile:
+    """Profile a model.
+
+    Profiling itself takes time at each kernel, so that the shares say more than the sum. On a GPU, where kernels only
+    start here and run on, times are those of starting; who runs what is right all the same.
+
+    Args:
+        proto: the model.
+        feeds: an array for each input.
+        settings: the session's.
+        seconds: how long to run it, about.
+        most: runs at most.
+
+    Raises:
+        UsageError: the provider isn't available (OP608).
+        ModelError: ONNX Runtime can't load or run the model (OP122).
+    """
+    tagged = tag(proto)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        written = Path(folder, "optimised.onnx")
+        try:
+            opened = _session(tagged, settings, Path(folder), written)
+        except ModelError:  # providers that compile the graph can't write down what they made of it
+            opened = _session(tagged, settings, Path(folder), None)
+        spent, runs = 0.0, 0
+        while runs <= _IGNORED or (spent < seconds and runs < most):
+            spent += _timed(lambda: _runtime.run(opened, feeds))
+            runs += 1
+        events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
+        return read(events, _graph(written))
+
+
+def read(events: Iterable[Mapping[str, Any]], graph: Mapping[str, tuple[str, int | None]]) -> Profile:
+    """Read the events of a profile.
+
+    Args:
+        events: as ONNX Runtime writes them, times in microseconds.
+        graph: the domain and the layer of each node of the optimised graph, as far as it is known.
+    """
+    totals: list[float] = []
+    times: dict[str, list[float]] = {}
+    about: dict[str, Mapping[str, Any]] = {}
+    end = -1.0
+    for event in sorted(events, key=lambda e: (e.get("ts", 0), -e.get("dur", 0))):
+        if event.get("name") == "model_run":
+            totals.append(event["dur"] * 1e-6)
+            end = -1.0
+        elif totals and event.get("cat") == "Node" and event["name"].endswith(_SUFFIX) and event["ts"] >= end:
+            # What begins before the last node's end lies inside it: a node of its subgraph, counted with it.
+            name, end = event["name"].removesuffix(_SUFFIX), event["ts"] + event["dur"]
+            about.setdefault(name, event["args"])
+            own = times.setdefault(name, [])
+            own.extend([0.0] * (len(totals) - len(own)))
+            own[-1] += event["dur"] * 1e-6
+    kernels = []
+    for name, args in about.items():
+        domain, layer = graph.get(name, ("", tag_of([name])))
+        op, provider = str(args.get("op_name", "")), str(args.get("provider", ""))
+        kernels.append(Kernel(untagged(name), op, domain, provider, layer, _typical(times[name])))
+    return Profile(tuple(kernels), _typical(totals))
+
+
+def _session(tagged: ModelProto, settings: SessionSettings, folder: Path, written: Path | None) -> Any:
+    def configure(options: Any) -> None:
+        settings.configure(options)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "profile")
+        if written is not None:
+            options.optimized_model_filepath = str(written)
+
+    return _runtime.session(tagged, providers=settings.provider.chain(), threads=settings.threads, configure=configure)
+
+
+def _graph(written: Path) -> dict[str, tuple[str, int | None]]:
+    """Read the graph that ONNX Runtime made; of a node that it inserted, the tensors around it tell the layer."""
+    if not written.exists():
+        return {}
+    nodes = onnx.load(written, load_external_data=False).graph.node
+    found = {}
+    for node in nodes:
+        layers = map(tag_of, ([node.name], node.output, node.input))
+        found[node.name] = node.domain, next((layer for layer in layers if layer is not None), None)
+    return found
+
+
+def _typical(times: list[float]) -> float:
+    """Return the mean of the faster three quarters: times are cut to microseconds, too coarse for a median."""
+    ordered = np.sort(times[_IGNORED:] or times)
+    return float(ordered[: max(1, len(ordered) * 3 // 4)].mean()) if len(ordered) else 0.0
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start

@@ -1,0 +1,173 @@
+"""The benchmark: every model on every provider at every batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxprune.benchmark.environment import environment
+from onnxprune.benchmark.fallback import notes_on_use
+from onnxprune.benchmark.inputs import Arrays, check_same_inputs, make_inputs
+from onnxprune.benchmark.layers import Layer, layers
+from onnxprune.benchmark.paid import LayerChange, compare_layers
+from onnxprune.benchmark.profile import Profile, profile
+from onnxprune.benchmark.provider import CPU, Provider
+from onnxprune.benchmark.result import Benchmark, Case, Operator, Result
+from onnxprune.benchmark.rounds import take_turns, warm_up
+from onnxprune.benchmark.session import Feeds, Opened
+from onnxprune.benchmark.settings import SessionSettings, Settings
+from onnxprune.benchmark.statistics import ratio, summarise
+from onnxprune.benchmark.worker import Worker
+from onnxprune.model import Model
+from onnxprune.normalise import normalise
+from onnxprune.report.summary import file_size
+from onnxprune.shapes import concretise
+
+Progress = Callable[[str, float], None]
+Models = Mapping[str, Model]
+
+_MEMORY_RUNS = 3  # runs after which a model has taken all the memory that it needs
+
+
+def benchmark(
+    models: Models,
+    settings: Settings | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, NDArray[Any]] | None = None,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Measure models side by side.
+
+    Args:
+        models: loaded models by name; the others are compared with the first.
+        settings: how to measure.
+        shapes: sizes for inputs with symbolic dimensions.
+        inputs: an array for each input; generated ones by default.
+        progress: is called with what is under way and the share of it that is done.
+
+    Raises:
+        BenchmarkError: a setting is out of range (OP801), the models take different inputs (OP803), or a process
+            ended (OP802).
+        UsageError: a provider isn't available, doesn't start or runs nothing (OP608); a shape doesn't fit (OP603).
+        ModelError: ONNX Runtime can't load or run a model (OP122).
+    """
+    settings = settings or Settings()
+    settings.check()
+    check_same_inputs([(name, model.proto) for name, model in models.items()])
+    where, cases = environment(), []
+    first = next(iter(models.values()))
+    for provider in settings.providers:
+        for batch in settings.batches:
+            feeds = make_inputs(first.proto, batch, shapes=shapes, given=inputs, seed=settings.seed)
+            cases.append(_case(models, provider, feeds, settings, progress or (lambda what, share: None)))
+    return Benchmark(where, settings, tuple(cases))
+
+
+def session_settings(provider: Provider, settings: Settings) -> SessionSettings:
+    """Return what sessions on a provider are opened with."""
+    return SessionSettings(provider, settings.threads, settings.level, settings.arena)
+
+
+def _case(models: Models, provider: Provider, feeds: Arrays, settings: Settings, progress: Progress) -> Case:
+    """Measure all models on one provider and at one batch size."""
+    opening = session_settings(provider, settings)
+    profiles: dict[str, Profile] = {}
+    if settings.profile or provider.name != CPU:
+        progress(f"{provider.short}: profile", 0.0)
+        profiles = {
+            name: profile(normalise(model.proto), feeds, opening, seconds=settings.seconds / 4)
+            for name, model in models.items()
+        }
+    notes: list[str] = []
+    for name, found in profiles.items():
+        notes += notes_on_use(name, provider, found, accept=settings.fallback)
+    results = _measure(models, feeds, opening, settings, profiles, progress)
+    notes += [f"{r.model}: the median hadn't settled when warming up ended" for r in results if not r.settled]
+    changes: tuple[LayerChange, ...] = ()
+    if settings.profile and len(models) > 1:
+        sides = [(_layers(model, feeds), profiles[name]) for name, model in models.items()]
+        changes = compare_layers(sides[0], sides[1])
+    shapes = {name: array.shape for name, array in feeds.items()}
+    return Case(provider.short, _samples(feeds), shapes, results, changes, tuple(notes))
+
+
+def _measure(
+    models: Models,
+    feeds: Feeds,
+    opening: SessionSettings,
+    settings: Settings,
+    profiles: Mapping[str, Profile],
+    progress: Progress,
+) -> tuple[Result, ...]:
+    what = opening.provider.short
+    with ExitStack() as stack:
+        subjects: dict[str, Opened | Worker] = {}
+        for name, model in models.items():
+            progress(f"{what}: load", len(subjects) / len(models))
+            source = model.path or model.proto
+            subjects[name] = (
+                stack.enter_context(Worker(source, feeds, opening))
+                if settings.isolate
+                else Opened(source, feeds, opening)
+            )
+        memory = {name: _peak_memory(subjects[name], model, feeds, opening) for name, model in models.items()}
+        progress(f"{what}: warm up", 0.0)
+        warm = {name: warm_up(subject, settings.warm_up) for name, subject in subjects.items()}
+        rounds = take_turns(
+            list(subjects.values()),
+            [w.typical for w in warm.values()],
+            rounds=settings.rounds,
+            seconds=settings.seconds,
+            progress=lambda share: progress(f"{what}: measure", share),
+        )
+        results: list[Result] = []
+        for (name, subject), own in zip(subjects.items(), rounds, strict=True):
+            latency = summarise(own)
+            speedup = ratio(rounds[0], own, confidence=settings.confidence, seed=settings.seed) if results else None
+            found = profiles.get(name)
+            results.append(
+                Result(
+                    model=name,
+                    file_size=file_size(models[name]),
+                    load=subject.load,
+                    first=subject.first,
+                    latency=latency,
+                    throughput=_samples(feeds) / latency.median,
+                    speedup=speedup,
+                    settled=warm[name].settled,
+                    peak_memory=memory[name],
+                    copies=subject.copies(),
+                    placement=() if found is None else found.placement(),
+                    provider_options=subject.provider_options(),
+                    operators=_operators(found) if found is not None and settings.profile else (),
+                )
+            )
+        return tuple(results)
+
+
+def _peak_memory(subject: Opened | Worker, model: Model, feeds: Feeds, opening: SessionSettings) -> int | None:
+    """Return a model's peak of memory, for which it needs a process that runs nothing else."""
+    if isinstance(subject, Worker):
+        subject.block(_MEMORY_RUNS)
+        return subject.peak_memory()
+    with Worker(model.path or model.proto, feeds, opening) as alone:
+        return _peak_memory(alone, model, feeds, opening)
+
+
+def _layers(model: Model, feeds: Feeds) -> list[Layer]:
+    proto = normalise(model.proto)
+    return layers(proto, concretise(proto, {name: array.shape for name, array in feeds.items()}))
+
+
+def _operators(found: Profile) -> tuple[Operator, ...]:
+    kinds = (Operator(op, count, seconds) for op, (count, seconds) in found.by_operator().items())
+    return tuple(sorted(kinds, key=lambda o: -o.seconds))
+
+
+def _samples(feeds: Feeds) -> int:
+    """Count the samples in a run, by the longest first axis of inputs of two axes or more."""
+    return max((len(array) for array in feeds.values() if array.ndim > 1), default=1)

@@ -1,0 +1,209 @@
+"""`onnxprune benchmark`: how fast models are here, side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.files import check_output, write_text
+from onnxprune.cli.output import Output, reporting
+from onnxprune.errors import PlanError, UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.benchmark import Provider, Settings
+
+_EXAMPLES = """\b
+Examples:
+  onnxprune benchmark model.onnx small.onnx                    is it faster, and by how much?
+  onnxprune benchmark model.onnx small.onnx --profile          and where not?
+  onnxprune benchmark model.onnx --providers cpu,cuda --batch 1,8,64
+  onnxprune benchmark model.onnx small.onnx -o base.json       keep it, and later:
+  onnxprune benchmark model.onnx small.onnx --compare base.json --max-regression 5%
+"""
+
+
+class ListOf(click.ParamType[tuple[str, ...]]):
+    """Words or numbers with commas between them."""
+
+    def __init__(self, name: str) -> None:
+        """Name what is listed."""
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split the list."""
+        if isinstance(value, tuple):
+            return value
+        words = tuple(word.strip() for word in str(value).split(","))
+        if not all(words):
+            self.fail(f"{value!r} is not a list such as a,b", param, ctx)
+        return words
+
+
+@click.command("benchmark", short_help="Measure latency, side by side.", epilog=_EXAMPLES)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path(path_type=Path))
+@click.option(
+    "--providers",
+    type=ListOf("NAME,..."),
+    default="cpu",
+    show_default=True,
+    help="Execution providers: cpu, cuda, tensorrt, openvino, ... or ONNX Runtime's own names.",
+)
+@click.option(
+    "--provider-option",
+    "provider_options",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    help="Option of a provider, such as cuda.use_tf32=0. Repeatable.",
+)
+@click.option("--batch", "batches", type=ListOf("N,..."), help="Batch sizes. [default: the model's own, or 1]")
+@options.input_shapes
+@options.inputs
+@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator. [default: all cores]")
+@click.option(
+    "--optimization",
+    "level",
+    type=click.Choice(["none", "basic", "extended", "all"]),
+    default="all",
+    show_default=True,
+    help="How far ONNX Runtime may optimise the graph.",
+)
+@click.option("--arena/--no-arena", default=True, help="Let the CPU provider keep freed memory. [default: arena]")
+@click.option(
+    "--seconds", type=float, default=2.0, show_default=True, help="Measure each model for so long, at the least."
+)
+@click.option("--rounds", type=int, default=15, show_default=True, help="In so many turns, at the least.")
+@click.option("--isolate", is_flag=True, help="Run each model in a process of its own.")
+@click.option("--profile", is_flag=True, help="Tell time by operator and by layer, and where pruning did not pay.")
+@click.option("--allow-fallback", "fallback", is_flag=True, help="Accept a provider that runs nothing of a model.")
+@click.option("--compare", "baseline", type=click.Path(path_type=Path), help="Hold against an earlier -o.")
+@click.option(
+    "--max-regression",
+    type=options.SHARE,
+    help="With --compare: exit with status 1 if anything is slower by more. [default: 5%]",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.json", help="Write the JSON document.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
+@options.force
+@reporting
+def command(
+    models: tuple[Path, ...],
+    input_shapes: list[Any],
+    inputs: list[Any],
+    baseline: Path | None,
+    max_regression: float | None,
+    output: Path | None,
+    force: bool,
+    out: Output,
+    **settings: Any,
+) -> None:
+    """Measure the latency of MODELs side by side; the others are compared with the first.
+
+    Models take turns, so that what disturbs the machine disturbs all of them. A provider that was asked
+    for and isn't there, or runs nothing, is an error: ONNX Runtime itself would fall back silently.
+    """
+    from onnxprune.benchmark import benchmark, check, compare
+    from onnxprune.benchmark.documents import benchmark_fields
+    from onnxprune.benchmark.table import benchmark_tables, changes_table
+    from onnxprune.cli.models import by_name, read_arrays
+    from onnxprune.model import load
+    from onnxprune.report.documents import document, to_json
+
+    if max_regression is not None and baseline is None:
+        raise PlanError("OP302", "--max-regression needs a baseline: --compare BASELINE.json")
+    if output is not None:
+        check_output(output, force)
+    names = _names(models)
+    with out.step("load"):
+        loaded = {name: load(path) for name, path in zip(names, models, strict=True)}
+    first = loaded[names[0]].proto
+    with _progress(out) as progress:
+        found = benchmark(
+            loaded,
+            _settings(**settings),
+            shapes=by_name(input_shapes, first, "--input-shape", "OP603"),
+            inputs=read_arrays(inputs, first) if inputs else None,
+            progress=progress,
+        )
+    changes = () if baseline is None else compare(found, baseline)
+    most = 0.05 if max_regression is None else max_regression
+
+    def result() -> dict[str, Any]:
+        return dict(document("benchmark", **benchmark_fields(found, changes)))
+
+    if output is not None:
+        write_text(output, to_json(result()))
+    tables = [lambda: benchmark_tables(found)]
+    out.data(result, *tables, *([lambda: changes_table(changes, most)] if changes else []))
+    if found.environment.busy:
+        out.warn(f"the machine was busy (load {found.environment.load}): times are too long")
+    if output is not None:
+        out.note(f"wrote {output}")
+    if changes:
+        check(changes, most)
+
+
+def _settings(
+    providers: Sequence[str],
+    provider_options: Sequence[str],
+    batches: Sequence[str] | None,
+    **rest: Any,
+) -> Settings:
+    """Turn options into settings.
+
+    Raises:
+        UsageError: a provider isn't known (OP608), or an option can't be read (OP602).
+    """
+    from onnxprune.benchmark import Settings, parse_provider
+
+    found = [parse_provider(name) for name in providers]
+    for text in provider_options:
+        found = _with_option(found, text)
+    if batches is not None:
+        if not all(b.isdecimal() for b in batches):
+            raise UsageError("OP602", f"--batch takes whole numbers, not {','.join(batches)}")
+        rest["batches"] = tuple(map(int, batches))
+    return Settings(providers=tuple(found), **rest)
+
+
+def _with_option(providers: list[Provider], text: str) -> list[Provider]:
+    head, equals, value = text.partition("=")
+    name, dot, key = head.rpartition(".")
+    if not (equals and dot and key):
+        raise UsageError("OP602", f"--provider-option {text!r} is not of the form NAME.KEY=VALUE")
+    if not any(name in (p.short, p.name) for p in providers):
+        raise UsageError("OP602", f"--provider-option {text!r} is for a provider that isn't among --providers")
+    return [p.with_option(key, value) if name in (p.short, p.name) else p for p in providers]
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """Name models by their files, with folders where files are called the same.
+
+    Raises:
+        UsageError: a model is given twice (OP602).
+    """
+    short = [path.name for path in models]
+    names = short if len(set(short)) == len(short) else [str(path) for path in models]
+    if len(set(names)) < len(names):
+        raise UsageError("OP602", "a model is given twice", where=next(n for n in names if names.count(n) > 1))
+    return names
+
+
+@contextmanager
+def _progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
+    """Show a bar on a terminal; with -v, the time that it took."""
+    if out.verbosity != 0 or not sys.stderr.isatty():
+        with out.step("measure"):
+            yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measure", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share)

@@ -1,0 +1,223 @@
+"""The loop that ends in a plan: predict, measure for real, correct, until the target is met or out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.benchmark.fallback import notes_on_use
+from onnxprune.benchmark.profile import profile
+from onnxprune.benchmark.provider import CPU, Provider
+from onnxprune.benchmark.rounds import take_turns, warm_up
+from onnxprune.benchmark.session import Opened
+from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmark.statistics import Seconds, ratio, summarise
+from onnxprune.budget import Guards, Scores, Target, nothing_to_prune, ways_down
+from onnxprune.errors import PlanError
+from onnxprune.evaluate.intervals import Estimate
+from onnxprune.kept import Kept
+from onnxprune.latency.found import Found, Try
+from onnxprune.latency.model import NetworkModel
+from onnxprune.latency.probe import Numbers, Probe, probe_states
+from onnxprune.latency.rungs import Choice, State, additive, choice, kept_importance, removal, shared, total_value
+from onnxprune.latency.search import deepest, search
+from onnxprune.latency.sizes import Sizes
+from onnxprune.latency.table import Table
+from onnxprune.latency.work import tensors_of, works
+from onnxprune.rewrite import rewrite
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.values import Mask
+from onnxprune.verify import generate_inputs
+
+Progress = Callable[[int, int], None]
+
+_CLOSE = 0.96  # of the target: a plan that takes less gave away too much
+_AIM = 0.985  # of the target: measurements scatter, and it is to be met from below
+_TRIES = 8
+_ROUNDS = 25  # short ones: what disturbs the machine then disturbs both networks
+_SURE = 0.03  # of the interval's width, relative, with which a measurement is good enough
+_REPEATS = 4  # times so long to measure, at most, to get there
+_SECONDS = 0.8  # of measuring each network, or
+_FADING = 0.3  # how much less a measurement counts than the next one, which was nearer to the target
+_DOUBT = 0.01  # what a measurement may be off beyond its interval, relative
+_RUNS = 500  # runs where they are short
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where a latency is meant, and what may be kept between runs.
+
+    Attributes:
+        provider: the execution provider.
+        threads: threads within an operator, None for ONNX Runtime's default.
+        cache: the folder for tables of measured layers; None to keep nothing.
+        seed: of inputs and of the states that are measured.
+    """
+
+    provider: Provider = field(default_factory=lambda: Provider(CPU))
+    threads: int | None = None
+    cache: Path | None = None
+    seed: int = 0
+
+
+def plan_for_latency(
+    graph: ChannelGraph,
+    scores: Scores,
+    guards: Guards,
+    target: Target,
+    options: Options | None = None,
+    *,
+    errors: bool = False,
+    progress: Progress | None = None,
+) -> Found:
+    """Choose what to remove so that the network takes a share of its time, as measured here and now.
+
+    Args:
+        graph: the traced model; latencies are those at its input shapes.
+        scores: importance of the units of every group; NaN for those that must stay.
+        guards: limits.
+        target: the latency to stay below.
+        options: where it is measured.
+        errors: whether scores are errors of the outputs that add up, not importances within a group.
+        progress: told how many networks of how many are measured; the last few may not be needed.
+
+    Returns:
+        The plan that keeps most of those that were measured and met the target.
+
+    Raises:
+        PlanError: a setting is out of range (OP303), a pattern matches no node (OP304), nothing can be pruned (OP310),
+            or the target is out of reach (OP301).
+        UsageError: the provider isn't available (OP608).
+        ModelError: ONNX Runtime can't run the model (OP122).
+    """
+    target.check()
+    fixed, ways = ways_down(graph, scores, guards)
+    worth = additive if errors else shared
+    choices = [choice(graph.groups[i], scores[i], steps, worth) for i, steps in ways.items() if steps]
+    if not choices:
+        raise nothing_to_prune()
+    return _Pursuit(graph, choices, options or Options(), fixed, progress or (lambda done, total: None)).run(
+        target.value
+    )
+
+
+class _Pursuit:
+    """The state of the loop: the model of the network's time, and what it was fitted to."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        choices: Sequence[Choice],
+        options: Options,
+        fixed: Mask,
+        progress: Progress,
+    ) -> None:
+        self.graph, self.choices, self.options, self.fixed = graph, choices, options, fixed
+        self.progress = progress
+        self.rungs = [len(own) for own in choices]
+        self.settings = SessionSettings(options.provider, options.threads)
+        self.feeds = generate_inputs(graph.proto, graph.shapes.inputs, options.seed)
+        self.sizes = Sizes(graph, choices, self.fixed, tensors_of(graph.proto))
+        self.works = works(graph.proto, graph.shapes, self.sizes)
+        table = Table(options.cache, self.settings)
+        self.probe = Probe(self.works, self.sizes, table, self.feeds, self.settings, self._build)
+        if options.provider.name != CPU:
+            placed = profile(graph.proto, self.feeds, self.settings, seconds=0.0)
+            notes_on_use("the model", options.provider, placed)
+        self.original = Opened(graph.proto, self.feeds, self.settings)
+        self.states: list[State] = []
+        self.seconds: list[Numbers] = []
+
+    def run(self, target: float) -> Found:
+        """Predict, measure, correct, until it is done."""
+        probes = probe_states(self.rungs, self.options.seed)
+        for number, state in enumerate(probes):
+            self.progress(number, len(probes) + _TRIES)
+            self._learn(state)
+        model, whole = self._fit(), np.zeros(len(self.choices), dtype=np.int64)
+        lowest = deepest(self.choices)
+        correction = 1.0
+        tries: dict[tuple[int, ...], Try] = {}
+        best: tuple[float, State, Try] | None = None
+        for number in range(_TRIES):
+            budget = _AIM * target / correction
+            within = search(model, self.choices, budget * model(whole))
+            state = lowest if within is None else within
+            key = tuple(state.tolist())
+            if key in tries:  # measured before: look a little further on the side where it failed
+                correction *= 1.02 if tries[key].measured.value > target else 0.98
+                continue
+            predicted = model(state) / model(whole)
+            self.progress(len(probes) + number, len(probes) + _TRIES)
+            tries[key] = done = Try(predicted, self._measure(state))
+            share = done.measured.value
+            worth = total_value(self.choices, state)
+            if share <= target and (best is None or worth > best[0]):
+                best = worth, state, done
+            if _CLOSE * target <= share <= target or (share > target and key == tuple(lowest.tolist())):
+                break
+            self._learn(state)
+            model = self._fit()
+            correction = _correction(model, [(np.array(s), t.measured) for s, t in tries.items()])
+        if best is None:
+            least = min(t.measured.value for t in tries.values())
+            cause = f"the latency can't be brought to {target:.3g} of the original's on {self.options.provider.short}"
+            hint = f"{least:.3g} was reached with these guards (--max-ratio, --min-channels, --exclude, --round-to)"
+            raise PlanError("OP301", cause, hint=hint)
+        return self._found(best[1], best[2], tuple(tries.values()))
+
+    def _learn(self, state: State) -> None:
+        """Measure the layers of a state."""
+        self.states.append(state)
+        self.seconds.append(self.probe(state))
+
+    def _fit(self) -> NetworkModel:
+        return NetworkModel(self.works, self.sizes, self.states, np.stack(self.seconds), self.rungs)
+
+    def _measure(self, state: State) -> Estimate:
+        """Measure a pruned network against the original, taking turns; return its share of the original's time."""
+        pruned = Opened(self._build(state), self.feeds, self.settings)
+        subjects = [self.original, pruned]
+        typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
+        seconds = min(_SECONDS, _RUNS * max(typical))
+        original, own = list[Seconds](), list[Seconds]()
+        for _ in range(_REPEATS):
+            more = take_turns(subjects, typical, rounds=_ROUNDS, seconds=seconds)
+            original += more[0]
+            own += more[1]
+            share = ratio(own, original, seed=self.options.seed)
+            if share.high - share.low < _SURE * share.value:
+                break
+        self.seconds_of_original = summarise(original).median
+        return share
+
+    def _build(self, state: State) -> ModelProto:
+        return rewrite(Kept(self.graph, removal(self.choices, state, self.fixed)))
+
+    def _found(self, state: State, done: Try, tries: tuple[Try, ...]) -> Found:
+        table = self.probe.table
+        return Found(
+            removed=removal(self.choices, state, self.fixed),
+            provider=self.options.provider.short,
+            original=self.seconds_of_original,
+            predicted=done.predicted,
+            measured=done.measured,
+            importance=kept_importance(self.choices, state),
+            tries=tries,
+            layers_measured=table.measured,
+            layers_known=table.reused,
+        )
+
+
+def _correction(model: NetworkModel, measured: Sequence[tuple[State, Estimate]]) -> float:
+    """Return by what factor measurements exceed the model's shares; the later and the surer ones weigh more."""
+    logs, weights = [], []
+    for age, (state, share) in enumerate(reversed(measured)):
+        predicted = model(state) / model(np.zeros_like(state))
+        logs.append(np.log(share.value / predicted))
+        weights.append(_FADING**age / (np.log(share.high / share.low) ** 2 + _DOUBT**2))
+    return float(np.exp(np.average(logs, weights=weights)))

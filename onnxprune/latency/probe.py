@@ -1,0 +1,99 @@
+"""Measuring layers: some pruned versions of the network are run, and each layer's time is read from the profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.benchmark.layers import heads
+from onnxprune.benchmark.profile import profile
+from onnxprune.benchmark.session import Feeds
+from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.latency.isolated import isolated_seconds
+from onnxprune.latency.rungs import State
+from onnxprune.latency.sizes import Sizes
+from onnxprune.latency.table import Table
+from onnxprune.latency.work import Work
+
+Numbers = NDArray[np.float64]
+
+_RANDOM = 14  # probes besides the uniform ones
+_SECONDS = 0.2  # of profiling each
+_RUNS = 60  # at most
+
+
+def probe_states(rungs: Sequence[int], seed: int) -> list[State]:
+    """Return the states to measure: all groups at the same depth, in steps, then each at a depth of its own.
+
+    The random ones are drawn like a Latin square, so that every rung of every choice is seen about equally often, and
+    with ever other rungs of its neighbours.
+
+    Args:
+        rungs: how many rungs each choice has.
+        seed: of the draw.
+    """
+    counts = np.array(rungs, dtype=np.int64)
+    depth = max(rungs, default=1)
+    uniform = [np.round(share * (counts - 1)).astype(np.int64) for share in np.linspace(0, 1, depth)]
+    rng = np.random.default_rng(seed)
+    shares = np.stack([(rng.permutation(_RANDOM) + 0.5) / _RANDOM for _ in rungs], axis=1)
+    states = [*uniform, *((row * counts).astype(np.int64) for row in shares)]
+    return list({tuple(state.tolist()): state for state in states}.values())
+
+
+class Probe:
+    """Measures layers in states, unless the table knows them.
+
+    Attributes:
+        table: what is known.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[Work],
+        sizes: Sizes,
+        table: Table,
+        feeds: Feeds,
+        settings: SessionSettings,
+        build: Callable[[State], ModelProto],
+    ) -> None:
+        """Take what is measured.
+
+        Args:
+            works: the layers.
+            sizes: their shapes in every state.
+            table: what is known from before.
+            feeds: inputs of the network.
+            settings: the session's.
+            build: makes the pruned network of a state.
+        """
+        self.table = table
+        self._works, self._sizes, self._feeds, self._settings, self._build = works, sizes, feeds, settings, build
+
+    def __call__(self, state: State) -> Numbers:
+        """Return the seconds of every layer in a state, shape (layers,)."""
+        signatures = [work.signature(self._sizes, state) for work in self._works]
+        unknown = {s for s in signatures if s not in self.table}
+        self.table.reused += len(signatures) - sum(s in unknown for s in signatures)
+        if unknown:
+            seconds = self._measure(self._build(state))
+            found: dict[str, list[float]] = {}
+            for work, signature in zip(self._works, signatures, strict=True):
+                found.setdefault(signature, []).append(seconds.get(work.name, 0.0))  # equal layers are one, repeated
+            self.table.measured += len(unknown)
+            self.table.update({signature: float(np.mean(own)) for signature, own in found.items()})
+        return np.array([self.table[s] for s in signatures])
+
+    def _measure(self, proto: ModelProto) -> dict[str, float]:
+        if self._settings.provider.device is not None:
+            return isolated_seconds(proto, self._feeds, self._settings)
+        found = profile(proto, self._feeds, self._settings, seconds=_SECONDS, most=_RUNS)
+        names = heads(proto)
+        return {
+            names[layer - 1]: sum(kernel.seconds for kernel in kernels)
+            for layer, kernels in found.by_layer().items()
+            if layer
+        }

@@ -1,0 +1,42 @@
+"""Networks for latency: small ones whose layers take long enough to be measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.budget import Guards, ways_down
+from onnxprune.latency.rungs import Choice, choice, shared
+from onnxprune.trace.graph import ChannelGraph
+from tests.toolbox import Net, analyse
+
+
+def residual(width: int = 32, size: int = 24) -> ChannelGraph:
+    """Build a network of a stem, two residual blocks and a joint of two branches."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input((1, 3, size, size)), width, 3, name="stem"))
+    for block in ("a", "b"):
+        inner = net.op("Relu", net.conv(x, 2 * width, 3, name=f"{block}1"))
+        x = net.op("Relu", net.op("Add", net.conv(inner, width, 3, name=f"{block}2"), x))
+    left, right = net.conv(x, width, 1, name="left"), net.conv(x, width, 3, name="right")
+    joint = net.op("Relu", net.op("Concat", left, right, axis=1))
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", net.conv(joint, 2 * width, 1, name="joint")))
+    net.output(net.linear(pooled, 10, name="head"))
+    return analyse(net.model())
+
+
+def chain(layers: int = 8, width: int = 32) -> ChannelGraph:
+    """Build a network of one layer after the other, every one of which can be cut by itself."""
+    net = Net()
+    x = net.input((1, 3, 16, 16))
+    for _ in range(layers):
+        x = net.op("Relu", net.conv(x, width, 3))
+    net.output(net.conv(x, 4, 1))
+    return analyse(net.model())
+
+
+def choices_of(graph: ChannelGraph, guards: Guards | None = None, seed: int = 0) -> list[Choice]:
+    """Make choices of random scores."""
+    rng = np.random.default_rng(seed)
+    scores = [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
+    _, ways = ways_down(graph, scores, guards or Guards())
+    return [choice(graph.groups[i], scores[i], steps, shared) for i, steps in ways.items() if steps]

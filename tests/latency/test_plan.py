@@ -1,0 +1,173 @@
+"""The loop on real networks, measured here; the cache of layers; layers by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from onnxprune.benchmark.provider import Provider
+from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.budget import Guards, Target
+from onnxprune.cli import cli
+from onnxprune.cli.latency import cache_folder
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.evaluate.intervals import Estimate
+from onnxprune.kept import Kept
+from onnxprune.latency import Options, plan_for_latency
+from onnxprune.latency import plan as plan_module
+from onnxprune.latency.isolated import isolated_seconds
+from onnxprune.latency.probe import Probe
+from onnxprune.latency.table import Table
+from onnxprune.rewrite import rewrite
+from tests.latency.networks import chain, residual
+from tests.toolbox import inputs_of, run_once
+
+CPU = Provider("CPUExecutionProvider")
+HERE = SessionSettings(CPU, threads=1)
+DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
+
+
+def scores_of(graph: Any) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
+
+
+class TestPlan:
+    def test_half_the_latency(self, tmp_path: Path) -> None:
+        graph = residual(48, 32)
+        seen: list[tuple[int, int]] = []
+        options = Options(CPU, threads=1, cache=tmp_path)
+        found = plan_for_latency(
+            graph, scores_of(graph), Guards(), Target("latency", 0.5), options, progress=lambda *p: seen.append(p)
+        )
+        assert 0.3 < found.measured.value <= 0.5
+        assert found.predicted == pytest.approx(found.measured.value, rel=0.5)
+        assert found.layers_measured > 0 and 0 < found.importance < 1
+        assert seen == sorted(seen) and found.tries
+        pruned = rewrite(Kept(graph, found.removed))
+        assert run_once(pruned, inputs_of(graph))
+
+        again = plan_for_latency(graph, scores_of(graph), Guards(), Target("latency", 0.5), options)
+        assert again.layers_measured < 0.5 * found.layers_measured  # but for the plans themselves, all is known
+
+    def test_out_of_reach(self) -> None:
+        graph = residual()
+        guards = Guards(max_ratio=0.3)
+        with pytest.raises(PlanError, match=r"can't be brought to 0\.05") as caught:
+            plan_for_latency(graph, scores_of(graph), guards, Target("latency", 0.05), Options(CPU, threads=1))
+        assert caught.value.code == "OP301" and "was reached" in str(caught.value.hint)
+
+    @pytest.mark.parametrize("skew", [0.8, 1.25])
+    def test_a_wrong_prediction_is_corrected(self, skew: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A machine on which the whole is slower, or faster, than its layers say."""
+        truth: list[float] = []
+
+        def layers(self: Any, state: np.ndarray) -> np.ndarray:
+            return np.array([2e-6 + 1e-11 * w.macs(self._sizes, state) for w in self._works])
+
+        def measure(self: Any, state: np.ndarray) -> Estimate:
+            model = self._fit()
+            truth.append(skew * model(state) / model(np.zeros_like(state)))
+            self.seconds_of_original = 1.0
+            return Estimate(truth[-1], truth[-1], truth[-1])
+
+        monkeypatch.setattr(plan_module._Pursuit, "_measure", measure)
+        monkeypatch.setattr(Probe, "__call__", layers)
+        graph = chain()
+        found = plan_for_latency(graph, scores_of(graph), Guards(round_to=4), Target("latency", 0.6), Options(CPU, 1))
+        assert 0.95 * 0.6 <= found.measured.value <= 0.6
+        assert abs(truth[0] / 0.6 - 1) > 0.1, "the first plan misses, or there was nothing to correct"
+
+    def test_nothing_to_prune(self) -> None:
+        graph = residual()
+        with pytest.raises(PlanError) as caught:
+            plan_for_latency(graph, scores_of(graph), Guards(exclude=("*",)), Target("latency", 0.5))
+        assert caught.value.code == "OP310"
+
+
+class TestTable:
+    def test_is_kept(self, tmp_path: Path) -> None:
+        Table(tmp_path, HERE).update({"a": 1e-3})
+        assert Table(tmp_path, HERE)["a"] == 1e-3
+
+    def test_other_settings_have_another(self, tmp_path: Path) -> None:
+        Table(tmp_path, HERE).update({"a": 1e-3})
+        for other in (SessionSettings(CPU, threads=2), SessionSettings(CPU.with_option("x", "1"), threads=1)):
+            assert "a" not in Table(tmp_path, other)
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"format": 1, "key": 0, "seconds": {}}'])
+    def test_a_damaged_file_counts_for_nothing(self, tmp_path: Path, text: str) -> None:
+        Table(tmp_path, HERE).update({"a": 1e-3})
+        (path,) = tmp_path.iterdir()
+        path.write_text(text)
+        assert "a" not in Table(tmp_path, HERE)
+
+    def test_times_that_can_not_be_are_left_out(self, tmp_path: Path) -> None:
+        Table(tmp_path, HERE).update({"a": 1e-3, "b": 2e-3})
+        (path,) = tmp_path.iterdir()
+        document = json.loads(path.read_text())
+        document["seconds"]["a"] = -1.0
+        path.write_text(json.dumps(document))
+        table = Table(tmp_path, HERE)
+        assert "a" not in table and "b" in table
+
+    def test_without_a_folder(self, tmp_path: Path) -> None:
+        Table(None, HERE).update({"a": 1.0})
+        blocked = tmp_path / "file"
+        blocked.write_text("")
+        Table(blocked / "below", HERE).update({"a": 1.0})  # nowhere to write: no error
+
+    def test_where_it_is(self) -> None:
+        assert cache_folder({"ONNXPRUNE_CACHE": "/x"}) == Path("/x")
+        assert "onnxprune" in cache_folder({}).parts
+
+
+def test_layers_by_themselves() -> None:
+    """What takes most of the time in the network also does by itself; on a device that is all there is to go by."""
+    graph = residual(48, 32)
+    found = isolated_seconds(graph.proto, inputs_of(graph), HERE)
+    names = {"stem", "a1", "a2", "b1", "b2", "left", "right", "joint", "head"}
+    assert set(found) == names
+    assert min(found[n] for n in ("a1", "a2", "b1", "b2")) > max(found[n] for n in ("left", "head"))
+
+
+class TestCommand:
+    def invoke(self, *args: object, status: int = 0) -> Any:
+        result = CliRunner(env={"ONNXPRUNE_CACHE": ""}).invoke(cli, [str(a) for a in args])
+        assert result.exit_code == status, result.output
+        return result
+
+    def test_prune(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        args = ("prune", DIGITS, "-o", tmp_path / "small.onnx", "--target", "latency=95%", "--threads", "1")
+        result = self.invoke(*args)
+        for text in ("latency  on cpu", "predicted", "measured", "proved right"):
+            assert text in result.stdout
+
+    @pytest.mark.parametrize(
+        ("code", "args"),
+        [
+            ("OP302", ["--target", "macs=0.5", "--provider", "cpu"]),
+            ("OP302", ["--target", "macs=0.5", "--threads", "2"]),
+            ("OP302", ["--target", "latency=0.5", "--allocation", "global"]),
+            ("OP608", ["--target", "latency=0.5", "--provider", "cdua"]),
+            ("OP608", ["--target", "latency=0.5", "--provider", "vitisai"]),
+            ("OP303", ["--target", "latency=1.5"]),
+        ],
+    )
+    def test_refusals(self, code: str, args: list[str], tmp_path: Path) -> None:
+        result = self.invoke("prune", DIGITS, "-o", tmp_path / "o.onnx", *args, status=2)
+        assert f"error[{code}]" in result.stderr
+
+
+def test_a_provider_that_runs_nothing_is_refused() -> None:
+    graph = residual()
+    options = Options(Provider("AzureExecutionProvider"), threads=1)
+    with pytest.raises(UsageError) as caught:
+        plan_for_latency(graph, scores_of(graph), Guards(), Target("latency", 0.5), options)
+    assert caught.value.code == "OP608"

@@ -1,0 +1,58 @@
+"""Pruning as far as a drop allows: what is promised holds on samples that nothing was fitted to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.budget import Guards
+from onnxprune.data import Dataset, open_data
+from onnxprune.errors import DataError, PlanError, VerificationError
+from onnxprune.pipeline import Settings
+from onnxprune.search import prune_within
+from tests.sensitivity.support import MODELS, digits
+from tests.toolbox import run_once
+
+with np.load(MODELS / "digits_test.npz", allow_pickle=False) as arrays:
+    IMAGES, LABELS = arrays["images"], arrays["labels"]
+
+
+def samples(count: int | None = None) -> Dataset:
+    return open_data({"image": IMAGES[:count], "labels": LABELS[:count]}, digits().graph.proto)
+
+
+def test_the_smallest_model_within_the_drop() -> None:
+    """Trials close in on the least cost; the drop is that of the samples that were not calibrated on."""
+    tried: list[str] = []
+    found = prune_within(digits(), Settings(), samples(), 0.03, limit=150, progress=tried.append)
+    assert found.metric == "top1" and found.evaluation.samples == len(IMAGES) - 150
+    assert len(tried) == len(found.trials)
+    best = min(t.share for t in found.trials if t.loss <= 0.03)
+    assert all(t.share < best for t in found.trials if t.loss > 0.03)
+    assert found.pruned.plan.after["macs"] <= best * found.pruned.plan.before["macs"]
+    assert found.pruned.verification is not None and found.pruned.verification.passed
+
+    order = np.random.default_rng(0).permutation(len(IMAGES))[150:]  # judged again, by hand
+    right = [
+        (run_once(model, {"image": IMAGES[order]})["logits"].argmax(axis=1) == LABELS[order]).mean()
+        for model in (digits().graph.proto, found.pruned.proto)
+    ]
+    change = found.evaluation["top1"].difference
+    assert change is not None and change.value == pytest.approx(right[1] - right[0]) and change.value >= -0.03
+
+
+def test_where_no_removal_is_good_enough() -> None:
+    """Only the first layer may lose channels, at least half of them, and nothing is repaired but means."""
+    settings = Settings(guards=Guards(include=("/stem/*",), round_to=8))
+    with pytest.raises(VerificationError) as caught:
+        prune_within(digits(), settings, samples(), 0.0, method="bias")
+    assert caught.value.code == "OP506" and caught.value.exit_status == 1
+
+
+def test_what_can_not_be_asked() -> None:
+    with pytest.raises(PlanError) as caught:
+        prune_within(digits(), Settings(), samples(), 1.0)
+    assert caught.value.code == "OP303"
+    with pytest.raises(DataError) as few:
+        prune_within(digits(), Settings(), samples(1), 0.1)
+    assert few.value.code == "OP712"
