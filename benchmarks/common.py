@@ -221,11 +221,16 @@ class Report:
             console.print(table.rich(), "")
         console.print(self._measured, style="dim")
         if whole:
-            for name, text in ((self._page, self.markdown()), (f"benchmarks/{self.name}.json", self.json())):
-                file = folder / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text, encoding="utf-8")
+            for file in self.write(folder):
                 log.print(f"wrote {file}", style="dim")
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write Markdown and JSON, and return the files."""
+        files = {self._page: self.markdown(), f"benchmarks/{self.name}.json": self.json()}
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        return [folder / name for name in files]
 
     def markdown(self) -> str:
         """Return the report as a page of Markdown."""

@@ -150,6 +150,9 @@ OP214 a single channel, broadcast or selected by index
 OP215 a node that doesn't fit its operator's definition
     The node has the name of a known operator, but its inputs, attributes or ranks are not what the
     standard asks for, so nothing is assumed about it. Check the exporter, or run onnx.checker.
+OP216 groups that can't be kept equal
+    All groups of a grouped convolution must keep as many channels as each other. For these
+    channels the other groups have none left that could leave along with them.
 OP301 the budget can't be reached
     With the given guards (--min-channels, --max-ratio, --round-to, --exclude) no choice of
     channels is small enough. The message says what was reachable. Loosen a guard or the target.
@@ -181,6 +184,16 @@ OP311 the criterion can score nothing
     No group of channels has what the importance criterion reads. Most often it is bn-scale, and
     the exporter has folded every BatchNormalization into the convolution before it, as PyTorch's
     do. Use a criterion that reads the weights, such as l2.
+OP312 inputs are needed
+    The criterion or the allocation is about what the network does with inputs: activations, or the
+    error of outputs. A few hundred inputs without labels do: --data.
+OP313 not a record of sensitivities
+    The file isn't one that `onnxprune sensitivity -o` wrote, or it was damaged; or it was written with
+    other settings than those now given, so that its figures don't go together with new ones.
+OP315 too few residual blocks
+    --remove-blocks takes whole blocks x + f(x), which leave by rewiring: f must be computed from x
+    by at least one layer with weights, and nobody else may need what computes it. The hint lists
+    those that were found.
 OP401 the plan removes part of a unit
     Some channels depend on each other and leave together; the plan takes only some of them. It
     was edited, or made by another version. Make a new plan.
@@ -207,6 +220,9 @@ OP504 the comparison proves nothing
     evidence. Give real inputs with --input.
 OP505 the models don't belong together
     The second model isn't the first with this plan applied: weights or nodes differ.
+OP506 no removal keeps the accuracy
+    --max-drop allows less loss than the smallest removal costs, on samples that weren't calibrated on.
+    Allow more, give more data to calibrate on, or fine-tune.
 OP601 ONNX Runtime isn't installed
     ONNX Runtime comes in a CPU and a GPU build that overwrite each other, so neither is installed
     by default: pip install 'onnxprune[cpu]' or 'onnxprune[gpu]'.
@@ -225,7 +241,12 @@ OP607 a plug-in can't be loaded
     An entry point of an installed package failed to import or isn't of the right kind.
 OP608 an execution provider isn't available
     The installed ONNX Runtime doesn't have the provider, or it fell back to another silently.
-    Results would not be about the provider that was asked for.
+    Results would not be about the provider that was asked for. `onnxprune doctor` tells what is
+    missing.
+OP609 the installation has a fault
+    `onnxprune doctor` found something that can't work: two builds of ONNX Runtime at once, a package
+    that is too old, an execution provider that misses its libraries. What it printed says which, and
+    what helps.
 OP701 data that can't be found or read
     Data are an .npz or .npy file, a folder of .npy files, a folder or a .zip of images, a Python
     function given as module:function, or `digits`. There is nothing of that kind here, or it may
@@ -267,6 +288,52 @@ OP711 a metric that can't be measured
     distances of outputs need the original model (--against). The message says what is missing.
 OP712 an impossible choice of samples
     A limit, a part to hold out or an index asks for no samples, or for more than there are.
+OP801 a benchmark's setting is out of range
+    Times, counts of rounds and threads, and batch sizes are positive; the confidence of intervals
+    lies between 0 and 1.
+OP802 a measuring process ended
+    A model was measured in a process of its own, which ended before it was done: ONNX Runtime or an
+    execution provider crashed, or memory ran out. Run the model by itself to see more.
+OP803 models that don't compare
+    The models take inputs of different names or types, so that they don't do the same work. Measure
+    them apart.
+OP804 not a benchmark's document
+    A baseline is the JSON document that `onnxprune benchmark -o` writes, of a format that this
+    version reads. Write a new one.
+OP805 nothing to compare
+    The baseline and this benchmark have no model, provider and batch size in common; or they were
+    measured on different hardware, where only speed-ups over a first model compare, and one of the
+    two has a single model.
+OP806 slower than the baseline
+    A model's latency (or its speed-up over the first model, where the hardware is another one) is
+    worse than the baseline's by more than --max-regression allows. If the machine was busy, as the
+    environment block tells, measure again.
+OP901 an operator without a gradient
+    Training needs the derivative of every operator between the weights that are trained and the
+    loss, and none is known for this one. Freeze the weights before it (--freeze), or give a
+    training loop of your own (--backend module:function).
+OP902 an operator whose form has no gradient
+    The operator can be differentiated, but not in the way in which the model uses it: an unusual
+    mode, or a parameter that is computed from data.
+OP903 a model that can't be brought to a form for training
+    The training step is written in operators of opset 18 or newer, and onnx's converter fails to
+    bring this model there. Export it again with a newer opset.
+OP904 nothing to learn from
+    A loss needs labels, a teacher (the original model) or an output of the right shape, and it
+    isn't there. Distillation (kl) needs no labels but the original model: --teacher. Cross-entropy
+    needs whole numbers as labels, and scores with an axis of classes.
+OP905 a checkpoint that can't be used
+    It can't be read or written, is damaged, or was made by a training with another model, other
+    data or other settings, so that going on from it wouldn't be the same training.
+OP906 too few samples for a batch
+    Batches are whole: their moments and the step's graph have one size. Give more samples, or
+    smaller batches.
+OP907 the training diverged
+    The loss became NaN or infinite. Usually the learning rate is too high for this model, or its
+    inputs aren't preprocessed as they were in its training. Nothing was written but checkpoints.
+OP908 a training backend that can't be used
+    The backend's function or interpreter isn't there, failed, or gave back something that isn't
+    the model with other weights.
 """
 
 

@@ -6,7 +6,7 @@ import functools
 import importlib
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -70,6 +70,7 @@ def session(
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
     optimise: bool = True,
     threads: int | None = None,
+    configure: Callable[[Any], None] | None = None,
 ) -> InferenceSession:
     """Open a model in ONNX Runtime.
 
@@ -78,6 +79,7 @@ def session(
         providers: Execution providers in order of preference, each a name or (name, options).
         optimise: Whether ONNX Runtime may optimise the graph.
         threads: Threads within an operator; ONNX Runtime's default if None.
+        configure: Sets whatever else is wanted on the SessionOptions.
 
     Raises:
         UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
@@ -86,12 +88,16 @@ def session(
     runtime = import_onnxruntime()
     wanted = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     _require(wanted, runtime.get_available_providers())
+    options = _options(runtime, optimise, threads)
+    if configure is not None:
+        configure(options)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             opened: InferenceSession = runtime.InferenceSession(
                 _loadable(model, Path(folder)),
-                _options(runtime, optimise, threads),
+                options,
                 providers=list(providers),
+                enable_fallback=0,  # else it prints to stdout and goes on with another provider
             )
         except ModelError:
             raise
@@ -147,7 +153,7 @@ def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
             raise UsageError(
                 "OP608",
                 f"the execution provider {name} isn't available",
-                hint=f"this ONNX Runtime offers {', '.join(present)}",
+                hint=f"there is {', '.join(present)}; `onnxprune doctor` tells why one is missing",
             )
 
 

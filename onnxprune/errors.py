@@ -2,7 +2,8 @@
 
 An error is one line of cause, the place and a hint; `CATALOGUE` explains its code at length.
 Families: OP1xx models and files, OP2xx why channels are pinned (reasons, never raised), OP3xx plans
-and budgets, OP4xx rewriting, OP5xx verification, OP6xx usage, OP7xx data and metrics.
+and budgets, OP4xx rewriting, OP5xx verification, OP6xx usage, OP7xx data and metrics, OP9xx
+training.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from onnxprune._catalogue import CATALOGUE, CodeInfo
 
 __all__ = [
     "CATALOGUE",
+    "BenchmarkError",
     "CodeInfo",
     "DataError",
+    "InstallationError",
     "ModelError",
     "OnnxPruneError",
     "PlanError",
     "RewriteError",
+    "TrainingError",
     "UsageError",
     "VerificationError",
 ]
@@ -97,8 +101,34 @@ class UsageError(OnnxPruneError):
     """An option, an argument or the installation is wrong (OP6xx)."""
 
 
+class InstallationError(UsageError):
+    """A check of the installation found something that can't work (OP609)."""
+
+    exit_status: ClassVar[int] = 1
+
+
 class DataError(OnnxPruneError):
     """Data can't be read, don't fit the model, or don't allow what is to be measured (OP7xx)."""
+
+
+class TrainingError(OnnxPruneError):
+    """A model can't be trained as asked (OP9xx)."""
+
+
+class BenchmarkError(OnnxPruneError):
+    """Time can't be measured, or compared with an earlier measurement (OP8xx)."""
+
+
+class RegressionError(BenchmarkError):
+    """A model is slower than it may be (OP806)."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class DivergenceError(TrainingError):
+    """A training went astray (OP907)."""
+
+    exit_status: ClassVar[int] = 1
 
 
 def _rebuild(kind: type[OnnxPruneError], code: str, cause: str, where: str | None, hint: str | None) -> OnnxPruneError:

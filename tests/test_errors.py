@@ -32,6 +32,11 @@ def test_exit_status_is_one_for_a_failed_gate_and_two_for_bad_input() -> None:
         "VerificationError": 1,
         "UsageError": 2,
         "DataError": 2,
+        "DivergenceError": 1,
+        "TrainingError": 2,
+        "BenchmarkError": 2,
+        "RegressionError": 1,
+        "InstallationError": 1,
     }
 
 
@@ -54,7 +59,7 @@ def test_errors_survive_pickling() -> None:
 def test_every_code_is_well_formed_and_explained() -> None:
     assert list(CATALOGUE) == sorted(CATALOGUE)
     for code, info in CATALOGUE.items():
-        assert re.fullmatch(r"OP[1-7]\d\d", code)
+        assert re.fullmatch(r"OP[1-9]\d\d", code)
         assert info.title and not info.title.endswith(".")
         assert info.explanation.endswith(".") and len(info.explanation) > 60
         assert "  " not in info.explanation

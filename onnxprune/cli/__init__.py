@@ -12,7 +12,10 @@ from onnxprune.cli.group import LazyGroup
 
 __all__ = ["cli", "main"]
 
-COMMANDS = ("inspect", "explain", "plan", "prune", "verify", "evaluate", "rules")
+COMMANDS = (
+    *("inspect", "explain", "plan", "prune", "verify", "evaluate", "finetune", "sensitivity", "benchmark", "rules"),
+    "doctor",
+)
 
 _EXAMPLES = """\b
 Examples:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -96,7 +94,7 @@ def command(
         samples = open_data(data, loaded.proto, recipe=recipe, limit=limit, seed=seed)
     for note in samples.notes:
         out.note(f"note: {note}")
-    with _progress(out, samples.known_length) as progress:
+    with out.progress("evaluate", samples.known_length) as progress:
         evaluation = evaluate(
             loaded,
             samples,
@@ -106,7 +104,7 @@ def command(
             providers=providers,
             batch=batch,
             seed=seed,
-            progress=progress,
+            progress=lambda done: progress(done, samples.known_length),
         )
     out.data(
         lambda: documents.document(
@@ -123,19 +121,3 @@ def command(
         out.warn(note)
     if evaluation.not_finite:
         out.warn(f"outputs aren't finite for {evaluation.not_finite} of {evaluation.samples} samples")
-
-
-@contextmanager
-def _progress(out: Output, total: int | None) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal; with -v, the time that it took."""
-    if out.verbosity != 0 or not sys.stderr.isatty():
-        with out.step("evaluate"):
-            yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluate", total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from onnxprune.cli import options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import CATALOGUE, UsageError
-
-if TYPE_CHECKING:
-    from onnxprune.trace.align import Attention
 
 _EXAMPLES = """\b
 Examples:
@@ -29,9 +26,9 @@ Examples:
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes
-@options.attention
+@options.policies
 @reporting
-def command(what: str, about: str | None, input_shapes: list[Any], attention: Attention | None, out: Output) -> None:
+def command(what: str, about: str | None, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
     """Explain why channels leave together or not at all, or what a code means.
 
     NODE may be a pattern that fits one node, such as '*layer4*conv2*'.
@@ -46,7 +43,7 @@ def command(what: str, about: str | None, input_shapes: list[Any], attention: At
 
     if about is not None and _is_code(about):
         _check_code(about)
-    analysis, _ = open_model(out, Path(what), input_shapes, attention=attention)
+    analysis, _ = open_model(out, Path(what), input_shapes, policies=policies)
     graph = analysis.graph
     if about is None:
         summary = summarise(graph)

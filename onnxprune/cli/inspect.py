@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,16 +11,13 @@ from onnxprune.cli import options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 
-if TYPE_CHECKING:
-    from onnxprune.trace.align import Attention
-
 
 @click.command("inspect", short_help="Show what a model is and what can be pruned.")
 @options.model_argument
 @options.input_shapes
-@options.attention
+@options.policies
 @reporting
-def command(model: Path, input_shapes: list[Any], attention: Attention | None, out: Output) -> None:
+def command(model: Path, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
     """Show the layers and groups of MODEL, and what of it can be pruned.
 
     A group is a set of channels that leave together, unit by unit: those of a layer and of
@@ -29,7 +26,7 @@ def command(model: Path, input_shapes: list[Any], attention: Attention | None, o
     from onnxprune.report import console, documents
     from onnxprune.report.summary import file_size, summarise
 
-    analysis, _ = open_model(out, model, input_shapes, attention=attention)
+    analysis, _ = open_model(out, model, input_shapes, policies=policies)
     proto = analysis.model.proto
     summary = summarise(analysis.graph)
     size = file_size(analysis.model)

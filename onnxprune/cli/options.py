@@ -14,11 +14,12 @@ import click
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
+    from onnxprune.budget import Guards
     from onnxprune.pipeline import Settings
 
 Function = Callable[..., Any]
 
-_QUANTITIES = ("macs", "params", "size", "memory")
+_QUANTITIES = ("macs", "params", "size", "memory", "latency")
 
 
 class Share(click.ParamType[float]):
@@ -112,11 +113,24 @@ input_shapes = click.option(
     "where the model has one input.",
 )
 
-attention = click.option(
-    "--attention",
-    type=click.Choice(["heads", "width"]),
-    help="What leaves an attention: whole heads, or a part of every head's width. [default: heads]",
-)
+_POLICIES = {
+    "attention": click.option(
+        "--attention",
+        type=click.Choice(["heads", "width"]),
+        help="What leaves an attention: whole heads, or a part of every head's width. [default: heads]",
+    ),
+    "grouped": click.option(
+        "--grouped",
+        type=click.Choice(["channels", "groups"]),
+        help="What leaves a grouped convolution: as many channels of every group, or whole groups. [default: channels]",
+    ),
+}
+
+
+def policies(function: Function) -> Function:
+    """Give a command the options that say what leaves together; those that the user gave arrive as `policies`."""
+    return _gather(function, _POLICIES, "policies")
+
 
 inputs = click.option(
     "--input",
@@ -136,75 +150,104 @@ tolerance = click.option(
 
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
-_PLANNING = (
-    click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
-    click.option(
+_PLANNING: Mapping[str, Callable[[Function], Function]] = {
+    "ratio": click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
+    "targets": click.option(
         "--target",
         "targets",
         type=TargetType(),
         multiple=True,
         help="Limit on a cost as a share of the model's: macs, params, size (bytes of weights) or "
-        "memory (peak of activations). Met from below.",
+        "memory (peak of activations), or latency, which is measured. Met from below.",
     ),
-    click.option(
+    "criterion": click.option(
         "--criterion",
-        help="What makes a channel important: l1, l2, bn-scale, fpgm, lamp, random, or one of an "
-        "installed package. [default: l2]",
+        help="What makes a channel important: l1, l2, bn-scale, fpgm, lamp, random; with --data also obs (the error "
+        "that is left after refitting), mean-abs, apoz, variance; or one of an installed package. The allocation "
+        "reconstruction takes obs if nothing is said. [default: l2]",
     ),
-    click.option(
+    "allocation": click.option(
         "--allocation",
-        type=click.Choice(["uniform", "global"]),
-        help="Take the same share of every group, or the least important channels of all. [default: uniform]",
+        type=click.Choice(["uniform", "global", "reconstruction"]),
+        help="Take the same share of every group; the least important channels of all; or, with --data, what costs the "
+        "least error of the outputs for what it saves, as measured; with --data this is taken if nothing is said. "
+        "[default: uniform]",
     ),
-    click.option("--min-channels", type=int, help="Every layer keeps so many. [default: 1]"),
-    click.option("--max-ratio", type=SHARE, help="Largest share of a group that may leave. [default: 0.9]"),
-    click.option(
+    "min_channels": click.option("--min-channels", type=int, help="Every layer keeps so many. [default: 1]"),
+    "max_ratio": click.option(
+        "--max-ratio", type=SHARE, help="Largest share of a group that may leave. [default: 0.9]"
+    ),
+    "round_to": click.option(
         "--round-to",
         type=int,
         help="Channel counts are multiples of this. [default: 8 where a layer is wide enough]",
     ),
-    click.option(
+    "include": click.option(
         "--include",
         multiple=True,
         metavar="PATTERN",
         help="Prune only what nodes of such names make. Repeatable.",
     ),
-    click.option(
+    "exclude": click.option(
         "--exclude",
         multiple=True,
         metavar="PATTERN",
         help="Leave the weights of nodes of such names alone. Repeatable.",
     ),
-    click.option(
+    "ratio_for": click.option(
         "--ratio-for",
         type=PatternRatio(),
         multiple=True,
         help="Ratio for what nodes of such names make. Repeatable.",
     ),
-    click.option(
+    "exact_only": click.option(
         "--exact-only",
         is_flag=True,
         default=None,
         help="Leave groups alone whose removal changes statistics (LayerNorm, means over channels).",
     ),
-    click.option("--seed", type=click.IntRange(min=0), help="Seed of whatever is drawn. [default: 0]"),
-)
+    "remove_blocks": click.option(
+        "--remove-blocks",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Remove so many residual blocks as a whole, those that change least what goes through them (with --data) "
+        "or have the smallest weights. Channels leave what remains, until it meets the budget.",
+    ),
+    "provider": click.option(
+        "--provider",
+        metavar="NAME",
+        help="For --target latency: the execution provider that it is measured on. [default: cpu]",
+    ),
+    "threads": click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="For --target latency: threads within an operator. [default: all cores]",
+    ),
+    "seed": click.option("--seed", type=click.IntRange(min=0), help="Seed of whatever is drawn. [default: 0]"),
+}
 _GUARDS = ("min_channels", "max_ratio", "round_to", "include", "exclude", "exact_only", "ratio_for")
-
-
-_NAMES = ("ratio", "targets", "criterion", "allocation", *_GUARDS, "seed")
 
 
 def planning(function: Function) -> Function:
     """Give a command the planning options; those that the user gave arrive as the argument `planning`."""
+    return _gather(function, _PLANNING, "planning")
 
+
+def measuring(function: Function) -> Function:
+    """Give a command the planning options that a budget isn't needed for; they arrive likewise."""
+    names = ("criterion", *(n for n in _GUARDS if n != "ratio_for"), "seed")
+    return _gather(function, {n: option for n, option in _PLANNING.items() if n in names}, "planning")
+
+
+def _gather(function: Function, options: Mapping[str, Callable[[Function], Function]], into: str) -> Function:
     @functools.wraps(function)
-    def command(**kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in _NAMES}
+    def gathering(**kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in options}
         given = {name: value for name, value in values.items() if value not in (None, ())}
-        return function(planning=given, **kwargs)
+        return function(**{into: given}, **kwargs)
 
-    for option in reversed(_PLANNING):
+    command: Function = gathering
+    for option in reversed([*options.values()]):
         command = option(command)
     return command
 
@@ -214,23 +257,38 @@ def flag(name: str) -> str:
     return "--" + {"targets": "target"}.get(name, name).replace("_", "-")
 
 
-def settings_of(planning: Mapping[str, Any]) -> Settings:
+def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool = True) -> Settings:
     """Turn planning options into settings; a --ratio-for alone leaves everything else as it is.
 
+    Args:
+        planning: the options that the user gave.
+        data: whether there are inputs, by which more can be judged.
+        budget: whether a budget is wanted; without one, nothing is to leave.
+
     Raises:
-        PlanError: there is more than one budget (OP302).
+        PlanError: there is more than one budget, or one that isn't wanted (OP302).
         UsageError: there is none (OP602).
     """
-    from onnxprune.budget import Guards, Target
+    from onnxprune.budget import Target
     from onnxprune.pipeline import Settings
 
     targets = [Target(*target) for target in planning.get("targets", ())]
-    if len(targets) + ("ratio" in planning) > 1:
-        raise PlanError("OP302", "give one budget: a --ratio or a --target")
-    if not planning.keys() & {"ratio", "targets", "ratio_for"}:
+    if len(targets) + ("ratio" in planning) + (not budget) > 1:
+        raise PlanError("OP302", "give one budget: a --ratio, a --target or a --max-drop")
+    if budget and not planning.keys() & {"ratio", "targets", "ratio_for", "remove_blocks"}:
         hint = "for example --target macs=50% or --ratio 0.3"
         raise UsageError("OP602", "no budget: how much is to be removed?", hint=hint)
-    guards = Guards(**{name: planning[name] for name in _GUARDS if name in planning})
-    rest = {k: planning[k] for k in ("criterion", "allocation", "seed") if k in planning}
+    guards = guards_of(planning)
+    rest = {k: planning[k] for k in ("criterion", "allocation", "seed", "remove_blocks") if k in planning}
+    channels = bool(planning.keys() & {"ratio", "targets", "ratio_for"}) or not budget
+    rest.setdefault("allocation", "reconstruction" if data and channels else "uniform")
+    rest.setdefault("criterion", "obs" if rest["allocation"] == "reconstruction" else "l2")
     ratio = planning.get("ratio", None if targets else 0.0)
     return Settings(ratio=ratio, target=next(iter(targets), None), guards=guards, **rest)
+
+
+def guards_of(planning: Mapping[str, Any]) -> Guards:
+    """Turn planning options into limits on what may leave."""
+    from onnxprune.budget import Guards
+
+    return Guards(**{name: planning[name] for name in _GUARDS if name in planning})

@@ -74,17 +74,44 @@ class Output:
         mark = click.style("warning", fg="yellow", bold=True) if coloured(sys.stderr) else "warning"
         click.echo(f"{mark}: {printable(text)}", err=True)
 
+    @property
+    def watched(self) -> bool:
+        """Whether a person sees what goes on: on a terminal, without -v or -q."""
+        return self.verbosity == 0 and sys.stderr.isatty()
+
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
         """Show that something is under way on a terminal; with -v, how long it took."""
         started = perf_counter()
-        if self.verbosity == 0 and sys.stderr.isatty():
+        if self.watched:
             with _console(sys.stderr).status(what):
                 yield
         else:
             yield
         if self.verbosity >= 1:
             click.echo(f"{what:<24} {perf_counter() - started:7.3f} s", err=True)
+
+    @contextmanager
+    def progress(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+        """Show how far something is on a terminal; with -v, how long it took.
+
+        Args:
+            what: what is under way.
+            total: how many parts it has, if that is known beforehand.
+
+        Returns:
+            To be called with the parts done, and those there are.
+        """
+        if not self.watched:
+            with self.step(what):
+                yield lambda done, total: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def _print(self, parts: list[RenderableType], *, err: bool) -> None:
         console = _console(sys.stderr if err else sys.stdout)

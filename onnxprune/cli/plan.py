@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from onnxprune.cli import options
+from onnxprune.cli import calibration, options
 from onnxprune.cli.files import check_output, write_text
+from onnxprune.cli.latency import latency_of
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import PlanError
-
-if TYPE_CHECKING:
-    from onnxprune.trace.align import Attention
 
 _EXAMPLES = """\b
 Examples:
   onnxprune plan model.onnx -o plan.json --target macs=50%
   onnxprune plan model.onnx -o plan.json --ratio 0.3 --exclude 'head*'
+  onnxprune plan model.onnx -o plan.json --target macs=50% --data images/
+  onnxprune plan model.onnx -o plan.json --target latency=50% --provider cpu
 """
 
 
@@ -34,7 +34,9 @@ Examples:
 )
 @options.planning
 @options.input_shapes
-@options.attention
+@options.policies
+@calibration.data
+@calibration.curves
 @options.force
 @reporting
 def command(
@@ -42,7 +44,9 @@ def command(
     output: Path,
     planning: dict[str, Any],
     input_shapes: list[Any],
-    attention: Attention | None,
+    policies: dict[str, Any],
+    given: calibration.Given,
+    record: Path | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -53,17 +57,21 @@ def command(
     from onnxprune.pipeline import make_plan
     from onnxprune.plan import apply_plan
     from onnxprune.report import console, documents
+    from onnxprune.report.latency import latency_table
     from onnxprune.report.summary import summarise_plan
 
-    settings = options.settings_of(planning)
+    settings = options.settings_of(planning, data=given.data is not None or record is not None)
+    latency = latency_of(planning, settings)
     to_stdout = str(output) == "-"
     if to_stdout and out.json:
         raise PlanError("OP302", "-o - and --format json both want stdout", hint="drop one")
     if not to_stdout:
         check_output(output, force)
-    analysis, _ = open_model(out, model, input_shapes, attention=attention)
-    with out.step("score and plan"):
-        plan = make_plan(analysis, settings)
+    analysis, _ = open_model(out, model, input_shapes, policies=policies)
+    curves = calibration.read_curves(record, analysis)
+    batches = given.batches(out, analysis, seed=settings.seed)
+    with out.progress("score and plan") as progress:
+        plan = make_plan(analysis, settings, batches=batches, curves=curves, latency=latency, progress=progress)
     if to_stdout:
         click.echo(plan.to_json(), nl=False)
     else:
@@ -75,6 +83,7 @@ def command(
         ),
         lambda: console.costs(summary),
         lambda: console.group_changes(summary),
+        *([] if latency is None else [lambda: latency_table(plan.settings["latency"])]),
         err=to_stdout,
     )
     if not to_stdout:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxprune.cli import calibration, options
 from onnxprune.cli.files import check_output
+from onnxprune.cli.latency import latency_of
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.cli.proof import warn_if_idle
 from onnxprune.errors import PlanError
-
-if TYPE_CHECKING:
-    from onnxprune.trace.align import Attention
 
 _REASONS = 5
 
@@ -24,9 +23,11 @@ _REASONS = 5
 _EXAMPLES = """\b
 Examples:
   onnxprune prune model.onnx -o small.onnx --target macs=50%
+  onnxprune prune model.onnx -o small.onnx --target latency=50% --threads 1
   onnxprune prune model.onnx -o small.onnx --ratio 30% --input x.npy
   onnxprune prune model.onnx -o small.onnx --plan plan.json
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data images/
+  onnxprune prune model.onnx -o small.onnx --max-drop 1% --data val/
 """
 
 
@@ -48,11 +49,13 @@ Examples:
 )
 @options.planning
 @options.input_shapes
-@options.attention
+@options.policies
 @options.inputs
 @click.option("--no-verify", is_flag=True, help="Write the result without proving it.")
 @options.tolerance
-@calibration.calibration
+@calibration.data
+@calibration.curves
+@calibration.recovery
 @options.force
 @reporting
 def command(
@@ -61,27 +64,31 @@ def command(
     plan_path: Path | None,
     planning: dict[str, Any],
     input_shapes: list[Any],
-    attention: Attention | None,
+    policies: dict[str, Any],
     inputs: list[Any],
     no_verify: bool,
     tolerance: float | None,
-    data: str | None,
+    given: calibration.Given,
+    record: Path | None,
     method: str | None,
-    preprocess: str | None,
-    limit: int | None,
+    max_drop: float | None,
     force: bool,
     out: Output,
 ) -> None:
     """Remove the least important channels of MODEL, prove the result and write it.
 
     The proof: the pruned model must compute what the original computes with the removed weights set
-    to zero. Where it doesn't, nothing is written and the exit status is 1. With --data, the proved model
-    is then repaired: its weights are refitted so that layers put out what they did.
+    to zero. Where it doesn't, nothing is written and the exit status is 1.
+
+    With --data, channels are taken where the network's outputs change least, and the proved model is then
+    repaired: its weights are refitted so that layers put out what they did.
     """
+    from onnxprune.evaluate.table import evaluation_fields, evaluation_table
     from onnxprune.model import save
     from onnxprune.pipeline import make_plan, prune, read_plan
     from onnxprune.plan import apply_plan
     from onnxprune.report import console, documents
+    from onnxprune.report.latency import latency_table
     from onnxprune.report.summary import file_size, summarise, summarise_plan
 
     if plan_path is not None and planning:
@@ -89,26 +96,42 @@ def command(
         raise PlanError("OP302", f"--plan says what to remove, and so does {flags}", hint="drop one")
     if no_verify and (inputs or tolerance is not None):
         raise PlanError("OP302", "--no-verify leaves nothing to --input and --tolerance")
-    calibration.check(data, method=method, preprocess=preprocess, limit=limit)
-    settings = None if plan_path else options.settings_of(planning)
+    if plan_path is not None and (record or max_drop is not None):
+        raise PlanError("OP302", "--plan says what to remove, and so does --sensitivity or --max-drop", hint="drop one")
+    if max_drop is not None and no_verify:
+        raise PlanError("OP302", "--max-drop proves what it finds, and --no-verify forbids it", hint="drop one")
+    calibration.check(given, method, max_drop)
+    measured = given.data is not None or record is not None
+    settings = None if plan_path else options.settings_of(planning, data=measured, budget=max_drop is None)
+    latency = None if settings is None else latency_of(planning, settings)
     check_output(output, force)
     plan = read_plan(plan_path) if plan_path else None
-    analysis, arrays = open_model(out, model, input_shapes, inputs, plan=plan, attention=attention)
+    analysis, arrays = open_model(out, model, input_shapes, inputs, plan=plan, policies=policies)
     seed = planning.get("seed", 0)
     weights = output.with_name(f"{output.stem}.onnx.data")
     if analysis.model.external:
         check_output(weights, force)
-    if settings is not None:
-        with out.step("score and plan"):
-            plan = make_plan(analysis, settings)
-    assert plan is not None
-    with out.step("rewrite" if no_verify else "rewrite and verify"):
-        pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance, seed=seed)
-    repairs = []
-    if data is not None:
-        repairs = calibration.repair(
-            *(out, analysis, pruned, data), method=method, preprocess=preprocess, limit=limit, seed=seed
+    curves = calibration.read_curves(record, analysis)
+    evaluation = None
+    if settings is not None and max_drop is not None:
+        found = calibration.search(
+            *(out, analysis, settings, given, max_drop),
+            method=method,
+            curves=curves,
+            inputs=arrays,
+            tolerance=tolerance,
         )
+        pruned, repairs, evaluation = found.pruned, list(found.repairs), found.evaluation
+    else:
+        batches = given.batches(out, analysis, seed=seed)
+        if settings is not None:
+            with out.progress("score and plan") as progress:
+                plan = make_plan(analysis, settings, batches=batches, curves=curves, latency=latency, progress=progress)
+        assert plan is not None
+        with out.step("rewrite" if no_verify else "rewrite and verify"):
+            pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance, seed=seed)
+        repairs = [] if batches is None else calibration.repair(out, analysis, pruned, batches, method, seed)
+    plan = pruned.plan
     size = file_size(analysis.model)
     result = replace(analysis.model, proto=pruned.proto)
     with out.step("write"):
@@ -128,10 +151,13 @@ def command(
             **documents.verdict_fields((), verification),
             pins=documents.pin_fields(dense.pins),
             repairs=[asdict(r) for r in repairs],
+            evaluation=None if evaluation is None else evaluation_fields(evaluation),
         ),
         lambda: console.costs(summary, files),
         lambda: console.removal(summary),
+        *([] if latency is None else [partial(latency_table, plan.settings["latency"])]),
         lambda: console.verdict((), verification),
+        *([] if evaluation is None else [partial(evaluation_table, evaluation)]),
         lambda: console.what_stays(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
     warn_if_idle(out, plan, verification)

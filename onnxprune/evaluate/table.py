@@ -35,7 +35,7 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
     paired = any(score.original is not None for score in evaluation.scores)
     columns = "|model >|" + ("|original >||change >|" if paired else "")
     rows = [
-        [_title(score), *_cells(score.model, score), *(_paired(score) if paired else ())] for score in evaluation.scores
+        [title(score), *cells(score.model, score), *(_paired(score) if paired else ())] for score in evaluation.scores
     ]
     note = f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals"
     meaning = "The change is the model's value minus the original's on the same samples."
@@ -43,18 +43,19 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
     return stack(*parts, paragraph(meaning, FAINT)) if paired else stack(*parts)
 
 
-def _title(score: Score) -> str:
-    title = _TITLES.get(score.metric, score.metric)
-    return title if score.output is None else f"{title}, {score.output}"
+def title(score: Score) -> str:
+    """Return what a metric is called in a table."""
+    name = _TITLES.get(score.metric, score.metric)
+    return name if score.output is None else f"{name}, {score.output}"
 
 
 def _paired(score: Score) -> tuple[str, ...]:
-    original = ("", "") if score.original is None else _cells(score.original, score)
-    change = ("", "") if score.difference is None else _cells(score.difference, score, sign="+")
+    original = ("", "") if score.original is None else cells(score.original, score)
+    change = ("", "") if score.difference is None else cells(score.difference, score, sign="+")
     return (*original, *change)
 
 
-def _cells(estimate: Estimate, score: Score, sign: str = "") -> tuple[str, str]:
+def cells(estimate: Estimate, score: Score, sign: str = "") -> tuple[str, str]:
     """Write a value and its interval: a share in per cent, a change of one in points."""
 
     def write(value: float) -> str:

@@ -6,7 +6,13 @@ one through the entry-point group "onnxprune.criteria"; `score` makes the scores
 
 from __future__ import annotations
 
-from onnxprune.importance import chance, fpgm, magnitude  # noqa: F401, importing them registers them
+from onnxprune.importance import (  # noqa: F401, importing them registers them
+    activations,
+    chance,
+    fpgm,
+    magnitude,
+    surgeon,
+)
 from onnxprune.importance.base import Criterion, Rows, Scores, View
 from onnxprune.importance.registry import criteria, criterion
 from onnxprune.importance.roles import Role

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.importance.elements import Elements, Power
+from onnxprune.importance.readings import Readings
 from onnxprune.importance.roles import Role
 from onnxprune.trace.groups import Group
 from onnxprune.trace.values import Ids
@@ -79,11 +80,13 @@ class View:
         group: the group.
         rows: all its weight axes.
         rng: a random generator of the group's own.
+        readings: what each layer that reads the group's units read of them on the data given; empty without data.
     """
 
     group: Group
     rows: tuple[Rows, ...]
     rng: np.random.Generator
+    readings: Readings = ()
 
     def of(self, role: Role) -> Iterator[Rows]:
         """Go through the rows with a role."""

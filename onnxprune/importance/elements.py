@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune._tensors import by_group
 from onnxprune.errors import ModelError
 from onnxprune.importance.folding import Factors, folded_scales
 from onnxprune.model import weights
@@ -38,8 +39,7 @@ class Elements:
 
     def take(self, tensor: str, axis: int, positions: Ids) -> NDArray[np.floating[Any]]:
         """Return elements along an axis, shape (units, features), positions of shape (units, n)."""
-        array = self._weights[tensor]
-        scale = self._scales.get(tensor)
+        array, scale, axis = self._seen_along(tensor, axis)
         taken = _take(array, axis, positions.ravel()).astype(_working_type(array), copy=False)
         if scale is not None:
             scale = np.broadcast_to(scale.astype(taken.dtype), array.shape)
@@ -49,17 +49,26 @@ class Elements:
 
     def power_sums(self, tensor: str, axis: int, power: Power) -> NDArray[np.float64]:
         """Sum absolute values to a power at every position of an axis, shape (axis length,)."""
-        key = (tensor, power)
+        blocks = (tensor, axis) in self._graph.per_group
+        key = (f"{tensor} by group" if blocks else tensor, power)
         if key not in self._sums:
-            array = self._weights[tensor]
-            scale = self._scales.get(tensor)
+            array, scale, _ = self._seen_along(tensor, axis)
             sums = _power_sums(array, scale, power, _working_type(array))
             largest = np.max([s.max(initial=0) for s in sums])
             if not _SMALL < largest < np.inf:  # float32 over- or underflows, or an element isn't finite
                 _require_finite(tensor, array)
                 sums = _power_sums(array, scale, power, np.float64)
             self._sums[key] = sums
-        return self._sums[key][axis]
+        return self._sums[key][0 if blocks else axis]
+
+    def _seen_along(self, tensor: str, axis: int) -> tuple[Array, Array | None, int]:
+        """Return an initialiser, its scale, and the axis on which the channels are that leave along an axis."""
+        array, scale = self._weights[tensor], self._scales.get(tensor)
+        groups = self._graph.per_group.get((tensor, axis))
+        if groups is None:
+            return array, scale, axis
+        spread = None if scale is None else by_group(np.broadcast_to(scale, array.shape), groups)
+        return by_group(array, groups), spread, 0
 
     @cached_property
     def _scales(self) -> Mapping[str, Factors]:

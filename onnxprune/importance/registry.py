@@ -23,27 +23,32 @@ class Entry:
         function: the criterion.
         reads: what it needs a group to have, in words; empty if nothing.
         comparable: whether scores of different groups compare as they are.
+        data: whether it needs what the network reads of inputs, `View.readings`.
     """
 
     function: Criterion
     reads: str = ""
     comparable: bool = False
+    data: bool = False
 
 
 _TABLE: dict[str, Entry] = {}
 
 
-def criterion(name: str, *, reads: str = "", comparable: bool = False) -> Callable[[Criterion], Criterion]:
+def criterion(
+    name: str, *, reads: str = "", comparable: bool = False, data: bool = False
+) -> Callable[[Criterion], Criterion]:
     """Register a function as a criterion.
 
     Args:
         name: what users call it.
         reads: what a group must have to be scored, in words, for messages.
         comparable: whether scores of different groups compare as they are.
+        data: whether it needs `View.readings`, for which the network is run on inputs.
     """
 
     def register(function: Criterion) -> Criterion:
-        _TABLE[name] = Entry(function, reads, comparable)
+        _TABLE[name] = Entry(function, reads, comparable, data)
         return function
 
     return register

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.importance.base import Rows, Scores, View
 from onnxprune.importance.elements import Elements
-from onnxprune.importance.registry import Entry, find
+from onnxprune.importance.readings import Readings, gather
+from onnxprune.importance.registry import find
 from onnxprune.importance.roles import roles
+from onnxprune.recover.stream import Batches
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
 
 
-def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0) -> list[Scores]:
+def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batches | None = None) -> list[Scores]:
     """Score the units of every group.
 
     Raw scores are divided by the mean of their absolute values over the group, as DepGraph does
     (Fang et al., CVPR 2023), so that a layer of large weights is no more important for that.
-    Criteria whose scores compare as they are (lamp) are left alone.
+    Criteria whose scores compare as they are (lamp, obs) are left alone.
 
     Args:
         graph: the traced model.
         name: the criterion.
         seed: for criteria that draw lots.
+        batches: gives inputs, anew at each call, for criteria that need the network to be run.
 
     Returns:
         For every group of ``graph.groups`` the scores of its units in their order, shape (units,);
@@ -32,12 +36,15 @@ def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0) -> list[Score
 
     Raises:
         PlanError: there is no such criterion (OP308), it failed (OP309), or it can score no group
-            (OP311); or the seed is negative (OP303).
+            (OP311), or it needs inputs (OP312); or the seed is negative (OP303).
         ModelError: a weight isn't finite (OP126).
         UsageError: the criterion's package can't be loaded (OP607).
     """
     entry = find(name)
-    scores = [_raw(name, entry, view) for view in views(graph, seed=seed)]
+    if entry.data and batches is None:
+        hint = "give some, without labels, with --data; or use a criterion that reads the weights, such as l2"
+        raise PlanError("OP312", f"criterion {name!r} needs inputs", hint=hint)
+    scores = [raw_scores(name, view) for view in views(graph, seed=seed, batches=batches if entry.data else None)]
     if scores and all(np.isnan(s).all() for s in scores):
         cause = f"criterion {name!r} can score no group of channels"
         if entry.reads:
@@ -46,12 +53,20 @@ def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0) -> list[Score
     return scores if entry.comparable else [_relative(s) for s in scores]
 
 
-def views(graph: ChannelGraph, *, seed: int = 0) -> Iterator[View]:
+def views(
+    graph: ChannelGraph,
+    *,
+    seed: int = 0,
+    batches: Batches | None = None,
+    groups: Iterable[Group] | None = None,
+) -> Iterator[View]:
     """Go through a traced model's groups as criteria see them; weights are read when asked for.
 
     Args:
         graph: the traced model.
         seed: of the random generators; every group has one of its own.
+        batches: gives inputs, for `View.readings`.
+        groups: the groups wanted, in this order; all by default.
 
     Raises:
         PlanError: the seed is negative (OP303).
@@ -61,7 +76,9 @@ def views(graph: ChannelGraph, *, seed: int = 0) -> Iterator[View]:
     elements, role = Elements(graph), roles(graph)
     summed = graph.summed
     labels = {slot: graph.unit_of[ids] for slot, ids in graph.slots.items()}
-    for group in graph.groups:
+    chosen = graph.groups if groups is None else groups
+    unread: Iterable[tuple[Group, Readings]] = ((group, ()) for group in chosen)
+    for group, readings in unread if batches is None else gather(graph, chosen, batches, seed=seed):
         rows = tuple(
             Rows(
                 tensor=slot[0],
@@ -74,10 +91,18 @@ def views(graph: ChannelGraph, *, seed: int = 0) -> Iterator[View]:
             )
             for slot in group.slots
         )
-        yield View(group, rows, np.random.default_rng((seed, group.index)))
+        yield View(group, rows, np.random.default_rng((seed, group.index)), readings)
 
 
-def _raw(name: str, entry: Entry, view: View) -> Scores:
+def raw_scores(name: str, view: View) -> Scores:
+    """Return what a criterion gives for one group, shape (units,); `score` makes them compare.
+
+    Raises:
+        PlanError: there is no such criterion (OP308), or it failed (OP309).
+        ModelError: a weight isn't finite (OP126).
+        UsageError: the criterion's package can't be loaded (OP607).
+    """
+    entry = find(name)
     where = f'group {view.group.index}, "{view.group.name}"'
     try:
         with np.errstate(all="ignore"):

@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune._tensors import set_tensor
 from onnxprune.errors import UsageError
 from onnxprune.kept import Kept
 from onnxprune.recover.layers import Layer, find_layers
 from onnxprune.recover.lstsq import Moments, Rows, reconstruct, rescale, shift
+from onnxprune.recover.parameters import Place, intercept_place, parameters, set_parameters
 from onnxprune.recover.stream import Batches, Inputs, Stream
 from onnxprune.recover.targets import Target, Wiring, target_of
 
@@ -93,7 +93,7 @@ def recover(
             wiring = Wiring(pruned, numbers, kept.graph.shapes.shapes)
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, wiring)
-            sink = _intercept_place(layer, wiring)
+            sink = intercept_place(layer, wiring)
             moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
             repairs.append(_refit(layer, wiring, sink, *moments, _FITS[method]))
         progress(number + 1, len(layers))
@@ -159,50 +159,19 @@ def _parts(samples: int, batch: int, fitted: Moments, held: Moments) -> list[tup
 def _refit(
     layer: Layer,
     wiring: Wiring,
-    place: tuple[str, float] | None,
+    place: Place | None,
     fitted: Moments,
     held: Moments,
     fit: Callable[[Moments, Moments, Rows], Rows],
 ) -> Repair:
     """Solve for a layer's weights and write them."""
-    weights = wiring.weights
-    matrix = layer.matrix(weights[layer.weight])
-    intercept = np.zeros(matrix.shape[:2])
-    if layer.bias is not None:
-        intercept = np.asarray(weights[layer.bias], dtype=np.float64).reshape(intercept.shape)
-    start = np.concatenate([matrix, intercept[..., None]], axis=2)
+    start = parameters(layer, wiring.weights)
     found = fit(fitted, held, start)
     judge = held if held.count else fitted
     power = max(float(judge.power.sum()) / judge.count, 1e-30)
     before, after = judge.error(start) / power, judge.error(found) / power
-    set_tensor(weights.tensor(layer.weight), layer.weight_of(found[..., :-1], weights[layer.weight]))
-    if place is not None:
-        name, sign = place
-        old = weights[name]
-        change = sign * (found[..., -1] - intercept).reshape(old.shape)
-        set_tensor(weights.tensor(name), (old.astype(np.float64) + change).astype(old.dtype))
+    set_parameters(layer, wiring.weights, place, found)
     return Repair(layer.node.name, before, after)
-
-
-def _intercept_place(layer: Layer, wiring: Wiring) -> tuple[str, float] | None:
-    """Return the initialiser that can take a layer's intercept, and with which sign.
-
-    That is its bias, or what follows it: a normalisation's mean, a constant that is added. None if there is no place.
-    """
-    weights = wiring.weights
-    follower = wiring.only_reader(layer.y)
-    if layer.bias is not None:
-        name, sign = layer.bias, 1.0
-    elif follower is not None and follower.op_type == "BatchNormalization":
-        name, sign = follower.input[3], -1.0
-    elif follower is not None and follower.op_type == "Add":
-        name, sign = next((n for n in follower.input if wiring.per_channel(n, layer) is not None), ""), 1.0
-    else:
-        return None
-    outputs = layer.matrix(weights[layer.weight]).shape[:2]
-    if name not in weights or weights[name].size != outputs[0] * outputs[1] or len(wiring.readers[name]) > 1:
-        return None
-    return name, sign
 
 
 def repeat(batches: Iterable[Inputs]) -> Batches:

@@ -45,8 +45,13 @@ class Stream:
         self._budget = budget
         self._held: list[dict[str, NDArray[Any]]] | None = None
 
-    def tensors(self, names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield tensors of the model for each batch of inputs."""
+    def tensors(self, names: Iterable[str], of: ModelProto | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield tensors for each batch of inputs.
+
+        Args:
+            names: the tensors.
+            of: a model that is the same in front of the cut; the stream's own by default.
+        """
         names = list(dict.fromkeys(names))
         source: Iterable[Inputs] = self._batches() if self._held is None else self._held
         runner, feeds = None, set[str]()
@@ -54,7 +59,7 @@ class Stream:
             ready = {n: batch[n] for n in names if n in batch}
             missing = [n for n in names if n not in ready]
             if missing and runner is None:
-                runner = session(extract(self.model, missing, batch))
+                runner = session(extract(of or self.model, missing, batch))
                 feeds = {i.name for i in runner.get_inputs()}
             if missing:
                 ready |= run(runner, {n: a for n, a in batch.items() if n in feeds})

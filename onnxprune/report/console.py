@@ -68,6 +68,7 @@ def group_changes(summary: PlanSummary) -> RenderableType:
     return stack(
         heading("groups", f"{count(rest, 'other')} left whole" if rest else ""),
         table("|made by ~|units >|kept >|change >|", rows),
+        *([paragraph(_blocks(summary))] if summary.blocks else []),
     )
 
 
@@ -98,7 +99,11 @@ def removal(summary: PlanSummary) -> RenderableType:
     units = sum(len(c.group.units) for c in summary.groups)
     touched = sum(c.removed > 0 for c in summary.groups)
     text = f"removed {removed:,} of {count(units, 'unit')}, from {touched} of {count(len(summary.groups), 'group')}"
-    return paragraph(text)
+    return paragraph(f"{text}; {_blocks(summary)}" if summary.blocks else text)
+
+
+def _blocks(summary: PlanSummary) -> str:
+    return f"leaving whole: {count(len(summary.blocks), 'residual block')}, {', '.join(summary.blocks)}"
 
 
 def what_stays(summary: ModelSummary, hint: str = "", first: int | None = None) -> RenderableType:

@@ -54,6 +54,7 @@ def plan_fields(plan: PrunePlan, summary: PlanSummary) -> Document:
         "model_sha256": plan.model,
         "plan_digest": plan.digest,
         "settings": plan.settings,
+        "blocks": list(plan.blocks),
         "counted_at": summary.inputs,
         "cost": {"before": summary.before.totals(), "after": summary.after.totals()},
         "groups": [_group_change(change) for change in summary.groups],

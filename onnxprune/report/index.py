@@ -128,7 +128,8 @@ class Index:
 def _weights(graph: ChannelGraph) -> Iterator[Weight]:
     axes: dict[str, dict[int, Ids]] = {}
     for (name, axis), ids in graph.slots.items():
-        axes.setdefault(name, {})[axis] = graph.unit_of[ids]
+        first = ids[: len(ids) // graph.per_group.get((name, axis), 1)]  # of groups that lose as many each
+        axes.setdefault(name, {})[axis] = graph.unit_of[first]
     for tensor in graph.proto.graph.initializer:
         if is_weight(tensor) and tensor.name in axes:
             yield Weight(tensor.name, tuple(tensor.dims), axes[tensor.name])

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.cost import Cost, LayerCost, cost
-from onnxprune.kept import Kept
+from onnxprune.kept import Kept, nothing
 from onnxprune.model import Model
 from onnxprune.report.index import KERNEL, Index, Reach
 from onnxprune.trace import ChannelGraph, Group
@@ -132,18 +132,20 @@ class PlanSummary:
         after: its cost once pruned.
         inputs: the input shapes at which costs are counted.
         groups: what happens to each group.
+        blocks: the residual blocks that leave as a whole.
     """
 
     before: Cost
     after: Cost
     inputs: Mapping[str, Shape]
     groups: tuple[GroupChange, ...]
+    blocks: tuple[str, ...] = ()
 
 
 def summarise(graph: ChannelGraph) -> ModelSummary:
     """Compute the figures of a traced model."""
     index = Index(graph)
-    total = cost(_whole(graph))
+    total = cost(nothing(graph))
     nodes = {node.name: node for node in graph.proto.graph.node}
     return ModelSummary(
         cost=total,
@@ -159,10 +161,11 @@ def summarise_plan(kept: Kept) -> PlanSummary:
     """Compute what a plan does, from what remains of the traced model."""
     removed = (int(np.count_nonzero(kept.removed[g.units])) for g in kept.graph.groups)
     return PlanSummary(
-        before=cost(_whole(kept.graph)),
+        before=cost(nothing(kept.graph.original)),
         after=cost(kept),
         inputs=kept.graph.shapes.inputs,
         groups=tuple(map(GroupChange, kept.graph.groups, removed)),
+        blocks=tuple(block.name for block in kept.graph.blocks),
     )
 
 
@@ -220,7 +223,3 @@ def _layer(index: Index, layer: LayerCost, node: NodeProto) -> LayerSummary:
 def _units(index: Index, names: Iterable[str]) -> Ids:
     found = [index.units(factor) for name in names for factor in index.factors(name)]
     return np.concatenate([np.empty(0, np.int64), *found])
-
-
-def _whole(graph: ChannelGraph) -> Kept:
-    return Kept(graph, np.zeros(len(graph.pinned), dtype=bool))

@@ -15,7 +15,7 @@ from onnxprune.importance import View, criteria, registry, score
 from onnxprune.importance.registry import GROUP
 from tests.importance.network import build, weights
 
-BUILT_IN = {"bn-scale", "fpgm", "l1", "l2", "lamp", "random"}
+BUILT_IN = {"apoz", "bn-scale", "fpgm", "l1", "l2", "lamp", "mean-abs", "obs", "random", "variance"}
 
 
 def widest(view: View) -> NDArray[np.float64]:

@@ -1,0 +1,230 @@
+"""What layers read of each channel when the network runs on data: the raw material of criteria that need inputs.
+
+The network is run once for many layers. Of the activations nothing is kept but running sums, over sampled output
+positions, of what a layer multiplies by its weights; where all layers' sums would take too much memory, the network is
+run again for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+
+from onnxprune._tensors import Weights
+from onnxprune.errors import UsageError
+from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.lstsq import Moments, Rows, solve
+from onnxprune.recover.parameters import Place, intercept_place, parameters
+from onnxprune.recover.stream import Batches, Stream
+from onnxprune.recover.targets import Wiring
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
+from onnxprune.trace.values import Ids
+
+# Bytes of sums to hold at a time, and output positions to draw from a batch.
+_BUDGET = 2**30
+_POSITIONS = 2048
+# Of refits without a part of held-back data to choose it by; relative to the mean square of a feature.
+_RIDGE = 1e-3
+
+
+@dataclass(slots=True)
+class Sums:
+    """Running sums over sampled positions of a layer's features, per conv group; a last feature is all ones.
+
+    Attributes:
+        gram: of x x^T, shape (groups, features + 1, features + 1); without ones where no intercept has a place.
+        size: of the absolute value of x, shape (groups, features).
+        active: of x != 0, likewise.
+        count: number of positions.
+    """
+
+    gram: Rows = field(default_factory=lambda: np.zeros(()))
+    size: Rows = field(default_factory=lambda: np.zeros(()))
+    active: Rows = field(default_factory=lambda: np.zeros(()))
+    count: int = 0
+
+    def add(self, features: Rows, *, intercept: bool) -> None:
+        """Add positions, shape (n, groups, features)."""
+        last = np.full((*features.shape[:2], 1), float(intercept))
+        x = np.concatenate([features, last], axis=2).transpose(1, 0, 2)
+        self.gram = self.gram + x.transpose(0, 2, 1) @ x
+        self.size = self.size + np.abs(features).sum(axis=0)
+        self.active = self.active + (features != 0).sum(axis=0)
+        self.count += len(features)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A layer that reads units of a group, and what it read.
+
+    Attributes:
+        layer: the layer.
+        units: the unit of every feature, shape (groups, features).
+        parameters: its weights and intercepts, shape (groups, outputs, features + 1).
+        place: where its intercepts can go, None if nowhere.
+        sums: over its features.
+    """
+
+    layer: Layer
+    units: Ids
+    parameters: Rows
+    place: Place | None
+    sums: Sums
+
+    @property
+    def covariance(self) -> Rows:
+        """Of the features, shape (groups, features, features); second moments where no intercept has a place."""
+        gram = self.sums.gram / max(self.sums.count, 1)
+        mean = gram[:, :-1, -1]
+        return np.asarray(gram[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :])
+
+    @property
+    def variance(self) -> float:
+        """Of the layer's output, all channels together."""
+        weight = self.parameters[..., :-1]
+        return max(float(np.einsum("gof,gof->", weight @ self.covariance, weight)), 1e-30)
+
+    def per_unit(self, values: Rows, units: Ids) -> Rows:
+        """Average something that is known of every feature, shape (groups, features), over each of some units."""
+        order = np.argsort(units)
+        at = order[np.searchsorted(units, self.units, sorter=order).clip(max=len(units) - 1)]
+        mine = units[at] == self.units
+        total = np.bincount(at[mine], weights=values[mine], minlength=len(units))
+        return np.asarray(total / np.maximum(np.bincount(at[mine], minlength=len(units)), 1))
+
+    def without(self, units: Ids) -> Rows:
+        """Return the parameters that give the layer's output best without some units, by least squares.
+
+        Weights of what has left are zero; the shape stays.
+        """
+        gone = np.isin(self.units, units)
+        new = self.parameters.copy()
+        for g in np.flatnonzero(gone.any(axis=1)).tolist():
+            kept = np.append(~gone[g], True)
+            gram, all_of = self.sums.gram[g][kept], self.parameters[g]
+            moments = Moments(gram[None, :, kept], (all_of @ gram.T)[None], np.zeros(()), self.sums.count)
+            new[g] = 0
+            new[g][:, kept] = solve(moments, all_of[None, :, kept], _RIDGE)[0]
+        return new
+
+
+Readings = tuple[Reading, ...]
+
+
+def gather(
+    graph: ChannelGraph,
+    groups: Iterable[Group],
+    batches: Batches,
+    *,
+    seed: int = 0,
+    budget: int = _BUDGET,
+) -> Iterator[tuple[Group, Readings]]:
+    """Run a network on data and yield each group with its readings, none where no layer with weights reads it.
+
+    Args:
+        graph: the traced network.
+        groups: its groups, in the order in which they are wanted.
+        batches: gives the inputs, anew at each call.
+        seed: of the draw of positions.
+        budget: bytes of sums to hold at a time, if one group's fit.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the network on the inputs.
+        UsageError: there are no inputs (OP604).
+    """
+    layers = find_layers(graph.proto)
+    wiring = Wiring(graph.proto, {}, graph.shapes.shapes)
+    units = {i: found for i, layer in enumerate(layers) if (found := read_units(graph, layer)) is not None}
+    readers: dict[int, list[int]] = {g.index: [] for g in graph.groups}
+    owner = np.full(graph.unit_count, -1, dtype=np.int64)
+    for group in graph.groups:
+        owner[group.units] = group.index
+    for i, found in units.items():
+        for index in np.unique(owner[found]).tolist():
+            if index >= 0:
+                readers[index].append(i)
+    for chunk in _chunks(list(groups), readers, layers, wiring.weights, budget):
+        wanted = sorted({i for group in chunk for i in readers[group.index]})
+        found_sums = _run(graph, {i: layers[i] for i in wanted}, wiring, batches, seed)
+        readings = {
+            i: Reading(
+                layers[i],
+                units[i],
+                parameters(layers[i], wiring.weights),
+                intercept_place(layers[i], wiring),
+                found_sums[i],
+            )
+            for i in wanted
+        }
+        del found_sums
+        for group in chunk:
+            yield group, tuple(readings[i] for i in readers[group.index])
+
+
+def read_units(graph: ChannelGraph, layer: Layer) -> Ids | None:
+    """Return the unit of each of a layer's features, shape (groups, features).
+
+    None if all are pinned, or where the layer works channel by channel: its output leaves together with what it reads.
+    """
+    value = graph.values.get(layer.x)
+    factor = value.on(len(value.shape) - 1 if layer.channels_last else 1) if value is not None else None
+    if factor is None or len(factor.axes) > 1 or layer.groups == len(factor.ids) > 1:
+        return None
+    units = graph.unit_of[factor.ids]
+    if graph.pinned[units].all():
+        return None
+    weight = graph.shapes.shapes[layer.weight]
+    taps = 1 if layer.channels_last else prod(weight[2:])
+    return np.repeat(units.reshape(layer.groups, -1), taps, axis=1)
+
+
+def _chunks(
+    groups: Sequence[Group],
+    readers: Mapping[int, Sequence[int]],
+    layers: Sequence[Layer],
+    weights: Weights,
+    budget: int,
+) -> Iterator[list[Group]]:
+    """Cut groups into runs whose layers' sums fit into memory together."""
+    chunk: list[Group] = []
+    held: set[int] = set()
+    for group in groups:
+        more = held | set(readers[group.index])
+        if chunk and sum(_bytes(layers[i], weights) for i in more) > budget:
+            yield chunk
+            chunk, more = [], set(readers[group.index])
+        chunk.append(group)
+        held = more
+    if chunk:
+        yield chunk
+
+
+def _bytes(layer: Layer, weights: Weights) -> int:
+    shape = weights.shape(layer.weight)
+    outputs = shape[-1] if layer.channels_last else shape[0] // layer.groups
+    features = prod(shape) // max(outputs * layer.groups, 1)
+    return 8 * layer.groups * features**2
+
+
+def _run(
+    graph: ChannelGraph, layers: Mapping[int, Layer], wiring: Wiring, batches: Batches, seed: int
+) -> dict[int, Sums]:
+    """Run the network and sum up what layers read."""
+    stream = Stream(graph.proto, batches)
+    place = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
+    sums = {}
+    for number, layer in layers.items():
+        stream.advance(place[layer.node.name])
+        rng, own = np.random.default_rng((seed, number)), Sums()
+        intercept = intercept_place(layer, wiring) is not None
+        for batch in stream.tensors([layer.x, layer.y]):
+            features, _ = layer.sample(batch[layer.x], [batch[layer.y]], _POSITIONS, rng)
+            own.add(features, intercept=intercept)
+        if not own.count:
+            raise UsageError("OP604", "there are no inputs to run the model on")
+        sums[number] = own
+    return sums

@@ -1,0 +1,72 @@
+"""A layer's weights and intercepts as one matrix, and back into the model.
+
+Not every layer has a bias to take an intercept. What follows may have room for one: the mean of a normalisation, a
+constant that is added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune._tensors import Weights, set_tensor
+from onnxprune.recover.layers import Layer
+from onnxprune.recover.lstsq import Rows
+from onnxprune.recover.targets import Wiring
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer's intercepts go.
+
+    Attributes:
+        name: an initialiser with one element for each output.
+        sign: of what is added there for a larger intercept.
+    """
+
+    name: str
+    sign: float
+
+
+def intercept_place(layer: Layer, wiring: Wiring) -> Place | None:
+    """Return where a layer's intercepts can go, or None if there is no place."""
+    weights = wiring.weights
+    follower = wiring.only_reader(layer.y)
+    if layer.bias is not None:
+        place = Place(layer.bias, 1.0)
+    elif follower is not None and follower.op_type == "BatchNormalization":
+        place = Place(follower.input[3], -1.0)
+    elif follower is not None and follower.op_type == "Add":
+        place = Place(next((n for n in follower.input if wiring.per_channel(n, layer) is not None), ""), 1.0)
+    else:
+        return None
+    outputs = layer.matrix(weights[layer.weight]).shape[:2]
+    own = place.name in weights and len(wiring.readers[place.name]) == 1
+    return place if own and weights[place.name].size == outputs[0] * outputs[1] else None
+
+
+def parameters(layer: Layer, weights: Weights) -> Rows:
+    """Return a layer's weights with its bias as a last column, shape (groups, outputs, features + 1)."""
+    matrix = layer.matrix(weights[layer.weight])
+    intercept = np.zeros(matrix.shape[:2])
+    if layer.bias is not None:
+        intercept = np.asarray(weights[layer.bias], dtype=np.float64).reshape(intercept.shape)
+    return np.concatenate([matrix, intercept[..., None]], axis=2)
+
+
+def set_parameters(layer: Layer, weights: Weights, place: Place | None, new: Rows) -> None:
+    """Write weights and intercepts into the model.
+
+    Args:
+        layer: the layer.
+        weights: the model's.
+        place: where intercepts go; without one they stay as they are.
+        new: as `parameters` gives them.
+    """
+    change = new[..., -1] - parameters(layer, weights)[..., -1]
+    set_tensor(weights.tensor(layer.weight), layer.weight_of(new[..., :-1], weights[layer.weight]))
+    if place is not None:
+        old = weights[place.name]
+        shifted = old.astype(np.float64) + place.sign * change.reshape(old.shape)
+        set_tensor(weights.tensor(place.name), shifted.astype(old.dtype))

@@ -1,0 +1,81 @@
+"""Sensitivities as a table and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+from rich.console import RenderableType
+
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.report.layout import FAINT, Cell, Name, heading, paragraph, stack, table
+from onnxprune.report.text import count
+from onnxprune.sensitivity import Curve
+from onnxprune.trace.graph import ChannelGraph
+
+_NAMED = 12  # curves beyond which a legend would hide the plot
+_INCHES = (8.0, 5.0)
+
+
+def sensitivity_table(
+    graph: ChannelGraph, curves: Sequence[Curve], shares: Sequence[float], measure: str
+) -> RenderableType:
+    """Tabulate what removing a share of each group's units does to the outputs.
+
+    Args:
+        graph: the traced model.
+        curves: of its groups, in the order of the rows.
+        shares: the columns; each shows the point measured nearest to it.
+        measure: what the errors are, in words.
+    """
+    columns = "group|units >|" + "|".join(f"-{share:.0%} >" if share < 1 else "most >" for share in shares)
+    rows: list[list[Cell]] = [
+        [Name(graph.groups[c.group].name), str(len(c.order)), *(_error(_nearest(c, share)) for share in shares)]
+        for c in curves
+    ]
+    note = f"{count(len(rows), 'group')}, each by itself"
+    meaning = (
+        f"{measure} with a share of the group's units removed, the least important first, and the layers that read "
+        "them refitted. Shares are rounded to what the guards allow."
+    )
+    return stack(heading("sensitivity", note), table(columns, rows), paragraph(meaning, FAINT))
+
+
+def plot_sensitivity(graph: ChannelGraph, curves: Sequence[Curve], path: Path, measure: str) -> None:
+    """Draw the curves of all groups into a file, deeper groups in lighter colours.
+
+    Raises:
+        UsageError: matplotlib isn't installed (OP605).
+        ModelError: the file can't be written (OP117).
+    """
+    try:
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("OP605", "a plot needs matplotlib", hint="pip install 'onnxprune[plot]'") from error
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    axes = figure.add_subplot(xlabel="share of the group's units removed", ylabel=measure, title="sensitivity")
+    smallest = min((p.error for c in curves for p in c.points if p.error > 0), default=1e-6)
+    axes.set_yscale("symlog", linthresh=smallest)
+    shades = np.linspace(0.0, 0.9, max(len(curves), 1))
+    for curve, shade in zip(curves, shades, strict=False):
+        points = [(0.0, 0.0), *((p.removed / len(curve.order), p.error) for p in curve.points if isfinite(p.error))]
+        label = graph.groups[curve.group].name
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colormaps["viridis"](shade), label=label)
+    if len(curves) <= _NAMED:
+        axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ModelError("OP117", f"can't write the plot: {error}", where=str(path)) from error
+
+
+def _nearest(curve: Curve, share: float) -> float:
+    return min(curve.points, key=lambda p: abs(p.removed - share * len(curve.order))).error
+
+
+def _error(value: float) -> str:
+    return f"{value + 0.0:.2g}" if isfinite(value) else "not finite"

@@ -1,0 +1,26 @@
+"""How sensitive outputs are to the removal of each group's channels, and allocations that follow from it."""
+
+from __future__ import annotations
+
+from onnxprune.sensitivity.allocation import added_errors, slopes, spend
+from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
+from onnxprune.sensitivity.metrics import MetricLoss, loss
+from onnxprune.sensitivity.outputs import OutputError
+from onnxprune.sensitivity.store import Record, read_record
+
+__all__ = [
+    "SHARES",
+    "Curve",
+    "Judge",
+    "MetricLoss",
+    "OutputError",
+    "Point",
+    "Record",
+    "added_errors",
+    "loss",
+    "measure",
+    "read_record",
+    "share_out",
+    "slopes",
+    "spend",
+]

@@ -1,0 +1,92 @@
+"""How far a changed network's outputs are from the original's, on inputs that nothing was fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.errors import UsageError
+from onnxprune.recover.stream import Batches, Stream
+
+# What ends a network without telling more than its input does, and less where it saturates.
+_SQUASHING = {"ArgMax", "Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh", "TopK"}
+_MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+def telling(model: ModelProto) -> list[str]:
+    """Return the tensors to compare: the outputs, or what goes into the Softmax or the like that they come from."""
+    maker = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for output in model.graph.output:
+        tensor = at = output.name
+        while at in maker and maker[at].op_type in _SQUASHING | _MOVING:
+            node = maker[at]
+            at = node.input[0]
+            if node.op_type in _SQUASHING:
+                tensor = at
+        found.append(tensor)
+    return list(dict.fromkeys(found))
+
+
+@dataclass(slots=True)
+class _Reference:
+    """The original's values of one tensor, and the sum of squares of their deviation from their mean."""
+
+    values: list[NDArray[Any]]
+    spread: float
+
+
+class OutputError:
+    """Mean squared error of outputs relative to their variance, averaged over outputs; 0 for the original itself.
+
+    For small changes it is quadratic in them, so that errors of independent changes add up.
+    """
+
+    def __init__(self, model: ModelProto, batches: Batches) -> None:
+        """Run the original.
+
+        Args:
+            model: the original.
+            batches: gives the inputs, anew at each call.
+
+        Raises:
+            ModelError: ONNX Runtime can't run it on the inputs.
+            UsageError: there are no inputs, or outputs that vary with them (OP604).
+        """
+        self._stream = Stream(model, batches)
+        values: dict[str, list[NDArray[Any]]] = {}
+        for batch in self._stream.tensors(telling(model)):
+            for name, value in batch.items():
+                if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                    values.setdefault(name, []).append(value)
+        references = {name: _Reference(own, _spread(own)) for name, own in values.items()}
+        self._references = {name: r for name, r in references.items() if r.spread > 0}
+        if not self._references:
+            raise UsageError("OP604", "no output varies with the inputs, so that no change in it can be measured")
+
+    def __call__(self, model: ModelProto, since: int = 0) -> float:
+        """Return the error of a changed network; infinite if an output isn't finite.
+
+        Args:
+            model: the original, changed nowhere in front of a node.
+            since: that node's position in the original. It must not decrease from call to call.
+        """
+        self._stream.advance(since)
+        squares = dict.fromkeys(self._references, 0.0)
+        for i, batch in enumerate(self._stream.tensors(self._references, of=model)):
+            for name, value in batch.items():
+                original = self._references[name].values[i]
+                squares[name] += float(np.square(value.astype(np.float64) - original).sum())
+        errors = [squares[name] / reference.spread for name, reference in self._references.items()]
+        return float(np.mean(errors)) if np.isfinite(errors).all() else float("inf")
+
+
+def _spread(values: list[NDArray[Any]]) -> float:
+    flat = [v.astype(np.float64).ravel() for v in values]
+    mean = sum(float(v.sum()) for v in flat) / max(sum(v.size for v in flat), 1)
+    total = sum(float(np.square(v - mean).sum()) for v in flat)
+    return total if np.isfinite(total) else 0.0
