@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 from onnx import ModelProto
 
 from benchmarks.common import Column, Report, Stopwatch, Table, chosen, log, milliseconds, options
-from benchmarks.zoo import FAMILIES
+from benchmarks.zoo import FAMILIES, SIZES, VALUES
 from onnxprune import Analysis, Guards, Kept, OnnxPruneError, PlanError, Settings, Target, load, make_plan, prove, prune
 from onnxprune.cost import cost
 from onnxprune.normalise import normalise
@@ -19,7 +20,7 @@ from onnxprune.report.summary import ModelSummary, summarise
 from onnxprune.report.units import percent, share, si
 from onnxprune.shapes import concretise
 from onnxprune.trace import ChannelGraph, trace
-from onnxprune.verify import Verification
+from onnxprune.verify import Verification, generate_inputs
 
 TARGET = Settings(target=Target("macs", 0.5))
 _ALL = 1 - 1e-9
@@ -105,11 +106,11 @@ def cover(name: str, family: str, source: ModelProto, *, repeats: int, clock: st
     """
     model = load(source)
     watch = Stopwatch(repeats, clock)
-    graph = watch("trace", lambda: _trace(model.proto))
+    graph = watch("trace", lambda: _trace(model.proto, SIZES.get(name)))
     analysis = Analysis(model, graph)
     planned, deepest = (_plan(analysis, settings) for settings in (TARGET, DEEPEST))
     plan = planned or deepest
-    verdict = None if plan is None else _proof(analysis, plan)
+    verdict = None if plan is None else _proof(analysis, plan, VALUES.get(name, {}))
     found = summarise(graph)
     return Coverage(
         model=name,
@@ -131,9 +132,9 @@ def cover(name: str, family: str, source: ModelProto, *, repeats: int, clock: st
     )
 
 
-def _trace(source: ModelProto) -> ChannelGraph:
+def _trace(source: ModelProto, sizes: Mapping[str, Sequence[int]] | None) -> ChannelGraph:
     proto = normalise(source)
-    return trace(proto, shapes=concretise(proto))
+    return trace(proto, shapes=concretise(proto, sizes))
 
 
 def _plan(analysis: Analysis, settings: Settings) -> PrunePlan | None:
@@ -155,8 +156,12 @@ def _macs_left(plan: PrunePlan | None) -> float | None:
     return None if plan is None else share(plan.after["macs"], plan.before["macs"])
 
 
-def _proof(analysis: Analysis, plan: PrunePlan) -> Verification:
-    return prove(apply_plan(analysis.graph, plan), prune(analysis, plan, check=False).proto)
+def _proof(analysis: Analysis, plan: PrunePlan, values: Mapping[str, int]) -> Verification:
+    """Run the oracle, on drawn inputs but for those whose values are given."""
+    graph = analysis.graph
+    inputs = generate_inputs(graph.proto, graph.shapes.inputs)
+    inputs |= {name: np.full_like(inputs[name], value) for name, value in values.items()}
+    return prove(apply_plan(graph, plan), prune(analysis, plan, check=False).proto, inputs=inputs)
 
 
 def _left(result: Coverage) -> str:

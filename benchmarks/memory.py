@@ -47,10 +47,25 @@ def _main(source: Path, check: bool) -> None:
         save(synthetic_chain(14), tiny)
         load_to_save(tiny, target, check=check)
         gc.collect()
-        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
-        before = _status("VmRSS")
+        forget_peak()
+        before = held()
         load_to_save(source, target, check=check)
-        print(_status("VmHWM") - before)
+        print(peak() - before)
+
+
+def forget_peak() -> None:
+    """Let the kernel count this process's peak memory from now on."""
+    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+
+
+def held() -> int:
+    """Return the bytes of resident memory that this process holds."""
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """Return the bytes of resident memory that this process held at most."""
+    return _status("VmHWM")
 
 
 def _status(key: str) -> int:

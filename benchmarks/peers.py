@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 import onnx
 from onnx import ModelProto
 
 from benchmarks.common import Column, Report, Table, Timing, chosen, log, measure, milliseconds, options, yes
-from benchmarks.latency import speedup, turns
+from benchmarks.turns import speedup, turns
 from onnxprune import ModelError
 from onnxprune._runtime import session
+from onnxprune.benchmark.statistics import summarise
 from onnxprune.cost import Cost, model_cost
 from onnxprune.normalise import normalise
 from onnxprune.report.units import percent, share
@@ -38,7 +38,7 @@ NOTES = (
     "some runs after one to warm up; Torch-Pruning's doesn't include the export to ONNX.",
     "*Reached* counts the layers with weights that are smaller afterwards. MACs and parameters are those left, counted "
     "on the ONNX model. *Valid* says whether onnx.checker accepts the result with full_check. *Latency* is on ONNX "
-    "Runtime's CPU provider, models taking turns; *speedup* is the median over turns. The proof, onnxprune's default, "
+    "Runtime's CPU provider, models taking turns; *speedup* is the mean over turns. The proof, onnxprune's default, "
     "runs the original, the masked original and the pruned model; it changes nothing, so between the two rows of "
     "onnxprune speedups differ by noise alone.",
 )
@@ -99,7 +99,7 @@ def compare(
             params=share(costs[name].params, dense.params),
             loads=name in runs,
             valid=_valid(model),
-            latency=float(np.median(runs[name])) if name in runs else None,
+            latency=summarise(runs[name]).median if name in runs else None,
             speedup=speedup(runs[_DENSE], runs[name]) if name in runs else None,
         )
         for name, model in models.items()

@@ -98,7 +98,7 @@ class _Basic(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Sequential(*_conv_bn(channels, width, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, torch.relu(self.body(x) + self.shortcut(x)))
+        return torch.relu(self.body(x) + self.shortcut(x))
 
 
 class _Inverted(nn.Module):

@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.torch_models import INPUT, NETWORKS, Attention, build
 from onnxprune import Settings, analyse, make_plan, prune
 
-__all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case"]
+__all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case", "torch_pruned"]
 
 RATIO = 0.5
 OPSET = 17
@@ -76,7 +76,12 @@ def _onnxprune(proto: ModelProto, *, check: bool) -> ModelProto:
     return prune(analysis, make_plan(analysis, Settings(ratio=RATIO)), check=check).proto
 
 
-def _torch_pruning(module: nn.Module) -> nn.Module:
+def torch_pruned(case: Case, ratio: float) -> ModelProto:
+    """Prune a network with Torch-Pruning at another ratio, and export it."""
+    return _export(_torch_pruning(copy.deepcopy(case.module), ratio))
+
+
+def _torch_pruning(module: nn.Module, ratio: float = RATIO) -> nn.Module:
     *_, classifier = (m for m in module.modules() if isinstance(m, nn.Linear))
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -86,7 +91,7 @@ def _torch_pruning(module: nn.Module) -> nn.Module:
             module,
             torch.zeros(INPUT),
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=RATIO,
+            pruning_ratio=ratio,
             round_to=_MULTIPLE,
             ignored_layers=[classifier],
             num_heads={m.qkv: m.heads for m in module.modules() if isinstance(m, Attention)},

@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from onnxprune.budget import Guards, Target
     from onnxprune.cost import Cost, model_cost
+    from onnxprune.data import open_data
     from onnxprune.errors import (
+        DataError,
         ModelError,
         OnnxPruneError,
         PlanError,
@@ -24,23 +26,26 @@ if TYPE_CHECKING:
     from onnxprune.importance import criterion, score
     from onnxprune.kept import Kept
     from onnxprune.model import Model, load, save
-    from onnxprune.pipeline import Analysis, Pruned, Settings, analyse, make_plan, prove, prune
+    from onnxprune.pipeline import Analysis, Pruned, Settings, analyse, make_plan, prove, prune, sensitivities
     from onnxprune.plan import PrunePlan, apply_plan
+    from onnxprune.search import Found, prune_within
     from onnxprune.trace import ChannelGraph, Group, Pin, Slice, Unit
     from onnxprune.verify import Verification
 
 _HOME = {
     "budget": ("Guards", "Target"),
     "cost": ("Cost", "model_cost"),
+    "data": ("open_data",),
     "errors": (
-        *("ModelError", "OnnxPruneError", "PlanError", "RewriteError", "UsageError"),
+        *("DataError", "ModelError", "OnnxPruneError", "PlanError", "RewriteError", "UsageError"),
         "VerificationError",
     ),
     "importance": ("criterion", "score"),
     "kept": ("Kept",),
     "model": ("Model", "load", "save"),
-    "pipeline": ("Analysis", "Pruned", "Settings", "analyse", "make_plan", "prove", "prune"),
+    "pipeline": ("Analysis", "Pruned", "Settings", "analyse", "make_plan", "prove", "prune", "sensitivities"),
     "plan": ("PrunePlan", "apply_plan"),
+    "search": ("Found", "prune_within"),
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
     "verify": ("Verification",),
 }
@@ -49,6 +54,8 @@ __all__ = [
     "Analysis",
     "ChannelGraph",
     "Cost",
+    "DataError",
+    "Found",
     "Group",
     "Guards",
     "Kept",
@@ -73,10 +80,13 @@ __all__ = [
     "load",
     "make_plan",
     "model_cost",
+    "open_data",
     "prove",
     "prune",
+    "prune_within",
     "save",
     "score",
+    "sensitivities",
 ]
 
 

@@ -134,12 +134,14 @@ def _options(runtime: ModuleType, optimise: bool, threads: int | None) -> Any:
 
 def _loadable(model: onnx.ModelProto | bytes | Path, folder: Path) -> bytes | str:
     """Turn a model into what InferenceSession takes, by way of `folder` when it is too large."""
-    from onnxprune.model import save  # which asks us for max_ir_version
+    from onnxprune._bodies import close_bodies  # which, as the other, asks us for max_ir_version
+    from onnxprune.model import save
 
     if isinstance(model, bytes):
         return model
     if isinstance(model, Path):
         return str(model)
+    model = close_bodies(model)
     try:
         return bytes(model.SerializeToString())
     except EncodeError:  # above 2 GiB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -72,10 +73,14 @@ def weights(proto: ModelProto) -> Weights:
 
 def set_tensor(tensor: TensorProto, array: np.ndarray) -> None:
     """Store an array in a tensor, with the array's shape and type; name and notes stay."""
-    stored = numpy_helper.from_array(np.asarray(array, order="C"))
     for field in (*DATA_FIELDS, "dims", "segment", "external_data", "data_location"):
         tensor.ClearField(field)
-    tensor.MergeFrom(stored)
+    if array.dtype.isbuiltin and array.dtype.kind in "biuf" and sys.byteorder == "little":
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor.dims.extend(array.shape)
+        tensor.raw_data = array.tobytes()  # large ones without the copies that from_array makes
+    else:
+        tensor.MergeFrom(numpy_helper.from_array(np.asarray(array, order="C")))
 
 
 def elements(tensor: TensorProto | SparseTensorProto) -> int:

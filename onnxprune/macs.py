@@ -106,6 +106,7 @@ _MACS: dict[str, _Formula] = {
     "com.microsoft:FusedGemm": _matmul,
     "com.microsoft:FusedMatMul": _matmul,
     "com.microsoft:MatMulIntegerToFloat": _matmul,
+    "com.microsoft:MatMulNBits": _matmul,
     "com.microsoft:MultiHeadAttention": _attention,
     "com.microsoft:QGemm": _matmul,
 }

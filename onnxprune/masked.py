@@ -12,6 +12,7 @@ from itertools import count
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from onnxprune._bodies import mark_alike
 from onnxprune._tensors import by_group, set_tensor
 from onnxprune.blocks.find import Block
 from onnxprune.kept import Kept
@@ -132,6 +133,7 @@ def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodePr
             out = next(names) if last else name
             after.append(gather(small, np.where(mask, np.cumsum(mask) - 1, 0), axis, out))
             small = out
+    mark_alike(node, [*before, *after])
     return [*before, inner, *after]
 
 

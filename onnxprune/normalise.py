@@ -15,6 +15,7 @@ import numpy as np
 import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnxprune._bodies import open_bodies
 from onnxprune._shuffles import merge_shuffles
 from onnxprune._tensors import byte_size, check_data, check_type, densify, elements
 from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
@@ -55,7 +56,8 @@ def normalise(proto: ModelProto, *, consume: bool = False) -> ModelProto:
     In the result there are no model-local functions; Constant nodes, ConstantOfShape of constants
     and Identity of initialisers are initialisers; initialisers aren't graph inputs, and all are
     read; every node has a name of its own; a vector serves one node input only; a channel shuffle is
-    a Gather. Subgraphs are left alone. The result computes bit for bit what the model computes.
+    a Gather; the nodes of If's bodies stand in the main graph (`onnxprune._bodies`), those of other
+    subgraphs are left alone. The result computes bit for bit what the model computes.
 
     Args:
         proto: A model as `load` gives it.
@@ -310,11 +312,38 @@ def _unshare_vectors(draft: _Draft) -> None:
             draft.nodes[index] = _with_inputs(node, inputs)
 
 
+def _unflatten_scales(draft: _Draft) -> None:
+    """Scales and zero points of weights in blocks of a few bits have an axis for rows and one for blocks."""
+    taken = {*_names(draft.nodes), *draft.tensors}
+    for index, node in enumerate(draft.nodes):
+        if node.op_type != "MatMulNBits":
+            continue
+        rows = next((a.i for a in node.attribute if a.name == "N"), 0)
+        inputs = list(node.input)
+        for place in (2, 3):
+            tensor = draft.tensors.get(inputs[place]) if place < len(inputs) else None
+            if tensor is not None and len(tensor.dims) == 1 and rows and tensor.dims[0] % rows == 0:
+                inputs[place] = _unique(f"{inputs[place]}::rows", taken)
+                split = copy_without(tensor, "dims")
+                split.dims.extend([rows, tensor.dims[0] // rows])
+                draft.tensors[inputs[place]] = split
+        if inputs != node.input:
+            draft.nodes[index] = _with_inputs(node, inputs)
+
+
+def _open_bodies(draft: _Draft) -> None:
+    """Nodes of the bodies of If stand in the main graph, see `onnxprune._bodies`."""
+    draft.nodes, weights = open_bodies(draft.nodes, {*draft.tensors, *(i.name for i in draft.shell.graph.input)})
+    draft.tensors |= weights
+
+
 _PASSES: tuple[Callable[[_Draft], None], ...] = (
+    _open_bodies,
     _separate_inputs,
     _open_negative_sizes,
     _materialise_constants,
     _drop_zero_states,
+    _unflatten_scales,
     _drop_dead,
     _drop_unread,
     _name_nodes,

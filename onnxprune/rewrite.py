@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnxprune._bodies import close_bodies, mark_alike
 from onnxprune._tensors import by_group, set_tensor
 from onnxprune._validate import captured_names
 from onnxprune._wire import copy_without
 from onnxprune.edit import Edit
 from onnxprune.kept import Kept
 from onnxprune.trace.registry import operator_key, rules
+from onnxprune.trace.values import Ids
 
 
 def rewrite(kept: Kept) -> ModelProto:
@@ -37,12 +39,11 @@ def rewrite(kept: Kept) -> ModelProto:
     nodes = live(nodes, model.graph)
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in reads(node)} | {o.name for o in model.graph.output}
-    for tensor in _weights(kept, used):
-        model.graph.initializer.append(tensor)
+    _add_weights(model, kept, used)
     model.graph.initializer.extend(t for t in constants if t.name in used)
     made = {name for node in nodes for name in node.output}
     model.graph.value_info.extend(_value_info(kept, made))
-    return model
+    return close_bodies(model)
 
 
 def _nodes(kept: Kept) -> tuple[list[NodeProto], list[TensorProto]]:
@@ -60,6 +61,7 @@ def _nodes(kept: Kept) -> tuple[list[NodeProto], list[TensorProto]]:
         if rule is not None and rule.rewrite is not None and _changed(kept, node):
             edit = Edit(node, versions.get(node.domain or "ai.onnx", 1), kept, unique)
             rule.rewrite(edit)
+            mark_alike(node, [*edit.before, *edit.after])
             nodes += [*edit.before, node, *edit.after]
             constants += [numpy_helper.from_array(v, n) for n, v in edit.constants.items()]
         else:
@@ -105,25 +107,30 @@ def live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
     return live[::-1]
 
 
-def _weights(kept: Kept, used: set[str]) -> Iterable[TensorProto]:
+def _add_weights(model: ModelProto, kept: Kept, used: set[str]) -> None:
+    """Add what is left of the weights; each is sliced when its turn has come, so that few are held twice."""
     gone = kept.positions()
     for tensor in kept.graph.proto.graph.initializer:
         if tensor.name not in used:
             continue
         removed = gone.get(tensor.name)
         if removed is None:
-            yield tensor
-            continue
-        array = numpy_helper.to_array(tensor)
-        for axis, positions in sorted(removed.items(), reverse=True):  # the groups along the first axis come last
-            groups = kept.graph.per_group.get((tensor.name, axis))
-            if groups is None:
-                array = np.delete(array, positions, axis)
-            else:
-                array = by_group(np.delete(by_group(array, groups), positions, 0), groups)
-        sliced = TensorProto(name=tensor.name, doc_string=tensor.doc_string)
-        set_tensor(sliced, array)
-        yield sliced
+            model.graph.initializer.append(tensor)
+        else:
+            sliced = model.graph.initializer.add(name=tensor.name, doc_string=tensor.doc_string)
+            set_tensor(sliced, _sliced(kept, tensor, removed))
+
+
+def _sliced(kept: Kept, tensor: TensorProto, removed: Mapping[int, Ids]) -> np.ndarray:
+    array = numpy_helper.to_array(tensor)
+    for axis, positions in sorted(removed.items(), reverse=True):  # the groups along the first axis come last
+        groups = kept.graph.per_group.get((tensor.name, axis))
+        turned = array if groups is None else by_group(array, groups)
+        keep = np.ones(turned.shape[0 if groups else axis], dtype=bool)
+        keep[positions] = False
+        turned = np.compress(keep, turned, 0 if groups else axis)
+        array = turned if groups is None else by_group(turned, groups)
+    return array
 
 
 def _value_info(kept: Kept, made: set[str]) -> Iterable[ValueInfoProto]:

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxprune._bodies import close_bodies
 from onnxprune.errors import ModelError, OnnxPruneError, UsageError
 from onnxprune.model import load, skeleton
 from onnxprune.normalise import normalise
@@ -59,7 +60,7 @@ def i64(*values: int) -> NDArray[np.int64]:
 def really(proto: ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Run a model with every tensor of its main graph as an output."""
     full = ModelProto()
-    full.CopyFrom(proto)
+    full.CopyFrom(close_bodies(proto))
     del full.graph.value_info[:], full.graph.output[:]
     names = [name for n in full.graph.node for name in n.output if name]
     full.graph.output.extend(ValueInfoProto(name=name) for name in names)

@@ -51,8 +51,8 @@ Examples:
     default="native",
     show_default=True,
     metavar="NAME",
-    help="What trains: native, ort-training, or a Python function module:function that takes the model and the data, and "
-    "returns the trained model.",
+    help="What trains: native, ort-training, or a Python function module:function that takes the model and the data, "
+    "and returns the trained model.",
 )
 @click.option(
     "--training-python",

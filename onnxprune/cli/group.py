@@ -12,7 +12,10 @@ from onnxprune.cli.failures import failures, unbreakable_streams
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in modules of a package, each as `command`, and are imported on demand."""
+    """A group whose commands live in modules of a package, each as `command`, and are imported on demand.
+
+    A module is named as its command is, with underscores for hyphens.
+    """
 
     def __init__(self, *args: Any, package: str, commands: Sequence[str], **kwargs: Any) -> None:
         """Take the package's name and the modules' names, in the order of the help page."""
@@ -28,7 +31,7 @@ class LazyGroup(click.Group):
         """Import a command."""
         if cmd_name not in self.names:
             return None
-        command: click.Command = import_module(f"{self.package}.{cmd_name}").command
+        command: click.Command = import_module(f"{self.package}.{cmd_name.replace('-', '_')}").command
         return command
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:

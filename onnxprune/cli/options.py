@@ -163,8 +163,8 @@ _PLANNING: Mapping[str, Callable[[Function], Function]] = {
     "criterion": click.option(
         "--criterion",
         help="What makes a channel important: l1, l2, bn-scale, fpgm, lamp, random; with --data also obs (the error "
-        "that is left after refitting), mean-abs, apoz, variance; or one of an installed package. The allocation "
-        "reconstruction takes obs if nothing is said. [default: l2]",
+        "that is left after refitting), taylor, fisher, mean-abs, apoz, variance; or one of an installed package. The "
+        "allocation reconstruction takes obs if nothing is said. [default: l2]",
     ),
     "allocation": click.option(
         "--allocation",

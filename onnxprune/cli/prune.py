@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli import calibration, options
+from onnxprune.cli import calibration, options, training
 from onnxprune.cli.files import check_output
 from onnxprune.cli.latency import latency_of
 from onnxprune.cli.models import open_model
@@ -27,6 +27,7 @@ Examples:
   onnxprune prune model.onnx -o small.onnx --ratio 30% --input x.npy
   onnxprune prune model.onnx -o small.onnx --plan plan.json
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data images/
+  onnxprune prune model.onnx -o small.onnx --target macs=50% --data train.npz --finetune 10
   onnxprune prune model.onnx -o small.onnx --max-drop 1% --data val/
 """
 
@@ -56,6 +57,7 @@ Examples:
 @calibration.data
 @calibration.curves
 @calibration.recovery
+@training.hook
 @options.force
 @reporting
 def command(
@@ -72,6 +74,7 @@ def command(
     record: Path | None,
     method: str | None,
     max_drop: float | None,
+    epochs: int | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -81,7 +84,8 @@ def command(
     to zero. Where it doesn't, nothing is written and the exit status is 1.
 
     With --data, channels are taken where the network's outputs change least, and the proved model is then
-    repaired: its weights are refitted so that layers put out what they did.
+    repaired: its weights are refitted so that layers put out what they did. With --finetune it is trained to follow the
+    original on top of that, and on labels where there are any; see `onnxprune finetune` for more.
     """
     from onnxprune.evaluate.table import evaluation_fields, evaluation_table
     from onnxprune.model import save
@@ -90,6 +94,7 @@ def command(
     from onnxprune.report import console, documents
     from onnxprune.report.latency import latency_table
     from onnxprune.report.summary import file_size, summarise, summarise_plan
+    from onnxprune.report.training import finetuning_fields, finetuning_table
 
     if plan_path is not None and planning:
         flags = ", ".join(options.flag(name) for name in planning)
@@ -101,6 +106,7 @@ def command(
     if max_drop is not None and no_verify:
         raise PlanError("OP302", "--max-drop proves what it finds, and --no-verify forbids it", hint="drop one")
     calibration.check(given, method, max_drop)
+    training.check(given, epochs, max_drop)
     measured = given.data is not None or record is not None
     settings = None if plan_path else options.settings_of(planning, data=measured, budget=max_drop is None)
     latency = None if settings is None else latency_of(planning, settings)
@@ -133,7 +139,8 @@ def command(
         repairs = [] if batches is None else calibration.repair(out, analysis, pruned, batches, method, seed)
     plan = pruned.plan
     size = file_size(analysis.model)
-    result = replace(analysis.model, proto=pruned.proto)
+    tuned = None if epochs is None else training.tune(out, given, analysis, pruned.proto, epochs, seed)
+    result = replace(analysis.model, proto=pruned.proto if tuned is None else tuned.proto)
     with out.step("write"):
         save(result, output, force=force)
     written = replace(result, path=output, data_files=(weights,) if result.external else ())
@@ -152,12 +159,14 @@ def command(
             pins=documents.pin_fields(dense.pins),
             repairs=[asdict(r) for r in repairs],
             evaluation=None if evaluation is None else evaluation_fields(evaluation),
+            finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
         lambda: console.costs(summary, files),
         lambda: console.removal(summary),
         *([] if latency is None else [partial(latency_table, plan.settings["latency"])]),
         lambda: console.verdict((), verification),
         *([] if evaluation is None else [partial(evaluation_table, evaluation)]),
+        *([] if tuned is None else [partial(finetuning_table, tuned)]),
         lambda: console.what_stays(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
     warn_if_idle(out, plan, verification)

@@ -74,7 +74,7 @@ def command(
     """
     from onnxprune.report import documents
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_table
-    from onnxprune.sensitivity import SHARES, Record, measure, read_record, share_out
+    from onnxprune.sensitivity import SHARES, Record, measure, resume, share_out
 
     if given.data is None:
         raise UsageError("OP602", "sensitivity is measured on inputs", hint="give some with --data, without labels")
@@ -94,15 +94,12 @@ def command(
         "data": given.data,
         "preprocess": given.preprocess,
         "limit": given.limit or calibration.LIMIT,
+        **policies,
         **{name: list(v) if isinstance(v, tuple) else v for name, v in planning.items() if name != "criterion"},
     }
     record = Record(analysis.model.sha256, settings)
     if output is not None and output.exists() and not force:
-        found = read_record(output, record.model, graph)
-        if found.settings != record.settings:
-            cause = "the file holds sensitivities that were measured with other settings"
-            raise PlanError("OP313", cause, where=str(output), hint="pass --force to begin anew")
-        record = found
+        record = resume(output, record, graph)
         out.note(f"going on from {output}, which has {len(record.curves)} groups")
     elif output is not None:
         check_output(output, force)

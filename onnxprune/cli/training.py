@@ -11,9 +11,14 @@ import click
 
 from onnxprune.cli.options import SHARE
 from onnxprune.cli.output import Output
+from onnxprune.errors import PlanError
 
 if TYPE_CHECKING:
-    from onnxprune.train import Progress, TrainSettings
+    from onnx import ModelProto
+
+    from onnxprune.cli.calibration import Given
+    from onnxprune.pipeline import Analysis
+    from onnxprune.train import FineTuned, Progress, TrainSettings
 
 Function = Callable[..., Any]
 
@@ -32,7 +37,10 @@ class WeightedLoss(click.ParamType[tuple[str, float]]):
         name, _, weight = str(value).partition("=")
         if name not in _LOSSES:
             self.fail(f"{name!r} is not one of the losses: {', '.join(_LOSSES)}", param, ctx)
-        return name, click.FLOAT.convert(weight or "1", param, ctx)
+        try:
+            return name, float(weight or 1)
+        except ValueError:
+            self.fail(f"{weight!r} is not a weight", param, ctx)
 
 
 # Options whose arguments are named as the settings are.
@@ -117,6 +125,46 @@ def settings_of(given: Mapping[str, Any], seed: int) -> TrainSettings:
         seed=seed,
         **values,
     )
+
+
+_EPOCHS = click.option(
+    "--finetune",
+    "epochs",
+    type=click.IntRange(min=1),
+    metavar="EPOCHS",
+    help="Train the pruned model on all of --data to follow the original, and on labels if there are any.",
+)
+
+
+def hook(function: Function) -> Function:
+    """Give a command that prunes the option to fine-tune; it arrives as the argument `epochs`."""
+    return _EPOCHS(function)
+
+
+def check(given: Given, epochs: int | None, max_drop: float | None) -> None:
+    """Refuse to fine-tune without data, or what a search has found.
+
+    Raises:
+        PlanError: there are no data, or --max-drop is given (OP302).
+    """
+    if epochs is not None and given.data is None:
+        raise PlanError("OP302", "--finetune needs inputs", hint="give some with --data; labels aren't needed")
+    if epochs is not None and max_drop is not None:
+        hint = "prune with --max-drop first, then train with `onnxprune finetune`"
+        raise PlanError("OP302", "--max-drop judges models that aren't trained", hint=hint)
+
+
+def tune(out: Output, given: Given, analysis: Analysis, pruned: ModelProto, epochs: int, seed: int) -> FineTuned:
+    """Train a pruned model to follow its original."""
+    from onnxprune.train import TrainSettings, finetune
+
+    data = given.open(out, analysis, seed=seed, limit=given.limit)
+    settings = TrainSettings(epochs=epochs, seed=seed)
+    with progress_bar(out) as progress:
+        result = finetune(pruned, data, teacher=analysis.graph.proto, settings=settings, progress=progress)
+    if result.failure is not None:
+        out.warn(f"{result.failure.cause}: the best model before that is kept")
+    return result
 
 
 @contextmanager

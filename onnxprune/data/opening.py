@@ -19,6 +19,7 @@ from onnxprune.data.digits import digits_arrays
 from onnxprune.data.fit import Fit, fit
 from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.data.images import Files, FolderFiles, ImageSource, ZipFiles, class_labels
+from onnxprune.data.noise import noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
 from onnxprune.data.ports import InputSpec, inputs_of
@@ -31,7 +32,10 @@ Spec = str | Path | Mapping[str, Array] | Function
 Inputs = tuple[InputSpec, ...]
 Opened = tuple[Source, tuple[Fit, ...], tuple[str, ...]]
 
-_FORMS = "give an .npz or .npy file, a folder of .npy files, a folder or .zip of images, module:function, or digits"
+_FORMS = (
+    "give an .npz or .npy file, a folder of .npy files, a folder or .zip of images, module:function, digits, or random"
+)
+_NOISE = "the inputs are noise: what is measured and repaired on them holds for real ones only roughly"
 _GIVEN = "the data given"
 _IMAGES = (1, 1, 1, 3)  # of which only the rank and the channels matter
 
@@ -48,7 +52,7 @@ def open_data(
 
     Args:
         spec: a path (.npz, .npy, a folder of .npy files, a folder or .zip of images), "module:function", "digits",
-            "digits:train" or "digits:test"; or arrays by name; or a function that gives batches.
+            "digits:train" or "digits:test"; or "random" for noise; or arrays by name; or a function that gives batches.
         model: the model that the data are for.
         recipe: how they are preprocessed; what it leaves open is guessed, and said in `Data.notes`.
         limit: take so many samples, chosen at random; of a function, the first ones.
@@ -63,12 +67,12 @@ def open_data(
     inputs = inputs_of(model)
     if not inputs:
         raise DataError("OP706", "the model has no inputs, so that data can't change what it gives")
-    source, fits, notes = _open(spec, inputs, recipe, limit)
+    source, fits, notes = _open(spec, inputs, recipe, limit, seed)
     chosen = None if source.sequential else choose(len(source), limit, seed)
     return Data(source, fits, recipe, chosen, (*notes, *(fit.note for fit in fits if fit.note)))
 
 
-def _open(spec: Spec, inputs: Inputs, recipe: Recipe, limit: int | None) -> Opened:
+def _open(spec: Spec, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
     if isinstance(spec, Mapping):
         given = {str(name): as_array(value, _GIVEN) for name, value in spec.items()}
         return _arrays(given, inputs, recipe, _GIVEN)
@@ -79,6 +83,9 @@ def _open(spec: Spec, inputs: Inputs, recipe: Recipe, limit: int | None) -> Open
         return _from_path(path, inputs, recipe)
     if text == "digits" or text.startswith("digits:"):
         return _arrays(digits_arrays(text), inputs, recipe, text)
+    if text == "random":
+        source, fits, notes = _arrays(noise_arrays(inputs, limit, seed), inputs, recipe, text)
+        return source, fits, (_NOISE, *notes)
     if is_function_name(text):
         return _stream(text, find_function(text), inputs, recipe, limit)
     raise DataError("OP701", "there is no such file, folder or function", where=text, hint=_FORMS)

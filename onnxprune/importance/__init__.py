@@ -1,7 +1,8 @@
 """How much each unit matters: criteria score the units of a group over all its weights.
 
-A criterion is a function from a `View` of a group to one raw score per unit. Another package adds
-one through the entry-point group "onnxprune.criteria"; `score` makes the scores of groups compare.
+A criterion is a function from a `View` of a group to one raw score per unit: of its weights, or of what the layers that
+read it were given when the network ran on inputs (`readings`). Another package adds one through the entry-point group
+"onnxprune.criteria"; `score` makes the scores of groups compare.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from onnxprune.importance import (  # noqa: F401, importing them registers them
     activations,
     chance,
     fpgm,
+    gradients,
     magnitude,
     surgeon,
 )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.importance.elements import Elements, Power
+from onnxprune.importance.gates import Gates
 from onnxprune.importance.readings import Readings
 from onnxprune.importance.roles import Role
 from onnxprune.trace.groups import Group
@@ -81,12 +82,14 @@ class View:
         rows: all its weight axes.
         rng: a random generator of the group's own.
         readings: what each layer that reads the group's units read of them on the data given; empty without data.
+        gates: how the loss changes with units on the data given; None without data.
     """
 
     group: Group
     rows: tuple[Rows, ...]
     rng: np.random.Generator
     readings: Readings = ()
+    gates: Gates | None = None
 
     def of(self, role: Role) -> Iterator[Rows]:
         """Go through the rows with a role."""

@@ -16,8 +16,9 @@ import numpy as np
 from onnxprune._tensors import Weights
 from onnxprune.errors import UsageError
 from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.lstsq import Moments, Rows, solve
+from onnxprune.recover.lstsq import Moments, Rows
 from onnxprune.recover.parameters import Place, intercept_place, parameters
+from onnxprune.recover.samples import WIDE
 from onnxprune.recover.stream import Batches, Stream
 from onnxprune.recover.targets import Wiring
 from onnxprune.trace.graph import ChannelGraph
@@ -108,7 +109,7 @@ class Reading:
             gram, all_of = self.sums.gram[g][kept], self.parameters[g]
             moments = Moments(gram[None, :, kept], (all_of @ gram.T)[None], np.zeros(()), self.sums.count)
             new[g] = 0
-            new[g][:, kept] = solve(moments, all_of[None, :, kept], _RIDGE)[0]
+            new[g][:, kept] = moments.solve(all_of[None, :, kept], _RIDGE)[0]
         return new
 
 
@@ -168,16 +169,17 @@ def gather(
 def read_units(graph: ChannelGraph, layer: Layer) -> Ids | None:
     """Return the unit of each of a layer's features, shape (groups, features).
 
-    None if all are pinned, or where the layer works channel by channel: its output leaves together with what it reads.
+    None if all are pinned, if there are too many to hold the moments of their pairs, or where the layer works channel
+    by channel: its output leaves together with what it reads.
     """
     value = graph.values.get(layer.x)
     factor = value.on(len(value.shape) - 1 if layer.channels_last else 1) if value is not None else None
     if factor is None or len(factor.axes) > 1 or layer.groups == len(factor.ids) > 1:
         return None
     units = graph.unit_of[factor.ids]
-    if graph.pinned[units].all():
-        return None
     weight = graph.shapes.shapes[layer.weight]
+    if graph.pinned[units].all() or layer.features(weight) > WIDE:
+        return None
     taps = 1 if layer.channels_last else prod(weight[2:])
     return np.repeat(units.reshape(layer.groups, -1), taps, axis=1)
 
@@ -204,10 +206,7 @@ def _chunks(
 
 
 def _bytes(layer: Layer, weights: Weights) -> int:
-    shape = weights.shape(layer.weight)
-    outputs = shape[-1] if layer.channels_last else shape[0] // layer.groups
-    features = prod(shape) // max(outputs * layer.groups, 1)
-    return 8 * layer.groups * features**2
+    return 8 * layer.groups * layer.features(weights.shape(layer.weight)) ** 2
 
 
 def _run(

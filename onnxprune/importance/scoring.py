@@ -9,6 +9,7 @@ import numpy as np
 from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.importance.base import Rows, Scores, View
 from onnxprune.importance.elements import Elements
+from onnxprune.importance.gates import Gates
 from onnxprune.importance.readings import Readings, gather
 from onnxprune.importance.registry import find
 from onnxprune.importance.roles import roles
@@ -65,7 +66,7 @@ def views(
     Args:
         graph: the traced model.
         seed: of the random generators; every group has one of its own.
-        batches: gives inputs, for `View.readings`.
+        batches: gives inputs, for `View.readings` and `View.gates`.
         groups: the groups wanted, in this order; all by default.
 
     Raises:
@@ -77,6 +78,7 @@ def views(
     summed = graph.summed
     labels = {slot: graph.unit_of[ids] for slot, ids in graph.slots.items()}
     chosen = graph.groups if groups is None else groups
+    gates = None if batches is None else Gates(graph, batches, seed)
     unread: Iterable[tuple[Group, Readings]] = ((group, ()) for group in chosen)
     for group, readings in unread if batches is None else gather(graph, chosen, batches, seed=seed):
         rows = tuple(
@@ -91,7 +93,7 @@ def views(
             )
             for slot in group.slots
         )
-        yield View(group, rows, np.random.default_rng((seed, group.index)), readings)
+        yield View(group, rows, np.random.default_rng((seed, group.index)), readings, gates)
 
 
 def raw_scores(name: str, view: View) -> Scores:

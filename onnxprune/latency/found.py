@@ -32,7 +32,7 @@ class Found:
         original: seconds of the original.
         predicted: the plan's latency as a share of the original's, by the first model, before anything was corrected.
         measured: the share that was measured.
-        importance: the share of the importance that is kept.
+        importance: the share of importance that layers still read, on average.
         tries: all that were measured.
         layers_measured: how many layers were measured for it.
         layers_known: how many the table knew.

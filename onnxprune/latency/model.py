@@ -17,6 +17,7 @@ Numbers = NDArray[np.float64]
 _STEPPED = 4  # choices up to which a layer's staircase is told from the samples
 _RIDGE = 1.0  # how many samples a step of the staircase must be seen in to be half believed
 _LEAST = 1e-7  # seconds
+_SMALLEST = 0.01  # of a network's time that any version of it takes
 
 
 class LayerModel:
@@ -70,22 +71,46 @@ class LayerModel:
 class NetworkModel:
     """Seconds of a network in any state, as the sum over its layers.
 
+    Measuring layers takes time itself, a little for each, and running a network takes some that is no layer's. Both
+    are the same in every state, so the sum is shifted by what it is off for the whole network.
+
     Attributes:
         layers: the model of every layer.
     """
 
     def __init__(
-        self, works: Sequence[Work], sizes: Sizes, states: Sequence[State], seconds: Numbers, rungs: Sequence[int]
+        self,
+        works: Sequence[Work],
+        sizes: Sizes,
+        states: Sequence[State],
+        seconds: Numbers,
+        rungs: Sequence[int],
+        whole: float | None = None,
     ) -> None:
-        """Fit all layers; ``seconds`` has the shape (states, layers)."""
+        """Fit all layers.
+
+        Args:
+            works: the layers.
+            sizes: shapes in every state.
+            states: the states that they were measured in.
+            seconds: what was measured, shape (states, layers).
+            rungs: how many rungs each choice has.
+            whole: seconds of the whole network, as it is run for good; None to believe the sum.
+        """
         self.layers = [LayerModel(w, sizes, states, seconds[:, i], rungs) for i, w in enumerate(works)]
         self._readers: list[list[int]] = [[] for _ in rungs]
         for i, work in enumerate(works):
             for choice in work.choices:
                 self._readers[choice].append(i)
+        total = self._sum(np.zeros(len(rungs), dtype=np.int64))
+        self._shift = 0.0 if whole is None else whole - total
+        self._floor = _SMALLEST * total
 
     def __call__(self, state: State) -> float:
         """Return the network's seconds in a state."""
+        return max(self._sum(state) + self._shift, self._floor)
+
+    def _sum(self, state: State) -> float:
         return sum(layer(state) for layer in self.layers)
 
     def around(self, state: State, rungs: Sequence[int]) -> list[Numbers]:

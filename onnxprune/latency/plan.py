@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from onnxprune.kept import Kept
 from onnxprune.latency.found import Found, Try
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Numbers, Probe, probe_states
-from onnxprune.latency.rungs import Choice, State, additive, choice, kept_importance, removal, shared, total_value
+from onnxprune.latency.rungs import Choice, State, choice, kept_importance, removal, total_value
 from onnxprune.latency.search import deepest, search
 from onnxprune.latency.sizes import Sizes
 from onnxprune.latency.table import Table
@@ -40,6 +40,7 @@ _AIM = 0.985  # of the target: measurements scatter, and it is to be met from be
 _TRIES = 8
 _ROUNDS = 25  # short ones: what disturbs the machine then disturbs both networks
 _SURE = 0.03  # of the interval's width, relative, with which a measurement is good enough
+_TRUSTED = 0.1  # of the interval's width, relative, with which it may end the search
 _REPEATS = 4  # times so long to measure, at most, to get there
 _SECONDS = 0.8  # of measuring each network, or
 _FADING = 0.3  # how much less a measurement counts than the next one, which was nearer to the target
@@ -96,8 +97,7 @@ def plan_for_latency(
     """
     target.check()
     fixed, ways = ways_down(graph, scores, guards)
-    worth = additive if errors else shared
-    choices = [choice(graph.groups[i], scores[i], steps, worth) for i, steps in ways.items() if steps]
+    choices = [choice(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps]
     if not choices:
         raise nothing_to_prune()
     return _Pursuit(graph, choices, options or Options(), fixed, progress or (lambda done, total: None)).run(
@@ -129,6 +129,9 @@ class _Pursuit:
             placed = profile(graph.proto, self.feeds, self.settings, seconds=0.0)
             notes_on_use("the model", options.provider, placed)
         self.original = Opened(graph.proto, self.feeds, self.settings)
+        typical = warm_up(self.original, _SECONDS).typical
+        # The faster ones, as for layers: a disturbance only ever makes runs longer.
+        self.whole = float(np.quantile(self.original.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.25))
         self.states: list[State] = []
         self.seconds: list[Numbers] = []
 
@@ -147,10 +150,11 @@ class _Pursuit:
             budget = _AIM * target / correction
             within = search(model, self.choices, budget * model(whole))
             state = lowest if within is None else within
+            if tuple(state.tolist()) in tries:  # the model can't tell states apart as finely as is needed
+                state = self._between(tries, target)
             key = tuple(state.tolist())
-            if key in tries:  # measured before: look a little further on the side where it failed
-                correction *= 1.02 if tries[key].measured.value > target else 0.98
-                continue
+            if key in tries:
+                break
             predicted = model(state) / model(whole)
             self.progress(len(probes) + number, len(probes) + _TRIES)
             tries[key] = done = Try(predicted, self._measure(state))
@@ -158,7 +162,8 @@ class _Pursuit:
             worth = total_value(self.choices, state)
             if share <= target and (best is None or worth > best[0]):
                 best = worth, state, done
-            if _CLOSE * target <= share <= target or (share > target and key == tuple(lowest.tolist())):
+            sure = done.measured.high - done.measured.low < _TRUSTED * share
+            if sure and (_CLOSE * target <= share <= target or (share > target and key == tuple(lowest.tolist()))):
                 break
             self._learn(state)
             model = self._fit()
@@ -170,13 +175,23 @@ class _Pursuit:
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 
+    def _between(self, tries: Mapping[tuple[int, ...], Try], target: float) -> State:
+        """Return the state half way between the slowest that met the target and the fastest that didn't."""
+        shares = {key: done.measured.value for key, done in tries.items()}
+        met = max((k for k in shares if shares[k] <= target), key=shares.__getitem__, default=None)
+        missed = min((k for k in shares if shares[k] > target), key=shares.__getitem__, default=None)
+        low = deepest(self.choices) if met is None else np.array(met)
+        high = np.zeros(len(self.choices), dtype=np.int64) if missed is None else np.array(missed)
+        return np.asarray((low + high + 1) // 2)
+
     def _learn(self, state: State) -> None:
         """Measure the layers of a state."""
         self.states.append(state)
         self.seconds.append(self.probe(state))
 
     def _fit(self) -> NetworkModel:
-        return NetworkModel(self.works, self.sizes, self.states, np.stack(self.seconds), self.rungs)
+        seconds = np.stack(self.seconds)
+        return NetworkModel(self.works, self.sizes, self.states, seconds, self.rungs, self.whole)
 
     def _measure(self, state: State) -> Estimate:
         """Measure a pruned network against the original, taking turns; return its share of the original's time."""

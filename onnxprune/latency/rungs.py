@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.budget import Step
+from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.values import Ids, Mask
 
 Numbers = NDArray[np.float64]
-Worth = Callable[[Numbers, int], Numbers]
 State = NDArray[np.int64]  # the rung of every choice, shape (choices,)
 
-_LEAST = 1e-6  # share of importance
 _MOST = 9  # rungs of a group, the whole one included
 
 
@@ -26,12 +25,14 @@ class Choice:
 
     Attributes:
         group: the group.
+        readers: how many layers read its channels.
         removed: for every rung the units that have left; the first rung is the whole group.
-        kept: for every rung the importance that is kept, shape (rungs,), descending.
+        kept: for every rung the share of its importance that is kept, shape (rungs,), descending.
         values: for every rung what that is worth to the search, shape (rungs,), descending.
     """
 
     group: Group
+    readers: int
     removed: tuple[Ids, ...]
     kept: Numbers
     values: Numbers
@@ -41,34 +42,28 @@ class Choice:
         return len(self.removed)
 
 
-def choice(group: Group, scores: Numbers, steps: Sequence[Step], worth: Worth) -> Choice:
+def choice(graph: ChannelGraph, group: Group, scores: Numbers, steps: Sequence[Step], *, errors: bool) -> Choice:
     """Make a choice of a group's steps, or of some of them, evenly spread, where there are many.
 
+    What a rung is worth: scores that are errors of the outputs add up over groups. Importances don't say what a group
+    is to the network, only what its units are to the group; then each layer that reads the group loses the square of
+    the share of importance that it no longer reads. A layer's error once its weights are refitted grows about so, and
+    a residual stream, which many layers read, is worth more than what only one does.
+
     Args:
+        graph: the traced model.
         group: the group.
         scores: importance of its units, shape (units,).
         steps: its way down the ladder.
-        worth: what kept importance is worth to the search, see `shared` and `additive`.
+        errors: whether the scores are errors of the outputs.
     """
     ends = np.unique(np.linspace(0, len(steps), min(_MOST, len(steps) + 1)).round().astype(int)).tolist()
     removed = [np.concatenate([np.empty(0, np.int64), *(s.units for s in steps[:end])]) for end in ends]
-    kept = np.array([scores[~np.isin(group.units, units)].sum() for units in removed])
-    return Choice(group, tuple(removed), kept, np.minimum.accumulate(worth(kept, len(group.units))))
-
-
-def shared(kept: Numbers, units: int) -> Numbers:
-    """Value the share of a group's importance that is kept by its logarithm, times the group's number of units.
-
-    What a group hands on shrinks by this share, in one group after the other. So a layer that is nearly empty loses
-    without bounds, and of two equal groups equal shares leave. A group without any importance counts its rungs.
-    """
-    share = kept / kept[0] if kept[0] > 0 else np.linspace(1, 0.5, len(kept))
-    return np.asarray(units * np.log(np.maximum(share, _LEAST)))
-
-
-def additive(kept: Numbers, units: int) -> Numbers:
-    """Value importance as it is, for scores that are errors of the outputs: what leaves adds up over groups."""
-    return kept
+    lost = np.array([scores[np.isin(group.units, units)].sum() for units in removed])
+    share = lost / scores.sum() if scores.sum() > 0 else np.linspace(0, 0.5, len(lost))
+    readers = max(1, sum(slot in graph.summed for slot in group.slots))
+    values = -lost if errors else -readers * share**2
+    return Choice(group, readers, tuple(removed), 1 - share, np.minimum.accumulate(values))
 
 
 def removal(choices: Sequence[Choice], state: State, fixed: Mask) -> Mask:
@@ -91,7 +86,6 @@ def total_value(choices: Sequence[Choice], state: State) -> float:
 
 
 def kept_importance(choices: Sequence[Choice], state: State) -> float:
-    """Return the share of the importance of all groups that a state keeps."""
-    whole = sum(float(own.kept[0]) for own in choices)
-    kept = sum(float(own.kept[rung]) for own, rung in zip(choices, state.tolist(), strict=True))
-    return kept / whole if whole > 0 else 1.0
+    """Return the share of importance that layers still read in a state, on average over what they read."""
+    kept = [own.readers * float(own.kept[rung]) for own, rung in zip(choices, state.tolist(), strict=True)]
+    return sum(kept) / sum(own.readers for own in choices)

@@ -54,6 +54,13 @@ class Layer:
         """Name of the output."""
         return str(self.node.output[0])
 
+    def features(self, shape: Sequence[int]) -> int:
+        """Return how many features each group has, for a weight of some shape."""
+        if self.channels_last:
+            return shape[1] if self._transposed else shape[0]
+        inputs = shape[0] // self.groups if self.node.op_type == "ConvTranspose" else shape[1]
+        return inputs * prod(shape[2:])
+
     def matrix(self, weight: Array) -> Rows:
         """Return a weight as matrices of shape (groups, outputs, features)."""
         w = np.asarray(weight, dtype=np.float64)

@@ -8,6 +8,7 @@ little data the layer stays as it was. Its strength is the one that does best on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,28 @@ from numpy.typing import NDArray
 Rows = NDArray[np.float64]
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+class Evidence(Protocol):
+    """What samples tell of a layer: `Moments` of any number of them, or `onnxprune.recover.samples.Samples`."""
+
+    power: Rows
+    count: int
+
+    def add(self, features: Rows, targets: Rows, *, intercept: bool = True) -> None:
+        """Add samples."""
+
+    def error(self, matrix: Rows) -> float:
+        """Return the mean squared error of a matrix per sample."""
+
+    def solve(self, start: Rows, ridge: float) -> Rows:
+        """Return the minimiser for one ridge."""
+
+    def means(self) -> tuple[Rows, Rows]:
+        """Return the means of features and targets."""
+
+    def spread(self, matrix: Rows) -> Rows:
+        """Return the variance of what a matrix makes of the features."""
 
 
 @dataclass(slots=True)
@@ -55,30 +78,37 @@ class Moments:
         fit = np.einsum("gof,gof->", matrix @ self.gram, matrix) - 2 * np.einsum("gof,gof->", matrix, self.cross)
         return max(float(fit + self.power.sum()), 0.0) / max(self.count, 1)
 
+    def solve(self, start: Rows, ridge: float) -> Rows:
+        """Return the minimiser for one ridge.
 
-def solve(moments: Moments, start: Rows, ridge: float) -> Rows:
-    """Return the minimiser for one ridge.
+        Args:
+            start: the weights to stay near, shape (groups, outputs, features + 1), the last column the intercept.
+            ridge: strength, relative to the mean square of a feature.
 
-    Args:
-        moments: of the samples.
-        start: the weights to stay near, shape (groups, outputs, features + 1), the last column the intercept.
-        ridge: strength, relative to the mean square of a feature.
+        Returns:
+            The weights, of the shape of ``start``.
+        """
+        size = self.gram.shape[1]
+        diagonal = np.einsum("gii->gi", self.gram)
+        scale = diagonal[:, :-1].mean(axis=1) if size > 1 else diagonal[:, 0]
+        damping = np.repeat((ridge * np.maximum(scale, 1e-12))[:, None], size, axis=1)
+        damping[:, -1] = 1e-9 * self.count  # the intercept is free
+        system = self.gram + damping[:, :, None] * np.eye(size)
+        residual = self.cross - start @ self.gram
+        return np.asarray(start + np.linalg.solve(system, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
 
-    Returns:
-        The weights, of the shape of ``start``.
-    """
-    gram = moments.gram
-    size = gram.shape[1]
-    diagonal = np.einsum("gii->gi", gram)
-    scale = diagonal[:, :-1].mean(axis=1) if size > 1 else diagonal[:, 0]
-    damping = np.repeat((ridge * np.maximum(scale, 1e-12))[:, None], size, axis=1)
-    damping[:, -1] = 1e-9 * moments.count  # the intercept is free
-    system = gram + damping[:, :, None] * np.eye(size)
-    residual = moments.cross - start @ gram
-    return start + np.linalg.solve(system, residual.transpose(0, 2, 1)).transpose(0, 2, 1)
+    def means(self) -> tuple[Rows, Rows]:
+        """Return the means of features (with the ones), (groups, features + 1), and of targets, (groups, outputs)."""
+        return self.gram[:, :, -1] / self.count, self.cross[:, :, -1] / self.count
+
+    def spread(self, matrix: Rows) -> Rows:
+        """Return the variance of what a matrix (groups, outputs, features + 1) makes of the features."""
+        mean, _ = self.means()
+        covariance = self.gram / self.count - mean[:, :, None] * mean[:, None, :]
+        return np.asarray(np.einsum("gof,gfh,goh->go", matrix, covariance, matrix))
 
 
-def reconstruct(moments: Moments, held_back: Moments, start: Rows) -> Rows:
+def reconstruct(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
     """Fit all weights, with the ridge that does best on samples held back; the weights as they are stand for election.
 
     Args:
@@ -87,35 +117,29 @@ def reconstruct(moments: Moments, held_back: Moments, start: Rows) -> Rows:
         start: the weights as they are, shape (groups, outputs, features + 1).
     """
     if not held_back.count:  # too little to choose by: stay close
-        return solve(moments, start, RIDGES[-1])
-    candidates = [start, *(solve(moments, start, ridge) for ridge in RIDGES)]
+        return moments.solve(start, RIDGES[-1])
+    candidates = (start if ridge is None else moments.solve(start, ridge) for ridge in (None, *RIDGES))
     return min(candidates, key=held_back.error)
 
 
-def shift(moments: Moments, held_back: Moments, start: Rows) -> Rows:
+def shift(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
     """Fit the intercepts: each output gets its mean back, what removed channels contributed on average."""
-    mean_x, mean_y = _means(moments)
+    mean_x, mean_y = moments.means()
     shifted = start.copy()
     shifted[..., -1] += mean_y - np.einsum("gof,gf->go", start, mean_x)
     return shifted
 
 
-def rescale(moments: Moments, held_back: Moments, start: Rows) -> Rows:
+def rescale(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
     """Fit a scale and an intercept for each output, so that it gets its mean and variance back.
 
     This is what re-estimating batch normalisation does, and works the same where the normalisation has been folded.
     """
-    mean_x, mean_y = _means(moments)
-    covariance = moments.gram / moments.count - mean_x[:, :, None] * mean_x[:, None, :]
-    now = np.einsum("gof,gfh,goh->go", start, covariance, start)
+    mean_x, mean_y = moments.means()
+    now = moments.spread(start)
     then = moments.power / moments.count - mean_y**2
     scale = np.sqrt(np.maximum(then, 0.0) / np.maximum(now, 1e-12))
     scale = np.where(now > 1e-8 * np.maximum(then, 1e-12), np.clip(scale, 0.1, 10.0), 1.0)
     scaled = start * scale[..., None]
     scaled[..., -1] += mean_y - np.einsum("gof,gf->go", scaled, mean_x)
     return scaled
-
-
-def _means(moments: Moments) -> tuple[Rows, Rows]:
-    """Return the means of features (with the ones) and of targets; both stand in the moments with the ones."""
-    return moments.gram[:, :, -1] / moments.count, moments.cross[:, :, -1] / moments.count

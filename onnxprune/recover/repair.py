@@ -14,22 +14,26 @@ from typing import Literal
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune._tensors import Weights
 from onnxprune.errors import UsageError
 from onnxprune.kept import Kept
 from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.lstsq import Moments, Rows, reconstruct, rescale, shift
+from onnxprune.recover.lstsq import Evidence, Rows, reconstruct, rescale, shift
 from onnxprune.recover.parameters import Place, intercept_place, parameters, set_parameters
+from onnxprune.recover.samples import evidence
 from onnxprune.recover.stream import Batches, Inputs, Stream
-from onnxprune.recover.targets import Target, Wiring, target_of
+from onnxprune.recover.targets import Target, Wiring, own_output, target_of
 
 Method = Literal["bias", "bn", "reconstruct"]
 
-_FITS: Mapping[Method, Callable[[Moments, Moments, Rows], Rows]] = {
+_FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {
     "bias": shift,
     "bn": rescale,
     "reconstruct": reconstruct,
 }
 
+# Those that can make up for another branch's errors. To take on their variance as well would only add to them.
+_MAKE_UP: tuple[Method, ...] = ("bias", "reconstruct")
 # Of every five samples one is held back to choose ridges by.
 _HELD_BACK = 5
 # Positions per batch and feature: enough for stable moments, few enough to be fast.
@@ -92,7 +96,7 @@ def recover(
                 stream.advance(place[layer.node.name])
             wiring = Wiring(pruned, numbers, kept.graph.shapes.shapes)
             rng = np.random.default_rng((seed, number))
-            target = target_of(layer, number, wiring)
+            target = target_of(layer, number, wiring) if method in _MAKE_UP else own_output(layer)
             sink = intercept_place(layer, wiring)
             moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
             repairs.append(_refit(layer, wiring, sink, *moments, _FITS[method]))
@@ -121,19 +125,19 @@ def _moments(
     positions: int,
     *,
     intercept: bool,
-) -> tuple[Moments, Moments]:
+) -> tuple[Evidence, Evidence]:
     """Run both networks up to a layer and gather the moments of its inputs and targets."""
     wanted = [layer.x, *([target.other] if target.other else [])]
     axis = len(kept.graph.shapes.shapes[target.tensor]) - 1 if layer.channels_last else 1
     mask = kept.mask(target.tensor, axis)
-    fitted, held = Moments(), Moments()
+    width = layer.features(Weights(now.model).shape(layer.weight))
+    fitted, held = evidence(width), evidence(width)
     for i, (have, goals) in enumerate(zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True)):
         x, goal = have[layer.x], goals[target.tensor]
         tensors = [goal]
         if target.other:
             if len(x) != len(goal):  # the layer's output is spread over the batch when it is added
-                plain = Target(layer.y, None, np.ones(()), np.zeros(()))
-                return _moments(kept, now, then, layer, plain, rng, positions, intercept=intercept)
+                return _moments(kept, now, then, layer, own_output(layer), rng, positions, intercept=intercept)
             other = have[target.other]
             shape = [other.shape[axis] if a == axis else n for a, n in enumerate(goal.shape)]
             tensors.append(np.broadcast_to(other, shape))
@@ -148,7 +152,7 @@ def _moments(
     return fitted, held
 
 
-def _parts(samples: int, batch: int, fitted: Moments, held: Moments) -> list[tuple[slice, Moments]]:
+def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[tuple[slice, Evidence]]:
     """Share a batch out: whole samples are held back, as positions of one sample resemble each other."""
     if samples > 1:
         part = -(-samples // _HELD_BACK)
@@ -160,9 +164,9 @@ def _refit(
     layer: Layer,
     wiring: Wiring,
     place: Place | None,
-    fitted: Moments,
-    held: Moments,
-    fit: Callable[[Moments, Moments, Rows], Rows],
+    fitted: Evidence,
+    held: Evidence,
+    fit: Callable[[Evidence, Evidence, Rows], Rows],
 ) -> Repair:
     """Solve for a layer's weights and write them."""
     start = parameters(layer, wiring.weights)

@@ -92,9 +92,15 @@ class Index:
         return np.unique(self.graph.unit_of[factor.ids])
 
     def factors(self, tensor: str) -> tuple[Factor, ...]:
-        """Return the id arrays on a tensor, none if nothing is known of it."""
+        """Return the id arrays on a tensor, none if nothing is known of it.
+
+        Those of a grouped convolution's weight hold the channels of all groups.
+        """
         value = self.graph.values.get(tensor)
-        return () if value is None else value.factors
+        factors = () if value is None else value.factors
+        if (tensor, 1) not in self.graph.per_group:
+            return factors
+        return tuple(Factor(f.axes, self.graph.slots[tensor, 1]) if f.axes == (1,) else f for f in factors)
 
     def is_constant(self, tensor: str) -> bool:
         """Whether a tensor is a weight or is computed from weights only."""

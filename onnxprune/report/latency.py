@@ -33,7 +33,7 @@ def latency_table(found: Mapping[str, Any]) -> RenderableType:
     note = (
         f"{count(layers['measured'], 'layer')} measured, {layers['known']} known from before;"
         f" {count(len(found['tries']), 'plan')} measured as a whole."
-        f" {found['importance_kept']:.1%} of the importance kept."
+        f" Layers still read {found['importance_kept']:.1%} of the importance."
     )
     return stack(
         heading("latency", f"on {found['provider']}"),

@@ -6,7 +6,7 @@ from onnxprune.sensitivity.allocation import added_errors, slopes, spend
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
 from onnxprune.sensitivity.metrics import MetricLoss, loss
 from onnxprune.sensitivity.outputs import OutputError
-from onnxprune.sensitivity.store import Record, read_record
+from onnxprune.sensitivity.store import Record, read_record, resume
 
 __all__ = [
     "SHARES",
@@ -20,6 +20,7 @@ __all__ = [
     "loss",
     "measure",
     "read_record",
+    "resume",
     "share_out",
     "slopes",
     "spend",

@@ -56,6 +56,24 @@ class Record:
         return json.dumps(self.document(graph), indent=1) + "\n"
 
 
+def resume(path: Path, record: Record, graph: ChannelGraph) -> Record:
+    """Read what a file has of a measurement already.
+
+    Args:
+        path: the file.
+        record: the measurement.
+        graph: the traced model.
+
+    Raises:
+        PlanError: the file can't be read, or was measured with other settings (OP313), or on another model (OP306).
+    """
+    found = read_record(path, record.model, graph)
+    if found.settings != record.settings:
+        cause = "the file holds sensitivities that were measured with other settings"
+        raise PlanError("OP313", cause, where=str(path), hint="pass --force to begin anew")
+    return found
+
+
 def read_record(path: Path, model: str, graph: ChannelGraph) -> Record:
     """Read the sensitivities of a model.
 

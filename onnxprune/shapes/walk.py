@@ -11,6 +11,7 @@ from onnx import ModelProto, TypeProto, defs
 from onnx.helper import make_tensor_type_proto
 from onnx.shape_inference import infer_node_outputs, infer_shapes
 
+from onnxprune._bodies import close_bodies, in_body, is_open, results
 from onnxprune.model import skeleton
 from onnxprune.shapes.fold import RANDOM, fold
 from onnxprune.shapes.known import Known, Shape, is_tensor
@@ -74,12 +75,13 @@ class Walk:
         known = self.known
         for index, step in enumerate(self.steps):
             message = self.mismatch(step)
+            self._choose_branch(step)
             if not known.knows(step.outputs):
                 message = message or self._infer(step)
                 for name in step.outputs:
                     if name in fallback and name not in known.shapes:
                         known.learn(name, fallback[name])
-            if message is not None and self.conflict is None:
+            if message is not None and self.conflict is None and not in_body(step.node):
                 self.conflict = Conflict(index, message)
                 if stop:
                     return
@@ -119,6 +121,19 @@ class Walk:
             if entry.name not in self.known.shapes and entry.type.WhichOneof("value") is not None:
                 self.known.learn(entry.name, entry.type)
 
+    def _choose_branch(self, step: Step) -> None:
+        """An opened If gives what the body gives that is run, or both, if they give the same."""
+        if not is_open(step.node):
+            return
+        gives = results(step.node)
+        condition = self.known.values.get(step.node.input[0])
+        if condition is not None:
+            gives = {n: g for n, g in gives.items() if n == ("then_branch" if condition.all() else "else_branch")}
+        for output, *names in zip(step.node.output, *gives.values(), strict=True):
+            kinds = [self.known.types.get(name) for name in names]
+            if kinds[0] is not None and all(kind == kinds[0] for kind in kinds):
+                self.known.learn(output, kinds[0])
+
     def _infer(self, step: Step) -> str | None:
         """Infer a node's outputs from its inputs; return how these contradict each other, if so."""
         known, schema = self.known, self._schema(step)
@@ -150,7 +165,7 @@ class Walk:
 
 def _undeclared(proto: ModelProto) -> ModelProto:
     """Copy a model without its weights, and without the shapes that it declares but for inputs."""
-    shell = skeleton(proto)
+    shell = close_bodies(skeleton(proto))
     del shell.graph.value_info[:]
     for output in shell.graph.output:
         if output.type.HasField("tensor_type"):

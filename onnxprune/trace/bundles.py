@@ -47,12 +47,12 @@ def bundle(balances: Sequence[Ids], pinned: Mask, footprint: NDArray[np.uint64])
     """
     bundles: list[Bundle] = []
     stuck: list[int] = []
-    first = 0
+    first, rng = 0, np.random.default_rng(0)  # kinds are told by sums of random numbers, one for each row
     for part in _parts(balances, len(pinned)):
         units = np.unique(np.concatenate([b.ravel() for b in part]))
         shares = np.concatenate([_shares(units, b) for b in part], axis=1)
-        keys = np.column_stack([footprint[units], shares.astype(np.uint64)])
-        _, kind = np.unique(keys, axis=0, return_inverse=True)
+        number = rng.integers(1, 2**63, size=shares.shape[1], dtype=np.uint64)
+        _, kind = np.unique(footprint[units] + shares.astype(np.uint64) @ number, return_inverse=True)
         kind = np.where(pinned[units], -1, kind.ravel())
         members = [units[kind == k].tolist() for k in range(int(kind.max(initial=-1)) + 1)]
         lead = [int(np.argmax(kind == k)) for k in range(len(members))]
@@ -104,6 +104,10 @@ class _Search:
 
     def profiles(self, sizes: Ids) -> Iterator[Ids]:
         """Yield how many of each kind leave together, shape (kinds,), until none is found, the same time and again."""
+        if len(sizes) == self._rows.max(initial=0) and (sizes == sizes[:1]).all() and not self._lacking(sizes).any():
+            for _ in range(int(sizes[0])):  # one of each kind, which are the rows of one balance: what there mostly is
+                yield np.ones_like(sizes)
+            return
         sizes = sizes.copy()
         hopeless = np.zeros(len(sizes), dtype=bool)
         while (sizes > 0).any() and not hopeless[sizes > 0].all():
@@ -123,10 +127,14 @@ class _Search:
             for _ in range(times):
                 yield taken
 
+    def _lacking(self, taken: Ids) -> Ids:
+        """Count what each row has lost less than the row of its balance that has lost most, shape (rows,)."""
+        total = taken @ self._shares
+        return np.asarray(np.repeat(np.maximum.reduceat(total, self._starts), self._rows) - total)
+
     def _complete(self, taken: Ids, sizes: Ids, seed: int, room: int) -> bool:
         """Add units until all rows of each balance lose as many; tell whether that worked."""
-        total = taken @ self._shares
-        lacking = np.repeat(np.maximum.reduceat(total, self._starts), self._rows) - total
+        lacking = self._lacking(taken)
         if not lacking.any():
             return True
         if not room or not self._effort:

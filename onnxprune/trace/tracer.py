@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
+from onnxprune._bodies import in_body
 from onnxprune._validate import captured_names
 from onnxprune.shapes import Shapes, concretise, elsewhere
 from onnxprune.trace.align import Attention, Grouped
@@ -123,11 +124,18 @@ class _Walk:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Models are untrusted: a node may lack what its operator's definition asks for.
             op.outputs.clear()
-            op.give_up("OP215", f"doesn't fit its operator's definition ({error})")
+            self.misfit(op, str(error))
         constant = all(n in self.initialisers or self.is_constant(n) for n in node.input if n)
         for i, value in op.outputs.items():
             if node.output[i]:
                 self.values[node.output[i]] = value if value.constant == constant else replace(value, constant=constant)
+
+    def misfit(self, op: Op, cause: str) -> None:
+        """Pin what a node touches that doesn't fit its operator; in a body of If it may be one that isn't run."""
+        if in_body(op.node):
+            op.give_up("OP207", "it stands in a body that isn't run on such shapes")
+        else:
+            op.give_up("OP215", f"doesn't fit its operator's definition ({cause})")
 
     def is_constant(self, name: str) -> bool:
         return name in self.values and self.values[name].constant
@@ -138,6 +146,10 @@ class _Walk:
         if unknown:
             op.outputs.clear()
             op.give_up("OP211", f'its output "{unknown[0]}" is left alone')
+        shapes = self.shapes.shapes
+        if any(v.shape != shapes.get(op.node.output[i], v.shape) for i, v in op.outputs.items()):
+            op.outputs.clear()
+            self.misfit(op, "its outputs have other shapes")
 
     def look(self, name: str) -> Value:
         """Return what is known of a tensor; weights get their ids when they are first looked at as data."""
@@ -175,7 +187,7 @@ class _Walk:
 
     def capture(self, op: Op) -> None:
         """Pin what a node with subgraphs reads, its bodies' captures among it."""
-        op.give_up("OP207", f"read by {op.label}, whose body runs as a graph of its own")
+        op.give_up("OP207", f"goes into {op.label} or comes out of its body, which runs as a graph of its own")
         for name in sorted(captured_names(op.node)):
             if name in self.initialisers or name in self.values:
                 reason = f"captured by the body of {op.label}"

@@ -80,7 +80,7 @@ def finetune(
         settings: how it is trained.
         backend: "native", "ort-training", "module:function" of a function that trains, or any `TrainingBackend`.
         training_python: the interpreter of ort-training.
-        metric: what decides; by default accuracy where there are labels, else the distance from the teacher.
+        metric: what decides; by default the distance from the teacher, or without one accuracy.
         progress: told after each step.
         checkpoint: where to keep checkpoints.
         every: a checkpoint is written after so many steps, besides one after each epoch; 0 for these only.

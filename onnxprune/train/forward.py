@@ -17,6 +17,7 @@ from onnxprune.shapes import Shapes, concretise
 from onnxprune.train.op import Op
 from onnxprune.train.prepare import opset_of, prepared, single_precision
 from onnxprune.train.recurrent import RECURRENT, unrolled
+from onnxprune.train.small_maps import as_product, is_small
 from onnxprune.train.tape import Tape, Tensor
 
 Norms = Literal["batch", "frozen"]
@@ -51,7 +52,7 @@ def forward(
     trained: Sequence[str],
     *,
     norms: Norms = "batch",
-    fused: bool = True,
+    fast: bool = True,
 ) -> Forward:
     """Write the forward pass of a model.
 
@@ -61,7 +62,8 @@ def forward(
         trained: the initialisers that are trained.
         norms: whether batch normalisations use the moments of the batch, and keep running ones up to date, or stay as
             they are.
-        fused: whether these use BatchNormalization's training mode, which only the CPU provider knows.
+        fast: whether operators are written as ONNX Runtime's CPU provider is fastest at, BatchNormalization's training
+            mode among them, which other providers don't know.
 
     Raises:
         TrainingError: the model can't be converted to the opset needed (OP903).
@@ -69,7 +71,7 @@ def forward(
     """
     proto = prepared(proto)
     shapes = concretise(proto, input_shapes)
-    walk = _Walk(proto, shapes, trained, norms, fused)
+    walk = _Walk(proto, shapes, trained, norms, fast)
     for node in proto.graph.node:
         walk.add(node)
     result = walk.result
@@ -78,9 +80,9 @@ def forward(
 
 
 class _Walk:
-    def __init__(self, proto: ModelProto, shapes: Shapes, trained: Sequence[str], norms: Norms, fused: bool) -> None:
+    def __init__(self, proto: ModelProto, shapes: Shapes, trained: Sequence[str], norms: Norms, fast: bool) -> None:
         self.shapes = shapes
-        self.fused = fused
+        self.fast = fast
         self.norms = norms
         self.result = Forward(Tape(opset_of(proto)))
         self.moving = set(trained)
@@ -112,6 +114,8 @@ class _Walk:
             self._use_batch_moments(copy)
         elif node.op_type in RECURRENT:
             self._write_out(copy)
+        elif self.fast and is_small(op := Op(copy, tape, 0, lambda name: None)):
+            self._replace(copy, [as_product(op)])
         else:
             tape.nodes.append(copy)
 
@@ -122,11 +126,14 @@ class _Walk:
         except (LookupError, NotImplementedError) as error:
             cause = f"operator {node.op_type} can't be differentiated in this form: {error}"
             raise TrainingError("OP902", cause, where=describe(node)) from error
+        self._replace(node, made)
+
+    def _replace(self, node: NodeProto, made: Sequence[Tensor]) -> None:
+        """Give other tensors the names of a node's outputs."""
         for name, tensor in zip(node.output, made, strict=False):
             if name:
-                self.result.tape.nodes.append(
-                    helper.make_node("Identity", [tensor.name], [name], name=f"{name}_written")
-                )
+                node = helper.make_node("Identity", [tensor.name], [name], name=f"{name}_written")
+                self.result.tape.nodes.append(node)
 
     def _input(self, name: str, value: NDArray[Any]) -> Tensor:
         return self.result.tape.input(name, value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
@@ -139,7 +146,7 @@ class _Walk:
         tape, op = self.result.tape, Op(node, self.result.tape, 0, lambda name: None)
         momentum, epsilon, x = op.attr("momentum", 0.9), op.attr("epsilon", 1e-5), op.x()
         running = [self._kept_up(name) for name in node.input[3:5]]
-        moments = (_fused if self.fused else _written_out)(tape, node, epsilon)
+        moments = (_fused if self.fast else _written_out)(tape, node, epsilon)
         count = x.size // x.shape[1]
         corrections = (1.0, count / max(count - 1, 1))
         for old, moment, correction in zip(running, moments, corrections, strict=True):

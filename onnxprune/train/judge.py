@@ -11,7 +11,7 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.evaluate import Evaluation, evaluate
 
-_PREFERRED = ("miou", "top1", "kl", "mse")
+_PREFERRED = ("kl", "miou", "top1", "mse")
 _LOWER_IS_BETTER = ("kl", "mse")
 _RESAMPLES = 200
 
@@ -20,7 +20,8 @@ class Judge:
     """Evaluates models by one metric.
 
     Attributes:
-        metric: its name: accuracy where there are labels, else the distance from the teacher.
+        metric: its name: the distance from the teacher's distribution, which tells models apart on few samples
+            already, or without a teacher accuracy.
         first: the evaluation of the model before training.
     """
 

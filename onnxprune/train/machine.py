@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._runtime import Provider, run, session
+from onnxprune._runtime import Provider, import_onnxruntime, run, session
 from onnxprune.train.step import NEXT, NUMBER, RATE, Step
 
 Arrays = Mapping[str, NDArray[Any]]
 
+_DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml", "MIGraphXExecutionProvider": "cuda"}
+"""Devices of providers that have memory of their own which ONNX Runtime lets us bind."""
+
 
 class GraphMachine:
-    """Runs training steps.
+    """Runs training steps; the state is in the computer's memory.
 
     Attributes:
-        state: weights, statistics and what the optimiser keeps.
-        number: how many steps were made.
+        step: the step.
+        number: how many were made.
     """
 
     def __init__(self, step: Step, *, providers: Sequence[Provider], threads: int | None) -> None:
@@ -30,8 +33,9 @@ class GraphMachine:
             UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
         """
         self.step = step
-        self.state = dict(step.state)
         self.number = 0
+        self._state: dict[str, Any] = {}
+        self.restore(step.state, 0)
         self._gradients = session(step.gradients, providers=providers, threads=threads)
         self._update = None if step.update is None else session(step.update, providers=providers, threads=threads)
 
@@ -48,12 +52,15 @@ class GraphMachine:
         self.number += 1
         return {name: float(np.mean([found[name] for found in losses])) for name in self.step.losses}
 
-    def _run(self, opened: Any, given: Arrays) -> dict[str, Any]:
-        names = [i.name for i in opened.get_inputs()]
-        found = run(opened, {n: np.asarray(given[n] if n in given else self.state[n]) for n in names})
-        for name in [n for n in found if n.endswith(NEXT)]:
-            self.state[name.removesuffix(NEXT)] = found.pop(name)
-        return found
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Weights, statistics and what the optimiser keeps, as they are now."""
+        return {name: np.asarray(value) for name, value in self._state.items()}
+
+    @property
+    def weights(self) -> Arrays:
+        """The model's initialisers as they are now."""
+        return {name: np.asarray(self._state[name]) for name in self.step.weights}
 
     def keep(self) -> Arrays:
         """Return all that is needed to go on."""
@@ -61,9 +68,66 @@ class GraphMachine:
 
     def restore(self, state: Arrays, number: int) -> None:
         """Go on from what was kept after so many steps."""
-        self.state, self.number = dict(state), number
+        self._state, self.number = dict(state), number
+
+    def _run(self, opened: Any, given: Arrays) -> dict[str, Any]:
+        names = [i.name for i in opened.get_inputs()]
+        found = run(opened, {n: np.asarray(given[n] if n in given else self._state[n]) for n in names})
+        for name in [n for n in found if n.endswith(NEXT)]:
+            self._state[name.removesuffix(NEXT)] = found.pop(name)
+        return found
+
+
+class DeviceMachine(GraphMachine):
+    """Runs training steps; the state stays on a device.
+
+    What a state becomes is written to memory of its own, never over what it was: ONNX Runtime doesn't promise that
+    nobody still reads that.
+    """
+
+    def __init__(
+        self, step: Step, *, providers: Sequence[Provider], threads: int | None, device: tuple[str, int]
+    ) -> None:
+        """Open the graphs of a step, and bring the state to a device."""
+        self._device = device
+        super().__init__(step, providers=providers, threads=threads)
 
     @property
-    def weights(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Weights, statistics and what the optimiser keeps, as they are now."""
+        return {name: value.numpy() for name, value in self._state.items()}
+
+    @property
+    def weights(self) -> Arrays:
         """The model's initialisers as they are now."""
-        return {name: self.state[name] for name in self.step.weights}
+        return {name: self._state[name].numpy() for name in self.step.weights}
+
+    def restore(self, state: Arrays, number: int) -> None:
+        """Go on from what was kept after so many steps."""
+        move = import_onnxruntime().OrtValue.ortvalue_from_numpy
+        self._state = {name: move(np.ascontiguousarray(array), *self._device) for name, array in state.items()}
+        self.number = number
+
+    def _run(self, opened: Any, given: Arrays) -> dict[str, Any]:
+        binding = opened.io_binding()
+        for entry in opened.get_inputs():
+            if entry.name in given:
+                binding.bind_cpu_input(entry.name, np.ascontiguousarray(given[entry.name]))
+            else:
+                binding.bind_ortvalue_input(entry.name, self._state[entry.name])
+        names = [entry.name for entry in opened.get_outputs()]
+        for name in names:
+            binding.bind_output(name, *(self._device if name.endswith(NEXT) else ("cpu", 0)))
+        opened.run_with_iobinding(binding)
+        found = dict(zip(names, binding.get_outputs(), strict=True))
+        self._state |= {name.removesuffix(NEXT): value for name, value in found.items() if name.endswith(NEXT)}
+        return {name: value.numpy() for name, value in found.items() if not name.endswith(NEXT)}
+
+
+def machine_for(step: Step, *, providers: Sequence[Provider], threads: int | None) -> GraphMachine:
+    """Return what runs a step on the first of some providers."""
+    name, options = (providers[0], {}) if isinstance(providers[0], str) else providers[0]
+    if name not in _DEVICES:
+        return GraphMachine(step, providers=providers, threads=threads)
+    device = _DEVICES[name], int(options.get("device_id", 0))
+    return DeviceMachine(step, providers=providers, threads=threads, device=device)

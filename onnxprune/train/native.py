@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.train.backend import Job, Trained
 from onnxprune.train.batches import Batches
 from onnxprune.train.loop import Loop
-from onnxprune.train.machine import GraphMachine
+from onnxprune.train.machine import machine_for
 from onnxprune.train.objective import objective
 from onnxprune.train.step import build_step
 
@@ -24,6 +24,7 @@ class Native:
         data, teacher, settings = job.data, job.teacher, job.settings
         goal = objective(job.model, settings, labelled=data.labelled, teacher=teacher is not None)
         batches = Batches(data, settings, goal, teacher, providers=job.providers, threads=job.threads)
-        fused = all((p if isinstance(p, str) else p[0]) == _CPU for p in job.providers)
-        step = build_step(job.model, goal, settings, batches.example, fused=fused)
-        return Loop(job, batches, GraphMachine(step, providers=job.providers, threads=job.threads)).all()
+        fast = all((p if isinstance(p, str) else p[0]) == _CPU for p in job.providers)
+        step = build_step(job.model, goal, settings, batches.example, fast=fast)
+        machine = machine_for(step, providers=job.providers, threads=job.threads)
+        return Loop(job, batches, machine).all()

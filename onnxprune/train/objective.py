@@ -138,6 +138,15 @@ def _output(forward: Forward, name: str) -> Tensor:
     return forward.tape[name]
 
 
+def scores_of(forward: Forward, proto: ModelProto, output: str) -> Tensor:
+    """Return an output's scores of classes, [n, classes, ...].
+
+    Raises:
+        TrainingError: there is no such tensor (OP904).
+    """
+    return as_classes(_scores(forward, proto, output), None)
+
+
 def _scores(forward: Forward, proto: ModelProto, output: str) -> Tensor:
     """Return the scores before a Softmax; where the conversion lost their name, the logarithm serves as well."""
     name = scores_before(proto, output)

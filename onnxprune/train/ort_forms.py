@@ -115,7 +115,7 @@ def in_its_forms(tape: Tape, *, norms: str) -> None:
             found = forms[node.op_type](op)
             tape.nodes.append(helper.make_node("Identity", [found.name], [node.output[0]], name=f"{node.name}_form"))
         else:
-            tape.nodes.append(_with_pads(node, op))
+            tape.nodes.append(_with_moments(_with_pads(node, op)))
 
 
 def _with_pads(node: NodeProto, op: Op) -> NodeProto:
@@ -130,3 +130,10 @@ def _with_pads(node: NodeProto, op: Op) -> NodeProto:
     del copy.attribute[:]
     copy.attribute.extend([*kept, helper.make_attribute("pads", [*window.before, *(max(a, 0) for a in window.after)])])
     return copy
+
+
+def _with_moments(node: NodeProto) -> NodeProto:
+    """Let a LayerNormalization give its moments, which the gradient reads."""
+    if node.op_type == "LayerNormalization":
+        node.output.extend(f"{node.output[0]}.{i}" for i in range(len(node.output), 3))
+    return node

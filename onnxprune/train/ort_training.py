@@ -61,13 +61,12 @@ class OrtTraining:
         shapes = {i.name: batches.example[i.name].shape for i in job.model.graph.input if i.name in batches.example}
         names = trainable(job.model, freeze=settings.freeze, also=settings.also)
         norms = settings.norms_for(batches.size)
-        graph = forward(job.model, shapes, names, norms="frozen")
+        graph = forward(job.model, shapes, names, norms="frozen", fast=False)
         losses = write_losses(graph, job.model, goal, settings, batches.example)
         in_its_forms(graph.tape, norms=norms)
-        statistics = _statistics(graph) if norms == "batch" else []
-        state = feeds_of(graph, job.model)
+        statistics = statistics_of(graph) if norms == "batch" else []
         with Worker(self._python) as worker:
-            model = _as_initialisers(_scaled(graph, losses, settings), state)
+            model = loss_model(graph, losses, settings, feeds_of(graph, job.model))
             worker.open(model, {**_optimiser(settings), "trained": list(graph.weights), "statistics": statistics})
             machine = RemoteMachine(worker, list(losses), settings.accumulate)
             return Loop(job, batches, machine).all()
@@ -178,24 +177,22 @@ def _optimiser(settings: TrainSettings) -> dict[str, Any]:
     return {"optimiser": "SGD", "attributes": {}}
 
 
-def _statistics(graph: Forward) -> list[str]:
+def statistics_of(graph: Forward) -> list[str]:
     """Return the running statistics, which it keeps up to date if they are parameters that stay."""
     norms = [node for node in graph.tape.nodes if node.op_type == "BatchNormalization"]
     return [name for node in norms for name in node.input[3:5] if name in graph.tape.constants]
 
 
-def _scaled(graph: Forward, losses: Mapping[str, Tensor], settings: TrainSettings) -> ModelProto:
-    """Make a model of the losses, the first divided by the number of batches that accumulate."""
-    outputs = dict(losses)
-    outputs["loss"] = losses["loss"] * (1 / settings.accumulate)
+def loss_model(graph: Forward, losses: Mapping[str, Tensor], settings: TrainSettings, state: Arrays) -> ModelProto:
+    """Make a model of the losses, the first divided by the number of batches that accumulate, with its weights inside.
+
+    Raises:
+        TrainingError: it is of a newer opset than onnxruntime-training knows (OP908).
+    """
     if graph.tape.opset > _NEWEST_OPSET:
         cause = f"onnxruntime-training knows opsets up to {_NEWEST_OPSET}, and the model's is {graph.tape.opset}"
         raise TrainingError("OP908", cause, hint="train with --backend native")
-    return model_of(graph.tape, outputs)
-
-
-def _as_initialisers(model: ModelProto, state: Arrays) -> ModelProto:
-    """Give a graph the weights that it takes as inputs."""
+    model = model_of(graph.tape, {**losses, "loss": losses["loss"] * (1 / settings.accumulate)})
     inputs = [value for value in model.graph.input if value.name not in state]
     del model.graph.input[:]
     model.graph.input.extend(inputs)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,10 +118,10 @@ def main() -> None:
                 continue
             assert trainer is not None
             if message["command"] == "batch":
-                send(answers, {"losses": trainer.forward_backward(arrays)})
+                send(answers, {"losses": trainer.forward_backward(arrays), "cpu": time.process_time()})
             elif message["command"] == "step":
                 trainer.step(message["rate"])
-                send(answers, {})
+                send(answers, {"cpu": time.process_time()})
             elif message["command"] == "weights":
                 send(answers, {}, trainer.weights())
         except Exception as error:  # whatever the runtime says is for the other side to tell

@@ -51,7 +51,7 @@ def build_step(
     settings: TrainSettings,
     examples: Arrays,
     *,
-    fused: bool = True,
+    fast: bool = True,
 ) -> Step:
     """Write a training step.
 
@@ -60,7 +60,7 @@ def build_step(
         goal: what is minimised.
         settings: how it is trained.
         examples: what a step will be fed with, for its shapes: the model's inputs, ``labels``, the teacher's tensors.
-        fused: see `forward`.
+        fast: see `forward`.
 
     Raises:
         TrainingError: an operator can't be differentiated (OP901, OP902), or the loss doesn't fit (OP904).
@@ -68,7 +68,7 @@ def build_step(
     shapes = {i.name: examples[i.name].shape for i in proto.graph.input if i.name in examples}
     batch = next(iter(shapes.values()))[0] if shapes else 1
     trained = trainable(proto, freeze=settings.freeze, also=settings.also)
-    graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fused=fused)
+    graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fast=fast)
     losses = write_losses(graph, proto, goal, settings, examples)
     found = gradients(graph.tape, losses["loss"], list(graph.weights.values()))
     state = feeds_of(graph, proto)

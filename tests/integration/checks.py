@@ -21,6 +21,7 @@ from onnxprune.rewrite import rewrite
 from onnxprune.trace import trace
 from onnxprune.trace.align import Attention
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
 from tests.toolbox import assert_sound, largest_difference, run_once, swapped
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -48,10 +49,17 @@ def unreached(graph: ChannelGraph) -> list[str]:
 
 
 def footprints(graph: ChannelGraph) -> list[str]:
-    """Describe the groups: units, "x", their width, and how many parameters the group holds; "~" if approximate."""
+    """Describe the groups: units, "x", their width, and how many parameters the group holds; "~" if approximate.
+
+    "16 by 4" are units that leave four at a time, one of each group of a convolution.
+    """
+
+    def size(group: Group) -> str:
+        together = group.sets.shape[1]
+        return f"{len(group.units)}" + (f" by {together}" if together > 1 else "")
+
     return sorted(
-        f"{'' if g.group.exact else '~'}{len(g.group.units)} x {g.group.width}: {g.params}"
-        for g in summarise(graph).groups
+        f"{'' if g.group.exact else '~'}{size(g.group)} x {g.group.width}: {g.params}" for g in summarise(graph).groups
     )
 
 

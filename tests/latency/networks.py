@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.budget import Guards, ways_down
-from onnxprune.latency.rungs import Choice, choice, shared
+from onnxprune.latency.rungs import Choice, choice
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyse
 
@@ -39,4 +39,4 @@ def choices_of(graph: ChannelGraph, guards: Guards | None = None, seed: int = 0)
     rng = np.random.default_rng(seed)
     scores = [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
     _, ways = ways_down(graph, scores, guards or Guards())
-    return [choice(graph.groups[i], scores[i], steps, shared) for i, steps in ways.items() if steps]
+    return [choice(graph, graph.groups[i], scores[i], steps, errors=False) for i, steps in ways.items() if steps]

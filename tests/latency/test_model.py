@@ -82,6 +82,16 @@ class TestFit:
         for state in network.random_states(10):
             assert model(state) == pytest.approx(sum(network.linear(w, state) for w in network.works), rel=1e-3)
 
+    def test_a_constant_that_no_layer_takes(self, network: Network) -> None:
+        """What profiling adds to every layer, and what a run takes beside its layers, is found from the whole."""
+        plain = network.fit(network.linear)
+        whole = np.zeros(len(network.choices), dtype=np.int64)
+        states = probe_states(network.rungs, 0)
+        profiled = np.array([[network.linear(w, s) + 4e-6 for w in network.works] for s in states])
+        model = NetworkModel(network.works, network.sizes, states, profiled, network.rungs, plain(whole))
+        for state in network.random_states(10):
+            assert model(state) == pytest.approx(plain(state), rel=0.02)
+
     def test_a_staircase_is_told(self, network: Network) -> None:
         """A rung that is slow in every layer, whatever the other groups have, is known as slow."""
         slow = 1  # of the first choice

@@ -18,9 +18,10 @@ from onnxprune.cli.latency import cache_folder
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.intervals import Estimate
 from onnxprune.kept import Kept
-from onnxprune.latency import Options, plan_for_latency
+from onnxprune.latency import Options, isolated, plan_for_latency
 from onnxprune.latency import plan as plan_module
 from onnxprune.latency.isolated import isolated_seconds
+from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Probe
 from onnxprune.latency.table import Table
 from onnxprune.rewrite import rewrite
@@ -38,15 +39,23 @@ def scores_of(graph: Any) -> list[np.ndarray]:
 
 
 class TestPlan:
-    def test_half_the_latency(self, tmp_path: Path) -> None:
+    @pytest.mark.slow
+    def test_is_predicted_well(self) -> None:
         graph = residual(48, 32)
+        found = plan_for_latency(graph, scores_of(graph), Guards(), Target("latency", 0.5), Options(CPU, threads=1))
+        assert 0.45 < found.measured.value <= 0.5
+        assert found.tries[0].predicted == pytest.approx(found.tries[0].measured.value, rel=0.2)
+
+    def test_half_the_latency(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plan_module, "_SECONDS", 0.1)
+        monkeypatch.setattr(plan_module, "_REPEATS", 1)
+        graph = residual()
         seen: list[tuple[int, int]] = []
         options = Options(CPU, threads=1, cache=tmp_path)
         found = plan_for_latency(
             graph, scores_of(graph), Guards(), Target("latency", 0.5), options, progress=lambda *p: seen.append(p)
         )
-        assert 0.3 < found.measured.value <= 0.5
-        assert found.predicted == pytest.approx(found.measured.value, rel=0.5)
+        assert found.measured.value <= 0.5
         assert found.layers_measured > 0 and 0 < found.importance < 1
         assert seen == sorted(seen) and found.tries
         pruned = rewrite(Kept(graph, found.removed))
@@ -70,6 +79,9 @@ class TestPlan:
         def layers(self: Any, state: np.ndarray) -> np.ndarray:
             return np.array([2e-6 + 1e-11 * w.macs(self._sizes, state) for w in self._works])
 
+        def fit(self: Any) -> NetworkModel:
+            return NetworkModel(self.works, self.sizes, self.states, np.stack(self.seconds), self.rungs)
+
         def measure(self: Any, state: np.ndarray) -> Estimate:
             model = self._fit()
             truth.append(skew * model(state) / model(np.zeros_like(state)))
@@ -77,6 +89,7 @@ class TestPlan:
             return Estimate(truth[-1], truth[-1], truth[-1])
 
         monkeypatch.setattr(plan_module._Pursuit, "_measure", measure)
+        monkeypatch.setattr(plan_module._Pursuit, "_fit", fit)
         monkeypatch.setattr(Probe, "__call__", layers)
         graph = chain()
         found = plan_for_latency(graph, scores_of(graph), Guards(round_to=4), Target("latency", 0.6), Options(CPU, 1))
@@ -88,6 +101,17 @@ class TestPlan:
         with pytest.raises(PlanError) as caught:
             plan_for_latency(graph, scores_of(graph), Guards(exclude=("*",)), Target("latency", 0.5))
         assert caught.value.code == "OP310"
+
+
+def test_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way a GPU goes, on the memory of the host: layers by themselves, inputs and outputs bound."""
+    monkeypatch.setattr(plan_module, "_SECONDS", 0.1)
+    monkeypatch.setattr(plan_module, "_REPEATS", 1)
+    monkeypatch.setattr(isolated, "_WARM", 0.01)
+    graph = chain(layers=4)
+    options = Options(Provider("CPUExecutionProvider", device="cpu"), threads=1)
+    found = plan_for_latency(graph, scores_of(graph), Guards(round_to=16), Target("latency", 0.7), options)
+    assert found.measured.value <= 0.7 and found.layers_measured > 0
 
 
 class TestTable:

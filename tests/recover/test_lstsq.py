@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxprune.recover.lstsq import RIDGES, Moments, reconstruct, rescale, shift, solve
+from onnxprune.recover.lstsq import RIDGES, Moments, reconstruct, rescale, shift
 
 Rows = NDArray[np.float64]
 Fit = Callable[[Moments, Moments, Rows], Rows]
@@ -72,18 +72,18 @@ def closed_form(samples: Samples, ridge: float) -> Rows:
 def test_a_solution_is_that_of_the_raw_samples(ridge: float, groups: int) -> None:
     samples = Samples(groups=groups)
     expected = closed_form(samples, ridge)
-    found = solve(samples.moments(), samples.start, ridge)
+    found = samples.moments().solve(samples.start, ridge)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     # The controls: neither another ridge nor other samples give the same.
     assert not np.allclose(found, closed_form(samples, max(ridge, 1e-3) * 3), atol=1e-5)
-    assert not np.allclose(found, solve(samples.moments(slice(100)), samples.start, ridge), atol=1e-3)
+    assert not np.allclose(found, samples.moments(slice(100)).solve(samples.start, ridge), atol=1e-3)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 6), st.integers(1, 4))
 def test_without_a_ridge_it_is_plain_least_squares(seed: int, groups: int, features: int, outputs: int) -> None:
     samples = Samples(seed, groups=groups, features=features, outputs=outputs)
-    found = solve(samples.moments(), samples.start, 1e-13)
+    found = samples.moments().solve(samples.start, 1e-13)
     for g, (x, y) in enumerate(zip(samples.ones(samples.x), samples.y, strict=True)):
         expected = np.linalg.lstsq(x, y, rcond=None)[0].T
         np.testing.assert_allclose(found[g], expected, rtol=1e-4, atol=1e-4)
@@ -92,14 +92,14 @@ def test_without_a_ridge_it_is_plain_least_squares(seed: int, groups: int, featu
 
 def test_the_truth_is_found_where_there_is_no_noise() -> None:
     samples = Samples(noise=0.0)
-    found = solve(samples.moments(), samples.start, 1e-12)
+    found = samples.moments().solve(samples.start, 1e-12)
     np.testing.assert_allclose(found, samples.truth, atol=1e-6)
     assert not np.allclose(samples.start, samples.truth, atol=0.1)
 
 
 def test_a_strong_ridge_leaves_the_weights_but_for_the_intercept() -> None:
     samples = Samples()
-    found = solve(samples.moments(), samples.start, 1e9)
+    found = samples.moments().solve(samples.start, 1e9)
     np.testing.assert_allclose(found[..., :-1], samples.start[..., :-1], atol=1e-6)
     mean = (samples.y - samples.outputs(samples.start)).mean(axis=1)
     np.testing.assert_allclose(found[..., -1] - samples.start[..., -1], mean, atol=1e-6)
@@ -108,11 +108,11 @@ def test_a_strong_ridge_leaves_the_weights_but_for_the_intercept() -> None:
 def test_dead_features_and_few_samples_are_no_trouble() -> None:
     samples = Samples(count=4, features=9)
     samples.x[:, :, 3] = 0.0
-    found = solve(samples.moments(), samples.start, 1e-3)
+    found = samples.moments().solve(samples.start, 1e-3)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[..., 3], samples.start[..., 3])
     samples.x[...] = 0.0
-    assert np.isfinite(solve(samples.moments(), samples.start, 1e-4)).all()
+    assert np.isfinite(samples.moments().solve(samples.start, 1e-4)).all()
 
 
 # Moments

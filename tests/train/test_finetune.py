@@ -241,3 +241,14 @@ def test_what_the_command_refuses(run: Callable[..., Any], tmp_path: Path) -> No
     diverged = run("--rate", "1e9", "--clip", "0", "--norms", "frozen", "--epochs", "1")
     assert diverged.exit_code == 1 and "OP907" in diverged.stderr
     assert not (tmp_path / "tuned.onnx").exists()
+
+
+def test_pruning_and_training_in_one_go(tmp_path: Path, images: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "data.npz", image=images["image"])
+    fixed = ["prune", str(MODEL), "-o", str(tmp_path / "small.onnx"), "--target", "macs=0.3", "--format", "json"]
+    result = CliRunner().invoke(cli, [*fixed, "--data", str(tmp_path / "data.npz"), "--finetune", "2"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)["finetuning"]
+    assert len(document["history"]) == 2 and document["metric"] == "kl"
+    alone = CliRunner().invoke(cli, [*fixed, "--finetune", "2", "--force"])
+    assert alone.exit_code == 2 and "OP302" in alone.stderr

@@ -18,11 +18,11 @@ from tests.train.differences import Case, check
 
 
 def step_of(
-    proto: ModelProto, shapes: dict[str, tuple[int, ...]], norms: str = "frozen", fused: bool = True
+    proto: ModelProto, shapes: dict[str, tuple[int, ...]], norms: str = "frozen", fast: bool = True
 ) -> tuple[ModelProto, dict[str, np.ndarray]]:
     """Make a graph that gives a model's outputs and the gradients of their sum, and what it is fed with."""
     model = normalise(proto)
-    step = forward(model, shapes, trainable(model), norms=norms, fused=fused)
+    step = forward(model, shapes, trainable(model), norms=norms, fast=fast)
     total = step.tape.emit("Sum", *(y.sum(keep=False) for y in step.outputs.values()))
     found = gradients(step.tape, total, list(step.weights.values()))
     outputs = step.outputs | {f"d {n}": g for n, g in zip(step.weights, found, strict=True)} | step.updates
@@ -110,15 +110,15 @@ def test_what_is_trained() -> None:
         trainable(model, freeze=["nothing*"])
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_normalisations_follow_the_batch(fused: bool) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_normalisations_follow_the_batch(fast: bool) -> None:
     rng = np.random.default_rng(0)
     net = Net(17)
     x = net.input((8, 3, 4, 4), "x")
     norm = [net.between(0.5, 1.5, 3, name=n) for n in ("scale", "shift", "moment", "spread")]
     net.output(net.op("BatchNormalization", net.conv(x, 3, 1), *norm, momentum=0.8))
     proto = net.model()
-    step, feeds = step_of(proto, {"x": (8, 3, 4, 4)}, "batch", fused)
+    step, feeds = step_of(proto, {"x": (8, 3, 4, 4)}, "batch", fast)
     data = {"x": rng.standard_normal((8, 3, 4, 4)).astype(np.float32)}
     found = run(session(step), {**feeds, **data})
     weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}

@@ -111,8 +111,6 @@ RECURRENT: Mapping[str, Network] = {
     "rnn_state": _state(nn.RNN, apart="torch.export unrolls a plain recurrence into linear layers"),
 }
 
-_SHUFFLED = "the shuffle joins all channels between: 4 of a group, spread over 3 groups, meet in every combination"
-
 CONVOLUTIONAL: Mapping[str, Network] = {
     "convnext": _images(convolutional.ConvNeXt),
     "cross_stage": _images(convolutional.CrossStage),
@@ -134,7 +132,7 @@ CONVOLUTIONAL: Mapping[str, Network] = {
     "resnet": _images(convolutional.ResNet),
     "resnet_group_norm": _images(partial(convolutional.ResNet, groups=4)),
     "shufflenet_v1": _images(partial(convolutional.ShuffleNetV1, width=36)),
-    "shufflenet_v1_uneven": _images(convolutional.ShuffleNetV1, unreached={"Conv [12, 1, 3, 3]": _SHUFFLED}),
+    "shufflenet_v1_uneven": _images(convolutional.ShuffleNetV1),
     "shufflenet_v2": _images(convolutional.ShuffleNetV2),
     "super_resolution": _images(convolutional.SuperResolution, channels=1, size=8, other=12),
     "unet": _images(convolutional.UNet, channels=1),

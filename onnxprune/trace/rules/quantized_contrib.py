@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
-from onnxprune.trace.registry import leave, rule
+from onnxprune.trace.registry import leave, rewrites, rule
 from onnxprune.trace.rules.indexing import join
 
-_BIAS = 6
+_BIAS = 6  # of QGemm
+_ZERO_POINTS, _GROUP_INDEX = 3, 4  # of MatMulNBits
 
 
 @rule("com.microsoft:QLinearAdd", "com.microsoft:QLinearMul")
@@ -64,5 +66,28 @@ def _scalar(op: Op, i: int) -> str:
     return "u" * len(op.shape(i)) if op.has(i) else ""
 
 
-leave("its weights are packed in blocks", "com.microsoft:MatMulNBits", "com.microsoft:QAttention")
-leave("its weights are packed in blocks", "com.microsoft:DynamicQuantizeLSTM")
+@rule("com.microsoft:MatMulNBits")
+def matmul_n_bits(op: Op) -> None:
+    """As MatMul, the weight in blocks of a few bits along the input, each with its scale: rows leave, and whole blocks.
+
+    Zero points may be packed, those of several blocks in a byte: then these leave together.
+    """
+    blocks, size = op.shape(1)[1], op.attr("block_size")
+    together = blocks // op.shape(_ZERO_POINTS)[-1] if op.has(_ZERO_POINTS) else 1
+    spec = "*b (c p k), n (c p) w, n (c p), n c, z, n -> *b n"
+    packed = op.has(_ZERO_POINTS) and blocks != together * op.shape(_ZERO_POINTS)[-1]
+    flat = any(op.has(i) and len(op.shape(i)) != 2 for i in (2, _ZERO_POINTS))
+    if packed or flat or op.has(_GROUP_INDEX) or op.attr("K") != blocks * size:
+        op.give_up("OP211", "its blocks don't come out even")
+        return
+    op.align(spec, p=together, k=size, c=blocks // together)
+
+
+@rewrites("com.microsoft:MatMulNBits")
+def bits_sizes(edit: Edit) -> None:
+    """The sizes that remain."""
+    edit.set_attr("K", edit.new_shape(0)[-1])
+    edit.set_attr("N", edit.new_shape(1)[0])
+
+
+leave("its weights are packed in blocks", "com.microsoft:QAttention", "com.microsoft:DynamicQuantizeLSTM")

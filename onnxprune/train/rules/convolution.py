@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
 from onnxprune.train.tape import Shape, Tensor
 from onnxprune.train.window import Window
+
+_LARGE = 512  # positions of a map
 
 
 @gradient("Conv")
@@ -66,7 +69,8 @@ def conv_bias(op: Op, dy: Tensor) -> Tensor:
 
 def _correlate(x: Tensor, dy: Tensor, shape: Shape, window: Window, group: int) -> Tensor:
     """Return the gradient of a convolution's weights of a shape, from its input and dY."""
-    if window.plain and group == 1:
+    if window.plain and group == 1 and prod(window.out) * sum(shape[:2]) > prod(shape[:2]):
+        # Products of samples are summed: worthwhile where they are smaller than the maps.
         flat = dy.reshape((*dy.shape[:2], -1)) @ x.reshape((*x.shape[:2], -1)).mT
         return flat.sum([0]).reshape(shape)
     if shape[1] == 1 and shape[0] == group:
@@ -98,13 +102,15 @@ def _grouped(x: Tensor, group: int) -> Tensor:
 
 
 def _depthwise(x: Tensor, dy: Tensor, shape: Shape, window: Window) -> Tensor:
-    """Every channel of every sample by itself: one convolution of X with dY as its kernel, strides for dilations."""
-    n, channels = dy.shape[:2]
+    """Every channel by itself: for each tap of the kernel, the sum of dY times what the windows have there."""
+    n, channels, positions = *dy.shape[:2], prod(window.out)
     padded = window.pad(x)
-    one = padded.reshape((1, n * channels, *padded.shape[2:]))
-    kernels = dy.reshape((n * channels, 1, *dy.shape[2:]))
-    found = one.op("Conv", kernels, group=n * channels, strides=list(window.dilations), dilations=list(window.strides))
-    return found.reshape((n, *shape)).sum([0]).reshape(shape)
+    taps = [window.tap(padded, position) for position in product(*map(range, window.kernel))]
+    if positions < _LARGE:
+        sums = [(tap * dy).reshape((n, channels, positions)).sum([2]) for tap in taps]
+        return x.tape.emit("Concat", *sums, axis=2).sum([0]).reshape(shape)
+    rows = x.tape.emit("Concat", *(tap.reshape((n, channels, 1, positions)) for tap in taps), axis=2)
+    return (rows @ dy.reshape((n, channels, positions, 1))).sum([0]).reshape(shape)
 
 
 @gradient("ConvTranspose")

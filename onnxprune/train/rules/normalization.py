@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
+
+import numpy as np
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
 from onnxprune.train.tape import Tensor
+
+_LARGE = 256  # positions of a map
 
 
 def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centred: bool = True) -> Tensor:
@@ -57,7 +62,24 @@ def _batch(op: Op) -> tuple[Tensor, Tensor]:
 def _products(op: Op, dy: Tensor) -> Tensor:
     """Return the sums of dy times the normalised input, per channel."""
     mean, inverse = _batch(op)
-    return ((dy * op.x()).sum(_others(dy), keep=False) - mean * dy.sum(_others(dy), keep=False)) * inverse
+    return (_dot(dy, op.x()) - mean * dy.sum(_others(dy), keep=False)) * inverse
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sums of products per channel; on large maps by convolutions, which don't write the products down."""
+    n, channels, *size = a.shape
+    positions = prod(size)
+    if positions < _LARGE:
+        return (a * b).sum(_others(a), keep=False)
+    images, kernels = a.reshape((1, n * channels, positions)), b.reshape((n * channels, 1, positions))
+    return images.op("Conv", kernels, group=n * channels).reshape((n, channels)).sum([0], keep=False)
+
+
+def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Return slope x + offset per channel, as a normalisation that does it in one go."""
+    channels = x.shape[1:2]
+    zeros, ones = x.like(np.zeros(channels)), x.like(np.ones(channels))
+    return x.op("BatchNormalization", slope, offset, zeros, ones, epsilon=0.0)
 
 
 @gradient("BatchNormalization")
@@ -69,9 +91,9 @@ def batch_norm(op: Op, dy: Tensor) -> Tensor:
     if not op.attr("training_mode", 0):
         return dy * _channels(factor, x.rank)
     share = x.shape[1] / x.size
-    slope = factor * inverse * _products(op, dy) * share
-    offset = slope * mean - factor * dy.sum(_others(dy), keep=False) * share
-    return dy * _channels(factor, x.rank) - (x * _channels(slope, x.rank) - _channels(offset, x.rank))
+    slope = inverse * _products(op, dy) * share
+    offset = dy.sum(_others(dy), keep=False) * share - slope * mean
+    return (dy - _line(x, slope, offset)) * _channels(factor, x.rank)
 
 
 @gradient("BatchNormalization", of=1)

@@ -1,0 +1,52 @@
+"""Latency of several models side by side, as `onnxprune benchmark` measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.benchmark.provider import CPU, Provider
+from onnxprune.benchmark.rounds import take_turns, warm_up
+from onnxprune.benchmark.session import Opened
+from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmark.statistics import Rounds, ratio
+
+_WARM_UP = 2.0
+
+
+def turns(
+    models: Mapping[str, ModelProto],
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    rounds: int,
+    threads: int,
+    seconds: float = 0.01,
+) -> dict[str, Rounds]:
+    """Run models in turn on ONNX Runtime's CPU provider.
+
+    Args:
+        models: the models by name, with the same inputs.
+        inputs: an array for each input.
+        rounds: how many turns each model takes.
+        threads: threads within an operator.
+        seconds: how long each is run at least.
+
+    Returns:
+        Seconds of every run by model and round.
+
+    Raises:
+        ModelError: ONNX Runtime can't load or run a model (OP122).
+    """
+    settings = SessionSettings(Provider(CPU), threads)
+    opened = {name: Opened(model, inputs, settings) for name, model in models.items()}
+    typical = [warm_up(subject, _WARM_UP).typical for subject in opened.values()]
+    found = take_turns(list(opened.values()), typical, rounds=rounds, seconds=seconds)
+    return dict(zip(models, found, strict=True))
+
+
+def speedup(reference: Rounds, own: Rounds) -> float:
+    """Return how many times faster than a reference a model is."""
+    return ratio(reference, own).value

@@ -1,0 +1,182 @@
+"""Training steps: losses and optimisers against closed forms, and machines that run them."""
+
+from __future__ import annotations
+
+from math import isclose
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxprune._runtime import run, session
+from onnxprune.errors import TrainingError
+from onnxprune.normalise import normalise
+from onnxprune.train.augment import Augmentation
+from onnxprune.train.graph import model_of
+from onnxprune.train.losses import LOSSES, LossSettings, feature_distance
+from onnxprune.train.machine import DeviceMachine, GraphMachine
+from onnxprune.train.objective import objective
+from onnxprune.train.schedules import SCHEDULES, rate
+from onnxprune.train.scores import as_classes
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.step import Step, build_step
+from onnxprune.train.tape import INT64, Tape, Tensor
+from tests.toolbox import Net
+
+RNG = np.random.default_rng(0)
+CPU = ["CPUExecutionProvider"]
+
+
+def value(name: str, output: np.ndarray, target: np.ndarray, **settings: float) -> float:
+    """Run a loss."""
+    tape = Tape(18)
+    x = tape.input("x", output.shape)
+    y = tape.input("y", target.shape, INT64 if target.dtype.kind == "i" else 1)
+    loss = LOSSES[name](x, y, LossSettings(**settings))
+    assert loss.shape == ()
+    feeds = {"x": output.astype(np.float32), "y": target if target.dtype.kind == "i" else target.astype(np.float32)}
+    return float(run(session(model_of(tape, {"loss": loss})), feeds)["loss"])
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x - np.log(np.exp(x).sum(axis=1, keepdims=True)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("shape", [(6, 5), (3, 5, 2, 2)])
+def test_cross_entropy(shape: tuple[int, ...], smoothing: float) -> None:
+    logits = RNG.standard_normal(shape)
+    labels = RNG.integers(-1, 5, (shape[0], *shape[2:]))  # -1 isn't judged
+    log = np.moveaxis(log_softmax(logits), 1, -1).reshape(-1, 5)
+    kept = labels.ravel() >= 0
+    hard = log[np.arange(len(log)), labels.ravel()]
+    expected = -((1 - smoothing) * hard + smoothing * log.mean(axis=1))[kept].mean()
+    assert isclose(value("cross-entropy", logits, labels, smoothing=smoothing), expected, rel_tol=1e-5)
+
+
+def test_other_losses() -> None:
+    a, b = RNG.standard_normal((4, 5)), RNG.standard_normal((4, 5))
+    p = 1 / (1 + np.exp(-a))
+    target = RNG.random((4, 5))
+    assert isclose(value("bce", a, target), -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(), rel_tol=1e-5)
+    assert isclose(value("bce", a * 1000, np.zeros((4, 5))), np.maximum(a * 1000, 0).mean(), rel_tol=1e-4)
+    assert isclose(value("mse", a, b), ((a - b) ** 2).mean(), rel_tol=1e-5)
+    mine, its = log_softmax(a / 3), log_softmax(b / 3)
+    expected = 9 * (np.exp(its) * (its - mine)).sum(axis=1).mean()
+    assert isclose(value("kl", a, b, temperature=3.0), expected, rel_tol=1e-5)
+    assert abs(value("kl", a, a)) < 1e-6
+
+
+def test_features() -> None:
+    a, b = RNG.standard_normal((4, 5)), RNG.standard_normal((4, 5))
+    tape = Tape(18)
+    model = model_of(tape, {"loss": feature_distance(tape.input("x", a.shape), tape.input("y", b.shape))})
+    found = run(session(model), {"x": a.astype(np.float32), "y": b.astype(np.float32)})["loss"]
+    assert isclose(float(found), ((a - b) ** 2).mean() / (b**2).mean(), rel_tol=1e-5)
+
+
+def test_the_axis_of_classes() -> None:
+    def shape(scores: tuple[int, ...], labels: tuple[int, ...] | None) -> tuple[int, ...]:
+        return as_classes(Tape(18).input("x", scores), labels).shape
+
+    assert shape((4, 10), (4,)) == shape((4, 10, 1, 1), (4,)) == shape((4, 1, 1, 10), (4,)) == (4, 10)
+    assert shape((4, 8, 6, 5), (4, 8, 6)) == shape((4, 5, 8, 6), (4, 8, 6)) == (4, 5, 8, 6)
+    with pytest.raises(TrainingError, match="OP904"):
+        shape((4, 5, 8, 6), (4, 3))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str) -> None:
+    rates = [rate(name, step, 100, 10) for step in range(100)]
+    assert all(0 <= r <= 1 for r in rates) and max(rates) > 0.99
+    assert rates[:10] == [(i + 1) / 10 for i in range(10)]
+    if name != "constant":
+        assert rates[-1] < 0.02
+
+
+def small(**changes: Any) -> tuple[Step, dict[str, np.ndarray]]:
+    """Make a step of a linear model."""
+    net = Net(17)
+    x = net.input((8, 4), "x")
+    net.output(net.op("Gemm", x, net.weight(4, 3, name="w"), net.weight(3, name="b")))
+    model = normalise(net.model())
+    rng = np.random.default_rng(1)
+    batch = {"x": rng.standard_normal((8, 4)).astype(np.float32), "labels": rng.integers(0, 3, 8)}
+    settings = TrainSettings(**changes)
+    return build_step(model, objective(model, settings, labelled=True, teacher=False), settings, batch), batch
+
+
+def by_hand(state: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the gradients of cross-entropy of a linear model."""
+    logits = batch["x"] @ state["w"] + state["b"]
+    wrong = (np.exp(log_softmax(logits)) - np.eye(3)[batch["labels"]]) / len(logits)
+    return {"w": batch["x"].T @ wrong, "b": wrong.sum(axis=0)}
+
+
+def test_sgd_with_decay_and_clipping() -> None:
+    step, batch = small(momentum=0.8, decay=0.1, clip=0.05)
+    machine = GraphMachine(step, providers=CPU, threads=1)
+    state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
+    velocity = {n: np.zeros_like(a) for n, a in state.items()}
+    for _ in range(3):
+        found = by_hand(state, batch)
+        norm = np.sqrt(sum((g**2).sum() for g in found.values()))
+        assert norm > 0.05
+        for n, g in found.items():
+            g = g * 0.05 / norm + (0.1 * state[n] if n == "w" else 0)  # biases don't decay
+            velocity[n] = 0.8 * velocity[n] + g
+            state[n] -= 0.1 * (g + 0.8 * velocity[n])
+        machine.feed([batch], 0.1)
+        for n, a in machine.weights.items():
+            np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
+
+
+def test_adamw() -> None:
+    step, batch = small(optimiser="adamw", decay=0.1, clip=0.0)
+    machine = GraphMachine(step, providers=CPU, threads=1)
+    state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
+    mean, square = ({n: np.zeros_like(a) for n, a in state.items()} for _ in range(2))
+    for t in range(1, 4):
+        for n, g in by_hand(state, batch).items():
+            mean[n], square[n] = 0.9 * mean[n] + 0.1 * g, 0.999 * square[n] + 0.001 * g**2
+            state[n] *= 1 - 0.01 * (0.1 if n == "w" else 0)
+            state[n] -= 0.01 * (mean[n] / (1 - 0.9**t)) / (np.sqrt(square[n] / (1 - 0.999**t)) + 1e-8)
+        machine.feed([batch], 0.01)
+        for n, a in machine.weights.items():
+            np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
+
+
+def test_state_on_a_device_is_the_same() -> None:
+    step, batch = small(accumulate=2)
+    host = GraphMachine(step, providers=CPU, threads=1)
+    device = DeviceMachine(step, providers=CPU, threads=1, device=("cpu", 0))
+    for _ in range(3):
+        assert host.feed([batch, batch], 0.1) == device.feed([batch, batch], 0.1)
+    first, second = host.state, device.state
+    assert all(np.array_equal(first[n], second[n]) for n in first)
+    assert not np.array_equal(first["w"], step.state["w"])
+    device.restore(step.state, 0)
+    assert np.array_equal(device.weights["w"], step.state["w"])
+
+
+def test_augmentation() -> None:
+    image = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5) + 1
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        (flipped,) = Augmentation(flip=True)({"x": image}, rng).values()
+        assert all((f == i).all() or (f == i[:, :, ::-1]).all() for f, i in zip(flipped, image, strict=True))
+        (moved,) = Augmentation(crop=2)({"x": image}, rng).values()
+        assert all(set(m.ravel()) - {0.0} <= set(i.ravel()) for m, i in zip(moved, image, strict=True))
+        (cut,) = Augmentation(cutout=2)({"x": image}, rng).values()
+        assert ((cut == image) | (cut == 0)).all() and (cut == 0).any()
+        last = np.ascontiguousarray(np.moveaxis(image, 1, 3))
+        assert Augmentation(flip=True, crop=1, cutout=1)({"x": last}, rng)["x"].shape == last.shape
+    vector = np.ones((2, 7), np.float32)
+    assert Augmentation(flip=True)({"x": vector}, rng)["x"] is vector
+
+
+def test_what_is_emitted_twice_is_one_node() -> None:
+    tape = Tape(18)
+    x = tape.input("x", (2, 3))
+    first: list[Tensor] = [(x * 2.0 + 1.0).op("Exp") for _ in range(3)]
+    assert len({t.name for t in first}) == 1 and len(tape.nodes) == 3
