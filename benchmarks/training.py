@@ -88,7 +88,7 @@ def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:
     return step
 
 
-def ort_training(model: ModelProto, batch: Arrays, python: Path, stack: ExitStack) -> Step:
+def ort_training(model: ModelProto, batch: Arrays, threads: int, python: Path, stack: ExitStack) -> Step:
     """Steps of onnxruntime-training."""
     graph = forward(model, {"image": batch["image"].shape}, trainable(model), norms="frozen", fast=False)
     goal = objective(model, SETTINGS, labelled=True, teacher=False)
@@ -97,7 +97,7 @@ def ort_training(model: ModelProto, batch: Arrays, python: Path, stack: ExitStac
     worker = stack.enter_context(Worker(python))
     settings = {"optimiser": "AdamW", "attributes": {"weight_decay": SETTINGS.decay}}
     names = {"trained": list(graph.weights), "statistics": statistics_of(graph)}
-    worker.open(loss_model(graph, losses, SETTINGS, feeds_of(graph, model)), {**settings, **names})
+    worker.open(loss_model(graph, losses, SETTINGS, feeds_of(graph, model)), {**settings, **names, "threads": threads})
 
     def step() -> tuple[float, float]:
         (loss,) = worker.ask({"command": "batch"}, batch)[0]["losses"]
@@ -117,7 +117,7 @@ def compare(name: str, size: int, rounds: int, threads: int, clock: str, python:
     with ExitStack() as stack:
         trainers: dict[str, Step] = {"torch": eager(module, batch, threads), "onnxprune": native(model, batch, threads)}
         if python is not None:
-            trainers["ort-training"] = ort_training(model, batch, python, stack)
+            trainers["ort-training"] = ort_training(model, batch, threads, python, stack)
         made = {trainer: step() for trainer, step in trainers.items()}
         first, elsewhere = ({trainer: found[i] for trainer, found in made.items()} for i in range(2))
         times: dict[str, list[float]] = {trainer: [] for trainer in trainers}

@@ -123,9 +123,10 @@ OP205 data-dependent indexing or size
 OP206 meets an axis that isn't channels
     The channels are aligned with positions of an image, a sequence or a batch, or mixed into such
     an axis. Those are data that the caller sizes, not units of the network.
-OP207 captured by a subgraph
-    A body of If, Loop or Scan reads this tensor from outside. It may run any number of times or
-    not at all, and what it captures keeps its shape.
+OP207 at the border of a subgraph
+    This is what a body of If gives, whose other body gives something else of the same shape; or a
+    body of Loop, Scan or SequenceMap reads it from outside, any number of times. It keeps its
+    shape. Within a body of If, and on what such a body reads, channels are as free as anywhere.
 OP208 no rectangle remains
     Axes were merged or split by a Reshape in such a way that any removal would leave a set of
     elements that isn't a full block, which no smaller tensor can hold.

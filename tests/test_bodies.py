@@ -8,11 +8,14 @@ import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune._bodies import close_bodies, in_body, is_open
+from onnxprune.budget import Guards
 from onnxprune.kept import Kept
 from onnxprune.masked import masked
 from onnxprune.model import load
 from onnxprune.normalise import normalise
 from onnxprune.pipeline import Analysis, Settings, make_plan, prune
+from onnxprune.plan import apply_plan
+from onnxprune.recover import recover
 from onnxprune.rewrite import rewrite
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.verify import verify
@@ -143,6 +146,23 @@ def test_from_plan_to_proof() -> None:
     verification = prune(analysis, plan, inputs=inputs).verification
     assert verification is not None
     assert verification.passed
+
+
+@MODELS
+@pytest.mark.parametrize("flag", [True, False])
+def test_on_data(deeper: bool, flag: bool) -> None:
+    """Inputs that take one of the branches: channels are chosen by what they do to outputs, and layers repaired."""
+    model = load(network(deeper))
+    analysis = Analysis(model, analyse(model.proto))
+    batches = [inputs_of(analysis.graph, seed) | {"flag": np.array(flag)} for seed in range(4)]
+    settings = Settings(ratio=0.4, allocation="reconstruction", criterion="obs", guards=Guards(round_to=1))
+    plan = make_plan(analysis, settings, batches=lambda: batches)
+    pruned = prune(analysis, plan, inputs=batches[0])
+    assert pruned.verification is not None
+    assert pruned.verification.passed
+    repairs = recover(apply_plan(analysis.graph, plan), pruned.proto, lambda: batches)
+    assert {r.node for r in repairs} <= {"last", "behind"}
+    assert all(r.after <= r.before for r in repairs)
 
 
 def test_a_result_from_outside() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper
 from onnx.shape_inference import infer_node_outputs
 
-from onnxprune._bodies import is_open
+from onnxprune._bodies import open_bodies
 from onnxprune._runtime import run, session
 from onnxprune.cost import cost, model_cost
 from onnxprune.kept import Kept
@@ -282,20 +282,19 @@ def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generat
 
 def swapped(kept: Kept, rng: np.random.Generator) -> Kept | None:
     """Exchange one removed unit for one that stays, in a random group: as many are gone, but another one is."""
-    choices = [g for g in kept.graph.groups if kept.removed[g.units].any() and not kept.removed[g.units].all()]
+    choices = []
+    for group in kept.graph.groups:
+        for kind in np.unique(group.kinds):  # only units of a kind may change places
+            units = group.units[np.unique(group.sets[group.kinds == kind])]
+            if kept.removed[units].any() and not kept.removed[units].all():
+                choices.append(units)
     if not choices:
         return None
-    group = choices[rng.integers(len(choices))]
-    kind = np.empty(len(group.units), dtype=np.int64)
-    kind[group.sets] = group.kinds
-    gone = kept.removed[group.units]
-    alike = group.units[kind == rng.choice(kind[gone])]
-    gone = kept.removed[alike]
-    if gone.all():
-        return None
+    units = choices[rng.integers(len(choices))]
+    gone = kept.removed[units]
     other = kept.removed.copy()
-    other[rng.choice(alike[gone])] = False
-    other[rng.choice(alike[~gone])] = True
+    other[rng.choice(units[gone])] = False
+    other[rng.choice(units[~gone])] = True
     return Kept(kept.graph, other)
 
 
@@ -346,6 +345,17 @@ def passes_checker(model: ModelProto) -> bool:
     return True
 
 
+def reopened(model: ModelProto) -> ModelProto:
+    """Return a model with the bodies of If open, as a traced one has them; costs are counted there."""
+    nodes, weights = open_bodies(list(model.graph.node), [t.name for t in model.graph.initializer])
+    opened = ModelProto()
+    opened.CopyFrom(model)
+    del opened.graph.node[:]
+    opened.graph.node.extend(nodes)
+    opened.graph.initializer.extend(weights.values())
+    return opened
+
+
 def assert_sound(kept: Kept, pruned: ModelProto) -> None:
     """Check a pruned model without running it: onnx's full check, its interface, and the predicted cost."""
     source = kept.graph.proto
@@ -353,8 +363,7 @@ def assert_sound(kept: Kept, pruned: ModelProto) -> None:
         onnx.checker.check_model(pruned, full_check=True)
     assert list(map(str, pruned.graph.input)) == list(map(str, source.graph.input))
     assert list(map(str, pruned.graph.output)) == list(map(str, source.graph.output))
-    if any(map(is_open, source.graph.node)):
-        pruned = normalise(pruned)  # with its bodies open again
+    pruned = reopened(pruned)
     shapes = concretise(pruned, kept.graph.shapes.inputs)
     for node in pruned.graph.node:
         for name in node.output:

@@ -34,6 +34,7 @@ class Result:
 
     Attributes:
         model: its name.
+        weights: the type that most of its weights have, such as float16; empty if it has none.
         file_size: bytes of its files.
         load: time to open it.
         first: time of the first run.
@@ -41,7 +42,7 @@ class Result:
         throughput: samples in a second, at the median.
         speedup: how many times as fast as the first model; None for that itself.
         settled: whether its median came to rest while it was warmed up.
-        peak_memory: bytes that it takes at most, from opening it; None where nobody keeps count.
+        peak_memory: bytes of the host's memory that it takes at most, from opening it; None where nobody keeps count.
         copies: time to copy inputs to the device and outputs back; None where nothing is copied.
         placement: which providers run it.
         provider_options: the options that the provider really ran with.
@@ -49,6 +50,7 @@ class Result:
     """
 
     model: str
+    weights: str
     file_size: int
     load: float
     first: float

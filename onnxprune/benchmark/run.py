@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from math import prod
 from typing import Any
 
 from numpy.typing import NDArray
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.benchmark.environment import environment
 from onnxprune.benchmark.fallback import notes_on_use
@@ -25,6 +28,7 @@ from onnxprune.model import Model
 from onnxprune.normalise import normalise
 from onnxprune.report.summary import file_size
 from onnxprune.shapes import concretise
+from onnxprune.terms import is_weight
 
 Progress = Callable[[str, float], None]
 Models = Mapping[str, Model]
@@ -132,6 +136,7 @@ def _measure(
             results.append(
                 Result(
                     model=name,
+                    weights=_weights(models[name]),
                     file_size=file_size(models[name]),
                     load=subject.load,
                     first=subject.first,
@@ -161,6 +166,15 @@ def _peak_memory(subject: Opened | Worker, model: Model, feeds: Feeds, opening: 
 def _layers(model: Model, feeds: Feeds) -> list[Layer]:
     proto = normalise(model.proto)
     return layers(proto, concretise(proto, {name: array.shape for name, array in feeds.items()}))
+
+
+def _weights(model: Model) -> str:
+    """Name the type that most elements of the weights have."""
+    elements = Counter[str]()
+    for tensor in model.proto.graph.initializer:
+        if is_weight(tensor):
+            elements[tensor_dtype_to_np_dtype(tensor.data_type).name] += prod(tensor.dims)
+    return max(elements, key=elements.__getitem__, default="")
 
 
 def _operators(found: Profile) -> tuple[Operator, ...]:

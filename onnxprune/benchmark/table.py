@@ -74,7 +74,8 @@ def _case(case: Case, found: Benchmark) -> Iterator[RenderableType]:
     yield table(columns, rows if paired else [row[:5] for row in rows])
     yield line("")
     yield table(
-        "model ~|load >|first run >|peak memory >|file >|runs >" + ("|copies in >|out >" if _copied(case) else ""),
+        "model ~|weights|load >|first run >|peak memory >|file >|runs >"
+        + ("|copies in >|out >" if _copied(case) else ""),
         (_once(r, _copied(case)) for r in case.results),
     )
     if paired:
@@ -93,6 +94,7 @@ def _case(case: Case, found: Benchmark) -> Iterator[RenderableType]:
 def _once(result: Result, copied: bool) -> tuple[str | Name, ...]:
     cells = (
         Name(result.model),
+        result.weights,
         milliseconds(result.load),
         milliseconds(result.first),
         "?" if result.peak_memory is None else si(result.peak_memory, "B"),

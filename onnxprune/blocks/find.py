@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from onnx import NodeProto
 
@@ -84,14 +85,19 @@ class _Search:
     def _only_for(self, tensor: str, reader: int) -> set[int]:
         """Return the nodes that nobody needs but one reader of a tensor."""
         inside: set[int] = set()
-        start = self._maker.get(tensor)
-        for i in range(-1 if start is None else start, -1, -1):
-            makes = [o for o in self._nodes[i].output if o]
+        waiting = [-self._maker[tensor]] if tensor in self._maker else []  # the last node first: readers before makers
+        seen = set(waiting)
+        while waiting:
+            index = -heappop(waiting)
+            makes = [o for o in self._nodes[index].output if o]
             if tensor in makes and self._readers[tensor] != {reader}:
                 return set()
-            readers = {r for o in makes if o != tensor for r in self._readers.get(o, ())}
-            if readers <= inside and (readers or tensor in makes):
-                inside.add(i)
+            if any(not self._readers.get(o, set()) <= inside for o in makes if o != tensor):
+                continue
+            inside.add(index)
+            for maker in {-self._maker[n] for n in _reads(self._nodes[index]) if n in self._maker} - seen:
+                seen.add(maker)
+                heappush(waiting, maker)
         return inside
 
     def _source(self, tensor: str) -> str:

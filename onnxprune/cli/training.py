@@ -49,6 +49,7 @@ _PLAIN = (
     click.option("--batch", type=int, help="Samples in a batch. [default: 64]"),
     click.option("--output-name", metavar="NAME", help="The output that is trained. [default: the first]"),
     click.option("--feature-weight", type=float, help="Weight of --feature. [default: 1]"),
+    click.option("--slimming", type=float, help="Weight of the sum of BatchNormalization's scales. [default: 0]"),
     click.option("--optimiser", type=click.Choice(["sgd", "adamw"]), help="SGD with Nesterov momentum, or AdamW."),
     click.option("--rate", type=float, help="Peak learning rate. [default: 0.02 for sgd, 0.0005 for adamw]"),
     click.option("--momentum", type=float, help="Of sgd. [default: 0.9]"),
@@ -87,7 +88,7 @@ _OTHERS = (
     click.option("--train", "also", multiple=True, metavar="PATTERN", help="Train such initialisers as well."),
 )
 _NAMES = (
-    *("epochs", "batch", "feature_weight", "optimiser", "rate", "momentum", "decay", "clip", "schedule"),
+    *("epochs", "batch", "feature_weight", "slimming", "optimiser", "rate", "momentum", "decay", "clip", "schedule"),
     *("warm_up", "accumulate", "norms", "patience"),
 )
 _COLLECTED = ("features", "freeze", "also")

@@ -12,28 +12,26 @@ from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import TrainingError
 
 
-@click.group("training-env", short_help="Make an environment for --backend ort-training.")
-def command() -> None:
-    """Environments for `onnxprune finetune --backend ort-training`.
-
-    onnxruntime-training is a build of ONNX Runtime of its own, which overwrites the other one: it needs an environment
-    to itself.
-    """
-
-
-@command.command("create", short_help="Make one.")
+@click.command("training-env", short_help="Make an environment for --backend ort-training.")
+@click.argument("action", type=click.Choice(["create"]))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--python", help="An interpreter of Python 3.8 to 3.12. [default: the newest that is found]")
 @reporting
-def create(path: Path, python: str | None, out: Output) -> None:
-    """Make a virtual environment with onnxruntime-training at PATH, and print its interpreter.
+def command(action: str, path: Path, python: str | None, out: Output) -> None:
+    """Make an environment for `onnxprune finetune --backend ort-training` at PATH, and print its interpreter.
 
-    The packages come from where pip is configured to take them.
+    onnxruntime-training is a build of ONNX Runtime of its own, which overwrites the other one: it needs an environment
+    to itself. The packages come from where pip is configured to take them.
     """
-    from onnxprune.train.environment import create_environment
+    from onnxprune.report import documents
+    from onnxprune.train.environment import REQUIREMENTS, create_environment
 
-    with out.step("create"):
-        click.echo(create_environment(path, python or _found()))
+    with out.step(action):
+        interpreter = create_environment(path, python or _found())
+    if out.json:
+        out.data(lambda: documents.document("training-env", python=str(interpreter), packages=list(REQUIREMENTS)))
+    else:
+        click.echo(interpreter)
 
 
 def _found() -> str:

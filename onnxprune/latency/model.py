@@ -71,8 +71,8 @@ class LayerModel:
 class NetworkModel:
     """Seconds of a network in any state, as the sum over its layers.
 
-    Measuring layers takes time itself, a little for each, and running a network takes some that is no layer's. Both
-    are the same in every state, so the sum is shifted by what it is off for the whole network.
+    Measuring layers takes time itself, a little for each. It is the same in every state, so the sum is lowered by what
+    it exceeds the whole network's time by. Where it doesn't, something disturbed the machine, which says nothing.
 
     Attributes:
         layers: the model of every layer.
@@ -103,7 +103,7 @@ class NetworkModel:
             for choice in work.choices:
                 self._readers[choice].append(i)
         total = self._sum(np.zeros(len(rungs), dtype=np.int64))
-        self._shift = 0.0 if whole is None else whole - total
+        self._shift = 0.0 if whole is None else min(0.0, whole - total)
         self._floor = _SMALLEST * total
 
     def __call__(self, state: State) -> float:

@@ -131,7 +131,7 @@ class _Pursuit:
         self.original = Opened(graph.proto, self.feeds, self.settings)
         typical = warm_up(self.original, _SECONDS).typical
         # The faster ones, as for layers: a disturbance only ever makes runs longer.
-        self.whole = float(np.quantile(self.original.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.25))
+        self.whole = float(np.quantile(self.original.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.1))
         self.states: list[State] = []
         self.seconds: list[Numbers] = []
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 from onnx.helper import get_attribute_value, make_attribute
 
+from onnxprune._bodies import in_body
 from onnxprune._tensors import Weights
 from onnxprune._validate import captured_names
 
@@ -140,11 +141,14 @@ class Layer:
 
 
 def find_layers(model: ModelProto) -> list[Layer]:
-    """Return the layers of a model whose weights are initialisers of their own, in topological order."""
+    """Return the layers of a model whose weights are initialisers of their own, in topological order.
+
+    Those in bodies of If are left out: on some inputs they don't run.
+    """
     weights = Weights(model)
     uses = Counter(n for node in model.graph.node for n in [*node.input, *captured_names(node)])
     uses.update(o.name for o in model.graph.output)
-    layers = (_layer(node, weights) for node in model.graph.node)
+    layers = (_layer(node, weights) for node in model.graph.node if not in_body(node))
     return [layer for layer in layers if layer is not None and uses[layer.weight] == 1]
 
 

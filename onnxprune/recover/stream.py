@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune._bodies import in_body
 from onnxprune._runtime import run, session
 from onnxprune._validate import captured_names
 from onnxprune.recover.extract import extract
@@ -68,6 +69,8 @@ class Stream:
     def advance(self, position: int) -> None:
         """Move the cut to the front of the node at a position, if the tensors there fit the budget."""
         nodes = self.model.graph.node
+        while position and in_body(nodes[position - 1]):  # which stand in front of their If and run only with it
+            position -= 1
         made = {i.name for i in self.model.graph.input} | {o for n in nodes[:position] for o in n.output}
         read = {n for node in nodes[position:] for n in [*node.input, *captured_names(node)]}
         read |= {o.name for o in self.model.graph.output}

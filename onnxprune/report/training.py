@@ -11,7 +11,7 @@ from onnxprune.evaluate.table import cells, evaluation_fields, title
 from onnxprune.report.layout import FAINT, heading, paragraph, stack, table
 from onnxprune.report.text import count
 from onnxprune.train.finetune import FineTuned
-from onnxprune.train.history import to_fields
+from onnxprune.train.history import Epoch, to_fields
 
 _SHOWN = 8  # epochs in the table
 
@@ -34,23 +34,20 @@ def finetuning_table(result: FineTuned) -> RenderableType:
     if result.history:
         every = -(-len(result.history) // _SHOWN)
         shown = [e for e in result.history if e.number % every == 0 or e is result.history[-1]]
-        rows = [
-            (str(e.number), f"{e.loss:.4f}", f"{e.rate:.2g}", "" if e.value is None else f"{abs(e.value):.4g}")
-            for e in shown
-        ]
-        value = f">{result.metric}" if result.metric else ""
-        note = f"{count(result.history[-1].steps, 'step')}"
-        columns = "|epoch >|loss >|rate " + (f">|{value[1:]} " if value else "")
-        parts += [heading("training", note), table(columns, [row[: 4 if value else 3] for row in rows])]
+        columns = "epoch >|loss >|rate >" + (f"|{result.metric} >" if result.metric else "")
+        parts += [heading("training", count(result.history[-1].steps, "step")), table(columns, map(_epoch, shown))]
     if result.before is not None and result.after is not None:
         held = f"on {count(result.before.samples, 'sample')} that weren't trained on"
-        rows = [
-            (title(before), *cells(before.model, before), *cells(after.model, after))
-            for before, after in zip(result.before.scores, result.after.scores, strict=True)
-        ]
-        parts += [heading("evaluation", held), table("|before >||after >|", rows)]
+        scores = zip(result.before.scores, result.after.scores, strict=True)
+        compared = [(title(b), *cells(b.model, b), *cells(a.model, a)) for b, a in scores]
+        parts += [heading("evaluation", held), table("|before >||after >|", compared)]
     parts.append(paragraph(verdict(result), FAINT))
     return stack(*parts)
+
+
+def _epoch(epoch: Epoch) -> tuple[str, ...]:
+    value = () if epoch.value is None else (f"{abs(epoch.value):.4g}",)
+    return (str(epoch.number), f"{epoch.loss:.4f}", f"{epoch.rate:.2g}", *value)
 
 
 def verdict(result: FineTuned) -> str:

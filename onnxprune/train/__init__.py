@@ -9,6 +9,7 @@ from onnxprune.train.augment import Augmentation
 from onnxprune.train.backend import Job, Trained, TrainingBackend
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.train.history import Epoch, Progress
+from onnxprune.train.iterative import Round, prune_iteratively
 from onnxprune.train.losses import LossSettings
 from onnxprune.train.settings import TrainSettings
 
@@ -19,8 +20,10 @@ __all__ = [
     "Job",
     "LossSettings",
     "Progress",
+    "Round",
     "TrainSettings",
     "Trained",
     "TrainingBackend",
     "finetune",
+    "prune_iteratively",
 ]

@@ -11,7 +11,8 @@ from onnxprune.errors import TrainingError
 from onnxprune.trace.registry import operator_key
 from onnxprune.train.op import Op
 from onnxprune.train.registry import find, is_flat
-from onnxprune.train.tape import Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import Tensor
 
 
 def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str]) -> set[str]:

@@ -18,7 +18,8 @@ from onnxprune.train.op import Op
 from onnxprune.train.prepare import opset_of, prepared, single_precision
 from onnxprune.train.recurrent import RECURRENT, unrolled
 from onnxprune.train.small_maps import as_product, is_small
-from onnxprune.train.tape import Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import Tensor
 
 Norms = Literal["batch", "frozen"]
 

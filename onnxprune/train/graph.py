@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.train.backward import needed
-from onnxprune.train.tape import Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import Tensor
 
 _IR_VERSION = 10
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 LossName: TypeAlias = Literal["bce", "cross-entropy", "kl", "mse"]
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import TrainingError
 from onnxprune.train.forward import Forward
 from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
 from onnxprune.train.scores import as_classes, scores_before
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.tape import INT64, Tensor
+from onnxprune.train.tensor import INT64, Tensor
 
+_UNDEFINED = TensorProto.UNDEFINED  # as some exporters leave it
+_REAL = (_UNDEFINED, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _WITH_TEACHER: Mapping[str, float] = {"kl": 1.0}
 _WITH_BOTH: Mapping[str, float] = {"cross-entropy": 0.5, "kl": 1.0}
 _WITH_LABELS: Mapping[str, float] = {"cross-entropy": 1.0}
@@ -70,7 +72,7 @@ def objective(proto: ModelProto, settings: TrainSettings, *, labelled: bool, tea
 
 def _first_real(proto: ModelProto) -> str:
     for value in proto.graph.output:
-        if value.type.tensor_type.elem_type in (0, 1, 10, 11, 16):
+        if value.type.tensor_type.elem_type in _REAL:
             return str(value.name)
     raise TrainingError("OP904", "the model has no output of real numbers to train")
 
@@ -123,9 +125,26 @@ def write_losses(
         parts[name] = LOSSES[name](mine, target, settings.loss), weight
     for name in goal.features:
         parts[name] = feature_distance(_output(forward, name), fed(f"teacher:{name}", 1)), settings.feature_weight
+    if settings.slimming:
+        parts["slimming"] = _slimming(forward, proto), settings.slimming
     weighted = [loss if weight == 1 else loss * weight for loss, weight in parts.values()]
     total = weighted[0] if len(weighted) == 1 else tape.emit("Sum", *weighted)
     return {"loss": total, **({} if len(parts) == 1 else {name: loss for name, (loss, _) in parts.items()})}
+
+
+def _slimming(forward: Forward, proto: ModelProto) -> Tensor:
+    """Return the sum of the absolute scales of batch normalisations (Liu et al., "network slimming", ICCV 2017).
+
+    Raises:
+        TrainingError: the model has none that is trained (OP904).
+    """
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    scales = [forward.weights[node.input[1]] for node in norms if node.input[1] in forward.weights]
+    if not scales:
+        cause = "slimming needs batch normalisations, and the model has none (exporters fold them into convolutions)"
+        raise TrainingError("OP904", cause, hint="leave --slimming out")
+    sums = [scale.op("Abs").sum(keep=False) for scale in scales]
+    return sums[0] if len(sums) == 1 else forward.tape.emit("Sum", *sums)
 
 
 def _needs_labels(goal: Objective) -> bool:

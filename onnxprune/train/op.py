@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from onnxprune.train.tape import Shape, Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import Shape, Tensor
 
 
 class Op:

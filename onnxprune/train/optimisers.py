@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from onnx import NodeProto, helper
 from onnxprune._validate import describe
 from onnxprune.errors import TrainingError
 from onnxprune.train.op import Op
-from onnxprune.train.tape import Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import Tensor
 from onnxprune.train.window import Window
 
 UNTRAINABLE = ("ConvTranspose", "GRU", "LSTM", "RNN", "Resize")

@@ -24,7 +24,7 @@ from onnxprune.train.objective import objective, write_losses
 from onnxprune.train.ort_forms import in_its_forms
 from onnxprune.train.parameters import trainable
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -67,7 +67,8 @@ class OrtTraining:
         statistics = statistics_of(graph) if norms == "batch" else []
         with Worker(self._python) as worker:
             model = loss_model(graph, losses, settings, feeds_of(graph, job.model))
-            worker.open(model, {**_optimiser(settings), "trained": list(graph.weights), "statistics": statistics})
+            told = {"trained": list(graph.weights), "statistics": statistics}
+            worker.open(model, {**_optimiser(settings), **told, "threads": job.threads})
             machine = RemoteMachine(worker, list(losses), settings.accumulate)
             return Loop(job, batches, machine).all()
 

@@ -71,7 +71,9 @@ class Trainer:
                     attribute.f = settings["attributes"][attribute.name]
         onnx.save(update, path)
         self.state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-        self.module = api.Module(str(folder / "training_model.onnx"), self.state)
+        self.module = api.Module(
+            str(folder / "training_model.onnx"), self.state, session_options=_options(settings["threads"])
+        )
         self.update = api.Optimizer(str(path), self.module)
         self.inputs = self.module.input_names()
         self.names = [*settings["trained"], *settings["statistics"]]
@@ -91,6 +93,15 @@ class Trainer:
     def weights(self) -> dict[str, np.ndarray]:
         """Return the weights and running statistics."""
         return {name: np.asarray(self.state.parameters[name].data) for name in self.names}
+
+
+def _options(threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def import_training() -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from onnxprune.train.op import Op
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 _MAX_STEPS = 512
 _ACTIVATIONS: Mapping[str, list[str]] = {

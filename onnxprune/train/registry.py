@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from onnxprune.train.op import Op
-    from onnxprune.train.tape import Tensor
+    from onnxprune.train.tensor import Tensor
 
 Rule: TypeAlias = "Callable[[Op, Tensor], Tensor]"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnx import ModelProto
 
 from onnxprune.errors import TrainingError
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 _NORMALISING = ("Identity", "LogSoftmax", "Softmax")
 

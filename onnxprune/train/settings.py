@@ -29,6 +29,8 @@ class TrainSettings:
         losses: losses by name with their weights; None for what the data and the teacher allow.
         features: tensors whose values are to be the teacher's, in both models.
         feature_weight: weight of the distance of these.
+        slimming: weight of the sum of the absolute scales of batch normalisations, which drives those of channels that
+            matter little to zero, to be pruned by the criterion bn-scale.
         loss: how losses are made.
         output: the output that is trained; by default the first of real numbers.
         optimiser: adamw or sgd.
@@ -52,6 +54,7 @@ class TrainSettings:
     losses: Mapping[LossName, float] | None = None
     features: tuple[str, ...] = ()
     feature_weight: float = 1.0
+    slimming: float = 0.0
     loss: LossSettings = field(default_factory=LossSettings)
     output: str | None = None
     optimiser: OptimiserName = "sgd"
@@ -77,7 +80,7 @@ class TrainSettings:
         """
         for name in ("epochs", "batch", "accumulate"):
             _in_range(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("decay", "clip", "patience", "seed", "feature_weight"):
+        for name in ("decay", "clip", "patience", "seed", "feature_weight", "slimming"):
             _in_range(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _in_range("rate", self.rate, self.rate is None or self.rate > 0, "above 0")
         _in_range("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.train.op import Op
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 from onnxprune.train.window import Window
 
 _LARGEST = 64 * 64  # pairs of an input and an output position

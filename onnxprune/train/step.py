@@ -17,7 +17,8 @@ from onnxprune.train.objective import Objective, write_losses
 from onnxprune.train.optimisers import SGD, AdamW, Moment, Optimiser, clipped
 from onnxprune.train.parameters import is_vector, trainable
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.tape import FLOAT, Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import FLOAT, Tensor
 
 Arrays = Mapping[str, NDArray[Any]]
 

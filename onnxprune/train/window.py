@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.train.op import Op
-from onnxprune.train.tape import Shape, Tensor
+from onnxprune.train.tensor import Shape, Tensor
 
 
 @dataclass(frozen=True, slots=True)

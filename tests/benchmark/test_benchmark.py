@@ -47,6 +47,7 @@ class TestBenchmark:
         assert narrow.speedup.low > 2.0  # a sixteenth of the work
         assert wide.latency.median / narrow.latency.median == pytest.approx(narrow.speedup.value, rel=0.3)
         assert wide.throughput == pytest.approx(1 / wide.latency.median)
+        assert wide.weights == "float32"
         assert wide.load > 0 and wide.first >= wide.latency.best
         assert wide.peak_memory is None or wide.peak_memory > 1e5
         assert case.shapes == {"x": (1, 3, 32, 32)}

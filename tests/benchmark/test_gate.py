@@ -24,6 +24,7 @@ THERE = replace(HERE, cpu="another CPU")
 def result(model: str, latency: float, speedup: float | None = None) -> Result:
     return Result(
         model=model,
+        weights="float32",
         file_size=1,
         load=0.1,
         first=0.1,

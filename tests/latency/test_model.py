@@ -83,7 +83,7 @@ class TestFit:
             assert model(state) == pytest.approx(sum(network.linear(w, state) for w in network.works), rel=1e-3)
 
     def test_a_constant_that_no_layer_takes(self, network: Network) -> None:
-        """What profiling adds to every layer, and what a run takes beside its layers, is found from the whole."""
+        """What profiling adds to every layer is found from the whole; a whole that was disturbed says nothing."""
         plain = network.fit(network.linear)
         whole = np.zeros(len(network.choices), dtype=np.int64)
         states = probe_states(network.rungs, 0)
@@ -91,6 +91,8 @@ class TestFit:
         model = NetworkModel(network.works, network.sizes, states, profiled, network.rungs, plain(whole))
         for state in network.random_states(10):
             assert model(state) == pytest.approx(plain(state), rel=0.02)
+        slow = [np.array([[network.linear(w, s) for w in network.works] for s in states]), network.rungs, 9.0]
+        assert NetworkModel(network.works, network.sizes, states, *slow)(whole) == pytest.approx(plain(whole))
 
     def test_a_staircase_is_told(self, network: Network) -> None:
         """A rung that is slow in every layer, whatever the other groups have, is known as slow."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from onnxprune.blocks import find_blocks, without_blocks
 from onnxprune.kept import Kept
 from onnxprune.masked import masked
 from onnxprune.rewrite import rewrite
@@ -35,6 +36,10 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
     seen: Counter[str] = Counter(models=1)
     rng = np.random.default_rng(seed)
     graph = analyse(sample.model, sample.shapes, "width" if seed % 2 else "heads")
+    blocks = find_blocks(graph)
+    if blocks and rng.random() < 0.5:
+        graph = without_blocks(graph, [blocks[rng.integers(len(blocks))].name])
+        seen["shortened"] += 1
     groups = [g for g in graph.groups if rng.random() < 0.9]
     kept = removal(groups, graph, rng)
     pruned = assert_proved(kept, tolerance=TOLERANCE)
@@ -42,7 +47,7 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
         return seen
     seen["pruned"] += 1
     inputs = inputs_of(graph)
-    if all(g.exact for g in groups):
+    if all(g.exact for g in groups) and not graph.blocks:
         bare = run_once(zeroed(kept), inputs)
         if all(np.isfinite(v).all() for v in bare.values()):
             seen["zeroed"] += 1
@@ -100,4 +105,5 @@ def _run(how: settings) -> None:
     # Neither the removals nor the negative controls may be empty.
     assert total["pruned"] > 0.7 * total["models"], total
     assert total["zeroed"] > 0.3 * total["models"], total
+    assert total["shortened"] > 0.02 * total["models"], total
     assert total["caught"] > 0.8 * total["controls"], total

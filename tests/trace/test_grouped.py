@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from onnx import ModelProto, numpy_helper
 
 from onnxprune.budget import Guards, choose
+from onnxprune.cli import cli
 from onnxprune.errors import PlanError
 from onnxprune.importance import score
 from onnxprune.kept import Kept
+from onnxprune.model import load, save
 from onnxprune.normalise import normalise
-from onnxprune.plan import apply_plan, plan_of
+from onnxprune.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.rewrite import rewrite
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
@@ -155,3 +161,23 @@ def test_a_weight_with_two_readers_is_pruned_by_index() -> None:
     assert not graph.per_group
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     assert_proved(kept)
+
+
+def test_the_policy_is_part_of_the_plan(tmp_path: Path) -> None:
+    """`--grouped groups` is written down, so that `prune --plan` traces alike; another policy is refused."""
+    model, plan = tmp_path / "m.onnx", tmp_path / "p.json"
+    save(load(grouped(4, 8, 12)), model)
+    run = CliRunner()
+
+    def invoke(*arguments: object) -> int:
+        return run.invoke(cli, [str(a) for a in arguments]).exit_code
+
+    assert invoke("plan", model, "-o", plan, "--ratio", 0.5, "--grouped", "groups") == 0
+    document = json.loads(plan.read_text())
+    assert document["settings"]["grouped"] == "groups"
+    assert document["removed"]["grouped_w"].keys() == {"0"}
+    assert invoke("prune", model, "-o", tmp_path / "a.onnx", "--plan", plan, "--grouped", "channels") == 2
+    assert invoke("prune", model, "-o", tmp_path / "a.onnx", "--plan", plan) == 0
+    assert invoke("verify", model, tmp_path / "a.onnx", "--plan", plan) == 0
+    other = PrunePlan("", {}, settings={"grouped": "nothing we know"})
+    assert other.policies == {"attention": "heads", "grouped": "channels"}

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from onnx import ModelProto
 
 import onnxprune as op
 from onnxprune._runtime import run, session
+from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.normalise import normalise
@@ -148,3 +150,10 @@ def test_no_worker_is_left(pruned: ModelProto, data: Dataset, python: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         finetune(pruned, data, settings=SETTINGS, backend="ort-training", training_python=python, **options)  # type: ignore[arg-type]
     assert not workers() - before
+
+
+def test_an_environment_is_not_made_over_something(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["training-env", "create", str(tmp_path)])
+    assert result.exit_code == 2 and "OP908" in result.stderr
+    broken = CliRunner().invoke(cli, ["training-env", "create", str(tmp_path / "new"), "--python", "no-such-python"])
+    assert broken.exit_code == 2 and "OP908" in broken.stderr and not (tmp_path / "new").exists()

@@ -20,7 +20,8 @@ from onnxprune.train.schedules import SCHEDULES, rate
 from onnxprune.train.scores import as_classes
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import Step, build_step
-from onnxprune.train.tape import INT64, Tape, Tensor
+from onnxprune.train.tape import Tape
+from onnxprune.train.tensor import INT64, Tensor
 from tests.toolbox import Net
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ from functools import reduce
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 
 @gradient("Add", "Sum", of=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 
 @gradient("MatMul", of=0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import product
 from math import prod
 
+import numpy as np
+
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import Shape, Tensor
+from onnxprune.train.tensor import Shape, Tensor
 from onnxprune.train.window import Window
 
 _LARGE = 512  # positions of a map
@@ -45,11 +47,11 @@ def _exchanged(w: Tensor, group: int) -> Tensor:
 
 
 def _turned(w: Tensor) -> Tensor:
-    """Turn a kernel round."""
-    axes = [a for a in range(2, w.rank) if w.shape[a] > 1]
-    if not axes:
+    """Turn a kernel round: its taps in reverse order, by a product with the permutation, faster than a Slice."""
+    taps = prod(w.shape[2:])
+    if taps == 1:
         return w
-    return w.slice(axes, [-1] * len(axes), [-(2**31)] * len(axes), [-1] * len(axes))
+    return (w.reshape((-1, taps)) @ w.like(np.eye(taps)[::-1])).reshape(w.shape)
 
 
 @gradient("Conv", of=1)

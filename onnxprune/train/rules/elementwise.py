@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import flat, gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import BOOL, Tensor
 
 Derivative = Callable[[Op, Tensor, Tensor], Tensor]
 
@@ -189,7 +189,7 @@ def dropout(op: Op, dy: Tensor) -> Tensor:
     """Scale what was kept; outside of training mode, pass."""
     if not bool(np.any(op.const(2) if op.has(2) else False)):
         return dy
-    mask = op.added_output(1, op.x().shape, 9)
+    mask = op.added_output(1, op.x().shape, BOOL)
     return mask.where(dy * (1 / (1 - op.scalar(1, 0.5))), 0.0)
 
 

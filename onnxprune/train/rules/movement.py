@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import flat, gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import INT64, Tensor
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -154,7 +154,7 @@ def gather(op: Op, dy: Tensor) -> Tensor:
     if op.node.input[1] in op.tape.constants:
         places = op.tape.constants[indices.name].ravel().astype(np.int64) % table.shape[axis]
         return _placed(pieces, 1, places, table.shape[axis]).reshape(table.shape)
-    wanted = indices.cast(7).reshape((1, count, 1)).expand(pieces.shape)
+    wanted = indices.cast(INT64).reshape((1, count, 1)).expand(pieces.shape)
     zeros = pieces.like(np.zeros((1, 1, 1))).expand((prod(before), table.shape[axis], prod(after)))
     return zeros.scatter_add(wanted, pieces, 1).reshape(table.shape)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 _LARGE = 256  # positions of a map
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import INT64, Tensor
+from onnxprune.train.tensor import INT64, Tensor
 from onnxprune.train.window import Window
 
 

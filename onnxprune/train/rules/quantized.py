@@ -12,7 +12,7 @@ from onnx import helper
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 
 def _scale(op: Op) -> Tensor:

@@ -6,7 +6,7 @@ from math import prod
 
 from onnxprune.train.op import Op
 from onnxprune.train.registry import flat, gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 
 def _kept(op: Op, of: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnxprune._runtime import run, session
 from onnxprune.train.op import Op
 from onnxprune.train.registry import gradient
-from onnxprune.train.tape import Tensor
+from onnxprune.train.tensor import Tensor
 
 
 @gradient("Resize", "Upsample")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.property.builder import Builder, block
 
@@ -69,7 +69,7 @@ def joined_batches(b: Builder, x: str) -> str | None:
 
 @block(since=11)
 def captured(b: Builder, x: str) -> str:
-    """The body of an If reads a tensor from outside, which pins it."""
+    """Bodies of an If give what they read from outside, which pins it."""
     kind = helper.make_tensor_value_info("inner", 1, None)
     bodies: dict[str, Any] = {
         f"{branch}_branch": helper.make_graph([helper.make_node(op, [x], ["inner"])], branch, [], [kind])
@@ -78,6 +78,30 @@ def captured(b: Builder, x: str) -> str:
     y = b.net.ops("If", b.net.const(np.array(True)), count=1, shapes=[b.shape(x)], **bodies)[0]
     b.net.types[y].tensor_type.elem_type = 1
     return b.net.op("Add", x, y)
+
+
+@block(on="image", since=11)
+def layers_within(b: Builder, x: str) -> str:
+    """Each body of an If has two layers: what is between them leaves, in each body by itself."""
+    ones = [1] * (len(b.shape(x)) - 2)
+    tag, bodies = len(b.net.nodes), dict[str, Any]()
+    for branch in ("then", "else"):
+        width, name = b.pick(4, 6), f"{branch}{tag}"
+        shapes = {f"{name}_v": (width, b.channels(x), *ones), f"{name}_w": (4, width, *ones)}
+        weights = [
+            numpy_helper.from_array(b.net.rng.normal(0, s[1] ** -0.5, s).astype("f"), n) for n, s in shapes.items()
+        ]
+        nodes = [
+            helper.make_node("Conv", [x, f"{name}_v"], [f"{name}_a"]),
+            helper.make_node("LeakyRelu", [f"{name}_a"], [f"{name}_b"]),
+            helper.make_node("Conv", [f"{name}_b", f"{name}_w"], [f"{name}_c"]),
+        ]
+        result = helper.make_tensor_value_info(f"{name}_c", 1, None)
+        bodies[f"{branch}_branch"] = helper.make_graph(nodes, name, [], [result], weights)
+    shape = [b.shape(x)[0], 4, *b.shape(x)[2:]]
+    y = b.net.ops("If", b.net.const(np.array(b.flag())), count=1, shapes=[shape], **bodies)[0]
+    b.net.types[y].tensor_type.elem_type = 1
+    return b.net.conv(y, b.pick(4, 6))
 
 
 @block(on="image", sized=True)
