@@ -76,8 +76,8 @@ class _Search:
         inside = self._only_for(branch, index)
         reads = {name for i in inside for name in _reads(self._nodes[i])}
         weights = {n for n in reads & self._initialisers if self._readers[n] <= inside}
-        layers = (i for i in inside if contraction(self._nodes[i]) and not weights.isdisjoint(self._nodes[i].input))
-        if self._source(skip) not in map(self._source, reads) or not any(layers):
+        inputs = (node.input for node in map(self._nodes.__getitem__, inside) if contraction(node))
+        if self._source(skip) not in map(self._source, reads) or all(map(weights.isdisjoint, inputs)):
             return None
         names = tuple(self._nodes[i].name for i in sorted(inside))
         return Block(self._nodes[index].name, skip, branch, output, names, tuple(sorted(weights)))
