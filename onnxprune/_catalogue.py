@@ -101,6 +101,10 @@ OP125 shapes contradict each other
 OP126 a weight isn't finite
     A weight has NaN or infinite values, so that importance can't be ranked. The training diverged
     or the file is damaged. Repair the weight, or remove the node that reads it.
+OP127 an input that is too large
+    The model gives an input more elements than a computer could fill and run: more than a
+    quarter of a thousand million. The file is damaged, or a size that should be open is a
+    placeholder. Name the size: `--input-shape NAME:1,3,224,224`.
 OP201 graph input
     These channels belong to an input of the model. Whoever calls the model supplies them, so
     removing some would change its interface. Only layers after the first contraction can lose

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnx import ModelProto, TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune._runtime import run, session
-from onnxprune.errors import VerificationError
+from onnxprune.errors import ModelError, VerificationError
 from onnxprune.kept import Kept
 from onnxprune.masked import masked
 
@@ -75,6 +76,9 @@ class Verification:
         return max((o.error for o in self.outputs), default=0.0)
 
 
+_MOST_ELEMENTS = 2**28
+
+
 def generate_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, NDArray[Any]]:
     """Draw inputs: standard normal floats, zeros and ones for integers and flags.
 
@@ -82,7 +86,15 @@ def generate_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], se
         proto: the model.
         shapes: concrete shapes of its inputs.
         seed: seed of the draw.
+
+    Raises:
+        ModelError: an input has more elements than could be of use (OP127).
     """
+    for name, shape in shapes.items():
+        if prod(shape) > _MOST_ELEMENTS:
+            sizes = ",".join(map(str, shape))
+            cause = f"input {name} has {prod(shape):.2g} elements"
+            raise ModelError("OP127", cause, where=f"{name}:{sizes}", hint=f"give sizes: --input-shape {name}:...")
     rng = np.random.default_rng(seed)
     types = {i.name: i.type.tensor_type.elem_type for i in proto.graph.input}
     inputs: dict[str, NDArray[Any]] = {}

@@ -144,8 +144,8 @@ class Op:
     def reshape(self, value: Value, shape: Shape) -> Value:
         """Reshape a value, pinning what is lost and asking for rectangles where an axis is split."""
         result = reshape(value, shape, self.attention)
-        for ids in result.lost:
-            self.pin(ids, "OP208", "two sets of channels are merged into one axis")
+        for ids, reason in result.lost:
+            self.pin(ids, "OP208", reason)
         for ids in result.single:
             self.pin(ids, "OP214", "a single channel loses its axis")
         for factor in result.joint:

@@ -19,8 +19,9 @@ def owned_weights(graph: GraphProto) -> dict[str, str]:
     sizes = {t.name: prod(t.dims) for t in graph.initializer}
     owned = {name: name for name in sizes if uses[name] == 1}
     for node in graph.node:
-        copies = node.op_type in _ELEMENTWISE and node.input[0] in owned and uses[node.output[0]] == 1
-        if copies and not _by_second_axis(node, sizes):
+        if node.op_type not in _ELEMENTWISE or not node.input or not node.output:
+            continue
+        if node.input[0] in owned and uses[node.output[0]] == 1 and not _by_second_axis(node, sizes):
             owned[node.output[0]] = owned[node.input[0]]
     return owned
 

@@ -86,13 +86,13 @@ class Reshaped:
 
     Attributes:
         value: the reshaped tensor.
-        lost: id arrays that have no place in it, to be pinned.
+        lost: id arrays that have no place in it, to be pinned, each with the reason.
         single: ids of single positions whose axis vanishes, to be pinned.
         joint: id arrays on several axes that a single axis was split into; what is kept of each must stay a rectangle.
     """
 
     value: Value
-    lost: tuple[Ids, ...]
+    lost: tuple[tuple[Ids, str], ...]
     single: tuple[Ids, ...]
     joint: tuple[Factor, ...]
 
@@ -116,7 +116,7 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
     block_of = {axis: i for i, (inputs, _) in enumerate(blocks) for axis in inputs}
     taken: dict[int, Factor] = {}
     factors: list[Factor] = []
-    lost: list[Ids] = []
+    lost: list[tuple[Ids, str]] = []
     single: list[Ids] = []
     joint: list[Factor] = []
     for factor in sorted(value.factors, key=lambda f: _preference(f, prefer)):
@@ -126,17 +126,23 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
             continue
         touched = sorted({block_of[a] for a in factor.axes})
         if any(b in taken for b in touched):
-            lost.append(factor.ids)  # two independent sets of channels melt into one axis
+            lost.append((factor.ids, "two sets of channels are merged into one axis"))
             continue
-        taken.update(dict.fromkeys(touched, factor))
         source = [a for b in touched for a in blocks[b][0]]
         target = [a for b in touched for a in blocks[b][1]]
+        if prod(shape[a] for a in target) > _MOST_IDS:  # a damaged model: none that is of use has as many
+            lost.append((factor.ids, "channels are merged with too many positions"))
+            continue
+        taken.update(dict.fromkeys(touched, factor))
         spread = _spread(factor, source, value.shape)
         moved = compact(Factor(tuple(target), spread.reshape([shape[a] for a in target])))
         factors.append(moved)
         if len(moved.axes) > len(factor.axes):
             joint.append(moved)
     return Reshaped(value.moved(shape, factors), tuple(lost), tuple(single), tuple(joint))
+
+
+_MOST_IDS = 2**27  # one gibibyte
 
 
 def _preference(factor: Factor, prefer: Literal["heads", "width"] | None) -> int:

@@ -85,7 +85,7 @@ def test_reshape(value: Value, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(shape)))
         shape = (*shape[:at], 1, *shape[at:])
     result = reshape(value, shape)
-    pinned = {int(i) for ids in (*result.lost, *result.single) for i in ids.ravel()}
+    pinned = {int(i) for ids in (*(ids for ids, _ in result.lost), *result.single) for i in ids.ravel()}
     expected = in_full(value).reshape(shape)
     moved = in_full(result.value)
     assert result.value.shape == shape
@@ -126,6 +126,14 @@ def test_two_sets_of_channels_do_not_melt() -> None:
     result = reshape(value, (24,))
     assert len(result.lost) == 1
     assert [f.axes for f in result.value.factors] == [(0,)]
+
+
+def test_a_reshape_with_more_positions_than_memory_is_not_followed() -> None:
+    """As many ids would be made as the merged axis is long."""
+    shape = (4, 2**40)
+    result = reshape(Value(shape, (Factor((0,), np.arange(4)),)), (2**42,))
+    assert not result.value.factors
+    assert [ids.tolist() for ids, _ in result.lost] == [[0, 1, 2, 3]]
 
 
 def test_compact_keeps_what_varies() -> None:
