@@ -68,6 +68,7 @@ def test_a_metric_that_takes_labels(data: Path) -> None:
     assert len(document["groups"]) == 1 and lost > 0.2
 
 
+@pytest.mark.dev
 def test_a_plot(data: Path, record: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot = tmp_path / "curves.png"
