@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from benchmarks.torch_models import Attention
+from benchmarks.torch_layers import TransformerBlock, conv_bn, inverted_residuals
 
 CLASSES = 10
 SIZE = 32
@@ -23,7 +23,7 @@ SIZE = 32
 
 def resnet18() -> nn.Module:
     """ResNet-18 (He et al., 2015) with a stem for small images, as CIFAR's trainings have it."""
-    layers: list[nn.Module] = [*_conv_bn(3, 64), nn.ReLU()]
+    layers: list[nn.Module] = [*conv_bn(3, 64), nn.ReLU()]
     channels = 64
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         layers += [_Basic(channels, width, stride), _Basic(width, width, 1)]
@@ -33,21 +33,9 @@ def resnet18() -> nn.Module:
 
 def mobilenet_v2() -> nn.Module:
     """MobileNetV2 (Sandler et al., 2018) with the strides of its first three stages taken out."""
-    layers: list[nn.Module] = [*_conv_bn(3, 32), nn.ReLU6()]
-    channels = 32
-    for expansion, width, blocks, stride in (
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ):
-        for block in range(blocks):
-            layers.append(_Inverted(channels, width, expansion, stride if block == 0 else 1))
-            channels = width
-    head = [*_conv_bn(channels, 1280, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, CLASSES)]
+    layers: list[nn.Module] = [*conv_bn(3, 32), nn.ReLU6()]
+    layers += inverted_residuals(32, strides=(1, 1, 2, 2, 1, 2, 1))
+    head = [*conv_bn(320, 1280, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, CLASSES)]
     return nn.Sequential(*layers, *head)
 
 
@@ -56,13 +44,19 @@ def vit() -> nn.Module:
     return _VisionTransformer(width=192, blocks=6, heads=6, patch=4)
 
 
+def tiny() -> nn.Module:
+    """A convolution, a normalisation and a classifier: what a trainer is warmed up with."""
+    return nn.Sequential(*conv_bn(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+
+
+TINY = "tiny"
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"resnet18": resnet18, "mobilenet_v2": mobilenet_v2, "vit": vit}
 
 
 def build(name: str) -> nn.Module:
-    """A network of `NETWORKS` with seeded random weights."""
+    """A network of `NETWORKS`, or the tiny one, with seeded random weights."""
     torch.manual_seed(0)
-    return NETWORKS[name]()
+    return tiny() if name == TINY else NETWORKS[name]()
 
 
 def export(module: nn.Module) -> ModelProto:
@@ -84,34 +78,16 @@ def export(module: nn.Module) -> ModelProto:
         return onnx.load(path)
 
 
-def _conv_bn(channels: int, width: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [convolution, nn.BatchNorm2d(width)]
-
-
 class _Basic(nn.Module):
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        first = [*_conv_bn(channels, width, 3, stride), nn.ReLU()]
-        self.body = nn.Sequential(*first, *_conv_bn(width, width))
+        first = [*conv_bn(channels, width, 3, stride), nn.ReLU()]
+        self.body = nn.Sequential(*first, *conv_bn(width, width))
         same = channels == width and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv_bn(channels, width, 1, stride))
+        self.shortcut = nn.Identity() if same else nn.Sequential(*conv_bn(channels, width, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
-
-
-class _Inverted(nn.Module):
-    def __init__(self, channels: int, width: int, expansion: int, stride: int) -> None:
-        super().__init__()
-        hidden = channels * expansion
-        wide = [*_conv_bn(channels, hidden, 1), nn.ReLU6()] if expansion > 1 else []
-        deep = [*_conv_bn(hidden, hidden, 3, stride, hidden), nn.ReLU6()]
-        self.body = nn.Sequential(*wide, *deep, *_conv_bn(hidden, width, 1))
-        self.residual = stride == 1 and channels == width
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, x + self.body(x) if self.residual else self.body(x))
 
 
 class _VisionTransformer(nn.Module):
@@ -119,22 +95,10 @@ class _VisionTransformer(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(3, width, patch, patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, (SIZE // patch) ** 2, width))
-        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2) + self.position
         return cast(Tensor, self.head(self.norm(self.blocks(x)).mean(1)))
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return cast(Tensor, x + self.mlp(self.norm2(x)))

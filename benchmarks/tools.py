@@ -17,7 +17,8 @@ import torch_pruning
 from onnx import ModelProto
 from torch import nn
 
-from benchmarks.torch_models import INPUT, NETWORKS, Attention, build
+from benchmarks.torch_layers import Attention
+from benchmarks.torch_models import INPUT, NETWORKS, build
 from onnxprune import Settings, analyse, make_plan, prune
 
 __all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case", "torch_pruned"]

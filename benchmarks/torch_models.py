@@ -12,6 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from benchmarks.torch_layers import TransformerBlock, conv_bn, inverted_residuals
+
 INPUT = (1, 3, 224, 224)
 CLASSES = 1000
 
@@ -31,7 +33,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 def resnet50() -> nn.Module:
     """ResNet-50 version 1.5 (He et al., 2015): the stride of a bottleneck is in its 3x3 convolution."""
-    layers: list[nn.Module] = [*_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [*conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     channels = 64
     for width, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for block in range(blocks):
@@ -42,26 +44,14 @@ def resnet50() -> nn.Module:
 
 def mobilenet_v2() -> nn.Module:
     """MobileNetV2 of width 1 (Sandler et al., 2018)."""
-    layers: list[nn.Module] = [*_conv_bn(3, 32, 3, 2), nn.ReLU6()]
-    channels = 32
-    for expansion, width, blocks, stride in (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ):
-        for block in range(blocks):
-            layers.append(_InvertedResidual(channels, width, expansion, stride if block == 0 else 1))
-            channels = width
-    return nn.Sequential(*layers, *_conv_bn(channels, 1280, 1), nn.ReLU6(), *_classifier(1280))
+    layers: list[nn.Module] = [*conv_bn(3, 32, 3, 2), nn.ReLU6()]
+    layers += inverted_residuals(32, strides=(1, 2, 2, 2, 1, 2, 1))
+    return nn.Sequential(*layers, *conv_bn(320, 1280, 1), nn.ReLU6(), *_classifier(1280))
 
 
 def densenet121() -> nn.Module:
     """DenseNet-121 (Huang et al., 2017)."""
-    layers: list[nn.Module] = [*_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [*conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     channels = 64
     for block, count in enumerate((6, 12, 24, 16)):
         if block:
@@ -86,24 +76,6 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over [batch, tokens, width]; the width of a head follows from the weights."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.scale = (width // heads) ** -0.5
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend every token to all tokens."""
-        batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
-        return cast(Tensor, self.out((weights @ v).transpose(1, 2).reshape(batch, tokens, -1)))
-
-
 class _VisionTransformer(nn.Module):
     def __init__(self, width: int, blocks: int, heads: int, patch: int) -> None:
         super().__init__()
@@ -111,7 +83,7 @@ class _VisionTransformer(nn.Module):
         self.embed = nn.Conv2d(INPUT[1], width, patch, patch)
         self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens, width))
-        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, CLASSES)
 
@@ -121,45 +93,20 @@ class _VisionTransformer(nn.Module):
         return cast(Tensor, self.head(self.norm(self.blocks(x))[:, 0]))
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return cast(Tensor, x + self.mlp(self.norm2(x)))
-
-
 class _Bottleneck(nn.Module):
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(*_conv_bn(channels, width, 1), nn.ReLU()),
-            *(*_conv_bn(width, width, 3, stride), nn.ReLU()),
-            *_conv_bn(width, 4 * width, 1),
+            *(*conv_bn(channels, width, 1), nn.ReLU()),
+            *(*conv_bn(width, width, 3, stride), nn.ReLU()),
+            *conv_bn(width, 4 * width, 1),
         )
         same = stride == 1 and channels == 4 * width
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv_bn(channels, 4 * width, 1, stride))
+        self.shortcut = nn.Identity() if same else nn.Sequential(*conv_bn(channels, 4 * width, 1, stride))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.relu(self.body(x) + self.shortcut(x)))
-
-
-class _InvertedResidual(nn.Module):
-    def __init__(self, channels: int, width: int, expansion: int, stride: int) -> None:
-        super().__init__()
-        hidden = expansion * channels
-        expand = [*_conv_bn(channels, hidden, 1), nn.ReLU6()] if expansion > 1 else []
-        depthwise = [*_conv_bn(hidden, hidden, 3, stride, hidden), nn.ReLU6()]
-        self.body = nn.Sequential(*expand, *depthwise, *_conv_bn(hidden, width, 1))
-        self.residual = stride == 1 and channels == width
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, x + self.body(x) if self.residual else self.body(x))
 
 
 class _Dense(nn.Module):
@@ -169,11 +116,6 @@ class _Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.body(x)], 1)
-
-
-def _conv_bn(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [convolution, nn.BatchNorm2d(width)]
 
 
 def _bn_relu_conv(channels: int, width: int, kernel: int) -> list[nn.Module]:
