@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from onnxprune import Analysis, Guards, Kept, OnnxPruneError, PlanError, Setting
 from onnxprune.cost import cost
 from onnxprune.normalise import normalise
 from onnxprune.plan import PrunePlan, apply_plan
+from onnxprune.report.coupling import explain_node
+from onnxprune.report.index import Index
 from onnxprune.report.summary import ModelSummary, summarise
 from onnxprune.report.units import percent, share, si
 from onnxprune.shapes import concretise
@@ -28,7 +31,8 @@ DEEPEST = Settings(ratio=_ALL, guards=Guards(max_ratio=_ALL, round_to=1))
 """One unit of each group remains."""
 
 _NO_PLAN = ("OP301", "OP310")  # the target is out of reach, nothing can be pruned
-_SHOWN_PINS = 3
+_SHOWN_PINS = _SHOWN_REASONS = 3
+_SHOWN_LETTERS = 40
 
 NOTES = (
     "Each model is loaded and traced; then half of its MACs are removed under the default guards (l2, uniform), and "
@@ -41,6 +45,9 @@ NOTES = (
     "*Error* is the largest difference of any output relative to its largest value, *change* the same measure between "
     "the masked and the dense original: what the oracle had to get right. Where the target is out of reach the "
     "deepest plan is proved instead, marked (d).",
+    "The last table tells of every layer that isn't reached what holds it: what it shares with the model's inputs and "
+    "outputs (a recurrent network's state, where the caller hands it in and out, keeps its size), axes that hold "
+    "positions, or that it has a single channel.",
 )
 
 
@@ -61,6 +68,7 @@ class Coverage:
         exact: how many exact groups there are.
         approximate: how many others.
         pins: share of parameters that each reason locks, most first.
+        unreached: the layers that can't be made smaller.
         trace: seconds to find shapes and dependencies.
         planned: share of MACs left at the target, None if it is out of reach.
         deepest: share of MACs left by the deepest plan, None if nothing can be pruned.
@@ -79,10 +87,28 @@ class Coverage:
     exact: int
     approximate: int
     pins: Mapping[str, float]
+    unreached: tuple[Unreached, ...]
     trace: float
     planned: float | None
     deepest: float | None
     proof: Verification | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """Layers of a model that can't be made smaller, all for the same reasons.
+
+    Attributes:
+        model: the model's name.
+        layers: the layers' names.
+        operator: what they are.
+        reasons: why, as "role: CODE cause", the most frequent first.
+    """
+
+    model: str
+    layers: tuple[str, ...]
+    operator: str
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +151,7 @@ def cover(name: str, family: str, source: ModelProto, *, repeats: int, clock: st
         exact=sum(g.exact for g in graph.groups),
         approximate=sum(not g.exact for g in graph.groups),
         pins={p.code: share(p.locked, found.cost.params) for p in found.pins if p.locked},
+        unreached=_unreached(name, graph, found),
         trace=watch.times["trace"].median,
         planned=_macs_left(planned),
         deepest=_macs_left(deepest),
@@ -150,6 +177,19 @@ def _plan(analysis: Analysis, settings: Settings) -> PrunePlan | None:
 def _prunable_macs(graph: ChannelGraph, found: ModelSummary) -> float:
     """Return the share of MACs that would go if all went that can."""
     return share(found.cost.macs - cost(Kept(graph, ~graph.pinned)).macs, found.cost.macs)
+
+
+def _unreached(model: str, graph: ChannelGraph, found: ModelSummary) -> tuple[Unreached, ...]:
+    """Gather the layers with weights that can't be made smaller by what they are and why."""
+    index, nodes = Index(graph), {node.name: node for node in graph.proto.graph.node}
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for layer in found.layers:
+        if layer.weighted and not layer.reached:
+            axes = explain_node(index, nodes[layer.cost.node])
+            held = Counter(f"{a.role}: {h.pin.code} {h.pin.reason}" for a in axes for h in a.held)
+            reasons = tuple(reason for reason, _ in held.most_common()) or ("one channel goes in and one comes out",)
+            alike.setdefault((layer.cost.op, reasons), []).append(layer.cost.node)
+    return tuple(Unreached(model, tuple(layers), op, reasons) for (op, reasons), layers in alike.items())
 
 
 def _macs_left(plan: PrunePlan | None) -> float | None:
@@ -186,6 +226,12 @@ def _pins(result: Coverage) -> str:
     return ", ".join(f"{code} {percent(locked)}" for code, locked in list(result.pins.items())[:_SHOWN_PINS])
 
 
+def _short(name: str) -> str:
+    """Return the end of a name: TensorFlow's tell all that was fused."""
+    last = name.rpartition(";")[2]
+    return last if len(last) <= _SHOWN_LETTERS else f"…{last[1 - _SHOWN_LETTERS :]}"
+
+
 COLUMNS: Sequence[Column[Coverage]] = (
     Column("model", lambda c: c.model, text=True),
     Column("nodes", lambda c: f"{c.nodes:,}"),
@@ -201,6 +247,12 @@ COLUMNS: Sequence[Column[Coverage]] = (
     Column("deepest", lambda c: "-" if c.deepest is None else percent(c.deepest)),
     Column("error", _error),
     Column("change", _change),
+)
+UNREACHED: Sequence[Column[Unreached]] = (
+    Column("model", lambda u: u.model, text=True),
+    Column("layers", lambda u: f"{len(u.layers)} {u.operator}"),
+    Column("for example", lambda u: _short(u.layers[0]), text=True),
+    Column("why not", lambda u: "; ".join(u.reasons[:_SHOWN_REASONS]), text=True),
 )
 MISSING: Sequence[Column[Missing]] = (
     Column("what", lambda m: m.what, text=True),
@@ -237,6 +289,8 @@ def main(repeats: int, clock: str, only: str, output: Path) -> None:
                 missing.append(Missing(name, f"{error.code}: {error.cause}"))
     by_family = {f.name: [c for c in found if c.family == f.name] for f in FAMILIES}
     tables = [Table.of(name, COLUMNS, rows) for name, rows in by_family.items() if rows]
+    if unreached := [u for c in found for u in c.unreached]:
+        tables.append(Table.of("Layers that can't be made smaller", UNREACHED, unreached))
     if missing:
         tables.append(Table.of("Not measured", MISSING, missing))
     Report(

@@ -53,24 +53,24 @@ def _main(source: Path, check: bool) -> None:
         print(peak() - before)
 
 
-def forget_peak() -> None:
-    """Let the kernel count this process's peak memory from now on."""
-    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+def forget_peak(process: int | None = None) -> None:
+    """Let the kernel count a process's peak memory from now on, ours by default."""
+    Path(f"/proc/{process or 'self'}/clear_refs").write_text(_RESET_PEAK)
 
 
-def held() -> int:
-    """Return the bytes of resident memory that this process holds."""
-    return _status("VmRSS")
+def held(process: int | None = None) -> int:
+    """Return the bytes of resident memory that a process holds, ours by default."""
+    return _status("VmRSS", process)
 
 
-def peak() -> int:
-    """Return the bytes of resident memory that this process held at most."""
-    return _status("VmHWM")
+def peak(process: int | None = None) -> int:
+    """Return the bytes of resident memory that a process held at most, ours by default."""
+    return _status("VmHWM", process)
 
 
-def _status(key: str) -> int:
-    """Return a figure of /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _status(key: str, process: int | None) -> int:
+    """Return a figure of /proc/PID/status in bytes."""
+    lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
     (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
     return int(kibibytes) * 1024
 

@@ -79,6 +79,12 @@ def _attention(x: list[Shape], y: Shape, attributes: Attributes) -> int:
     return queries * keys + prod(y) * keys
 
 
+def _grouped_queries(x: list[Shape], y: Shape, attributes: Attributes) -> int:
+    """As an attention; queries, keys and values may come in one tensor."""
+    keys = x[0][1] + (x[3][2] if len(x) > 3 and x[3] else 0)
+    return 2 * prod(y) * keys
+
+
 def _packed_attention(x: list[Shape], y: Shape, attributes: Attributes) -> int:
     """The projection, then scores and their product with the values."""
     batch, steps, _ = x[0]
@@ -101,12 +107,16 @@ _MACS: dict[str, _Formula] = {
     "QLinearMatMul": _matmul,
     "RNN": _recurrent,
     "com.microsoft:Attention": _packed_attention,
+    "com.microsoft:DynamicQuantizeLSTM": _recurrent,
     "com.microsoft:DynamicQuantizeMatMul": _matmul,
     "com.microsoft:FusedConv": _conv,
     "com.microsoft:FusedGemm": _matmul,
     "com.microsoft:FusedMatMul": _matmul,
+    "com.microsoft:GroupQueryAttention": _grouped_queries,
     "com.microsoft:MatMulIntegerToFloat": _matmul,
     "com.microsoft:MatMulNBits": _matmul,
     "com.microsoft:MultiHeadAttention": _attention,
+    "com.microsoft:QAttention": _packed_attention,
     "com.microsoft:QGemm": _matmul,
+    "com.microsoft:QLinearConv": partial(_conv, weight=3),
 }

@@ -63,10 +63,13 @@ def masked(kept: Kept, *, readers_only: bool = False) -> ModelProto:
 _ZERO_POINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "ConvInteger": ((0, 2, 0), (1, 3, 0)),
     "DequantizeLinear": ((0, 2, 1),),
+    "DynamicQuantizeLSTM": ((1, 9, 0), (2, 11, 0)),
     "DynamicQuantizeMatMul": ((1, 3, -1),),
     "MatMulIntegerToFloat": ((0, 4, -2), (1, 5, -1)),
+    "QEmbedLayerNormalization": tuple((data, data + 11, 0) for data in range(2, 7)),
     "QGemm": ((3, 5, -1),),
     "MatMulInteger": ((0, 2, -2), (1, 3, -1)),
+    "QAttention": ((1, 7, -1),),
     "QLinearConv": ((0, 2, 0), (3, 5, 0)),
     "QLinearMatMul": ((0, 2, -2), (3, 5, -1)),
 }
@@ -93,6 +96,8 @@ def _spread(point: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
         return point.reshape(())
     if point.ndim == 1:
         return point.reshape([-1 if d == axis % len(shape) else 1 for d in range(len(shape))])
+    if point.ndim < len(shape):  # of each direction, for each column
+        return np.expand_dims(point, 1)
     block = -(-shape[axis] // point.shape[axis])
     return np.take(np.repeat(point, block, axis), range(shape[axis]), axis)
 
@@ -109,6 +114,7 @@ def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodePr
     """Run a node on the channels that remain: gather, compute, spread."""
     inner = NodeProto()
     inner.CopyFrom(node)
+    _fix_scale(inner, kept)
     names = (f"{node.name}::masked{i}" for i in count())
     before: list[NodeProto] = []
     after: list[NodeProto] = []
@@ -135,6 +141,16 @@ def _on_remaining(node: NodeProto, kept: Kept, model: ModelProto) -> list[NodePr
             small = out
     mark_alike(node, [*before, *after])
     return [*before, inner, *after]
+
+
+def _fix_scale(node: NodeProto, kept: Kept) -> None:
+    """Have an attention scale its scores by the width that heads have in the original."""
+    heads = {a.name: a.i for a in node.attribute if a.name in ("num_heads", "q_num_heads")}
+    attends = node.op_type in ("Attention", "MultiHeadAttention")
+    if attends and all(a.name != "scale" for a in node.attribute):
+        shape = kept.graph.shapes.shapes[node.input[0]]
+        width = shape[3] if len(shape) == 4 else shape[2] // next(iter(heads.values()))
+        node.attribute.append(helper.make_attribute("scale", float(width**-0.5)))
 
 
 def _partial(kept: Kept, tensor: str) -> list[tuple[int, Mask]]:

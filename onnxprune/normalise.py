@@ -231,6 +231,7 @@ def _materialise_constants(draft: _Draft) -> None:
 _MOVEMENTS = frozenset(
     {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
+_RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
 
 
 def _drop_zero_states(draft: _Draft) -> None:
@@ -248,7 +249,7 @@ def _drop_zero_states(draft: _Draft) -> None:
         filled = node.op_type == "ConstantOfShape" and all(_all_zero(a.t) for a in node.attribute)
         if moved or filled:
             zeros.update(node.output)
-        elif node.op_type in ("GRU", "LSTM", "RNN"):
+        elif node.op_type in _RECURRENT:
             inputs = ["" if i in (5, 6) and is_zero(name) else name for i, name in enumerate(node.input)]
             if inputs != list(node.input):
                 draft.nodes[index] = _with_inputs(node, inputs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import __version__
-from onnxprune.blocks import choose_blocks, without_blocks
+from onnxprune.blocks import blocks_within, choose_blocks, without_blocks
 from onnxprune.budget import Guards, Target, choose
 from onnxprune.cost import cost
 from onnxprune.errors import PlanError, VerificationError
@@ -45,7 +45,8 @@ class Settings:
             the outputs grows least for what is saved.
         guards: limits on what may leave a group.
         seed: for criteria that draw lots.
-        remove_blocks: how many residual blocks to remove first, those that matter least.
+        remove_blocks: how many residual blocks to remove first, those that matter least; "auto" for as many as the
+            target asks for.
     """
 
     ratio: float | None = None
@@ -54,7 +55,7 @@ class Settings:
     allocation: Allocation = "uniform"
     guards: Guards = field(default_factory=Guards)
     seed: int = 0
-    remove_blocks: int = 0
+    remove_blocks: int | Literal["auto"] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def make_plan(
     if settings.remove_blocks:
         if curves is not None:
             raise PlanError("OP302", "sensitivities that were measured before don't go with --remove-blocks")
-        graph = without_blocks(graph, choose_blocks(graph.original, settings.remove_blocks, batches))
+        graph = without_blocks(graph, _blocks(graph.original, settings, batches))
         analysis, target = replace(analysis, graph=graph), _rest(target, graph)
     timed = None
     if target is not None and target.quantity == "latency":
@@ -168,6 +169,17 @@ def make_plan(
     if found is not None:
         removed, notes["latency"] = found.removed, found.fields()
     return plan_of(graph, removed, analysis.model.sha256, {**asdict(settings), **notes})
+
+
+def _blocks(graph: ChannelGraph, settings: Settings, batches: Batches | None) -> tuple[str, ...]:
+    """Choose the residual blocks that leave."""
+    if settings.remove_blocks != "auto":
+        return choose_blocks(graph, settings.remove_blocks, batches)
+    if settings.target is None:
+        hint = "give one, such as --target macs=50%, or a number of blocks"
+        raise PlanError("OP302", "as many blocks as the target asks for, and there is no target", hint=hint)
+    settings.target.check()
+    return blocks_within(graph, settings.target.counted, settings.target.value, batches)
 
 
 def _rest(target: Target | None, graph: ChannelGraph) -> Target | None:

@@ -35,8 +35,19 @@ def choose_blocks(graph: ChannelGraph, count: int, batches: Batches | None = Non
         names = ", ".join(block.name for block in blocks) or "none"
         cause = f"{count} residual blocks can't be removed: the model has {len(blocks)}"
         raise PlanError("OP315", cause, hint=f"blocks that leave by rewiring: {names}")
+    chosen = rank_blocks(graph, batches)[:count]
+    return tuple(block.name for block in blocks if block.name in chosen)
+
+
+def rank_blocks(graph: ChannelGraph, batches: Batches | None = None) -> tuple[str, ...]:
+    """Return the names of all residual blocks, those that matter least first; see `score_blocks`.
+
+    Raises:
+        ModelError: a weight isn't finite, or the model can't be run on the inputs.
+    """
+    blocks = find_blocks(graph)
     scores = score_blocks(graph, blocks, batches)
-    return tuple(blocks[i].name for i in sorted(np.argsort(scores, kind="stable")[:count].tolist()))
+    return tuple(blocks[i].name for i in np.argsort(scores, kind="stable").tolist())
 
 
 def score_blocks(graph: ChannelGraph, blocks: tuple[Block, ...], batches: Batches | None = None) -> NDArray[np.float64]:

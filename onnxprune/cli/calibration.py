@@ -214,4 +214,5 @@ def tell(out: Output, repairs: list[Repair]) -> None:
 def _refuse(*options: tuple[str, Any]) -> None:
     for name, value in options:
         if value is not None:
-            raise PlanError("OP302", f"{name} needs inputs", hint="give some with --data, without labels")
+            hint = "give some with --data, labels not needed; `--data random` takes noise where there are none"
+            raise PlanError("OP302", f"{name} needs inputs", hint=hint)

@@ -72,6 +72,16 @@ class PatternRatio(click.ParamType[tuple[str, float]]):
         return pattern, SHARE.convert(ratio, param, ctx)
 
 
+class BlockCount(click.ParamType[int | Literal["auto"]]):
+    """How many residual blocks leave, or auto for as many as a target asks for."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
+        """Parse a number, or the word."""
+        return "auto" if value == "auto" else click.IntRange(min=0).convert(value, param, ctx)
+
+
 class InputShape(click.ParamType[tuple[str | None, tuple[int, ...]]]):
     """The shape of an input: NAME:1,3,224,224, the name only where there are several inputs."""
 
@@ -208,10 +218,10 @@ _PLANNING: Mapping[str, Callable[[Function], Function]] = {
     ),
     "remove_blocks": click.option(
         "--remove-blocks",
-        type=click.IntRange(min=0),
-        metavar="N",
+        type=BlockCount(),
         help="Remove so many residual blocks as a whole, those that change least what goes through them (with --data) "
-        "or have the smallest weights. Channels leave what remains, until it meets the budget.",
+        "or have the smallest weights; auto for as many as the target asks for. Channels leave what remains, until it "
+        "meets the budget.",
     ),
     "provider": click.option(
         "--provider",

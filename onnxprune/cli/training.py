@@ -50,8 +50,15 @@ _PLAIN = (
     click.option("--output-name", metavar="NAME", help="The output that is trained. [default: the first]"),
     click.option("--feature-weight", type=float, help="Weight of --feature. [default: 1]"),
     click.option("--slimming", type=float, help="Weight of the sum of BatchNormalization's scales. [default: 0]"),
-    click.option("--optimiser", type=click.Choice(["sgd", "adamw"]), help="SGD with Nesterov momentum, or AdamW."),
-    click.option("--rate", type=float, help="Peak learning rate. [default: 0.02 for sgd, 0.0005 for adamw]"),
+    click.option("--lasso", type=float, help="Weight of the squares of channels, weak ones most. [default: 0]"),
+    click.option(
+        "--optimiser",
+        type=click.Choice(["lamb", "adamw", "sgd"]),
+        help="LAMB, AdamW, or SGD with Nesterov momentum. [default: lamb]",
+    ),
+    click.option(
+        "--rate", type=float, help="Peak learning rate. [default: 0.002 for lamb, 0.0005 for adamw, 0.02 for sgd]"
+    ),
     click.option("--momentum", type=float, help="Of sgd. [default: 0.9]"),
     click.option("--decay", type=float, help="Weight decay; norms and biases are exempt. [default: 0.0005]"),
     click.option("--clip", type=float, help="Largest norm of the gradient, 0 for any. [default: 5]"),
@@ -88,8 +95,8 @@ _OTHERS = (
     click.option("--train", "also", multiple=True, metavar="PATTERN", help="Train such initialisers as well."),
 )
 _NAMES = (
-    *("epochs", "batch", "feature_weight", "slimming", "optimiser", "rate", "momentum", "decay", "clip", "schedule"),
-    *("warm_up", "accumulate", "norms", "patience"),
+    *("epochs", "batch", "feature_weight", "slimming", "lasso", "optimiser", "rate", "momentum", "decay", "clip"),
+    *("schedule", "warm_up", "accumulate", "norms", "patience"),
 )
 _COLLECTED = ("features", "freeze", "also")
 _RENAMED = {"output_name": "output"}

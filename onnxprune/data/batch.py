@@ -55,6 +55,9 @@ class Dataset(Protocol):
     def __len__(self) -> int:
         """Count the samples; a stream is read once for it."""
 
+    def name(self, position: int) -> str:
+        """Name a sample in a message: the file or the array, and where in it."""
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Go through the samples, so many at a time, the last batch perhaps fewer.
 

@@ -49,6 +49,12 @@ class Data:
         """Count the samples; a stream is read once for it."""
         return len(self.source) if self.chosen is None else len(self.chosen)
 
+    def name(self, position: int) -> str:
+        """Name the sample at a position of this dataset."""
+        if self.chosen is None:
+            return self.source.name(position)
+        return self.source.name(int(self.chosen[position]))
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Go through the samples, so many at a time, or as many as the model is made for.
 
@@ -73,7 +79,7 @@ class Data:
         return replace(self, chosen=np.sort(chosen) if self.source.sequential else chosen)
 
     def _adapt(self, batch: Batch, start: int) -> Batch:
-        where = self._name(start)
+        where = self.name(start)
         inputs = {}
         for fit in self.fits:
             name = fit.spec.name
@@ -82,7 +88,7 @@ class Data:
             if not finite.all():
                 position = start if fit.whole else start + int(np.argwhere(~finite)[0][0])
                 cause = f"the data for input {fit.spec} hold a value that isn't finite"
-                raise DataError("OP707", cause, where=self._name(position))
+                raise DataError("OP707", cause, where=self.name(position))
         labels = None if self.recipe.labels == "none" else batch.labels
         return Batch(inputs, None if labels is None else self._labels(labels, start), batch.whole)
 
@@ -108,7 +114,7 @@ class Data:
     def _from_names(self, labels: NDArray[np.str_], start: int) -> NDArray[np.int64]:
         if self.recipe.classes is None:
             advice = "say classes=NAME,NAME,... in the model's order, or labels=none to do without"
-            raise DataError("OP708", "the labels are names", where=self._name(start), hint=advice)
+            raise DataError("OP708", "the labels are names", where=self.name(start), hint=advice)
         order = {name: index for index, name in enumerate(self.recipe.classes)}
         known = np.isin(labels, self.recipe.classes)
         if not known.all():
@@ -119,13 +125,7 @@ class Data:
         return np.vectorize(order.__getitem__, [np.int64])(labels)  # type: ignore[no-any-return]
 
     def _place(self, sound: NDArray[Any], start: int) -> str:
-        return self._name(start + int(np.argwhere(~sound)[0][0]))
-
-    def _name(self, position: int) -> str:
-        """Name the sample at a position of this dataset."""
-        if self.chosen is None:
-            return self.source.name(position)
-        return self.source.name(int(self.chosen[position]))
+        return self.name(start + int(np.argwhere(~sound)[0][0]))
 
 
 def split(data: Dataset, held_out: int | float, *, seed: int = 0) -> tuple[Dataset, Dataset]:

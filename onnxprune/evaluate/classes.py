@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,23 +61,23 @@ def classes_of(output: Array, labels: Array | None) -> Classes | None:
     return Classes(predicted, scores)
 
 
-def flat_labels(labels: Array, count: int | None, start: int) -> Ids:
+def flat_labels(labels: Array, count: int | None, name: Callable[[int], str]) -> Ids:
     """Bring class labels to [n, positions].
 
     Args:
         labels: class indices.
         count: how many classes the model has, if that is known.
-        start: position of the first sample in the data, for messages.
+        name: names a sample of the batch in messages.
 
     Raises:
         DataError: a label is beyond the model's classes (OP708).
     """
     flat: Ids = labels.reshape(len(labels), -1).astype(np.int64)
     if count is not None and (wrong := flat >= count).any():
-        sample, value = start + int(np.argwhere(wrong)[0][0]), flat[wrong][0]
+        sample, value = int(np.argwhere(wrong)[0][0]), flat[wrong][0]
         hint = f"if {value} marks what isn't to be judged, say ignore={value}"
         cause = f"the label {value} is beyond the model's {count} classes"
-        raise DataError("OP708", cause, where=f"sample {sample} of those chosen", hint=hint)
+        raise DataError("OP708", cause, where=name(sample), hint=hint)
     return flat
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from onnx import ModelProto
 
@@ -108,8 +109,9 @@ def evaluate(
         outputs, labels = run(samples), samples.labels
         if judge is None:
             output = class_output(outputs, labels, output)
-        original = None if run_original is None else view(run_original(samples), labels, output, done)
-        seen = view(outputs, labels, output, done, original)
+        named = partial(_name, dataset, done)
+        original = None if run_original is None else view(run_original(samples), labels, output, named)
+        seen = view(outputs, labels, output, named, original)
         judge = judge or _Judge(seen, metrics)
         judge.add(seen, resampler.weights(samples.count))
         done += samples.count
@@ -127,6 +129,11 @@ def evaluate(
         providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
         notes=judge.notes(),
     )
+
+
+def _name(dataset: Dataset, start: int, sample: int) -> str:
+    """Name a sample of the batch that starts at a position of the data."""
+    return dataset.name(start + sample)
 
 
 def _check_interfaces(model: ModelProto, original: ModelProto) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -78,29 +78,33 @@ def class_output(outputs: Mapping[str, Array], labels: Array | None, name: str |
 
 
 def view(
-    outputs: Mapping[str, Array], labels: Array | None, name: str | None, start: int, original: View | None = None
+    outputs: Mapping[str, Array],
+    labels: Array | None,
+    output: str | None,
+    sample: Callable[[int], str],
+    original: View | None = None,
 ) -> View:
     """Make the view of a batch.
 
     Args:
         outputs: the model's outputs.
         labels: the labels, if there are any.
-        name: the output that tells classes, if there is one.
-        start: position of the first sample in the data, for messages.
+        output: the output that tells classes, if there is one.
+        sample: names a sample of the batch in messages.
         original: the original's view.
 
     Raises:
         DataError: a label isn't the index of a class (OP708).
         VerificationError: the outputs have other shapes than the original's (OP503).
     """
-    for key, output in outputs.items():
-        if original is not None and original.outputs[key].shape != output.shape:
-            shapes = " and ".join(str(list(o.shape)) for o in (original.outputs[key], output))
+    for key, value in outputs.items():
+        if original is not None and original.outputs[key].shape != value.shape:
+            shapes = " and ".join(str(list(o.shape)) for o in (original.outputs[key], value))
             raise VerificationError("OP503", f"output {key!r} has shapes {shapes}", where="the original and the model")
-    if name is None:
+    if output is None:
         return View(outputs, labels, None, None, original)
     if labels is not None and labels.dtype.kind in "biu":
-        classes = classes_of(outputs[name], labels)
+        classes = classes_of(outputs[output], labels)
         if classes is not None:
-            return View(outputs, labels, classes, flat_labels(labels, classes.count, start), original)
-    return View(outputs, labels, classes_of(outputs[name], None), None, original)
+            return View(outputs, labels, classes, flat_labels(labels, classes.count, sample), original)
+    return View(outputs, labels, classes_of(outputs[output], None), None, original)

@@ -60,7 +60,7 @@ class Stream:
             ready = {n: batch[n] for n in names if n in batch}
             missing = [n for n in names if n not in ready]
             if missing and runner is None:
-                runner = session(extract(of or self.model, missing, batch))
+                runner = session(extract(of or self.model, missing, batch), configure=_yielding)
                 feeds = {i.name for i in runner.get_inputs()}
             if missing:
                 ready |= run(runner, {n: a for n, a in batch.items() if n in feeds})
@@ -90,3 +90,8 @@ class Stream:
                 self._held[i] = batch
         if count is None:
             self._held = held
+
+
+def _yielding(options: Any) -> None:
+    """Let ONNX Runtime's threads sleep between runs, when NumPy's are at work: spinning, they would be in their way."""
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")

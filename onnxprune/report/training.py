@@ -54,6 +54,8 @@ def verdict(result: FineTuned) -> str:
     """Say which model was kept, and why."""
     if result.metric is None:
         return "Nothing judged the result, so the trained model is kept as it came out."
+    if result.sparsified and result.kept == "after":
+        return "Weights were made sparse, which no metric sees, so the trained model is kept as it came out."
     if result.kept == "before":
         return f"By {result.metric} the trained model is no better, so the model is kept as it was."
     return f"By {result.metric} the trained model is better, and it is kept." + (

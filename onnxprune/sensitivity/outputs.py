@@ -11,9 +11,12 @@ from onnx import ModelProto
 
 from onnxprune.errors import UsageError
 from onnxprune.recover.stream import Batches, Stream
+from onnxprune.trace.values import Ids
 
 # What ends a network without telling more than its input does, and less where it saturates.
 _SQUASHING = {"ArgMax", "Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh", "TopK"}
+# Elements of an output that are kept of a batch; of a larger one, so many drawn at random.
+_ELEMENTS = 2**16
 _MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
@@ -43,7 +46,8 @@ class _Reference:
 class OutputError:
     """Mean squared error of outputs relative to their variance, averaged over outputs; 0 for the original itself.
 
-    For small changes it is quadratic in them, so that errors of independent changes add up.
+    For small changes it is quadratic in them, so that errors of independent changes add up. Of large outputs a part is
+    compared, as the original's have to be kept.
     """
 
     def __init__(self, model: ModelProto, batches: Batches) -> None:
@@ -58,11 +62,12 @@ class OutputError:
             UsageError: there are no inputs, or outputs that vary with them (OP604).
         """
         self._stream = Stream(model, batches)
+        self._drawn: dict[int, Ids] = {}
         values: dict[str, list[NDArray[Any]]] = {}
         for batch in self._stream.tensors(telling(model)):
             for name, value in batch.items():
                 if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-                    values.setdefault(name, []).append(value)
+                    values.setdefault(name, []).append(self._part(value))
         references = {name: _Reference(own, _spread(own)) for name, own in values.items()}
         self._references = {name: r for name, r in references.items() if r.spread > 0}
         if not self._references:
@@ -80,9 +85,17 @@ class OutputError:
         for i, batch in enumerate(self._stream.tensors(self._references, of=model)):
             for name, value in batch.items():
                 original = self._references[name].values[i]
-                squares[name] += float(np.square(value.astype(np.float64) - original).sum())
+                squares[name] += float(np.square(self._part(value).astype(np.float64) - original).sum())
         errors = [squares[name] / reference.spread for name, reference in self._references.items()]
         return float(np.mean(errors)) if np.isfinite(errors).all() else float("inf")
+
+    def _part(self, value: NDArray[Any]) -> NDArray[Any]:
+        """Return the elements of an output that are compared, the same ones of all that have its size."""
+        if value.size <= _ELEMENTS:
+            return value
+        if value.size not in self._drawn:
+            self._drawn[value.size] = np.random.default_rng(value.size).integers(value.size, size=_ELEMENTS)
+        return value.ravel()[self._drawn[value.size]]
 
 
 def _spread(values: list[NDArray[Any]]) -> float:

@@ -191,9 +191,11 @@ def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
 def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
     """Tie terms that share names; the one with fewer names stands for both.
 
-    Two terms that share only some of their names are first reduced to the names they share.
+    Two terms that share only some of their names are first reduced to the names they share. What an attention's policy
+    has pinned is left out.
     """
     merged: list[_Term] = []
+    stay: list[_Term] = []
     for term in sorted(terms, key=lambda t: len(t.names)):
         covered = False
         for i, other in enumerate(merged):
@@ -205,6 +207,7 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
                 reason, instead = _STAYS[job.attention or "heads"]
                 job.channels.pin(other.ids, Pin("OP211", job.label, reason, f"prune it with --attention {instead}"))
                 term = _tie_along(job, term, shared)
+                stay.append(other)
                 continue
             if shared < set(other.names) and job.attention == "width":
                 merged[i] = _tie_along(job, other, shared)
@@ -219,7 +222,7 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
             covered = True
         if not covered:
             merged.append(term)
-    return merged
+    return [term for term in merged if term not in stay]
 
 
 def _stays(attention: Attention | None, names: Sequence[str], shared: Collection[str]) -> bool:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from onnx import GraphProto
+from collections.abc import Mapping
 
-_PRODUCTS = frozenset(
-    [
-        "Attention",
-        "Einsum",
-        "FusedMatMul",
-        "GroupQueryAttention",
-        "MatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "MultiHeadAttention",
-        "QLinearMatMul",
-    ]
-)
-_CONTRACTIONS = _PRODUCTS | {"Conv", "ConvTranspose", "Gemm"}
+from onnx import GraphProto, NodeProto
+
+from onnxprune.trace.registry import operator_key
+
+_FACTORS: Mapping[str, tuple[int, ...]] = {
+    "Einsum": (0, 1, 2, 3),
+    "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearMatMul": (0, 3),
+    "com.microsoft:FusedMatMul": (0, 1),
+    "com.microsoft:MatMulIntegerToFloat": (0, 1),
+}
+"""Of products, the inputs that are multiplied. Those of quantised ones have scales and zero points besides."""
+
+_ATTENTIONS = frozenset({"Attention", "com.microsoft:GroupQueryAttention", "com.microsoft:MultiHeadAttention"})
+_WITH_PROJECTIONS = frozenset({"com.microsoft:Attention", "com.microsoft:QAttention"})
+_WITH_WEIGHTS = """
+    Conv ConvInteger ConvTranspose GRU Gemm LSTM QLinearConv RNN com.microsoft:DynamicQuantizeLSTM
+    com.microsoft:DynamicQuantizeMatMul com.microsoft:FusedConv com.microsoft:FusedGemm com.microsoft:MatMulNBits
+    com.microsoft:QGemm com.microsoft:QLinearConv
+"""
+_CONTRACTIONS = frozenset(_WITH_WEIGHTS.split())
+_ENDS = _CONTRACTIONS | _ATTENTIONS | _WITH_PROJECTIONS | _FACTORS.keys()
 
 
 def attention_nodes(graph: GraphProto) -> set[int]:
@@ -29,21 +38,26 @@ def attention_nodes(graph: GraphProto) -> set[int]:
     for node in graph.node:
         if node.input and all(n in constant for n in node.input if n):
             constant.update(node.output)
+
+    def activations(node: NodeProto) -> list[str]:
+        return [n for n in node.input if n and n not in constant]
+
+    def multiplies(node: NodeProto, operator: str) -> bool:
+        factors = [node.input[i] for i in _FACTORS.get(operator, ()) if i < len(node.input)]
+        return operator in _ATTENTIONS or sum(n not in constant for n in factors) > 1
+
+    operators = [operator_key(node.domain, node.op_type) for node in graph.node]
     found: set[int] = set()
     wanted: set[str] = set()
     for index in reversed(range(len(graph.node))):
-        node = graph.node[index]
-        activations = [n for n in node.input if n and n not in constant]
-        product = node.op_type in _PRODUCTS and len(activations) > 1
-        if not product and (node.op_type in _CONTRACTIONS or wanted.isdisjoint(node.output)):
-            continue
-        found.add(index)
-        wanted.update(activations)
+        node, operator = graph.node[index], operators[index]
+        if multiplies(node, operator) or (operator not in _ENDS and not wanted.isdisjoint(node.output)):
+            found.add(index)
+            wanted.update(activations(node))
     made: set[str] = set()
-    for index, node in enumerate(graph.node):
-        activations = [n for n in node.input if n and n not in constant]
-        product = node.op_type in _PRODUCTS and len(activations) > 1
-        if product or (node.op_type not in _CONTRACTIONS and not made.isdisjoint(activations)):
+    for index, (node, operator) in enumerate(zip(graph.node, operators, strict=True)):
+        starts = operator in _WITH_PROJECTIONS or multiplies(node, operator)
+        if starts or (operator not in _ENDS and not made.isdisjoint(activations(node))):
             found.add(index)
             made.update(node.output)
     return found

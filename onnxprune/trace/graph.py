@@ -167,7 +167,7 @@ class ChannelGraph:
 
     def path(self, start: Ids, goal: Ids) -> list[str]:
         """Return the nodes over which ids ``start`` are coupled to ids ``goal``, the shortest way."""
-        left, right, nodes = self._channels.edges()
+        left, right, nodes = self._ties(np.unique(self.unit_of[start]))
         goals = np.zeros(len(self.unit_of), dtype=bool)
         goals[goal] = True
         came = np.full(len(self.unit_of), -1, dtype=np.int64)  # the tie over which an id was reached
@@ -215,6 +215,20 @@ class ChannelGraph:
     def approximations(self) -> list[tuple[Ids, Approximation]]:
         """Return the units, sorted, that each approximation concerns."""
         return [(np.unique(self.unit_of[ids]), note) for ids, note in self._channels.approximations]
+
+    def _ties(self, units: Ids) -> tuple[Ids, Ids, Ids]:
+        """Return the ties within some units: two arrays of ids and one of node indices, each of shape (ties,)."""
+        left, right, nodes, first = self._ties_by_unit
+        mine = np.concatenate([np.arange(first[u], first[u + 1]) for u in units.tolist()])
+        return left[mine], right[mine], nodes[mine]
+
+    @cached_property
+    def _ties_by_unit(self) -> tuple[Ids, Ids, Ids, Ids]:
+        """All ties, ordered by unit, and where each unit's begin, shape (units + 1,)."""
+        left, right, nodes = self._channels.edges()
+        order = np.argsort(self.unit_of[left], kind="stable")
+        first = np.searchsorted(self.unit_of[left][order], np.arange(self.unit_count + 1))
+        return left[order], right[order], nodes[order], first
 
     @cached_property
     def _slot_names(self) -> list[tuple[str, int]]:

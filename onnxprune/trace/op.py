@@ -119,12 +119,14 @@ class Op:
     ) -> None:
         """Apply a spec (see `notation`) to the operands, all inputs by default, and set the outputs it lists.
 
-        An operand may be None, as an optional input that isn't given.
+        An operand may be None, as an optional input that isn't given. Optional outputs whose shape nobody could tell
+        are left out: mostly nobody reads them either.
         """
         if operands is None:
             operands = [self.x(i) if self.has(i) else None for i in range(len(self.node.input))]
         listed = spec.partition("->")[2].count(",") + 1
-        outputs = {i: self.out_shape(i) for i, name in enumerate(self.node.output[:listed]) if name}
+        wanted = [i for i, name in enumerate(self.node.output[:listed]) if name and (i == 0 or self.is_known(name))]
+        outputs = {i: self.out_shape(i) for i in wanted}
         results = align(
             spec,
             operands,

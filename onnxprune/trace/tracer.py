@@ -41,7 +41,6 @@ def trace(
         shapes: concretised shapes, if they were made before.
         attention: what leaves an attention: whole heads, or a part of each head's width.
         grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
-        attention: what leaves an attention: whole heads, or a part of each head's width.
 
     Returns:
         The channel dependencies.
@@ -143,6 +142,8 @@ class _Walk:
     def check_outputs(self, op: Op) -> None:
         """Pin what a node touches if somebody reads an output that its rule knows nothing about."""
         unknown = [n for i, n in enumerate(op.node.output) if n in self.read_names and i not in op.outputs]
+        if unknown and op.outputs and not op.is_known(unknown[0]):
+            raise ShapeUnknown(unknown[0])
         if unknown:
             op.outputs.clear()
             op.give_up("OP211", f'its output "{unknown[0]}" is left alone')

@@ -56,7 +56,7 @@ class Trained:
     """What came of a training.
 
     Attributes:
-        model: the model, the best of all epochs where something judges.
+        model: the model, the best of all epochs where something judges; the last one if weights were made sparse.
         history: the epochs, if the backend tells.
         epoch: the epoch that the model is of; 0 for none.
         failure: why the training ended early, if it went astray; the model is the best before that.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from onnx import NodeProto
 
@@ -15,12 +15,12 @@ from onnxprune.train.tape import Tape
 from onnxprune.train.tensor import Tensor
 
 
-def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str]) -> set[str]:
-    """Return the tensors through which a gradient may reach some tensors, those included."""
+def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str], still: Container[str] = ()) -> set[str]:
+    """Return the tensors through which a gradient may reach some tensors, those included, but for ``still``."""
     moving = set(wrt)
     for node in nodes:
         if not moving.isdisjoint(node.input) and not is_flat(operator_key(node.domain, node.op_type)):
-            moving.update(filter(None, node.output))
+            moving.update(name for name in node.output if name and name not in still)
     return moving
 
 
@@ -39,7 +39,7 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
         TrainingError: an operator has no rule (OP901), or none for the way in which it is used (OP902).
     """
     forward = list(tape.nodes)
-    moving = dependents(forward, [t.name for t in wrt])
+    moving = dependents(forward, [t.name for t in wrt], tape.still)
     parts: dict[str, list[Tensor]] = {loss.name: [loss.like(1.0).expand(loss.shape)]}
 
     def total(name: str) -> Tensor | None:
@@ -50,7 +50,7 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
 
     for node in reversed(forward):
         key = operator_key(node.domain, node.op_type)
-        if is_flat(key) or not any(name in parts for name in node.output if name):
+        if is_flat(key) or not any(name in parts and name in moving for name in node.output):
             continue
         for index, name in enumerate(node.input):
             if name in moving:

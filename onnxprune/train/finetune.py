@@ -32,13 +32,14 @@ class FineTuned:
 
     Attributes:
         proto: the better model of the two.
-        kept: which it is; "after" also where nothing judged.
+        kept: which it is; "after" also where nothing judged, or weights were to be made sparse.
         history: the epochs.
         epoch: the epoch that the trained model is of, if the backend tells.
         metric: what decided, None if nothing did.
         before: the evaluation before, on samples that weren't trained on.
         after: the same of the trained model.
         failure: why training ended early, if it went astray.
+        sparsified: whether weights were to be made sparse, which no metric sees.
     """
 
     proto: ModelProto
@@ -49,6 +50,7 @@ class FineTuned:
     before: Evaluation | None = None
     after: Evaluation | None = None
     failure: TrainingError | None = None
+    sparsified: bool = False
 
 
 def finetune(
@@ -140,6 +142,8 @@ def finetune(
         return FineTuned(trained.model, kept, trained.history, trained.epoch, failure=trained.failure)
     after = judge.evaluate(trained.model)
     better = judge.worth(after) > judge.worth(judge.first)
+    if settings.sparsifies:  # what it is for shows in what is pruned next
+        better = trained.epoch != 0
     return FineTuned(
         proto=trained.model if better else proto,
         kept="after" if better else "before",
@@ -149,6 +153,7 @@ def finetune(
         before=judge.first,
         after=after,
         failure=trained.failure,
+        sparsified=settings.sparsifies,
     )
 
 

@@ -58,7 +58,8 @@ class Loop:
 
     def all(self) -> Trained:
         """Go through all epochs that are left, or until the loss isn't finite any more."""
-        settings, judged, failure = self.settings, self.job.judge is not None, None
+        settings, failure = self.settings, None
+        judged = self.job.judge is not None and not settings.sparsifies
         for number in range(self.at.step // self.batches.per_epoch, settings.epochs):
             idle = len(self.at.history) - self.at.best_epoch
             if judged and settings.patience and idle >= settings.patience:

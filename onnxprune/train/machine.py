@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 _DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml", "MIGraphXExecutionProvider": "cuda"}
 """Devices of providers that have memory of their own which ONNX Runtime lets us bind."""
+
+
+def _sparing(options: Any) -> None:
+    """Let ONNX Runtime take memory as it goes: laid out in advance, a step's tensors need a third more."""
+    options.enable_mem_pattern = False
 
 
 class GraphMachine:
@@ -36,8 +42,9 @@ class GraphMachine:
         self.number = 0
         self._state: dict[str, Any] = {}
         self.restore(step.state, 0)
-        self._gradients = session(step.gradients, providers=providers, threads=threads)
-        self._update = None if step.update is None else session(step.update, providers=providers, threads=threads)
+        opened = partial(session, providers=providers, threads=threads, configure=_sparing)
+        self._gradients = opened(step.gradients)
+        self._update = None if step.update is None else opened(step.update)
 
     def feed(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
         """Make one step from one batch, or from as many as accumulate.

@@ -14,6 +14,7 @@ from onnxprune.train.forward import Forward
 from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
 from onnxprune.train.scores import as_classes, scores_before
 from onnxprune.train.settings import TrainSettings
+from onnxprune.train.sparsity import PENALTIES
 from onnxprune.train.tensor import INT64, Tensor
 
 _UNDEFINED = TensorProto.UNDEFINED  # as some exporters leave it
@@ -125,26 +126,12 @@ def write_losses(
         parts[name] = LOSSES[name](mine, target, settings.loss), weight
     for name in goal.features:
         parts[name] = feature_distance(_output(forward, name), fed(f"teacher:{name}", 1)), settings.feature_weight
-    if settings.slimming:
-        parts["slimming"] = _slimming(forward, proto), settings.slimming
+    for name, penalty in PENALTIES.items():
+        if weight := getattr(settings, name):
+            parts[name] = penalty(forward, proto), weight
     weighted = [loss if weight == 1 else loss * weight for loss, weight in parts.values()]
     total = weighted[0] if len(weighted) == 1 else tape.emit("Sum", *weighted)
     return {"loss": total, **({} if len(parts) == 1 else {name: loss for name, (loss, _) in parts.items()})}
-
-
-def _slimming(forward: Forward, proto: ModelProto) -> Tensor:
-    """Return the sum of the absolute scales of batch normalisations (Liu et al., "network slimming", ICCV 2017).
-
-    Raises:
-        TrainingError: the model has none that is trained (OP904).
-    """
-    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
-    scales = [forward.weights[node.input[1]] for node in norms if node.input[1] in forward.weights]
-    if not scales:
-        cause = "slimming needs batch normalisations, and the model has none (exporters fold them into convolutions)"
-        raise TrainingError("OP904", cause, hint="leave --slimming out")
-    sums = [scale.op("Abs").sum(keep=False) for scale in scales]
-    return sums[0] if len(sums) == 1 else forward.tape.emit("Sum", *sums)
 
 
 def _needs_labels(goal: Objective) -> bool:

@@ -73,13 +73,43 @@ class AdamW:
     epsilon: float = 1e-8
 
     def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
-        """Follow the mean, scaled by the root mean square, both corrected for having started at zero."""
+        """Follow the mean, scaled by the root mean square."""
+        way, kept = self.way(g, kept, at)
+        decayed = w - w * (at.rate * at.decay) if at.decay else w
+        return decayed - way * at.rate, kept
+
+    def way(self, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the mean over the root mean square, both corrected for having started at zero; and what is kept."""
         mean = kept[0] * self.first + g * (1 - self.first)
         square = kept[1] * self.second + g * g * (1 - self.second)
         unbiased = (mean / _corrected(self.first, at.step), square / _corrected(self.second, at.step))
-        way = unbiased[0] / (unbiased[1].op("Sqrt") + self.epsilon)
-        decayed = w - w * (at.rate * at.decay) if at.decay else w
-        return decayed - way * at.rate, [mean, square]
+        return unbiased[0] / (unbiased[1].op("Sqrt") + self.epsilon), [mean, square]
+
+
+@dataclass(frozen=True, slots=True)
+class LAMB(AdamW):
+    """Adam whose steps are a share of each weight's own size (You et al., "Large batch optimization", ICLR 2020).
+
+    The rate is that share. It means the same in all layers and networks, which matters where normalisations were
+    folded into convolutions: their weights then differ in size by orders of magnitude.
+
+    Attributes:
+        smallest: a weight's root mean square counts as this much at least (as in Adafactor), so that zeros can leave.
+    """
+
+    smallest: float = 1e-3
+
+    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
+        """Follow Adam's way, by a share of the weight."""
+        way, kept = self.way(g, kept, at)
+        way = way + w * at.decay if at.decay else way
+        share = _size(w).op("Max", self.smallest) / (_size(way) + self.epsilon)
+        return w - way * (share * at.rate), kept
+
+
+def _size(x: Tensor) -> Tensor:
+    """Return the root mean square."""
+    return (x * x).mean(keep=False).op("Sqrt")
 
 
 def _corrected(beta: float, step: Tensor) -> Tensor:

@@ -87,6 +87,11 @@ class Worker(AbstractContextManager["Worker"]):
         except OSError as error:
             raise TrainingError("OP908", f"the interpreter can't be started: {error}", where=self._where) from error
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def __exit__(self, *error: object) -> None:
         """End it."""
         self._process.kill()

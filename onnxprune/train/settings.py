@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from onnxprune.errors import PlanError
 from onnxprune.train.augment import Augmentation
 from onnxprune.train.losses import LOSSES, LossName, LossSettings
 from onnxprune.train.schedules import SCHEDULES, ScheduleName
 
-OptimiserName = Literal["adamw", "sgd"]
-OPTIMISERS: tuple[OptimiserName, ...] = ("adamw", "sgd")
-RATES: Mapping[str, float] = {"adamw": 5e-4, "sgd": 0.02}
+OptimiserName = Literal["adamw", "lamb", "sgd"]
+OPTIMISERS: tuple[OptimiserName, ...] = get_args(OptimiserName)
+RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 2e-3, "sgd": 0.02}
 """Peak learning rates that suit a network that is trained already."""
 
 _SMALL_BATCH = 8  # below, moments of a batch are too rough
@@ -31,9 +31,11 @@ class TrainSettings:
         feature_weight: weight of the distance of these.
         slimming: weight of the sum of the absolute scales of batch normalisations, which drives those of channels that
             matter little to zero, to be pruned by the criterion bn-scale.
+        lasso: weight of the sum of squares of all that leaves together, units that matter little counting more, which
+            drives whole channels to zero, to be pruned by the criterion l2.
         loss: how losses are made.
         output: the output that is trained; by default the first of real numbers.
-        optimiser: adamw or sgd.
+        optimiser: lamb, adamw or sgd.
         rate: peak learning rate; None for one that suits the optimiser.
         momentum: of sgd.
         decay: weight decay; norms and biases are exempt.
@@ -55,9 +57,10 @@ class TrainSettings:
     features: tuple[str, ...] = ()
     feature_weight: float = 1.0
     slimming: float = 0.0
+    lasso: float = 0.0
     loss: LossSettings = field(default_factory=LossSettings)
     output: str | None = None
-    optimiser: OptimiserName = "sgd"
+    optimiser: OptimiserName = "lamb"
     rate: float | None = None
     momentum: float = 0.9
     decay: float = 5e-4
@@ -80,7 +83,7 @@ class TrainSettings:
         """
         for name in ("epochs", "batch", "accumulate"):
             _in_range(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("decay", "clip", "patience", "seed", "feature_weight", "slimming"):
+        for name in ("decay", "clip", "patience", "seed", "feature_weight", "slimming", "lasso"):
             _in_range(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _in_range("rate", self.rate, self.rate is None or self.rate > 0, "above 0")
         _in_range("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
@@ -92,6 +95,11 @@ class TrainSettings:
         for name, weight in (self.losses or {}).items():
             _in_range("loss", name, name in LOSSES, "one of " + ", ".join(LOSSES))
             _in_range(f"loss {name}", weight, weight > 0, "above 0")
+
+    @property
+    def sparsifies(self) -> bool:
+        """Whether the weights are made sparse, which what judges a model doesn't see."""
+        return bool(self.slimming or self.lasso)
 
     @property
     def peak(self) -> float:

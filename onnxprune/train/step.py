@@ -14,7 +14,7 @@ from onnxprune.train.backward import gradients
 from onnxprune.train.forward import feeds_of, forward
 from onnxprune.train.graph import model_of
 from onnxprune.train.objective import Objective, write_losses
-from onnxprune.train.optimisers import SGD, AdamW, Moment, Optimiser, clipped
+from onnxprune.train.optimisers import LAMB, SGD, AdamW, Moment, Optimiser, clipped
 from onnxprune.train.parameters import is_vector, trainable
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.tape import Tape
@@ -91,7 +91,12 @@ def build_step(
 
 def optimiser_of(settings: TrainSettings) -> Optimiser:
     """Return the optimiser that settings name."""
-    return AdamW() if settings.optimiser == "adamw" else SGD(settings.momentum, nesterov=settings.momentum > 0)
+    made: Mapping[str, Optimiser] = {
+        "adamw": AdamW(),
+        "lamb": LAMB(),
+        "sgd": SGD(settings.momentum, nesterov=settings.momentum > 0),
+    }
+    return made[settings.optimiser]
 
 
 def _update_graph(

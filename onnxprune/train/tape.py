@@ -23,6 +23,7 @@ class Tape:
         nodes: the nodes so far, in topological order.
         constants: values of its constants, by name.
         inputs: what is fed, in order.
+        still: names of tensors that gradients don't pass.
         opset: the version of ONNX's operators in it.
     """
 
@@ -32,6 +33,7 @@ class Tape:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.inputs: list[Tensor] = []
+        self.still: set[str] = set()
         self._tensors: dict[str, Tensor] = {}
         self._made: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
         self._opsets = [helper.make_opsetid("", opset)]
@@ -69,6 +71,12 @@ class Tape:
     def ints(self, values: Sequence[int]) -> Tensor:
         """Add a constant vector of whole numbers."""
         return self.constant(np.array(values, np.int64))
+
+    def held(self, tensor: Tensor) -> Tensor:
+        """Return a tensor's value as if it were a constant: gradients don't pass."""
+        copy = self.emit("Identity", tensor)
+        self.still.add(copy.name)
+        return copy
 
     def emit(self, op_type: str, *inputs: Tensor | None, **attributes: Any) -> Tensor:
         """Append a node with one output."""

@@ -45,6 +45,14 @@ def test_by_itself_a_model_is_judged_by_labels() -> None:
         result["mse"]
 
 
+def test_a_label_beyond_the_classes_is_found_in_its_file(tmp_path: Path) -> None:
+    labels = Y.copy()
+    labels[57] = C
+    np.savez(tmp_path / "data.npz", x=X, labels=labels)
+    with refused("OP708", f"label {C} is beyond the model's {C} classes.*data.npz, sample 57.*ignore={C}"):
+        evaluate(MODEL, open_data(tmp_path / "data.npz", MODEL, limit=N - 1, seed=3))
+
+
 def test_against_its_original_a_model_is_compared_on_the_same_samples() -> None:
     result = evaluate(MODEL, data(), against=ORIGINAL)
     assert [s.metric for s in result.scores] == ["top1", "top5", "agreement", "kl", "mse", "cosine"]

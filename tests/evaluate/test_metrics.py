@@ -21,8 +21,8 @@ LABELS = np.where(RNG.random(60) < 0.4, SCORES.argmax(axis=1), RNG.integers(0, 8
 
 
 def seen(output: NDArray[Any], labels: NDArray[Any] | None = None, original: NDArray[Any] | None = None) -> View:
-    reference = None if original is None else view({"o": original}, labels, "o", 0)
-    return view({"o": output}, labels, "o", 0, reference)
+    reference = None if original is None else view({"o": original}, labels, "o", str)
+    return view({"o": output}, labels, "o", str, reference)
 
 
 def value(metric: Metric, *given: Any) -> float:
@@ -161,8 +161,8 @@ def test_a_users_metric_gives_a_number_for_each_sample_or_for_the_batch() -> Non
 def test_labels_beyond_the_classes_are_refused_by_sample() -> None:
     labels = LABELS.copy()
     labels[17] = 8
-    with refused("OP708", "label 8 is beyond the model's 8 classes.*sample 117.*ignore=8"):
-        view({"o": SCORES}, labels, "o", 100)
+    with refused("OP708", "label 8 is beyond the model's 8 classes.*sample 17.*ignore=8"):
+        view({"o": SCORES}, labels, "o", "sample {}".format)
 
 
 @pytest.mark.parametrize(

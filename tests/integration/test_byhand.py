@@ -24,6 +24,8 @@ GROUPS: dict[tuple[str, Attention], list[str]] = {
     ("attention_by_head", "width"): ["40 x 1: 1560", "8 x 4: 2048", "~32 x 1: 5792", "~8 x 4: 2048"],
     ("decoder", "heads"): ["2 x 16: 3072", "48 x 1: 4608", "~32 x 1: 8448"],
     ("decoder", "width"): ["48 x 1: 4608", "8 x 4: 1536", "~32 x 1: 8448"],  # pairs of Q and K are rotated
+    ("fused_decoder", "heads"): ["2 x 64: 6144", "48 x 1: 4608", "~32 x 1: 11520"],
+    ("fused_decoder", "width"): ["48 x 1: 4608", "~32 x 1: 11520"],  # heads of certain widths only
 }
 for _name, _groups in {
     "blocked_weights": ["12 x 4: 2088", "2 x 16: 2368"],  # whole blocks of input channels share their scales

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
@@ -56,3 +58,21 @@ def test_an_output_that_never_varies_is_no_measure() -> None:
     with pytest.raises(UsageError) as caught:
         OutputError(net.model(), repeat([{"x": np.ones((2, 4), np.float32)}]))
     assert caught.value.code == "OP604"
+
+
+def test_of_large_outputs_a_part_tells_enough() -> None:
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.standard_normal((2, 200_000)).astype(np.float32)}
+
+    def scaled(factor: float) -> ModelProto:
+        net = Net()
+        net.output(net.op("Mul", net.input([2, 200_000], "x"), net.const(np.float32(factor))))
+        return net.model()
+
+    tracemalloc.start()
+    error = OutputError(scaled(1.0), repeat([batch] * 40))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 20 * batch["x"].nbytes  # of the forty
+    assert error(scaled(1.0)) == 0
+    assert error(scaled(1.5)) == pytest.approx(0.25, rel=0.02)

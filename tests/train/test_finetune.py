@@ -167,18 +167,6 @@ def test_frozen_weights_stay(pruned: ModelProto, data: Dataset) -> None:
     assert moved and not any(n.startswith(("stem", "stage1")) for n in moved)
 
 
-def test_slimming_makes_scales_small(pruned: ModelProto, data: Dataset, unlabelled: Dataset) -> None:
-    def scales(slimming: float) -> float:
-        found = weights_of(finetune(pruned, data, settings=replace(QUICK, slimming=slimming), hold_out=0).proto)
-        return sum(float(np.abs(a).sum()) for n, a in found.items() if n.endswith("bn.weight"))
-
-    assert scales(0.1) < 0.9 * scales(0.0)
-    folded = op.load(MODELS / "digits_cnn_dynamo.onnx").proto
-    data = open_data({folded.graph.input[0].name: np.zeros((64, 1, 8, 8), np.float32)}, folded)
-    with pytest.raises(TrainingError, match="OP904"):
-        finetune(folded, data, teacher=folded, settings=replace(QUICK, slimming=0.1), hold_out=0)
-
-
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"rate": -1.0}, {"momentum": 1.0}, {"schedule": "none"}], ids=str)
 def test_settings_out_of_range(pruned: ModelProto, data: Dataset, change: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match="OP303"):

@@ -33,6 +33,34 @@ def decoder() -> ModelProto:
     return net.model()
 
 
+def fused_decoder() -> ModelProto:
+    """The same of ONNX Runtime's own operators: queries, keys and values in one tensor, rotated in the attention."""
+    net = Net(opset=17, domains={"com.microsoft": 1})
+    x = _embedded(net)
+    last, total, head = net.const(np.array([5, 5], np.int32)), net.const(np.array([6], np.int32)), 2 * HEAD
+    cos, sin = net.between(-1, 1, 6, head // 2), net.between(-1, 1, 6, head // 2)
+    y = net.op("SimplifiedLayerNormalization", x, net.between(0.5, 1.5, WIDTH))
+    (mixed,) = net.ops(
+        *("com.microsoft:GroupQueryAttention", net.linear(y, (HEADS + 2 * SHARED) * head), "", "", "", ""),
+        *(last, total, cos, sin),
+        count=1,
+        shapes=[(2, 6, HEADS * head)],
+        num_heads=HEADS,
+        kv_num_heads=SHARED,
+        do_rotary=1,
+    )
+    y, _, _, x = net.ops(
+        *("com.microsoft:SkipSimplifiedLayerNormalization", x, net.linear(mixed, WIDTH), net.between(0.5, 1.5, WIDTH)),
+        count=4,
+        shapes=[(2, 6, WIDTH)] * 4,
+    )
+    net.nodes[-1].output[1:3] = ["", ""]
+    gate, up = net.linear(y, 48), net.linear(y, 48)
+    x = net.op("Add", x, net.linear(net.op("Mul", net.op("com.microsoft:QuickGelu", gate, alpha=1.0), up), WIDTH))
+    net.output(net.linear(x, 11))
+    return net.model(check=False)
+
+
 def attention_by_head() -> ModelProto:
     """LayerNormalization and Attention on [batch, heads, sequence, head], with an additive mask, dynamic sizes."""
     net = Net(opset=23)
@@ -254,6 +282,7 @@ BY_HAND: Mapping[str, Callable[[], ModelProto]] = {
         channels_last,
         decoder,
         einsum_mixture,
+        fused_decoder,
         group_norms,
         gru_and_rnn,
         integer_operators,

@@ -49,16 +49,20 @@ def dynamically_quantised(model: ModelProto, *, per_channel: bool) -> ModelProto
     with TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         onnx.save(model, source)
-        quantize_dynamic(source, target, per_channel=per_channel, weight_type=QuantType.QUInt8)
+        unknown = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # behind operators that onnx doesn't know
+        quantize_dynamic(source, target, per_channel=per_channel, weight_type=QuantType.QUInt8, extra_options=unknown)
         return onnx.load(target)
 
 
-def optimised(model: ModelProto) -> ModelProto:
-    """Let ONNX Runtime fuse what it can, as it would before a run, and save the result."""
+def optimised(model: ModelProto, level: Literal["EXTENDED", "ALL"] = "EXTENDED") -> ModelProto:
+    """Let ONNX Runtime fuse what it can, as it would before a run, and save the result.
+
+    With all optimisations, layouts are changed as well.
+    """
     with TemporaryDirectory() as folder:
         target = Path(folder) / "target.onnx"
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 4
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -71,7 +75,10 @@ def fused(model: ModelProto, kind: str, heads: int, width: int) -> ModelProto:
         source = Path(folder) / "source.onnx"
         onnx.save(model, source)
         found = optimize_model(str(source), model_type=kind, num_heads=heads, hidden_size=width, opt_level=0)
-        return ModelProto.FromString(found.model.SerializeToString())
+        result = ModelProto.FromString(found.model.SerializeToString())
+        if all(entry.domain != "com.microsoft" for entry in result.opset_import):  # it may forget to say so
+            result.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        return result
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]

@@ -10,9 +10,22 @@ from onnxprune.trace.registry import rewrites, rule
 from onnxprune.trace.values import Mask
 
 
-def _structure(op: Op) -> set[str]:
+def structure_of(op: Op) -> set[str]:
     """Return the names that stay: groups of queries, and the width of a head or the heads themselves."""
     return {"r", "h"} if op.attention == "width" else {"r", "d", "e"}
+
+
+def score_bias(op: Op, i: int, heads: str) -> str:
+    """Return the spec of what is added to the scores, [batch, heads, queries, keys]: of each its own, or one for all.
+
+    Args:
+        op: the node.
+        i: the input, which may have fewer axes, counted from the right.
+        heads: the spec of the axis of heads.
+    """
+    rank = len(op.shape(i)) if op.has(i) else 0
+    apart = rank > 2 and op.shape(i)[-3] > 1
+    return " ".join(["b", heads if apart else "u", "x", "y"][4 - rank :]) if rank else ""
 
 
 @rule("Attention")
@@ -27,8 +40,8 @@ def attention(op: Op) -> None:
         shared, width, v_width = op.attr("q_num_heads") // heads, op.shape(1)[2] // heads, op.shape(2)[2] // heads
         q, k, v, y = "b s (h r d)", "b t (h d)", "b t (h e)", "b s (h r e)"
     op.align(
-        f"{q}, {k}, {v}, *m, b h p d, b h p e -> {y}, b h z d, b h z e, b (h r) s z",
-        structure=_structure(op),
+        f"{q}, {k}, {v}, {score_bias(op, 3, '(h r)')}, b h p d, b h p e -> {y}, b h z d, b h z e, b (h r) s z",
+        structure=structure_of(op),
         h=heads,
         r=shared,
         d=width,
@@ -43,60 +56,9 @@ def attention_heads(edit: Edit) -> None:
     old_width = edit.old_shape(0)[3] if four else edit.old_shape(0)[2] // edit.attr("q_num_heads")
     if not four:
         for i, name in ((0, "q_num_heads"), (1, "kv_num_heads")):
-            edit.set_attr(name, _heads(edit.mask(i, 2), edit.attr(name)))
+            edit.set_attr(name, heads_left(edit.mask(i, 2), edit.attr(name)))
     if edit.attr("scale") is None:
         edit.set_attr("scale", float(old_width**-0.5))
-
-
-@rule("com.microsoft:MultiHeadAttention")
-def multi_head_attention(op: Op) -> None:
-    """As Attention, with the heads in one axis and a bias for queries, keys and values."""
-    heads = op.attr("num_heads")
-    if not op.has(1) or not op.has(2) or len(op.shape(1)) != 3 or len(op.node.input) > 4:
-        op.give_up("OP211", "packed or cached keys and values are left alone")
-        return
-    d, e = op.shape(1)[2] // heads, op.shape(2)[2] // heads
-    operands = [op.x(i) for i in range(3)]
-    op.align("b s (h d), b t (h d), b t (h e) -> b s (h e)", operands, structure=_structure(op), h=heads, d=d, e=e)
-    if op.has(3):
-        op.give_up("OP211", "its bias joins queries, keys and values")
-
-
-@rewrites("com.microsoft:MultiHeadAttention")
-def multi_head_attention_heads(edit: Edit) -> None:
-    """Count the heads that remain; scores go on being scaled by the width a head had."""
-    heads = edit.attr("num_heads")
-    edit.set_attr("num_heads", _heads(edit.mask(0, 2), heads))
-    if not edit.attr("scale"):
-        edit.set_attr("scale", float((edit.old_shape(0)[2] // heads) ** -0.5))
-
-
-@rule("com.microsoft:Attention")
-def packed_attention(op: Op) -> None:
-    """Projection and attention in one: the weight's columns are queries, keys and values, head by head."""
-    heads = op.attr("num_heads")
-    if op.attr("qkv_hidden_sizes") or op.has(4) or len(op.node.output) > 1:
-        op.give_up("OP211", "unequal widths and cached keys and values are left alone")
-        return
-    operands = [op.x(i) if op.has(i) else None for i in range(3)]
-    op.align(
-        "b s c, c (t h d), (t h d) -> b s (h d)",
-        operands,
-        structure={"t", *_structure(op)},
-        t=3,
-        h=heads,
-        d=op.shape(1)[1] // (3 * heads),
-    )
-
-
-@rewrites("com.microsoft:Attention")
-def packed_attention_heads(edit: Edit) -> None:
-    """Count the heads that remain; scores go on being scaled by the width a head had."""
-    heads = edit.attr("num_heads")
-    mask = edit.out_mask(0, 2)
-    edit.set_attr("num_heads", _heads(mask, heads))
-    if not edit.attr("scale"):
-        edit.set_attr("scale", float((edit.old_shape(1)[1] // (3 * heads)) ** -0.5))
 
 
 @rule("RotaryEmbedding", "com.microsoft:RotaryEmbedding")
@@ -114,9 +76,9 @@ def rotary_embedding(op: Op) -> None:
 def rotary_heads(edit: Edit) -> None:
     """Count the heads that remain."""
     if len(edit.old_shape(0)) == 3 and edit.attr("num_heads", 0):
-        edit.set_attr("num_heads", _heads(edit.mask(0, 2), edit.attr("num_heads")))
+        edit.set_attr("num_heads", heads_left(edit.mask(0, 2), edit.attr("num_heads")))
 
 
-def _heads(mask: Mask | None, heads: int) -> int:
+def heads_left(mask: Mask | None, heads: int) -> int:
     """Return how many heads remain of a mask over all heads' widths."""
     return heads if mask is None else int(np.count_nonzero(mask.reshape(heads, -1).any(axis=1)))

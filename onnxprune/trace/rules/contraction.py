@@ -13,15 +13,17 @@ def conv(op: Op) -> None:
     convolve(op, "n (g i) *s, g o i *k, (g o) -> n (g o) *t")
 
 
-def convolve(op: Op, spec: str, weight: int = 1) -> None:
-    """Apply the spec of a convolution whose weight has its groups in an axis of their own.
+def convolve(op: Op, spec: str, weight: int = 1, axis: int = 1) -> None:
+    """Apply the spec of a convolution whose weight, one of the inputs, has its groups in an axis of their own.
+
+    The channels of data are on ``axis``.
 
     Every group drops its own channels, as many as the others; or whole groups leave, always where a group has a single
     channel on either side.
     """
     groups = op.attr("group", 1)
     operands = [op.x(i) if op.has(i) else None for i in range(len(op.node.input))]
-    per_group = (op.shape(0)[1] // groups, op.out_shape()[1] // groups)
+    per_group = (op.shape(0)[axis] // groups, op.out_shape()[axis] // groups)
     whole = groups > 1 and (op.grouped == "groups" or 1 in per_group)
     operands[weight] = op.in_groups(weight, groups, whole=whole)
     if whole:

@@ -48,13 +48,13 @@ def skip_layer_normalization(op: Op) -> None:
     op.align(f"*b c, *b c, {vectors} -> *b c, *m, *v, *b c", approximate={"c": _MOMENTS})
 
 
-@rule("com.microsoft:EmbedLayerNormalization")
+@rule("com.microsoft:EmbedLayerNormalization", "com.microsoft:QEmbedLayerNormalization")
 def embed_layer_normalization(op: Op) -> None:
-    """A sum of three embeddings, then a normalisation over the last axis."""
+    """A sum of three embeddings, then a normalisation over the last axis; 8-bit ones have a scale for each operand."""
     tables = [op.pin_axes(op.x(i), [0], "OP205", "rows are looked up at run time") for i in (2, 3, 4) if op.has(i)]
     spec = ", ".join(f"v{i} c" for i in range(len(tables)))
     op.align(
-        f"{spec}, c, c -> b s c",
+        f"{spec}, c, c -> b s c, b, b s c",
         [*tables, op.x(5), op.x(6)],
         approximate={"c": _MOMENTS},
     )

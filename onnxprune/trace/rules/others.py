@@ -5,6 +5,8 @@ from __future__ import annotations
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import leave, rule
 
+_BLOCKED = "AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample"
+
 
 @rule("Constant")
 def constant(op: Op) -> None:
@@ -28,3 +30,13 @@ leave("text has no channels", "RegexFullMatch", "StringConcat", "StringNormalize
 leave("a loss is for training", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
 leave("it writes at positions known at run time", "Scatter", "TensorScatter")
 leave("its state has the model's own layout", "LinearAttention")
+leave(
+    "it holds whole networks and runs them in a loop",
+    *("com.microsoft:BeamSearch", "com.microsoft:GreedySearch", "com.microsoft:Sampling"),
+    "com.microsoft:WhisperBeamSearch",
+)
+leave("it holds what another compiler made", "com.microsoft:EPContext")
+leave(
+    "its data lie in blocks of channels, as suits one processor: save the model with extended optimisations at most",
+    *(f"com.microsoft.nchwc:{name}" for name in _BLOCKED.split()),
+)

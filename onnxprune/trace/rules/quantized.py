@@ -8,7 +8,7 @@ from onnxprune.trace.registry import rewrites, rule
 from onnxprune.trace.rules.contraction import conv_groups, convolve
 
 
-@rule("DequantizeLinear", "QuantizeLinear")
+@rule("DequantizeLinear", "QuantizeLinear", "com.microsoft:DequantizeLinear", "com.microsoft:QuantizeLinear")
 def quantize(op: Op) -> None:
     """One scale for all, one for each position of the axis, or one for each block of positions."""
     rank, axis = len(op.shape(0)), op.axis(1, rank=max(len(op.shape(0)), 1))
@@ -30,15 +30,21 @@ def dynamic_quantize(op: Op) -> None:
     op.align("*a -> *a, , ")
 
 
-@rule("QLinearConv")
+@rule("QLinearConv", "com.microsoft:QLinearConv")
 def qlinear_conv(op: Op) -> None:
-    """As Conv; the weight's scale and zero point are one for all or one for each output channel."""
+    """As Conv; the weight's scale and zero point are one for all or one for each output channel.
+
+    ONNX Runtime's own may have its channels last.
+    """
+    last = bool(op.attr("channels_last", 0))
+    x, y = ("n *s (g i)", "n *t (g o)") if last else ("n (g i) *s", "n (g o) *t")
     w_scale, w_zero = (_per_channel(op, i, "(g o)") for i in (4, 5))
     convolve(
         op,
-        f"n (g i) *s, {_per_channel(op, 1, 'u')}, {_per_channel(op, 2, 'u')}, g o i *k, {w_scale}, {w_zero},"
-        f" {_per_channel(op, 6, 'u')}, {_per_channel(op, 7, 'u')}, (g o) -> n (g o) *t",
+        f"{x}, {_per_channel(op, 1, 'u')}, {_per_channel(op, 2, 'u')}, g o i *k, {w_scale}, {w_zero},"
+        f" {_per_channel(op, 6, 'u')}, {_per_channel(op, 7, 'u')}, (g o) -> {y}",
         weight=3,
+        axis=-1 if last else 1,
     )
 
 
@@ -51,11 +57,12 @@ def conv_integer(op: Op) -> None:
 rewrites("ConvInteger")(conv_groups)
 
 
-@rewrites("QLinearConv")
+@rewrites("QLinearConv", "com.microsoft:QLinearConv")
 def qlinear_conv_groups(edit: Edit) -> None:
     """As for Conv."""
     if edit.attr("group", 1) > 1:
-        edit.set_attr("group", edit.new_shape(0)[1] // edit.new_shape(3)[1])
+        channels = edit.new_shape(0)[-1 if edit.attr("channels_last", 0) else 1]
+        edit.set_attr("group", channels // edit.new_shape(3)[1])
 
 
 @rule("MatMulInteger")

@@ -17,6 +17,12 @@ def binary(op: Op) -> None:
     op.align("*a, *a -> *a", [op.x(0), op.x(3)])
 
 
+@rule("com.microsoft:QLinearWhere")
+def where(op: Op) -> None:
+    """A condition, then data, scale and zero point of each operand."""
+    op.align("*a, *a, *a -> *a", [op.x(0), op.x(1), op.x(4)])
+
+
 @rule("com.microsoft:QLinearLeakyRelu", "com.microsoft:QLinearSigmoid")
 def unary(op: Op) -> None:
     """Each element by itself."""
@@ -34,6 +40,12 @@ def softmax(op: Op) -> None:
 def pool(op: Op) -> None:
     """Positions are mixed within a channel."""
     op.align("n *s c -> n *t c" if op.attr("channels_last", 0) else "n c *s -> n c *t", [op.x(0)])
+
+
+@rule("com.microsoft:NhwcMaxPool")
+def max_pool(op: Op) -> None:
+    """Positions are mixed within a channel, channels last."""
+    op.align("n *s c -> n *t c")
 
 
 @rule("com.microsoft:QLinearConcat")
@@ -90,4 +102,8 @@ def bits_sizes(edit: Edit) -> None:
     edit.set_attr("N", edit.new_shape(1)[0])
 
 
-leave("its weights are packed in blocks", "com.microsoft:QAttention", "com.microsoft:DynamicQuantizeLSTM")
+leave(
+    "its weights are packed",
+    *("com.microsoft:GatherBlockQuantized", "com.microsoft:MatMulBnb4", "com.microsoft:MatMulFpQ4"),
+    *("com.microsoft:QMoE", "com.microsoft:QOrderedAttention", "com.microsoft:QOrderedMatMul"),
+)

@@ -6,28 +6,47 @@ from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rewrites, rule
 
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+_GATES = {"DynamicQuantizeLSTM": 4, "GRU": 3, "LSTM": 4, "RNN": 1}
 
 
 @rule("GRU", "LSTM", "RNN")
 def recurrent(op: Op) -> None:
     """Input meets W, the hidden state meets R; both directions drop the same hidden units."""
+    _recur(op, "d (q h) i, d (q h) h", reading=2)
+
+
+@rule("com.microsoft:DynamicQuantizeLSTM")
+def quantised_lstm(op: Op) -> None:
+    """As LSTM, the weights transposed and in 8 bits, each with scales for a direction, or for each of its columns."""
+    _recur(op, "d i (q h), d h (q h)", reading=1, scales=(8, 9, 10, 11))
+
+
+def _recur(op: Op, weights: str, reading: int, scales: tuple[int, ...] = ()) -> None:
+    """Apply the spec of a recurrent layer.
+
+    Args:
+        op: the node.
+        weights: the specs of W and R; q gates, h hidden units.
+        reading: the axis of R that the previous state meets.
+        scales: the inputs with scales and zero points of W and R.
+    """
     operands = [op.x(i) if op.has(i) else None for i in range(len(op.node.input))]
-    for i in (1, 2, 3, 7):  # the axis of directions stays
+    for i in (1, 2, 3, 7, *scales):  # the axis of directions stays
         value = operands[i] if i < len(operands) else None
         if value is not None:
             operands[i] = op.pin_axes(value, [0], "OP204", "both directions are needed")
     gates = _GATES[op.node.op_type]
     state, steps = ("b d h", "b s d h") if op.attr("layout", 0) else ("d b h", "s d b h")
     x = "b s i" if op.attr("layout", 0) else "s b i"
+    quantised = ", ".join("d (q h)" if op.has(i) and len(op.shape(i)) == 2 else "d" for i in scales)
     op.align(
-        f"{x}, d (q h) i, d (q h) h, d (e h), b, {state}, {state}, d (p h) -> {steps}, {state}, {state}",
+        f"{x}, {weights}, d (e h), b, {state}, {state}, d (p h), {quantised} -> {steps}, {state}, {state}",
         operands,
         q=gates,
         e=2 * gates,
         p=3,
     )
-    previous = op.x(2).on(2)
+    previous = op.x(2).on(reading)
     if previous is not None:  # R reads the previous state, though its channels are the output's as well
         op.channels.summed.append(previous.ids)
 
@@ -36,3 +55,9 @@ def recurrent(op: Op) -> None:
 def hidden_size(edit: Edit) -> None:
     """The hidden size that remains."""
     edit.set_attr("hidden_size", edit.new_shape(2)[2])
+
+
+@rewrites("com.microsoft:DynamicQuantizeLSTM")
+def quantised_hidden_size(edit: Edit) -> None:
+    """The hidden size that remains."""
+    edit.set_attr("hidden_size", edit.new_shape(2)[1])

@@ -1,0 +1,156 @@
+"""What `benchmarks.recovery` measures: trained models with their data, and the ways to prune and repair them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal, get_args
+
+from benchmarks.common import ROOT
+from onnxprune.data import Dataset, open_data, read_recipe, split
+from onnxprune.importance import criteria
+from onnxprune.pipeline import Allocation, Analysis
+from onnxprune.recover import Method
+
+SHARED = ROOT.parent / "shared"
+SEED = 0
+SHARES = (0.5, 0.75, 0.35)
+NONE = "none"
+RECOVERIES = ("reconstruct", NONE, *(m for m in get_args(Method) if m != "reconstruct"))
+
+Calibration = Literal["own", "random"]
+"""What is calibrated on: the model's own kind of data, or noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A trained model and its data.
+
+    Attributes:
+        name: its file.
+        calibration: the data to calibrate on.
+        limit: how many of them.
+        judged: the data to judge by, by name; empty for the rest of the calibration's.
+        recipe: how they become inputs.
+    """
+
+    name: str
+    calibration: str
+    limit: int
+    judged: tuple[str, ...] = ()
+    recipe: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where the model is."""
+        return SHARED / "models" / f"{self.name}.onnx"
+
+    def data(self, analysis: Analysis) -> tuple[Mapping[Calibration, Dataset], Mapping[str, Dataset]]:
+        """Return what to calibrate on, and what to judge by."""
+
+        def opened(spec: Path | str, limit: int | None = None) -> Dataset:
+            recipe = read_recipe(self.recipe) if self.recipe else None
+            return open_data(spec, analysis.graph.proto, recipe=recipe, limit=limit, seed=SEED)
+
+        folder = SHARED / "data"
+        if self.judged:
+            own = opened(folder / self.calibration, self.limit)
+            judged = {Path(f).stem: opened(folder / f) for f in self.judged}
+        else:
+            whole = opened(folder / self.calibration)
+            own, rest = split(whole, len(whole) - self.limit, seed=SEED)
+            judged = {Path(self.calibration).stem: rest}
+        return {"own": own, "random": opened("random", self.limit)}, judged
+
+
+_CIFAR = ("cifar10_test423.npz", "cifar10_jpeg_test5000.npz")
+SUBJECTS = (
+    Subject("cifar_resnet56_dynamo", "cifar10_calib4660.npz", 512, _CIFAR),
+    Subject("cifar_resnet20_ts", "cifar10_calib4660.npz", 512, _CIFAR),
+    Subject("mobilenetv2_10_224_tf2_f32", "imagenet500_224.zip", 200, recipe="scale=1/127.5 mean=1 label_offset=1"),
+    Subject("squeezenet_fp16_winml", "imagenet500_224.zip", 200, recipe="channels=BGR mean=103.94,116.78,123.68"),
+    Subject("mlptiny_resnet8_cifar10", "cifar10_jpeg_train.zip", 512, _CIFAR[1:], recipe="scale=1"),
+    Subject("mlptiny_kws_dscnn", "kws_mfcc_500.npz", 250),
+)
+_EVERY_CRITERION = "cifar_resnet20_ts"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Something to measure.
+
+    Attributes:
+        model: the subject's name.
+        macs: the share of MACs that remains.
+        allocation: where channels are taken.
+        criterion: which channels.
+        recovery: how the model is repaired.
+        calibration: what is calibrated on.
+    """
+
+    model: str
+    macs: float
+    allocation: Allocation = "reconstruction"
+    criterion: str = "obs"
+    recovery: str = "reconstruct"
+    calibration: Calibration = "own"
+
+    def __str__(self) -> str:
+        """Write it as --only matches it."""
+        parts = (self.model, self.macs, self.allocation, self.criterion, self.recovery, self.calibration)
+        return "/".join(map(str, parts))
+
+
+def variants(model: str, macs: float) -> Mapping[str, Case]:
+    """Return the case with every part in place, and what tells each part's share: cases that lack it, by name."""
+    whole = Case(model, macs)
+    plain = replace(whole, allocation="uniform", criterion="l2")
+    return {
+        "every part": whole,
+        "allocation: uniform": replace(whole, allocation="uniform"),
+        "allocation: global": replace(whole, allocation="global"),
+        "criterion: l2": replace(whole, criterion="l2"),
+        "recovery: bn": replace(whole, recovery="bn"),
+        "recovery: bias": replace(whole, recovery="bias"),
+        "recovery: none": replace(whole, recovery=NONE),
+        "allocation: uniform, criterion: l2": plain,
+        "allocation: uniform, criterion: l2, recovery: bn": replace(plain, recovery="bn"),
+        "allocation: uniform, criterion: l2, recovery: none": replace(plain, recovery=NONE),
+        "inputs: noise": replace(whole, calibration="random"),
+        "inputs: noise, recovery: bn": replace(whole, calibration="random", recovery="bn"),
+    }
+
+
+_AT_OTHER_SHARES = (
+    "every part",
+    "allocation: uniform",
+    "criterion: l2",
+    "recovery: none",
+    "allocation: uniform, criterion: l2",
+    "allocation: uniform, criterion: l2, recovery: none",
+)
+
+
+def selection() -> Iterator[Case]:
+    """Go through the cases that say most: what each part brings to each model, every criterion on one of them."""
+    for subject in SUBJECTS:
+        yield from variants(subject.name, SHARES[0]).values()
+        for share in SHARES[1:]:
+            yield from (case for name, case in variants(subject.name, share).items() if name in _AT_OTHER_SHARES)
+        if subject.name == _EVERY_CRITERION:
+            yield from _crossed(subject, SHARES[0])
+
+
+def everything() -> Iterator[Case]:
+    """Go through the selection, then every criterion and recovery for every model and budget: days."""
+    yield from dict.fromkeys([*selection(), *(c for s, share in product(SUBJECTS, SHARES) for c in _crossed(s, share))])
+
+
+def _crossed(subject: Subject, share: float) -> Iterator[Case]:
+    """Cross criteria with recoveries. Those that compare between layers rank globally as well."""
+    plans: list[tuple[Allocation, str]] = [("reconstruction", "obs"), ("reconstruction", "l2")]
+    plans += [("uniform", name) for name in criteria()] + [("global", "lamp"), ("global", "obs")]
+    for (allocation, criterion), recovery in product(plans, RECOVERIES):
+        yield Case(subject.name, share, allocation, criterion, recovery)

@@ -1,0 +1,150 @@
+"""The tables of `benchmarks.recovery`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.common import Column, Report, Table
+from benchmarks.recovery_cases import SHARES, SUBJECTS, Case, variants
+
+Interval = tuple[float, float, float]
+"""A value, and the ends of its interval."""
+
+Times = tuple[float, float]
+"""Seconds, of the wall's clock and of the processor."""
+
+_NOTES = (
+    "Models are pruned to a share of their multiply-accumulates and repaired from unlabelled inputs; accuracy "
+    "is measured on other samples. *Allocation* says how many channels each layer loses, *criterion* which "
+    "ones; reconstruction measures the outputs' error for every group of channels, with its readers refitted, "
+    "and spends the budget where it costs least. *Recovery* refits all weights by least squares (reconstruct), "
+    "the mean and variance of each channel (bn) or the mean only (bias).",
+    "Every part in place is allocation reconstruction, criterion obs, recovery reconstruct: what `prune --data` does. "
+    "The first tables say what becomes of it when a part is replaced: in points against every part in place, so that "
+    "-5 says that the part brings 5 points over what stands in for it. *Inputs: noise* is `--data random`, for when "
+    "there are none.",
+    "Intervals are of 95 %. *Change* is against the dense model on the same samples, in points. Times are "
+    "seconds by the clock, and of processor time (of all threads) behind them: planning includes measuring, which "
+    "cases share.",
+    "MobileNetV2's and SqueezeNet's images are no validation set: their accuracies compare with the dense "
+    "model's only.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a case.
+
+    Attributes:
+        case: the case.
+        top1: accuracy and its interval, in per cent, by the data judged on.
+        change: of the accuracy against the dense model's on the same samples, with its interval, in points.
+        agreement: share of the predictions that are the dense model's, in per cent.
+        macs: the share that remained.
+        plan: how long measuring and planning took.
+        repair: how long repair took.
+        failure: the code of the error that there was instead.
+    """
+
+    case: Case
+    top1: Mapping[str, Interval]
+    change: Mapping[str, Interval]
+    agreement: Mapping[str, float]
+    macs: float
+    plan: Times
+    repair: Times
+    failure: str = ""
+
+    @classmethod
+    def failed(cls, case: Case, failure: str) -> Result:
+        """Return the result of a case that could not be measured."""
+        return cls(case, {}, {}, {}, 0.0, (0.0, 0.0), (0.0, 0.0), failure)
+
+
+def report(results: Sequence[Result], settings: Mapping[str, Any]) -> Report:
+    """Tabulate what each part brings, then all cases of each model and data it was judged on."""
+    failed = [r for r in results if r.failure]
+    tables = [*_ablations({r.case: r for r in results if not r.failure}), *_cases(results)]
+    if failed:
+        reasons: Sequence[Column[Result]] = (
+            Column("case", lambda r: str(r.case), text=True),
+            Column("error", lambda r: r.failure, text=True),
+        )
+        tables.append(Table.of("What could not be done", reasons, failed))
+    return Report(
+        name="recovery",
+        title="Accuracy after pruning, and what is won back without labels or gradients",
+        notes=_NOTES,
+        tables=tables,
+        settings=settings,
+        results={"cases": [asdict(r) for r in results]},
+    )
+
+
+def _ablations(results: Mapping[Case, Result]) -> Iterator[Table]:
+    """Tabulate what each part brings at the first share, a table for each model."""
+    share = SHARES[0]
+    for subject in SUBJECTS:
+        named = {name: results[c] for name, c in variants(subject.name, share).items() if c in results}
+        whole, *others = named.values() or [None]
+        if whole is None or whole.case != Case(subject.name, share) or not others:
+            continue
+        columns = [Column("instead", _name_of(named), text=True)]
+        for data in whole.top1:
+            columns += [Column(f"{data}, %", _value(data)), Column("points", _against(whole, data))]
+        yield Table.of(
+            f"What each part brings to {subject.name} at {share:.2f} of its MACs", columns, [*named.values()]
+        )
+
+
+def _name_of(named: Mapping[str, Result]) -> Callable[[Result], str]:
+    names = {result.case: name for name, result in named.items()}
+    return lambda result: names[result.case]
+
+
+def _value(data: str) -> Callable[[Result], str]:
+    return lambda result: f"{result.top1[data][0]:.1f}"
+
+
+def _against(whole: Result, data: str) -> Callable[[Result], str]:
+    return lambda result: "" if result is whole else f"{result.top1[data][0] - whole.top1[data][0]:+.1f}"
+
+
+def _cases(results: Sequence[Result]) -> Iterator[Table]:
+    for subject in SUBJECTS:
+        own = [r for r in results if r.case.model == subject.name]
+        for data in dict.fromkeys(data for r in own for data in r.top1):
+            judged = [r for r in own if data in r.top1]
+            dense = judged[0].top1[data][0] - judged[0].change[data][0]
+            yield Table.of(f"{subject.name} on {data}, dense {dense:.1f} %", _columns(data), judged)
+
+
+def _columns(data: str) -> Sequence[Column[Result]]:
+    """Return the columns of a table about the accuracy on some data."""
+
+    def spread(values: Callable[[Result], Mapping[str, Interval]], sign: str) -> Callable[..., str]:
+        def cell(result: Result) -> str:
+            value, low, high = values(result)[data]
+            return f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+
+        return cell
+
+    return (
+        Column("MACs", lambda r: f"{r.macs:.2f}"),
+        Column("allocation", lambda r: r.case.allocation, text=True),
+        Column("criterion", lambda r: r.case.criterion, text=True),
+        Column("recovery", lambda r: r.case.recovery, text=True),
+        Column("inputs", lambda r: r.case.calibration, text=True),
+        Column("top-1, %", spread(lambda r: r.top1, "")),
+        Column("change, points", spread(lambda r: r.change, "+")),
+        Column("agreement, %", lambda r: f"{r.agreement[data]:.1f}"),
+        Column("plan, s", lambda r: _times(r.plan)),
+        Column("repair, s", lambda r: _times(r.repair)),
+    )
+
+
+def _times(seconds: Times) -> str:
+    wall, processor = seconds
+    return f"{wall:.0f} ({processor:.0f})"

@@ -1,0 +1,106 @@
+"""Penalties that drive to zero what matters little, before a network is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.errors import TrainingError
+from onnxprune.trace import trace
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.values import Ids
+from onnxprune.train.forward import Forward
+from onnxprune.train.tensor import Tensor
+
+Penalty: TypeAlias = "Callable[[Forward, ModelProto], Tensor]"
+
+_CONTRAST = 4.0
+_TINY = 1e-12
+
+
+def slimming(forward: Forward, proto: ModelProto) -> Tensor:
+    """Return the sum of the absolute scales of batch normalisations (Liu et al., "network slimming", ICCV 2017).
+
+    Raises:
+        TrainingError: the model has none that is trained (OP904).
+    """
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    scales = [forward.weights[node.input[1]] for node in norms if node.input[1] in forward.weights]
+    if not scales:
+        cause = "slimming needs batch normalisations, and the model has none (exporters fold them into convolutions)"
+        raise TrainingError("OP904", cause, hint="use --lasso, which is about all weights of a channel")
+    sums = [scale.op("Abs").sum(keep=False) for scale in scales]
+    return sums[0] if len(sums) == 1 else forward.tape.emit("Sum", *sums)
+
+
+def lasso(forward: Forward, proto: ModelProto) -> Tensor:
+    """Return half the sum of squares of all that leaves together, units that matter little counting more.
+
+    A unit counts 2^(a (largest - its) / (largest - smallest)) times, from norms over all its weights and all units of
+    its group, with a = 4: the least important shrink sixteen times as fast as the most important ones (Fang et al.,
+    "DepGraph: towards any structural pruning", CVPR 2023).
+
+    Raises:
+        TrainingError: nothing that is trained may leave (OP904).
+    """
+    graph, tape = trace(proto), forward.tape
+    squares, units = list[Tensor](), list[Ids]()
+    for (name, axis), ids in graph.slots.items():
+        if name in forward.weights:
+            squares.append(_squares(forward.weights[name], axis, graph.per_group.get((name, axis))))
+            units.append(graph.unit_of[ids])
+    unit = np.concatenate(units) if units else np.empty(0, np.int64)
+    found = np.flatnonzero(~graph.pinned[unit])  # positions of units that may leave
+    if not len(found):
+        raise TrainingError("OP904", "lasso needs channels that may leave, and the model has none that is trained")
+    removable, rows = np.unique(unit[found], return_inverse=True)
+    everywhere = tape.emit("Concat", *squares, tape.constant(np.zeros(1, np.float32)), axis=0)
+    apart = everywhere.op("Gather", tape.constant(_table(rows, found, otherwise=everywhere.size - 1)))
+    energy = apart.sum([1], keep=False)
+    return (tape.held(_rank(energy, _groups_of(graph, removable))) * energy).sum(keep=False) * 0.5
+
+
+def _rank(energy: Tensor, group: Ids) -> Tensor:
+    """Return by how much units count, from their sums of squares and the group of each."""
+    tape, norm = energy.tape, energy.op("Sqrt")
+    members = _table(group, np.arange(len(group)), otherwise=-1)
+    members = np.where(members < 0, members[:, :1], members)
+    shared = norm.op("Gather", tape.constant(members))
+    largest, smallest = (
+        shared.reduce(f"Reduce{which}", [1], keep=False).op("Gather", tape.constant(group)) for which in ("Max", "Min")
+    )
+    return norm.like(2.0) ** ((largest - norm) / (largest - smallest + _TINY) * _CONTRAST)
+
+
+def _groups_of(graph: ChannelGraph, units: Ids) -> Ids:
+    """Number the groups of some removable units."""
+    group = np.zeros(graph.unit_count, np.int64)
+    for found in graph.groups:
+        group[found.units] = found.index
+    return np.unique(group[units], return_inverse=True)[1]
+
+
+def _table(rows: Ids, entries: Ids, *, otherwise: int) -> Ids:
+    """Return a table with entries in their rows, filled up with something else."""
+    order = np.argsort(rows, kind="stable")
+    counts = np.bincount(rows)
+    columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((len(counts), counts.max()), otherwise)
+    table[rows[order], columns] = entries[order]
+    return table
+
+
+def _squares(weight: Tensor, axis: int, groups: int | None) -> Tensor:
+    """Return the sum of squares at every position of an axis, through all groups of a convolution where there are."""
+    squares = weight * weight
+    if groups is None:
+        return squares.sum([a for a in range(weight.rank) if a != axis], keep=False)
+    apart = squares.reshape((groups, -1, *weight.shape[1:]))
+    return apart.sum([a for a in range(apart.rank) if a not in (0, 2)], keep=False).reshape((-1,))
+
+
+PENALTIES: Mapping[str, Penalty] = {"lasso": lasso, "slimming": slimming}
+"""Penalties, by the names of the settings that hold their weights."""
