@@ -13,19 +13,27 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import __version__
-from onnxprune.blocks import blocks_within, choose_blocks, without_blocks
+from onnxprune.blocks import choose_blocks, without_blocks
 from onnxprune.budget import Guards, Target, choose
-from onnxprune.cost import cost
 from onnxprune.errors import PlanError, VerificationError
 from onnxprune.importance import score
-from onnxprune.kept import Kept, nothing
+from onnxprune.kept import Kept
 from onnxprune.latency import Found, Options, plan_for_latency
 from onnxprune.model import Model, Source, load, outline
 from onnxprune.normalise import normalise
 from onnxprune.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.recover.stream import Batches
 from onnxprune.rewrite import rewrite
-from onnxprune.sensitivity import Curve, OutputError, added_errors, measure, share_out, spend
+from onnxprune.sensitivity import (
+    Curve,
+    OutputError,
+    added_errors,
+    measure,
+    rest_of,
+    share_out,
+    spend,
+    spend_blocks,
+)
 from onnxprune.trace import ChannelGraph, trace
 from onnxprune.trace.align import Attention, Grouped
 from onnxprune.verify import Verification, generate_inputs, verify
@@ -45,8 +53,8 @@ class Settings:
             the outputs grows least for what is saved.
         guards: limits on what may leave a group.
         seed: for criteria that draw lots.
-        remove_blocks: how many residual blocks to remove first, those that matter least; "auto" for as many as the
-            target asks for.
+        remove_blocks: how many residual blocks to remove first, those that matter least; "auto" for as many as make the
+            error least (the allocation "reconstruction" only).
     """
 
     ratio: float | None = None
@@ -147,8 +155,11 @@ def make_plan(
     if settings.remove_blocks:
         if curves is not None:
             raise PlanError("OP302", "sensitivities that were measured before don't go with --remove-blocks")
-        graph = without_blocks(graph, _blocks(graph.original, settings, batches))
-        analysis, target = replace(analysis, graph=graph), _rest(target, graph)
+        if settings.remove_blocks == "auto":
+            graph, curves = _spend_blocks(analysis, settings, batches, progress)
+        else:
+            graph = without_blocks(graph, choose_blocks(graph.original, settings.remove_blocks, batches))
+        analysis, target = replace(analysis, graph=graph), rest_of(target, graph)
     timed = None
     if target is not None and target.quantity == "latency":
         timed = partial(plan_for_latency, graph, guards=guards, target=target, options=latency, progress=progress)
@@ -171,23 +182,23 @@ def make_plan(
     return plan_of(graph, removed, analysis.model.sha256, {**asdict(settings), **notes})
 
 
-def _blocks(graph: ChannelGraph, settings: Settings, batches: Batches | None) -> tuple[str, ...]:
-    """Choose the residual blocks that leave."""
-    if settings.remove_blocks != "auto":
-        return choose_blocks(graph, settings.remove_blocks, batches)
-    if settings.target is None:
-        hint = "give one, such as --target macs=50%, or a number of blocks"
-        raise PlanError("OP302", "as many blocks as the target asks for, and there is no target", hint=hint)
+def _spend_blocks(
+    analysis: Analysis, settings: Settings, batches: Batches | None, progress: Callable[[int, int], None]
+) -> tuple[ChannelGraph, Sequence[Curve]]:
+    """Remove as many residual blocks as pay."""
+    counted = settings.target is not None and settings.target.quantity != "latency"
+    if settings.target is None or not counted or settings.allocation != "reconstruction":
+        cause = (
+            "as many blocks as pay: that takes a target other than latency, and the allocation by reconstruction error"
+        )
+        raise PlanError("OP302", cause, hint="give --data and, for example, --target macs=50%; or a number of blocks")
+
+    def curves(graph: ChannelGraph) -> list[Curve]:
+        return sensitivities(replace(analysis, graph=graph), settings, batches, progress=progress)
+
     settings.target.check()
-    return blocks_within(graph, settings.target.counted, settings.target.value, batches)
-
-
-def _rest(target: Target | None, graph: ChannelGraph) -> Target | None:
-    """Turn a share of a model's cost into one of what is left of it without some residual blocks."""
-    if target is None or target.quantity == "latency":
-        return target
-    whole, left = (getattr(cost(nothing(g)), target.quantity) for g in (graph.original, graph))
-    return replace(target, value=min(1.0, target.value * whole / max(left, 1)))
+    whole = analysis.graph.original
+    return spend_blocks(whole, settings.target, settings.guards, _needed(batches), curves)
 
 
 def sensitivities(
@@ -204,10 +215,7 @@ def sensitivities(
         ModelError: the model can't be run on the inputs.
         UsageError: there are no inputs, or no output varies with them (OP604).
     """
-    if batches is None:
-        hint = "give some, without labels, with --data; or use the allocation uniform or global"
-        raise PlanError("OP312", "the allocation by reconstruction error needs inputs", hint=hint)
-    graph, (fitted, held_back) = analysis.graph, share_out(batches)
+    graph, (fitted, held_back) = analysis.graph, share_out(_needed(batches))
     judge = OutputError(graph.proto, held_back)
     curves = []
     for curve in measure(
@@ -216,6 +224,13 @@ def sensitivities(
         curves.append(curve)
         progress(len(curves), len(graph.groups))
     return curves
+
+
+def _needed(batches: Batches | None) -> Batches:
+    if batches is None:
+        hint = "give some, without labels, with --data; or use the allocation uniform or global"
+        raise PlanError("OP312", "the allocation by reconstruction error needs inputs", hint=hint)
+    return batches
 
 
 def prune(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from onnxprune.blocks.find import Block, find_blocks
 from onnxprune.blocks.removal import without_blocks
 from onnxprune.blocks.score import choose_blocks, rank_blocks, score_blocks
-from onnxprune.blocks.spend import blocks_within
 
 __all__ = [
     "Block",
-    "blocks_within",
     "choose_blocks",
     "find_blocks",
     "rank_blocks",

@@ -25,7 +25,7 @@ Examples:
     required=True,
     metavar="DATA",
     help="An .npz or .npy file, a folder of .npy files, a folder or .zip of images, a Python function "
-    "module:function that gives batches, or digits.",
+    "module:function that gives batches, digits, or random.",
 )
 @click.option(
     "--against",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -73,7 +73,7 @@ class PatternRatio(click.ParamType[tuple[str, float]]):
 
 
 class BlockCount(click.ParamType[int | Literal["auto"]]):
-    """How many residual blocks leave, or auto for as many as a target asks for."""
+    """How many residual blocks leave, or auto for as many as pay."""
 
     name = "N|auto"
 
@@ -220,8 +220,8 @@ _PLANNING: Mapping[str, Callable[[Function], Function]] = {
         "--remove-blocks",
         type=BlockCount(),
         help="Remove so many residual blocks as a whole, those that change least what goes through them (with --data) "
-        "or have the smallest weights; auto for as many as the target asks for. Channels leave what remains, until it "
-        "meets the budget.",
+        "or have the smallest weights; auto, with --data and a target, for as many as pay. Channels leave what "
+        "remains, until it meets the budget.",
     ),
     "provider": click.option(
         "--provider",

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from onnxprune.cli import calibration, options, training
+from onnxprune.cli import calibration, options
 from onnxprune.cli.files import check_output
 from onnxprune.cli.latency import latency_of
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
 from onnxprune.cli.proof import warn_if_idle
+from onnxprune.cli.tuning import Tuning, check_tuning, hook, prune_in_steps, tune
 from onnxprune.errors import PlanError
 
 _REASONS = 5
@@ -28,6 +29,7 @@ Examples:
   onnxprune prune model.onnx -o small.onnx --plan plan.json
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data images/
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data train.npz --finetune 10
+  onnxprune prune model.onnx -o small.onnx --target macs=25% --data train.npz --finetune 5 --steps 3
   onnxprune prune model.onnx -o small.onnx --max-drop 1% --data val/
 """
 
@@ -57,7 +59,7 @@ Examples:
 @calibration.data
 @calibration.curves
 @calibration.recovery
-@training.hook
+@hook
 @options.force
 @reporting
 def command(
@@ -74,7 +76,7 @@ def command(
     record: Path | None,
     method: str | None,
     max_drop: float | None,
-    epochs: int | None,
+    tuning: Tuning,
     force: bool,
     out: Output,
 ) -> None:
@@ -85,7 +87,8 @@ def command(
 
     With --data, channels are taken where the network's outputs change least, and the proved model is then
     repaired: its weights are refitted so that layers put out what they did. With --finetune it is trained to follow the
-    original on top of that, and on labels where there are any; see `onnxprune finetune` for more.
+    original on top of that, and on labels where there are any; see `onnxprune finetune` for more. With --steps both
+    take turns.
     """
     from onnxprune.evaluate.table import evaluation_fields, evaluation_table
     from onnxprune.model import save
@@ -106,7 +109,7 @@ def command(
     if max_drop is not None and no_verify:
         raise PlanError("OP302", "--max-drop proves what it finds, and --no-verify forbids it", hint="drop one")
     calibration.check(given, method, max_drop)
-    training.check(given, epochs, max_drop)
+    check_tuning(given, tuning, max_drop=max_drop, planned=bool(plan_path or record))
     measured = given.data is not None or record is not None
     settings = None if plan_path else options.settings_of(planning, data=measured, budget=max_drop is None)
     latency = None if settings is None else latency_of(planning, settings)
@@ -118,7 +121,7 @@ def command(
     if analysis.model.external:
         check_output(weights, force)
     curves = calibration.read_curves(record, analysis)
-    evaluation = None
+    evaluation, tuned = None, None
     if settings is not None and max_drop is not None:
         found = calibration.search(
             *(out, analysis, settings, given, max_drop),
@@ -130,16 +133,19 @@ def command(
         pruned, repairs, evaluation = found.pruned, list(found.repairs), found.evaluation
     else:
         batches = given.batches(out, analysis, seed=seed)
-        if settings is not None:
+        if settings is not None and tuning.iterative:
+            plan, tuned = prune_in_steps(out, given, analysis, settings, tuning, method)
+        elif settings is not None:
             with out.progress("score and plan") as progress:
                 plan = make_plan(analysis, settings, batches=batches, curves=curves, latency=latency, progress=progress)
         assert plan is not None
         with out.step("rewrite" if no_verify else "rewrite and verify"):
             pruned = prune(analysis, plan, inputs=arrays, check=not no_verify, tolerance=tolerance, seed=seed)
-        repairs = [] if batches is None else calibration.repair(out, analysis, pruned, batches, method, seed)
+        repairs = [] if batches is None or tuned else calibration.repair(out, analysis, pruned, batches, method, seed)
     plan = pruned.plan
     size = file_size(analysis.model)
-    tuned = None if epochs is None else training.tune(out, given, analysis, pruned.proto, epochs, seed)
+    if tuning.epochs is not None and tuned is None:
+        tuned = tune(out, given, analysis, pruned.proto, tuning, seed)
     result = replace(analysis.model, proto=pruned.proto if tuned is None else tuned.proto)
     with out.step("write"):
         save(result, output, force=force)

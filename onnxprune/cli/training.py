@@ -11,14 +11,9 @@ import click
 
 from onnxprune.cli.options import SHARE
 from onnxprune.cli.output import Output
-from onnxprune.errors import PlanError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from onnxprune.cli.calibration import Given
-    from onnxprune.pipeline import Analysis
-    from onnxprune.train import FineTuned, Progress, TrainSettings
+    from onnxprune.train import Progress, TrainSettings
 
 Function = Callable[..., Any]
 
@@ -50,14 +45,18 @@ _PLAIN = (
     click.option("--output-name", metavar="NAME", help="The output that is trained. [default: the first]"),
     click.option("--feature-weight", type=float, help="Weight of --feature. [default: 1]"),
     click.option("--slimming", type=float, help="Weight of the sum of BatchNormalization's scales. [default: 0]"),
-    click.option("--lasso", type=float, help="Weight of the squares of channels, weak ones most. [default: 0]"),
+    click.option(
+        "--lasso",
+        type=float,
+        help="Weight of the squares of channels, weak ones most; best with --optimiser sgd. [default: 0]",
+    ),
     click.option(
         "--optimiser",
         type=click.Choice(["lamb", "adamw", "sgd"]),
         help="LAMB, AdamW, or SGD with Nesterov momentum. [default: lamb]",
     ),
     click.option(
-        "--rate", type=float, help="Peak learning rate. [default: 0.002 for lamb, 0.0005 for adamw, 0.02 for sgd]"
+        "--rate", type=float, help="Peak learning rate. [default: 0.001 for lamb, 0.0005 for adamw, 0.02 for sgd]"
     ),
     click.option("--momentum", type=float, help="Of sgd. [default: 0.9]"),
     click.option("--decay", type=float, help="Weight decay; norms and biases are exempt. [default: 0.0005]"),
@@ -133,46 +132,6 @@ def settings_of(given: Mapping[str, Any], seed: int) -> TrainSettings:
         seed=seed,
         **values,
     )
-
-
-_EPOCHS = click.option(
-    "--finetune",
-    "epochs",
-    type=click.IntRange(min=1),
-    metavar="EPOCHS",
-    help="Train the pruned model on all of --data to follow the original, and on labels if there are any.",
-)
-
-
-def hook(function: Function) -> Function:
-    """Give a command that prunes the option to fine-tune; it arrives as the argument `epochs`."""
-    return _EPOCHS(function)
-
-
-def check(given: Given, epochs: int | None, max_drop: float | None) -> None:
-    """Refuse to fine-tune without data, or what a search has found.
-
-    Raises:
-        PlanError: there are no data, or --max-drop is given (OP302).
-    """
-    if epochs is not None and given.data is None:
-        raise PlanError("OP302", "--finetune needs inputs", hint="give some with --data; labels aren't needed")
-    if epochs is not None and max_drop is not None:
-        hint = "prune with --max-drop first, then train with `onnxprune finetune`"
-        raise PlanError("OP302", "--max-drop judges models that aren't trained", hint=hint)
-
-
-def tune(out: Output, given: Given, analysis: Analysis, pruned: ModelProto, epochs: int, seed: int) -> FineTuned:
-    """Train a pruned model to follow its original."""
-    from onnxprune.train import TrainSettings, finetune
-
-    data = given.open(out, analysis, seed=seed, limit=given.limit)
-    settings = TrainSettings(epochs=epochs, seed=seed)
-    with progress_bar(out) as progress:
-        result = finetune(pruned, data, teacher=analysis.graph.proto, settings=settings, progress=progress)
-    if result.failure is not None:
-        out.warn(f"{result.failure.cause}: the best model before that is kept")
-    return result
 
 
 @contextmanager

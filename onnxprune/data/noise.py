@@ -1,8 +1,10 @@
 """Inputs where there are none: seeded noise with the statistics that can be known.
 
-Pictures of nature have spectra that fall with frequency, and colours that go together; networks have seen little else,
-and white noise excites them as no picture does. So images are noise whose amplitudes fall as 1 / f^1.5, mostly grey,
-of various brightness and contrast. Other inputs are standard normal, or zeros and ones where they are whole numbers.
+Pictures show things in front of each other, whose edges networks look for, and networks have seen little else: white
+noise excites them as no picture does. So images are "dead leaves": shapes of all sizes that cover each other, each of a
+colour of its own, over a texture whose amplitudes fall with frequency as those of nature do (Baradad et al., "Learning
+to see by looking at noise", NeurIPS 2021). Other inputs are standard normal, or zeros and ones where they are whole
+numbers.
 """
 
 from __future__ import annotations
@@ -11,18 +13,24 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.data.batch import Array
 from onnxprune.data.guess import layout_of
 from onnxprune.data.ports import InputSpec
 
+Floats = NDArray[np.float64]
+
 _SAMPLES = 512
 _BYTES = 2**28  # that all of them may take
 _OPEN = 64  # the size of an axis that the model leaves open
-# Of images: how fast amplitudes fall with frequency, how much of the colour is its channel's own, and the mean and
-# deviation of brightness and the range of contrast, in grey levels.
-_FALL, _OWN = 1.5, 0.3
+# Of images: the mean and deviation of brightness and the range of contrast, in grey levels.
 _BRIGHTNESS, _CONTRAST = (127.5, 30.0), (30.0, 80.0)
+# Of leaves: how many, their radii as shares of the image's side (the density falls as r^-3), how flat they may be, and
+# how much of the colour is its channel's own.
+_LEAVES, _RADII, _FLAT, _COLOUR = 60, (1 / 16, 2 / 3), 0.3, 0.5
+# Of texture: how strong it is next to leaves, how fast amplitudes fall with frequency, how much is its channel's own.
+_STRENGTH, _FALL, _OWN = 0.3, 1.5, 0.3
 
 
 def noise_arrays(inputs: Sequence[InputSpec], limit: int | None, seed: int) -> dict[str, Array]:
@@ -59,14 +67,40 @@ def _draw(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Draw images [count, height, width, channels] from 0 to 255, one by one to save memory."""
-    _, height, width, channels = shape
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1 / max(height, width)
     images = np.empty(shape, dtype=np.uint8)
     for image in images:
-        white = rng.standard_normal((1, height, width)) + _OWN * rng.standard_normal((channels, height, width))
-        values = np.fft.irfft2(np.fft.rfft2(white) / frequency**_FALL, s=(height, width))
+        values = _leaves(image.shape, rng) + _STRENGTH * _texture(image.shape, rng)
         values = (values - values.mean()) / max(float(values.std()), 1e-12)
-        values = rng.normal(*_BRIGHTNESS) + rng.uniform(*_CONTRAST) * values
-        image[:] = np.clip(values, 0, 255).transpose(1, 2, 0)
+        image[:] = np.clip(rng.normal(*_BRIGHTNESS) + rng.uniform(*_CONTRAST) * values, 0, 255)
     return images
+
+
+def _leaves(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Cover an image [height, width, channels] with ellipses and rectangles, each behind those that come later."""
+    height, width, channels = shape
+    image = np.zeros(shape)
+    smallest, largest = (share * max(height, width) for share in _RADII)
+    for _ in range(_LEAVES):
+        radius = 1 / np.sqrt(rng.uniform(1 / largest**2, 1 / smallest**2))  # whose density falls as r^-3
+        y, x, turn, flat = rng.uniform((0, 0, 0, _FLAT), (height, width, np.pi, 1))
+        reach = 1.5 * radius  # of a rectangle's corners
+        rows = slice(max(int(y - reach), 0), int(y + reach) + 2)
+        columns = slice(max(int(x - reach), 0), int(x + reach) + 2)
+        down, right = np.ogrid[:height, :width]
+        down, right = down[rows] - y, right[:, columns] - x
+        along, across = right * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - right * np.sin(turn)
+        measure = np.hypot if rng.random() < 0.5 else np.fmax
+        inside = measure(np.abs(along), np.abs(across) / flat) < radius
+        image[rows, columns][inside] = rng.standard_normal() + _COLOUR * rng.standard_normal(channels)
+    return image
+
+
+def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Draw noise [height, width, channels] of variance 1 whose amplitudes fall with frequency."""
+    height, width, channels = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1 / max(height, width)
+    white = rng.standard_normal((1, height, width)) + _OWN * rng.standard_normal((channels, height, width))
+    values = np.fft.irfft2(np.fft.rfft2(white) / frequency**_FALL, s=(height, width))
+    values = (values - values.mean()) / max(float(values.std()), 1e-12)
+    return np.asarray(values.transpose(1, 2, 0))

@@ -115,8 +115,8 @@ class Layer:
     def _taps(self, x: Array, batch: Array, position: Sequence[Array]) -> Rows:
         """Gather the inputs under the kernel at output positions, shape (positions, channels, taps)."""
         geometry = _geometry(self.node, x.shape[2:], self._kernel)
-        last = np.moveaxis(x, 1, -1)
-        taps = np.zeros((len(batch), x.shape[1], prod(self._kernel)))
+        last = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # all channels of a position are next to each other
+        taps = np.zeros((prod(self._kernel), len(batch), x.shape[1]), dtype=x.dtype)
         for k, tap in enumerate(product(*(range(n) for n in self._kernel))):
             inside = np.ones(len(batch), dtype=bool)
             where = []
@@ -128,8 +128,8 @@ class Layer:
                     at = p * stride + t * dilation - pad
                 inside &= (at >= 0) & (at < n)
                 where.append(at)
-            taps[inside, :, k] = last[(batch[inside], *(w[inside] for w in where))]
-        return taps
+            taps[k, inside] = last[(batch[inside], *(w[inside] for w in where))]
+        return taps.transpose(1, 2, 0).astype(np.float64, order="C")
 
     @property
     def _kernel(self) -> tuple[int, ...]:

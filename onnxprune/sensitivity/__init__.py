@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onnxprune.sensitivity.allocation import added_errors, slopes, spend
+from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
+from onnxprune.sensitivity.depth import rest_of, spend_blocks
 from onnxprune.sensitivity.metrics import MetricLoss, loss
 from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.sensitivity.store import Record, read_record, resume
@@ -19,9 +20,12 @@ __all__ = [
     "added_errors",
     "loss",
     "measure",
+    "predicted_error",
     "read_record",
+    "rest_of",
     "resume",
     "share_out",
     "slopes",
     "spend",
+    "spend_blocks",
 ]

@@ -57,7 +57,7 @@ def spend(
     for round_ in range(1 if forecast is None else _ROUNDS):
         scores = _scores(graph, by_group, partial(_saving, removed=removed, forecast=forecast))
         removed = choose(graph, scores, guards, ratio=ratio, target=target, allocation="global")
-        found.append((_predicted(graph, by_group, removed), round_, removed))
+        found.append((predicted_error(graph, by_group, removed), round_, removed))
     return min(found, key=lambda f: f[:2])[2]
 
 
@@ -127,7 +127,13 @@ def added_errors(graph: ChannelGraph, curves: Iterable[Curve]) -> list[Scores]:
     return _scores(graph, {curve.group: curve for curve in curves}, lambda group: 1.0)
 
 
-def _predicted(graph: ChannelGraph, curves: Mapping[int, Curve], removed: Mask) -> float:
-    """Return the sum of the errors of all groups by themselves."""
+def predicted_error(graph: ChannelGraph, curves: Mapping[int, Curve], removed: Mask) -> float:
+    """Return the sum of the errors of all groups by themselves.
+
+    Args:
+        graph: the traced network.
+        curves: of its groups, by the group's index.
+        removed: for every unit whether it leaves, shape (units,).
+    """
     gone = {i: int(removed[graph.groups[i].units].sum()) for i in curves}
     return sum(float(errors_of(curve)[gone[i]]) for i, curve in curves.items())

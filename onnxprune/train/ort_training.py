@@ -29,6 +29,7 @@ from onnxprune.train.tensor import Tensor
 Arrays = Mapping[str, NDArray[Any]]
 
 _NEWEST_OPSET = 21
+_OPTIMISERS = ("adamw", "sgd")
 _ADVICE = "make an environment with `onnxprune training-env create PATH`, and name its interpreter"
 
 
@@ -170,11 +171,16 @@ def _check(job: Job) -> None:
     settings = job.settings
     if job.checkpoint is not None:
         raise PlanError("OP302", "--backend ort-training keeps no checkpoints", hint="leave --checkpoint out")
-    if settings.optimiser == "sgd" and settings.momentum:
-        hint = "say --optimiser adamw, or --momentum 0"
-        raise TrainingError("OP908", "onnxruntime-training's SGD has no momentum", hint=hint)
-    if settings.clip:
-        raise TrainingError("OP908", "gradients aren't clipped by onnxruntime-training", hint="say --clip 0")
+    lacking = {
+        f"the optimiser {settings.optimiser}": ("--optimiser adamw", settings.optimiser not in _OPTIMISERS),
+        "momentum": ("--momentum 0", settings.optimiser == "sgd" and settings.momentum),
+        "clipping of gradients": ("--clip 0", settings.clip),
+        "the group lasso": ("--lasso 0", settings.lasso),
+    }
+    found = {what: instead for what, (instead, wanted) in lacking.items() if wanted}
+    if found:
+        cause = f"onnxruntime-training lacks {' and '.join(found)}"
+        raise TrainingError("OP908", cause, hint=f"say {' '.join(found.values())}")
 
 
 def _optimiser(settings: TrainSettings) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from onnxprune.train.schedules import SCHEDULES, ScheduleName
 
 OptimiserName = Literal["adamw", "lamb", "sgd"]
 OPTIMISERS: tuple[OptimiserName, ...] = get_args(OptimiserName)
-RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 2e-3, "sgd": 0.02}
+RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 1e-3, "sgd": 0.02}
 """Peak learning rates that suit a network that is trained already."""
 
 _SMALL_BATCH = 8  # below, moments of a batch are too rough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,39 @@ def test_a_budget_that_the_blocks_meet() -> None:
     assert not plan.removed
 
 
+@pytest.mark.parametrize("strength,expected", [(1e-4, ["sum1"]), (5.0, [])], ids=["idle", "needed"])
+def test_as_many_as_pay(strength: float, expected: list[str]) -> None:
+    """A block that does next to nothing leaves before any channel; the control: none leaves if all of them matter."""
+    model = residual()
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("second"):
+            scale = strength if tensor.name.startswith("second1") else max(strength, 1.0)
+            tensor.CopyFrom(numpy_helper.from_array(np.float32(scale) * numpy_helper.to_array(tensor), tensor.name))
+    rng = np.random.default_rng(0)
+    inputs = [{"input0": rng.standard_normal((2, 3, 6, 6)).astype(np.float32)} for _ in range(12)]
+    settings = Settings(
+        target=Target("macs", 0.6), allocation="reconstruction", criterion="obs", remove_blocks="auto", guards=SMALL
+    )
+    analysis = analyse(model)
+    plan = make_plan(analysis, settings, batches=lambda: inputs)
+    assert list(plan.blocks) == expected
+    assert plan.after["macs"] <= 0.6 * plan.before["macs"]
+    assert prune(analysis, plan).verification is not None
+
+
+def test_auto_needs_inputs_and_a_target() -> None:
+    analysis, share = analyse(residual()), Target("macs", 0.5)
+    for settings, code in (
+        (Settings(target=share), "OP302"),
+        (Settings(ratio=0.2, allocation="reconstruction"), "OP302"),
+        (Settings(target=Target("latency", 0.5), allocation="reconstruction"), "OP302"),
+        (Settings(target=share, allocation="reconstruction"), "OP312"),
+    ):
+        with pytest.raises(PlanError) as caught:
+            make_plan(analysis, replace(settings, remove_blocks="auto"))
+        assert caught.value.code == code
+
+
 def test_weight_norms() -> None:
     """Without data the block with the smallest weights goes, whatever their number."""
     graph = traced(residual())
@@ -247,8 +281,9 @@ def test_command_line(tmp_path: Path) -> None:
     ok("verify", model, out, "--plan", plan)
     direct = json.loads(ok("prune", model, "-o", tmp_path / "b.onnx", "--remove-blocks", 1, "--format", "json"))
     assert direct["blocks"] == json.loads(plan.read_text())["blocks"]
-    result = run.invoke(cli, ["plan", str(model), "-o", "-", "--remove-blocks", "9"])
-    assert result.exit_code == 2
+    for number in ("9", "-1", "many", "auto"):  # the last needs inputs
+        result = run.invoke(cli, ["plan", str(model), "-o", "-", "--remove-blocks", number])
+        assert result.exit_code == 2
 
 
 def test_analysis_stays_whole() -> None:

@@ -22,14 +22,16 @@ def drawn(shape: list[int | str], dtype: int = TensorProto.FLOAT, seed: int = 0)
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 32, 32], ["n", 32, 24, 3], [1, 1, 32, 32]])
-def test_images_are_smooth_and_grey_as_pictures_are(shape: list[int | str]) -> None:
+def test_images_are_smooth_but_for_edges_and_mostly_grey_as_pictures_are(shape: list[int | str]) -> None:
     images = drawn(shape)
     assert images.shape == (64, *shape[1:]) and images.dtype == np.float32
     channels = 1 if shape[1] in (1, 3) else 3
     images = np.moveaxis(images, channels, -1)
     flat = images - images.mean(axis=(1, 2), keepdims=True)
     near = (flat[:, 1:] * flat[:, :-1]).mean() / (flat**2).mean()
-    assert near > 0.8  # of white noise it would be 0
+    assert near > 0.6  # of white noise it would be 0
+    steps = flat[:, 1:] - flat[:, :-1]
+    assert (steps**4).mean() / (steps**2).mean() ** 2 > 6  # of noise without edges, however smooth, it would be 3
     assert np.corrcoef(*flat.reshape(-1, flat.shape[-1]).T[[0, -1]])[0, 1] > 0.7
     assert 0.3 < images.std() < 2 or images.shape[-1] == 1
 

@@ -111,6 +111,7 @@ CASES = [
     Case("vit_unbind", "torchscript", "optimised", ("FusedMatMul",)),
     Case("bert", "torchscript", "fused-bert", _EMBED),
     Case("bert", "torchscript", "fused-bert-dynamic", ("QAttention", "MatMulInteger", "SkipLayerNormalization")),
+    Case("bert", "torchscript", "fused-bert-dynamic", ("QAttention", "QEmbedLayerNormalization"), "width"),
     Case("bert_tied", "torchscript", "fused-bert", _EMBED, "width"),
     Case("llama", "dynamo", "fused-gpt2", ("SkipSimplifiedLayerNormalization",)),
     Case("vit_chunk", "torchscript", "fused-vit", ("SkipLayerNormalization", "FastGelu")),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +25,7 @@ from onnxprune.train import Augmentation, FineTuned, Progress, TrainSettings, fi
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"
-QUICK = TrainSettings(epochs=2, batch=32)
+QUICK = TrainSettings(epochs=2, batch=32, rate=0.005)
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +255,29 @@ def test_pruning_and_training_in_one_go(tmp_path: Path, images: dict[str, np.nda
     assert len(document["history"]) == 2 and document["metric"] == "kl"
     alone = CliRunner().invoke(cli, [*fixed, "--finetune", "2", "--force"])
     assert alone.exit_code == 2 and "OP302" in alone.stderr
+
+
+def test_killed_and_resumed_from_the_command_line(tmp_path: Path, pruned: ModelProto, images: dict[str, Any]) -> None:
+    """A process that is killed leaves a checkpoint from which another one makes the same model, bit for bit."""
+    op.save(pruned, tmp_path / "small.onnx")
+    np.savez(tmp_path / "data.npz", image=np.tile(images["image"], (20, 1, 1, 1)))
+    told = [
+        *("--teacher", str(MODEL), "--data", str(tmp_path / "data.npz"), "--epochs", "2", "--threads", "1", "--crop"),
+        "1",
+    ]
+
+    def command(output: str, *options: str) -> list[str]:
+        fixed = [sys.executable, "-m", "onnxprune", "finetune", str(tmp_path / "small.onnx"), "-q"]
+        return [*fixed, "-o", str(tmp_path / output), *told, *options]
+
+    file = tmp_path / "run.npz"
+    kept = ("--checkpoint", str(file), "--every", "5")
+    with subprocess.Popen(command("tuned.onnx", *kept)) as process:
+        while not file.exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode != 0 and not (tmp_path / "tuned.onnx").exists()
+    subprocess.run(command("tuned.onnx", *kept, "--resume"), check=True)
+    subprocess.run(command("whole.onnx"), check=True)
+    assert (tmp_path / "tuned.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert (tmp_path / "tuned.onnx").read_bytes() != (tmp_path / "small.onnx").read_bytes()

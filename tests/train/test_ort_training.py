@@ -92,7 +92,9 @@ def train(pruned: ModelProto, data: Dataset, python: Path | None, **changes: obj
     return finetune(pruned, data, settings=settings, backend=backend, training_python=python)
 
 
-@pytest.mark.parametrize("changes", [{"optimiser": "sgd"}, {"clip": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"optimiser": "sgd"}, {"optimiser": "lamb"}, {"clip": 1.0}, {"lasso": 1e-3}], ids=str
+)
 def test_settings_beyond_it(pruned: ModelProto, data: Dataset, changes: dict[str, object]) -> None:
     with pytest.raises(TrainingError, match="OP908"):
         train(pruned, data, Path(sys.executable), **changes)

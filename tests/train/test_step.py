@@ -115,7 +115,7 @@ def by_hand(state: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[
 
 
 def test_sgd_with_decay_and_clipping() -> None:
-    step, batch = small(momentum=0.8, decay=0.1, clip=0.05)
+    step, batch = small(optimiser="sgd", momentum=0.8, decay=0.1, clip=0.05)
     machine = GraphMachine(step, providers=CPU, threads=1)
     state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
     velocity = {n: np.zeros_like(a) for n, a in state.items()}
@@ -145,6 +145,32 @@ def test_adamw() -> None:
         machine.feed([batch], 0.01)
         for n, a in machine.weights.items():
             np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
+
+
+def test_lamb() -> None:
+    step, batch = small(optimiser="lamb", decay=0.1, clip=0.0)
+    machine = GraphMachine(step, providers=CPU, threads=1)
+    state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
+    mean, square = ({n: np.zeros_like(a) for n, a in state.items()} for _ in range(2))
+    for t in range(1, 4):
+        for n, g in by_hand(state, batch).items():
+            mean[n], square[n] = 0.9 * mean[n] + 0.1 * g, 0.999 * square[n] + 0.001 * g**2
+            way = (mean[n] / (1 - 0.9**t)) / (np.sqrt(square[n] / (1 - 0.999**t)) + 1e-8)
+            way = way + 0.1 * state[n] if n == "w" else way
+            moved = 0.01 * np.linalg.norm(state[n]) * way / np.linalg.norm(way)
+            assert np.linalg.norm(moved) == pytest.approx(0.01 * np.linalg.norm(state[n]))  # that share of the weight
+            state[n] = state[n] - moved
+        machine.feed([batch], 0.01)
+        for n, a in machine.weights.items():
+            np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
+
+
+def test_lamb_lets_zeros_leave() -> None:
+    step, batch = small(optimiser="lamb", clip=0.0)
+    step.state["b"][:] = 0
+    machine = GraphMachine(step, providers=CPU, threads=1)
+    machine.feed([batch], 0.1)
+    assert np.sqrt((machine.weights["b"] ** 2).mean()) == pytest.approx(0.1 * 1e-3, rel=1e-4)
 
 
 def test_state_on_a_device_is_the_same() -> None:

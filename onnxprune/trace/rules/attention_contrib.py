@@ -94,11 +94,14 @@ def packed_attention(op: Op) -> None:
 
 @rule("com.microsoft:QAttention")
 def quantised_attention(op: Op) -> None:
-    """As Attention of this domain, the scale and zero point of the weight one for all or one for each column."""
-    _project_and_attend(op, vectors=(2, 4, 7), mask=5, past=8, bias=9)
+    """As Attention of this domain, the scale and zero point of the weight one for all or one for each column.
+
+    Queries, keys and values are of one width.
+    """
+    _project_and_attend(op, vectors=(2, 4, 7), mask=5, past=8, bias=9, width="d")
 
 
-def _project_and_attend(op: Op, *, vectors: tuple[int, ...], mask: int, past: int, bias: int) -> None:
+def _project_and_attend(op: Op, *, vectors: tuple[int, ...], mask: int, past: int, bias: int, width: str = "e") -> None:
     """Apply the spec of a projection and an attention.
 
     Args:
@@ -107,6 +110,7 @@ def _project_and_attend(op: Op, *, vectors: tuple[int, ...], mask: int, past: in
         mask: the input that says which keys count.
         past: the cached keys and values.
         bias: the input that is added to the scores.
+        width: the name of a head's width of values: d for that of queries and keys.
     """
     if op.attr("do_rotary", 0) or op.has(bias + 1):
         op.give_up("OP211", "rotated positions, and caches that are written in place, are left alone")
@@ -115,8 +119,8 @@ def _project_and_attend(op: Op, *, vectors: tuple[int, ...], mask: int, past: in
     given = [i for i in vectors if op.has(i) and op.shape(i) == (sum(widths),)]
     op.const(mask)
     op.align(
-        f"b s c, c (h d), c (h d), c (h e),{' (h d), (h d), (h e),' * len(given)}"
-        f" {score_bias(op, bias, 'h')}, t b h p d -> b s (h e), t b h z d",
+        f"b s c, c (h d), c (h d), c (h {width}),{f' (h d), (h d), (h {width}),' * len(given)}"
+        f" {score_bias(op, bias, 'h')}, t b h p d -> b s (h {width}), t b h z d",
         [
             op.x(0),
             *_pieces(op, 1, 1, widths),

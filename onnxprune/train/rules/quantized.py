@@ -15,28 +15,29 @@ from onnxprune.train.registry import gradient
 from onnxprune.train.tensor import Tensor
 
 
-def _scale(op: Op) -> Tensor:
-    """Return the scale in a shape that broadcasts to the data's."""
-    x, scale = op.x(), op.x(1)
+def _along(op: Op, index: int) -> Tensor:
+    """Return the scale or the zero point in a shape that broadcasts to the data's."""
+    x, values = op.x(), op.x(index)
     if op.attr("block_size", 0):
         raise NotImplementedError("it quantises in blocks")
-    if scale.size == 1:
-        return scale.reshape(())
+    if values.size == 1:
+        return values.reshape(())
     axis = op.axis(1)
-    return scale.reshape([-1 if a == axis else 1 for a in range(x.rank)])
+    return values.reshape([-1 if a == axis else 1 for a in range(x.rank)])
 
 
 @gradient("QuantizeLinear")
 def quantize(op: Op, dy: Tensor) -> Tensor:
-    """Of round(x / scale): dy / scale, zero where the result is at an end of its range."""
-    y = op.y()
-    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(y.dtype))
-    whole = y.cast(op.x().dtype)
-    inside = (whole > float(limits.min)) & (whole < float(limits.max))
-    return inside.where(dy / _scale(op), 0.0)
+    """Of round(x / scale) + zero: dy / scale, zero where the result would lie beyond its range."""
+    limits, scale = np.iinfo(helper.tensor_dtype_to_np_dtype(op.y().dtype)), _along(op, 1)
+    real = op.x() / scale
+    if op.has(2):
+        real = real + _along(op, 2).cast(real.dtype)
+    inside = (real > limits.min - 0.5) & (real < limits.max + 0.5)
+    return inside.where(dy / scale, 0.0)
 
 
 @gradient("DequantizeLinear")
 def dequantize(op: Op, dy: Tensor) -> Tensor:
     """Of (q - zero) scale: dy scale."""
-    return dy * _scale(op)
+    return dy * _along(op, 1)
