@@ -102,6 +102,7 @@ class Net:
     ) -> list[str]:
         """Add a node with several outputs; ``shapes`` tells those that onnx can't infer."""
         domain, _, op_type = op_type.rpartition(":")
+        self.domains.setdefault(domain, 1)
         name = name or f"{op_type.lower()}{len(self.nodes)}"
         outputs = [f"{name}_out{i}" for i in range(count)]
         node = helper.make_node(op_type, list(inputs), outputs, name=name, domain=domain, **attributes)
