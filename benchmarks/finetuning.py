@@ -43,8 +43,8 @@ NOTES = (
     "A network is pruned to a share of its MACs, its channels chosen and then repaired with 512 unlabelled images "
     "(`prune --data`), and fine-tuned from there in two ways (`finetune --teacher`): by distillation from the "
     "original, which needs no labels, and with labels as well. It learns from 4,660 training images of CIFAR-10 and "
-    "from all 50,000 as they were recompressed as JPEG, mirrored at random, with the settings of `finetune` but for "
-    "the number of epochs. Accuracy is measured on images that no stage has seen; those of *jpeg_test5000* were "
+    "from {images} as they were recompressed as JPEG, mirrored at random, with the settings of `finetune` but for the "
+    "number of epochs, which is {epochs}. Accuracy is measured on images that no stage has seen; those of *jpeg_test5000* were "
     "recompressed too, which costs all networks about 10 points.",
     "*Change* is against the dense network on the same images, in points, with its interval of 95 %. Times are seconds "
     "of processor time.",
@@ -202,7 +202,7 @@ def report(stages: Sequence[Stage], settings: Mapping[str, Any]) -> Report:
     return Report(
         name="finetuning",
         title="Fine-tuning real networks",
-        notes=NOTES,
+        notes=[note.format(epochs=settings["epochs"], images=f"{settings['limit'] or 50_000:,}") for note in NOTES],
         tables=[Table.of(f"{case} of the MACs", COLUMNS, [s for s in stages if s.case == case]) for case in cases],
         settings=settings,
         results={"stages": [asdict(stage) for stage in stages]},

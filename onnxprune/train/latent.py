@@ -35,9 +35,10 @@ def with_latents(proto: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(proto)
     del copy.graph.node[:]
+    before = weights(proto)
     for node in proto.graph.node:
         reads = node.input[0] if node.input and node.op_type == "DequantizeLinear" else ""
-        copy.graph.node.extend(_rounding(node, copy, weights(proto)) if reads in readers else [node])
+        copy.graph.node.extend(_rounding(node, copy, before) if reads in readers else [node])
     stored = weights(copy)
     for name, reader in readers.items():
         scale, zero, _ = _parameters(proto, reader)
