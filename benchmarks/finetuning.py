@@ -44,8 +44,8 @@ NOTES = (
     "(`prune --data`), and fine-tuned from there in two ways (`finetune --teacher`): by distillation from the "
     "original, which needs no labels, and with labels as well. It learns from 4,660 training images of CIFAR-10 and "
     "from {images} as they were recompressed as JPEG, mirrored at random, with the settings of `finetune` but for the "
-    "number of epochs, which is {epochs}. Accuracy is measured on images that no stage has seen; those of *jpeg_test5000* were "
-    "recompressed too, which costs all networks about 10 points.",
+    "number of epochs, which is {epochs}. Accuracy is measured on images that no stage has seen; those of "
+    "*jpeg_test5000* were recompressed too, which costs all networks about 10 points.",
     "*Change* is against the dense network on the same images, in points, with its interval of 95 %. Times are seconds "
     "of processor time.",
 )
