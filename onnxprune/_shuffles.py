@@ -7,13 +7,12 @@ position, so that none is coupled to another.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune._validate import captured_names
+from onnxprune._uses import count_uses
 from onnxprune.errors import OnnxPruneError
 from onnxprune.shapes import Shapes, concretise, elsewhere
 from onnxprune.trace.values import Factor, Ids, Shape, Value, reshape, transpose
@@ -64,8 +63,7 @@ def merge_shuffles(proto: ModelProto) -> tuple[list[NodeProto], dict[str, Tensor
 
 def _chains(graph: GraphProto) -> Iterator[list[int]]:
     """Go through the runs of movements that split, transpose and merge axes; inner results have one reader."""
-    uses = Counter(name for node in graph.node for name in [*node.input, *captured_names(node)])
-    uses.update(o.name for o in graph.output)
+    uses = count_uses(graph)
     reader = {node.input[0]: i for i, node in enumerate(graph.node) if node.input and _moves(node)}
     for start, node in enumerate(graph.node):
         if not _moves(node) or node.op_type == "Transpose":

@@ -18,6 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnxprune._bodies import open_bodies
 from onnxprune._shuffles import merge_shuffles
 from onnxprune._tensors import byte_size, check_data, check_type, densify, elements
+from onnxprune._uses import reads
 from onnxprune._validate import DEFAULT_DOMAINS, captured_names, describe, subgraphs
 from onnxprune._wire import copy_without
 from onnxprune.errors import ModelError
@@ -265,7 +266,7 @@ def _drop_dead(draft: _Draft) -> None:
     live = []
     for node in reversed(draft.nodes):
         if not needed.isdisjoint(node.output):
-            needed.update(node.input, captured_names(node))
+            needed.update(reads(node))
             live.append(node)
     draft.nodes = live[::-1]
 

@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxprune._bodies import close_bodies, mark_alike
 from onnxprune._tensors import by_group, set_tensor
-from onnxprune._validate import captured_names
+from onnxprune._uses import reads
 from onnxprune._wire import copy_without
 from onnxprune.edit import Edit
 from onnxprune.kept import Kept
@@ -88,12 +88,6 @@ def _namer(graph: GraphProto) -> Callable[[str], str]:
         return name
 
     return unique
-
-
-def reads(node: NodeProto) -> Iterable[str]:
-    """Go through the tensors that a node reads, its subgraphs' captures among them."""
-    yield from (n for n in node.input if n)
-    yield from captured_names(node)
 
 
 def live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:

@@ -14,6 +14,7 @@ from math import prod
 from onnx import ModelProto, NodeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from onnxprune._uses import reads
 from onnxprune._validate import captured_names
 from onnxprune._wire import copy_without
 from onnxprune.macs import contraction
@@ -58,7 +59,7 @@ def partition(proto: ModelProto) -> list[int]:
             heads += 1
             layer = heads
         else:
-            layer = max((layer_of.get(name, 0) for name in _reads(node)), default=0)
+            layer = max((layer_of.get(name, 0) for name in reads(node)), default=0)
         found.append(layer)
         layer_of.update(dict.fromkeys(node.output, layer))
     return found
@@ -124,10 +125,6 @@ def tag_of(names: Iterable[str]) -> int | None:
 def untagged(name: str) -> str:
     """Return a name without the tags in it."""
     return _TAG.sub("", name)
-
-
-def _reads(node: NodeProto) -> set[str]:
-    return {*node.input, *captured_names(node)}
 
 
 def _macs(node: NodeProto, shapes: Shapes) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from onnx import NodeProto
-
-from onnxprune._validate import captured_names
+from onnxprune._uses import reads
 from onnxprune.macs import contraction
 from onnxprune.trace.graph import ChannelGraph
 
@@ -57,7 +55,7 @@ class _Search:
         self._maker = {o: i for i, node in enumerate(self._nodes) for o in node.output if o}
         self._readers: dict[str, set[int]] = {}
         for i, node in enumerate(self._nodes):
-            for name in _reads(node):
+            for name in reads(node):
                 self._readers.setdefault(name, set()).add(i)
         for entry in proto.output:
             self._readers.setdefault(entry.name, set()).add(len(self._nodes))
@@ -74,10 +72,10 @@ class _Search:
         if self._shapes.get(skip) is None or self._shapes.get(skip) != self._shapes.get(output):
             return None
         inside = self._only_for(branch, index)
-        reads = {name for i in inside for name in _reads(self._nodes[i])}
-        weights = {n for n in reads & self._initialisers if self._readers[n] <= inside}
+        read = {name for i in inside for name in reads(self._nodes[i])}
+        weights = {n for n in read & self._initialisers if self._readers[n] <= inside}
         inputs = (node.input for node in map(self._nodes.__getitem__, inside) if contraction(node))
-        if self._source(skip) not in map(self._source, reads) or all(map(weights.isdisjoint, inputs)):
+        if self._source(skip) not in map(self._source, read) or all(map(weights.isdisjoint, inputs)):
             return None
         names = tuple(self._nodes[i].name for i in sorted(inside))
         return Block(self._nodes[index].name, skip, branch, output, names, tuple(sorted(weights)))
@@ -95,7 +93,7 @@ class _Search:
             if any(not self._readers.get(o, set()) <= inside for o in makes if o != tensor):
                 continue
             inside.add(index)
-            for maker in {-self._maker[n] for n in _reads(self._nodes[index]) if n in self._maker} - seen:
+            for maker in {-self._maker[n] for n in reads(self._nodes[index]) if n in self._maker} - seen:
                 seen.add(maker)
                 heappush(waiting, maker)
         return inside
@@ -105,7 +103,3 @@ class _Search:
         while (maker := self._maker.get(tensor)) is not None and self._nodes[maker].op_type in _SAME:
             tensor = self._nodes[maker].input[0]
         return tensor
-
-
-def _reads(node: NodeProto) -> Mapping[str, None]:
-    return dict.fromkeys(n for n in [*node.input, *captured_names(node)] if n)

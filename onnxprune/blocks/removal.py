@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from onnx import ModelProto, NodeProto, helper
 
+from onnxprune._uses import reads
 from onnxprune._validate import captured_names
 from onnxprune._wire import copy_without
 from onnxprune.blocks.find import Block, find_blocks
 from onnxprune.errors import PlanError
-from onnxprune.rewrite import live, reads
+from onnxprune.rewrite import live
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.tracer import trace
 

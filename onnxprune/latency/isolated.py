@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxprune._validate import captured_names
+from onnxprune._uses import reads
 from onnxprune.benchmark.layers import heads, partition
 from onnxprune.benchmark.rounds import warm_up
 from onnxprune.benchmark.session import Feeds, Opened
@@ -62,9 +62,9 @@ def cut_out(proto: ModelProto, nodes: list[NodeProto], shapes: Shapes) -> tuple[
     inside = {name for node in nodes for name in node.output if name}
     ids = {id(node) for node in nodes}
     outside = {o.name for o in proto.graph.output}
-    outside |= {n for node in proto.graph.node if id(node) not in ids for n in (*node.input, *captured_names(node))}
+    outside |= {n for node in proto.graph.node if id(node) not in ids for n in reads(node)}
     weights = {t.name for t in proto.graph.initializer}
-    needed = {n for node in nodes for n in (*node.input, *captured_names(node)) if n} - inside - weights
+    needed = {n for node in nodes for n in reads(node)} - inside - weights
     given = _arrays({name: shapes.shapes[name] for name in sorted(needed)}, shapes)
     return extract(proto, [n for n in inside if n in outside], given), given
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info, np_dtype_to_tensor_dtype
 
-from onnxprune._validate import captured_names
+from onnxprune._uses import reads
 from onnxprune._wire import copy_without
 
 
@@ -28,7 +28,7 @@ def extract(model: ModelProto, outputs: Iterable[str], given: Mapping[str, NDArr
     for node in reversed(model.graph.node):
         if any(name in needed and name not in given for name in node.output):
             nodes.append(node)
-            needed.update(node.input, captured_names(node))
+            needed.update(reads(node))
     part = copy_without(model, "graph")
     part.graph.CopyFrom(copy_without(model.graph, "node", "initializer", "input", "output", "value_info"))
     part.graph.node.extend(reversed(nodes))

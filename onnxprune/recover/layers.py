@@ -7,7 +7,6 @@ matrix products all take this form, so that everything after it is plain least s
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +20,7 @@ from onnx.helper import get_attribute_value, make_attribute
 
 from onnxprune._bodies import in_body
 from onnxprune._tensors import Weights
-from onnxprune._validate import captured_names
+from onnxprune._uses import count_uses
 
 Array = NDArray[Any]
 Rows = NDArray[np.float64]
@@ -146,8 +145,7 @@ def find_layers(model: ModelProto) -> list[Layer]:
     Those in bodies of If are left out: on some inputs they don't run.
     """
     weights = Weights(model)
-    uses = Counter(n for node in model.graph.node for n in [*node.input, *captured_names(node)])
-    uses.update(o.name for o in model.graph.output)
+    uses = count_uses(model.graph)
     layers = (_layer(node, weights) for node in model.graph.node if not in_body(node))
     return [layer for layer in layers if layer is not None and uses[layer.weight] == 1]
 

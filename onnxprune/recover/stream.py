@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from onnxprune._bodies import in_body
 from onnxprune._runtime import run, session
-from onnxprune._validate import captured_names
+from onnxprune._uses import reads
 from onnxprune.recover.extract import extract
 
 Inputs = Mapping[str, NDArray[Any]]
@@ -72,7 +72,7 @@ class Stream:
         while position and in_body(nodes[position - 1]):  # which stand in front of their If and run only with it
             position -= 1
         made = {i.name for i in self.model.graph.input} | {o for n in nodes[:position] for o in n.output}
-        read = {n for node in nodes[position:] for n in [*node.input, *captured_names(node)]}
+        read = {n for node in nodes[position:] for n in reads(node)}
         read |= {o.name for o in self.model.graph.output}
         live = sorted(n for n in made & read if n)
         held: list[dict[str, NDArray[Any]]] = []

@@ -291,6 +291,8 @@ def _tie_along(job: Alignment, term: _Term, names: Collection[str]) -> _Term:
 
 def _place(term: _Term, axes: Sequence[Axis], sizes: Mapping[str, int]) -> Factor | None:
     """Put a term on the output axes that bear its names, spread over the other names of these axes."""
+    if len(term.names) == 1 and term.names in axes:  # as it mostly is: channels on an axis of their own
+        return Factor((axes.index(term.names),), term.ids)
     touched = [a for a, axis in enumerate(axes) if any(n in term.names for n in axis)]
     if not touched:
         return None

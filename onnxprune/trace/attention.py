@@ -26,7 +26,8 @@ _WITH_WEIGHTS = """
     com.microsoft:QGemm com.microsoft:QLinearConv
 """
 _CONTRACTIONS = frozenset(_WITH_WEIGHTS.split())
-_ENDS = _CONTRACTIONS | _ATTENTIONS | _WITH_PROJECTIONS | _FACTORS.keys()
+_STARTS = _ATTENTIONS | _WITH_PROJECTIONS | _FACTORS.keys()
+_ENDS = _CONTRACTIONS | _STARTS
 
 
 def attention_nodes(graph: GraphProto) -> set[int]:
@@ -34,6 +35,9 @@ def attention_nodes(graph: GraphProto) -> set[int]:
 
     Among these, channels that a Reshape split in two are heads and the width of a head.
     """
+    operators = [operator_key(node.domain, node.op_type) for node in graph.node]
+    if _STARTS.isdisjoint(operators):
+        return set()
     constant = {t.name for t in graph.initializer}
     for node in graph.node:
         if node.input and all(n in constant for n in node.input if n):
@@ -46,7 +50,6 @@ def attention_nodes(graph: GraphProto) -> set[int]:
         factors = [node.input[i] for i in _FACTORS.get(operator, ()) if i < len(node.input)]
         return operator in _ATTENTIONS or sum(n not in constant for n in factors) > 1
 
-    operators = [operator_key(node.domain, node.op_type) for node in graph.node]
     found: set[int] = set()
     wanted: set[str] = set()
     for index in reversed(range(len(graph.node))):

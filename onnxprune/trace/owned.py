@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from math import prod
 
 from onnx import GraphProto, NodeProto
 
-from onnxprune._validate import captured_names
-
 _ELEMENTWISE = frozenset({"Cast", "DequantizeLinear", "Identity"})
 
 
-def owned_weights(graph: GraphProto) -> dict[str, str]:
-    """Return the tensors that hold an initialiser's elements, unmoved, and have one reader, with the initialiser."""
-    uses = Counter(name for node in graph.node for name in [*node.input, *captured_names(node)])
-    uses.update(o.name for o in graph.output)
+def owned_weights(graph: GraphProto, uses: Mapping[str, int]) -> dict[str, str]:
+    """Return the tensors that hold an initialiser's elements, unmoved, and have one reader, with the initialiser.
+
+    Args:
+        graph: the graph.
+        uses: how often each tensor is read (`count_uses`).
+    """
     sizes = {t.name: prod(t.dims) for t in graph.initializer}
-    owned = {name: name for name in sizes if uses[name] == 1}
+    owned = {name: name for name in sizes if uses.get(name) == 1}
     for node in graph.node:
         if node.op_type not in _ELEMENTWISE or not node.input or not node.output:
             continue
-        if node.input[0] in owned and uses[node.output[0]] == 1 and not _by_second_axis(node, sizes):
+        if node.input[0] in owned and uses.get(node.output[0]) == 1 and not _by_second_axis(node, sizes):
             owned[node.output[0]] = owned[node.input[0]]
     return owned
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +15,7 @@ from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
 from onnxprune._bodies import in_body
+from onnxprune._uses import count_uses
 from onnxprune._validate import captured_names
 from onnxprune.shapes import Shapes, concretise, elsewhere
 from onnxprune.trace.align import Attention, Grouped
@@ -49,9 +52,22 @@ def trace(
         ModelError: the input shapes contradict the model.
     """
     shapes = concretise(proto, input_shapes) if shapes is None else shapes
-    walk = _Walk(proto, shapes, attention, grouped)
-    walk.run()
-    return ChannelGraph(proto, shapes, walk.values, walk.channels, attention, grouped)
+    with _uncollected():
+        walk = _Walk(proto, shapes, attention, grouped)
+        walk.run()
+        return ChannelGraph(proto, shapes, walk.values, walk.channels, attention, grouped)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put off garbage collection: a trace makes many small objects that stay, and hardly any cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -69,9 +85,8 @@ class _Walk:
         self.attention = attention
         self.grouped = grouped
         self.in_attention = attention_nodes(proto.graph)
-        self.owned = owned_weights(proto.graph)
-        self.read_names = {n for node in proto.graph.node for n in [*node.input, *captured_names(node)] if n}
-        self.read_names |= {o.name for o in proto.graph.output}
+        self.uses = count_uses(proto.graph)
+        self.owned = owned_weights(proto.graph, self.uses)
 
     def run(self) -> None:
         for entry in self.proto.graph.input:
@@ -141,7 +156,7 @@ class _Walk:
 
     def check_outputs(self, op: Op) -> None:
         """Pin what a node touches if somebody reads an output that its rule knows nothing about."""
-        unknown = [n for i, n in enumerate(op.node.output) if n in self.read_names and i not in op.outputs]
+        unknown = [n for i, n in enumerate(op.node.output) if n in self.uses and i not in op.outputs]
         if unknown and op.outputs and not op.is_known(unknown[0]):
             raise ShapeUnknown(unknown[0])
         if unknown:
