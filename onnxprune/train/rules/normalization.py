@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 
 from onnxprune.train.op import Op
+from onnxprune.train.products import dot_channels
 from onnxprune.train.registry import gradient
 from onnxprune.train.tensor import Tensor
-
-_LARGE = 256  # positions of a map
 
 
 def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centred: bool = True) -> Tensor:
@@ -62,17 +60,7 @@ def _batch(op: Op) -> tuple[Tensor, Tensor]:
 def _products(op: Op, dy: Tensor) -> Tensor:
     """Return the sums of dy times the normalised input, per channel."""
     mean, inverse = _batch(op)
-    return (_dot(dy, op.x()) - mean * dy.sum(_others(dy), keep=False)) * inverse
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sums of products per channel; on large maps by convolutions, which don't write the products down."""
-    n, channels, *size = a.shape
-    positions = prod(size)
-    if positions < _LARGE:
-        return (a * b).sum(_others(a), keep=False)
-    images, kernels = a.reshape((1, n * channels, positions)), b.reshape((n * channels, 1, positions))
-    return images.op("Conv", kernels, group=n * channels).reshape((n, channels)).sum([0], keep=False)
+    return (dot_channels(dy, op.x()) - mean * dy.sum(_others(dy), keep=False)) * inverse
 
 
 def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
