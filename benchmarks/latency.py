@@ -112,8 +112,10 @@ class Network:
         """Return the share of importance that layers still read, on average."""
         kept = weight = 0.0
         for group, scores in zip(self.graph.groups, self.scores, strict=True):
+            if not (whole := float(np.nansum(scores))):  # a group without scores stays
+                continue
             readers = max(1, sum(slot in self.graph.summed for slot in group.slots))
-            kept += readers * float(scores[~removed[group.units]].sum() / scores.sum())
+            kept += readers * float(np.nansum(scores[~removed[group.units]])) / whole
             weight += readers
         return kept / weight
 

@@ -113,7 +113,7 @@ def test_output_shape() -> None:
         check(Case("ConvTranspose", [normal(rng, 2, 3, 4, 4), normal(rng, 3, 2, 3, 3)], attributes, linear=True))
 
 
-@pytest.mark.parametrize("size", [(2, 8, 4, 4), (3, 4, 1, 1), (2, 6, 7, 7)])
+@pytest.mark.parametrize("size", [(2, 8, 4, 4), (3, 4, 1, 1), (2, 6, 7, 7), (2, 4, 16, 17)])
 def test_usual_convolutions(size: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     _, c, *_ = size

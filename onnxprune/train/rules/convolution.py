@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 
@@ -70,28 +71,35 @@ def conv_bias(op: Op, dy: Tensor) -> Tensor:
 
 def _correlate(x: Tensor, dy: Tensor, shape: Shape, window: Window, group: int) -> Tensor:
     """Return the gradient of a convolution's weights of a shape, from its input and dY."""
-    if window.plain and group == 1 and prod(window.out) * sum(shape[:2]) > prod(shape[:2]):
-        # Products of samples are summed: worthwhile where they are smaller than the maps.
-        flat = dy.reshape((*dy.shape[:2], -1)) @ x.reshape((*x.shape[:2], -1)).mT
-        return flat.sum([0]).reshape(shape)
-    if shape[1] == 1 and shape[0] == group:
+    outputs, inputs = shape[0] // group, shape[1]
+    if inputs == outputs == 1:
         return _depthwise(x, dy, shape, window)
-    return _by_taps(x, dy, shape, window, group)
+    taps = _by_samples if prod(window.out) * (outputs + inputs) > outputs * inputs else _over_samples
+    found = [tap.reshape((1, group, outputs, inputs)) for tap in taps(x, dy, window, group)]
+    stacked = x.tape.emit("Concat", *found, axis=0) if len(found) > 1 else found[0]
+    return stacked.transpose([1, 2, 3, 0]).reshape(shape)
 
 
-def _by_taps(x: Tensor, dy: Tensor, shape: Shape, window: Window, group: int) -> Tensor:
-    """Channels last, a matrix product over samples and positions for each tap of the kernel."""
-    spatial = len(window.size)
-    last = [0, *range(2, 2 + spatial), 1]
+def _by_samples(x: Tensor, dy: Tensor, window: Window, group: int) -> Iterator[Tensor]:
+    """Yield the gradient of each tap: products of samples, summed, where they are smaller than the maps."""
+
+    def rows(maps: Tensor) -> Tensor:
+        n, channels = maps.shape[:2]
+        return maps.reshape((n, channels, -1) if group == 1 else (n, group, channels // group, -1))
+
+    flat, padded = rows(dy), window.pad(x)
+    for position in product(*map(range, window.kernel)):
+        yield (flat @ rows(window.tap(padded, position)).mT).sum([0])
+
+
+def _over_samples(x: Tensor, dy: Tensor, window: Window, group: int) -> Iterator[Tensor]:
+    """Yield the gradient of each tap: channels last, one product over samples and positions."""
+    last = [0, *range(2, x.rank), 1]
     padded = window.pad(x).transpose(last)
     rows = _grouped(dy.transpose(last), group)
-    taps = []
     for position in product(*map(range, window.kernel)):
         columns = _grouped(window.tap(padded, position, first=1), group)
-        taps.append(rows.op("Gemm", columns, transA=1) if group == 1 else rows.mT @ columns)
-    # Taps, groups, outputs, inputs.
-    stacked = x.tape.emit("Concat", *(t.reshape((1, group, -1, shape[1])) for t in taps), axis=0)
-    return stacked.transpose([1, 2, 3, 0]).reshape(shape)
+        yield rows.op("Gemm", columns, transA=1) if group == 1 else rows.mT @ columns
 
 
 def _grouped(x: Tensor, group: int) -> Tensor:
