@@ -105,8 +105,8 @@ def align(
     job = Alignment(named, sizes, stays, balanced, attention, channels, node, name, label)
     kept = {name for axes in out_axes.values() for axis in axes for name in axis}
     terms = _terms(job)
-    reading = (t for t in terms if t.constant and not kept.union(given).issuperset(t.names))
-    job.channels.summed += [t.ids.ravel() for t in reading]
+    made = kept.union(given)
+    job.channels.summed += [t.ids.ravel() for t in terms if t.constant and not made.issuperset(t.names)]
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
     terms = _separate(job, terms, kept)
@@ -137,7 +137,10 @@ def _terms(job: Alignment) -> list[_Term]:
     terms = []
     for value, axes in job.operands:
         for factor in value.factors:
-            names: Axis = ()
+            if len(factor.ids) > 1 == len(factor.axes) == len(names := axes[factor.axes[0]]):  # as it mostly is
+                terms.append(_Term(names, factor.ids, value.constant))
+                continue
+            names = ()
             stretched: Shape = ()
             for a in factor.axes:
                 names += axes[a]
@@ -199,9 +202,15 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
     for term in sorted(terms, key=lambda t: len(t.names)):
         covered = False
         for i, other in enumerate(merged):
-            shared = set(other.names) & set(term.names)
-            structure = shared <= set(job.structure) and shared < set(other.names)
-            if not shared or structure:  # a structure alone doesn't couple: groups of inputs and of outputs
+            shared = {name for name in other.names if name in term.names}
+            if not shared:
+                continue
+            if other.names == term.names and len(shared) == 1:
+                job.channels.tie(other.ids, term.ids, job.node)
+                covered = True
+                continue
+            structure = shared.issubset(job.structure) and shared < set(other.names)
+            if structure:  # a structure alone doesn't couple: groups of inputs and of outputs
                 continue
             if shared == set(other.names) and _stays(job.attention, term.names, shared):
                 reason, instead = _STAYS[job.attention or "heads"]

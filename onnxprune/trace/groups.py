@@ -79,6 +79,8 @@ class Group:
 def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     """Gather the removable units of a solved graph into groups, in the order of their first channels."""
     unit, slot, count, _ = graph.incidence
+    begin = np.searchsorted(unit, np.arange(graph.unit_count + 1)).tolist()  # where each unit's slots are
+    names = list(graph.slots)
     made = np.array([s not in graph.summed for s in graph.slots] + [False] * (len(graph.pieces)), dtype=bool)
     members = list(_members(graph))
     group_of = np.full(graph.unit_count, -1, dtype=np.int64)
@@ -96,12 +98,12 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
         first = sets[0].tolist()
         places: dict[int, list[int]] = {}  # how often every slot holds a unit of the first set, for each that it holds
         for u in first:
-            lo, hi = np.searchsorted(unit, [u, u + 1])
-            for s, n in zip(slot[lo:hi].tolist(), count[lo:hi].tolist(), strict=True):
+            mine = slice(begin[u], begin[u + 1])
+            for s, n in zip(slot[mine].tolist(), count[mine].tolist(), strict=True):
                 places.setdefault(s, []).append(n)
-        weights = {s: ns for s, ns in places.items() if s < len(graph.slots)}
+        weights = {s: ns for s, ns in places.items() if s < len(names)}
         own = {s: ns for s, ns in places.items() if made[s]} or weights
-        slots = tuple(dict.fromkeys(slot for u in first for slot in graph.slots_of(u)))
+        slots = tuple(names[s] for s in weights)
         nodes = sorted({n for tensor, _ in slots for n in graph.consumers(tensor)}, key=rank.__getitem__)
         producers = tuple(n for n in nodes if not makes.get(n, frozenset()).isdisjoint(first))
         groups.append(
