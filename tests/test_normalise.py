@@ -290,7 +290,7 @@ def test_a_computed_shape_stays_computed() -> None:
 )
 def test_constants_beyond_bounds(shape: list[Any], code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shape == [2**15, 2**14]:
-        monkeypatch.setattr("onnxprune.normalise._MAX_CONSTANT_BYTES", 2**10)
+        monkeypatch.setattr("onnxprune.normalise.constants._MAX_CONSTANT_BYTES", 2**10)
         shape = [2**5, 2**2]
     text = """agraph (float[N] x) => (float[N] y) {
         a = ConstantOfShape (s) b = ConstantOfShape (s) c = ConstantOfShape (s) y = Sum (x, a, b, c)
