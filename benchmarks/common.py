@@ -29,6 +29,7 @@ FORMAT = 1
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch", "torch-pruning")
 _WIDTH = 200  # of what is piped into a file
 _BUSY = 0.3  # processes in the queue per core above which timings aren't worth much
+_QUEUE = os.getloadavg()[0]  # before anything is measured, which is load as well
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 _CLOCK_HELP = "What times are of; on a busy machine CPU time, of all threads together, says more."
@@ -255,7 +256,7 @@ class Report:
         busy = "; the machine was busy, which makes times too long" if where["busy"] else ""
         return (
             f"Measured on {where['date']}: {where['cpu']}, {where['cores']} cores, Python {where['python']}, "
-            f"{packages}; {self.settings['clock']} time, load {where['load']}{busy}."
+            f"{packages}; {self.settings['clock']} time, load {where['load']} at the start{busy}."
         )
 
     @property
@@ -264,16 +265,15 @@ class Report:
 
 
 def environment() -> dict[str, Any]:
-    """Tell where the benchmark runs: processor, cores, load, versions."""
-    queue = os.getloadavg()[0]
+    """Tell where the benchmark runs: processor, cores, load when it began, versions."""
     cores = len(os.sched_getaffinity(0))
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": cores,
-        "load": round(queue, 2),
-        "busy": queue > _BUSY * cores,
+        "load": round(_QUEUE, 2),
+        "busy": _BUSY * cores < _QUEUE,
         "python": platform.python_version(),
         "packages": {"onnxprune": onnxprune.__version__, **dict(_versions())},
     }
