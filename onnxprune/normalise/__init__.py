@@ -20,16 +20,17 @@ from onnxprune.normalise.leftovers import drop_dead, drop_unread, open_negative_
 from onnxprune.normalise.names import name_nodes, unshare_vectors
 from onnxprune.normalise.shuffles import merge_shuffles
 from onnxprune.normalise.states import drop_zero_states
+from onnxprune.normalise.statistics import compute_statistics
 
 
 def normalise(proto: ModelProto, *, consume: bool = False) -> ModelProto:
     """Rewrite a model into the shape that the rest of the package works on.
 
-    In the result there are no model-local functions; Constant nodes, ConstantOfShape of constants
-    and Identity of initialisers are initialisers; initialisers aren't graph inputs, and all are
-    read; every node has a name of its own; a vector serves one node input only; a channel shuffle is
-    a Gather; the nodes of If's bodies stand in the main graph (`onnxprune._bodies`), those of other
-    subgraphs are left alone. The result computes bit for bit what the model computes.
+    In the result there are no model-local functions; Constant nodes, ConstantOfShape of constants,
+    Identity of initialisers and statistics of initialisers are initialisers; initialisers aren't graph
+    inputs, and all are read; every node has a name of its own; a vector serves one node input only; a
+    channel shuffle is a Gather; the nodes of If's bodies stand in the main graph (`onnxprune._bodies`),
+    those of other subgraphs are left alone. The result computes bit for bit what the model computes.
 
     Args:
         proto: A model as `load` gives it.
@@ -114,6 +115,7 @@ _PASSES: tuple[Callable[[Draft], None], ...] = (
     separate_inputs,
     open_negative_sizes,
     materialise_constants,
+    compute_statistics,
     drop_zero_states,
     unflatten_scales,
     drop_dead,
