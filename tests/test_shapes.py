@@ -269,6 +269,30 @@ def test_a_branch_sees_the_outer_tensors() -> None:
     assert check(model(nodes, {"x": ["N", 3]}, ["y"])).shapes["y"] == (1, 3)
 
 
+@pytest.mark.parametrize(("rank", "sizes"), [(4, (2, 3)), (9, (6,))])
+def test_values_come_out_of_the_branch_that_runs(
+    rank: int, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
+    branches = {
+        name: helper.make_graph(
+            [node("Identity", [of], [name])], name, [], [helper.make_tensor_value_info(name, TensorProto.INT64, None)]
+        )
+        for name, of in (("then", "long"), ("else", "short"))
+    }
+    nodes = [
+        node("Size", ["x"], ["size"]),
+        node("Less", ["size", "rank"], ["cond"]),
+        node("If", ["cond"], ["target"], then_branch=branches["else"], else_branch=branches["then"]),
+        node("Reshape", ["x", "target"], ["y"]),
+    ]
+    weights = {"rank": i64(rank), "long": i64(2, 3), "short": i64(6)}
+    proto = normalise(model(nodes, {"x": [3, 2]}, ["y"], weights))
+    found = check(proto)
+    assert found.shapes["y"] == sizes
+    assert tuple(found.values["target"]) == sizes
+
+
 def test_an_operator_of_onnx_runtime_is_inferred_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
     nodes = [

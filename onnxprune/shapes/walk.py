@@ -133,6 +133,8 @@ class Walk:
             kinds = [self.known.types.get(name) for name in names]
             if kinds[0] is not None and all(kind == kinds[0] for kind in kinds):
                 self.known.learn(output, kinds[0])
+            if len(names) == 1 and names[0] in self.known.values:
+                self.known.values[output] = self.known.values[names[0]]
 
     def _infer(self, step: Step) -> str | None:
         """Infer a node's outputs from its inputs; return how these contradict each other, if so."""
