@@ -221,8 +221,9 @@ OP502 the pruned model doesn't run
 OP503 the interface changed
     The two models differ in the names, types or shapes of their inputs or outputs.
 OP504 the comparison proves nothing
-    The outputs are NaN, infinite, empty or the same for every input, so that equal outputs are no
-    evidence. Give real inputs with --input.
+    The outputs are NaN, infinite or empty, or setting the removed weights to zero changes them by no
+    more than the error that is allowed, so that equal outputs are no evidence. Give real inputs with
+    --input.
 OP505 the models don't belong together
     The second model isn't the first with this plan applied: weights or nodes differ.
 OP506 no removal keeps the accuracy

@@ -50,8 +50,8 @@ class OutputCheck:
     Attributes:
         name: the output.
         error: largest absolute difference relative to the masked output's largest magnitude.
-        change: the same measure between the masked and the dense original: what pruning does to this output. A
-            change of zero says that the comparison can't tell a right plan from a wrong one.
+        change: the same measure between the masked and the dense original: what pruning does to this output. Where
+            that is no more than the tolerance, the comparison can't tell a right plan from a wrong one.
     """
 
     name: str
@@ -79,6 +79,11 @@ class Verification:
     def error(self) -> float:
         """The largest error of all outputs."""
         return max((o.error for o in self.outputs), default=0.0)
+
+    @property
+    def telling(self) -> bool:
+        """Whether pruning changes an output by more than the tolerance: else a wrong plan might pass as well."""
+        return any(o.change > self.tolerance for o in self.outputs)
 
 
 _MOST_ELEMENTS = 2**28

@@ -97,7 +97,7 @@ def verdict_fields(
     """
     verdict = None
     if verification is not None:
-        verdict = {**asdict(verification), "error": verification.error}
+        verdict = {**asdict(verification), "error": verification.error, "telling": verification.telling}
     return {
         "proved": verification is not None and verification.passed,
         "interface_changes": changes,

@@ -100,6 +100,7 @@ def test_verdict() -> None:
             "outputs": [{"name": "y", "error": 1e-7, "change": None}],
             "seed": 0,
             "error": 1e-7,
+            "telling": True,
         },
         "distances": None,
     }
