@@ -1,0 +1,213 @@
+"""A network of every family of timm, by both of PyTorch's exporters: ``python -m benchmarks.families``.
+
+Needs `pip install timm torchvision` beside the ``dev`` extra. What was measured is kept in the JSON file, so that the
+benchmark can be stopped and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import click
+import timm
+import torch
+
+from benchmarks.common import DOCS, Column, Report, Table, log, milliseconds
+from onnxprune import OnnxPruneError, PlanError, Settings, Target, analyse, make_plan, prune
+from onnxprune.report.summary import summarise
+from onnxprune.report.units import percent, si
+
+EXPORTERS = ("TorchScript", "dynamo")
+_SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "_xs", "small", "_s", "18", "26", "b0", "m0", "_050", "lite")
+_LARGEST = 90_000_000  # parameters
+_OPSET = 17
+
+NOTES = (
+    "timm keeps a file for each family of networks for images. Of every family one network, a small one, with seeded "
+    "random weights, goes through both of PyTorch's exporters, and half of its MACs are removed under the default "
+    "guards (l2, uniform): nothing is told but the file and the target. Networks of more than "
+    f"{_LARGEST // 10**6} million parameters are left out.",
+    "*Layers* have weights; one is *reached* if channels can leave it. *Load* is the time in milliseconds to read the "
+    "file and to trace it, *prune* that to plan, rewrite and prove. *MACs* are what is left of them, *error* is the "
+    "oracle's; an error in brackets says little, because pruning changes no output of these random weights by more "
+    "than the error allowed.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a network fared.
+
+    Attributes:
+        network: its name in timm.
+        exporter: who wrote the file.
+        params: elements of its weights.
+        nodes: of the graph, normalised.
+        layers: how many layers have weights.
+        reached: how many of them channels can leave.
+        load: seconds to read and trace.
+        prune: seconds to plan, rewrite and prove.
+        macs: share of the MACs that is left.
+        error: the oracle's.
+        telling: whether the oracle had anything to get wrong.
+        failure: why there is no result, empty where there is one.
+    """
+
+    network: str
+    exporter: str
+    params: int
+    nodes: int = 0
+    layers: int = 0
+    reached: int = 0
+    load: float = 0.0
+    prune: float = 0.0
+    macs: float = 1.0
+    error: float = 0.0
+    telling: bool = True
+    failure: str = ""
+
+
+def networks() -> Iterator[str]:
+    """Choose a network of every family: one whose name says that it is small, the shortest of these."""
+    for family in timm.list_modules():
+        names = [n for n in timm.list_models(module=family) if not n.startswith("test_")]
+        small = next((found for key in _SMALL if (found := [n for n in names if key in n])), names)
+        if small:
+            yield min(small, key=len)
+
+
+def run(name: str, exporter: str) -> Outcome | None:
+    """Export and prune a network; None if it is too large."""
+    torch.manual_seed(0)
+    module = timm.create_model(name, pretrained=False, exportable=True).eval()
+    params = sum(p.numel() for p in module.parameters())
+    if params > _LARGEST:
+        return None
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        try:
+            export(module, path, exporter)
+        except Exception as error:  # whatever an exporter raises: that isn't our concern
+            return Outcome(name, exporter, params, failure=f"not exported: {str(error).splitlines()[0][:100]}")
+        try:
+            return _pruned(name, exporter, params, path)
+        except OnnxPruneError as error:
+            return Outcome(name, exporter, params, failure=f"{error.code}: {error.cause}")
+
+
+def export(module: torch.nn.Module, path: Path, exporter: str) -> None:
+    """Write a network as an exporter does."""
+    image = torch.randn(1, *module.default_cfg.get("input_size", (3, 224, 224)))  # type: ignore[operator, union-attr]
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        if exporter == "dynamo":
+            torch.onnx.export(module, (image,), path, dynamo=True, input_names=["image"], verbose=False)
+        else:
+            torch.onnx.export(module, (image,), path, dynamo=False, input_names=["image"], opset_version=_OPSET)
+
+
+def _pruned(name: str, exporter: str, params: int, path: Path) -> Outcome:
+    start = perf_counter()
+    analysis = analyse(path)
+    loaded = perf_counter()
+    try:
+        plan = make_plan(analysis, Settings(target=Target("macs", 0.5)))
+    except PlanError as error:
+        return Outcome(name, exporter, params, failure=f"{error.code}: {error.cause}")
+    verification = prune(analysis, plan).verification
+    done = perf_counter()
+    assert verification is not None
+    found = summarise(analysis.graph)
+    return Outcome(
+        network=name,
+        exporter=exporter,
+        params=params,
+        nodes=len(analysis.graph.proto.graph.node),
+        layers=found.weighted,
+        reached=found.reached,
+        load=loaded - start,
+        prune=done - loaded,
+        macs=plan.after["macs"] / plan.before["macs"],
+        error=verification.error,
+        telling=verification.telling,
+    )
+
+
+def read(path: Path) -> dict[tuple[str, str], Outcome]:
+    """Read what was measured before."""
+    if not path.exists():
+        return {}
+    found = (Outcome(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["results"]["outcomes"])
+    return {(outcome.network, outcome.exporter): outcome for outcome in found}
+
+
+COLUMNS: Sequence[Column[Outcome]] = (
+    Column("network", lambda o: o.network, text=True),
+    Column("params", lambda o: si(o.params)),
+    Column("nodes", lambda o: f"{o.nodes:,}"),
+    Column("reached", lambda o: f"{o.reached}/{o.layers}"),
+    Column("load", lambda o: milliseconds(o.load)),
+    Column("prune", lambda o: milliseconds(o.prune)),
+    Column("MACs", lambda o: percent(o.macs)),
+    Column("error", lambda o: f"{o.error:.1e}" if o.telling else f"({o.error:.1e})"),
+)
+FAILURES: Sequence[Column[Outcome]] = (
+    Column("network", lambda o: o.network, text=True),
+    Column("exporter", lambda o: o.exporter, text=True),
+    Column("why", lambda o: o.failure, text=True),
+)
+TOTALS: Sequence[Column[tuple[str, Sequence[Outcome]]]] = (
+    Column("exporter", lambda e: e[0], text=True),
+    Column("networks", lambda e: str(len(e[1]))),
+    Column("at half their MACs, proved", lambda e: str(sum(not o.failure for o in e[1]))),
+    Column("layers reached", lambda e: f"{sum(o.reached for o in e[1]):,} of {sum(o.layers for o in e[1]):,}"),
+    Column("largest error", lambda e: f"{max((o.error for o in e[1]), default=0.0):.1e}"),
+)
+
+
+def report(outcomes: Sequence[Outcome]) -> Report:
+    """Write a table for each exporter."""
+    exported = [o for o in outcomes if not o.failure.startswith("not exported")]
+    by = {exporter: [o for o in exported if o.exporter == exporter] for exporter in EXPORTERS}
+    tables = [Table.of("Together", TOTALS, list(by.items()))]
+    tables += [Table.of(f"By {e}", COLUMNS, [o for o in found if not o.failure]) for e, found in by.items()]
+    return Report(
+        name="families",
+        title="Families of networks",
+        notes=NOTES,
+        tables=[*tables, Table.of("Without a result", FAILURES, [o for o in outcomes if o.failure])],
+        settings={"clock": "wall", "timm": timm.__version__},
+        results={"outcomes": [asdict(o) for o in outcomes]},
+    )
+
+
+@click.command(help=__doc__)
+@click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to: docs.")
+@click.option("--only", metavar="PATTERN", default="*", help="Measure networks of such names.")
+def main(output: Path, only: str) -> None:
+    """Measure, print and write; go on from what was measured before."""
+    known = read(output / "benchmarks" / "families.json")
+    for name in (n for n in networks() if fnmatchcase(n, only)):
+        for exporter in EXPORTERS:
+            if (name, exporter) in known:
+                continue
+            if (outcome := run(name, exporter)) is None:
+                break
+            log.print(f"{name}, {exporter}: {outcome.failure or percent(outcome.macs)}", style="dim")
+            known[name, exporter] = outcome
+            report(list(known.values())).write(output)
+    report(list(known.values())).publish(output, whole=True)
+
+
+if __name__ == "__main__":
+    main()
