@@ -76,6 +76,7 @@ TRANSFORMERS: Mapping[str, Network] = {
     "llama_fused_gate": _text(partial(transformers.Llama, gated="fused", tied=True)),
     "llama_interleaved": _text(partial(transformers.Llama, interleaved=True)),
     "llama_multi_query": _text(partial(transformers.Llama, shared=4)),
+    "llama_partly_rotated": _text(partial(transformers.Llama, rotated=4)),
     "seq2seq": Network(
         transformers.Seq2Seq,
         {"features": Input(("batch", "source", 6)), "ids": Input(("batch", "target"), 13)},

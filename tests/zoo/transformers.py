@@ -162,6 +162,7 @@ class Llama(nn.Module):
         layers: int = 2,
         vocabulary: int = 29,
         tied: bool = False,
+        rotated: int = 8,
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
@@ -170,7 +171,7 @@ class Llama(nn.Module):
         self.head = nn.Linear(width, vocabulary, bias=False)
         if tied:
             self.head.weight = self.tokens.weight
-        frequency = 1.0 / 100 ** (torch.arange(0, 8, 2) / 8)
+        frequency = 1.0 / 100 ** (torch.arange(0, rotated, 2) / rotated)
         self.register_buffer("frequency", frequency, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -223,9 +224,12 @@ class GroupedAttention(nn.Module):
             cos, sin = angles.cos(), angles.sin()
             even, odd = x[..., ::2], x[..., 1::2]
             return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+        half = angles.shape[-1]
         angles = torch.cat([angles, angles], -1)
-        left, right = x[..., : self.head // 2], x[..., self.head // 2 :]
-        return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
+        turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+        swapped = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+        turned = turned * angles.cos() + swapped * angles.sin()
+        return torch.cat([turned, rest], -1) if 2 * half < self.head else turned
 
     def _repeat(self, x: Tensor) -> Tensor:
         b, h, n, d = x.shape

@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.edit import Edit
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rewrites, rule
-from onnxprune.trace.values import Factor, Ids, Value, compact, take
+from onnxprune.trace.values import Factor, Ids, Shape, Value, compact, take
 
 _AT_RUN_TIME = "what is picked is only known at run time"
 
@@ -20,7 +20,7 @@ def concat(op: Op) -> None:
 
 def join(op: Op, values: list[Value], axis: int) -> None:
     """Set the output to the concatenation of values."""
-    values = [op.piece(v, axis) for v in values]
+    values = _alike([op.piece(v, axis) for v in values], axis, op)
     joined = _join(op, values, axis)
     names = [f"a{chr(97 + i)}" for i in range(len(op.out_shape()))]
     operands = (" ".join(f"z{i}" if a == axis else n for a, n in enumerate(names)) for i in range(len(values)))
@@ -30,6 +30,17 @@ def join(op: Op, values: list[Value], axis: int) -> None:
     )
     rest = op.outputs[0]
     op.give(rest.moved(rest.shape, [*rest.factors, *joined]))
+
+
+def _alike(values: list[Value], axis: int, op: Op) -> list[Value]:
+    """Where a part has no ids on the axis, tie ids that stand on others as well along it: heads can still leave.
+
+    So it is where only a part of each head's width is rotated.
+    """
+    if all(v.on(axis) for v in values):
+        return values
+    joint = [(f := v.on(axis)) is not None and len(f.axes) > 1 for v in values]
+    return [op.pin_axes(v, [axis], "OP206", "") if j else v for v, j in zip(values, joint, strict=True)]
 
 
 def _join(op: Op, values: list[Value], axis: int) -> list[Factor]:
@@ -145,8 +156,23 @@ def slice_bounds(edit: Edit) -> None:
 @rule("Gather")
 def gather(op: Op) -> None:
     """Ids are gathered; each picked position stands for itself."""
-    axis, index, value = op.axis(0), op.const(1), op.x(0)
-    picked = op.shape(1)
+    _gather(op, op.axis(0), op.const(1), op.shape(1))
+
+
+@rule("GatherND")
+def gather_nd(op: Op) -> None:
+    """With indices of one number, which pick along the first axis, a Gather; else positions are picked at run time."""
+    *picked, numbers = op.shape(1)
+    if numbers > 1 or op.attr("batch_dims", 0):
+        data_dependent(op)
+    else:
+        index = op.const(1)
+        _gather(op, 0, None if index is None else index[..., 0], tuple(picked))
+
+
+def _gather(op: Op, axis: int, index: Ids | None, picked: Shape) -> None:
+    """Pick positions of an axis by an index of some shape, None where it is only known at run time."""
+    value = op.x(0)
     if index is None or (value.on(axis) is not None and op.varies(1).any()):
         value = op.pin_axes(value, [axis], "OP205", _AT_RUN_TIME)
         flat = np.zeros(int(np.prod(picked)), dtype=np.int64)
@@ -162,15 +188,30 @@ def gather(op: Op) -> None:
 @rewrites("Gather")
 def gather_index(edit: Edit) -> None:
     """Picked positions move up to where they went."""
-    mask, index = edit.mask(0, edit.axis(0)), edit.param(1, "")
-    if mask is None or mask.all() or index is None:
-        return
-    axis, shape = edit.axis(0), index.shape
+    index = edit.param(1, "")
+    if index is not None and (moved := _moved(edit, edit.axis(0), index)) is not None:
+        edit.set_param(1, "", moved)
+
+
+@rewrites("GatherND")
+def gather_nd_index(edit: Edit) -> None:
+    """The same, each index in a list of its own."""
+    index = edit.param(1, "")
+    if index is not None and index.shape[-1] == 1 and (moved := _moved(edit, 0, index[..., 0])) is not None:
+        edit.set_param(1, "", moved[..., None])
+
+
+def _moved(edit: Edit, axis: int, index: Ids) -> Ids | None:
+    """Return the indices of what remains of what was picked; None if nothing has gone."""
+    mask = edit.mask(0, axis)
+    if mask is None or mask.all():
+        return None
     masks = (edit.out_mask(0, axis + d) for d in range(index.ndim))
-    remaining = np.ix_(*(np.ones(n, bool) if m is None else m for n, m in zip(shape, masks, strict=True)))
+    remaining = np.ix_(*(np.ones(n, bool) if m is None else m for n, m in zip(index.shape, masks, strict=True)))
     rank = np.cumsum(mask) - 1
     positive = index.astype(np.int64) % len(mask)
-    edit.set_param(1, "", rank[positive[remaining] if index.ndim else positive].astype(index.dtype))
+    moved: Ids = rank[positive[remaining] if index.ndim else positive].astype(index.dtype)
+    return moved
 
 
 @rule("Pad")
@@ -237,7 +278,6 @@ def tile(op: Op) -> None:
 @rule(
     "Compress",
     "GatherElements",
-    "GatherND",
     "ReverseSequence",
     "ScatterElements",
     "ScatterND",
