@@ -275,11 +275,19 @@ def tile(op: Op) -> None:
     op.give(value.moved(op.out_shape(), value.factors))
 
 
+@rule("GatherElements", "ScatterElements")
+def along_axis(op: Op) -> None:
+    """Along the axis positions are picked at run time; along others, where all are as long, elements meet."""
+    axis, rank, values = op.axis(0), len(op.shape(0)), op.inputs
+    own = [a for a in range(rank) if a == axis or len({v.shape[a] for v in values}) > 1]
+    names = [[f"z{i * rank + a}" if a in own else f"a{a}" for a in range(rank)] for i in range(len(values) + 1)]
+    operands, result = (" ".join(axes) for axes in names[:-1]), " ".join(names[-1])
+    op.align(f"{', '.join(operands)} -> {result}", [op.pin_axes(v, own, "OP205", _AT_RUN_TIME) for v in values])
+
+
 @rule(
     "Compress",
-    "GatherElements",
     "ReverseSequence",
-    "ScatterElements",
     "ScatterND",
     "Unique",
 )
