@@ -9,8 +9,12 @@ from onnxprune.trace.registry import rewrites, rule
 
 @rule("Conv")
 def conv(op: Op) -> None:
-    """A convolution: input channels meet the weight's, output channels are the weight's, group by group."""
-    convolve(op, "n (g i) *s, g o i *k, (g o) -> n (g o) *t")
+    """A convolution: input channels meet the weight's, output channels are the weight's, group by group.
+
+    One of a single position, which mixes no neighbours, leaves the other axes as they are.
+    """
+    single = set(op.shape(1)[2:]) | set(op.attr("strides", [1])) == {1} and op.shape(0)[2:] == op.out_shape()[2:]
+    convolve(op, f"n (g i) *s, g o i *k, (g o) -> n (g o) {'*s' if single else '*t'}")
 
 
 def convolve(op: Op, spec: str, weight: int = 1, axis: int = 1) -> None:
