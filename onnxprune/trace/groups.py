@@ -94,7 +94,8 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
     makes = _made(graph)
     groups = []
     for index, (sets, kinds) in enumerate(members):
-        units = np.sort(sets, axis=None)
+        single = sets.shape[1] == 1  # as it mostly is; such units are in order
+        units = sets[:, 0] if single else np.sort(sets, axis=None)
         first = sets[0].tolist()
         places: dict[int, list[int]] = {}  # how often every slot holds a unit of the first set, for each that it holds
         for u in first:
@@ -113,7 +114,7 @@ def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
                 nodes=tuple(nodes),
                 producers=producers,
                 units=units,
-                sets=np.searchsorted(units, sets),
+                sets=np.arange(len(sets))[:, None] if single else np.searchsorted(units, sets),
                 kinds=kinds,
                 width=max(max(ns) for ns in weights.values()),
                 widths=tuple(sorted({sum(ns) for ns in own.values()})),
@@ -151,7 +152,7 @@ def _members(graph: ChannelGraph) -> Iterator[tuple[Ids, Ids]]:
     _, group_of = np.unique(footprint[single], return_inverse=True)
     by_group = np.split(single[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1])
     rows += [(units[:, None], np.zeros((len(units), 1), dtype=np.int64)) for units in by_group if len(units)]
-    yield from sorted(rows, key=lambda row: int(row[0].min()))
+    yield from sorted(rows, key=lambda row: int(row[0][0, 0] if row[0].shape[1] == 1 else row[0].min()))
 
 
 def _made(graph: ChannelGraph) -> dict[str, set[int]]:

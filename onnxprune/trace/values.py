@@ -8,7 +8,7 @@ which nothing is ever removed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
@@ -58,7 +58,7 @@ class Value:
 
     def moved(self, shape: Sequence[int], factors: Iterable[Factor]) -> Value:
         """Return the tensor that a movement of this one's data gives."""
-        return replace(self, shape=tuple(shape), factors=tuple(factors))
+        return Value(tuple(shape), tuple(factors), self.origin, self.constant)
 
 
 def transpose(value: Value, perm: Sequence[int]) -> Value:
