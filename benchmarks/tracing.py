@@ -34,7 +34,8 @@ STAGES = ("load", "shapes", "trace", "plan", "rewrite", "save", "verify")
 _LINEAR = 1.1  # growth exponent up to which a stage counts as linear: room for noise and caches
 
 NOTES = (
-    "Models have seeded random weights. Each time is the median of some runs after one to warm up. `shapes` normalises "
+    "Models have seeded random weights. Each time is the fastest of some runs after one to warm up: what "
+    "disturbs a run only ever makes it longer. `shapes` normalises "
     "the graph and finds every tensor's shape, `trace` finds the channel dependencies, `plan` scores with l2 and aims "
     "at half the MACs, `verify` is the masked oracle on ONNX Runtime. `total` is all but `verify`.",
     "Memory is the peak of resident memory while a model is loaded, pruned and saved, in a process of its own, above "
@@ -67,7 +68,7 @@ class Result:
     @property
     def total(self) -> float:
         """Seconds from load to save, without the proof."""
-        return sum(timing.median for stage, timing in self.stages.items() if stage != "verify")
+        return sum(timing.best for stage, timing in self.stages.items() if stage != "verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def run(name: str, model: ModelProto, *, repeats: int, clock: str) -> Result:
 def growth(results: Sequence[Result], stage: str) -> float:
     """Return the exponent p of the power law, time ~ nodes ** p, that fits a stage best."""
     nodes = [r.nodes for r in results]
-    times = [r.stages[stage].median for r in results]
+    times = [r.stages[stage].best for r in results]
     return float(np.polyfit(np.log(nodes), np.log(times), 1)[0])
 
 
@@ -116,7 +117,7 @@ def aims(results: Mapping[str, Result]) -> Iterator[Aim]:
     for name, result in results.items():
         limit = 1.0 if name == "synthetic 10,000" else 0.05 if name in NETWORKS else None
         if limit is not None:
-            found = result.stages["trace"].median
+            found = result.stages["trace"].best
             yield Aim(f"trace of {name}", f"< {limit * 1e3:g} ms", f"{milliseconds(found)} ms", found < limit)
     chains = [results[name] for name in CHAINS if name in results]
     if len(chains) == len(CHAINS):
@@ -148,7 +149,7 @@ def _shapes(source: ModelProto) -> tuple[ModelProto, Shapes]:
 
 
 def _stage(name: str) -> Column[Result]:
-    return Column(name, lambda r: milliseconds(r.stages[name].median))
+    return Column(name, lambda r: milliseconds(r.stages[name].best))
 
 
 def _memory(header: str, peak: Callable[[Result], int | None]) -> Column[Result]:
@@ -183,7 +184,7 @@ def _growth_table(results: Sequence[Result]) -> Table:
     for result in results:
 
         def cell(stage: str, result: Result = result) -> str:
-            return milliseconds(result.stages[stage].median / result.nodes * 1000)
+            return milliseconds(result.stages[stage].best / result.nodes * 1000)
 
         columns.append(Column(f"{result.nodes:,} nodes", cell))
     columns.append(Column("exponent", lambda s: f"{growth(results, s):.2f}"))
