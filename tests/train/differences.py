@@ -12,7 +12,6 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune._runtime import run, session
-from onnxprune.normalise import normalise
 from onnxprune.train.backward import gradients
 from onnxprune.train.forward import feeds_of, forward
 from onnxprune.train.graph import model_of
@@ -57,7 +56,7 @@ class Case:
 
 
 def model_of_case(case: Case, dtype: int = TensorProto.FLOAT) -> ModelProto:
-    """Make a model of the node; all its inputs are initialisers."""
+    """Make a normalised model of the node; all its inputs are initialisers."""
     domain, _, op_type = case.operator.rpartition(":")
     names = ["" if a is None else f"x{i}" for i, a in enumerate(case.inputs)]
     outputs = [f"y{i}" for i in range(case.outputs)]
@@ -77,7 +76,7 @@ def model_of_case(case: Case, dtype: int = TensorProto.FLOAT) -> ModelProto:
 
 def found_gradients(case: Case, weights: Callable[[int, Sequence[int]], NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Run the gradient graph in ONNX Runtime."""
-    proto = normalise(model_of_case(case))
+    proto = model_of_case(case)
     step = forward(proto, {}, case.wrt, norms="frozen")
     tape = step.tape
     terms = []
