@@ -28,7 +28,7 @@ from onnxprune.report.units import percent, si
 
 EXPORTERS = ("TorchScript", "dynamo")
 _SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "_xs", "small", "_s", "18", "26", "b0", "m0", "_050", "lite")
-_LARGEST = 90_000_000  # parameters
+_LARGEST = 50_000_000  # parameters
 _OPSET = 17
 
 NOTES = (
