@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from onnxprune._names import unique
 from onnxprune._validate import DEFAULT_DOMAINS, subgraphs
 from onnxprune._wire import copy_without
 
@@ -88,7 +89,7 @@ def _opened(nodes: Iterable[NodeProto], taken: set[str], weights: dict[str, Tens
             yield node
             continue
         control = copy_without(node, "name", "attribute")
-        control.name = _unique(node.name or f"If_{node.output[0]}", taken)
+        control.name = unique(node.name or f"If_{node.output[0]}", taken)
         control.attribute.extend(a for a in node.attribute if not a.HasField("g"))
         for attribute in (a for a in node.attribute if a.HasField("g")):
             body = GraphProto.FromString(attribute.g.SerializeToString())
@@ -123,12 +124,12 @@ def _names_within(nodes: Iterable[NodeProto]) -> Iterator[str]:
 def _rename(body: GraphProto, taken: set[str]) -> None:
     """Give what a body makes, and its nodes, names that nobody else has; bodies within it follow."""
     own = [t.name for t in body.initializer] + [o for n in body.node for o in n.output if o]
-    names = {name: _unique(name, taken) for name in own}
+    names = {name: unique(name, taken) for name in own}
     for tensor in body.initializer:
         tensor.name = names[tensor.name]
     for node in body.node:
         if not _opens(node):  # which gets its name when it is opened
-            node.name = _unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
+            node.name = unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
     _replace(body, names)
 
 
@@ -175,12 +176,3 @@ def _unmarked(node: NodeProto) -> NodeProto:
     for entry in [p for p in copy.metadata_props if p.key == _KEY]:
         copy.metadata_props.remove(entry)
     return copy
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate

@@ -1,9 +1,9 @@
-"""Who reads which tensor, bodies included."""
+"""Who reads which tensor, bodies included, and what is needed for some of them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from onnx import GraphProto, NodeProto
 
@@ -21,3 +21,14 @@ def count_uses(graph: GraphProto) -> Counter[str]:
     uses = Counter(name for node in graph.node for name in reads(node))
     uses.update(output.name for output in graph.output)
     return uses
+
+
+def behind(tensors: Iterable[str], nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Return the nodes that tensors are computed by, of all nodes in order, in this order."""
+    needed = set(tensors)
+    found = []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            needed.update(reads(node))
+            found.append(node)
+    return found[::-1]

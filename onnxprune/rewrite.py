@@ -8,8 +8,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from onnxprune._bodies import close_bodies, mark_alike
+from onnxprune._names import unique
 from onnxprune._tensors import by_group, set_tensor
-from onnxprune._uses import reads
+from onnxprune._uses import behind, reads
 from onnxprune._wire import copy_without
 from onnxprune.edit import Edit
 from onnxprune.kept import Kept
@@ -36,7 +37,7 @@ def rewrite(kept: Kept) -> ModelProto:
     model = copy_without(source, "graph")
     model.graph.CopyFrom(copy_without(source.graph, "node", "initializer", "value_info"))
     nodes, constants = _nodes(kept)
-    nodes = live(nodes, model.graph)
+    nodes = behind((o.name for o in model.graph.output), nodes)
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in reads(node)} | {o.name for o in model.graph.output}
     _add_weights(model, kept, used)
@@ -51,7 +52,7 @@ def _nodes(kept: Kept) -> tuple[list[NodeProto], list[TensorProto]]:
     graph = kept.graph
     table = rules()
     versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
-    unique = _namer(graph.proto.graph)
+    namer = _namer(graph.proto.graph)
     nodes: list[NodeProto] = []
     constants: list[TensorProto] = []
     for source in graph.proto.graph.node:
@@ -59,7 +60,7 @@ def _nodes(kept: Kept) -> tuple[list[NodeProto], list[TensorProto]]:
         node.CopyFrom(source)
         rule = table.get(operator_key(node.domain, node.op_type))
         if rule is not None and rule.rewrite is not None and _changed(kept, node):
-            edit = Edit(node, versions.get(node.domain or "ai.onnx", 1), kept, unique)
+            edit = Edit(node, versions.get(node.domain or "ai.onnx", 1), kept, namer)
             rule.rewrite(edit)
             mark_alike(node, [*edit.before, *edit.after])
             nodes += [*edit.before, node, *edit.after]
@@ -78,27 +79,7 @@ def _changed(kept: Kept, node: NodeProto) -> bool:
 def _namer(graph: GraphProto) -> Callable[[str], str]:
     taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
     taken |= {name for n in graph.node for name in [n.name, *n.output]}
-
-    def unique(base: str) -> str:
-        name, count = base, 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
-        taken.add(name)
-        return name
-
-    return unique
-
-
-def live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
-    """Return the nodes that an output needs, in order."""
-    needed = {o.name for o in graph.output}
-    live = []
-    for node in reversed(nodes):
-        if any(o in needed for o in node.output):
-            needed.update(reads(node))
-            live.append(node)
-    return live[::-1]
+    return lambda base: unique(base, taken)
 
 
 def _add_weights(model: ModelProto, kept: Kept, used: set[str]) -> None:

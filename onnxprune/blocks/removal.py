@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from onnx import ModelProto, NodeProto, helper
 
-from onnxprune._uses import reads
+from onnxprune._uses import behind, reads
 from onnxprune._validate import captured_names
 from onnxprune._wire import copy_without
 from onnxprune.blocks.find import Block, find_blocks
 from onnxprune.errors import PlanError
-from onnxprune.rewrite import live
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.tracer import trace
 
@@ -68,7 +67,7 @@ def _bypassed(proto: ModelProto, blocks: Sequence[Block]) -> ModelProto:
             instead[block.output] = skip
     model = copy_without(proto, "graph")
     model.graph.CopyFrom(copy_without(proto.graph, "node", "initializer", "value_info"))
-    nodes = live(nodes, model.graph)
+    nodes = behind((o.name for o in model.graph.output), nodes)
     needed = {name for node in nodes for name in reads(node)} | {o.name for o in model.graph.output}
     made = {name for node in nodes for name in node.output}
     model.graph.node.extend(nodes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onnxprune._names import unique
 from onnxprune._wire import copy_without
-from onnxprune.normalise.draft import Draft, names_of, unique, with_inputs
+from onnxprune.normalise.draft import Draft, names_of, with_inputs
 
 
 def unflatten_scales(draft: Draft) -> None:

@@ -63,13 +63,3 @@ def names_of(nodes: Iterable[NodeProto]) -> Iterator[str]:
             yield from (tensor.name for tensor in graph.initializer)
             yield from (sparse.values.name for sparse in graph.sparse_initializer)
             yield from names_of(graph.node)
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """Give the name, numbered if it is taken, and take it."""
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune._uses import reads
+from onnxprune._uses import behind
 from onnxprune.normalise.draft import Draft, forget
 
 _IR_VERSION = 8  # the first in which all that we write is valid
@@ -25,13 +25,7 @@ def open_negative_sizes(draft: Draft) -> None:
 
 def drop_dead(draft: Draft) -> None:
     """Every node is needed for an output."""
-    needed = {value.name for value in draft.shell.graph.output}
-    live = []
-    for node in reversed(draft.nodes):
-        if not needed.isdisjoint(node.output):
-            needed.update(reads(node))
-            live.append(node)
-    draft.nodes = live[::-1]
+    draft.nodes = behind((value.name for value in draft.shell.graph.output), draft.nodes)
 
 
 def drop_unread(draft: Draft) -> None:

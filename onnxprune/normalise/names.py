@@ -6,9 +6,10 @@ from collections import Counter
 
 from onnx import TensorProto
 
+from onnxprune._names import unique
 from onnxprune._tensors import elements
 from onnxprune._wire import copy_without
-from onnxprune.normalise.draft import Draft, names_of, unique, with_inputs
+from onnxprune.normalise.draft import Draft, names_of, with_inputs
 
 _UNITLESS = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 

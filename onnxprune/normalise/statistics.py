@@ -17,10 +17,11 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from onnxprune._bodies import in_body
 from onnxprune._runtime import run, session
 from onnxprune._tensors import byte_size
-from onnxprune._uses import reads
+from onnxprune._uses import behind, reads
 from onnxprune._validate import DEFAULT_DOMAINS, subgraphs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.normalise.draft import Draft, add
+from onnxprune.shapes.fold import RANDOM
 
 _REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 _NORMALISATIONS = ["Batch", "Group", "Instance", "Layer", "Lp", "MeanVariance", "RMS"]
@@ -29,9 +30,6 @@ _STATISTICS = frozenset(
     | {f"{n}Normalization" for n in _NORMALISATIONS}
     | {"CumSum", "LRN", "LogSoftmax", "Softmax"}
 )
-_RANDOM = frozenset(
-    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 
 
 def compute_statistics(draft: Draft) -> None:
@@ -39,52 +37,44 @@ def compute_statistics(draft: Draft) -> None:
 
     Where ONNX Runtime can't compute them, they stay as they are.
     """
-    computed = _of_weights_alone(draft)
-    found = [n for n in computed if n.op_type in _STATISTICS and n.domain in DEFAULT_DOMAINS]
+    leaves = _leaves(draft)
+    found = [n for n in draft.nodes if _is_statistic(n) and not leaves.keys().isdisjoint(n.output)]
     if not found:
         return
-    for name, array in _values(draft, computed, found).items():
+    for name, array in _values(draft, found).items():
         tensor = numpy_helper.from_array(array, name)
-        if byte_size(tensor) <= sum(byte_size(draft.tensors[leaf]) for leaf in _leaves(name, computed, draft)):
+        if byte_size(tensor) <= sum(byte_size(draft.tensors[leaf]) for leaf in leaves[name]):
             draft.tensors[name] = tensor
     draft.nodes = [n for n in draft.nodes if not all(o in draft.tensors for o in n.output if o)]
 
 
-def _of_weights_alone(draft: Draft) -> list[NodeProto]:
-    """Return the nodes that compute with nothing but initialisers, in order."""
-    still = set(draft.tensors)
-    computed = []
+def _is_statistic(node: NodeProto) -> bool:
+    return node.op_type in _STATISTICS and node.domain in DEFAULT_DOMAINS
+
+
+def _leaves(draft: Draft) -> dict[str, frozenset[str]]:
+    """Return the initialisers behind each tensor that is computed from nothing else, itself if it is one."""
+    leaves = {name: frozenset([name]) for name in draft.tensors}
     for node in draft.nodes:
-        fixed = node.op_type not in _RANDOM and not in_body(node) and not any(subgraphs(node))
-        if fixed and any(node.input) and still.issuperset(filter(None, node.input)):
-            still.update(node.output)
-            computed.append(node)
-    return computed
+        inputs = [name for name in node.input if name]
+        fixed = node.op_type not in RANDOM and not in_body(node) and not any(subgraphs(node))
+        if fixed and inputs and all(name in leaves for name in inputs):
+            together = frozenset().union(*(leaves[name] for name in inputs))
+            leaves.update((name, together) for name in node.output if name)
+    return leaves
 
 
-def _values(draft: Draft, computed: Sequence[NodeProto], wanted: Sequence[NodeProto]) -> dict[str, NDArray[Any]]:
-    """Compute the outputs of some nodes."""
+def _values(draft: Draft, wanted: Sequence[NodeProto]) -> dict[str, NDArray[Any]]:
+    """Compute the outputs of nodes that only need initialisers."""
     names = [name for node in wanted for name in node.output if name]
-    needed, nodes = set(names), []
-    for node in reversed(computed):
-        if not needed.isdisjoint(node.output):
-            needed.update(reads(node))
-            nodes.append(node)
+    nodes = behind(names, draft.nodes)
+    read = {name for node in nodes for name in reads(node)}
     model = ModelProto(ir_version=draft.shell.ir_version, opset_import=draft.shell.opset_import)
-    model.graph.CopyFrom(GraphProto(name="statistics", node=nodes[::-1]))
+    model.graph.CopyFrom(GraphProto(name="statistics", node=nodes))
     model.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    add(model.graph, {name: tensor for name, tensor in draft.tensors.items() if name in needed})
+    add(model.graph, {name: tensor for name, tensor in draft.tensors.items() if name in read})
     try:
         values = run(session(model, optimise=False), {})
     except OnnxPruneError:
         return {}
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-
-
-def _leaves(name: str, computed: Sequence[NodeProto], draft: Draft) -> set[str]:
-    """Return the initialisers that a tensor is computed from."""
-    needed = {name}
-    for node in reversed(computed):
-        if not needed.isdisjoint(node.output):
-            needed.update(reads(node))
-    return needed.intersection(draft.tensors) - {name}

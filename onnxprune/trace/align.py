@@ -137,7 +137,8 @@ def _terms(job: Alignment) -> list[_Term]:
     terms = []
     for value, axes in job.operands:
         for factor in value.factors:
-            if len(factor.ids) > 1 == len(factor.axes) == len(names := axes[factor.axes[0]]):  # as it mostly is
+            names = axes[factor.axes[0]]
+            if len(factor.axes) == len(names) == 1 and len(factor.ids) > 1:  # as it mostly is
                 terms.append(_Term(names, factor.ids, value.constant))
                 continue
             names = ()
@@ -205,7 +206,7 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
             shared = {name for name in other.names if name in term.names}
             if not shared:
                 continue
-            if other.names == term.names and len(shared) == 1:
+            if other.names == term.names and len(shared) == 1:  # as it mostly is
                 job.channels.tie(other.ids, term.ids, job.node)
                 covered = True
                 continue

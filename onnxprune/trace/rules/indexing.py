@@ -10,6 +10,7 @@ from onnxprune.trace.registry import rewrites, rule
 from onnxprune.trace.values import Factor, Ids, Shape, Value, compact, take
 
 _AT_RUN_TIME = "what is picked is only known at run time"
+_JOINED = "is joined with positions"
 
 
 @rule("Concat")
@@ -39,8 +40,8 @@ def _alike(values: list[Value], axis: int, op: Op) -> list[Value]:
     """
     if all(v.on(axis) for v in values):
         return values
-    joint = [(f := v.on(axis)) is not None and len(f.axes) > 1 for v in values]
-    return [op.pin_axes(v, [axis], "OP206", "") if j else v for v, j in zip(values, joint, strict=True)]
+    joint = [(factor := v.on(axis)) is not None and len(factor.axes) > 1 for v in values]
+    return [op.pin_axes(v, [axis], "OP206", _JOINED) if j else v for v, j in zip(values, joint, strict=True)]
 
 
 def _join(op: Op, values: list[Value], axis: int) -> list[Factor]:
@@ -54,7 +55,7 @@ def _join(op: Op, values: list[Value], axis: int) -> list[Factor]:
         shape = [value.shape[a] for a in axes]
         if factor is None:
             factor = Factor((axis,), op.channels.fresh(value.shape[axis]))
-            origin = f"meets {value.origin}" if value.origin else "is joined with positions"
+            origin = f"meets {value.origin}" if value.origin else _JOINED
             op.pin(factor.ids, "OP201" if value.origin else "OP206", origin)
         order = sorted(range(len(factor.axes)), key=lambda d, f=factor: f.axes[d])  # type: ignore[misc]
         ids = factor.ids.transpose(order)
