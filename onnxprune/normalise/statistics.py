@@ -8,6 +8,7 @@ longer change with what is left of the weight, and its channels leave exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ from onnxprune._uses import behind, reads
 from onnxprune._validate import DEFAULT_DOMAINS, subgraphs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.normalise.draft import Draft, add
+from onnxprune.shapes import concretise
 from onnxprune.shapes.fold import RANDOM
+
+_MOST_ELEMENTS = 2**28  # of a tensor on the way: a few small weights can make an enormous one
 
 _REDUCTIONS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 _NORMALISATIONS = ["Batch", "Group", "Instance", "Layer", "Lp", "MeanVariance", "RMS"]
@@ -74,6 +78,9 @@ def _values(draft: Draft, wanted: Sequence[NodeProto]) -> dict[str, NDArray[Any]
     model.graph.output.extend(ValueInfoProto(name=name) for name in names)
     add(model.graph, {name: tensor for name, tensor in draft.tensors.items() if name in read})
     try:
+        shapes = concretise(model).shapes
+        if any(prod(shapes.get(name, ())) > _MOST_ELEMENTS for node in nodes for name in node.output):
+            return {}
         values = run(session(model, optimise=False), {})
     except OnnxPruneError:
         return {}
