@@ -169,7 +169,7 @@ def _session(tagged: ModelProto, settings: SessionSettings, folder: Path, writte
         if written is not None:
             options.optimized_model_filepath = str(written)
 
-    return _runtime.session(tagged, providers=settings.provider.chain(), threads=settings.threads, configure=configure)
+    return _runtime.session(tagged, providers=settings.chain(), threads=settings.threads, configure=configure)
 
 
 def _graph(written: Path) -> dict[str, tuple[str, int | None]]:

@@ -50,6 +50,14 @@ _DEVICES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# Providers that have threads of their own, and the option that says how many.
+_THREADS: Mapping[str, str] = MappingProxyType(
+    {
+        "OpenVINOExecutionProvider": "num_of_threads",
+        "XnnpackExecutionProvider": "intra_op_num_threads",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -76,9 +84,14 @@ class Provider:
         number = self.options.get("device_id", "0")
         return int(number) if number.isdecimal() else 0
 
-    def chain(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the providers that a session is opened with: this one, and the CPU for what it leaves over."""
-        chain = [(self.name, dict(self.options))]
+    def chain(self, threads: int | None = None) -> list[tuple[str, dict[str, Any]]]:
+        """Return the providers that a session is opened with: this one, and the CPU for what it leaves over.
+
+        Args:
+            threads: threads within an operator, for a provider that has its own; None for the provider's default.
+        """
+        own = {_THREADS[self.name]: str(threads)} if threads is not None and self.name in _THREADS else {}
+        chain = [(self.name, own | dict(self.options))]
         return chain if self.name == CPU else [*chain, (CPU, {})]
 
     def with_option(self, key: str, value: str) -> Provider:

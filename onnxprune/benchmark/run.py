@@ -14,6 +14,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnxprune.benchmark.environment import environment
 from onnxprune.benchmark.fallback import notes_on_use
 from onnxprune.benchmark.inputs import Arrays, check_same_inputs, make_inputs
+from onnxprune.benchmark.isolated import isolated, tells_layers
 from onnxprune.benchmark.layers import Layer, layers
 from onnxprune.benchmark.paid import LayerChange, compare_layers
 from onnxprune.benchmark.profile import Profile, profile
@@ -93,8 +94,12 @@ def _case(models: Models, provider: Provider, feeds: Arrays, settings: Settings,
     notes += [f"{r.model}: the median hadn't settled when warming up ended" for r in results if not r.settled]
     changes: tuple[LayerChange, ...] = ()
     if settings.profile and len(models) > 1:
-        sides = [(_layers(model, feeds), profiles[name]) for name, model in models.items()]
-        changes = compare_layers(sides[0], sides[1])
+        pair = list(models)[:2]
+        if not all(tells_layers(profiles[name], opening) for name in pair):
+            progress(f"{provider.short}: profile layers", 0.0)
+            profiles |= {name: isolated(normalise(models[name].proto), feeds, opening) for name in pair}
+            notes.append(f"the profile of {provider.short} doesn't tell layers apart: each was run by itself")
+        changes = compare_layers(*((_layers(models[name], feeds), profiles[name]) for name in pair))
     shapes = {name: array.shape for name, array in feeds.items()}
     return Case(provider.short, _samples(feeds), shapes, results, changes, tuple(notes))
 

@@ -45,7 +45,7 @@ class Opened:
         """
         start = perf_counter()
         self.session = _runtime.session(
-            model, providers=settings.provider.chain(), threads=settings.threads, configure=settings.configure
+            model, providers=settings.chain(), threads=settings.threads, configure=settings.configure
         )
         self.load = perf_counter() - start
         self._feeds, self._settings = dict(feeds), settings
@@ -74,8 +74,9 @@ class Opened:
         return there, back
 
     def provider_options(self) -> dict[str, str]:
-        """Return the options that the provider really runs with."""
-        options = self.session.get_provider_options().get(self._settings.provider.name, {})
+        """Return the options that the provider really runs with; those that it was given, where it tells none."""
+        given = self._settings.chain()[0][1]
+        options = given | self.session.get_provider_options().get(self._settings.provider.name, {})
         return {str(key): str(value) for key, value in options.items()}
 
     def _once(self) -> None:

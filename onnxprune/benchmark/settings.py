@@ -99,6 +99,10 @@ class SessionSettings:
     arena: bool = True
     entries: Mapping[str, str] = field(default_factory=dict)
 
+    def chain(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the providers to open a session with, each with its options."""
+        return self.provider.chain(self.threads)
+
     def configure(self, options: Any) -> None:
         """Set what `onnxprune._runtime.session` leaves open on ONNX Runtime's SessionOptions."""
         levels = type(options.graph_optimization_level)

@@ -41,7 +41,7 @@ class LayerModel:
             rungs: how many rungs each of all choices has.
         """
         self._work, self._sizes = work, sizes
-        self._known: dict[tuple[int, ...], float] = {}
+        self._known: dict[tuple[int, ...], Numbers] = {}
         seconds = np.maximum(seconds, _LEAST)
         features = np.array([self._features(state) for state in states])
         self._rates = fit_rates(features, seconds)
@@ -55,13 +55,14 @@ class LayerModel:
             rest = np.log(seconds / np.maximum(features @ self._rates, _LEAST))
             self._steps = np.linalg.solve(seen.T @ seen + _RIDGE * np.eye(ends[-1]), seen.T @ rest)
 
-    def __call__(self, state: State) -> float:
-        """Return the layer's seconds in a state."""
+    def __call__(self, state: State) -> Numbers:
+        """Return the layer's seconds, multiply-accumulates and bytes in a state, shape (3,)."""
         key = tuple(state[list(self._work.choices)].tolist())
         if key not in self._known:
-            line = max(float(self._features(state) @ self._rates), _LEAST)
+            features = self._features(state)
+            line = max(float(features @ self._rates), _LEAST)
             steps = sum(self._steps[at + state[c]] for c, at in self._offsets.items())
-            self._known[key] = line * float(np.exp(steps))
+            self._known[key] = np.array([line * float(np.exp(steps)), *features[1:]])
         return self._known[key]
 
     def _features(self, state: State) -> Numbers:
@@ -69,13 +70,12 @@ class LayerModel:
 
 
 class NetworkModel:
-    """Seconds of a network in any state, as the sum over its layers.
+    """Seconds of a network in any state: a constant, and for every layer what it takes, computes and moves, at rates.
 
-    Measuring layers takes time itself, a little for each. It is the same in every state, so the sum is lowered by what
-    it exceeds the whole network's time by. Where it doesn't, something disturbed the machine, which says nothing.
-
-    Attributes:
-        layers: the model of every layer.
+    Where only the original was measured as a whole, layers count as they were measured. Measuring them takes time
+    itself, a little for each, the same in every state, so the constant lowers the sum by what it exceeds the whole by;
+    where it doesn't, something disturbed the machine, which says nothing. Where more states were measured as a whole,
+    for layers that were run by themselves are only a hint at what they take in company, the rates are fitted to those.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class NetworkModel:
         states: Sequence[State],
         seconds: Numbers,
         rungs: Sequence[int],
-        whole: float | None = None,
+        wholes: Sequence[tuple[State, float]] = (),
     ) -> None:
-        """Fit all layers.
+        """Fit all layers, then the network.
 
         Args:
             works: the layers.
@@ -95,23 +95,30 @@ class NetworkModel:
             states: the states that they were measured in.
             seconds: what was measured, shape (states, layers).
             rungs: how many rungs each choice has.
-            whole: seconds of the whole network, as it is run for good; None to believe the sum.
+            wholes: states in which the network was measured as a whole, with the seconds that it took; if there is but
+                one it is the original.
         """
-        self.layers = [LayerModel(w, sizes, states, seconds[:, i], rungs) for i, w in enumerate(works)]
+        self._layers = [LayerModel(w, sizes, states, seconds[:, i], rungs) for i, w in enumerate(works)]
         self._readers: list[list[int]] = [[] for _ in rungs]
         for i, work in enumerate(works):
             for choice in work.choices:
                 self._readers[choice].append(i)
-        total = self._sum(np.zeros(len(rungs), dtype=np.int64))
-        self._shift = 0.0 if whole is None else min(0.0, whole - total)
-        self._floor = _SMALLEST * total
+        self._rates, self._constant, self._floor = np.array([1.0, 0.0, 0.0]), 0.0, 0.0
+        if len(wholes) > 1:
+            features = np.array([[1.0, *self._sums(state)] for state, _ in wholes])
+            self._constant, *rates = fit_rates(features, np.array([whole for _, whole in wholes])).tolist()
+            self._rates = np.array(rates)
+        elif wholes:
+            ((state, whole),) = wholes
+            self._constant = min(0.0, whole - self(state))
+        self._floor = _SMALLEST * self(np.zeros(len(rungs), dtype=np.int64))
 
     def __call__(self, state: State) -> float:
         """Return the network's seconds in a state."""
-        return max(self._sum(state) + self._shift, self._floor)
+        return max(float(self._sums(state) @ self._rates) + self._constant, self._floor)
 
-    def _sum(self, state: State) -> float:
-        return sum(layer(state) for layer in self.layers)
+    def _sums(self, state: State) -> Numbers:
+        return np.asarray(np.sum([layer(state) for layer in self._layers], axis=0))
 
     def around(self, state: State, rungs: Sequence[int]) -> list[Numbers]:
         """Return for every choice what its layers take at each of its rungs, all others being as in a state."""
@@ -120,7 +127,7 @@ class NetworkModel:
             other, own = state.copy(), np.empty(count)
             for rung in range(count):
                 other[choice] = rung
-                own[rung] = sum(self.layers[i](other) for i in self._readers[choice])
+                own[rung] = sum(float(self._layers[i](other) @ self._rates) for i in self._readers[choice])
             costs.append(own)
         return costs
 

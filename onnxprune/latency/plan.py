@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.benchmark.fallback import notes_on_use
+from onnxprune.benchmark.isolated import tells_layers
 from onnxprune.benchmark.profile import profile
 from onnxprune.benchmark.provider import CPU, Provider
 from onnxprune.benchmark.rounds import take_turns, warm_up
@@ -38,6 +39,7 @@ Progress = Callable[[int, int], None]
 _CLOSE = 0.96  # of the target: a plan that takes less gave away too much
 _AIM = 0.985  # of the target: measurements scatter, and it is to be met from below
 _TRIES = 8
+_PATIENCE = 3  # tries that all miss, after which the model isn't trusted
 _ROUNDS = 25  # short ones: what disturbs the machine then disturbs both networks
 _SURE = 0.03  # of the interval's width, relative, with which a measurement is good enough
 _TRUSTED = 0.1  # of the interval's width, relative, with which it may end the search
@@ -123,17 +125,18 @@ class _Pursuit:
         self.feeds = generate_inputs(graph.proto, graph.shapes.inputs, options.seed)
         self.sizes = Sizes(graph, choices, self.fixed, tensors_of(graph.proto))
         self.works = works(graph.proto, graph.shapes, self.sizes)
-        table = Table(options.cache, self.settings)
-        self.probe = Probe(self.works, self.sizes, table, self.feeds, self.settings, self._build)
-        if options.provider.name != CPU:
+        self.alone = False
+        if options.provider.name != CPU or options.provider.device is not None:
             placed = profile(graph.proto, self.feeds, self.settings, seconds=0.0)
             notes_on_use("the model", options.provider, placed)
+            self.alone = not tells_layers(placed, self.settings)
+        table = Table(options.cache, self.settings)
+        self.probe = Probe(self.works, self.sizes, table, self.feeds, self.settings, self._build, alone=self.alone)
         self.original = Opened(graph.proto, self.feeds, self.settings)
-        typical = warm_up(self.original, _SECONDS).typical
-        # The faster ones, as for layers: a disturbance only ever makes runs longer.
-        self.whole = float(np.quantile(self.original.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.1))
+        self.whole = _seconds(self.original)
         self.states: list[State] = []
         self.seconds: list[Numbers] = []
+        self.wholes: list[tuple[State, float]] = [(np.zeros(len(choices), dtype=np.int64), self.whole)]
 
     def run(self, target: float) -> Found:
         """Predict, measure, correct, until it is done."""
@@ -141,39 +144,53 @@ class _Pursuit:
         for number, state in enumerate(probes):
             self.progress(number, len(probes) + _TRIES)
             self._learn(state)
-        model, whole = self._fit(), np.zeros(len(self.choices), dtype=np.int64)
-        lowest = deepest(self.choices)
-        correction = 1.0
+            if self.alone:
+                self.wholes.append((state, _seconds(Opened(self._build(state), self.feeds, self.settings))))
+        correction, lowest = 1.0, deepest(self.choices)
         tries: dict[tuple[int, ...], Try] = {}
         best: tuple[float, State, Try] | None = None
         for number in range(_TRIES):
-            budget = _AIM * target / correction
-            within = search(model, self.choices, budget * model(whole))
-            state = lowest if within is None else within
-            if tuple(state.tolist()) in tries:  # the model can't tell states apart as finely as is needed
-                state = self._between(tries, target)
-            key = tuple(state.tolist())
-            if key in tries:
+            model = self._fit()
+            state = self._next(model, tries, target, correction)
+            if tuple(state.tolist()) in tries:
                 break
-            predicted = model(state) / model(whole)
             self.progress(len(probes) + number, len(probes) + _TRIES)
-            tries[key] = done = Try(predicted, self._measure(state))
+            done = tries[tuple(state.tolist())] = self._try(model, state)
             share = done.measured.value
             worth = total_value(self.choices, state)
             if share <= target and (best is None or worth > best[0]):
                 best = worth, state, done
             sure = done.measured.high - done.measured.low < _TRUSTED * share
-            if sure and (_CLOSE * target <= share <= target or (share > target and key == tuple(lowest.tolist()))):
+            if sure and (_CLOSE * target <= share <= target or (share > target and (state == lowest).all())):
                 break
             self._learn(state)
-            model = self._fit()
-            correction = _correction(model, [(np.array(s), t.measured) for s, t in tries.items()])
+            if self.alone:
+                self.wholes.append((state, share * self.whole))
+            correction = _correction(self._fit(), [(np.array(s), t.measured) for s, t in tries.items()])
+        if best is None and tuple(lowest.tolist()) not in tries:  # nothing is out of reach that wasn't tried
+            done = tries[tuple(lowest.tolist())] = self._try(self._fit(), lowest)
+            best = (0.0, lowest, done) if done.measured.value <= target else None
         if best is None:
             least = min(t.measured.value for t in tries.values())
             cause = f"the latency can't be brought to {target:.3g} of the original's on {self.options.provider.short}"
             hint = f"{least:.3g} was reached with these guards (--max-ratio, --min-channels, --exclude, --round-to)"
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
+
+    def _next(
+        self, model: NetworkModel, tries: Mapping[tuple[int, ...], Try], target: float, correction: float
+    ) -> State:
+        """Return the state to try: that which the model finds, unless it isn't to be trusted or can't tell finely."""
+        if len(tries) >= _PATIENCE and all(t.measured.value > target for t in tries.values()):
+            return self._between(tries, target)
+        budget = _AIM * target / correction * model(np.zeros(len(self.choices), dtype=np.int64))
+        found = search(model, self.choices, budget)
+        state = deepest(self.choices) if found is None else found
+        return self._between(tries, target) if tuple(state.tolist()) in tries else state
+
+    def _try(self, model: NetworkModel, state: State) -> Try:
+        predicted = model(state) / model(np.zeros(len(self.choices), dtype=np.int64))
+        return Try(predicted, self._measure(state))
 
     def _between(self, tries: Mapping[tuple[int, ...], Try], target: float) -> State:
         """Return the state half way between the slowest that met the target and the fastest that didn't."""
@@ -191,7 +208,7 @@ class _Pursuit:
 
     def _fit(self) -> NetworkModel:
         seconds = np.stack(self.seconds)
-        return NetworkModel(self.works, self.sizes, self.states, seconds, self.rungs, self.whole)
+        return NetworkModel(self.works, self.sizes, self.states, seconds, self.rungs, self.wholes)
 
     def _measure(self, state: State) -> Estimate:
         """Measure a pruned network against the original, taking turns; return its share of the original's time."""
@@ -236,3 +253,9 @@ def _correction(model: NetworkModel, measured: Sequence[tuple[State, Estimate]])
         logs.append(np.log(share.value / predicted))
         weights.append(_FADING**age / (np.log(share.high / share.low) ** 2 + _DOUBT**2))
     return float(np.exp(np.average(logs, weights=weights)))
+
+
+def _seconds(opened: Opened) -> float:
+    """Return what a run takes when nothing disturbs it: a disturbance only ever makes runs longer."""
+    typical = warm_up(opened, _SECONDS).typical
+    return float(np.quantile(opened.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.1))

@@ -1,18 +1,18 @@
-"""Measuring layers: some pruned versions of the network are run, and each layer's time is read from the profile."""
+"""Measuring layers: some pruned versions of the network are run, and what each layer takes is read from the profile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.benchmark.isolated import isolated
 from onnxprune.benchmark.layers import heads
 from onnxprune.benchmark.profile import profile
 from onnxprune.benchmark.session import Feeds
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.latency.isolated import isolated_seconds
 from onnxprune.latency.rungs import State
 from onnxprune.latency.sizes import Sizes
 from onnxprune.latency.table import Table
@@ -59,6 +59,8 @@ class Probe:
         feeds: Feeds,
         settings: SessionSettings,
         build: Callable[[State], ModelProto],
+        *,
+        alone: bool = False,
     ) -> None:
         """Take what is measured.
 
@@ -69,28 +71,32 @@ class Probe:
             feeds: inputs of the network.
             settings: the session's.
             build: makes the pruned network of a state.
+            alone: whether each layer must be run by itself, for the profile doesn't tell them apart.
         """
-        self.table = table
+        self.table, self._alone = table, alone
         self._works, self._sizes, self._feeds, self._settings, self._build = works, sizes, feeds, settings, build
 
     def __call__(self, state: State) -> Numbers:
         """Return the seconds of every layer in a state, shape (layers,)."""
         signatures = [work.signature(self._sizes, state) for work in self._works]
-        unknown = {s for s in signatures if s not in self.table}
-        self.table.reused += len(signatures) - sum(s in unknown for s in signatures)
+        unknown = {s: work.name for work, s in zip(self._works, signatures, strict=True) if s not in self.table}
+        self.table.reused += sum(s in self.table for s in signatures)
         if unknown:
-            seconds = self._measure(self._build(state))
-            found: dict[str, list[float]] = {}
+            seconds = self._measure(self._build(state), set(unknown.values()))
+            found: dict[str, list[float]] = {signature: [] for signature in unknown}
             for work, signature in zip(self._works, signatures, strict=True):
-                found.setdefault(signature, []).append(seconds.get(work.name, 0.0))  # equal layers are one, repeated
+                if work.name in seconds:  # equal layers are one, repeated
+                    found.setdefault(signature, []).append(seconds[work.name])
             self.table.measured += len(unknown)
-            self.table.update({signature: float(np.mean(own)) for signature, own in found.items()})
+            self.table.update({signature: float(np.mean(own or [0.0])) for signature, own in found.items()})
         return np.array([self.table[s] for s in signatures])
 
-    def _measure(self, proto: ModelProto) -> dict[str, float]:
-        if self._settings.provider.device is not None:
-            return isolated_seconds(proto, self._feeds, self._settings)
-        found = profile(proto, self._feeds, self._settings, seconds=_SECONDS, most=_RUNS)
+    def _measure(self, proto: ModelProto, wanted: Collection[str]) -> dict[str, float]:
+        """Return the seconds of layers by the names of their contractions, of all where that costs no more."""
+        if self._alone:
+            found = isolated(proto, self._feeds, self._settings, only=wanted)
+        else:
+            found = profile(proto, self._feeds, self._settings, seconds=_SECONDS, most=_RUNS)
         names = heads(proto)
         return {
             names[layer - 1]: sum(kernel.seconds for kernel in kernels)

@@ -12,7 +12,7 @@ from pathlib import Path
 from onnxprune.benchmark.environment import environment
 from onnxprune.benchmark.settings import SessionSettings
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Table:

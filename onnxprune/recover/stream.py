@@ -18,7 +18,7 @@ from onnx import ModelProto
 from onnxprune._bodies import in_body
 from onnxprune._runtime import run, session
 from onnxprune._uses import reads
-from onnxprune.recover.extract import extract
+from onnxprune.extract import extract
 
 Inputs = Mapping[str, NDArray[Any]]
 Batches = Callable[[], Iterable[Inputs]]

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune._runtime import Provider, run, session
 from onnxprune.data import Batch, Dataset
 from onnxprune.errors import TrainingError
-from onnxprune.recover.extract import extract
+from onnxprune.extract import extract
 from onnxprune.train.objective import Objective
 from onnxprune.train.settings import TrainSettings
 

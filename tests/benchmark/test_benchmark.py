@@ -85,6 +85,16 @@ class TestBenchmark:
         spent = sum(o.seconds for o in case.results[0].operators)
         assert spent == pytest.approx(sum(c.seconds[0] for c in case.layers), rel=0.01)
 
+    def test_a_profile_that_does_not_tell_layers(self, pair: dict[str, Model]) -> None:
+        """As on a device, where kernels only start in the profile: layers are run by themselves, and that is said."""
+        on_device = replace(QUICK, profile=True, providers=(replace(CPU, device="cpu"),))
+        (case,) = benchmark(pair, on_device).cases
+        own = [c for c in case.layers if c.op == "Conv"]
+        assert len(own) == 5 and all(c.seconds[0] > c.seconds[1] > 0 for c in own[1:4])
+        assert any("each was run by itself" in note for note in case.notes)
+        (told,) = benchmark(pair, replace(QUICK, profile=True)).cases
+        assert not told.notes
+
     @pytest.mark.parametrize(
         ("setting", "value"),
         [("seconds", 0.0), ("rounds", 4), ("threads", 0), ("confidence", 1.0), ("batches", ()), ("level", "most")],
@@ -106,6 +116,12 @@ class TestProviders:
         assert parse_provider("cuda").device == "cuda" and parse_provider("cpu").device is None
         assert parse_provider("TensorRT").chain()[-1] == ("CPUExecutionProvider", {})
         assert parse_provider("cuda").with_option("device_id", "2").device_id == 2
+
+    def test_providers_with_threads_of_their_own(self) -> None:
+        openvino = Provider("OpenVINOExecutionProvider", {"device_type": "CPU"})
+        assert openvino.chain(3)[0][1] == {"num_of_threads": "3", "device_type": "CPU"}
+        assert openvino.with_option("num_of_threads", "1").chain(3)[0][1]["num_of_threads"] == "1"
+        assert openvino.chain()[0][1] == {"device_type": "CPU"} and CPU.chain(3) == [("CPUExecutionProvider", {})]
 
     def test_an_unknown_name(self) -> None:
         with pytest.raises(UsageError, match="cuda") as caught:

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
+from onnxprune.extract import extract
 from onnxprune.importance import Scores, score
 from onnxprune.importance.readings import Reading, gather
 from onnxprune.recover import repeat
-from onnxprune.recover.extract import extract
 from onnxprune.recover.stream import Inputs
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyse, run_once

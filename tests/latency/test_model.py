@@ -88,10 +88,14 @@ class TestFit:
         whole = np.zeros(len(network.choices), dtype=np.int64)
         states = probe_states(network.rungs, 0)
         profiled = np.array([[network.linear(w, s) + 4e-6 for w in network.works] for s in states])
-        model = NetworkModel(network.works, network.sizes, states, profiled, network.rungs, plain(whole))
+        model = NetworkModel(network.works, network.sizes, states, profiled, network.rungs, [(whole, plain(whole))])
         for state in network.random_states(10):
             assert model(state) == pytest.approx(plain(state), rel=0.02)
-        slow = [np.array([[network.linear(w, s) for w in network.works] for s in states]), network.rungs, 9.0]
+        slow = [
+            np.array([[network.linear(w, s) for w in network.works] for s in states]),
+            network.rungs,
+            [(whole, 9.0)],
+        ]
         assert NetworkModel(network.works, network.sizes, states, *slow)(whole) == pytest.approx(plain(whole))
 
     def test_a_staircase_is_told(self, network: Network) -> None:

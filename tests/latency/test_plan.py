@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from onnxprune.benchmark import isolated as isolated_module
+from onnxprune.benchmark.isolated import isolated
 from onnxprune.benchmark.provider import Provider
 from onnxprune.benchmark.settings import SessionSettings
 from onnxprune.budget import Guards, Target
@@ -18,9 +20,8 @@ from onnxprune.cli.latency import cache_folder
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.intervals import Estimate
 from onnxprune.kept import Kept
-from onnxprune.latency import Options, isolated, plan_for_latency
+from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency import plan as plan_module
-from onnxprune.latency.isolated import isolated_seconds
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Probe
 from onnxprune.latency.table import Table
@@ -96,6 +97,30 @@ class TestPlan:
         assert 0.95 * 0.6 <= found.measured.value <= 0.6
         assert abs(truth[0] / 0.6 - 1) > 0.1, "the first plan misses, or there was nothing to correct"
 
+    @pytest.mark.parametrize("reach", [0.3, 0.7])
+    def test_a_model_that_is_far_off(self, reach: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is said to be out of reach that wasn't tried: here only the deepest states are any faster."""
+        seen: list[np.ndarray] = []
+
+        def measure(self: Any, state: np.ndarray) -> Estimate:
+            depth = state.sum() / (np.array(self.rungs) - 1).sum()
+            share = 1 - (1 - reach) * max(0.0, depth - 0.9) / 0.1
+            seen.append(state)
+            self.seconds_of_original = 1.0
+            return Estimate(share, share, share)
+
+        monkeypatch.setattr(plan_module._Pursuit, "_measure", measure)
+        monkeypatch.setattr(Probe, "__call__", lambda self, state: np.full(len(self._works), 1e-5))
+        graph = chain()
+        args = graph, scores_of(graph), Guards(round_to=4), Target("latency", 0.5), Options(CPU, 1)
+        if reach < 0.5:
+            assert plan_for_latency(*args).measured.value <= 0.5
+        else:
+            with pytest.raises(PlanError, match="can't be brought") as caught:
+                plan_for_latency(*args)
+            assert f"{reach} was reached" in str(caught.value.hint)
+            assert seen[-1].tolist() == max(seen, key=np.sum).tolist()
+
     def test_nothing_to_prune(self) -> None:
         graph = residual()
         with pytest.raises(PlanError) as caught:
@@ -107,7 +132,7 @@ def test_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way a GPU goes, on the memory of the host: layers by themselves, inputs and outputs bound."""
     monkeypatch.setattr(plan_module, "_SECONDS", 0.1)
     monkeypatch.setattr(plan_module, "_REPEATS", 1)
-    monkeypatch.setattr(isolated, "_WARM", 0.01)
+    monkeypatch.setattr(isolated_module, "_WARM", 0.01)
     graph = chain(layers=4)
     options = Options(Provider("CPUExecutionProvider", device="cpu"), threads=1)
     found = plan_for_latency(graph, scores_of(graph), Guards(round_to=16), Target("latency", 0.7), options)
@@ -124,7 +149,7 @@ class TestTable:
         for other in (SessionSettings(CPU, threads=2), SessionSettings(CPU.with_option("x", "1"), threads=1)):
             assert "a" not in Table(tmp_path, other)
 
-    @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"format": 1, "key": 0, "seconds": {}}'])
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"format": 2, "key": 0, "seconds": {}}'])
     def test_a_damaged_file_counts_for_nothing(self, tmp_path: Path, text: str) -> None:
         Table(tmp_path, HERE).update({"a": 1e-3})
         (path,) = tmp_path.iterdir()
@@ -154,7 +179,7 @@ class TestTable:
 def test_layers_by_themselves() -> None:
     """What takes most of the time in the network also does by itself; on a device that is all there is to go by."""
     graph = residual(48, 32)
-    found = isolated_seconds(graph.proto, inputs_of(graph), HERE)
+    found = {k.name: k.seconds for k in isolated(graph.proto, inputs_of(graph), HERE).kernels}
     names = {"stem", "a1", "a2", "b1", "b2", "left", "right", "joint", "head"}
     assert set(found) == names
     assert min(found[n] for n in ("a1", "a2", "b1", "b2")) > max(found[n] for n in ("left", "head"))

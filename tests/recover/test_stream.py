@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune._tensors import set_tensor
-from onnxprune.recover.extract import extract
+from onnxprune.extract import extract
 from onnxprune.recover.stream import Stream
 from tests.toolbox import Net, run_once
 

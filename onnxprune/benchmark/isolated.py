@@ -1,13 +1,14 @@
-"""Times of layers on providers whose kernels only start where the profile looks: each layer is run by itself.
+"""Times of layers where the profile doesn't tell them: each layer is run by itself.
 
-A GPU works on while the host goes ahead, so a profile of the host shows when kernels start, not what they take. Here
-each layer becomes a network of its own, with its inputs and outputs bound on the device, and is timed whole; what an
-empty network takes is the price of a run, and is taken off.
+A GPU works on while the host goes ahead, so a profile of the host shows when kernels start, not what they take; and
+providers that compile a graph (OpenVINO, TensorRT) show all of it as one kernel. There each layer becomes a network of
+its own, with its inputs and outputs bound on the device, and is timed whole; what an empty network takes is the price
+of a run, and is taken off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,43 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune._uses import reads
 from onnxprune.benchmark.layers import heads, partition
+from onnxprune.benchmark.profile import Kernel, Profile
+from onnxprune.benchmark.provider import CPU
 from onnxprune.benchmark.rounds import warm_up
 from onnxprune.benchmark.session import Feeds, Opened
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.recover.extract import extract
+from onnxprune.extract import extract
 from onnxprune.shapes import Shapes, concretise
 from onnxprune.verify import generate_inputs
 
-_WARM = 0.2  # seconds to warm up
+_WARM = 0.2  # seconds to warm up, at most
 _RUNS = 30
+_TOLD = 0.9  # of the time that a profile must know the layer of
 
 
-def isolated_seconds(proto: ModelProto, feeds: Feeds, settings: SessionSettings) -> dict[str, float]:
-    """Measure every layer of a network by itself.
+def tells_layers(found: Profile, settings: SessionSettings) -> bool:
+    """Tell whether a provider's profile says what its layers take."""
+    if settings.provider.device is not None:
+        return False
+    whole = sum(kernel.seconds for kernel in found.kernels)
+    told = sum(kernel.seconds for kernel in found.kernels if kernel.layer is not None)
+    return settings.provider.name == CPU or told > _TOLD * whole
+
+
+def isolated(
+    proto: ModelProto, feeds: Feeds, settings: SessionSettings, *, only: Collection[str] | None = None
+) -> Profile:
+    """Measure the layers of a network, each by itself.
 
     Args:
-        proto: the network.
+        proto: the network, normalised.
         feeds: its inputs, whose shapes count.
         settings: the session's.
+        only: names of the contractions whose layers are wanted; all by default.
 
     Returns:
-        Seconds by the name of the layer's contraction.
+        A profile in which each layer is one kernel, called as its contraction. What comes before the first layer isn't
+        in it.
 
     Raises:
         ModelError: ONNX Runtime can't run a layer (OP122).
@@ -46,11 +63,13 @@ def isolated_seconds(proto: ModelProto, feeds: Feeds, settings: SessionSettings)
     for node, layer in zip(proto.graph.node, partition(proto), strict=True):
         members.setdefault(layer, []).append(node)
     overhead = _median(_empty(proto), {"x": np.zeros((1, 1), np.float32)}, settings)
-    found = {}
-    for name, (_, nodes) in zip(heads(proto), sorted((k, v) for k, v in members.items() if k), strict=True):
-        part, own = cut_out(proto, nodes, shapes)
-        found[name] = max(0.0, _median(part, own, settings) - overhead)
-    return found
+    kernels = []
+    for layer, name in enumerate(heads(proto), 1):
+        if only is None or name in only:
+            part, own = cut_out(proto, members[layer], shapes)
+            seconds = max(0.0, _median(part, own, settings) - overhead)
+            kernels.append(Kernel(name, members[layer][0].op_type, "", settings.provider.name, layer, seconds))
+    return Profile(tuple(kernels), sum(kernel.seconds for kernel in kernels))
 
 
 def cut_out(proto: ModelProto, nodes: list[NodeProto], shapes: Shapes) -> tuple[ModelProto, dict[str, NDArray[Any]]]:
