@@ -250,9 +250,9 @@ OP608 an execution provider isn't available
     Results would not be about the provider that was asked for. `onnxprune doctor` tells what is
     missing.
 OP609 the installation has a fault
-    `onnxprune doctor` found something that can't work: two builds of ONNX Runtime at once, a package
-    that is too old, an execution provider that misses its libraries. What it printed says which, and
-    what helps.
+    A package that onnxprune needs is missing or damaged, or `onnxprune doctor` found something that
+    can't work: two builds of ONNX Runtime at once, a package that is too old, an execution provider
+    that misses its libraries. What it printed says which, and what helps.
 OP701 data that can't be found or read
     Data are an .npz or .npy file, a folder of .npy files, a folder or a .zip of images, a Python
     function given as module:function, or `digits`. There is nothing of that kind here, or it may

@@ -56,6 +56,10 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         # Whoever read the output has left. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(_PIPE_CLOSED) from error
+    except ImportError as error:
+        _trace(context)
+        hint = "install it anew: pip install --force-reinstall 'onnxprune[cpu]' or 'onnxprune[gpu]'"
+        raise Failure(str(UsageError("OP609", f"the installation is incomplete: {error}", hint=hint))) from error
     except Exception as error:
         _trace(context)
         cause = " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,11 @@ class TestFailures:
         assert brief.splitlines()[0] == "error: internal error: KeyError: 'something'"
         assert "Traceback" not in brief and "report" in brief
         assert "Traceback" in invoke("inspect", model, "-vv", status=2).stderr
+
+    def test_a_missing_package(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxprune.report.summary", None)
+        told = invoke("inspect", model, status=2).stderr
+        assert told.startswith("error[OP609]: the installation is incomplete") and "pip install" in told
 
     def test_tracebacks_of_errors_need_vv(self, tmp_path: Path) -> None:
         absent = tmp_path / "absent.onnx"
