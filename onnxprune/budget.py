@@ -27,9 +27,10 @@ Scores = Sequence[NDArray[np.float64]]
 Limited = Quantity | Literal["latency"]
 QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size", "memory")
 
-# A channel count in multiples of 8 fills the vector registers of today's CPUs; fewer than 4 choices are too coarse.
-_LANES = 8
-_CHOICES = 4
+# Channel counts are multiples of the first of these of which a layer has so many: steps must not be too coarse. ONNX
+# Runtime's CPU provider convolves blocks of 16 channels with AVX-512 and of 8 or 16 elsewhere: other counts are padded,
+# and a concatenation or sum of such layers first changes their layout.
+_MULTIPLES = ((16, 2), (8, 3), (4, 4), (2, 4))
 
 # So many steps are looked at for being needless once a target is met.
 _GIVEN_BACK = 64
@@ -42,7 +43,7 @@ class Guards:
     Attributes:
         min_channels: every layer keeps at least as many channels (or all, if it has fewer).
         max_ratio: the largest share of a group's units that may leave.
-        round_to: channel counts are multiples of this; None for 8 where the layer is wide enough, less elsewhere.
+        round_to: channel counts are multiples of this; None for 16 where the layer is wide enough, less elsewhere.
         include: patterns of node names; only groups whose channels such a node makes are pruned. Empty for all.
         exclude: patterns of node names whose weights stay as they are.
         exact_only: leave out groups whose removal is an approximation.
@@ -205,11 +206,17 @@ def ladder(units: int, widths: Sequence[int], guards: Guards) -> list[int]:
 
 
 def _multiple(units: int, widths: Sequence[int], round_to: int | None) -> int:
-    channels = _LANES if round_to is None else round_to
-    multiple = lcm(*(channels // gcd(channels, width) for width in widths))
-    while round_to is None and multiple > 1 and units // multiple < _CHOICES:
-        multiple //= 2
-    return multiple
+    if round_to is not None:
+        return _units_in(round_to, widths)
+    fitting = (
+        _units_in(channels, widths) for channels, least in _MULTIPLES if units >= least * _units_in(channels, widths)
+    )
+    return next(fitting, 1)
+
+
+def _units_in(channels: int, widths: Sequence[int]) -> int:
+    """Return how many units make a multiple of so many channels on each axis."""
+    return lcm(*(channels // gcd(channels, width) for width in widths))
 
 
 def _steps(group: Group, scores: NDArray[np.float64], guards: Guards) -> list[Step]:
