@@ -25,7 +25,7 @@ __all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case", "torch_pruned"]
 
 RATIO = 0.5
 OPSET = 17
-_MULTIPLE = 8  # what onnxprune rounds to where layers are wide enough; onnxsim can't
+_MULTIPLE = 8  # Torch-Pruning takes one for all layers, narrow ones as well; onnxsim can't round
 
 
 @dataclass(frozen=True, slots=True)
