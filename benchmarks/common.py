@@ -26,7 +26,16 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 FORMAT = 1
 
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch", "torch-pruning")
+_PACKAGES = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxsim",
+    "torch",
+    "torch-pruning",
+)
 _WIDTH = 200  # of what is piped into a file
 _BUSY = 0.3  # processes in the queue per core above which timings aren't worth much
 _QUEUE = os.getloadavg()[0]  # before anything is measured, which is load as well
@@ -201,6 +210,7 @@ class Report:
         settings: what the benchmark was told, the clock among it.
         results: for programs: dataclasses by what they are.
         page: where the Markdown goes, ``benchmarks/<name>.md`` if empty.
+        suffix: of the names of both files, for a benchmark that has several reports.
         environment: where it was measured.
     """
 
@@ -211,6 +221,7 @@ class Report:
     settings: Mapping[str, Any]
     results: Mapping[str, Any]
     page: str = ""
+    suffix: str = ""
     environment: Mapping[str, Any] = field(default_factory=lambda: environment())
 
     def publish(self, folder: Path, *, whole: bool) -> None:
@@ -227,7 +238,7 @@ class Report:
 
     def write(self, folder: Path) -> list[Path]:
         """Write Markdown and JSON, and return the files."""
-        files = {self._page: self.markdown(), f"benchmarks/{self.name}.json": self.json()}
+        files = {self._page: self.markdown(), f"benchmarks/{self.name}{self.suffix}.json": self.json()}
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
@@ -261,7 +272,7 @@ class Report:
 
     @property
     def _page(self) -> str:
-        return self.page or f"benchmarks/{self.name}.md"
+        return self.page or f"benchmarks/{self.name}{self.suffix}.md"
 
 
 def environment() -> dict[str, Any]:

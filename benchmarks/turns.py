@@ -24,8 +24,9 @@ def turns(
     rounds: int,
     threads: int,
     seconds: float = 0.01,
+    provider: Provider | None = None,
 ) -> dict[str, Rounds]:
-    """Run models in turn on ONNX Runtime's CPU provider.
+    """Run models in turn on ONNX Runtime.
 
     Args:
         models: the models by name, with the same inputs.
@@ -33,6 +34,7 @@ def turns(
         rounds: how many turns each model takes.
         threads: threads within an operator.
         seconds: how long each is run at least.
+        provider: the execution provider; the CPU's by default.
 
     Returns:
         Seconds of every run by model and round.
@@ -40,7 +42,7 @@ def turns(
     Raises:
         ModelError: ONNX Runtime can't load or run a model (OP122).
     """
-    settings = SessionSettings(Provider(CPU), threads)
+    settings = SessionSettings(provider or Provider(CPU), threads)
     opened = {name: Opened(model, inputs, settings) for name, model in models.items()}
     typical = [warm_up(subject, _WARM_UP).typical for subject in opened.values()]
     found = take_turns(list(opened.values()), typical, rounds=rounds, seconds=seconds)
