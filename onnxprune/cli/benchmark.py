@@ -13,6 +13,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.files import check_output, write_text
 from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.parameter import ParamType
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Examples:
 """
 
 
-class ListOf(click.ParamType[tuple[str, ...]]):
+class ListOf(ParamType[tuple[str, ...]]):
     """Words or numbers with commas between them."""
 
     def __init__(self, name: str) -> None:

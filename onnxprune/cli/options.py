@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from onnxprune.cli.parameter import ParamType
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Function = Callable[..., Any]
 _QUANTITIES = ("macs", "params", "size", "memory", "latency")
 
 
-class Share(click.ParamType[float]):
+class Share(ParamType[float]):
     """A share as a number or in per cent: 0.5 or 50%."""
 
     name = "share"
@@ -44,7 +45,7 @@ class Share(click.ParamType[float]):
 SHARE = Share()
 
 
-class TargetType(click.ParamType[tuple[str, float]]):
+class TargetType(ParamType[tuple[str, float]]):
     """A limit on a cost: macs=0.5."""
 
     name = "KIND=SHARE"
@@ -59,7 +60,7 @@ class TargetType(click.ParamType[tuple[str, float]]):
         return kind, SHARE.convert(limit, param, ctx)
 
 
-class PatternRatio(click.ParamType[tuple[str, float]]):
+class PatternRatio(ParamType[tuple[str, float]]):
     """A ratio for the nodes that match a pattern: layer4*=0.3."""
 
     name = "PATTERN=R"
@@ -72,7 +73,7 @@ class PatternRatio(click.ParamType[tuple[str, float]]):
         return pattern, SHARE.convert(ratio, param, ctx)
 
 
-class BlockCount(click.ParamType[int | Literal["auto"]]):
+class BlockCount(ParamType[int | Literal["auto"]]):
     """How many residual blocks leave, or auto for as many as pay."""
 
     name = "N|auto"
@@ -82,7 +83,7 @@ class BlockCount(click.ParamType[int | Literal["auto"]]):
         return "auto" if value == "auto" else click.IntRange(min=0).convert(value, param, ctx)
 
 
-class InputShape(click.ParamType[tuple[str | None, tuple[int, ...]]]):
+class InputShape(ParamType[tuple[str | None, tuple[int, ...]]]):
     """The shape of an input: NAME:1,3,224,224, the name only where there are several inputs."""
 
     name = "NAME:1,3,224,224"
@@ -97,7 +98,7 @@ class InputShape(click.ParamType[tuple[str | None, tuple[int, ...]]]):
         return match[1], tuple(int(n) for n in match[2].split(","))
 
 
-class InputFile(click.ParamType[tuple[str | None, Path]]):
+class InputFile(ParamType[tuple[str | None, Path]]):
     """An array for an input: NAME=x.npy, the name only where there are several inputs."""
 
     name = "NAME=X.npy"

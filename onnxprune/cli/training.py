@@ -11,6 +11,7 @@ import click
 
 from onnxprune.cli.options import SHARE
 from onnxprune.cli.output import Output
+from onnxprune.cli.parameter import ParamType
 
 if TYPE_CHECKING:
     from onnxprune.train import Progress, TrainSettings
@@ -20,7 +21,7 @@ Function = Callable[..., Any]
 _LOSSES = ("cross-entropy", "kl", "mse", "bce")
 
 
-class WeightedLoss(click.ParamType[tuple[str, float]]):
+class WeightedLoss(ParamType[tuple[str, float]]):
     """A loss and its weight: kl or kl=0.5."""
 
     name = "NAME[=WEIGHT]"
