@@ -50,11 +50,13 @@ class Worker:
         if isinstance(model, ModelProto):
             save(model, folder / "model.onnx")
             model = folder / "model.onnx"
-        np.savez(folder / "feeds.npz", allow_pickle=False, **feeds)
+        np.savez(folder / "feeds.npz", *feeds.values())  # by position: names may be those of savez's own parameters
         command = [sys.executable, "-c", _START.format(path=sys.path)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
-            opened = self._ask(model=str(model), feeds=str(folder / "feeds.npz"), settings=asdict(settings))
+            opened = self._ask(
+                model=str(model), feeds=str(folder / "feeds.npz"), names=list(feeds), settings=asdict(settings)
+            )
         except BaseException:
             self.close()
             raise
@@ -139,5 +141,6 @@ def main() -> None:
 def _open(request: Mapping[str, Any]) -> Opened:
     settings = dict(request["settings"])
     settings["provider"] = Provider(**settings["provider"])
-    with np.load(request["feeds"]) as feeds:
-        return Opened(Path(request["model"]), dict(feeds), SessionSettings(**settings))
+    with np.load(request["feeds"], allow_pickle=False) as arrays:
+        feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(request["names"])}
+    return Opened(Path(request["model"]), feeds, SessionSettings(**settings))

@@ -22,11 +22,11 @@ import onnx
 
 def send(stream: BinaryIO, message: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
     """Write a message and its arrays."""
-    content = io.BytesIO()
-    if arrays is not None:
-        np.savez(content, allow_pickle=False, **arrays)
+    content, arrays = io.BytesIO(), arrays or {}
+    if arrays:
+        np.savez(content, *arrays.values())  # by position: names may be those of savez's own parameters
     payload = content.getvalue()
-    stream.write(json.dumps({**message, "bytes": len(payload)}).encode() + b"\n" + payload)
+    stream.write(json.dumps({**message, "names": list(arrays), "bytes": len(payload)}).encode() + b"\n" + payload)
     stream.flush()
 
 
@@ -36,11 +36,11 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]] | 
     if not line:
         return None
     message = json.loads(line)
-    payload = stream.read(message.pop("bytes"))
+    names, payload = message.pop("names"), stream.read(message.pop("bytes"))
     if not payload:
         return message, {}
     with np.load(io.BytesIO(payload), allow_pickle=False) as found:
-        return message, dict(found)
+        return message, {name: found[f"arr_{i}"] for i, name in enumerate(names)}
 
 
 class Trainer:

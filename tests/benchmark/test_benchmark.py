@@ -180,6 +180,15 @@ class TestSession:
 
 
 class TestWorker:
+    def test_names_of_inputs_are_free(self) -> None:
+        """Those of the parameters of whatever carries the arrays, too."""
+        net = Net()
+        names = ("file", "allow_pickle", "arr_0", "a/../b")
+        net.output(net.op("Sum", *(net.input((1, 4), name) for name in names)))
+        model = net.model()
+        with Worker(model, make_inputs(model, None), SessionSettings(CPU, threads=1)) as worker:
+            assert worker.block(3).shape == (3,)
+
     def test_runs_in_another_process(self, pair: dict[str, Model]) -> None:
         feeds = make_inputs(pair["wide"].proto, 1)
         with Worker(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1)) as worker:
