@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from onnxprune.cli import options
 from onnxprune.cli.output import Output, reporting
 
 _EXAMPLES = """\b
@@ -50,14 +51,7 @@ Examples:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at a time.")
 @click.option("--output-name", metavar="NAME", help="The output that tells classes. [default: found by its shape]")
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    default=("CPUExecutionProvider",),
-    show_default=True,
-    help="Execution provider of ONNX Runtime. Repeatable, in order of preference.",
-)
+@options.providers
 @reporting
 def command(
     model: Path,

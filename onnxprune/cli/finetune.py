@@ -72,14 +72,7 @@ Examples:
     help="Write what happened in each epoch, as .json or .csv.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    default=("CPUExecutionProvider",),
-    show_default=True,
-    help="Execution provider of ONNX Runtime. Repeatable, in order of preference.",
-)
+@options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator. [default: ONNX Runtime's]")
 @options.force
 @reporting

@@ -113,6 +113,13 @@ class InputFile(ParamType[tuple[str | None, Path]]):
         return name, Path(path)
 
 
+def _full_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Turn the providers' short names into ONNX Runtime's own."""
+    from onnxprune.benchmark.provider import parse_provider
+
+    return tuple(parse_provider(name).name for name in given)
+
+
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 input_shapes = click.option(
@@ -157,6 +164,16 @@ tolerance = click.option(
     type=click.FloatRange(min=0),
     help="Largest error allowed, relative to an output's largest value. [default: 1e-4 for float32, "
     "by the coarsest type of the weights]",
+)
+
+providers = click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    default=("cpu",),
+    show_default=True,
+    callback=_full_names,
+    help="Execution provider: cpu, cuda, ... or ONNX Runtime's own name. Repeatable, in order of preference.",
 )
 
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")

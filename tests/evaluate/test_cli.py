@@ -61,6 +61,12 @@ def test_document_for_programs(place: Path) -> None:
     assert run(*arguments, "--seed", "1").stdout != first.stdout
 
 
+@pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
+def test_providers_have_short_names(place: Path, name: str) -> None:
+    result = run("model.onnx", "--data", "data.npz", "--format", "json", "--provider", name)
+    assert json.loads(result.stdout)["providers"] == ["CPUExecutionProvider"]
+
+
 def test_what_is_assumed_goes_to_stderr(place: Path) -> None:
     result = run("image.onnx", "--data", "images.zip")
     assert result.exit_code == 0, result.output
