@@ -7,7 +7,7 @@ takes the shortest run of them that meets the target, less what its last step ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import ceil, gcd, lcm
@@ -199,19 +199,20 @@ def ladder(units: int, widths: Sequence[int], guards: Guards) -> list[int]:
         widths: how many channels each is on the axes where it has some; on each, counts are rounded.
         guards: limits.
     """
-    multiple = _multiple(units, widths, guards.round_to)
     floor = max(1, ceil(guards.min_channels / min(widths)), ceil(units * (1 - guards.max_ratio) - 1e-9))
-    top = (units - 1) // multiple * multiple
-    return [n for n in range(top, 0, -multiple) if n >= floor]
+    rungs = (list(range((units - 1) // m * m, floor - 1, -m)) for m in _multiples(units, widths, guards.round_to))
+    return next(filter(None, rungs), [])
 
 
-def _multiple(units: int, widths: Sequence[int], round_to: int | None) -> int:
+def _multiples(units: int, widths: Sequence[int], round_to: int | None) -> Iterator[int]:
+    """Return what counts may be multiples of, the best first."""
     if round_to is not None:
-        return _units_in(round_to, widths)
-    fitting = (
-        _units_in(channels, widths) for channels, least in _MULTIPLES if units >= least * _units_in(channels, widths)
-    )
-    return next(fitting, 1)
+        yield _units_in(round_to, widths)
+        return
+    for channels, least in _MULTIPLES:
+        if units >= least * (multiple := _units_in(channels, widths)):
+            yield multiple
+    yield 1
 
 
 def _units_in(channels: int, widths: Sequence[int]) -> int:

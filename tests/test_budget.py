@@ -115,7 +115,7 @@ def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_t
         for width in widths:
             assert n * width >= least
             assert n * width % (round_to or 1) == 0
-    if round_to is None and units >= 32:
+    if round_to is None and units >= 32 and ratio >= 0.5 and least <= 16:
         assert all(n * width % 16 == 0 for n in rungs for width in widths), "wide layers come in multiples of 16"
     if round_to == 1:  # nothing that the guards allow is left out
         allowed = [n for n in range(1, units) if n * min(widths) >= least and units - n <= ratio * units + 1e-9]
@@ -125,6 +125,7 @@ def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_t
 def test_narrow_layers_have_choices() -> None:
     assert ladder(64, [1], Guards()) == [48, 32, 16] and ladder(32, [1], Guards()) == [16]
     assert ladder(24, [1], Guards()) == [16, 8]
+    assert ladder(32, [1], Guards(max_ratio=0.3)) == [24], "finer where nothing could leave otherwise"
     assert ladder(16, [1], Guards()) == [12, 8, 4]
     assert ladder(12, [1], Guards(max_ratio=0.99)) == [10, 8, 6, 4, 2]
     assert ladder(2, [1], Guards()) == [1]
