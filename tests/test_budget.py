@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxprune.budget import QUANTITIES, Guards, Target, choose, ladder
+from onnxprune import budget
+from onnxprune.budget import QUANTITIES, Guards, Target, choose, ladder, multiples
 from onnxprune.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.kept import Kept
@@ -90,7 +91,7 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
         gone = int(removed[group.units].sum())
         assert removed[order[:gone]].all(), "the least important leave first"
         sets, size = group.sets.shape
-        rungs = [0, *(size * (sets - n) for n in ladder(sets, group.widths, guards))]
+        rungs = [0, *(size * (sets - n) for n in ladder(sets, group.widths, guards, multiples(graph, guards)))]
         assert gone in rungs
         if gone:
             less = removed.copy()
@@ -99,15 +100,23 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
     assert missed
 
 
+def counts(units: int, widths: list[int], *, wide: bool = True, **limits: Any) -> list[int]:
+    """Return the ladder of a group in a network with wide layers, or one without."""
+    guards = Guards(**limits)
+    defaults = budget._WIDE if wide else budget._NARROW
+    return ladder(units, widths, guards, defaults if guards.round_to is None else multiples(network(), guards))
+
+
 @given(
     st.integers(1, 200),
     st.lists(st.integers(1, 16), min_size=1, max_size=3),
     st.integers(1, 32),
     st.floats(0, 0.99),
     st.one_of(st.none(), st.integers(1, 16)),
+    st.booleans(),
 )
-def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_to: int | None) -> None:
-    rungs = ladder(units, widths, Guards(min_channels=least, max_ratio=ratio, round_to=round_to))
+def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_to: int | None, wide: bool) -> None:
+    rungs = counts(units, widths, wide=wide, min_channels=least, max_ratio=ratio, round_to=round_to)
     assert rungs == sorted(set(rungs), reverse=True)
     for n in rungs:
         assert 1 <= n < units
@@ -116,27 +125,35 @@ def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_t
             assert n * width >= least
             assert n * width % (round_to or 1) == 0
     if round_to is None and units >= 32 and ratio >= 0.5 and least <= 16:
-        assert all(n * width % 16 == 0 for n in rungs for width in widths), "wide layers come in multiples of 16"
+        assert all(n * width % (16 if wide else 8) == 0 for n in rungs for width in widths)
     if round_to == 1:  # nothing that the guards allow is left out
         allowed = [n for n in range(1, units) if n * min(widths) >= least and units - n <= ratio * units + 1e-9]
         assert rungs == allowed[::-1]
 
 
 def test_narrow_layers_have_choices() -> None:
-    assert ladder(64, [1], Guards()) == [48, 32, 16] and ladder(32, [1], Guards()) == [16]
-    assert ladder(24, [1], Guards()) == [16, 8]
-    assert ladder(32, [1], Guards(max_ratio=0.3)) == [24], "finer where nothing could leave otherwise"
-    assert ladder(16, [1], Guards()) == [12, 8, 4]
-    assert ladder(12, [1], Guards(max_ratio=0.99)) == [10, 8, 6, 4, 2]
-    assert ladder(2, [1], Guards()) == [1]
-    assert ladder(1, [1], Guards()) == []
+    assert counts(64, [1]) == [48, 32, 16] and counts(32, [1]) == [16] and counts(24, [1]) == [16, 8]
+    assert counts(32, [1], max_ratio=0.3) == [24], "finer where nothing could leave otherwise"
+    assert counts(16, [1]) == [12, 8, 4]
+    assert counts(12, [1], max_ratio=0.99) == [10, 8, 6, 4, 2]
+    assert counts(2, [1]) == [1]
+    assert counts(1, [1]) == []
+
+
+def test_narrow_networks_have_more() -> None:
+    assert counts(64, [1], wide=False) == [56, 48, 40, 32, 24, 16, 8]
+    assert counts(32, [1], wide=False) == [24, 16, 8] and counts(24, [1], wide=False) == [20, 16, 12, 8, 4]
+    for width, finest in ((64, 8), (128, 16)):
+        net = Net()
+        net.output(net.conv(net.op("Relu", net.conv(net.input((1, 3, 8, 8)), width)), 4))
+        assert multiples(analyse(net.model()), Guards())[0][0] == finest
 
 
 def test_each_axis_is_rounded() -> None:
     """Behind a flatten a channel is many features; the convolution before it has one axis for each."""
-    assert ladder(24, [1, 4], Guards(round_to=8)) == [16, 8]
-    assert ladder(24, [4], Guards(round_to=8))[:2] == [22, 20]
-    assert ladder(12, [4, 6], Guards(round_to=8)) == [8, 4]
+    assert counts(24, [1, 4], round_to=8) == [16, 8]
+    assert counts(24, [4], round_to=8)[:2] == [22, 20]
+    assert counts(12, [4, 6], round_to=8) == [8, 4]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75])

@@ -208,7 +208,7 @@ _PLANNING: Mapping[str, Callable[[Function], Function]] = {
     "round_to": click.option(
         "--round-to",
         type=int,
-        help="Channel counts are multiples of this. [default: 16 where a layer is wide enough]",
+        help="Channel counts are multiples of this. [default: 16, or 8, where layers are wide enough]",
     ),
     "include": click.option(
         "--include",

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune._tensors import Weights
-from onnxprune.budget import Guards, eligible, ladder
+from onnxprune.budget import Guards, eligible, ladder, multiples
 from onnxprune.importance import Scores, View, views
 from onnxprune.importance.readings import Readings
 from onnxprune.importance.scoring import raw_scores
@@ -106,7 +106,7 @@ def measure(
     for view in views(graph, seed=seed, batches=batches, groups=groups):
         group = view.group
         scores = _scores(view, criterion)
-        counts = _counts(group, guards, shares)
+        counts = _counts(group, shares, ladder(len(group.sets), group.widths, guards, multiples(graph, guards)))
         if np.isnan(scores).any() or not counts:
             continue
         order = group.deal(scores).ravel()
@@ -163,9 +163,9 @@ def _scores(view: View, criterion: str) -> Scores:
     return raw_scores(_FALLBACK, view) if np.isnan(scores).any() else scores
 
 
-def _counts(group: Group, guards: Guards, shares: Sequence[float]) -> list[int]:
-    """Return how many units to remove at each share."""
+def _counts(group: Group, shares: Sequence[float], kept: Sequence[int]) -> list[int]:
+    """Return how many units to remove at each share, of the counts of sets that may be kept."""
     sets, size = group.sets.shape
-    allowed = [(sets - kept) * size for kept in ladder(sets, group.widths, guards)]
+    allowed = [(sets - count) * size for count in kept]
     units = len(group.units)
     return sorted({min(allowed, key=lambda n: abs(n - share * units)) for share in shares}) if allowed else []

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxprune.budget import Guards
 from onnxprune.kept import Kept
 from onnxprune.latency.model import NetworkModel, fit_rates
 from onnxprune.latency.probe import probe_states
@@ -28,7 +27,7 @@ class Network:
 
     def __init__(self) -> None:
         self.graph = residual()
-        self.choices = choices_of(self.graph, Guards(round_to=8))
+        self.choices = choices_of(self.graph)
         self.fixed = np.zeros(len(self.graph.pinned), dtype=bool)
         self.sizes = Sizes(self.graph, self.choices, self.fixed, tensors_of(self.graph.proto))
         self.works = works(self.graph.proto, self.graph.shapes, self.sizes)

@@ -37,9 +37,7 @@ def test_every_group_is_measured(curves: list[Curve]) -> None:
         assert sorted(curve.order) == list(range(units))
         removed = [p.removed for p in curve.points]
         assert removed == sorted(set(removed)) and removed[0] > 0 and removed[-1] < units
-        assert curve.points[0].error >= 0
-        assert len(removed) == 1 or curve.points[-1].error > curve.points[0].error
-    assert sum(len(c.points) > 1 for c in curves) > len(curves) / 2
+        assert curve.points[-1].error > curve.points[0].error >= 0
 
 
 @pytest.mark.parametrize("refitted", [True, False])
@@ -62,7 +60,7 @@ def test_the_error_foretells_that_of_the_repaired_network(curves: list[Curve]) -
     """Groups are ranked much as by pruning and repairing them for real."""
     dense, measured, real = logits(GRAPH.proto), [], []
     for curve in curves:
-        point, group = curve.points[len(curve.points) // 2], GRAPH.groups[curve.group]
+        point, group = curve.points[1], GRAPH.groups[curve.group]
         removed = np.zeros(GRAPH.unit_count, dtype=bool)
         removed[group.units[list(curve.order[: point.removed])]] = True
         kept = Kept(GRAPH, removed)
