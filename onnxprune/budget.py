@@ -31,8 +31,8 @@ Multiples = Sequence[tuple[int, int]]
 
 # What channel counts may be multiples of, the best first, each with how many of them a layer must have. ONNX Runtime's
 # CPU provider convolves blocks of 16 channels with AVX-512 and of 8 or 16 elsewhere: other counts are padded, and where
-# layers are concatenated or added their layout is changed first. Narrow networks lose more by coarse steps than they
-# win: a ResNet-56 of 64 channels at most keeps 3 points less with 16 than with 8, and is hardly faster.
+# layers are concatenated or added their layout is changed first. Narrow networks win little time by coarse steps, and
+# lose accuracy.
 _WIDE: Multiples = ((16, 2), (8, 3), (4, 4), (2, 4), (1, 0))
 _NARROW: Multiples = ((8, 4), (4, 4), (2, 4), (1, 0))
 _WIDE_CHANNELS = 128  # of a network's widest layer
