@@ -52,9 +52,10 @@ _FILES: Mapping[str, str] = {
 
 NOTES = (
     "What it takes to halve the latency on ONNX Runtime's CPU provider. *MACs 0.5* is the speed-up that a uniform plan "
-    "for half the MACs brings, and what it would bring with channel counts in multiples of 8. *Planner* is `--target latency=0.5`: the latency as it was predicted before "
-    "anything was measured as a whole, then as it is measured once the plan is made, in a measurement of its own, with "
-    "its 95 % interval. A planner that takes 50 % or a little less has met its target.",
+    "for half the MACs brings, *of 8* what it would bring with channel counts in multiples of 8. *Planner* is "
+    "`--target latency=0.5`: the latency as it was predicted before anything was measured as a whole, then as it is "
+    "measured once the plan is made, in a measurement of its own, with its 95 % interval. A planner that takes 50 % or "
+    "a little less has met its target.",
     "*Importance* is the share of l2 importance that layers still read, on average over layers; *uniform* is that of "
     "the uniform plan of the same latency, found by halving. Torch-Pruning and onnxsim are brought to the same latency "
     "by their ratios, where they get there: *weights* is the share of the energy of weights (their squares) that is "
