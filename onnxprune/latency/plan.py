@@ -47,6 +47,8 @@ _REPEATS = 4  # times so long to measure, at most, to get there
 _SECONDS = 0.8  # of measuring each network, or
 _FADING = 0.3  # how much less a measurement counts than the next one, which was nearer to the target
 _DOUBT = 0.01  # what a measurement may be off beyond its interval, relative
+_STIFFNESS = 3e-4  # variance of logarithms of predictions from which on measurements tell a slope
+_SLOPES = 0.25, 1.5
 _RUNS = 500  # runs where they are short
 
 
@@ -146,12 +148,12 @@ class _Pursuit:
             self._learn(state)
             if self.alone:
                 self.wholes.append((state, _seconds(Opened(self._build(state), self.feeds, self.settings))))
-        correction, lowest = 1.0, deepest(self.choices)
+        lowest = deepest(self.choices)
         tries: dict[tuple[int, ...], Try] = {}
         best: tuple[float, State, Try] | None = None
         for number in range(_TRIES):
             model = self._fit()
-            state = self._next(model, tries, target, correction)
+            state = self._next(model, tries, target)
             if tuple(state.tolist()) in tries:
                 break
             self.progress(len(probes) + number, len(probes) + _TRIES)
@@ -166,7 +168,6 @@ class _Pursuit:
             self._learn(state)
             if self.alone:
                 self.wholes.append((state, share * self.whole))
-            correction = _correction(self._fit(), [(np.array(s), t.measured) for s, t in tries.items()])
         if best is None and tuple(lowest.tolist()) not in tries:  # nothing is out of reach that wasn't tried
             done = tries[tuple(lowest.tolist())] = self._try(self._fit(), lowest)
             best = (0.0, lowest, done) if done.measured.value <= target else None
@@ -177,14 +178,12 @@ class _Pursuit:
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 
-    def _next(
-        self, model: NetworkModel, tries: Mapping[tuple[int, ...], Try], target: float, correction: float
-    ) -> State:
+    def _next(self, model: NetworkModel, tries: Mapping[tuple[int, ...], Try], target: float) -> State:
         """Return the state to try: that which the model finds, unless it isn't to be trusted or can't tell finely."""
         if len(tries) >= _PATIENCE and all(t.measured.value > target for t in tries.values()):
             return self._between(tries, target)
-        budget = _AIM * target / correction * model(np.zeros(len(self.choices), dtype=np.int64))
-        found = search(model, self.choices, budget)
+        share = _to_predict(model, [(np.array(s), t.measured) for s, t in tries.items()], _AIM * target)
+        found = search(model, self.choices, share * model(np.zeros(len(self.choices), dtype=np.int64)))
         state = deepest(self.choices) if found is None else found
         return self._between(tries, target) if tuple(state.tolist()) in tries else state
 
@@ -245,14 +244,24 @@ class _Pursuit:
         )
 
 
-def _correction(model: NetworkModel, measured: Sequence[tuple[State, Estimate]]) -> float:
-    """Return by what factor measurements exceed the model's shares; the later and the surer ones weigh more."""
-    logs, weights = [], []
-    for age, (state, share) in enumerate(reversed(measured)):
-        predicted = model(state) / model(np.zeros_like(state))
-        logs.append(np.log(share.value / predicted))
-        weights.append(_FADING**age / (np.log(share.high / share.low) ** 2 + _DOUBT**2))
-    return float(np.exp(np.average(logs, weights=weights)))
+def _to_predict(model: NetworkModel, measured: Sequence[tuple[State, Estimate]], target: float) -> float:
+    """Return the share that a model must predict for a target to be met, by what was measured where it predicted what.
+
+    A line through the logarithms of both, on which the later and the surer measurements weigh more. Its slope is one,
+    a constant factor, as long as little says otherwise; it is mostly below, for a search finds just those states that
+    the model takes for faster than they are.
+    """
+    if not measured:
+        return target
+    whole = model(np.zeros_like(measured[0][0]))
+    x = np.log([model(state) / whole for state, _ in measured])
+    y = np.log([share.value for _, share in measured])
+    width = np.array([np.log(share.high / share.low) for _, share in measured])
+    weights = _FADING ** np.arange(len(y))[::-1] / (width**2 + _DOUBT**2)
+    weights /= weights.sum()
+    at, risen = x - weights @ x, y - weights @ y
+    slope = (weights @ (at * risen) + _STIFFNESS) / (weights @ at**2 + _STIFFNESS)
+    return float(np.exp(weights @ x + (np.log(target) - weights @ y) / np.clip(slope, *_SLOPES)))
 
 
 def _seconds(opened: Opened) -> float:

@@ -8,11 +8,14 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from statistics import median_low
 
 from onnxprune.benchmark.environment import environment
 from onnxprune.benchmark.settings import SessionSettings
 
-FORMAT = 2
+FORMAT = 3
+_NEVER = float("inf")
+_KEPT = 5  # measurements of a layer, the latest
 
 
 class Table:
@@ -32,29 +35,30 @@ class Table:
         self._key = _key(settings)
         name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:24]
         self._path = None if folder is None else folder / f"{name}.json"
-        self._seconds: dict[str, float] = {}
+        self._seconds: dict[str, list[float]] = {}
         if self._path is not None:
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 document = json.loads(self._path.read_text(encoding="utf-8"))
                 if document["format"] == FORMAT and document["key"] == self._key:
-                    found = {str(k): float(v) for k, v in document["seconds"].items()}
-                    self._seconds = {k: v for k, v in found.items() if 0 <= v < float("inf")}
+                    found = {str(k): [float(v) for v in own] for k, own in document["seconds"].items()}
+                    self._seconds = {k: own for k, own in found.items() if own and all(0 <= v < _NEVER for v in own)}
 
     def __contains__(self, signature: str) -> bool:
         """Tell whether a layer was measured."""
         return signature in self._seconds
 
     def __getitem__(self, signature: str) -> float:
-        """Return a layer's seconds."""
-        return self._seconds[signature]
+        """Return a layer's seconds: the median of what was measured, of two the shorter.
+
+        A disturbance makes a measurement longer, so that the mean would be too long; but of many the shortest would be
+        too short, and layers that were measured often would seem faster than others.
+        """
+        return median_low(self._seconds[signature])
 
     def update(self, seconds: Mapping[str, float]) -> None:
-        """Note what was measured, and write it down; a folder that can't be written is no reason to stop.
-
-        Of a layer that was known the shorter time stays, for whatever disturbs a measurement makes it longer.
-        """
+        """Note what was measured, and write it down; a folder that can't be written is no reason to stop."""
         for signature, time in seconds.items():
-            self._seconds[signature] = min(time, self._seconds.get(signature, time))
+            self._seconds[signature] = [*self._seconds.get(signature, ()), time][-_KEPT:]
         if self._path is None:
             return
         draft = self._path.with_suffix(f".{os.getpid()}.tmp")
