@@ -80,10 +80,12 @@ def timings(name: str, analysis: Analysis, provider: Provider, batches: Sequence
     graph = analysis.graph
     removed = choose(graph, score(graph, "l2"), Guards(), target=Target("macs", SHARE))
     pair = {"dense": graph.proto, "pruned": rewrite(Kept(graph, removed))}
+    first = graph.proto.graph.input[0].type.tensor_type.shape.dim[0]
+    sizes: tuple[int | None, ...] = tuple(batches) if first.dim_param else (None,)  # exported for one size
     found = []
     for weights, models in (("float32", pair), ("float16", {k: _halved(proto) for k, proto in pair.items()})):
         log.print(f"{name}: {weights}", style="dim")
-        settings = Settings(providers=(provider,), batches=tuple(batches), threads=threads, seconds=_SECONDS)
+        settings = Settings(providers=(provider,), batches=sizes, threads=threads, seconds=_SECONDS)
         for case in benchmark({k: load(proto) for k, proto in models.items()}, settings).cases:
             dense, pruned = case.results
             assert pruned.speedup is not None
