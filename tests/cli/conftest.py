@@ -1,0 +1,30 @@
+"""A small model on disk, a plan for it, and a place for what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.cli.support import invoke
+from tests.report.network import network
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(network(), path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.onnx"
+
+
+@pytest.fixture
+def plan(model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    invoke("plan", model, "-o", path, "--ratio", "0.5", "-q")
+    return path

@@ -1,0 +1,73 @@
+"""What is told of a model and of the operators, and why channels stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onnxprune.errors import CATALOGUE
+from tests.cli.support import document, invoke, refused
+from tests.report.network import PARAMS
+
+
+class TestInspect:
+    def test_table(self, model: Path) -> None:
+        text = invoke("inspect", model).stdout
+        for found in ("opset ai.onnx:17", "Nx3x8x8", "taken as 1x3x8x8", "stem", "OP201 → g0", "98.8 %", "4 of 4"):
+            assert found in text
+
+    def test_json(self, model: Path) -> None:
+        found = document("inspect", model)
+        assert found["cost"]["params"] == PARAMS
+        assert found["file_size"] == model.stat().st_size
+        assert [layer["node"] for layer in found["layers"]] == ["stem", "left", "right", "head"]
+
+    def test_bad_files(self, tmp_path: Path) -> None:
+        empty, text = tmp_path / "empty.onnx", tmp_path / "text.onnx"
+        empty.touch()
+        text.write_text("hello")
+        refused("OP102", "inspect", empty)
+        refused("OP103", "inspect", text)
+        refused("OP101", "inspect", tmp_path / "absent.onnx")
+        refused("OP101", "inspect", tmp_path)
+
+
+class TestExplain:
+    def test_model(self, model: Path) -> None:
+        found = document("explain", model)
+        assert [pin["code"] for pin in found["pins"]] == ["OP202", "OP201"]
+        assert "98.8 %" in invoke("explain", model).stdout
+
+    def test_node(self, model: Path) -> None:
+        text = invoke("explain", model, "left").stdout
+        assert "8 output channels" in text and "right" in text and "join" in text
+        found = document("explain", model, "head")
+        assert found["channels"][0]["held"][0]["pin"]["code"] == "OP202"
+
+    def test_everything_that_a_code_pins(self, model: Path) -> None:
+        assert [axis["nodes"] for axis in document("explain", model, "OP202")["axes"]] == [["head"], ["shift"]]
+        assert "graph output" in invoke("explain", model, "OP202").stdout
+
+    @pytest.mark.parametrize("code", sorted(CATALOGUE))
+    def test_code(self, code: str) -> None:
+        result = invoke("explain", code)
+        assert result.stdout.startswith(f"{code} {CATALOGUE[code].title}\n")
+        assert document("explain", code)["explanation"] == CATALOGUE[code].explanation
+
+    def test_unknown(self, model: Path) -> None:
+        assert "did you mean stem" in refused("OP606", "explain", model, "stme")
+        refused("OP606", "explain", "OP999")
+        refused("OP606", "explain", model, "OP999")
+        refused("OP101", "explain", "absent.onnx")
+
+
+class TestRules:
+    def test_all(self) -> None:
+        found = document("rules")
+        assert {"Conv", "Relu", "Softmax"} <= {o["name"] for o in found["operators"]}
+        assert "with a rule" in invoke("rules").stdout
+
+    def test_some(self) -> None:
+        assert {o["name"] for o in document("rules", "softm")["operators"]} >= {"Softmax", "LogSoftmax"}
+        assert "did you mean Conv" in refused("OP606", "rules", "Convv")

@@ -1,0 +1,63 @@
+"""How commands fail: one message, a status, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxprune.cli import COMMANDS
+from tests.cli.support import invoke, refused
+from tests.report.network import network
+
+
+class TestFailures:
+    def test_a_bug_is_one_line(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise KeyError("something")
+
+        monkeypatch.setattr("onnxprune.cli.inspect.open_model", broken)
+        brief = invoke("inspect", model, status=2).stderr
+        assert brief.splitlines()[0] == "error: internal error: KeyError: 'something'"
+        assert "Traceback" not in brief and "report" in brief
+        assert "Traceback" in invoke("inspect", model, "-vv", status=2).stderr
+
+    def test_a_missing_package(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxprune.report.summary", None)
+        told = invoke("inspect", model, status=2).stderr
+        assert told.startswith("error[OP609]: the installation is incomplete") and "pip install" in told
+
+    def test_tracebacks_of_errors_need_vv(self, tmp_path: Path) -> None:
+        absent = tmp_path / "absent.onnx"
+        assert "Traceback" not in invoke("inspect", absent, "-v", status=2).stderr
+        assert "Traceback" in invoke("inspect", absent, "-vv", status=2).stderr
+
+    def test_interrupted(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("onnxprune.cli.inspect.open_model", interrupted)
+        invoke("inspect", model, status=130)
+
+    def test_usage(self) -> None:
+        refused("OP602", "prun")
+        refused("OP602", "--colour")
+        refused("OP602", "inspect")
+        assert invoke().stdout == invoke("--help").stdout
+
+    def test_names_can_not_command_the_terminal(self, tmp_path: Path) -> None:
+        proto = network()
+        proto.graph.node[0].name = "\x1b[31mstem"
+        path = tmp_path / "model.onnx"
+        onnx.save(proto, path)
+        assert "\x1b" not in invoke("inspect", path).stdout
+        assert "\x1b" not in invoke("explain", path, "\x1b[31mste", status=2).stderr
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help(self, command: str) -> None:
+        for flag in ("-h", "--help"):
+            text = invoke(command, flag).stdout
+            for option in ("--verbose", "--quiet", "--format"):
+                assert option in text
