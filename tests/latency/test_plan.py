@@ -121,6 +121,23 @@ class TestPlan:
             assert f"{reach} was reached" in str(caught.value.hint)
             assert seen[-1].tolist() == max(seen, key=np.sum).tolist()
 
+    def test_measurements_tell_what_to_predict(self) -> None:
+        """One measurement tells a factor; several tell a slope, where a factor would miss."""
+
+        def model(state: np.ndarray) -> float:  # what it predicts is in the state; 100 is the original
+            return 100.0 - float(state[0])
+
+        def measured(*predicted: float) -> list[tuple[np.ndarray, Estimate]]:
+            truth = [share**0.5 for share in predicted]
+            states = [np.array([round(100 * (1 - share))]) for share in predicted]
+            return [(state, Estimate(t, t, t)) for state, t in zip(states, truth, strict=True)]
+
+        told = plan_module._to_predict
+        assert told(model, [], 0.5) == 0.5
+        assert told(model, measured(0.5), 0.6) == pytest.approx(0.5 * 0.6 / 0.5**0.5)
+        assert told(model, measured(0.8, 0.5), 0.6) == pytest.approx(0.36, rel=0.03)
+        assert told(model, measured(0.5), 0.6) != pytest.approx(0.36, rel=0.03)
+
     def test_nothing_to_prune(self) -> None:
         graph = residual()
         with pytest.raises(PlanError) as caught:
