@@ -13,21 +13,33 @@ from onnx import ModelProto
 
 from benchmarks.common import Column, Report, Stopwatch, Table, chosen, log, milliseconds, options
 from benchmarks.zoo import FAMILIES, SIZES, VALUES
-from onnxprune import Analysis, Guards, Kept, OnnxPruneError, PlanError, Settings, Target, load, make_plan, prove, prune
-from onnxprune.cost import cost
-from onnxprune.normalise import normalise
-from onnxprune.plan import PrunePlan, apply_plan
+from onnxprune import (
+    Constraints,
+    OnnxPruneError,
+    PlanError,
+    PlanSettings,
+    PrunedGraph,
+    Target,
+    TracedModel,
+    load,
+    make_plan,
+    prove,
+    prune,
+)
+from onnxprune.cost.cost import cost
+from onnxprune.normalize import normalize
+from onnxprune.plan.plan import PrunePlan, apply_plan
 from onnxprune.report.coupling import explain_node
 from onnxprune.report.index import Index
-from onnxprune.report.summary import ModelSummary, summarise
-from onnxprune.report.units import percent, share, si
-from onnxprune.shapes import concretise
+from onnxprune.report.layout import percent, share, si
+from onnxprune.report.summary import ModelSummary, summarize
+from onnxprune.rewrite.verify import Verification, generate_inputs
+from onnxprune.shapes import concretize
 from onnxprune.trace import ChannelGraph, trace
-from onnxprune.verify import Verification, generate_inputs
 
-TARGET = Settings(target=Target("macs", 0.5))
+TARGET = PlanSettings(target=Target("macs", 0.5))
 _ALL = 1 - 1e-9
-DEEPEST = Settings(ratio=_ALL, guards=Guards(max_ratio=_ALL, round_to=1))
+DEEPEST = PlanSettings(ratio=_ALL, constraints=Constraints(max_ratio=_ALL, round_to=1))
 """One unit of each group remains."""
 
 _NO_PLAN = ("OP301", "OP310")  # the target is out of reach, nothing can be pruned
@@ -35,13 +47,13 @@ _SHOWN_PINS = _SHOWN_REASONS = 3
 _SHOWN_LETTERS = 40
 
 NOTES = (
-    "Each model is loaded and traced; then half of its MACs are removed under the default guards (l2, uniform), and "
-    "the masked oracle compares the result with the original. What isn't trained has seeded random weights.",
+    "Each model is loaded and traced; then half of its MACs are removed under the default constraints (l2, uniform). "
+    "The masked oracle compares the result with the original. What isn't trained has seeded random weights.",
     "*Layers* have weights; one is *reached* if channels can leave it. *Prunable* is the share of parameters, and of "
     "MACs, on some channel that can leave. Groups are *exact*, or *approximate* where an operator takes statistics "
     "over the channels. *Pins* are the reasons that lock most of the other parameters, with their shares: `onnxprune "
     "explain CODE` tells more. *Trace* is the time in milliseconds to find shapes and dependencies. *Planned* is the "
-    "share of MACs left at the target of 50 %, *deepest* with one channel of each group left and no other guards. "
+    "share of MACs left at the target of 50 %, *deepest* with one channel of each group left and no other constraints. "
     "*Error* is the largest difference of any output relative to its largest value, *change* the same measure between "
     "the masked and the dense original: what the oracle had to get right. Where the target is out of reach the "
     "deepest plan is proved instead, marked (d).",
@@ -58,7 +70,7 @@ class Coverage:
     Attributes:
         model: its name.
         family: the name of its family.
-        nodes: how many nodes it has, normalised.
+        nodes: how many nodes it has, normalized.
         layers: how many layers with weights.
         reached: how many of them can be made smaller.
         params: elements of its weights.
@@ -133,11 +145,11 @@ def cover(name: str, family: str, source: ModelProto, *, repeats: int, clock: st
     model = load(source)
     watch = Stopwatch(repeats, clock)
     graph = watch("trace", lambda: _trace(model.proto, SIZES.get(name)))
-    analysis = Analysis(model, graph)
+    analysis = TracedModel(model, graph)
     planned, deepest = (_plan(analysis, settings) for settings in (TARGET, DEEPEST))
     plan = planned or deepest
     verdict = None if plan is None else _proof(analysis, plan, VALUES.get(name, {}))
-    found = summarise(graph)
+    found = summarize(graph)
     return Coverage(
         model=name,
         family=family,
@@ -160,11 +172,11 @@ def cover(name: str, family: str, source: ModelProto, *, repeats: int, clock: st
 
 
 def _trace(source: ModelProto, sizes: Mapping[str, Sequence[int]] | None) -> ChannelGraph:
-    proto = normalise(source)
-    return trace(proto, shapes=concretise(proto, sizes))
+    proto = normalize(source)
+    return trace(proto, shapes=concretize(proto, sizes))
 
 
-def _plan(analysis: Analysis, settings: Settings) -> PrunePlan | None:
+def _plan(analysis: TracedModel, settings: PlanSettings) -> PrunePlan | None:
     """Make a plan, if that can be done."""
     try:
         return make_plan(analysis, settings)
@@ -176,7 +188,7 @@ def _plan(analysis: Analysis, settings: Settings) -> PrunePlan | None:
 
 def _prunable_macs(graph: ChannelGraph, found: ModelSummary) -> float:
     """Return the share of MACs that would go if all went that can."""
-    return share(found.cost.macs - cost(Kept(graph, ~graph.pinned)).macs, found.cost.macs)
+    return share(found.cost.macs - cost(PrunedGraph(graph, ~graph.pinned)).macs, found.cost.macs)
 
 
 def _unreached(model: str, graph: ChannelGraph, found: ModelSummary) -> tuple[Unreached, ...]:
@@ -196,7 +208,7 @@ def _macs_left(plan: PrunePlan | None) -> float | None:
     return None if plan is None else share(plan.after["macs"], plan.before["macs"])
 
 
-def _proof(analysis: Analysis, plan: PrunePlan, values: Mapping[str, int]) -> Verification:
+def _proof(analysis: TracedModel, plan: PrunePlan, values: Mapping[str, int]) -> Verification:
     """Run the oracle, on drawn inputs but for those whose values are given."""
     graph = analysis.graph
     inputs = generate_inputs(graph.proto, graph.shapes.inputs)

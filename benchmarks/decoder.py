@@ -21,14 +21,14 @@ import click
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, log, yes
 from benchmarks.memory import forget_peak, held, peak
 from models.builders.decoder import Decoder, write_decoder
-from onnxprune import Settings, Target, make_plan, prune, save
-from onnxprune.model import load, outline
-from onnxprune.normalise import normalise
-from onnxprune.pipeline import Analysis
-from onnxprune.report.units import percent, share, si
+from onnxprune import PlanSettings, Target, make_plan, prune, save
+from onnxprune.model.file import load, outline
+from onnxprune.normalize import normalize
+from onnxprune.report.layout import percent, share, si
 from onnxprune.trace import trace
+from onnxprune.workflow.pipeline import TracedModel
 
-SETTINGS = Settings(target=Target("params", 0.75))
+SETTINGS = PlanSettings(target=Target("params", 0.75))
 SECONDS, TIMES_ITS_SIZE = 10.0, 2.0
 
 NOTES = (
@@ -85,9 +85,9 @@ def measure(source: Path, target: Path, *, check: bool) -> Result:
 
     model = load(source)
     lap("load")
-    known, proto = outline(model), normalise(model.proto, consume=True)
+    known, proto = outline(model), normalize(model.proto, consume=True)
     del model
-    analysis = Analysis(known, trace(proto))
+    analysis = TracedModel(known, trace(proto))
     lap("trace")
     plan = make_plan(analysis, SETTINGS)
     lap("plan")

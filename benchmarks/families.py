@@ -22,9 +22,9 @@ import timm
 import torch
 
 from benchmarks.common import DOCS, Column, Report, Table, log, milliseconds
-from onnxprune import OnnxPruneError, PlanError, Settings, Target, analyse, make_plan, prune
-from onnxprune.report.summary import summarise
-from onnxprune.report.units import percent, si
+from onnxprune import OnnxPruneError, PlanError, PlanSettings, Target, analyze, make_plan, prune
+from onnxprune.report.layout import percent, si
+from onnxprune.report.summary import summarize
 
 EXPORTERS = ("TorchScript", "dynamo")
 _SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "_xs", "small", "_s", "18", "26", "b0", "m0", "_050", "lite")
@@ -34,7 +34,7 @@ _OPSET = 17
 NOTES = (
     "timm keeps a file for each family of networks for images. Of every family one network, a small one, with seeded "
     "random weights, goes through both of PyTorch's exporters, and half of its MACs are removed under the default "
-    "guards (l2, uniform): nothing is told but the file and the target. Networks of more than "
+    "constraints (l2, uniform): nothing is told but the file and the target. Networks of more than "
     f"{_LARGEST // 10**6} million parameters are left out.",
     "*Layers* have weights; one is *reached* if channels can leave it. *Load* is the time in milliseconds to read the "
     "file and to trace it, *prune* that to plan, rewrite and prove. *MACs* are what is left of them, *error* is the "
@@ -51,7 +51,7 @@ class Outcome:
         network: its name in timm.
         exporter: who wrote the file.
         params: elements of its weights.
-        nodes: of the graph, normalised.
+        nodes: of the graph, normalized.
         layers: how many layers have weights.
         reached: how many of them channels can leave.
         load: seconds to read and trace.
@@ -118,16 +118,16 @@ def export(module: torch.nn.Module, path: Path, exporter: str) -> None:
 
 def _pruned(name: str, exporter: str, params: int, path: Path) -> Outcome:
     start = perf_counter()
-    analysis = analyse(path)
+    analysis = analyze(path)
     loaded = perf_counter()
     try:
-        plan = make_plan(analysis, Settings(target=Target("macs", 0.5)))
+        plan = make_plan(analysis, PlanSettings(target=Target("macs", 0.5)))
     except PlanError as error:
         return Outcome(name, exporter, params, failure=f"{error.code}: {error.cause}")
     verification = prune(analysis, plan).verification
     done = perf_counter()
     assert verification is not None
-    found = summarise(analysis.graph)
+    found = summarize(analysis.graph)
     return Outcome(
         network=name,
         exporter=exporter,
@@ -139,7 +139,7 @@ def _pruned(name: str, exporter: str, params: int, path: Path) -> Outcome:
         prune=done - loaded,
         macs=plan.after["macs"] / plan.before["macs"],
         error=verification.error,
-        telling=verification.telling,
+        telling=verification.informative,
     )
 
 
@@ -159,7 +159,7 @@ COLUMNS: Sequence[Column[Outcome]] = (
     Column("load", lambda o: milliseconds(o.load)),
     Column("prune", lambda o: milliseconds(o.prune)),
     Column("MACs", lambda o: percent(o.macs)),
-    Column("error", lambda o: f"{o.error:.1e}" if o.telling else f"({o.error:.1e})"),
+    Column("error", lambda o: f"{o.error:.1e}" if o.informative else f"({o.error:.1e})"),
 )
 FAILURES: Sequence[Column[Outcome]] = (
     Column("network", lambda o: o.network, text=True),

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, log
-from onnxprune import Settings, Target, analyse, load, make_plan, prune
+from onnxprune import PlanSettings, Target, analyze, load, make_plan, prune
 from onnxprune.data import Data, open_data, read_recipe
 from onnxprune.evaluate import evaluate
-from onnxprune.plan import apply_plan
+from onnxprune.plan.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.train import Augmentation, TrainSettings, finetune
 
@@ -40,7 +40,7 @@ StageName = Literal["dense", "pruned", "recovered", "distilled", "distilled, wit
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 NOTES = (
-    "A network is pruned to a share of its MACs, its channels chosen and then repaired with 512 unlabelled images "
+    "A network is pruned to a share of its MACs, its channels chosen and then repaired with 512 unlabeled images "
     "(`prune --data`), and fine-tuned from there in two ways (`finetune --teacher`): by distillation from the "
     "original, which needs no labels, and with labels as well. It learns from 4,660 training images of CIFAR-10 and "
     "from {images} as they were recompressed as JPEG, mirrored at random, with the settings of `finetune` but for the "
@@ -120,7 +120,7 @@ class Bench:
                 yield self._judged(stage, proto, seconds)
 
     def _steps(self) -> Mapping[StageName, Callable[[], ModelProto]]:
-        analysis = analyse(self._dense)
+        analysis = analyze(self._dense)
         calibration = self._train.subset(range(_CALIBRATION))
 
         def batches() -> Iterator[Mapping[str, NDArray[Any]]]:
@@ -131,7 +131,7 @@ class Bench:
         def pruning() -> ModelProto:
             nonlocal plan, pruned
             target = Target("macs", self._case.macs)
-            settings = Settings(target=target, criterion="obs", allocation="reconstruction")
+            settings = PlanSettings(target=target, criterion="obs", allocation="reconstruction")
             plan = make_plan(analysis, settings, batches=batches)
             pruned = prune(analysis, plan).proto
             return pruned

@@ -17,19 +17,19 @@ from onnx import ModelProto, numpy_helper
 from benchmarks.common import ROOT, Column, Report, Table, chosen, log, milliseconds, options
 from benchmarks.turns import turns
 from models.fill import fill
-from onnxprune import Analysis, Target, analyse
-from onnxprune.benchmark.statistics import ratio, summarise
-from onnxprune.budget import Guards, choose
+from onnxprune import Target, TracedModel, analyze
+from onnxprune.benchmark.statistics import ratio, summarize
+from onnxprune.channels.values import Mask
 from onnxprune.errors import PlanError
 from onnxprune.evaluate.intervals import Estimate
 from onnxprune.importance import Scores, score
-from onnxprune.kept import Kept
 from onnxprune.latency import Options, plan_for_latency
-from onnxprune.normalise import normalise
-from onnxprune.report.units import percent
-from onnxprune.rewrite import rewrite
-from onnxprune.trace.values import Mask
-from onnxprune.verify import generate_inputs
+from onnxprune.normalize import normalize
+from onnxprune.plan.budget import Constraints, choose
+from onnxprune.report.layout import percent
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 if TYPE_CHECKING:
     from benchmarks.tools import Case
@@ -97,20 +97,20 @@ class Network:
 
     def __init__(self, proto: ModelProto, threads: int, case: Case | None = None) -> None:
         """Trace and score a network."""
-        self.analysis: Analysis = analyse(proto)
+        self.analysis: TracedModel = analyze(proto)
         self.graph, self.case, self.threads = self.analysis.graph, case, threads
         self.scores: list[Scores] = score(self.graph, "l2")
         self.inputs = generate_inputs(self.graph.proto, self.graph.shapes.inputs)
 
     def built(self, removed: Mask) -> ModelProto:
         """Prune."""
-        return rewrite(Kept(self.graph, removed))
+        return rewrite(PrunedGraph(self.graph, removed))
 
     def share(self, proto: ModelProto) -> tuple[float, Estimate]:
         """Measure a pruned network: seconds of the original, and the share of them that it takes."""
         models = {"dense": self.graph.proto, "pruned": proto}
         runs = turns(models, self.inputs, rounds=_ROUNDS, threads=self.threads, seconds=_SECONDS)
-        return summarise(runs["dense"]).median, ratio(runs["pruned"], runs["dense"])
+        return summarize(runs["dense"]).median, ratio(runs["pruned"], runs["dense"])
 
     def importance(self, removed: Mask) -> float:
         """Return the share of importance that layers still read, on average."""
@@ -125,20 +125,20 @@ class Network:
 
     def energy(self, proto: ModelProto) -> float | None:
         """Return the share of the weights' energy that is left, on average over layers; None if layers don't match."""
-        before, after = _energies(self.graph.proto), _energies(normalise(proto))
+        before, after = _energies(self.graph.proto), _energies(normalize(proto))
         return float(np.mean(np.array(after) / before)) if len(before) == len(after) else None
 
 
 def compare(name: str, network: Network, *, peers: bool) -> Outcome:
     """Bring a network to half its latency by every means."""
     log.print(name, style="dim")
-    graph, scores, guards = network.graph, network.scores, Guards()
-    dense, macs = network.share(network.built(choose(graph, scores, guards, target=Target("macs", TARGET))))
-    finer = choose(graph, scores, Guards(round_to=_FINER), target=Target("macs", TARGET))
+    graph, scores, constraints = network.graph, network.scores, Constraints()
+    dense, macs = network.share(network.built(choose(graph, scores, constraints, target=Target("macs", TARGET))))
+    finer = choose(graph, scores, Constraints(round_to=_FINER), target=Target("macs", TARGET))
     halved = 1 / macs.value, 1 / network.share(network.built(finer))[1].value
     where = Options(threads=network.threads)
     try:
-        found = plan_for_latency(graph, scores, guards, Target("latency", TARGET), where)
+        found = plan_for_latency(graph, scores, constraints, Target("latency", TARGET), where)
     except PlanError as error:
         log.print(f"{name}: {error.cause}; {error.hint}")
         return Outcome(name, dense, *halved, None, None, 0, None, None, {})
@@ -147,7 +147,7 @@ def compare(name: str, network: Network, *, peers: bool) -> Outcome:
     uniform: dict[float, Mask] = {}
 
     def evenly(ratio: float) -> ModelProto:
-        uniform[ratio] = choose(graph, scores, guards, ratio=ratio)
+        uniform[ratio] = choose(graph, scores, constraints, ratio=ratio)
         return network.built(uniform[ratio])
 
     even = matched(network, evenly, measured.value)

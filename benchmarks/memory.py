@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.common import ROOT
 from models.builders import synthetic_chain
-from onnxprune import Settings, Target, analyse, make_plan, prune, save
+from onnxprune import PlanSettings, Target, analyze, make_plan, prune, save
 
-SETTINGS = Settings(target=Target("macs", 0.5))
+SETTINGS = PlanSettings(target=Target("macs", 0.5))
 
 _RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 
@@ -37,7 +37,7 @@ def peak_memory(model: Path, *, check: bool) -> int | None:
 
 def load_to_save(source: Path, target: Path, *, check: bool) -> None:
     """Prune a model to half its MACs."""
-    analysis = analyse(source)
+    analysis = analyze(source)
     save(prune(analysis, make_plan(analysis, SETTINGS), check=check).proto, target, force=True)
 
 

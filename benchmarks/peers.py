@@ -16,14 +16,14 @@ from onnx import ModelProto
 from benchmarks.common import Column, Report, Table, Timing, chosen, log, measure, milliseconds, options, yes
 from benchmarks.turns import speedup, turns
 from onnxprune import ModelError
-from onnxprune._runtime import session
-from onnxprune.benchmark.statistics import summarise
-from onnxprune.cost import Cost, model_cost
-from onnxprune.normalise import normalise
-from onnxprune.report.units import percent, share
-from onnxprune.shapes import concretise
-from onnxprune.trace.values import Shape
-from onnxprune.verify import generate_inputs
+from onnxprune.benchmark.statistics import summarize
+from onnxprune.channels.values import Shape
+from onnxprune.cost.cost import Cost, model_cost
+from onnxprune.model.session import session
+from onnxprune.normalize import normalize
+from onnxprune.report.layout import percent, share
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.shapes import concretize
 
 if TYPE_CHECKING:
     from benchmarks.tools import Case, Tool
@@ -84,7 +84,7 @@ def compare(
         log.print(f"{network}: {tool.name}", style="dim")
         pruned, times[tool.name] = measure(tool.prune, partial(tool.prepare, case), repeats, clock=clock)
         models[tool.name] = tool.export(pruned)
-    inputs = generate_inputs(case.proto, concretise(case.proto).inputs)
+    inputs = generate_inputs(case.proto, concretize(case.proto).inputs)
     runs = turns({n: m for n, m in models.items() if _loads(m)}, inputs, rounds=rounds, threads=threads)
     costs = {name: _cost(model) for name, model in models.items()}
     dense = costs[_DENSE]
@@ -99,7 +99,7 @@ def compare(
             params=share(costs[name].params, dense.params),
             loads=name in runs,
             valid=_valid(model),
-            latency=summarise(runs[name]).median if name in runs else None,
+            latency=summarize(runs[name]).median if name in runs else None,
             speedup=speedup(runs[_DENSE], runs[name]) if name in runs else None,
         )
         for name, model in models.items()
@@ -107,8 +107,8 @@ def compare(
 
 
 def _cost(model: ModelProto) -> Cost:
-    proto = normalise(model)
-    return model_cost(proto, concretise(proto))
+    proto = normalize(model)
+    return model_cost(proto, concretize(proto))
 
 
 def _weights(cost: Cost) -> list[Shape]:

@@ -17,20 +17,20 @@ from onnx import ModelProto
 from benchmarks.common import ROOT, Column, Report, Table, chosen, log, milliseconds, options
 from benchmarks.turns import turns
 from models.fill import fill
-from onnxprune import Analysis, Target, analyse
-from onnxprune.benchmark import Provider, Settings, benchmark, parse_provider
-from onnxprune.benchmark.provider import CPU
+from onnxprune import Target, TracedModel, analyze
+from onnxprune.benchmark import BenchmarkSettings, Provider, benchmark, parse_provider
 from onnxprune.benchmark.statistics import ratio
-from onnxprune.budget import Guards, choose
 from onnxprune.errors import PlanError
 from onnxprune.evaluate.intervals import Estimate
 from onnxprune.importance import score
-from onnxprune.kept import Kept
-from onnxprune.latency import Found, Options, plan_for_latency
-from onnxprune.model import load
-from onnxprune.report.units import percent
-from onnxprune.rewrite import rewrite
-from onnxprune.verify import generate_inputs
+from onnxprune.latency import LatencyResult, Options, plan_for_latency
+from onnxprune.model.file import load
+from onnxprune.plan.budget import Constraints, choose
+from onnxprune.report.layout import percent
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.runtime.provider import CPU
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 SHARE = 0.5
 _FOLDER = ROOT.parent / "shared" / "models" / "architectures"
@@ -75,17 +75,17 @@ class Plans:
     shared: float | None
 
 
-def timings(name: str, analysis: Analysis, provider: Provider, batches: Sequence[int], threads: int) -> list[Timing]:
+def timings(name: str, analysis: TracedModel, provider: Provider, batches: Sequence[int], threads: int) -> list[Timing]:
     """Time a network dense and pruned, with weights of both types."""
     graph = analysis.graph
-    removed = choose(graph, score(graph, "l2"), Guards(), target=Target("macs", SHARE))
-    pair = {"dense": graph.proto, "pruned": rewrite(Kept(graph, removed))}
+    removed = choose(graph, score(graph, "l2"), Constraints(), target=Target("macs", SHARE))
+    pair = {"dense": graph.proto, "pruned": rewrite(PrunedGraph(graph, removed))}
     first = graph.proto.graph.input[0].type.tensor_type.shape.dim[0]
     sizes: tuple[int | None, ...] = tuple(batches) if first.dim_param else (None,)  # exported for one size
     found = []
     for weights, models in (("float32", pair), ("float16", {k: _halved(proto) for k, proto in pair.items()})):
         log.print(f"{name}: {weights}", style="dim")
-        settings = Settings(providers=(provider,), batches=sizes, threads=threads, seconds=_SECONDS)
+        settings = BenchmarkSettings(providers=(provider,), batches=sizes, threads=threads, seconds=_SECONDS)
         for case in benchmark({k: load(proto) for k, proto in models.items()}, settings).cases:
             dense, pruned = case.results
             assert pruned.speedup is not None
@@ -94,21 +94,21 @@ def timings(name: str, analysis: Analysis, provider: Provider, batches: Sequence
     return found
 
 
-def plans(name: str, analysis: Analysis, provider: Provider, threads: int) -> Plans:
+def plans(name: str, analysis: TracedModel, provider: Provider, threads: int) -> Plans:
     """Plan for half the latency on the provider and on the CPU, and measure each plan on both."""
     graph = analysis.graph
     inputs = generate_inputs(graph.proto, graph.shapes.inputs)
     places = provider, Provider(CPU)
-    made: list[Found | None] = []
+    made: list[LatencyResult | None] = []
     for place in places:
         log.print(f"{name}: plan for {place.short}", style="dim")
         try:
             where = Options(place, threads=threads)
-            made.append(plan_for_latency(graph, score(graph, "l2"), Guards(), Target("latency", SHARE), where))
+            made.append(plan_for_latency(graph, score(graph, "l2"), Constraints(), Target("latency", SHARE), where))
         except PlanError as error:
             log.print(f"{name}: {error.cause}; {error.hint}")
             made.append(None)
-    networks = {str(i): rewrite(Kept(graph, f.removed)) for i, f in enumerate(made) if f is not None}
+    networks = {str(i): rewrite(PrunedGraph(graph, f.removed)) for i, f in enumerate(made) if f is not None}
     shares: list[tuple[float | None, float | None]] = []
     for place in places:
         models = {"dense": graph.proto, **networks}
@@ -170,7 +170,7 @@ def main(
     names = chosen(_NETWORKS, only)
     timed, planned = list[Timing](), list[Plans]()
     for name in names:
-        analysis = analyse(fill(onnx.load(_FOLDER / f"{name}.onnx")))
+        analysis = analyze(fill(onnx.load(_FOLDER / f"{name}.onnx")))
         timed += timings(name, analysis, place, batches, threads)
         planned.append(plans(name, analysis, place, threads))
     Report(

@@ -20,14 +20,15 @@ import numpy as np
 from benchmarks.common import DOCS, log
 from benchmarks.recovery_cases import NONE, SEED, SUBJECTS, Calibration, Case, Subject, everything, selection
 from benchmarks.recovery_tables import Interval, Result, Times, report
-from onnxprune.budget import Target
 from onnxprune.data import Dataset
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluate import evaluate
-from onnxprune.pipeline import Settings, analyse, make_plan, prune, sensitivities
-from onnxprune.plan import apply_plan
-from onnxprune.recover import Batches, Inputs, recover
+from onnxprune.model.stream import Batches, Inputs
+from onnxprune.plan.budget import Target
+from onnxprune.plan.plan import apply_plan
+from onnxprune.recover import recover
 from onnxprune.sensitivity import Curve
+from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune, sensitivities
 
 _BATCH = 32
 
@@ -36,7 +37,7 @@ class Workshop:
     """A subject with what its cases share: the traced model, data, and sensitivities that were measured."""
 
     def __init__(self, subject: Subject, limit: int | None) -> None:
-        self.analysis = analyse(subject.path)
+        self.analysis = analyze(subject.path)
         self.calibration, judged = subject.data(self.analysis)
         self.judged = {name: _first(data, limit) for name, data in judged.items()}
         self._curves = cache(self._measure)
@@ -52,7 +53,7 @@ class Workshop:
     def measure(self, case: Case) -> Result:
         """Plan, prune, repair and judge."""
         batches = self.batches(case.calibration)
-        settings = Settings(
+        settings = PlanSettings(
             target=Target("macs", case.macs), criterion=case.criterion, allocation=case.allocation, seed=SEED
         )
         curves, before = None, (0.0, 0.0)
@@ -85,7 +86,7 @@ class Workshop:
 
     def _measure(self, criterion: str, calibration: Calibration) -> tuple[list[Curve], Times]:
         clock = _Clock()
-        settings = Settings(ratio=0.0, criterion=criterion, allocation="reconstruction", seed=SEED)
+        settings = PlanSettings(ratio=0.0, criterion=criterion, allocation="reconstruction", seed=SEED)
         return sensitivities(self.analysis, settings, self.batches(calibration)), clock.stop()
 
 

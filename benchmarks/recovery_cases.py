@@ -11,8 +11,8 @@ from typing import Literal, get_args
 from benchmarks.common import ROOT
 from onnxprune.data import Dataset, open_data, read_recipe, split
 from onnxprune.importance import criteria
-from onnxprune.pipeline import Allocation, Analysis
 from onnxprune.recover import Method
+from onnxprune.workflow.pipeline import Allocation, TracedModel
 
 SHARED = ROOT.parent / "shared"
 SEED = 0
@@ -47,7 +47,7 @@ class Subject:
         """Where the model is."""
         return SHARED / "models" / f"{self.name}.onnx"
 
-    def data(self, analysis: Analysis) -> tuple[Mapping[Calibration, Dataset], Mapping[str, Dataset]]:
+    def data(self, analysis: TracedModel) -> tuple[Mapping[Calibration, Dataset], Mapping[str, Dataset]]:
         """Return what to calibrate on, and what to judge by."""
 
         def opened(spec: Path | str, limit: int | None = None) -> Dataset:

@@ -16,7 +16,7 @@ Times = tuple[float, float]
 """Seconds, of the wall's clock and of the processor."""
 
 _NOTES = (
-    "Models are pruned to a share of their multiply-accumulates and repaired from unlabelled inputs; accuracy "
+    "Models are pruned to a share of their multiply-accumulates and repaired from unlabeled inputs; accuracy "
     "is measured on other samples. *Allocation* says how many channels each layer loses, *criterion* which "
     "ones; reconstruction measures the outputs' error for every group of channels, with its readers refitted, "
     "and spends the budget where it costs least. *Recovery* refits all weights by least squares (reconstruct), "

@@ -45,7 +45,7 @@ def vit() -> nn.Module:
 
 
 def tiny() -> nn.Module:
-    """A convolution, a normalisation and a classifier: what a trainer is warmed up with."""
+    """A convolution, a normalization and a classifier: what a trainer is warmed up with."""
     return nn.Sequential(*conv_bn(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
 
 
@@ -60,7 +60,7 @@ def build(name: str) -> nn.Module:
 
 
 def export(module: nn.Module) -> ModelProto:
-    """A network as ONNX, its normalisations not folded."""
+    """A network as ONNX, its normalizations not folded."""
     with TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"

@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.torch_layers import Attention
 from benchmarks.torch_models import INPUT, NETWORKS, build
-from onnxprune import Settings, analyse, make_plan, prune
+from onnxprune import PlanSettings, analyze, make_plan, prune
 
 __all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case", "torch_pruned"]
 
@@ -73,8 +73,8 @@ def _export(module: nn.Module) -> ModelProto:
 
 
 def _onnxprune(proto: ModelProto, *, check: bool) -> ModelProto:
-    analysis = analyse(proto)
-    return prune(analysis, make_plan(analysis, Settings(ratio=RATIO)), check=check).proto
+    analysis = analyze(proto)
+    return prune(analysis, make_plan(analysis, PlanSettings(ratio=RATIO)), check=check).proto
 
 
 def torch_pruned(case: Case, ratio: float) -> ModelProto:

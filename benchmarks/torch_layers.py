@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def conv_bn(channels: int, width: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size, but for its stride, and its batch normalisation."""
+    """A convolution that keeps the size, but for its stride, and its batch normalization."""
     convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(width)]
 
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a perceptron of four times the width, each normalised before and added to its input."""
+    """Attention and a perceptron of four times the width, each normalized before and added to its input."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

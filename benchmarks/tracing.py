@@ -15,11 +15,11 @@ from onnx import ModelProto
 from benchmarks.common import Column, Report, Stopwatch, Table, Timing, chosen, log, milliseconds, options, yes
 from benchmarks.memory import SETTINGS, peak_memory
 from models.builders import densenet121, mobilenet_v2, resnet, synthetic_chain, yolo_like
-from onnxprune import Analysis, apply_plan, load, make_plan, prove, prune, save
-from onnxprune.cost import Cost, model_cost
-from onnxprune.normalise import normalise
-from onnxprune.report.units import si
-from onnxprune.shapes import Shapes, concretise
+from onnxprune import TracedModel, apply_plan, load, make_plan, prove, prune, save
+from onnxprune.cost.cost import Cost, model_cost
+from onnxprune.normalize import normalize
+from onnxprune.report.layout import si
+from onnxprune.shapes import Shapes, concretize
 from onnxprune.trace import trace
 
 NETWORKS: Mapping[str, Callable[[], ModelProto]] = {
@@ -35,7 +35,7 @@ _LINEAR = 1.1  # growth exponent up to which a stage counts as linear: room for 
 
 NOTES = (
     "Models have seeded random weights. Each time is the fastest of some runs after one to warm up: what "
-    "disturbs a run only ever makes it longer. `shapes` normalises "
+    "disturbs a run only ever makes it longer. `shapes` normalizes "
     "the graph and finds every tensor's shape, `trace` finds the channel dependencies, `plan` scores with l2 and aims "
     "at half the MACs, `verify` is the masked oracle on ONNX Runtime. `total` is all but `verify`.",
     "Memory is the peak of resident memory while a model is loaded, pruned and saved, in a process of its own, above "
@@ -49,7 +49,7 @@ class Result:
 
     Attributes:
         model: its name.
-        nodes: how many nodes it has, normalised.
+        nodes: how many nodes it has, normalized.
         params: elements of its weights.
         size: bytes of its file.
         stages: the time of each stage.
@@ -134,7 +134,7 @@ def _time_stages(path: Path, watch: Stopwatch) -> tuple[Cost, int, dict[str, Tim
     model = watch("load", lambda: load(path))
     proto, shapes = watch("shapes", lambda: _shapes(model.proto))
     graph = watch("trace", lambda: trace(proto, shapes=shapes))
-    analysis = Analysis(model, graph)
+    analysis = TracedModel(model, graph)
     plan = watch("plan", lambda: make_plan(analysis, SETTINGS))
     pruned = watch("rewrite", lambda: prune(analysis, plan, check=False).proto)
     watch("save", lambda: save(pruned, path.with_name("pruned.onnx"), force=True))
@@ -144,8 +144,8 @@ def _time_stages(path: Path, watch: Stopwatch) -> tuple[Cost, int, dict[str, Tim
 
 
 def _shapes(source: ModelProto) -> tuple[ModelProto, Shapes]:
-    proto = normalise(source)
-    return proto, concretise(proto)
+    proto = normalize(source)
+    return proto, concretize(proto)
 
 
 def _stage(name: str) -> Column[Result]:

@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from benchmarks.small_networks import CLASSES, SIZE
-from onnxprune.train.forward import feeds_of, forward
+from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.train.machine import GraphMachine
 from onnxprune.train.objective import objective, write_losses
 from onnxprune.train.ort_forms import in_its_forms
 from onnxprune.train.ort_training import Worker, loss_model, statistics_of
-from onnxprune.train.parameters import trainable
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
+from onnxprune.train.trainable import trainable
 
 Step = Callable[[], tuple[float, float]]
 """Makes a step; gives its loss, and CPU seconds that another process has used so far."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
-SETTINGS = TrainSettings(optimiser="adamw", clip=0.0, norms="batch", decay=0.01, rate=1e-3)
+SETTINGS = TrainSettings(optimizer="adamw", clip=0.0, norms="batch", decay=0.01, rate=1e-3)
 
 
 def draw_batch(size: int) -> Arrays:
@@ -36,8 +36,8 @@ def draw_batch(size: int) -> Arrays:
 
 
 def native(model: ModelProto, batch: Arrays, threads: int) -> Step:
-    """Steps of onnxprune, of a normalised model."""
-    goal = objective(model, SETTINGS, labelled=True, teacher=False)
+    """Steps of onnxprune, of a normalized model."""
+    goal = objective(model, SETTINGS, labeled=True, teacher=False)
     step = build_step(model, goal, SETTINGS, batch)
     machine = GraphMachine(step, providers=["CPUExecutionProvider"], threads=threads)
     return lambda: (machine.feed([batch], SETTINGS.peak)["loss"], 0.0)
@@ -47,26 +47,26 @@ def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:
     """Steps of torch."""
     torch.set_num_threads(threads)
     module.train()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=SETTINGS.peak, weight_decay=SETTINGS.decay)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=SETTINGS.peak, weight_decay=SETTINGS.decay)
     image, labels = (torch.from_numpy(batch[n]) for n in ("image", "labels"))
 
     def step() -> tuple[float, float]:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(module(image), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         return loss.item(), 0.0
 
     return step
 
 
 def ort_training(model: ModelProto, batch: Arrays, threads: int, worker: Worker) -> Step:
-    """Steps of onnxruntime-training in a worker, of a normalised model."""
+    """Steps of onnxruntime-training in a worker, of a normalized model."""
     graph = forward(model, {"image": batch["image"].shape}, trainable(model), norms="frozen", fast=False)
-    goal = objective(model, SETTINGS, labelled=True, teacher=False)
+    goal = objective(model, SETTINGS, labeled=True, teacher=False)
     losses = write_losses(graph, model, goal, SETTINGS, batch)
     in_its_forms(graph.tape, norms="batch")
-    settings = {"optimiser": "AdamW", "attributes": {"weight_decay": SETTINGS.decay}}
+    settings = {"optimizer": "AdamW", "attributes": {"weight_decay": SETTINGS.decay}}
     names = {"trained": list(graph.weights), "statistics": statistics_of(graph)}
     worker.open(loss_model(graph, losses, SETTINGS, feeds_of(graph, model)), {**settings, **names, "threads": threads})
 

@@ -15,17 +15,17 @@ from benchmarks.common import CLOCKS, Column, Report, Table, chosen, log, millis
 from benchmarks.small_networks import NETWORKS, build, export
 from benchmarks.trainers import Step, draw_batch, eager, native, ort_training
 from benchmarks.training_memory import peak_memory
-from onnxprune.normalise import normalise
-from onnxprune.report.units import si
+from onnxprune.normalize import normalize
+from onnxprune.report.layout import si
 from onnxprune.train.ort_training import Worker
 
 NOTES = (
-    "A step is forward, loss (cross-entropy), backward and AdamW, on random images of 3x32x32; batch normalisations "
+    "A step is forward, loss (cross-entropy), backward and AdamW, on random images of 3x32x32; batch normalizations "
     "use the batch's moments. All take turns, so that what disturbs the machine disturbs all; times are medians. "
     "torch runs eagerly, with its own AdamW (`foreach`). onnxruntime-training 1.19.2 runs in its own process, and its "
     "time includes handing it the batch. CPU time is that of all threads and processes together.",
     "*Peak memory* is what three steps add to what the process held before it had the network (weights, gradients, "
-    "what the optimiser keeps and activations, and what it takes to prepare them), each trainer in a process of its "
+    "what the optimizer keeps and activations, and what it takes to prepare them), each trainer in a process of its "
     "own, warmed up with a tiny network.",
     "*Loss* is that of the first step, which is the same for all: they start with the same weights.",
 )
@@ -55,7 +55,7 @@ class Outcome:
 def compare(name: str, size: int, rounds: int, threads: int, clock: str, python: Path | None) -> Iterator[Outcome]:
     """Let the trainers take turns on a network."""
     batch, module = draw_batch(size), build(name)
-    model = normalise(export(module))
+    model = normalize(export(module))
     now = CLOCKS[clock]
     with ExitStack() as stack:
         trainers: dict[str, Step] = {"torch": eager(module, batch, threads), "onnxprune": native(model, batch, threads)}

@@ -19,7 +19,7 @@ from benchmarks.common import ROOT
 from benchmarks.memory import forget_peak, held, peak
 from benchmarks.small_networks import TINY, build, export
 from benchmarks.trainers import Arrays, draw_batch, eager, native, ort_training
-from onnxprune.normalise import normalise
+from onnxprune.normalize import normalize
 from onnxprune.train.ort_training import Worker
 
 _STEPS = 3
@@ -51,7 +51,7 @@ def _main(trainer: str, network: str, size: int, threads: int, folder: Path, pyt
         with Worker(Path(python)) as worker:
 
             def in_worker(name: str) -> None:
-                step = ort_training(normalise(onnx.load(folder / f"{name}.onnx")), batch, threads, worker)
+                step = ort_training(normalize(onnx.load(folder / f"{name}.onnx")), batch, threads, worker)
                 for _ in range(_STEPS):
                     step()
 
@@ -68,7 +68,7 @@ def _here(trainer: str, file: Path, batch: Arrays, threads: int) -> None:
     if trainer == "torch":
         step = eager(build(file.stem), batch, threads)
     else:
-        step = native(normalise(onnx.load(file)), batch, threads)
+        step = native(normalize(onnx.load(file)), batch, threads)
     for _ in range(_STEPS):
         step()
 

@@ -8,11 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.benchmark.provider import CPU, Provider
 from onnxprune.benchmark.rounds import take_turns, warm_up
 from onnxprune.benchmark.session import Opened
 from onnxprune.benchmark.settings import SessionSettings
 from onnxprune.benchmark.statistics import Rounds, ratio
+from onnxprune.runtime.provider import CPU, Provider
 
 _WARM_UP = 2.0
 

@@ -1,7 +1,7 @@
 """What the activations of a network look like, from a sample of values per tensor.
 
 Random weights give sane activations only where each layer's scale fits what reaches it, through
-residual sums, gates, poolings and normalisations alike. So a graph is walked once with every tensor
+residual sums, gates, poolings and normalizations alike. So a graph is walked once with every tensor
 standing for a few thousand draws of one of its entries: element-wise operators are executed on the
 draws by onnx's reference implementation, a contraction draws anew from the normal distributions
 that its filters give, and everything else passes its input on.
@@ -117,21 +117,21 @@ def _mixed(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
 
 
 def _largest(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
-    # Four independent draws: fewer than a window holds, because neighbours are alike.
+    # Four independent draws: fewer than a window holds, because neighbors are alike.
     largest: Sample = np.maximum.reduce([rng.permutation(inputs[0]) for _ in range(4)])
     return largest
 
 
-def _standardised(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
+def _standardized(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
     x, scale, *shift = inputs
     return sum(shift, start=(x - x.mean()) / (x.std() + np.float32(1e-5)) * scale)
 
 
 _OTHER: dict[str, Callable[[Sequence[Sample], np.random.Generator], Sample]] = {
     "Concat": _mixed,
-    "GroupNormalization": _standardised,
-    "InstanceNormalization": _standardised,
-    "LayerNormalization": _standardised,
+    "GroupNormalization": _standardized,
+    "InstanceNormalization": _standardized,
+    "LayerNormalization": _standardized,
     "MatMul": _last,  # of two activations: attention averages the values, its last operand
     "MaxPool": _largest,
 }

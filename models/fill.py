@@ -2,7 +2,7 @@
 
 Architecture graphs are published with each weight replaced by a ConstantOfShape node: onnx ships
 nine of them, and `models.builders` writes such graphs too. `fill` turns those nodes into
-initialisers. What each tensor is for follows from its first consumer behind Reshape, Transpose and
+initializers. What each tensor is for follows from its first consumer behind Reshape, Transpose and
 the like, and the scale of a layer's weights from a sample of the activations that reach it
 (`models.activations`): layer-sequential unit variance (Mishkin and Matas, 2016) without running
 the model.
@@ -34,9 +34,9 @@ MIN_ELEMENTS = 64
 """Smaller tensors may be real constants: they stay, unless BatchNormalization reads them."""
 
 MIN_IR_VERSION = 8
-"""What `fill` raises the IR version to: below 4, initialisers have to be graph inputs too."""
+"""What `fill` raises the IR version to: below 4, initializers have to be graph inputs too."""
 
-MIN_CENTRED_TERMS = 16
+MIN_CENTERED_TERMS = 16
 """Filters that sum at least this many products get a mean of zero."""
 
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
@@ -55,7 +55,7 @@ _SCALES = {
 
 
 def fill(model: ModelProto, seed: int = 0) -> ModelProto:
-    """A copy of `model` with its ConstantOfShape weights replaced by seeded random initialisers.
+    """A copy of `model` with its ConstantOfShape weights replaced by seeded random initializers.
 
     Weights of Conv, ConvTranspose, Gemm and MatMul are normal, each filter scaled so that its
     output has a standard deviation of 0.5 .. 1.5 when the model's inputs are standard normal.
@@ -146,7 +146,7 @@ class _Filler:
         return self._rng.normal(0.0, 0.1, self._shapes[name])
 
     def _filters(self, layer: Contraction) -> Array:
-        """Filters whose outputs have variances around one; centred where they are long enough.
+        """Filters whose outputs have variances around one; centered where they are long enough.
 
         Activations have a mean. A random filter makes of it a mean of its own, which soon outweighs
         the signal; one of mean zero doesn't: Brock et al., 2021, "Characterizing signal propagation
@@ -154,7 +154,7 @@ class _Filler:
         """
         filters = self._rng.standard_normal(layer.shape, np.float32)
         mean, power = self._activations.moments(layer.data)
-        if layer.terms < MIN_CENTRED_TERMS:
+        if layer.terms < MIN_CENTERED_TERMS:
             power += mean**2
         else:
             filters -= filters.mean(layer.axes, keepdims=True)
@@ -200,7 +200,7 @@ def _static_shapes(model: ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _install(model: ModelProto, drawn: Mapping[str, Array]) -> None:
-    """Writes the drawn constants as initialisers, and drops the shapes that nothing reads now."""
+    """Writes the drawn constants as initializers, and drops the shapes that nothing reads now."""
     graph = model.graph
     shapes = {node.input[0] for node in graph.node if node.output[0] in drawn}
     _retain(graph.node, lambda node: node.output[0] not in drawn)

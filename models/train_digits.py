@@ -1,6 +1,6 @@
 """Trains the two digit classifiers of this folder and exports them: `python -m models.train_digits`.
 
-Data: the 1,797 handwritten digits of 8x8 grey levels that scikit-learn ships, a quarter held out.
+Data: the 1,797 handwritten digits of 8x8 gray levels that scikit-learn ships, a quarter held out.
 Needs the `dev` extra. The results are committed, because a test must not depend on a training.
 """
 
@@ -118,7 +118,7 @@ def digits_cnn() -> nn.Module:
 def digits() -> tuple[Images, Images, Labels, Labels]:
     """Training images, held-out images, training labels, held-out labels.
 
-    Images are [N, 1, 8, 8], grey levels 0..16 mapped to -1..1.
+    Images are [N, 1, 8, 8], gray levels 0..16 mapped to -1..1.
     """
     data = load_digits()
     images = (data.images[:, None] / 8 - 1).astype(np.float32)
@@ -132,15 +132,15 @@ def train(make: Callable[[], nn.Module], images: Images, labels: Labels) -> nn.M
     torch.manual_seed(0)
     model = make().train()
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps = EPOCHS * (len(x) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
     for _ in range(EPOCHS):
         for batch in torch.randperm(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH):
             loss = functional.cross_entropy(model(_shifted(x[batch])), y[batch])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return model.eval()
 

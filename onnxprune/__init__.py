@@ -8,11 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from onnxprune.version import __version__
 
 if TYPE_CHECKING:
-    from onnxprune.budget import Guards, Target
-    from onnxprune.cost import Cost, model_cost
+    from onnxprune.cost.cost import Cost, model_cost
     from onnxprune.data import open_data
     from onnxprune.errors import (
         DataError,
@@ -24,57 +23,76 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnxprune.importance import criterion, score
-    from onnxprune.kept import Kept
-    from onnxprune.model import Model, load, save
-    from onnxprune.pipeline import Analysis, Pruned, Settings, analyse, make_plan, prove, prune, sensitivities
-    from onnxprune.plan import PrunePlan, apply_plan
-    from onnxprune.search import Found, prune_within
+    from onnxprune.model.file import Model, load, save
+    from onnxprune.plan.budget import Constraints, Target
+    from onnxprune.plan.plan import PrunePlan, apply_plan
+    from onnxprune.rewrite.verify import Verification
     from onnxprune.trace import ChannelGraph, Group, Pin, Slice, Unit
-    from onnxprune.verify import Verification
+    from onnxprune.trace.pruned_graph import PrunedGraph
+    from onnxprune.workflow.max_drop import MaxDropResult, prune_within
+    from onnxprune.workflow.pipeline import (
+        PlanSettings,
+        Pruned,
+        TracedModel,
+        analyze,
+        make_plan,
+        prove,
+        prune,
+        sensitivities,
+    )
 
 _HOME = {
-    "budget": ("Guards", "Target"),
-    "cost": ("Cost", "model_cost"),
+    "plan.budget": ("Constraints", "Target"),
+    "cost.cost": ("Cost", "model_cost"),
     "data": ("open_data",),
     "errors": (
         *("DataError", "ModelError", "OnnxPruneError", "PlanError", "RewriteError", "UsageError"),
         "VerificationError",
     ),
     "importance": ("criterion", "score"),
-    "kept": ("Kept",),
-    "model": ("Model", "load", "save"),
-    "pipeline": ("Analysis", "Pruned", "Settings", "analyse", "make_plan", "prove", "prune", "sensitivities"),
-    "plan": ("PrunePlan", "apply_plan"),
-    "search": ("Found", "prune_within"),
+    "trace.pruned_graph": ("PrunedGraph",),
+    "model.file": ("Model", "load", "save"),
+    "workflow.pipeline": (
+        "TracedModel",
+        "Pruned",
+        "PlanSettings",
+        "analyze",
+        "make_plan",
+        "prove",
+        "prune",
+        "sensitivities",
+    ),
+    "plan.plan": ("PrunePlan", "apply_plan"),
+    "workflow.max_drop": ("MaxDropResult", "prune_within"),
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
-    "verify": ("Verification",),
+    "rewrite.verify": ("Verification",),
 }
 
 __all__ = [
-    "Analysis",
     "ChannelGraph",
+    "Constraints",
     "Cost",
     "DataError",
-    "Found",
     "Group",
-    "Guards",
-    "Kept",
+    "MaxDropResult",
     "Model",
     "ModelError",
     "OnnxPruneError",
     "Pin",
     "PlanError",
+    "PlanSettings",
     "PrunePlan",
     "Pruned",
+    "PrunedGraph",
     "RewriteError",
-    "Settings",
     "Slice",
     "Target",
+    "TracedModel",
     "Unit",
     "UsageError",
     "Verification",
     "VerificationError",
-    "analyse",
+    "analyze",
     "apply_plan",
     "criterion",
     "load",

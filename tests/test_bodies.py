@@ -7,19 +7,19 @@ import onnx
 import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune._bodies import close_bodies, in_body, is_open
-from onnxprune.budget import Guards
-from onnxprune.kept import Kept
-from onnxprune.masked import masked
-from onnxprune.model import load
-from onnxprune.normalise import normalise
-from onnxprune.pipeline import Analysis, Settings, make_plan, prune
-from onnxprune.plan import apply_plan
+from onnxprune.model.bodies import close_bodies, in_body, is_open
+from onnxprune.model.file import load
+from onnxprune.normalize import normalize
+from onnxprune.plan.budget import Constraints
+from onnxprune.plan.plan import apply_plan
 from onnxprune.recover import recover
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.verify import verify
-from tests.toolbox import Net, analyse, inputs_of, largest_difference, removal, run_once, swapped
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.pipeline import PlanSettings, TracedModel, make_plan, prune
+from tests.toolbox import Net, analyze, inputs_of, largest_difference, removal, run_once, swapped
 
 Inputs = dict[str, np.ndarray]
 
@@ -71,7 +71,7 @@ MODELS = pytest.mark.parametrize("deeper", [False, True], ids=["plain", "nested"
 @MODELS
 def test_opened_and_closed_compute_the_same(deeper: bool) -> None:
     model = network(deeper)
-    opened = normalise(model)
+    opened = normalize(model)
     assert any(map(is_open, opened.graph.node))
     names = [node.name for node in opened.graph.node]
     made = [o for node in opened.graph.node for o in node.output]
@@ -82,7 +82,7 @@ def test_opened_and_closed_compute_the_same(deeper: bool) -> None:
     assert not any(in_body(n) or is_open(n) for n in closed.graph.node)
     assert len(closed.graph.node) == len(model.graph.node)
     assert close_bodies(closed) is closed
-    for inputs in both(analyse(model)):
+    for inputs in both(analyze(model)):
         assert largest_difference(run_once(model, inputs), run_once(closed, inputs)) == 0
         assert largest_difference(run_once(model, inputs), run_once(opened, inputs)) == 0
 
@@ -93,7 +93,7 @@ def test_channels_inside_leave(deeper: bool) -> None:
 
     Each branch is proved, with a control.
     """
-    graph = analyse(network(deeper))
+    graph = analyze(network(deeper))
     found = {g.name: len(g.units) for g in graph.groups}
     within = {"deep.first": 12, "deep.first_2": 12} if deeper else {}
     assert found == {"before": 6, "last": 8, "first": 12, "first_2": 12, **within}
@@ -112,7 +112,7 @@ def test_channels_inside_leave(deeper: bool) -> None:
 def test_the_masked_original_by_hand() -> None:
     """Zeroes in the weights of the bodies, written where the source has them."""
     model = network()
-    graph = analyse(model)
+    graph = analyze(model)
     group = next(g for g in graph.groups if g.name == "first")
     removed = np.zeros(graph.unit_count, dtype=bool)
     removed[group.units[:5]] = True
@@ -127,11 +127,11 @@ def test_the_masked_original_by_hand() -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     for inputs in both(graph):
         expected = run_once(by_hand, inputs)
-        assert largest_difference(run_once(masked(Kept(graph, removed)), inputs), expected) <= 1e-6
+        assert largest_difference(run_once(masked(PrunedGraph(graph, removed)), inputs), expected) <= 1e-6
 
 
 def test_results_are_pinned_with_the_reason() -> None:
-    graph = analyse(network())
+    graph = analyze(network())
     for name in ("second_w", "second_w_2"):
         units = graph.unit_of[graph.slots[name, 0]]
         assert {pin.code for u in units for pin in graph.pins(int(u))} == {"OP207"}
@@ -139,8 +139,8 @@ def test_results_are_pinned_with_the_reason() -> None:
 
 def test_from_plan_to_proof() -> None:
     model = load(network(deeper=True))
-    analysis = Analysis(model, analyse(model.proto))
-    plan = make_plan(analysis, Settings(ratio=0.5))
+    analysis = TracedModel(model, analyze(model.proto))
+    plan = make_plan(analysis, PlanSettings(ratio=0.5))
     assert {"first_w", "first_w_2"} <= plan.removed.keys()
     inputs = inputs_of(analysis.graph) | {"flag": np.array(True)}
     verification = prune(analysis, plan, inputs=inputs).verification
@@ -153,9 +153,11 @@ def test_from_plan_to_proof() -> None:
 def test_on_data(deeper: bool, flag: bool) -> None:
     """Inputs that take one of the branches: channels are chosen by what they do to outputs, and layers repaired."""
     model = load(network(deeper))
-    analysis = Analysis(model, analyse(model.proto))
+    analysis = TracedModel(model, analyze(model.proto))
     batches = [inputs_of(analysis.graph, seed) | {"flag": np.array(flag)} for seed in range(4)]
-    settings = Settings(ratio=0.4, allocation="reconstruction", criterion="obs", guards=Guards(round_to=1))
+    settings = PlanSettings(
+        ratio=0.4, allocation="reconstruction", criterion="obs", constraints=Constraints(round_to=1)
+    )
     plan = make_plan(analysis, settings, batches=lambda: batches)
     pruned = prune(analysis, plan, inputs=batches[0])
     assert pruned.verification is not None
@@ -177,7 +179,7 @@ def test_a_result_from_outside() -> None:
         y = Add (e, a)
     }"""
     model = onnx.parser.parse_model(text)
-    closed = close_bodies(normalise(model))
+    closed = close_bodies(normalize(model))
     onnx.checker.check_model(closed, full_check=True)
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     for flag in (True, False):

@@ -1,4 +1,4 @@
-"""Budgets: targets are met from below and closely, guards hold, and contradictions are refused."""
+"""Budgets: targets are met from below and closely, constraints hold, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxprune import budget
-from onnxprune.budget import QUANTITIES, Guards, Target, choose, ladder, multiples
-from onnxprune.cost import cost
+from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.kept import Kept
+from onnxprune.plan import budget
+from onnxprune.plan.budget import QUANTITIES, Constraints, Target, choose, ladder, multiples
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from tests.toolbox import Net, analyse, nothing
+from onnxprune.trace.pruned_graph import PrunedGraph
+from tests.toolbox import Net, analyze, nothing
 
 
 @lru_cache
@@ -36,7 +36,7 @@ def network() -> ChannelGraph:
     z = net.linear(net.op("Relu", net.linear(net.op("Flatten", y), 40, name="fc")), 10, name="classifier")
     z = net.op("LayerNormalization", net.linear(z, 20, name="late"), net.weight(20))
     net.output(net.linear(z, 5, name="head"))
-    return analyse(net.model())
+    return analyze(net.model())
 
 
 def scores(seed: int = 0) -> list[NDArray[np.float64]]:
@@ -55,13 +55,13 @@ def remaining(removed: NDArray[np.bool_], group: Group) -> int:
 
 def channels(removed: NDArray[np.bool_], producer: str) -> int:
     """Count the output channels that a node keeps, by the weights alone."""
-    kept = Kept(network(), removed)
+    kept = PrunedGraph(network(), removed)
     axis = 0 if network().values[f"{producer}_w"].shape[2:] else 1
     return kept.shape(f"{producer}_w")[axis]
 
 
 def total(removed: NDArray[np.bool_], quantity: str) -> int:
-    return int(cost(Kept(network(), removed)).totals()[quantity])
+    return int(cost(PrunedGraph(network(), removed)).totals()[quantity])
 
 
 @given(
@@ -73,10 +73,10 @@ def total(removed: NDArray[np.bool_], quantity: str) -> int:
 )
 @settings(max_examples=100)
 def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, round_to: int | None, seed: int) -> None:
-    graph, guards = network(), Guards(round_to=round_to)
+    graph, constraints = network(), Constraints(round_to=round_to)
     value = scores(seed)
     try:
-        removed = choose(graph, value, guards, target=Target(quantity, share), allocation=allocation)
+        removed = choose(graph, value, constraints, target=Target(quantity, share), allocation=allocation)
     except PlanError as error:
         assert error.code == "OP301"
         assert quantity == "memory", "all other quantities come down to 30 % of this network"
@@ -91,7 +91,10 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
         gone = int(removed[group.units].sum())
         assert removed[order[:gone]].all(), "the least important leave first"
         sets, size = group.sets.shape
-        rungs = [0, *(size * (sets - n) for n in ladder(sets, group.widths, guards, multiples(graph, guards)))]
+        rungs = [
+            0,
+            *(size * (sets - n) for n in ladder(sets, group.widths, constraints, multiples(graph, constraints))),
+        ]
         assert gone in rungs
         if gone:
             less = removed.copy()
@@ -102,9 +105,11 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
 
 def counts(units: int, widths: list[int], *, wide: bool = True, **limits: Any) -> list[int]:
     """Return the ladder of a group in a network with wide layers, or one without."""
-    guards = Guards(**limits)
+    constraints = Constraints(**limits)
     defaults = budget._WIDE if wide else budget._NARROW
-    return ladder(units, widths, guards, defaults if guards.round_to is None else multiples(network(), guards))
+    return ladder(
+        units, widths, constraints, defaults if constraints.round_to is None else multiples(network(), constraints)
+    )
 
 
 @given(
@@ -126,7 +131,7 @@ def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_t
             assert n * width % (round_to or 1) == 0
     if round_to is None and units >= 32 and ratio >= 0.5 and least <= 16:
         assert all(n * width % (16 if wide else 8) == 0 for n in rungs for width in widths)
-    if round_to == 1:  # nothing that the guards allow is left out
+    if round_to == 1:  # nothing that the constraints allow is left out
         allowed = [n for n in range(1, units) if n * min(widths) >= least and units - n <= ratio * units + 1e-9]
         assert rungs == allowed[::-1]
 
@@ -146,7 +151,7 @@ def test_narrow_networks_have_more() -> None:
     for width, finest in ((64, 8), (128, 16)):
         net = Net()
         net.output(net.conv(net.op("Relu", net.conv(net.input((1, 3, 8, 8)), width)), 4))
-        assert multiples(analyse(net.model()), Guards())[0][0] == finest
+        assert multiples(analyze(net.model()), Constraints())[0][0] == finest
 
 
 def test_each_axis_is_rounded() -> None:
@@ -158,7 +163,7 @@ def test_each_axis_is_rounded() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75])
 def test_uniform_ratio(ratio: float) -> None:
-    removed = choose(network(), scores(), Guards(round_to=1), ratio=ratio)
+    removed = choose(network(), scores(), Constraints(round_to=1), ratio=ratio)
     for group in network().groups:
         gone = len(group.units) - remaining(removed, group)
         assert abs(gone - ratio * len(group.units)) <= 0.5
@@ -166,7 +171,7 @@ def test_uniform_ratio(ratio: float) -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75])
 def test_global_ratio(ratio: float) -> None:
-    removed = choose(network(), scores(), Guards(round_to=1), ratio=ratio, allocation="global")
+    removed = choose(network(), scores(), Constraints(round_to=1), ratio=ratio, allocation="global")
     units = sum(len(g.units) for g in network().groups)
     assert abs(removed.sum() - ratio * units) <= 1
     shares = {remaining(removed, g) / len(g.units) for g in network().groups}
@@ -174,9 +179,9 @@ def test_global_ratio(ratio: float) -> None:
 
 
 def test_rounding_is_to_the_nearest() -> None:
-    removed = choose(network(), scores(), Guards(round_to=8), ratio=0.4)
+    removed = choose(network(), scores(), Constraints(round_to=8), ratio=0.4)
     assert {g.name: channels(removed, g.name) for g in network().groups} == {
-        "stem": 16,  # of 32, asked for 19.2: 16 and 24 are the neighbours
+        "stem": 16,  # of 32, asked for 19.2: 16 and 24 are the neighbors
         "block.wide": 40,  # of 64, asked for 38.4
         "grouped": 32,  # of 48, asked for 28.8
         "se.reduce": 8,  # of 12, asked for 7.2
@@ -188,50 +193,50 @@ def test_rounding_is_to_the_nearest() -> None:
 
 
 def test_min_channels() -> None:
-    removed = choose(network(), scores(), Guards(min_channels=20, round_to=1), ratio=0.8)
+    removed = choose(network(), scores(), Constraints(min_channels=20, round_to=1), ratio=0.8)
     for group in network().groups:
         least = min(len(group.units), 20 // min(group.widths))
         assert remaining(removed, group) >= least
 
 
 def test_max_ratio() -> None:
-    guards = Guards(max_ratio=0.3, round_to=1)
-    removed = choose(network(), scores(), guards, ratio=0.8, allocation="global")
+    constraints = Constraints(max_ratio=0.3, round_to=1)
+    removed = choose(network(), scores(), constraints, ratio=0.8, allocation="global")
     for group in network().groups:
         assert remaining(removed, group) >= 0.7 * len(group.units)
 
 
 def test_exclude_keeps_weights_as_they_are() -> None:
-    removed = choose(network(), scores(), Guards(exclude=("block.*", "fc")), ratio=0.5)
-    gone = Kept(network(), removed).positions()
+    removed = choose(network(), scores(), Constraints(exclude=("block.*", "fc")), ratio=0.5)
+    gone = PrunedGraph(network(), removed).positions()
     assert gone
     assert not [name for name in gone if name.startswith(("block.", "fc"))]
 
 
 def test_include_is_by_producer() -> None:
-    removed = choose(network(), scores(), Guards(include=("block.wide",)), ratio=0.5)
+    removed = choose(network(), scores(), Constraints(include=("block.wide",)), ratio=0.5)
     assert {g.name for g in network().groups if removed[g.units].any()} == {"block.wide"}
 
 
 def test_exact_only() -> None:
     assert not group_of("late").exact
-    removed = choose(network(), scores(), Guards(exact_only=True), ratio=0.5)
+    removed = choose(network(), scores(), Constraints(exact_only=True), ratio=0.5)
     assert not removed[group_of("late").units].any()
     assert all(removed[g.units].any() for g in network().groups if g.exact)
 
 
 def test_ratio_for_overrides_and_the_last_wins() -> None:
-    guards = Guards(round_to=1, ratio_for=(("block.*", 0.0), ("block.wide", 0.75)))
-    removed = choose(network(), scores(), guards, ratio=0.5)
+    constraints = Constraints(round_to=1, ratio_for=(("block.*", 0.0), ("block.wide", 0.75)))
+    removed = choose(network(), scores(), constraints, ratio=0.5)
     assert channels(removed, "block.wide") == 16
     assert channels(removed, "block.out") == 32
     assert channels(removed, "fc") == 20
 
 
-def test_ratio_for_counts_towards_a_target() -> None:
-    guards = Guards(ratio_for=(("block.wide", 0.75),))
-    removed = choose(network(), scores(), guards, target=Target("macs", 0.5))
-    free = choose(network(), scores(), Guards(), target=Target("macs", 0.5))
+def test_ratio_for_counts_toward_a_target() -> None:
+    constraints = Constraints(ratio_for=(("block.wide", 0.75),))
+    removed = choose(network(), scores(), constraints, target=Target("macs", 0.5))
+    free = choose(network(), scores(), Constraints(), target=Target("macs", 0.5))
     assert total(removed, "macs") <= 0.5 * total(np.zeros_like(removed), "macs")
     assert remaining(removed, group_of("neck")) >= remaining(free, group_of("neck"))
 
@@ -239,19 +244,19 @@ def test_ratio_for_counts_towards_a_target() -> None:
 def test_scores_that_are_nan_keep_a_group() -> None:
     values = scores()
     values[group_of("fc").index][:] = np.nan
-    removed = choose(network(), values, Guards(), ratio=0.5)
+    removed = choose(network(), values, Constraints(), ratio=0.5)
     assert not removed[group_of("fc").units].any()
 
 
 def test_unreachable_target_says_what_is_reachable() -> None:
-    guards = Guards(max_ratio=0.5)
+    constraints = Constraints(max_ratio=0.5)
     with pytest.raises(PlanError) as caught:
-        choose(network(), scores(), guards, target=Target("macs", 0.05))
+        choose(network(), scores(), constraints, target=Target("macs", 0.05))
     assert caught.value.code == "OP301"
     assert caught.value.hint is not None
     reachable = float(caught.value.hint.split()[0])
     assert 0.05 < reachable < 0.5
-    removed = choose(network(), scores(), guards, target=Target("macs", reachable + 0.001))
+    removed = choose(network(), scores(), constraints, target=Target("macs", reachable + 0.001))
     share = total(removed, "macs") / cost(nothing(network())).macs
     assert share == pytest.approx(reachable, abs=0.001)
 
@@ -266,19 +271,19 @@ def test_unreachable_target_says_what_is_reachable() -> None:
         ("OP303", {"ratio": float("nan")}),
         ("OP303", {"target": Target("macs", 0.0)}),
         ("OP303", {"target": Target("macs", 1.5)}),
-        ("OP303", {"ratio": 0.5, "guards": Guards(min_channels=0)}),
-        ("OP303", {"ratio": 0.5, "guards": Guards(max_ratio=1.0)}),
-        ("OP303", {"ratio": 0.5, "guards": Guards(round_to=0)}),
-        ("OP303", {"ratio": 0.5, "guards": Guards(ratio_for=(("fc", 1.0),))}),
-        ("OP304", {"ratio": 0.5, "guards": Guards(include=("nowhere*",))}),
-        ("OP304", {"ratio": 0.5, "guards": Guards(exclude=("nowhere*",))}),
-        ("OP304", {"ratio": 0.5, "guards": Guards(ratio_for=(("nowhere", 0.1),))}),
-        ("OP310", {"ratio": 0.5, "guards": Guards(exclude=("*",))}),
-        ("OP310", {"target": Target("macs", 0.5), "guards": Guards(exclude=("*",))}),
+        ("OP303", {"ratio": 0.5, "constraints": Constraints(min_channels=0)}),
+        ("OP303", {"ratio": 0.5, "constraints": Constraints(max_ratio=1.0)}),
+        ("OP303", {"ratio": 0.5, "constraints": Constraints(round_to=0)}),
+        ("OP303", {"ratio": 0.5, "constraints": Constraints(ratio_for=(("fc", 1.0),))}),
+        ("OP304", {"ratio": 0.5, "constraints": Constraints(include=("nowhere*",))}),
+        ("OP304", {"ratio": 0.5, "constraints": Constraints(exclude=("nowhere*",))}),
+        ("OP304", {"ratio": 0.5, "constraints": Constraints(ratio_for=(("nowhere", 0.1),))}),
+        ("OP310", {"ratio": 0.5, "constraints": Constraints(exclude=("*",))}),
+        ("OP310", {"target": Target("macs", 0.5), "constraints": Constraints(exclude=("*",))}),
     ],
 )
 def test_refusals(code: str, arguments: dict[str, Any]) -> None:
-    guards = arguments.pop("guards", Guards())
+    constraints = arguments.pop("constraints", Constraints())
     with pytest.raises(PlanError) as caught:
-        choose(network(), scores(), guards, **arguments)
+        choose(network(), scores(), constraints, **arguments)
     assert caught.value.code == code

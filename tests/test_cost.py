@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from onnx import ModelProto, TensorProto, helper
 
-from onnxprune.cost import cost, model_cost
-from onnxprune.normalise import normalise
-from onnxprune.shapes import Shapes, concretise
+from onnxprune.cost.cost import cost, model_cost
+from onnxprune.normalize import normalize
+from onnxprune.shapes import Shapes, concretize
 from tests.property.nets import Sample, samples
-from tests.toolbox import Net, analyse, inputs_of, nothing, removal, run_once
+from tests.toolbox import Net, analyze, inputs_of, nothing, removal, run_once
 
 
 def counted(net: Net) -> Any:
-    model = normalise(net.model())
-    return model_cost(model, concretise(model))
+    model = normalize(net.model())
+    return model_cost(model, concretize(model))
 
 
 def test_convolutions_by_hand() -> None:
@@ -141,7 +141,7 @@ def slow_peak(model: ModelProto, shapes: Shapes) -> int:
 @given(samples(most=8))
 @settings(max_examples=60)
 def test_peak_memory_against_a_simulation(sample: Sample) -> None:
-    graph = analyse(sample.model, sample.shapes)
+    graph = analyze(sample.model, sample.shapes)
     assert cost(nothing(graph)).memory == slow_peak(graph.proto, graph.shapes)
     assert model_cost(graph.proto, graph.shapes) == cost(nothing(graph))
 
@@ -238,7 +238,7 @@ def test_macs_against_torch(blocks: tuple[int, ...], bottleneck: bool) -> None:
 @settings(max_examples=30)
 def test_predictions_are_monotone(sample: Sample) -> None:
     """Each further group that loses channels lowers the cost, or leaves it."""
-    graph = analyse(sample.model, sample.shapes)
+    graph = analyze(sample.model, sample.shapes)
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     partly = np.zeros_like(kept.removed)
     last = cost(nothing(graph))
@@ -256,6 +256,6 @@ def test_the_figures_are_of_the_sizes_that_were_asked() -> None:
     net = Net()
     x = net.input((1, 3, 8, 8), symbols={0: "N", 2: "H", 3: "W"})
     net.output(net.conv(x, 4, 3), symbols={0: "N", 2: "H", 3: "W"})
-    small, large = (analyse(net.model(), {"input0": (1, 3, n, n)}) for n in (8, 16))
+    small, large = (analyze(net.model(), {"input0": (1, 3, n, n)}) for n in (8, 16))
     assert 4 * cost(nothing(small)).macs == cost(nothing(large)).macs
     assert run_once(small.proto, inputs_of(small))["conv0_out0"].shape == (1, 4, 8, 8)

@@ -8,10 +8,17 @@ from importlib import metadata
 import pytest
 from click.testing import CliRunner
 
-from onnxprune import doctor
 from onnxprune.cli import cli
-from onnxprune.doctor import Finding, ProviderState, diagnose, missing_libraries, runtime_distributions, try_provider
 from onnxprune.errors import UsageError
+from onnxprune.runtime import doctor
+from onnxprune.runtime.doctor import (
+    Finding,
+    ProviderState,
+    diagnose,
+    missing_libraries,
+    runtime_distributions,
+    try_provider,
+)
 
 
 class TestProviders:

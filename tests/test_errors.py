@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from onnxprune import errors
-from onnxprune.errors import CATALOGUE, ModelError, OnnxPruneError, VerificationError
+from onnxprune.errors import CATALOG, ModelError, OnnxPruneError, VerificationError, errors
 
 
 def test_message_has_only_the_lines_that_are_present() -> None:
@@ -40,7 +39,7 @@ def test_exit_status_is_one_for_a_failed_gate_and_two_for_bad_input() -> None:
     }
 
 
-def test_a_code_outside_the_catalogue_is_a_bug() -> None:
+def test_a_code_outside_the_catalog_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="OP999"):
         OnnxPruneError("OP999", "?")
 
@@ -57,10 +56,10 @@ def test_errors_survive_pickling() -> None:
 
 
 def test_every_code_is_well_formed_and_explained() -> None:
-    assert list(CATALOGUE) == sorted(CATALOGUE)
-    for code, info in CATALOGUE.items():
+    assert list(CATALOG) == sorted(CATALOG)
+    for code, info in CATALOG.items():
         assert re.fullmatch(r"OP[1-9]\d\d", code)
         assert info.title and not info.title.endswith(".")
         assert info.explanation.endswith(".") and len(info.explanation) > 60
         assert "  " not in info.explanation
-    assert {f"OP{n}" for n in range(201, 215)} <= CATALOGUE.keys()
+    assert {f"OP{n}" for n in range(201, 215)} <= CATALOG.keys()

@@ -6,18 +6,18 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.budget import QUANTITIES
-from onnxprune.cost import cost
-from onnxprune.forecast import Forecast
-from onnxprune.terms import Quantity
+from onnxprune.cost.cost import cost
+from onnxprune.cost.forecast import Forecast
+from onnxprune.cost.terms import Quantity
+from onnxprune.plan.budget import QUANTITIES
 from tests.property.nets import Sample, samples
-from tests.toolbox import Net, analyse, nothing, removal
+from tests.toolbox import Net, analyze, nothing, removal
 
 
 @given(samples(most=8), st.sampled_from(QUANTITIES), st.integers(0, 2**16))
 @settings(max_examples=80)
 def test_equals_the_count_of_every_removal(sample: Sample, quantity: Quantity, seed: int) -> None:
-    graph, rng = analyse(sample.model, sample.shapes), np.random.default_rng(seed)
+    graph, rng = analyze(sample.model, sample.shapes), np.random.default_rng(seed)
     forecast = Forecast(graph, quantity)
     removals = [nothing(graph), *(removal(graph.groups, graph, rng) for _ in range(3))]
     for kept in [*removals, *reversed(removals)]:  # each once after a larger model, once after a smaller one
@@ -28,7 +28,7 @@ def test_sees_a_single_channel_less() -> None:
     net = Net()
     x = net.conv(net.input((1, 3, 8, 8)), 8, name="first")
     net.output(net.conv(x, 4, name="last"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     forecast, removed = Forecast(graph, "macs"), np.zeros(graph.unit_count, dtype=bool)
     before = forecast(removed)
     removed[graph.groups[0].units[0]] = True

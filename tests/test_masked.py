@@ -10,12 +10,12 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.errors import VerificationError
-from onnxprune.kept import Kept
-from onnxprune.masked import masked
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.verify import verify
-from tests.toolbox import Net, analyse, inputs_of, largest_difference, nothing, removal, run_once, swapped, zeroed
+from onnxprune.trace.pruned_graph import PrunedGraph
+from tests.toolbox import Net, analyze, inputs_of, largest_difference, nothing, removal, run_once, swapped, zeroed
 
 
 def chain(act: Callable[[Net, str], str], opset: int = 17) -> ChannelGraph:
@@ -23,10 +23,10 @@ def chain(act: Callable[[Net, str], str], opset: int = 17) -> ChannelGraph:
     net = Net(opset)
     x = net.conv(net.input((1, 3, 6, 6)), 8, 3, name="first")
     net.output(net.conv(act(net, x), 2, name="second"))
-    return analyse(net.model())
+    return analyze(net.model())
 
 
-def removed(graph: ChannelGraph, seed: int = 0) -> Kept:
+def removed(graph: ChannelGraph, seed: int = 0) -> PrunedGraph:
     return removal(graph.groups, graph, np.random.default_rng(seed))
 
 
@@ -73,7 +73,7 @@ _POISON: dict[str, Callable[[Net, str], str]] = {
     "divided by itself": lambda net, x: net.op("Div", x, net.op("Abs", x)),
     "divided by its own norm": lambda net, x: net.op("Div", x, net.reduce("ReduceL2", x, [2, 3])),
     "to a negative power": lambda net, x: net.op("Pow", net.op("Abs", x), net.const(-1.0)),
-    "normalised": lambda net, x: net.op(
+    "normalized": lambda net, x: net.op(
         "InstanceNormalization", x, net.between(0.5, 1.0, 8), net.weight(8), epsilon=0.0
     ),
 }
@@ -99,7 +99,7 @@ def test_poison_beside_a_recurrent_layer() -> None:
     x = net.input((3, 2, 4))
     y, _ = net.ops("RNN", x, net.weight(1, 5, 4), net.weight(1, 5, 5), count=2, hidden_size=5)
     net.output(net.linear(net.op("Div", y, net.reduce("ReduceL2", y, [0])), 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     kept = removed(graph)
     assert kept.removed.any()
     verdict = verify(kept, rewrite(kept), inputs_of(graph))
@@ -147,16 +147,16 @@ def test_every_wrong_channel_is_caught() -> None:
     inputs = inputs_of(graph)
     gone = np.zeros(len(graph.pinned), dtype=bool)
     gone[group.units[:3]] = True
-    kept = Kept(graph, gone)
+    kept = PrunedGraph(graph, gone)
     for out in group.units[:3]:
         for back in group.units[3:]:
             other = gone.copy()
             other[out], other[back] = False, True
-            assert not verify(kept, rewrite(Kept(graph, other)), inputs).passed
+            assert not verify(kept, rewrite(PrunedGraph(graph, other)), inputs).passed
     for unit in group.units:
         other = gone.copy()
         other[unit] ^= True
-        assert not verify(kept, rewrite(Kept(graph, other)), inputs).passed
+        assert not verify(kept, rewrite(PrunedGraph(graph, other)), inputs).passed
 
 
 def test_a_spoilt_weight_is_caught() -> None:

@@ -20,18 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from onnxprune._runtime import import_onnxruntime, max_ir_version, run, session
-from onnxprune._validate import messages
-from onnxprune.errors import CATALOGUE, ModelError, OnnxPruneError, UsageError
-from onnxprune.model import (
-    Model,
-    captured_names,
-    load,
-    save,
-    set_tensor,
-    skeleton,
-    weights,
-)
+from onnxprune.errors import CATALOG, ModelError, OnnxPruneError, UsageError
+from onnxprune.model.checks import messages
+from onnxprune.model.file import Model, captured_names, load, save, set_tensor, skeleton, weights
+from onnxprune.model.session import run, session
+from onnxprune.runtime.library import import_onnxruntime, max_ir_version
 
 SHARED = Path(__file__).parents[1] / "../shared/models"
 REAL = sorted(SHARED.glob("*.onnx"))
@@ -187,7 +180,7 @@ BAD_MODELS: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "dangling output": ("OP106", lambda m: m.graph.output.add(name="nobody")),
     "node twice": ("OP107", lambda m: m.graph.node.append(node_of("x", outputs=("r",)))),
     "over an input": ("OP107", lambda m: m.graph.node.append(node_of("x", outputs=("x",)))),
-    "initialiser twice": ("OP107", lambda m: m.graph.initializer.append(m.graph.initializer[0])),
+    "initializer twice": ("OP107", lambda m: m.graph.initializer.append(m.graph.initializer[0])),
     "input twice": ("OP107", lambda m: m.graph.input.append(m.graph.input[0])),
     "old opset": ("OP108", lambda m: setattr(m.opset_import[0], "version", 6)),
     "new opset": ("OP108", lambda m: setattr(m.opset_import[0], "version", 999)),
@@ -219,7 +212,7 @@ BAD_MODELS: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
 def test_invalid_models_are_refused_with_their_code(case: str) -> None:
     load(small())  # the control: without the edit it is valid
     code, edit = BAD_MODELS[case]
-    assert code in CATALOGUE
+    assert code in CATALOG
     refuses(edited(edit), code)
 
 
@@ -273,7 +266,7 @@ def sparse(dims: list[int], indices: np.ndarray, name: str = "w") -> onnx.Sparse
 
 
 @pytest.mark.parametrize("indices", [[1, 41, 1599], [[0, 1], [1, 1], [39, 39]]])
-def test_sparse_initialisers_become_dense(indices: list[object]) -> None:
+def test_sparse_initializers_become_dense(indices: list[object]) -> None:
     proto = small()
     del proto.graph.initializer[0]
     proto.graph.sparse_initializer.append(sparse([40, 40], np.array(indices)))
@@ -294,7 +287,7 @@ def test_sparse_initialisers_become_dense(indices: list[object]) -> None:
         ([40000, 40000], [1, 2, 3]),
     ],
 )
-def test_bad_sparse_initialisers(dims: list[int], indices: list[object]) -> None:
+def test_bad_sparse_initializers(dims: list[int], indices: list[object]) -> None:
     proto = small()
     del proto.graph.initializer[0]
     proto.graph.sparse_initializer.append(sparse(dims, np.array(indices)))
@@ -448,7 +441,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr("onnxprune.model._write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("onnxprune.model.file._write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save(small(), tmp_path / "m.onnx", external=external)
     assert list(tmp_path.iterdir()) == []
@@ -462,14 +455,14 @@ def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
 
 
 def test_above_protobufs_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.model.PROTOBUF_LIMIT", 5000)
+    monkeypatch.setattr("onnxprune.model.file.PROTOBUF_LIMIT", 5000)
     with pytest.raises(ModelError, match="OP118"):
         save(small(), tmp_path / "m.onnx", external=False)
     save(load(small()), tmp_path / "m.onnx")  # of itself with external data
     assert load(tmp_path / "m.onnx").proto == small()
     save(small(), tmp_path / "plain.onnx")
     assert load(tmp_path / "plain.onnx").external
-    monkeypatch.setattr("onnxprune.model.PROTOBUF_LIMIT", 50)
+    monkeypatch.setattr("onnxprune.model.file.PROTOBUF_LIMIT", 50)
     with pytest.raises(ModelError, match="OP118"):
         save(small(), tmp_path / "tiny.onnx")
     refuses(tmp_path / "m.onnx", "OP118")
@@ -491,7 +484,7 @@ def test_a_model_above_two_gib(tmp_path: Path) -> None:
     assert np.array_equal(weights(model.proto)["w3"], weights(proto)["w"])
     assert skeleton(model.proto).ByteSize() < 10**5
     x = np.ones((1, 16384), np.float32)
-    got = run(session(model.proto, optimise=False), {"x": x})["y"]
+    got = run(session(model.proto, optimize=False), {"x": x})["y"]
     assert got.shape == (1, 16400) and np.isfinite(got).all()
 
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.cost import cost
+from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.kept import Kept
-from onnxprune.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples
-from tests.toolbox import Net, analyse, nothing, removal
+from tests.toolbox import Net, analyze, nothing, removal
 
 ALL = tuple(range(6))
 
@@ -29,7 +29,7 @@ def network() -> ChannelGraph:
     x = net.op("Relu", net.conv(net.input((1, 3, 6, 6)), 8, 3, name="stem"))
     y = net.conv(net.op("Relu", net.conv(x, 6, 3, name="inner")), 8, name="outer")
     net.output(net.conv(net.op("Add", x, y), 2, name="head"))
-    return analyse(net.model())
+    return analyze(net.model())
 
 
 def plan(seed: int = 0, settings: dict[str, Any] | None = None) -> PrunePlan:
@@ -40,7 +40,7 @@ def plan(seed: int = 0, settings: dict[str, Any] | None = None) -> PrunePlan:
 @given(samples(), st.integers(0, 2**16))
 @settings(max_examples=30)
 def test_round_trip(sample: Sample, seed: int) -> None:
-    graph = analyse(sample.model, sample.shapes)
+    graph = analyze(sample.model, sample.shapes)
     kept = removal(graph.groups, graph, np.random.default_rng(seed))
     made = plan_of(graph, kept.removed, "0" * 64, {"seed": seed, "nested": {"a": [1, None]}})
     assert PrunePlan.from_json(made.to_json()) == made
@@ -122,7 +122,7 @@ def test_fields_of_the_wrong_kind(path: tuple[str, ...], value: Any) -> None:
 
 
 def changed(**changes: dict[int, tuple[int, ...]] | None) -> PrunePlan:
-    """Return the plan with other removals for some initialisers."""
+    """Return the plan with other removals for some initializers."""
     made = plan()
     removed = {**made.removed, **{name: axes for name, axes in changes.items() if axes is not None}}
     return replace(made, removed={n: a for n, a in removed.items() if changes.get(n, a) is not None})
@@ -166,4 +166,4 @@ def test_the_prediction_is_of_what_leaves() -> None:
     assert made.before["params"] - made.after["params"] == 2 * (8 * 9 + 1 + 8)
     assert made.before["macs"] - made.after["macs"] == 2 * 36 * (8 * 9 + 8)
     assert made.before["size"] - made.after["size"] == 4 * 2 * (8 * 9 + 1 + 8)
-    assert Kept(network(), removed).shape("outer_w") == (8, 4, 1, 1)
+    assert PrunedGraph(network(), removed).shape("outer_w") == (8, 4, 1, 1)

@@ -8,20 +8,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import RewriteError
-from onnxprune.kept import Kept
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.trace.graph import ChannelGraph
-from tests.toolbox import Net, analyse, assert_proved, inputs_of, nothing, removal, run_once
+from onnxprune.trace.pruned_graph import PrunedGraph
+from tests.toolbox import Net, analyze, assert_proved, inputs_of, nothing, removal, run_once
 
 
-def half(graph: ChannelGraph, seed: int = 0) -> Kept:
+def half(graph: ChannelGraph, seed: int = 0) -> PrunedGraph:
     """Remove half of every group."""
     rng = np.random.default_rng(seed)
     removed = np.zeros(len(graph.pinned), dtype=bool)
     for group in graph.groups:
         dealt = group.deal(rng.random(len(group.units)))
         removed[group.units[dealt[: len(dealt) // 2]]] = True
-    return Kept(graph, removed)
+    return PrunedGraph(graph, removed)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
@@ -49,7 +49,7 @@ def test_what_goes_in_comes_out() -> None:
     model.graph.node[0].doc_string = "the first"
     model.metadata_props.add(key="author", value="somebody")
     model.opset_import.add(domain="com.example", version=3)
-    graph = analyse(model, {"image": (1, 3, 8, 8)})
+    graph = analyze(model, {"image": (1, 3, 8, 8)})
     pruned = assert_proved(half(graph))
     assert pruned.ir_version == model.ir_version
     for field in ("producer_name", "model_version", "doc_string", "domain", "metadata_props", "opset_import"):
@@ -65,7 +65,7 @@ def test_what_goes_in_comes_out() -> None:
 def test_the_source_is_untouched() -> None:
     net = Net()
     net.output(net.conv(net.conv(net.input((1, 3, 4, 4)), 8), 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     before = graph.proto.SerializeToString(deterministic=True)
     rewrite(half(graph))
     assert graph.proto.SerializeToString(deterministic=True) == before
@@ -75,7 +75,7 @@ def test_nothing_removed_changes_nothing() -> None:
     net = Net()
     x = net.reshape(net.conv(net.input((1, 3, 4, 4)), 8), [1, 8, 16])
     net.output(x)
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert str(rewrite(nothing(graph))) == str(graph.proto)
 
 
@@ -88,7 +88,7 @@ def test_stale_shapes_are_refreshed() -> None:
     model.graph.value_info.append(helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 8, 4, 4]))
     model.graph.value_info.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 8, None, "W"]))
     model.graph.value_info.append(helper.make_tensor_value_info("gone", TensorProto.FLOAT, [8]))
-    pruned = assert_proved(half(analyse(model)))
+    pruned = assert_proved(half(analyze(model)))
     assert str(pruned.graph.value_info[0]) == str(helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 4, 4, 4]))
     assert str(pruned.graph.value_info[1]) == str(
         helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 4, None, "W"])
@@ -96,13 +96,13 @@ def test_stale_shapes_are_refreshed() -> None:
     assert len(pruned.graph.value_info) == 2
 
 
-def test_dead_nodes_and_unread_initialisers_go() -> None:
+def test_dead_nodes_and_unread_initializers_go() -> None:
     net = Net()
     x = net.conv(net.input((1, 3, 4, 4)), 8)
     net.op("Relu", net.conv(x, 4, name="dead"))
     net.const(np.ones(5, np.float32), "unread")
     net.output(net.conv(x, 2))
-    pruned = assert_proved(half(analyse(net.model())))
+    pruned = assert_proved(half(analyze(net.model())))
     assert [n.op_type for n in pruned.graph.node] == ["Conv", "Conv"]
     assert not [t.name for t in pruned.graph.initializer if t.name.startswith(("dead", "unread"))]
 
@@ -112,7 +112,7 @@ def test_depthwise_groups() -> None:
     x = net.conv(net.input((1, 3, 6, 6)), 8)
     x = net.conv(x, 8, 3, group=8, name="depthwise")
     net.output(net.conv(x, 2))
-    pruned = assert_proved(half(analyse(net.model())))
+    pruned = assert_proved(half(analyze(net.model())))
     assert attributes(node(pruned, "depthwise"))["group"] == 4
 
 
@@ -121,7 +121,7 @@ def test_groups_that_stay() -> None:
     x = net.conv(net.input((1, 3, 6, 6)), 8)
     x = net.conv(x, 16, 3, group=4, name="grouped")
     net.output(net.conv(x, 2))
-    pruned = assert_proved(half(analyse(net.model())))
+    pruned = assert_proved(half(analyze(net.model())))
     assert attributes(node(pruned, "grouped"))["group"] == 4
     weight = next(t for t in pruned.graph.initializer if t.name == node(pruned, "grouped").input[1])
     assert list(weight.dims) == [8, 1, 3, 3]
@@ -137,12 +137,12 @@ def test_reshape_targets(target: list[int], expected: list[int]) -> None:
     x = net.conv(net.input((2, 3, 4, 4)), 8)
     x = net.reshape(x, target, name="reshape")
     net.output(net.conv(x, 2))
-    pruned = assert_proved(half(analyse(net.model())))
+    pruned = assert_proved(half(analyze(net.model())))
     assert value(pruned, node(pruned, "reshape").input[1]) == expected
 
 
 def test_a_shared_target_is_not_shared_any_more() -> None:
-    """Two Reshapes by one initialiser, of which only one changes."""
+    """Two Reshapes by one initializer, of which only one changes."""
     net = Net()
     a, b = (net.input((1, 8, 4, 4), name) for name in "ab")
     target = net.const(np.array([1, 8, 16]), "target")
@@ -150,7 +150,7 @@ def test_a_shared_target_is_not_shared_any_more() -> None:
     y = net.op("Reshape", b, target, name="kept")
     net.output(net.conv(x, 2))
     net.output(net.op("Relu", y))
-    pruned = assert_proved(half(analyse(net.model())))
+    pruned = assert_proved(half(analyze(net.model())))
     assert value(pruned, node(pruned, "pruned").input[1]) == [1, 4, 16]
     assert value(pruned, node(pruned, "kept").input[1]) == [1, 8, 16]
 
@@ -163,7 +163,7 @@ def test_computed_targets_stay_dynamic() -> None:
     target = net.op("Concat", net.slice(shape, [0], [2], [0]), net.const(np.array([-1])), axis=0)
     (y,) = net.ops("Reshape", x, target, count=1, shapes=[[2, 8, 16]], name="flat")
     net.output(net.conv(y, 2), symbols={0: "N", 2: "L"})
-    pruned = assert_proved(half(analyse(net.model(), {"x": (2, 3, 4, 4)})))
+    pruned = assert_proved(half(analyze(net.model(), {"x": (2, 3, 4, 4)})))
     (result,) = run_once(pruned, {"x": np.zeros((5, 3, 6, 2), np.float32)}).values()
     assert result.shape == (5, 2, 12)
 
@@ -174,7 +174,7 @@ def test_a_scale_computed_from_a_size_keeps_its_value() -> None:
     x = net.linear(net.input((2, 5, 6)), 8, name="wide")
     size = net.op("Cast", net.op("Gather", net.op("Shape", x), net.const(np.int64(2)), axis=0), to=TensorProto.FLOAT)
     net.output(net.linear(net.op("Div", x, net.op("Sqrt", size)), 3))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     pruned = assert_proved(half(graph))
     scale = pruned.graph.output.add()
     scale.name = next(n for n in pruned.graph.node if n.op_type == "Sqrt").output[0]
@@ -190,7 +190,7 @@ def test_parameters_go_where_the_opset_has_them(opset: int) -> None:
     x = net.pad(net.slice(x, [1], [8], [1]), [0, 1, 0, 0, 0, 2, 0, 0])
     net.output(net.conv(x, 2))
     for seed in range(5):
-        graph = analyse(net.model())
+        graph = analyze(net.model())
         assert_proved(removal(graph.groups, graph, np.random.default_rng(seed)))
 
 
@@ -201,11 +201,11 @@ def test_equal_split_becomes_unequal() -> None:
     a, b = net.split(x, [4, 4], 1, implicit=True)
     net.output(net.conv(a, 2))
     net.output(net.conv(b, 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     removed = np.zeros(len(graph.pinned), dtype=bool)
     first, second = graph.groups
     removed[first.units[:3]] = removed[second.units[:1]] = True
-    pruned = assert_proved(Kept(graph, removed))
+    pruned = assert_proved(PrunedGraph(graph, removed))
     (split,) = (n for n in pruned.graph.node if n.op_type == "Split")
     assert value(pruned, split.input[1]) == [1, 3]
     assert "num_outputs" not in attributes(split)
@@ -219,7 +219,7 @@ def test_names_of_new_tensors_are_free() -> None:
     decoy = net.const(np.ones((1, 1, 1), np.float32), "target_pruned")
     x = net.op("Reshape", x, target)
     net.output(net.conv(net.op("Mul", x, decoy), 2))
-    assert_proved(half(analyse(net.model())))
+    assert_proved(half(analyze(net.model())))
 
 
 def test_targets_computed_before_opset_9() -> None:
@@ -229,7 +229,7 @@ def test_targets_computed_before_opset_9() -> None:
     shape = net.op("Shape", net.conv(x, 8, name="other"))
     (y,) = net.ops("Reshape", x, shape, count=1, shapes=[[2, 8, 4, 4]])
     net.output(net.conv(y, 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     try:
         assert_proved(half(graph))
     except RewriteError as error:
@@ -271,7 +271,7 @@ def test_weights_keep_their_type(dtype: int) -> None:
         [weight("w", 4, 8), weight("v", 8, 3)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    traced = analyse(model)
+    traced = analyze(model)
     assert [len(g.units) for g in traced.groups] == [8]
     pruned = assert_proved(half(traced))
     assert {(t.name, t.data_type, tuple(t.dims)) for t in pruned.graph.initializer} == {

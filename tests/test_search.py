@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.budget import Guards
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, VerificationError
-from onnxprune.pipeline import Settings
-from onnxprune.search import prune_within
+from onnxprune.plan.budget import Constraints
+from onnxprune.workflow.max_drop import prune_within
+from onnxprune.workflow.pipeline import PlanSettings
 from tests.sensitivity.support import MODELS, digits
 from tests.toolbox import run_once
 
@@ -24,7 +24,7 @@ def samples(count: int | None = None) -> Dataset:
 def test_the_smallest_model_within_the_drop() -> None:
     """Trials close in on the least cost; the drop is that of the samples that were not calibrated on."""
     tried: list[str] = []
-    found = prune_within(digits(), Settings(), samples(), 0.03, limit=150, progress=tried.append)
+    found = prune_within(digits(), PlanSettings(), samples(), 0.03, limit=150, progress=tried.append)
     assert found.metric == "top1" and found.evaluation.samples == len(IMAGES) - 150
     assert len(tried) == len(found.trials)
     best = min(t.share for t in found.trials if t.loss <= 0.03)
@@ -43,7 +43,7 @@ def test_the_smallest_model_within_the_drop() -> None:
 
 def test_where_no_removal_is_good_enough() -> None:
     """Only the first layer may lose channels, at least half of them, and nothing is repaired but means."""
-    settings = Settings(guards=Guards(include=("/stem/*",), round_to=8))
+    settings = PlanSettings(constraints=Constraints(include=("/stem/*",), round_to=8))
     with pytest.raises(VerificationError) as caught:
         prune_within(digits(), settings, samples(), 0.0, method="bias")
     assert caught.value.code == "OP506" and caught.value.exit_status == 1
@@ -51,8 +51,8 @@ def test_where_no_removal_is_good_enough() -> None:
 
 def test_what_can_not_be_asked() -> None:
     with pytest.raises(PlanError) as caught:
-        prune_within(digits(), Settings(), samples(), 1.0)
+        prune_within(digits(), PlanSettings(), samples(), 1.0)
     assert caught.value.code == "OP303"
     with pytest.raises(DataError) as few:
-        prune_within(digits(), Settings(), samples(1), 0.1)
+        prune_within(digits(), PlanSettings(), samples(1), 0.1)
     assert few.value.code == "OP712"

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper
 from onnx.shape_inference import infer_node_outputs
 
-from onnxprune._bodies import open_bodies
-from onnxprune._runtime import run, session
-from onnxprune.cost import cost, model_cost
-from onnxprune.kept import Kept
-from onnxprune.normalise import normalise
-from onnxprune.rewrite import rewrite
-from onnxprune.shapes import concretise
+from onnxprune.cost.cost import cost, model_cost
+from onnxprune.model.bodies import open_bodies
+from onnxprune.model.session import run, session
+from onnxprune.normalize import normalize
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import Verification, difference, generate_inputs, verify
+from onnxprune.shapes import concretize
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.verify import Verification, difference, generate_inputs, verify
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 Mask = NDArray[np.bool_]
 Shape = tuple[int, ...]
@@ -69,16 +69,16 @@ class Net:
         return name
 
     def weight(self, *shape: int, name: str | None = None, fan_in: int | None = None) -> str:
-        """Add a random float initialiser of unit variance times 1 / fan_in."""
+        """Add a random float initializer of unit variance times 1 / fan_in."""
         scale = 1 / np.sqrt(fan_in if fan_in is not None else 1)
         return self.const((self.rng.standard_normal(shape) * scale).astype(np.float32), name)
 
     def between(self, low: float, high: float, *shape: int, name: str | None = None) -> str:
-        """Add a random float initialiser, uniform between two bounds."""
+        """Add a random float initializer, uniform between two bounds."""
         return self.const(self.rng.uniform(low, high, shape).astype(np.float32), name)
 
     def const(self, value: Any, name: str | None = None) -> str:
-        """Add an initialiser. Python floats become float32, ints int64."""
+        """Add an initializer. Python floats become float32, ints int64."""
         array = np.asarray(value)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
@@ -214,7 +214,7 @@ class Net:
         return self.op("Dropout", x, self.const(0.5))
 
     def upsample(self, x: str, factor: int) -> str:
-        """Scale the spatial axes up by a whole factor, to the nearest neighbour."""
+        """Scale the spatial axes up by a whole factor, to the nearest neighbor."""
         shape = self.shape(x)
         scales = self.const(np.array([1, 1, *[factor] * (len(shape) - 2)], np.float32))
         target = [[*shape[:2], *(n * factor for n in shape[2:])]]
@@ -256,21 +256,21 @@ class Net:
                 self.types[name].tensor_type.elem_type = kind.tensor_type.elem_type
 
 
-def analyse(
+def analyze(
     proto: ModelProto,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     attention: Literal["heads", "width"] = "heads",
 ) -> ChannelGraph:
-    """Normalise and trace a model."""
-    return trace(normalise(proto), input_shapes, attention=attention)
+    """Normalize and trace a model."""
+    return trace(normalize(proto), input_shapes, attention=attention)
 
 
-def nothing(graph: ChannelGraph) -> Kept:
+def nothing(graph: ChannelGraph) -> PrunedGraph:
     """Return the traced model with everything kept."""
-    return Kept(graph, np.zeros(len(graph.pinned), dtype=bool))
+    return PrunedGraph(graph, np.zeros(len(graph.pinned), dtype=bool))
 
 
-def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generator) -> Kept:
+def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generator) -> PrunedGraph:
     """Remove random units of each group: at least one set of those that leave together, and never all."""
     removed = np.zeros(len(graph.pinned), dtype=bool)
     for group in groups:
@@ -278,10 +278,10 @@ def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generat
             count = rng.integers(1, len(group.sets))
             dealt = group.deal(np.argsort(rng.permutation(len(group.units))).astype(np.float64))
             removed[group.units[dealt[:count]]] = True
-    return Kept(graph, removed)
+    return PrunedGraph(graph, removed)
 
 
-def swapped(kept: Kept, rng: np.random.Generator) -> Kept | None:
+def swapped(kept: PrunedGraph, rng: np.random.Generator) -> PrunedGraph | None:
     """Exchange one removed unit for one that stays, in a random group: as many are gone, but another one is."""
     choices = []
     for group in kept.graph.groups:
@@ -296,11 +296,11 @@ def swapped(kept: Kept, rng: np.random.Generator) -> Kept | None:
     other = kept.removed.copy()
     other[rng.choice(units[gone])] = False
     other[rng.choice(units[~gone])] = True
-    return Kept(kept.graph, other)
+    return PrunedGraph(kept.graph, other)
 
 
-def zeroed(kept: Kept) -> ModelProto:
-    """Return the original with every removed slice of every initialiser set to zero: the oracle in its barest form.
+def zeroed(kept: PrunedGraph) -> ModelProto:
+    """Return the original with every removed slice of every initializer set to zero: the oracle in its barest form.
 
     It holds for exact groups in graphs that divide by no removed channel.
     """
@@ -326,9 +326,9 @@ def inputs_of(graph: ChannelGraph, seed: int = 0) -> dict[str, NDArray[Any]]:
     return generate_inputs(graph.proto, graph.shapes.inputs, seed)
 
 
-def run_once(model: ModelProto, inputs: Mapping[str, NDArray[Any]], *, optimise: bool = False) -> dict[str, Any]:
+def run_once(model: ModelProto, inputs: Mapping[str, NDArray[Any]], *, optimize: bool = False) -> dict[str, Any]:
     """Run a model in ONNX Runtime."""
-    return run(session(model, optimise=optimise, threads=1), inputs)
+    return run(session(model, optimize=optimize, threads=1), inputs)
 
 
 def largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
@@ -357,7 +357,7 @@ def reopened(model: ModelProto) -> ModelProto:
     return opened
 
 
-def assert_sound(kept: Kept, pruned: ModelProto) -> None:
+def assert_sound(kept: PrunedGraph, pruned: ModelProto) -> None:
     """Check a pruned model without running it: onnx's full check, its interface, and the predicted cost."""
     source = kept.graph.proto
     if passes_checker(source):
@@ -365,7 +365,7 @@ def assert_sound(kept: Kept, pruned: ModelProto) -> None:
     assert list(map(str, pruned.graph.input)) == list(map(str, source.graph.input))
     assert list(map(str, pruned.graph.output)) == list(map(str, source.graph.output))
     pruned = reopened(pruned)
-    shapes = concretise(pruned, kept.graph.shapes.inputs)
+    shapes = concretize(pruned, kept.graph.shapes.inputs)
     for node in pruned.graph.node:
         for name in node.output:
             if name and name in kept.graph.shapes.shapes:
@@ -374,28 +374,28 @@ def assert_sound(kept: Kept, pruned: ModelProto) -> None:
 
 
 def assert_proved(
-    kept: Kept, *, optimise: Sequence[bool] = (False, True), tolerance: float | None = None
+    kept: PrunedGraph, *, optimize: Sequence[bool] = (False, True), tolerance: float | None = None
 ) -> ModelProto:
     """Rewrite a model and check the result by every means; return it."""
     pruned = rewrite(kept)
     assert_sound(kept, pruned)
     inputs = inputs_of(kept.graph)
-    for flag in optimise:
-        verdict = verify(kept, pruned, inputs, optimise=flag, tolerance=tolerance)
+    for flag in optimize:
+        verdict = verify(kept, pruned, inputs, optimize=flag, tolerance=tolerance)
         assert verdict.passed, failure(kept, verdict)
     return pruned
 
 
-def failure(kept: Kept, verdict: Verification) -> str:
+def failure(kept: PrunedGraph, verdict: Verification) -> str:
     """Describe a failed verification so that it can be reproduced by hand."""
     graph = onnx.printer.to_text(kept.graph.proto.graph)
     return f"{verdict}\nremoved: {kept.positions()}\n{graph}"
 
 
 def snapshot(graph: ChannelGraph, names: Mapping[str, str] | None = None) -> set[frozenset[Any]]:
-    """Return the groups as sets of units, each told by its slices, but for the copies that normalising made of vectors.
+    """Return the groups as sets of units, each told by its slices, but for the copies that normalizing made of vectors.
 
-    ``names`` translates those of initialisers back. What is left must not depend on the names of nodes, their order,
+    ``names`` translates those of initializers back. What is left must not depend on the names of nodes, their order,
     or the spelling of constants.
     """
     translate = names or {}

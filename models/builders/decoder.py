@@ -52,7 +52,7 @@ def write_decoder(path: Path, sizes: Decoder, *, seed: int = 0) -> None:
     """Write a decoder with random weights as float32: the graph to a file, its weights to another beside it.
 
     Input ``ids``, int64 [N, steps]; output ``logits`` [N, steps, words]. Queries and keys are rotated by their
-    positions, heads of keys and values are shared, normalisations are of root mean squares, spelled out; attention is
+    positions, heads of keys and values are shared, normalizations are of root mean squares, spelled out; attention is
     causal.
 
     Args:

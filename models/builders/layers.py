@@ -80,7 +80,7 @@ class Network:
         return Feature(self._node("Conv", [x.tensor, *weights], attributes, name), channels)
 
     def batch_norm(self, x: Feature) -> Feature:
-        """Batch normalisation by running statistics."""
+        """Batch normalization by running statistics."""
         name = self._name("BatchNormalization")
         parts = ("scale", "bias", "mean", "var")
         weights = [self._weight(f"{name}.{part}", x.channels) for part in parts]
@@ -137,7 +137,7 @@ class Network:
         return Feature(self._node("AveragePool", [x.tensor], attributes), x.channels)
 
     def upsample(self, x: Feature) -> Feature:
-        """Twice the size, by nearest neighbour."""
+        """Twice the size, by nearest neighbor."""
         name = self._name("Resize")
         scales = gs.Constant(f"{name}.scales", np.array([1, 1, 2, 2], np.float32))
         attributes = {

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from onnxprune.benchmark.gate import Change, check, compare
-from onnxprune.benchmark.provider import Provider, parse_provider
 from onnxprune.benchmark.result import Benchmark, Case, Result
 from onnxprune.benchmark.run import benchmark
-from onnxprune.benchmark.settings import Settings
+from onnxprune.benchmark.settings import BenchmarkSettings
+from onnxprune.runtime.provider import Provider, parse_provider
 
 __all__ = [
     "Benchmark",
+    "BenchmarkSettings",
     "Case",
     "Change",
     "Provider",
     "Result",
-    "Settings",
     "benchmark",
     "check",
     "compare",

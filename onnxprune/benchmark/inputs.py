@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.errors import BenchmarkError, UsageError
-from onnxprune.shapes import concretise
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import declared_inputs
-from onnxprune.verify import generate_inputs
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,7 +41,7 @@ def make_inputs(
         UsageError: the model is made for another batch size (OP603).
         ModelError: an input's shape isn't known (OP124).
     """
-    sizes = {name: tuple(a.shape) for name, a in given.items()} if given else concretise(proto, shapes).inputs
+    sizes = {name: tuple(a.shape) for name, a in given.items()} if given else concretize(proto, shapes).inputs
     if batch is not None:
         declared = declared_inputs(proto.graph)
         for name, dims in declared.items():

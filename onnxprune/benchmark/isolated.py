@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxprune._uses import reads
 from onnxprune.benchmark.layers import heads, partition
 from onnxprune.benchmark.profile import Kernel, Profile
-from onnxprune.benchmark.provider import CPU
 from onnxprune.benchmark.rounds import warm_up
 from onnxprune.benchmark.session import Feeds, Opened
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.extract import extract
-from onnxprune.shapes import Shapes, concretise
-from onnxprune.verify import generate_inputs
+from onnxprune.model.graph import extract, reads
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.runtime.provider import CPU
+from onnxprune.shapes import Shapes, concretize
 
 _WARM = 0.2  # seconds to warm up, at most
 _RUNS = 30
@@ -46,7 +45,7 @@ def isolated(
     """Measure the layers of a network, each by itself.
 
     Args:
-        proto: the network, normalised.
+        proto: the network, normalized.
         feeds: its inputs, whose shapes count.
         settings: the session's.
         only: names of the contractions whose layers are wanted; all by default.
@@ -58,7 +57,7 @@ def isolated(
     Raises:
         ModelError: ONNX Runtime can't run a layer (OP122).
     """
-    shapes = concretise(proto, {name: array.shape for name, array in feeds.items()})
+    shapes = concretize(proto, {name: array.shape for name, array in feeds.items()})
     members: dict[int, list[NodeProto]] = {}
     for node, layer in zip(proto.graph.node, partition(proto), strict=True):
         members.setdefault(layer, []).append(node)

@@ -14,19 +14,19 @@ from math import prod
 from onnx import ModelProto, NodeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune._uses import reads
-from onnxprune._validate import captured_names
-from onnxprune._wire import copy_without
-from onnxprune.macs import contraction
+from onnxprune.channels.values import Shape
+from onnxprune.model.checks import captured_names
+from onnxprune.model.graph import reads
+from onnxprune.model.wire import copy_without
+from onnxprune.operators.macs import contraction
 from onnxprune.shapes import Shapes
-from onnxprune.trace.values import Shape
 
 _TAG = re.compile(r"layer(\d+)\|")
 START = "(before the first layer)"
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class TimedLayer:
     """A contraction and the nodes after it, up to the next contraction.
 
     Attributes:
@@ -70,24 +70,24 @@ def heads(proto: ModelProto) -> list[str]:
     return [node.name or node.output[0] for node in proto.graph.node if contraction(node) is not None]
 
 
-def layers(proto: ModelProto, shapes: Shapes) -> list[Layer]:
+def layers(proto: ModelProto, shapes: Shapes) -> list[TimedLayer]:
     """List the layers of a model, number 0 first.
 
     Args:
-        proto: a normalised model.
-        shapes: its concretised shapes.
+        proto: a normalized model.
+        shapes: its concretized shapes.
     """
     members: dict[int, list[int]] = {}
     for position, layer in enumerate(partition(proto)):
         members.setdefault(layer, []).append(position)
     weights = {t.name for t in proto.graph.initializer}
-    made = [Layer(START, "", tuple(members.pop(0, ())), 0, 0, ())]
+    made = [TimedLayer(START, "", tuple(members.pop(0, ())), 0, 0, ())]
     for positions in members.values():
         node = proto.graph.node[positions[0]]
         own = max((n for n in node.input if n in weights), key=lambda n: prod(shapes.shapes.get(n, ())), default="")
         shape = shapes.shapes.get(own or node.output[0], ())
         made.append(
-            Layer(
+            TimedLayer(
                 name=node.name or node.output[0],
                 op=node.op_type,
                 nodes=tuple(positions),

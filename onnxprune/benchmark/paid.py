@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from onnxprune.benchmark.layers import Layer
+from onnxprune.benchmark.layers import TimedLayer
 from onnxprune.benchmark.profile import Kernel, Profile
-from onnxprune.trace.values import Shape
+from onnxprune.channels.values import Shape
 
 _SLACK = 1.2  # a layer paid if it takes no more than this times its share of the work
 _LANES = 8  # channels that today's CPUs and GPUs compute at once, at the least
@@ -43,7 +43,7 @@ class LayerChange:
 class _Side:
     """A layer in one of the two models: what it is, what runs it, and how long it takes."""
 
-    layer: Layer
+    layer: TimedLayer
     kernels: Sequence[Kernel]
 
     @property
@@ -78,12 +78,12 @@ class _Roof:
             max((s.layer.traffic / s.seconds for s in timed), default=1.0) or 1.0,
         )
 
-    def memory_bound(self, layer: Layer) -> bool:
+    def memory_bound(self, layer: TimedLayer) -> bool:
         return layer.traffic / self.traffic > layer.macs / self.macs
 
 
 def compare_layers(
-    before: tuple[Sequence[Layer], Profile], after: tuple[Sequence[Layer], Profile]
+    before: tuple[Sequence[TimedLayer], Profile], after: tuple[Sequence[TimedLayer], Profile]
 ) -> tuple[LayerChange, ...]:
     """Hold the layers of two models against each other, matched by their nodes' names.
 
@@ -96,7 +96,7 @@ def compare_layers(
     return tuple(_change(old[name], new[name], roof) for name in old if name in new)
 
 
-def _sides(layers: Sequence[Layer], profile: Profile) -> dict[str, _Side]:
+def _sides(layers: Sequence[TimedLayer], profile: Profile) -> dict[str, _Side]:
     kernels = profile.by_layer()
     return {layer.name: _Side(layer, kernels.get(number, [])) for number, layer in enumerate(layers)}
 

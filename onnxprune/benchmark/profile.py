@@ -15,11 +15,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune import _runtime
 from onnxprune.benchmark.layers import tag, tag_of, untagged
 from onnxprune.benchmark.session import Feeds
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.model import session as _runtime
+from onnxprune.runtime.provider import Provider
 
 _SUFFIX = "_kernel_time"
 _IGNORED = 3  # first runs, in which memory is laid out
@@ -32,7 +33,7 @@ class Kernel:
     Attributes:
         name: its name.
         op: its operator, which may be one that ONNX Runtime made by fusing.
-        domain: the operator's domain; empty where the optimised graph can't be written down.
+        domain: the operator's domain; empty where the optimized graph can't be written down.
         provider: the execution provider that runs it.
         layer: the number of its layer (see `layers`), None for what ONNX Runtime inserted between layers.
         seconds: its time in one run.
@@ -118,7 +119,7 @@ def profile(proto: ModelProto, feeds: Feeds, settings: SessionSettings, *, secon
     """
     tagged = tag(proto)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        written = Path(folder, "optimised.onnx")
+        written = Path(folder, "optimized.onnx")
         try:
             opened = _session(tagged, settings, Path(folder), written)
         except ModelError:  # providers that compile the graph can't write down what they made of it
@@ -136,7 +137,7 @@ def read(events: Iterable[Mapping[str, Any]], graph: Mapping[str, tuple[str, int
 
     Args:
         events: as ONNX Runtime writes them, times in microseconds.
-        graph: the domain and the layer of each node of the optimised graph, as far as it is known.
+        graph: the domain and the layer of each node of the optimized graph, as far as it is known.
     """
     totals: list[float] = []
     times: dict[str, list[float]] = {}
@@ -194,3 +195,29 @@ def _timed(work: Callable[[], Any]) -> float:
     start = perf_counter()
     work()
     return perf_counter() - start
+
+
+def notes_on_use(name: str, provider: Provider, found: Profile, *, accept: bool = False) -> list[str]:
+    """Tell what ran elsewhere than was asked.
+
+    Args:
+        name: the model.
+        provider: the provider that was asked for.
+        found: what ran.
+        accept: whether it may run nothing at all, with a note.
+
+    Raises:
+        UsageError: it runs nothing, and that isn't accepted (OP608).
+    """
+    own = next((p for p in found.placement() if p.provider == provider.name), None)
+    others = ", ".join(p.provider for p in found.placement() if p.provider != provider.name)
+    if own is None:
+        cause = f"{provider.name} runs no node of {name}: {others} runs all of them"
+        if accept:
+            return [cause]
+        raise UsageError("OP608", cause, hint="leave the provider out; `onnxprune doctor` tells more")
+    if not others:
+        return []
+    return [
+        f"{name}: {provider.name} runs {own.nodes:.0%} of the nodes ({own.time:.0%} of the time), {others} the rest"
+    ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxprune.benchmark.environment import Environment
 from onnxprune.benchmark.paid import LayerChange
 from onnxprune.benchmark.profile import Placement
-from onnxprune.benchmark.settings import Settings
+from onnxprune.benchmark.settings import BenchmarkSettings
 from onnxprune.benchmark.statistics import Summary
 from onnxprune.evaluate.intervals import Estimate
+from onnxprune.runtime.environment import Environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +97,5 @@ class Benchmark:
     """
 
     environment: Environment
-    settings: Settings
+    settings: BenchmarkSettings
     cases: tuple[Case, ...]

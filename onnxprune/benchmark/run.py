@@ -11,25 +11,23 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.benchmark.environment import environment
-from onnxprune.benchmark.fallback import notes_on_use
 from onnxprune.benchmark.inputs import Arrays, check_same_inputs, make_inputs
 from onnxprune.benchmark.isolated import isolated, tells_layers
-from onnxprune.benchmark.layers import Layer, layers
+from onnxprune.benchmark.layers import TimedLayer, layers
 from onnxprune.benchmark.paid import LayerChange, compare_layers
-from onnxprune.benchmark.profile import Profile, profile
-from onnxprune.benchmark.provider import CPU, Provider
+from onnxprune.benchmark.profile import Profile, notes_on_use, profile
 from onnxprune.benchmark.result import Benchmark, Case, Operator, Result
 from onnxprune.benchmark.rounds import take_turns, warm_up
 from onnxprune.benchmark.session import Feeds, Opened
-from onnxprune.benchmark.settings import SessionSettings, Settings
-from onnxprune.benchmark.statistics import ratio, summarise
+from onnxprune.benchmark.settings import BenchmarkSettings, SessionSettings
+from onnxprune.benchmark.statistics import ratio, summarize
 from onnxprune.benchmark.worker import Worker
-from onnxprune.model import Model
-from onnxprune.normalise import normalise
-from onnxprune.report.summary import file_size
-from onnxprune.shapes import concretise
-from onnxprune.terms import is_weight
+from onnxprune.cost.terms import is_weight
+from onnxprune.model.file import Model, file_size
+from onnxprune.normalize import normalize
+from onnxprune.runtime.environment import environment
+from onnxprune.runtime.provider import CPU, Provider
+from onnxprune.shapes import concretize
 
 Progress = Callable[[str, float], None]
 Models = Mapping[str, Model]
@@ -39,7 +37,7 @@ _MEMORY_RUNS = 3  # runs after which a model has taken all the memory that it ne
 
 def benchmark(
     models: Models,
-    settings: Settings | None = None,
+    settings: BenchmarkSettings | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     inputs: Mapping[str, NDArray[Any]] | None = None,
@@ -60,7 +58,7 @@ def benchmark(
         UsageError: a provider isn't available, doesn't start or runs nothing (OP608); a shape doesn't fit (OP603).
         ModelError: ONNX Runtime can't load or run a model (OP122).
     """
-    settings = settings or Settings()
+    settings = settings or BenchmarkSettings()
     settings.check()
     check_same_inputs([(name, model.proto) for name, model in models.items()])
     where, cases = environment(), []
@@ -72,19 +70,19 @@ def benchmark(
     return Benchmark(where, settings, tuple(cases))
 
 
-def session_settings(provider: Provider, settings: Settings) -> SessionSettings:
+def session_settings(provider: Provider, settings: BenchmarkSettings) -> SessionSettings:
     """Return what sessions on a provider are opened with."""
     return SessionSettings(provider, settings.threads, settings.level, settings.arena)
 
 
-def _case(models: Models, provider: Provider, feeds: Arrays, settings: Settings, progress: Progress) -> Case:
+def _case(models: Models, provider: Provider, feeds: Arrays, settings: BenchmarkSettings, progress: Progress) -> Case:
     """Measure all models on one provider and at one batch size."""
     opening = session_settings(provider, settings)
     profiles: dict[str, Profile] = {}
     if settings.profile or provider.name != CPU:
         progress(f"{provider.short}: profile", 0.0)
         profiles = {
-            name: profile(normalise(model.proto), feeds, opening, seconds=settings.seconds / 4)
+            name: profile(normalize(model.proto), feeds, opening, seconds=settings.seconds / 4)
             for name, model in models.items()
         }
     notes: list[str] = []
@@ -97,7 +95,7 @@ def _case(models: Models, provider: Provider, feeds: Arrays, settings: Settings,
         pair = list(models)[:2]
         if not all(tells_layers(profiles[name], opening) for name in pair):
             progress(f"{provider.short}: profile layers", 0.0)
-            profiles |= {name: isolated(normalise(models[name].proto), feeds, opening) for name in pair}
+            profiles |= {name: isolated(normalize(models[name].proto), feeds, opening) for name in pair}
             notes.append(f"the profile of {provider.short} doesn't tell layers apart: each was run by itself")
         changes = compare_layers(*((_layers(models[name], feeds), profiles[name]) for name in pair))
     shapes = {name: array.shape for name, array in feeds.items()}
@@ -108,7 +106,7 @@ def _measure(
     models: Models,
     feeds: Feeds,
     opening: SessionSettings,
-    settings: Settings,
+    settings: BenchmarkSettings,
     profiles: Mapping[str, Profile],
     progress: Progress,
 ) -> tuple[Result, ...]:
@@ -135,7 +133,7 @@ def _measure(
         )
         results: list[Result] = []
         for (name, subject), own in zip(subjects.items(), rounds, strict=True):
-            latency = summarise(own)
+            latency = summarize(own)
             speedup = ratio(rounds[0], own, confidence=settings.confidence, seed=settings.seed) if results else None
             found = profiles.get(name)
             results.append(
@@ -168,9 +166,9 @@ def _peak_memory(subject: Opened | Worker, model: Model, feeds: Feeds, opening: 
         return _peak_memory(alone, model, feeds, opening)
 
 
-def _layers(model: Model, feeds: Feeds) -> list[Layer]:
-    proto = normalise(model.proto)
-    return layers(proto, concretise(proto, {name: array.shape for name, array in feeds.items()}))
+def _layers(model: Model, feeds: Feeds) -> list[TimedLayer]:
+    proto = normalize(model.proto)
+    return layers(proto, concretize(proto, {name: array.shape for name, array in feeds.items()}))
 
 
 def _weights(model: Model) -> str:

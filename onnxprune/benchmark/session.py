@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import _runtime
 from onnxprune.benchmark.settings import SessionSettings
 from onnxprune.benchmark.statistics import Seconds
 from onnxprune.errors import ModelError
+from onnxprune.model import session as _runtime
+from onnxprune.runtime.library import import_onnxruntime
 
 Feeds = Mapping[str, NDArray[Any]]
 Run = Callable[[], Any]
@@ -105,7 +106,7 @@ class Opened:
         return run
 
     def _place(self, array: NDArray[Any]) -> Any:
-        runtime = _runtime.import_onnxruntime()
+        runtime = import_onnxruntime()
         return runtime.OrtValue.ortvalue_from_numpy(array, self._device, self._settings.provider.device_id)
 
 

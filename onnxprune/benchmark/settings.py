@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from onnxprune.benchmark.provider import CPU, Provider
 from onnxprune.errors import BenchmarkError
+from onnxprune.runtime.provider import CPU, Provider
 
 Level = Literal["none", "basic", "extended", "all"]
 
@@ -27,14 +27,14 @@ LEVELS: tuple[Level, ...] = tuple(_LEVELS)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchmarkSettings:
     """How to measure.
 
     Attributes:
         providers: the execution providers, each a table of its own.
         batches: the batch sizes, each a table of its own; None for the one that the models or the inputs have.
         threads: threads within an operator; None for ONNX Runtime's default, all cores.
-        level: how far ONNX Runtime may optimise the graph.
+        level: how far ONNX Runtime may optimize the graph.
         arena: whether the CPU provider may keep freed memory for later.
         seconds: how long each model is measured at least.
         rounds: in how many turns this is done, at least; from fewer than five no interval can be told.
@@ -88,7 +88,7 @@ class SessionSettings:
     Attributes:
         provider: the execution provider.
         threads: threads within an operator, None for the default.
-        level: how far the graph may be optimised.
+        level: how far the graph may be optimized.
         arena: whether the CPU provider may keep freed memory.
         entries: further entries of ONNX Runtime's session configuration.
     """
@@ -104,7 +104,7 @@ class SessionSettings:
         return self.provider.chain(self.threads)
 
     def configure(self, options: Any) -> None:
-        """Set what `onnxprune._runtime.session` leaves open on ONNX Runtime's SessionOptions."""
+        """Set what `onnxprune.model.session.session` leaves open on ONNX Runtime's SessionOptions."""
         levels = type(options.graph_optimization_level)
         options.graph_optimization_level = getattr(levels, _LEVELS[self.level])
         options.enable_cpu_mem_arena = self.arena

@@ -39,7 +39,7 @@ class Summary:
     rounds: int
 
 
-def summarise(rounds: Rounds) -> Summary:
+def summarize(rounds: Rounds) -> Summary:
     """Sum up the runs of a model, given by round, shape (runs,) each."""
     runs = np.concatenate(rounds)
     p90, p99 = np.quantile(runs, [0.9, 0.99], method="inverted_cdf")
@@ -59,7 +59,7 @@ def ratio(reference: Rounds, rounds: Rounds, *, confidence: float = 0.95, seed: 
 
     Both were measured in the same rounds, taking turns. What disturbs the machine for longer than a round disturbs
     both, so the ratio is taken within each round, of the two medians; the estimate is the mean of the ratios'
-    logarithms. The interval is the studentised bootstrap's over rounds (B. Efron and R. Tibshirani, An introduction to
+    logarithms. The interval is the studentized bootstrap's over rounds (B. Efron and R. Tibshirani, An introduction to
     the bootstrap, 1993, section 12.5): runs within a round aren't independent, rounds are, and there are too few of
     them for percentiles of the plain bootstrap to keep their coverage.
 
@@ -70,12 +70,12 @@ def ratio(reference: Rounds, rounds: Rounds, *, confidence: float = 0.95, seed: 
         seed: of the resampling.
     """
     logs = np.log([np.median(a) / np.median(b) for a, b in zip(reference, rounds, strict=True)])
-    centre, error = logs.mean(), logs.std(ddof=1) / np.sqrt(len(logs))
+    center, error = logs.mean(), logs.std(ddof=1) / np.sqrt(len(logs))
     if not error > 0:
-        return Estimate(*[float(np.exp(centre))] * 3)
+        return Estimate(*[float(np.exp(center))] * 3)
     chosen = np.sort(np.random.default_rng(seed).integers(len(logs), size=(_RESAMPLES, len(logs))))
     varied = np.count_nonzero(np.diff(chosen), axis=1) >= 2  # one or two rounds over and over tell no spread
     drawn = logs[chosen[varied]]
-    t = (drawn.mean(axis=1) - centre) / (drawn.std(axis=1, ddof=1) / np.sqrt(len(logs)))
+    t = (drawn.mean(axis=1) - center) / (drawn.std(axis=1, ddof=1) / np.sqrt(len(logs)))
     low, high = np.quantile(t, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(np.exp(centre)), float(np.exp(centre - high * error)), float(np.exp(centre - low * error)))
+    return Estimate(float(np.exp(center)), float(np.exp(center - high * error)), float(np.exp(center - low * error)))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import click
 
-from onnxprune import __version__
 from onnxprune.cli.group import LazyGroup
+from onnxprune.version import __version__
 
 __all__ = ["cli", "main"]
 

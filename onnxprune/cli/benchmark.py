@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.files import check_output, write_text
-from onnxprune.cli.output import Output, reporting
-from onnxprune.cli.parameter import ParamType
+from onnxprune.cli.options import ParamType
+from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.benchmark import Provider, Settings
+    from onnxprune.benchmark import BenchmarkSettings, Provider
 
 _EXAMPLES = """\b
 Examples:
@@ -72,7 +71,7 @@ class ListOf(ParamType[tuple[str, ...]]):
     type=click.Choice(["none", "basic", "extended", "all"]),
     default="all",
     show_default=True,
-    help="How far ONNX Runtime may optimise the graph.",
+    help="How far ONNX Runtime may optimize the graph.",
 )
 @click.option("--arena/--no-arena", default=True, help="Let the CPU provider keep freed memory. [default: arena]")
 @click.option(
@@ -109,10 +108,9 @@ def command(
     for and isn't there, or runs nothing, is an error: ONNX Runtime itself would fall back silently.
     """
     from onnxprune.benchmark import benchmark, check, compare
-    from onnxprune.benchmark.documents import benchmark_fields
-    from onnxprune.benchmark.table import benchmark_tables, changes_table
     from onnxprune.cli.models import by_name, read_arrays
-    from onnxprune.model import load
+    from onnxprune.model.file import load
+    from onnxprune.report.benchmark import benchmark_fields, benchmark_tables, changes_table
     from onnxprune.report.documents import document, to_json
 
     if max_regression is not None and baseline is None:
@@ -154,13 +152,13 @@ def _settings(
     provider_options: Sequence[str],
     batches: Sequence[str] | None,
     **rest: Any,
-) -> Settings:
+) -> BenchmarkSettings:
     """Turn options into settings.
 
     Raises:
         UsageError: a provider isn't known (OP608), or an option can't be read (OP602).
     """
-    from onnxprune.benchmark import Settings, parse_provider
+    from onnxprune.benchmark import BenchmarkSettings, parse_provider
 
     found = [parse_provider(name) for name in providers]
     for text in provider_options:
@@ -169,7 +167,7 @@ def _settings(
         if not all(b.isdecimal() for b in batches):
             raise UsageError("OP602", f"--batch takes whole numbers, not {','.join(batches)}")
         rest["batches"] = tuple(map(int, batches))
-    return Settings(providers=tuple(found), **rest)
+    return BenchmarkSettings(providers=tuple(found), **rest)
 
 
 def _with_option(providers: list[Provider], text: str) -> list[Provider]:

@@ -17,10 +17,11 @@ from onnxprune.errors import PlanError
 
 if TYPE_CHECKING:
     from onnxprune.data import Data
-    from onnxprune.pipeline import Analysis, Pruned, Settings
-    from onnxprune.recover import Batches, Inputs, Method, Repair
-    from onnxprune.search import Found
+    from onnxprune.model.stream import Batches, Inputs
+    from onnxprune.recover import Method, Repair
     from onnxprune.sensitivity import Curve
+    from onnxprune.workflow.max_drop import MaxDropResult
+    from onnxprune.workflow.pipeline import PlanSettings, Pruned, TracedModel
 
 Function = Callable[..., Any]
 
@@ -76,7 +77,7 @@ class Given:
     preprocess: str | None
     limit: int | None
 
-    def open(self, out: Output, analysis: Analysis, *, seed: int, limit: int | None) -> Data:
+    def open(self, out: Output, analysis: TracedModel, *, seed: int, limit: int | None) -> Data:
         """Open the data, and say what was assumed.
 
         Raises:
@@ -94,7 +95,7 @@ class Given:
             out.note(note)
         return data
 
-    def batches(self, out: Output, analysis: Analysis, *, seed: int) -> Batches | None:
+    def batches(self, out: Output, analysis: TracedModel, *, seed: int) -> Batches | None:
         """Return inputs to calibrate on, None if the user gave no data."""
         if self.data is None:
             return None
@@ -143,7 +144,7 @@ def check(given: Given, method: str | None, max_drop: float | None) -> None:
         raise PlanError("OP302", "--max-drop is about repaired models, and --recover none leaves them as they are")
 
 
-def read_curves(record: Path | None, analysis: Analysis) -> list[Curve] | None:
+def read_curves(record: Path | None, analysis: TracedModel) -> list[Curve] | None:
     """Read sensitivities measured before, if the user has some.
 
     Raises:
@@ -157,10 +158,10 @@ def read_curves(record: Path | None, analysis: Analysis) -> list[Curve] | None:
 
 
 def repair(
-    out: Output, analysis: Analysis, pruned: Pruned, batches: Batches, method: str | None, seed: int
+    out: Output, analysis: TracedModel, pruned: Pruned, batches: Batches, method: str | None, seed: int
 ) -> list[Repair]:
     """Repair a pruned model in place."""
-    from onnxprune.plan import apply_plan
+    from onnxprune.plan.plan import apply_plan
     from onnxprune.recover import recover
 
     if method == "none":
@@ -176,8 +177,8 @@ def repair(
 
 def search(
     out: Output,
-    analysis: Analysis,
-    settings: Settings,
+    analysis: TracedModel,
+    settings: PlanSettings,
     given: Given,
     max_drop: float,
     *,
@@ -185,9 +186,9 @@ def search(
     curves: list[Curve] | None,
     inputs: Any,
     tolerance: float | None,
-) -> Found:
+) -> MaxDropResult:
     """Prune and repair a model as far as a drop in accuracy allows."""
-    from onnxprune.search import prune_within
+    from onnxprune.workflow.max_drop import prune_within
 
     data = given.open(out, analysis, seed=settings.seed, limit=None)
     with out.step("search"):

@@ -16,9 +16,9 @@ def command(out: Output) -> None:
     A provider that doesn't start is told with the libraries that it misses. The exit status is 1 if
     something can't work.
     """
-    from onnxprune.doctor import diagnose
     from onnxprune.report.diagnosis import diagnosis_fields, diagnosis_tables
     from onnxprune.report.documents import document
+    from onnxprune.runtime.doctor import diagnose
 
     with out.step("look around"):
         found = diagnose()

@@ -75,9 +75,9 @@ def command(
     from onnxprune.data import open_data, read_recipe
     from onnxprune.data.functions import is_function_name
     from onnxprune.evaluate import evaluate
-    from onnxprune.evaluate.table import evaluation_fields, evaluation_table
-    from onnxprune.model import load
+    from onnxprune.model.file import load
     from onnxprune.report import documents
+    from onnxprune.report.evaluation import evaluation_fields, evaluation_table
 
     if any(map(is_function_name, (data, *metrics))) and "" not in sys.path:
         sys.path.insert(0, "")  # as for `python -m`: the user's modules lie where the command is given

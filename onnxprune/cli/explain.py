@@ -11,7 +11,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, reporting
-from onnxprune.errors import CATALOGUE, UsageError
+from onnxprune.errors import CATALOG, UsageError
 
 _EXAMPLES = """\b
 Examples:
@@ -39,14 +39,14 @@ def command(what: str, about: str | None, input_shapes: list[Any], policies: dic
     from onnxprune.report import console, documents, explanations
     from onnxprune.report.coupling import explain_node, find_node, held_by
     from onnxprune.report.index import Index
-    from onnxprune.report.summary import summarise
+    from onnxprune.report.summary import summarize
 
     if about is not None and _is_code(about):
         _check_code(about)
     analysis, _ = open_model(out, Path(what), input_shapes, policies=policies)
     graph = analysis.graph
     if about is None:
-        summary = summarise(graph)
+        summary = summarize(graph)
         fields = documents.model_fields(summary)
         out.data(
             lambda: documents.document("explain", model=what, prunable=fields["prunable"], pins=fields["pins"]),
@@ -77,10 +77,10 @@ def _explain_code(code: str, out: Output) -> None:
     _check_code(code)
     from onnxprune.report import documents, explanations
 
-    info = CATALOGUE[code]
+    info = CATALOG[code]
     out.data(
         lambda: documents.document("explain", **documents.code_fields(code, info)),
-        lambda: explanations.catalogue_entry(code, info),
+        lambda: explanations.catalog_entry(code, info),
     )
 
 
@@ -89,7 +89,7 @@ def _is_code(text: str) -> bool:
 
 
 def _check_code(code: str) -> None:
-    if code not in CATALOGUE:
-        family = [known for known in CATALOGUE if known[:3] == code[:3]]
-        hint = f"known are {family[0]} to {family[-1]}" if family else f"known are {', '.join(CATALOGUE)}"
+    if code not in CATALOG:
+        family = [known for known in CATALOG if known[:3] == code[:3]]
+        hint = f"known are {family[0]} to {family[-1]}" if family else f"known are {', '.join(CATALOG)}"
         raise UsageError("OP606", f"there is no code {code}", hint=hint)

@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 
 from onnxprune.errors import OnnxPruneError, UsageError
-from onnxprune.report.text import printable
+from onnxprune.report.layout import printable
 
 VERBOSITY = "onnxprune.verbosity"  # the key in a context's meta
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -27,8 +27,8 @@ class Failure(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message on stderr, in colour where a person reads it."""
-        lines = map(_paint if coloured(sys.stderr) else str, printable(self.message).splitlines())
+        """Print the message on stderr, in color where a person reads it."""
+        lines = map(_paint if colored(sys.stderr) else str, printable(self.message).splitlines())
         click.echo("\n".join(lines), file=file, err=True)
 
 
@@ -67,7 +67,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         raise Failure(f"error: internal error: {cause}\n  help: {hint}") from error
 
 
-def coloured(stream: IO[str]) -> bool:
+def colored(stream: IO[str]) -> bool:
     """Whether a person reads the stream who didn't ask for plain text."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
@@ -92,8 +92,8 @@ def _trace(context: click.Context | None) -> None:
 
 
 def _paint(line: str) -> str:
-    """Colour the mark that a line of a message begins with."""
-    for mark, colour in _MARKS.items():
+    """Color the mark that a line of a message begins with."""
+    for mark, color in _MARKS.items():
         if found := re.match(mark, line):
-            return click.style(found[0], fg=colour, bold=True) + line[found.end() :]
+            return click.style(found[0], fg=color, bold=True) + line[found.end() :]
     return line

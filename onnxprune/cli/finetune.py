@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.files import check_output, write_text
 from onnxprune.cli.options import SHARE
-from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.cli.training import progress_bar, settings_of, training
 from onnxprune.errors import PlanError
 
@@ -106,7 +105,7 @@ def command(
     """
     from onnxprune.data import open_data, read_recipe
     from onnxprune.data.functions import is_function_name
-    from onnxprune.model import load, save
+    from onnxprune.model.file import load, save
     from onnxprune.report import documents
     from onnxprune.report.training import finetuning_fields, finetuning_table
     from onnxprune.train import finetune

@@ -23,12 +23,13 @@ def command(model: Path, input_shapes: list[Any], policies: dict[str, Any], out:
     A group is a set of channels that leave together, unit by unit: those of a layer and of
     everything coupled to it.
     """
+    from onnxprune.model.file import file_size
     from onnxprune.report import console, documents
-    from onnxprune.report.summary import file_size, summarise
+    from onnxprune.report.summary import summarize
 
     analysis, _ = open_model(out, model, input_shapes, policies=policies)
     proto = analysis.model.proto
-    summary = summarise(analysis.graph)
+    summary = summarize(analysis.graph)
     size = file_size(analysis.model)
     out.data(
         lambda: documents.document(

@@ -12,10 +12,10 @@ from onnxprune.errors import PlanError
 
 if TYPE_CHECKING:
     from onnxprune.latency import Options
-    from onnxprune.pipeline import Settings
+    from onnxprune.workflow.pipeline import PlanSettings
 
 
-def latency_of(planning: Mapping[str, Any], settings: Settings) -> Options | None:
+def latency_of(planning: Mapping[str, Any], settings: PlanSettings) -> Options | None:
     """Turn planning options into where a latency is measured; None where none is limited.
 
     Raises:
@@ -32,8 +32,8 @@ def latency_of(planning: Mapping[str, Any], settings: Settings) -> Options | Non
     if planning.get("allocation", "reconstruction") != "reconstruction":
         cause = f"--allocation {planning['allocation']} doesn't look at time"
         raise PlanError("OP302", cause, hint="leave it out: --target latency has an allocation of its own")
-    from onnxprune.benchmark.provider import parse_provider
     from onnxprune.latency import Options
+    from onnxprune.runtime.provider import parse_provider
 
     provider = parse_provider(planning.get("provider", "cpu"))
     return Options(provider, planning.get("threads"), cache_folder(os.environ), planning.get("seed", 0))

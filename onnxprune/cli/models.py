@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from onnxprune.pipeline import Analysis
-    from onnxprune.plan import PrunePlan
+    from onnxprune.plan.plan import PrunePlan
     from onnxprune.report.comparison import Port
+    from onnxprune.workflow.pipeline import TracedModel
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -31,7 +31,7 @@ def open_model(
     *,
     plan: PrunePlan | None = None,
     policies: Mapping[str, Any] | None = None,
-) -> tuple[Analysis, Arrays | None]:
+) -> tuple[TracedModel, Arrays | None]:
     """Load and trace a model at the input sizes that the user gave.
 
     Args:
@@ -50,8 +50,8 @@ def open_model(
         UsageError: a name, shape or array doesn't fit the model (OP603, OP604).
         PlanError: options contradict each other (OP302), or the plan is for another model (OP306).
     """
-    from onnxprune.model import load
-    from onnxprune.pipeline import analyse
+    from onnxprune.model.file import load
+    from onnxprune.workflow.pipeline import analyze
 
     with out.step("load"):
         model = load(path)
@@ -70,7 +70,7 @@ def open_model(
             raise PlanError("OP302", cause, where=name)
     with out.step("trace"):
         sizes = {**(plan.inputs if plan else {}), **given}
-        return analyse(model, sizes, consume=True, **chosen), arrays
+        return analyze(model, sizes, consume=True, **chosen), arrays
 
 
 def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str) -> dict[str, T]:
@@ -133,7 +133,7 @@ def _read(path: Path) -> NDArray[Any]:
 
 
 def _fitting(array: NDArray[Any], port: Port, where: str) -> NDArray[Any]:
-    from onnxprune.report.units import dims
+    from onnxprune.report.layout import dims
 
     if array.dtype.name != port.type:
         cause = f"input {port.name!r} takes {port.type}, the file holds {array.dtype.name}"

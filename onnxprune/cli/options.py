@@ -11,16 +11,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from onnxprune.cli.parameter import ParamType
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.budget import Guards
-    from onnxprune.pipeline import Settings
+    from onnxprune.plan.budget import Constraints
+    from onnxprune.workflow.pipeline import PlanSettings
 
 Function = Callable[..., Any]
 
 _QUANTITIES = ("macs", "params", "size", "memory", "latency")
+
+
+if TYPE_CHECKING:
+    from click import ParamType as ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """A type of parameters that says what it converts to."""
+
+        def __class_getitem__(cls, _: Any) -> type[click.ParamType]:
+            """Take what it converts to, for whoever checks types."""
+            return cls
 
 
 class Share(ParamType[float]):
@@ -115,7 +126,7 @@ class InputFile(ParamType[tuple[str | None, Path]]):
 
 def _full_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Turn the providers' short names into ONNX Runtime's own."""
-    from onnxprune.benchmark.provider import parse_provider
+    from onnxprune.runtime.provider import parse_provider
 
     return tuple(parse_provider(name).name for name in given)
 
@@ -253,7 +264,7 @@ _PLANNING: Mapping[str, Callable[[Function], Function]] = {
     ),
     "seed": click.option("--seed", type=click.IntRange(min=0), help="Seed of whatever is drawn. [default: 0]"),
 }
-_GUARDS = ("min_channels", "max_ratio", "round_to", "include", "exclude", "exact_only", "ratio_for")
+_CONSTRAINTS = ("min_channels", "max_ratio", "round_to", "include", "exclude", "exact_only", "ratio_for")
 
 
 def planning(function: Function) -> Function:
@@ -263,7 +274,7 @@ def planning(function: Function) -> Function:
 
 def measuring(function: Function) -> Function:
     """Give a command the planning options that a budget isn't needed for; they arrive likewise."""
-    names = ("criterion", *(n for n in _GUARDS if n != "ratio_for"), "seed")
+    names = ("criterion", *(n for n in _CONSTRAINTS if n != "ratio_for"), "seed")
     return _gather(function, {n: option for n, option in _PLANNING.items() if n in names}, "planning")
 
 
@@ -285,7 +296,7 @@ def flag(name: str) -> str:
     return "--" + {"targets": "target"}.get(name, name).replace("_", "-")
 
 
-def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool = True) -> Settings:
+def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool = True) -> PlanSettings:
     """Turn planning options into settings; a --ratio-for alone leaves everything else as it is.
 
     Args:
@@ -297,8 +308,8 @@ def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool
         PlanError: there is more than one budget, or one that isn't wanted (OP302).
         UsageError: there is none (OP602).
     """
-    from onnxprune.budget import Target
-    from onnxprune.pipeline import Settings
+    from onnxprune.plan.budget import Target
+    from onnxprune.workflow.pipeline import PlanSettings
 
     targets = [Target(*target) for target in planning.get("targets", ())]
     if len(targets) + ("ratio" in planning) + (not budget) > 1:
@@ -306,17 +317,17 @@ def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool
     if budget and not planning.keys() & {"ratio", "targets", "ratio_for", "remove_blocks"}:
         hint = "for example --target macs=50% or --ratio 0.3"
         raise UsageError("OP602", "no budget: how much is to be removed?", hint=hint)
-    guards = guards_of(planning)
+    constraints = constraints_of(planning)
     rest = {k: planning[k] for k in ("criterion", "allocation", "seed", "remove_blocks") if k in planning}
     channels = bool(planning.keys() & {"ratio", "targets", "ratio_for"}) or not budget
     rest.setdefault("allocation", "reconstruction" if data and channels else "uniform")
     rest.setdefault("criterion", "obs" if rest["allocation"] == "reconstruction" else "l2")
     ratio = planning.get("ratio", None if targets else 0.0)
-    return Settings(ratio=ratio, target=next(iter(targets), None), guards=guards, **rest)
+    return PlanSettings(ratio=ratio, target=next(iter(targets), None), constraints=constraints, **rest)
 
 
-def guards_of(planning: Mapping[str, Any]) -> Guards:
+def constraints_of(planning: Mapping[str, Any]) -> Constraints:
     """Turn planning options into limits on what may leave."""
-    from onnxprune.budget import Guards
+    from onnxprune.plan.budget import Constraints
 
-    return Guards(**{name: planning[name] for name in _GUARDS if name in planning})
+    return Constraints(**{name: planning[name] for name in _CONSTRAINTS if name in planning})

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.failures import VERBOSITY, coloured
-from onnxprune.errors import PlanError
-from onnxprune.report.text import printable
+from onnxprune.cli.failures import VERBOSITY, colored
+from onnxprune.errors import ModelError, PlanError
+from onnxprune.report.layout import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from onnxprune.plan.plan import PrunePlan
     from onnxprune.report.documents import Document
+    from onnxprune.rewrite.verify import Verification
 
 _UNLIMITED = 10_000  # columns of a pipe
 
@@ -71,7 +75,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        mark = click.style("warning", fg="yellow", bold=True) if coloured(sys.stderr) else "warning"
+        mark = click.style("warning", fg="yellow", bold=True) if colored(sys.stderr) else "warning"
         click.echo(f"{mark}: {printable(text)}", err=True)
 
     @property
@@ -153,3 +157,47 @@ def _console(stream: IO[str]) -> Console:
 
     width = None if stream.isatty() else _UNLIMITED
     return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+
+
+def warn_if_idle(out: Output, plan: PrunePlan | None, verification: Verification | None) -> None:
+    """Warn if channels left, but no output shows it: then a wrong removal might not have shown either."""
+    idle = verification is not None and verification.passed and not verification.informative
+    if idle and plan is not None and plan.removed:
+        out.warn(
+            "no output changes by more than the error allowed when the removed weights are set to zero, so that the "
+            "comparison proves little (OP504): give real inputs with --input"
+        )
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse an output that can't be written, before the work that it would hold is done.
+
+    Raises:
+        ModelError: it exists (OP116), or its folder doesn't or can't be written to (OP117).
+    """
+    if path.is_dir():
+        raise ModelError("OP116", "the output is a folder", where=str(path))
+    if os.path.lexists(path) and not force:
+        hint = "pass --force to overwrite it"
+        raise ModelError("OP116", "the output exists", where=str(path), hint=hint)
+    folder = path.parent
+    if not folder.is_dir():
+        raise ModelError("OP117", "the output's folder doesn't exist", where=str(folder))
+    if not os.access(folder, os.W_OK):
+        raise ModelError("OP117", "the output's folder can't be written to", where=str(folder))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it.
+
+    Raises:
+        ModelError: it can't be written (OP117).
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        cause = f"can't write the file: {error.strerror or error}"
+        raise ModelError("OP117", cause, where=str(path)) from error

@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from onnxprune.cli import calibration, options
-from onnxprune.cli.files import check_output, write_text
 from onnxprune.cli.latency import latency_of
 from onnxprune.cli.models import open_model
-from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError
 
 _EXAMPLES = """\b
@@ -54,11 +53,11 @@ def command(
 
     The plan can be read, reviewed and applied later with `onnxprune prune MODEL --plan PLAN.json`.
     """
-    from onnxprune.pipeline import make_plan
-    from onnxprune.plan import apply_plan
+    from onnxprune.plan.plan import apply_plan
     from onnxprune.report import console, documents
     from onnxprune.report.latency import latency_table
-    from onnxprune.report.summary import summarise_plan
+    from onnxprune.report.summary import summarize_plan
+    from onnxprune.workflow.pipeline import make_plan
 
     settings = options.settings_of(planning, data=given.data is not None or record is not None)
     latency = latency_of(planning, settings)
@@ -76,7 +75,7 @@ def command(
         click.echo(plan.to_json(), nl=False)
     else:
         write_text(output, plan.to_json())
-    summary = summarise_plan(apply_plan(analysis.graph, plan))
+    summary = summarize_plan(apply_plan(analysis.graph, plan))
     out.summary(
         lambda: documents.document(
             "plan", model=str(model), output=str(output), **documents.plan_fields(plan, summary)

@@ -10,11 +10,9 @@ from typing import Any
 import click
 
 from onnxprune.cli import calibration, options
-from onnxprune.cli.files import check_output
 from onnxprune.cli.latency import latency_of
 from onnxprune.cli.models import open_model
-from onnxprune.cli.output import Output, reporting
-from onnxprune.cli.proof import warn_if_idle
+from onnxprune.cli.output import Output, check_output, reporting, warn_if_idle
 from onnxprune.cli.tuning import Tuning, check_tuning, hook, prune_in_steps, tune
 from onnxprune.errors import PlanError
 
@@ -90,14 +88,14 @@ def command(
     original on top of that, and on labels where there are any; see `onnxprune finetune` for more. With --steps both
     take turns.
     """
-    from onnxprune.evaluate.table import evaluation_fields, evaluation_table
-    from onnxprune.model import save
-    from onnxprune.pipeline import make_plan, prune, read_plan
-    from onnxprune.plan import apply_plan
+    from onnxprune.model.file import file_size, save
+    from onnxprune.plan.plan import apply_plan
     from onnxprune.report import console, documents
+    from onnxprune.report.evaluation import evaluation_fields, evaluation_table
     from onnxprune.report.latency import latency_table
-    from onnxprune.report.summary import file_size, summarise, summarise_plan
+    from onnxprune.report.summary import summarize, summarize_plan
     from onnxprune.report.training import finetuning_fields, finetuning_table
+    from onnxprune.workflow.pipeline import make_plan, prune, read_plan
 
     if plan_path is not None and planning:
         flags = ", ".join(options.flag(name) for name in planning)
@@ -151,8 +149,8 @@ def command(
         save(result, output, force=force)
     written = replace(result, path=output, data_files=(weights,) if result.external else ())
     files = size, file_size(written)
-    summary = summarise_plan(apply_plan(analysis.graph, plan))
-    dense = summarise(analysis.graph)
+    summary = summarize_plan(apply_plan(analysis.graph, plan))
+    dense = summarize(analysis.graph)
     verification = pruned.verification
     out.summary(
         lambda: documents.document(

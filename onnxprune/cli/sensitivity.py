@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import calibration, options
-from onnxprune.cli.files import check_output, write_text
 from onnxprune.cli.models import open_model
-from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.pipeline import Analysis
-    from onnxprune.recover import Batches
+    from onnxprune.model.stream import Batches
     from onnxprune.sensitivity import Judge
+    from onnxprune.workflow.pipeline import TracedModel
 
 _EXAMPLES = """\b
 Examples:
@@ -42,7 +41,7 @@ Examples:
     "shares",
     type=options.SHARE,
     multiple=True,
-    help="Share of a group's units to remove. Repeatable. [default: 25%, 50%, 75% and as much as the guards allow]",
+    help="Share of a group's units to remove. Repeatable. [default: 25%, 50%, 75% and the most allowed]",
 )
 @click.option(
     "--metric",
@@ -78,8 +77,8 @@ def command(
 
     if given.data is None:
         raise UsageError("OP602", "sensitivity is measured on inputs", hint="give some with --data, without labels")
-    guards, seed = options.guards_of(planning), planning.get("seed", 0)
-    guards.check()
+    constraints, seed = options.constraints_of(planning), planning.get("seed", 0)
+    constraints.check()
     if any(not 0 < share <= 1 for share in shares):
         raise PlanError("OP303", "a share is above 0 and at most 1", where="--share")
     if plot is not None:
@@ -110,7 +109,14 @@ def command(
     done = len(record.curves)
     with out.progress("sensitivity", len(graph.groups)) as progress:
         for curve in measure(
-            graph, fitted, judge, criterion=criterion, guards=guards, shares=steps, seed=seed, known=record.curves
+            graph,
+            fitted,
+            judge,
+            criterion=criterion,
+            constraints=constraints,
+            shares=steps,
+            seed=seed,
+            known=record.curves,
         ):
             record = record.with_curve(curve)
             progress(len(record.curves), len(graph.groups))
@@ -135,7 +141,7 @@ def _judge(
     out: Output,
     given: calibration.Given,
     metric: str | None,
-    analysis: Analysis,
+    analysis: TracedModel,
     held_back: Batches,
     seed: int,
 ) -> Judge:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.options import SHARE
+from onnxprune.cli.options import SHARE, ParamType
 from onnxprune.cli.output import Output
-from onnxprune.cli.parameter import ParamType
 
 if TYPE_CHECKING:
     from onnxprune.train import Progress, TrainSettings
@@ -49,10 +48,10 @@ _PLAIN = (
     click.option(
         "--lasso",
         type=float,
-        help="Weight of the squares of channels, weak ones most; best with --optimiser sgd. [default: 0]",
+        help="Weight of the squares of channels, weak ones most; best with --optimizer sgd. [default: 0]",
     ),
     click.option(
-        "--optimiser",
+        "--optimizer",
         type=click.Choice(["lamb", "adamw", "sgd"]),
         help="LAMB, AdamW, or SGD with Nesterov momentum. [default: lamb]",
     ),
@@ -72,7 +71,7 @@ _PLAIN = (
     click.option(
         "--norms",
         type=click.Choice(["batch", "frozen"]),
-        help="Whether batch normalisations use the batch's moments. [default: batch, from 8 samples on]",
+        help="Whether batch normalizations use the batch's moments. [default: batch, from 8 samples on]",
     ),
     click.option("--patience", type=int, help="Stop after so many epochs without a better model. [default: never]"),
 )
@@ -92,10 +91,10 @@ _OTHERS = (
     click.option("--crop", type=click.IntRange(min=0), help="Shift images by up to so many pixels."),
     click.option("--cutout", type=click.IntRange(min=0), help="Cover a square of this side in each image."),
     click.option("--freeze", multiple=True, metavar="PATTERN", help="Leave such weights or nodes as they are."),
-    click.option("--train", "also", multiple=True, metavar="PATTERN", help="Train such initialisers as well."),
+    click.option("--train", "also", multiple=True, metavar="PATTERN", help="Train such initializers as well."),
 )
 _NAMES = (
-    *("epochs", "batch", "feature_weight", "slimming", "lasso", "optimiser", "rate", "momentum", "decay", "clip"),
+    *("epochs", "batch", "feature_weight", "slimming", "lasso", "optimizer", "rate", "momentum", "decay", "clip"),
     *("schedule", "warm_up", "accumulate", "norms", "patience"),
 )
 _COLLECTED = ("features", "freeze", "also")

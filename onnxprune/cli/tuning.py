@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from onnxprune.cli.calibration import Given
-    from onnxprune.pipeline import Analysis, Settings
-    from onnxprune.plan import PrunePlan
+    from onnxprune.plan.plan import PrunePlan
     from onnxprune.recover import Method
     from onnxprune.train import FineTuned
+    from onnxprune.workflow.pipeline import PlanSettings, TracedModel
 
 Function = Callable[..., Any]
 
@@ -103,7 +103,7 @@ def check_tuning(given: Given, tuning: Tuning, *, max_drop: float | None, planne
         raise PlanError("OP302", cause, hint="leave --plan and --sensitivity out")
 
 
-def tune(out: Output, given: Given, analysis: Analysis, pruned: ModelProto, tuning: Tuning, seed: int) -> FineTuned:
+def tune(out: Output, given: Given, analysis: TracedModel, pruned: ModelProto, tuning: Tuning, seed: int) -> FineTuned:
     """Train a pruned model to follow its original."""
     from onnxprune.train import TrainSettings, finetune
 
@@ -118,10 +118,11 @@ def tune(out: Output, given: Given, analysis: Analysis, pruned: ModelProto, tuni
 
 
 def prune_in_steps(
-    out: Output, given: Given, analysis: Analysis, settings: Settings, tuning: Tuning, method: str | None
+    out: Output, given: Given, analysis: TracedModel, settings: PlanSettings, tuning: Tuning, method: str | None
 ) -> tuple[PrunePlan, FineTuned]:
     """Prune and train by turns; return what left the original in all, and what came of the last training."""
-    from onnxprune.train import Round, TrainSettings, prune_iteratively
+    from onnxprune.train import TrainSettings
+    from onnxprune.workflow.iterative import Round, prune_iteratively
 
     assert tuning.epochs is not None
     data = given.open(out, analysis, seed=settings.seed, limit=given.limit)

@@ -9,8 +9,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model
-from onnxprune.cli.output import Output, reporting
-from onnxprune.cli.proof import warn_if_idle
+from onnxprune.cli.output import Output, reporting, warn_if_idle
 from onnxprune.errors import PlanError, VerificationError
 
 
@@ -46,12 +45,12 @@ def command(
 
     The exit status is 1 if PRUNED fails.
     """
-    from onnxprune.model import load
-    from onnxprune.pipeline import prove, read_plan
-    from onnxprune.plan import apply_plan
+    from onnxprune.model.file import load
+    from onnxprune.plan.plan import apply_plan
     from onnxprune.report import console, documents
     from onnxprune.report.comparison import check_origin, compare_outputs, interface_changes
-    from onnxprune.verify import generate_inputs
+    from onnxprune.rewrite.verify import generate_inputs
+    from onnxprune.workflow.pipeline import prove, read_plan
 
     if plan_path is None and tolerance is not None:
         raise PlanError("OP302", "--tolerance needs --plan: without it nothing is proved")

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from onnxprune.data.archive import Archive
 from onnxprune.data.batch import Array, Batch, chunks
-from onnxprune.data.names import assign
 from onnxprune.data.npy import map_npy
-from onnxprune.data.ports import InputSpec
+from onnxprune.data.ports import InputSpec, assign
 from onnxprune.errors import DataError
 
 
@@ -61,7 +60,7 @@ class ArraySource:
         return self._length
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether there is an array of labels."""
         return self.labels is not None
 

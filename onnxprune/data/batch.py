@@ -49,7 +49,7 @@ class Dataset(Protocol):
         """How many samples there are, or None if they would have to be read to know."""
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether batches have labels."""
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Source(Protocol):
         """How many samples there are, or None if they would have to be read to know."""
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether batches have labels."""
 
     def __len__(self) -> int:

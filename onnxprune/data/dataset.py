@@ -41,9 +41,9 @@ class Data:
         return self.source.known_length if self.chosen is None else len(self.chosen)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether batches have labels."""
-        return self.source.labelled and self.recipe.labels != "none"
+        return self.source.labeled and self.recipe.labels != "none"
 
     def __len__(self) -> int:
         """Count the samples; a stream is read once for it."""

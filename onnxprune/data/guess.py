@@ -31,8 +31,8 @@ def guess_recipe(
     """Complete a recipe for images from a model's input.
 
     Layout, type, number of channels and size are facts of the input. What values it expects can't be known: images in
-    colour are taken to be normalised as PyTorch's models are (by ImageNet's mean and deviation) where channels come
-    first and as TensorFlow's are (-1 to 1) where they come last, grey ones to be 0 to 1, and integers to be raw.
+    color are taken to be normalized as PyTorch's models are (by ImageNet's mean and deviation) where channels come
+    first and as TensorFlow's are (-1 to 1) where they come last, gray ones to be 0 to 1, and integers to be raw.
 
     Args:
         name: the input's name.

@@ -106,7 +106,7 @@ class ImageSource:
         return len(self)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether the classes are known."""
         return self.labels is not None
 

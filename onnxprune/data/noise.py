@@ -2,7 +2,7 @@
 
 Pictures show things in front of each other, whose edges networks look for, and networks have seen little else: white
 noise excites them as no picture does. So images are "dead leaves": shapes of all sizes that cover each other, each of a
-colour of its own, over a texture whose amplitudes fall with frequency as those of nature do (Baradad et al., "Learning
+color of its own, over a texture whose amplitudes fall with frequency as those of nature do (Baradad et al., "Learning
 to see by looking at noise", NeurIPS 2021). Other inputs are standard normal, or zeros and ones where they are whole
 numbers.
 """
@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from onnxprune.data.batch import Array
 from onnxprune.data.guess import layout_of
 from onnxprune.data.ports import InputSpec
+from onnxprune.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]
 
 _SAMPLES = 512
 _BYTES = 2**28  # that all of them may take
 _OPEN = 64  # the size of an axis that the model leaves open
-# Of images: the mean and deviation of brightness and the range of contrast, in grey levels.
+# Of images: the mean and deviation of brightness and the range of contrast, in gray levels.
 _BRIGHTNESS, _CONTRAST = (127.5, 30.0), (30.0, 80.0)
 # Of leaves: how many, their radii as shares of the image's side (the density falls as r^-3), how flat they may be, and
-# how much of the colour is its channel's own.
-_LEAVES, _RADII, _FLAT, _COLOUR = 60, (1 / 16, 2 / 3), 0.3, 0.5
+# how much of the color is its channel's own.
+_LEAVES, _RADII, _FLAT, _COLOR = 60, (1 / 16, 2 / 3), 0.3, 0.5
 # Of texture: how strong it is next to leaves, how fast amplitudes fall with frequency, how much is its channel's own.
 _STRENGTH, _FALL, _OWN = 0.3, 1.5, 0.3
 
@@ -91,7 +92,7 @@ def _leaves(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
         along, across = right * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - right * np.sin(turn)
         measure = np.hypot if rng.random() < 0.5 else np.fmax
         inside = measure(np.abs(along), np.abs(across) / flat) < radius
-        image[rows, columns][inside] = rng.standard_normal() + _COLOUR * rng.standard_normal(channels)
+        image[rows, columns][inside] = rng.standard_normal() + _COLOR * rng.standard_normal(channels)
     return image
 
 
@@ -104,3 +105,34 @@ def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
     values = np.fft.irfft2(np.fft.rfft2(white) / frequency**_FALL, s=(height, width))
     values = (values - values.mean()) / max(float(values.std()), 1e-12)
     return np.asarray(values.transpose(1, 2, 0))
+
+
+PARTS = ("digits", "digits:train", "digits:test")
+"""All of them, or three quarters to train on and the rest."""
+
+
+def digits_arrays(part: str) -> dict[str, Array]:
+    """Give the digits as images [N, 1, 8, 8] from -1 to 1, and their labels.
+
+    The quarter held out is the same, stratified one with which this project's own models were tested.
+
+    Raises:
+        DataError: there is no such part (OP701).
+        UsageError: scikit-learn isn't installed (OP605).
+    """
+    if part not in PARTS:
+        raise DataError("OP701", f"there is no part {part!r} of the digits", hint=f"there are {', '.join(PARTS)}")
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        cause = "the digits come with scikit-learn, which isn't installed"
+        raise UsageError("OP605", cause, hint="pip install scikit-learn") from error
+    digits = load_digits()
+    images = (digits.images[:, None] / 8 - 1).astype(np.float32)
+    labels = digits.target.astype(np.int64)
+    if part != "digits":
+        held = part == "digits:test"
+        parts = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
+        images, labels = parts[held], parts[2 + held]
+    return {"images": images, "labels": labels}

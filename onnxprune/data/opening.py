@@ -15,11 +15,10 @@ from onnxprune.data.archive import Archive
 from onnxprune.data.arrays import archive_arrays, array_source, folder_arrays
 from onnxprune.data.batch import Array, Source
 from onnxprune.data.dataset import Data, check_limit, choose
-from onnxprune.data.digits import digits_arrays
 from onnxprune.data.fit import Fit, fit
 from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.data.images import Files, FolderFiles, ImageSource, ZipFiles, class_labels
-from onnxprune.data.noise import noise_arrays
+from onnxprune.data.noise import digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
 from onnxprune.data.ports import InputSpec, inputs_of

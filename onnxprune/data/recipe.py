@@ -38,9 +38,9 @@ class Recipe:
 
     Attributes:
         resize: (height, width), or the length of the shorter side, the aspect kept.
-        crop: (height, width) of the part taken from the centre.
+        crop: (height, width) of the part taken from the center.
         resample: the filter of resizing; all but "nearest" are widened when an image shrinks.
-        channels: what the model's channels are, in order. Grey images become colour and the reverse.
+        channels: what the model's channels are, in order. Gray images become color and the reverse.
         scale: a factor, applied first.
         mean: what is subtracted, a number for all channels or one for each, in the order of `channels`.
         std: what is divided by, likewise.
@@ -232,7 +232,7 @@ def _square(items: list[str]) -> Size:
 _READERS: Mapping[str, Callable[[list[str]], Any]] = {
     "resize": _size,
     "crop": _square,
-    "channels": lambda items: _one(items).upper().replace("GREY", "GRAY"),
+    "channels": lambda items: _one(items).upper().replace("GRAY", "GRAY"),
     "layout": lambda items: _one(items).upper(),
     "scale": lambda items: _fraction(_one(items)),
     "mean": lambda items: tuple(map(_fraction, items)),

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune.data.batch import Array, Batch
 from onnxprune.data.functions import guarded
-from onnxprune.data.names import assign
-from onnxprune.data.ports import InputSpec
+from onnxprune.data.ports import InputSpec, assign
 from onnxprune.errors import DataError
 
 _KINDS = "biufUSV"  # V: numbers of types that NumPy doesn't know itself
@@ -36,7 +35,7 @@ class StreamSource:
         """
         self.where, self.function, self.inputs, self.limit = name, function, inputs, limit
         self._length: int | None = None
-        self._labelled: bool | None = None
+        self._labeled: bool | None = None
 
     @property
     def known_length(self) -> int | None:
@@ -44,11 +43,11 @@ class StreamSource:
         return self._length
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether the first batch has labels."""
-        if self._labelled is None:
-            self._labelled = next(self._given()).labels is not None
-        return self._labelled
+        if self._labeled is None:
+            self._labeled = next(self._given()).labels is not None
+        return self._labeled
 
     def __len__(self) -> int:
         """Count the samples; the first time by going through them."""

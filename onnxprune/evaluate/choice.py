@@ -9,12 +9,12 @@ from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.errors import DataError
 from onnxprune.evaluate.classes import is_distribution
 from onnxprune.evaluate.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
-from onnxprune.evaluate.views import View, floats
+from onnxprune.evaluate.views import BatchView, floats
 
 METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "cosine")
 """The names of the metrics."""
 
-_LABELLED = ("top1", "top5", "miou")
+_LABELED = ("top1", "top5", "miou")
 _DISTANCES = ("mse", "cosine")
 _UNCLEAR = "there is no output, or more than one, that has a score for each class"
 
@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
         raise DataError("OP711", f"there is no metric {name!r}", hint=hint)
 
 
-def choose(first: View, wanted: Sequence[str] | None) -> list[Metric]:
+def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
     """Choose what to measure by what the first batch shows.
 
     Args:
@@ -57,9 +57,9 @@ def choose(first: View, wanted: Sequence[str] | None) -> list[Metric]:
     return chosen
 
 
-def _lacks(name: str, first: View) -> str | None:
+def _lacks(name: str, first: BatchView) -> str | None:
     """Tell what is missing for a metric, None if nothing."""
-    if name in _LABELLED:
+    if name in _LABELED:
         if first.labels is None:
             return "the data have no labels"
         if first.flat is None or first.classes is None:
@@ -74,7 +74,7 @@ def _lacks(name: str, first: View) -> str | None:
     return "the model tells only the class it predicts" if name == "kl" and first.classes.scores is None else None
 
 
-def _sensible(name: str, first: View) -> bool:
+def _sensible(name: str, first: BatchView) -> bool:
     classes = first.classes
     dense = classes is not None and classes.predicted.shape[1] > 1
     if name == "top5":
@@ -82,7 +82,7 @@ def _sensible(name: str, first: View) -> bool:
     return dense if name == "miou" else True
 
 
-def _make(name: str, first: View) -> list[Metric]:
+def _make(name: str, first: BatchView) -> list[Metric]:
     if name in _DISTANCES:
         make, names = {"mse": mse, "cosine": cosine}[name], list(floats(first.outputs))
         return [make(output, named=len(names) > 1) for output in names]

@@ -8,15 +8,15 @@ from functools import partial
 
 from onnx import ModelProto
 
-from onnxprune._runtime import Provider
 from onnxprune.data.batch import IGNORED, Dataset
 from onnxprune.errors import DataError, VerificationError
 from onnxprune.evaluate.choice import check_name, choose
 from onnxprune.evaluate.intervals import Floats
 from onnxprune.evaluate.meter import Meter, Resampler, Score
 from onnxprune.evaluate.runner import Runner
-from onnxprune.evaluate.views import View, class_output, view
-from onnxprune.model import Source, load
+from onnxprune.evaluate.views import BatchView, class_output, view
+from onnxprune.model.file import Source, load
+from onnxprune.model.session import Provider
 
 _SHIFT = 0.2  # of accuracy: so much better with another label_offset is no accident
 
@@ -149,13 +149,13 @@ def _check_interfaces(model: ModelProto, original: ModelProto) -> None:
 class _Judge:
     """Meters of the metrics that are measured, chosen by what the first batch shows."""
 
-    def __init__(self, first: View, wanted: Sequence[str] | None) -> None:
+    def __init__(self, first: BatchView, wanted: Sequence[str] | None) -> None:
         self.meters = [Meter(metric) for metric in choose(first, wanted)]
         self.not_finite = 0
         self._shifted = dict.fromkeys((-1, 0, 1), 0)
         self._judged = 0
 
-    def add(self, batch: View, weights: Floats) -> None:
+    def add(self, batch: BatchView, weights: Floats) -> None:
         for meter in self.meters:
             meter.add(batch, weights)
         self.not_finite += batch.not_finite()

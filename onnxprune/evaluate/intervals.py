@@ -37,9 +37,9 @@ def wilson(successes: float, trials: float, confidence: float) -> Estimate:
         return Estimate(float("nan"), 0.0, 1.0)
     z, share = _quantile(confidence), successes / trials
     spread = 1 + z**2 / trials
-    centre = (share + z**2 / (2 * trials)) / spread
+    center = (share + z**2 / (2 * trials)) / spread
     half = z * sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / spread
-    return Estimate(share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share)))
+    return Estimate(share, max(0.0, min(center - half, share)), min(1.0, max(center + half, share)))
 
 
 def paired_proportions(gains: float, losses: float, trials: float, confidence: float) -> Estimate:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.evaluate.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluate.metrics import Metric
-from onnxprune.evaluate.views import View
+from onnxprune.evaluate.views import BatchView
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Meter:
         self._gains = self._losses = 0.0
         self._binary = metric.share
 
-    def add(self, view: View, weights: Floats) -> None:
+    def add(self, view: BatchView, weights: Floats) -> None:
         """Take a batch into account, with its weights for resampling."""
         rows = self.metric.rows(view)
         self._mine.add(rows, weights)

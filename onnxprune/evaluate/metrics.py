@@ -19,9 +19,9 @@ from onnxprune.data.functions import guarded
 from onnxprune.errors import DataError
 from onnxprune.evaluate.classes import Ids
 from onnxprune.evaluate.intervals import Floats
-from onnxprune.evaluate.views import View
+from onnxprune.evaluate.views import BatchView
 
-Rows = Callable[[View], Floats]
+PerSample = Callable[[BatchView], Floats]
 
 _INDICES = 256  # classes of which sums are kept where the model doesn't tell how many there are
 
@@ -40,7 +40,7 @@ class Metric:
     """
 
     name: str
-    rows: Rows
+    rows: PerSample
     value: Callable[[Floats], Floats]
     output: str | None = None
     share: bool = False
@@ -117,7 +117,7 @@ def _hits(right: NDArray[np.bool_], judged: NDArray[np.bool_]) -> Floats:
     return np.stack([(right & judged).sum(axis=1), judged.sum(axis=1)], axis=1).astype(np.float64)
 
 
-def _top_k_rows(k: int, view: View) -> Floats:
+def _top_k_rows(k: int, view: BatchView) -> Floats:
     classes, labels = view.classes, view.flat
     assert classes is not None and labels is not None
     judged = labels != IGNORED
@@ -130,7 +130,7 @@ def _top_k_rows(k: int, view: View) -> Floats:
     return _hits((rank < k) & (classes.predicted != IGNORED), judged)
 
 
-def _iou_rows(view: View) -> Floats:
+def _iou_rows(view: BatchView) -> Floats:
     classes, labels = view.classes, view.flat
     assert classes is not None and labels is not None
     n, count = len(labels), classes.count or _INDICES
@@ -151,13 +151,13 @@ def _histogram(ids: Ids, chosen: NDArray[np.bool_], n: int, count: int) -> Float
     return np.bincount(cells[chosen], minlength=n * count).reshape(n, count).astype(np.float64)
 
 
-def _agreement_rows(view: View) -> Floats:
+def _agreement_rows(view: BatchView) -> Floats:
     assert view.classes is not None and view.original is not None and view.original.classes is not None
     original = view.original.classes.predicted
     return _hits(view.classes.predicted == original, original != IGNORED)
 
 
-def _kl_rows(probabilities: bool, view: View) -> Floats:
+def _kl_rows(probabilities: bool, view: BatchView) -> Floats:
     assert view.classes is not None and view.original is not None and view.original.classes is not None
     p, q = view.original.classes.scores, view.classes.scores
     assert p is not None and q is not None
@@ -180,7 +180,7 @@ def _log(scores: Floats, probabilities: bool) -> Floats:
     return result
 
 
-def _distance_rows(distance: Callable[[Floats, Floats], Floats], output: str, view: View) -> Floats:
+def _distance_rows(distance: Callable[[Floats, Floats], Floats], output: str, view: BatchView) -> Floats:
     assert view.original is not None
     mine, original = (o[output].reshape(len(o[output]), -1) for o in (view.outputs, view.original.outputs))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -205,7 +205,7 @@ def _finite_rows(values: Floats) -> Floats:
     return np.stack([np.where(finite, values, 0), finite], axis=1).astype(np.float64)
 
 
-def _user_rows(name: str, function: Callable[..., Any], view: View) -> Floats:
+def _user_rows(name: str, function: Callable[..., Any], view: BatchView) -> Floats:
     n = view.count
     with guarded(name, "the metric"):
         given = np.asarray(function(dict(view.outputs), view.labels), np.float64)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune._runtime import Provider, run, session
 from onnxprune.data.batch import Array, Batch
 from onnxprune.data.ports import fixed_batch, inputs_of
 from onnxprune.errors import ModelError
+from onnxprune.model.session import Provider, run, session
 
 
 class Runner:

@@ -14,7 +14,7 @@ from onnxprune.evaluate.classes import Classes, Ids, classes_of, flat_labels
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class BatchView:
     """A batch as metrics see it.
 
     Attributes:
@@ -29,7 +29,7 @@ class View:
     labels: Array | None
     classes: Classes | None
     flat: Ids | None
-    original: View | None = None
+    original: BatchView | None = None
 
     @property
     def count(self) -> int:
@@ -82,8 +82,8 @@ def view(
     labels: Array | None,
     output: str | None,
     sample: Callable[[int], str],
-    original: View | None = None,
-) -> View:
+    original: BatchView | None = None,
+) -> BatchView:
     """Make the view of a batch.
 
     Args:
@@ -102,9 +102,9 @@ def view(
             shapes = " and ".join(str(list(o.shape)) for o in (original.outputs[key], value))
             raise VerificationError("OP503", f"output {key!r} has shapes {shapes}", where="the original and the model")
     if output is None:
-        return View(outputs, labels, None, None, original)
+        return BatchView(outputs, labels, None, None, original)
     if labels is not None and labels.dtype.kind in "biu":
         classes = classes_of(outputs[output], labels)
         if classes is not None:
-            return View(outputs, labels, classes, flat_labels(labels, classes.count, sample), original)
-    return View(outputs, labels, classes_of(outputs[output], None), None, original)
+            return BatchView(outputs, labels, classes, flat_labels(labels, classes.count, sample), original)
+    return BatchView(outputs, labels, classes_of(outputs[output], None), None, original)

@@ -9,27 +9,27 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.channels.values import Ids
 from onnxprune.importance.elements import Elements, Power
 from onnxprune.importance.gates import Gates
 from onnxprune.importance.readings import Readings
 from onnxprune.importance.roles import Role
 from onnxprune.trace.groups import Group
-from onnxprune.trace.values import Ids
 
 Scores: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class SlotRows:
     """One weight axis of a group, a row for every unit.
 
     Weights are seen with the BatchNormalization that follows them folded in (`folding`), so that a
     model scores the same whether or not its exporter folded it.
 
     Attributes:
-        tensor: the initialiser.
+        tensor: the initializer.
         axis: its axis.
-        role: "weight" of a contraction, "scale" of a normalisation, or "vector" for anything else.
+        role: "weight" of a contraction, "scale" of a normalization, or "vector" for anything else.
         reads: whether a contraction sums over the axis: the weight reads the units, rather than making them.
         units: the group's units, shape (units,).
         labels: the unit of every position of the axis, shape (axis length,).
@@ -74,7 +74,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class GroupView:
     """A group as a criterion sees it.
 
     Attributes:
@@ -86,12 +86,12 @@ class View:
     """
 
     group: Group
-    rows: tuple[Rows, ...]
+    rows: tuple[SlotRows, ...]
     rng: np.random.Generator
     readings: Readings = ()
     gates: Gates | None = None
 
-    def of(self, role: Role) -> Iterator[Rows]:
+    def of(self, role: Role) -> Iterator[SlotRows]:
         """Go through the rows with a role."""
         return (rows for rows in self.rows if rows.role == role)
 
@@ -101,5 +101,5 @@ class View:
         return np.full(len(self.group.units), np.nan)
 
 
-Criterion: TypeAlias = Callable[[View], Scores]
+Criterion: TypeAlias = Callable[[GroupView], Scores]
 """Gives every unit of a group a raw score, shape (units,): higher is more important, NaN stays."""

@@ -1,4 +1,4 @@
-"""The elements of initialisers as numbers to be scored: one pass over each, little memory."""
+"""The elements of initializers as numbers to be scored: one pass over each, little memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._tensors import by_group
+from onnxprune.channels.values import Ids
 from onnxprune.errors import ModelError
 from onnxprune.importance.folding import Factors, folded_scales
-from onnxprune.model import weights
+from onnxprune.model.file import weights
+from onnxprune.model.tensors import by_group
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Ids
 
 Array: TypeAlias = NDArray[Any]
 Power: TypeAlias = Literal[1, 2]
@@ -29,7 +29,7 @@ _POWERS = {1: np.abs, 2: np.square}
 
 
 class Elements:
-    """The initialisers of a traced model, with following BatchNormalizations folded in."""
+    """The initializers of a traced model, with following BatchNormalizations folded in."""
 
     def __init__(self, graph: ChannelGraph) -> None:
         """Read nothing yet."""
@@ -62,7 +62,7 @@ class Elements:
         return self._sums[key][0 if blocks else axis]
 
     def _seen_along(self, tensor: str, axis: int) -> tuple[Array, Array | None, int]:
-        """Return an initialiser, its scale, and the axis on which the channels are that leave along an axis."""
+        """Return an initializer, its scale, and the axis on which the channels are that leave along an axis."""
         array, scale = self._weights[tensor], self._scales.get(tensor)
         groups = self._graph.per_group.get((tensor, axis))
         if groups is None:
@@ -91,7 +91,7 @@ def _require_finite(tensor: str, array: Array) -> None:
     if not np.isfinite(array).all():
         kinds = [n for n, bad in (("NaN", np.isnan), ("infinity", np.isinf)) if bad(array).any()]
         cause = f"a weight has {' and '.join(kinds)} among its values"
-        raise ModelError("OP126", cause, where=f'initialiser "{tensor}"')
+        raise ModelError("OP126", cause, where=f'initializer "{tensor}"')
 
 
 def _power_sums(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.helper import get_attribute_value
 
+from onnxprune.channels.values import Ids, Shape
 from onnxprune.errors import ModelError
-from onnxprune.model import weights
+from onnxprune.model.file import weights
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Ids, Shape
 
 Factors: TypeAlias = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ class _Folding:
         if node is None or node.op_type not in _CHANNELS or self._reads[product] > 1:
             return {}
         if node.op_type == "MatMul" and len(self._shapes.get(product, ())) != 2:
-            return {}  # it is the second axis that is normalised, and the last that the weight makes
+            return {}  # it is the second axis that is normalized, and the last that the weight makes
         source = self._source(node.input[1])
         if source is None or not {gamma, variance} <= self._weights.keys():
             return {}
@@ -71,7 +71,7 @@ class _Folding:
         return {weight: factors[channels].transpose(np.argsort(axes))}
 
     def _source(self, name: str) -> tuple[str, list[int]] | None:
-        """Return the initialiser behind a weight, and which of its axes each of the weight's is."""
+        """Return the initializer behind a weight, and which of its axes each of the weight's is."""
         orders: list[list[int]] = []
         while name not in self._weights:
             node = self._makers.get(name)
@@ -101,7 +101,7 @@ class _Folding:
 def _require(sound: NDArray[np.bool_], tensor: str, otherwise: str) -> None:
     if not sound.all():
         cause = f"a BatchNormalization's {otherwise}"
-        raise ModelError("OP126", cause, where=f'initialiser "{tensor}"')
+        raise ModelError("OP126", cause, where=f'initializer "{tensor}"')
 
 
 def _conv(node: NodeProto, shape: Shape) -> Ids:

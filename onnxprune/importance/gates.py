@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnx.helper import make_node
 
-from onnxprune._runtime import run, session
-from onnxprune._wire import copy_without
+from onnxprune.channels.values import Ids
 from onnxprune.errors import UsageError
-from onnxprune.recover.layers import Layer, find_layers
-from onnxprune.recover.stream import Batches
+from onnxprune.model.session import run, session
+from onnxprune.model.stream import Batches
+from onnxprune.model.wire import copy_without
+from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Ids
 
 Array = NDArray[np.float64]
 
@@ -78,10 +78,8 @@ class _Runner:
     """A graph that gives gradients of gates for batches of one shape."""
 
     def __init__(self, graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        from onnxprune.train.backward import gradients
-        from onnxprune.train.forward import forward
-        from onnxprune.train.graph import model_of
-        from onnxprune.train.objective import scores_of
+        from onnxprune.autodiff.backward import gradients, model_of
+        from onnxprune.autodiff.forward import forward, scores_of
 
         layers = [(layer, found) for layer in find_layers(graph.proto) if (found := _channels(graph, layer))]
         self._units = {f"gate:{layer.node.name}": found for layer, found in layers}
@@ -128,7 +126,7 @@ def _gated(proto: ModelProto, names: Container[str]) -> ModelProto:
     return copy
 
 
-def _channels(graph: ChannelGraph, layer: Layer) -> tuple[int, Ids] | None:
+def _channels(graph: ChannelGraph, layer: LinearLayer) -> tuple[int, Ids] | None:
     """Return the axis on which a layer reads channels, and the unit of each; None where none of them could leave."""
     value = graph.values.get(layer.x)
     if value is None:

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
-from onnxprune.importance.balance import balanced
-from onnxprune.importance.base import Scores, View
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.importance.base import GroupView, Scores, SlotRows
+from onnxprune.importance.elements import Power
 from onnxprune.importance.registry import criterion
+from onnxprune.importance.roles import Role
 
 _WEIGHTS = "weights of a convolution or matrix product"
 
 
 @criterion("l1", reads=_WEIGHTS)
-def l1(view: View) -> Scores:
+def l1(view: GroupView) -> Scores:
     """Score a unit by the sum of the absolute values of its weights, slots balanced."""
     return balanced(view, "weight", 1)
 
 
 @criterion("l2", reads=_WEIGHTS)
-def l2(view: View) -> Scores:
+def l2(view: GroupView) -> Scores:
     """Score a unit by the root of the sum of the squares of its weights, slots balanced."""
     return np.sqrt(balanced(view, "weight", 2))
 
 
 @criterion("bn-scale", reads="a BatchNormalization (exporters fold them into the convolutions)")
-def bn_scale(view: View) -> Scores:
-    """Score a unit by the absolute value of its normalisations' scales, slots balanced.
+def bn_scale(view: GroupView) -> Scores:
+    """Score a unit by the absolute value of its normalizations' scales, slots balanced.
 
-    Network slimming (Liu et al., ICCV 2017). Groups that no normalisation scales can't be scored.
+    Network slimming (Liu et al., ICCV 2017). Groups that no normalization scales can't be scored.
     """
     return balanced(view, "scale", 1)
 
 
 @criterion("lamp", reads=_WEIGHTS, comparable=True)
-def lamp(view: View) -> Scores:
+def lamp(view: GroupView) -> Scores:
     """Score a unit by its share in the squares of all units of the group that are no smaller.
 
     Layer-adaptive magnitude (Lee et al., ICLR 2021) with units in the place of single weights. The
@@ -44,3 +49,77 @@ def lamp(view: View) -> Scores:
     ascending = np.sort(squares)
     no_smaller = np.cumsum(ascending[::-1])[::-1][np.searchsorted(ascending, squares)]
     return np.divide(squares, no_smaller, out=np.zeros_like(squares), where=no_smaller != 0)
+
+
+@criterion("random")
+def random(view: GroupView) -> Scores:
+    """Score units by lot, uniform in [0, 1), the same for the same seed and group."""
+    return view.rng.random(len(view.group.units))
+
+
+# Distances held at a time; with more units, the rows are gone through more than once.
+_DISTANCES = 1 << 24
+
+
+@criterion("fpgm", reads="weights of a convolution or matrix product")
+def fpgm(view: GroupView) -> Scores:
+    """Score a unit by the sum of its distances to all other units of the group.
+
+    Filter pruning via geometric median (He et al., CVPR 2019). A unit is the vector of all its
+    weights, slots balanced as for the norms: squared distances are relative to the mean square of a
+    slot's rows, and averaged over slots by their shares.
+    """
+    slots = list(view.of("weight"))
+    if not slots:
+        return view.unscored
+    units = len(view.group.units)
+    step = max(1, _DISTANCES // units)
+    blocks = [slice(start, start + step) for start in range(0, units, step)]
+    return np.concatenate([_distances(slots, block) for block in blocks])
+
+
+def _distances(slots: list[SlotRows], block: slice) -> Scores:
+    """Return the sum of distances to all units, for the units in a block."""
+    shared = zip(shares(slots).tolist(), slots, strict=True)
+    squares = sum(share * _squared_distances(slot, block) for share, slot in shared)
+    return np.asarray(np.sqrt(squares).sum(axis=1, dtype=np.float64))
+
+
+def _squared_distances(slot: SlotRows, block: slice) -> NDArray[np.floating[Any]]:
+    """Return balanced squared distances of a block's units to all units, shape (block, units)."""
+    rows = slot.rows
+    norms = slot.power_sums(2)
+    mean = float(norms.mean()) or 1.0
+    norms = (norms / mean).astype(rows.dtype)
+    rows = np.divide(rows, mean**0.5, out=rows if rows.flags.writeable else None)  # large ones are copies already
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: all pairs at the cost of one matrix product.
+    squares = rows[block] @ rows.T
+    squares *= -2
+    squares += norms[block, None]
+    squares += norms
+    np.fill_diagonal(squares[:, block], 0)  # where rounding would weigh most
+    return np.asarray(np.maximum(squares, 0, out=squares))
+
+
+_READING = 0.75
+
+
+def balanced(view: GroupView, role: Role, power: Power) -> Scores:
+    """Return sums of absolute values to a power over all rows of a role, shape (units,).
+
+    Each slot's are relative to their mean over the units, and averaged by its share. NaN without rows of the role; a
+    slot of zeros tells nothing apart and adds zero.
+    """
+    rows = list(view.of(role))
+    if not rows:
+        return view.unscored
+    sums = np.stack([r.power_sums(power) for r in rows])
+    means = sums.mean(axis=1, keepdims=True)
+    return np.asarray(shares(rows) @ np.divide(sums, means, out=np.zeros_like(sums), where=means != 0))
+
+
+def shares(rows: Sequence[SlotRows]) -> Scores:
+    """Return the share of every slot in the scores, shape (slots,), adding up to one."""
+    reads = np.array([r.reads for r in rows])
+    side = np.where(reads, _READING, 1 - _READING) / np.where(reads, reads.sum(), (~reads).sum())
+    return np.asarray(side / side.sum())

@@ -13,17 +13,17 @@ from math import prod
 
 import numpy as np
 
-from onnxprune._tensors import Weights
+from onnxprune.channels.values import Ids
 from onnxprune.errors import UsageError
-from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.model.stream import Batches, Stream
+from onnxprune.model.tensors import Weights
+from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import Moments, Rows
-from onnxprune.recover.parameters import Place, intercept_place, parameters
+from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters
 from onnxprune.recover.samples import WIDE
-from onnxprune.recover.stream import Batches, Stream
 from onnxprune.recover.targets import Wiring
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.trace.values import Ids
 
 # Bytes of sums to hold at a time, and output positions to draw from a batch.
 _BUDGET = 2**30
@@ -70,10 +70,10 @@ class Reading:
         sums: over its features.
     """
 
-    layer: Layer
+    layer: LinearLayer
     units: Ids
     parameters: Rows
-    place: Place | None
+    place: InterceptPlace | None
     sums: Sums
 
     @property
@@ -166,7 +166,7 @@ def gather(
             yield group, tuple(readings[i] for i in readers[group.index])
 
 
-def read_units(graph: ChannelGraph, layer: Layer) -> Ids | None:
+def read_units(graph: ChannelGraph, layer: LinearLayer) -> Ids | None:
     """Return the unit of each of a layer's features, shape (groups, features).
 
     None if all are pinned, if there are too many to hold the moments of their pairs, or where the layer works channel
@@ -187,7 +187,7 @@ def read_units(graph: ChannelGraph, layer: Layer) -> Ids | None:
 def _chunks(
     groups: Sequence[Group],
     readers: Mapping[int, Sequence[int]],
-    layers: Sequence[Layer],
+    layers: Sequence[LinearLayer],
     weights: Weights,
     budget: int,
 ) -> Iterator[list[Group]]:
@@ -205,12 +205,12 @@ def _chunks(
         yield chunk
 
 
-def _bytes(layer: Layer, weights: Weights) -> int:
+def _bytes(layer: LinearLayer, weights: Weights) -> int:
     return 8 * layer.groups * layer.features(weights.shape(layer.weight)) ** 2
 
 
 def _run(
-    graph: ChannelGraph, layers: Mapping[int, Layer], wiring: Wiring, batches: Batches, seed: int
+    graph: ChannelGraph, layers: Mapping[int, LinearLayer], wiring: Wiring, batches: Batches, seed: int
 ) -> dict[int, Sums]:
     """Run the network and sum up what layers read."""
     stream = Stream(graph.proto, batches)

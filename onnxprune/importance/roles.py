@@ -1,4 +1,4 @@
-"""What initialisers are to the nodes that read them: weights, a normalisation's scale, or neither."""
+"""What initializers are to the nodes that read them: weights, a normalization's scale, or neither."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from onnxprune.operators.registry import operator_key
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.registry import operator_key
 
 Role: TypeAlias = Literal["weight", "scale", "vector"]
 
-# Inputs that contractions don't tell: scales of what was normalised, and tables of which rows are picked.
+# Inputs that contractions don't tell: scales of what was normalized, and tables of which rows are picked.
 _INPUTS: Mapping[str, tuple[int, Role]] = {
     "BatchNormalization": (1, "scale"),
     "Gather": (0, "weight"),
@@ -28,7 +28,7 @@ _INPUTS: Mapping[str, tuple[int, Role]] = {
 
 
 def roles(graph: ChannelGraph) -> Mapping[str, Role]:
-    """Tell what initialisers are for, by their names; those that aren't listed are vectors.
+    """Tell what initializers are for, by their names; those that aren't listed are vectors.
 
     A weight is what a contraction sums products with (or the table of a Gather: a product with one-hot rows). Weights
     are known by the channel ids on their axes, which flow through Transpose, Reshape, Cast, DequantizeLinear and the
@@ -36,7 +36,7 @@ def roles(graph: ChannelGraph) -> Mapping[str, Role]:
     """
     names = list(dict.fromkeys(tensor for tensor, _ in graph.slots))
     number = {name: i for i, name in enumerate(names)}
-    owner = np.full(len(graph.unit_of), -1, dtype=np.int64)  # the initialiser on whose axis an id stands
+    owner = np.full(len(graph.unit_of), -1, dtype=np.int64)  # the initializer on whose axis an id stands
     for (tensor, _), ids in graph.slots.items():
         owner[ids] = number[tensor]
     found: dict[str, Role] = {}

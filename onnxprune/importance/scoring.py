@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from onnxprune.errors import OnnxPruneError, PlanError
-from onnxprune.importance.base import Rows, Scores, View
+from onnxprune.importance.base import GroupView, Scores, SlotRows
 from onnxprune.importance.elements import Elements
 from onnxprune.importance.gates import Gates
 from onnxprune.importance.readings import Readings, gather
 from onnxprune.importance.registry import find
 from onnxprune.importance.roles import roles
-from onnxprune.recover.stream import Batches
+from onnxprune.model.stream import Batches
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 
@@ -60,13 +60,13 @@ def views(
     seed: int = 0,
     batches: Batches | None = None,
     groups: Iterable[Group] | None = None,
-) -> Iterator[View]:
+) -> Iterator[GroupView]:
     """Go through a traced model's groups as criteria see them; weights are read when asked for.
 
     Args:
         graph: the traced model.
         seed: of the random generators; every group has one of its own.
-        batches: gives inputs, for `View.readings` and `View.gates`.
+        batches: gives inputs, for `GroupView.readings` and `GroupView.gates`.
         groups: the groups wanted, in this order; all by default.
 
     Raises:
@@ -82,7 +82,7 @@ def views(
     unread: Iterable[tuple[Group, Readings]] = ((group, ()) for group in chosen)
     for group, readings in unread if batches is None else gather(graph, chosen, batches, seed=seed):
         rows = tuple(
-            Rows(
+            SlotRows(
                 tensor=slot[0],
                 axis=slot[1],
                 role=role.get(slot[0], "vector"),
@@ -93,10 +93,10 @@ def views(
             )
             for slot in group.slots
         )
-        yield View(group, rows, np.random.default_rng((seed, group.index)), readings, gates)
+        yield GroupView(group, rows, np.random.default_rng((seed, group.index)), readings, gates)
 
 
-def raw_scores(name: str, view: View) -> Scores:
+def raw_scores(name: str, view: GroupView) -> Scores:
     """Return what a criterion gives for one group, shape (units,); `score` makes them compare.
 
     Raises:

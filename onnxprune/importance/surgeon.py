@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.importance.base import Scores, View
+from onnxprune.channels.values import Ids
+from onnxprune.importance.base import GroupView, Scores
 from onnxprune.importance.readings import Reading
 from onnxprune.importance.registry import criterion
 from onnxprune.recover.lstsq import Rows
-from onnxprune.trace.values import Ids
 
 # A group is emptied in so many rounds: one channel a round costs more, and gains nothing that could be measured.
 _ROUNDS = 48
@@ -27,7 +27,7 @@ _RIDGE = 1e-3
 @criterion(
     "obs", reads="a convolution or matrix product that reads it with weights of its own", comparable=True, data=True
 )
-def obs(view: View) -> Scores:
+def obs(view: GroupView) -> Scores:
     """Score a unit by the output error that its removal adds once its readers are refitted, cheaper ones having left.
 
     Errors are relative to the variance of a reader's output, and add up over readers.

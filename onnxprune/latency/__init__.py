@@ -8,7 +8,6 @@ measured for real against the original, and the model corrected until the target
 
 from __future__ import annotations
 
-from onnxprune.latency.found import Found
-from onnxprune.latency.plan import Options, plan_for_latency
+from onnxprune.latency.plan import LatencyResult, Options, plan_for_latency
 
-__all__ = ["Found", "Options", "plan_for_latency"]
+__all__ = ["LatencyResult", "Options", "plan_for_latency"]

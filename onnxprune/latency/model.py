@@ -25,7 +25,7 @@ class LayerModel:
 
     A start-up time, plus work and traffic at constant rates, none of them negative, fitted to relative errors. What is
     left over is put down to the rungs of the choices (a staircase: counts that fill no whole vectors are slower than
-    the line says), as factors, shrunk towards one as there are few samples.
+    the line says), as factors, shrunk toward one as there are few samples.
     """
 
     def __init__(

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.benchmark.fallback import notes_on_use
 from onnxprune.benchmark.isolated import tells_layers
-from onnxprune.benchmark.profile import profile
-from onnxprune.benchmark.provider import CPU, Provider
+from onnxprune.benchmark.profile import notes_on_use, profile
 from onnxprune.benchmark.rounds import take_turns, warm_up
 from onnxprune.benchmark.session import Opened
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.benchmark.statistics import Seconds, ratio, summarise
-from onnxprune.budget import Guards, Scores, Target, nothing_to_prune, ways_down
+from onnxprune.benchmark.statistics import Seconds, ratio, summarize
+from onnxprune.channels.values import Mask
 from onnxprune.errors import PlanError
 from onnxprune.evaluate.intervals import Estimate
-from onnxprune.kept import Kept
-from onnxprune.latency.found import Found, Try
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Numbers, Probe, probe_states
 from onnxprune.latency.rungs import Choice, State, choice, kept_importance, removal, total_value
@@ -29,10 +26,12 @@ from onnxprune.latency.search import deepest, search
 from onnxprune.latency.sizes import Sizes
 from onnxprune.latency.table import Table
 from onnxprune.latency.work import tensors_of, works
-from onnxprune.rewrite import rewrite
+from onnxprune.plan.budget import Constraints, Scores, Target, nothing_to_prune, ways_down
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Mask
-from onnxprune.verify import generate_inputs
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 Progress = Callable[[int, int], None]
 
@@ -72,19 +71,19 @@ class Options:
 def plan_for_latency(
     graph: ChannelGraph,
     scores: Scores,
-    guards: Guards,
+    constraints: Constraints,
     target: Target,
     options: Options | None = None,
     *,
     errors: bool = False,
     progress: Progress | None = None,
-) -> Found:
+) -> LatencyResult:
     """Choose what to remove so that the network takes a share of its time, as measured here and now.
 
     Args:
         graph: the traced model; latencies are those at its input shapes.
         scores: importance of the units of every group; NaN for those that must stay.
-        guards: limits.
+        constraints: limits.
         target: the latency to stay below.
         options: where it is measured.
         errors: whether scores are errors of the outputs that add up, not importances within a group.
@@ -100,7 +99,7 @@ def plan_for_latency(
         ModelError: ONNX Runtime can't run the model (OP122).
     """
     target.check()
-    fixed, ways = ways_down(graph, scores, guards)
+    fixed, ways = ways_down(graph, scores, constraints)
     choices = [choice(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps]
     if not choices:
         raise nothing_to_prune()
@@ -140,7 +139,7 @@ class _Pursuit:
         self.seconds: list[Numbers] = []
         self.wholes: list[tuple[State, float]] = [(np.zeros(len(choices), dtype=np.int64), self.whole)]
 
-    def run(self, target: float) -> Found:
+    def run(self, target: float) -> LatencyResult:
         """Predict, measure, correct, until it is done."""
         probes = probe_states(self.rungs, self.options.seed)
         for number, state in enumerate(probes):
@@ -174,7 +173,9 @@ class _Pursuit:
         if best is None:
             least = min(t.measured.value for t in tries.values())
             cause = f"the latency can't be brought to {target:.3g} of the original's on {self.options.provider.short}"
-            hint = f"{least:.3g} was reached with these guards (--max-ratio, --min-channels, --exclude, --round-to)"
+            hint = (
+                f"{least:.3g} was reached with these constraints (--max-ratio, --min-channels, --exclude, --round-to)"
+            )
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 
@@ -223,15 +224,15 @@ class _Pursuit:
             share = ratio(own, original, seed=self.options.seed)
             if share.high - share.low < _SURE * share.value:
                 break
-        self.seconds_of_original = summarise(original).median
+        self.seconds_of_original = summarize(original).median
         return share
 
     def _build(self, state: State) -> ModelProto:
-        return rewrite(Kept(self.graph, removal(self.choices, state, self.fixed)))
+        return rewrite(PrunedGraph(self.graph, removal(self.choices, state, self.fixed)))
 
-    def _found(self, state: State, done: Try, tries: tuple[Try, ...]) -> Found:
+    def _found(self, state: State, done: Try, tries: tuple[Try, ...]) -> LatencyResult:
         table = self.probe.table
-        return Found(
+        return LatencyResult(
             removed=removal(self.choices, state, self.fixed),
             provider=self.options.provider.short,
             original=self.seconds_of_original,
@@ -268,3 +269,55 @@ def _seconds(opened: Opened) -> float:
     """Return what a run takes when nothing disturbs it: a disturbance only ever makes runs longer."""
     typical = warm_up(opened, _SECONDS).typical
     return float(np.quantile(opened.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.1))
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A plan that was measured.
+
+    Attributes:
+        predicted: its latency as a share of the original's, by the model as it was then.
+        measured: the share that was measured, with its interval.
+    """
+
+    predicted: float
+    measured: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyResult:
+    """What became of a target on latency.
+
+    Attributes:
+        removed: for every unit whether it leaves, shape (units,).
+        provider: the execution provider's short name.
+        original: seconds of the original.
+        predicted: the plan's latency as a share of the original's, by the first model, before anything was corrected.
+        measured: the share that was measured.
+        importance: the share of importance that layers still read, on average.
+        tries: all that were measured.
+        layers_measured: how many layers were measured for it.
+        layers_known: how many the table knew.
+    """
+
+    removed: Mask
+    provider: str
+    original: float
+    predicted: float
+    measured: Estimate
+    importance: float
+    tries: tuple[Try, ...]
+    layers_measured: int
+    layers_known: int
+
+    def fields(self) -> dict[str, Any]:
+        """Describe it in JSON's types, without the units."""
+        return {
+            "provider": self.provider,
+            "original_seconds": self.original,
+            "predicted_share": self.predicted,
+            "measured_share": {"value": self.measured.value, "low": self.measured.low, "high": self.measured.high},
+            "importance_kept": self.importance,
+            "tries": [{"predicted": t.predicted, "measured": t.measured.value} for t in self.tries],
+            "layers": {"measured": self.layers_measured, "known": self.layers_known},
+        }

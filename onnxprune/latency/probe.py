@@ -29,7 +29,7 @@ def probe_states(rungs: Sequence[int], seed: int) -> list[State]:
     """Return the states to measure: all groups at the same depth, in steps, then each at a depth of its own.
 
     The random ones are drawn like a Latin square, so that every rung of every choice is seen about equally often, and
-    with ever other rungs of its neighbours.
+    with ever other rungs of its neighbors.
 
     Args:
         rungs: how many rungs each choice has.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.budget import Step
+from onnxprune.channels.values import Ids, Mask
+from onnxprune.plan.budget import ReductionStep
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.trace.values import Ids, Mask
 
 Numbers = NDArray[np.float64]
 State = NDArray[np.int64]  # the rung of every choice, shape (choices,)
@@ -42,7 +42,9 @@ class Choice:
         return len(self.removed)
 
 
-def choice(graph: ChannelGraph, group: Group, scores: Numbers, steps: Sequence[Step], *, errors: bool) -> Choice:
+def choice(
+    graph: ChannelGraph, group: Group, scores: Numbers, steps: Sequence[ReductionStep], *, errors: bool
+) -> Choice:
     """Make a choice of a group's steps, or of some of them, evenly spread, where there are many.
 
     What a rung is worth: scores that are errors of the outputs add up over groups. Importances don't say what a group

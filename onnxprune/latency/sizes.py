@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.kept import Kept
+from onnxprune.channels.values import Ids, Mask, Shape
 from onnxprune.latency.rungs import Choice, State
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Ids, Mask, Shape
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 
 class Sizes:
@@ -23,7 +23,7 @@ class Sizes:
 
     def __init__(self, graph: ChannelGraph, choices: Sequence[Choice], fixed: Mask, tensors: Iterable[str]) -> None:
         """Count once what each rung of each choice takes from every tensor."""
-        nothing = Kept(graph, fixed)
+        nothing = PrunedGraph(graph, fixed)
         self._base = {name: nothing.shape(name) for name in tensors if _known(graph, name)}
         losses: dict[str, dict[int, dict[int, Ids]]] = {}  # by tensor, axis and choice, for every rung
         touched = _touched(graph, choices, self._base)
@@ -32,7 +32,7 @@ class Sizes:
             for units in own.removed:
                 removed = fixed.copy()
                 removed[units] = True
-                kept = Kept(graph, removed)
+                kept = PrunedGraph(graph, removed)
                 shapes.append({name: kept.shape(name) for name in touched[index]})
             for name in touched[index]:
                 lost = np.array(self._base[name]) - np.array([shape[name] for shape in shapes])

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median_low
 
-from onnxprune.benchmark.environment import environment
 from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.runtime.environment import environment
 
 FORMAT = 3
 _NEVER = float("inf")

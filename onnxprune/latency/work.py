@@ -13,7 +13,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnxprune.benchmark.layers import partition
 from onnxprune.latency.rungs import State
 from onnxprune.latency.sizes import Sizes
-from onnxprune.macs import contraction
+from onnxprune.operators.macs import contraction
 from onnxprune.shapes import Shapes
 
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -72,8 +72,8 @@ def works(proto: ModelProto, shapes: Shapes, sizes: Sizes) -> list[Work]:
     """List the layers of a traced model, without what comes before the first.
 
     Args:
-        proto: the normalised model.
-        shapes: its concretised shapes and types.
+        proto: the normalized model.
+        shapes: its concretized shapes and types.
         sizes: its shapes in every state.
     """
     members: dict[int, list[NodeProto]] = {}

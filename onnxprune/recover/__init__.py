@@ -1,8 +1,8 @@
-"""Recovery without gradients: what pruning lost is won back from a few hundred unlabelled inputs."""
+"""Recovery without gradients: what pruning lost is won back from a few hundred unlabeled inputs."""
 
 from __future__ import annotations
 
+from onnxprune.model.stream import Batches, Inputs
 from onnxprune.recover.repair import Method, Repair, recover, repeat
-from onnxprune.recover.stream import Batches, Inputs
 
 __all__ = ["Batches", "Inputs", "Method", "Repair", "recover", "repeat"]

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 from onnx.helper import get_attribute_value, make_attribute
 
-from onnxprune._bodies import in_body
-from onnxprune._tensors import Weights
-from onnxprune._uses import count_uses
+from onnxprune.model.bodies import in_body
+from onnxprune.model.graph import count_uses
+from onnxprune.model.tensors import Weights
 
 Array = NDArray[Any]
 Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layer:
-    """A contraction of an activation with an initialiser.
+class LinearLayer:
+    """A contraction of an activation with an initializer.
 
     Attributes:
         node: the node.
@@ -139,8 +139,8 @@ class Layer:
         return bool(_attributes(self.node).get("transB", 0))
 
 
-def find_layers(model: ModelProto) -> list[Layer]:
-    """Return the layers of a model whose weights are initialisers of their own, in topological order.
+def find_layers(model: ModelProto) -> list[LinearLayer]:
+    """Return the layers of a model whose weights are initializers of their own, in topological order.
 
     Those in bodies of If are left out: on some inputs they don't run.
     """
@@ -150,7 +150,7 @@ def find_layers(model: ModelProto) -> list[Layer]:
     return [layer for layer in layers if layer is not None and uses[layer.weight] == 1]
 
 
-def _layer(source: NodeProto, weights: Weights) -> Layer | None:
+def _layer(source: NodeProto, weights: Weights) -> LinearLayer | None:
     """Return a node as a layer, or None if it isn't the product of an activation and a weight, plus a bias."""
     if source.domain not in ("", "ai.onnx") or source.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return None
@@ -176,7 +176,7 @@ def _layer(source: NodeProto, weights: Weights) -> Layer | None:
         bias is not None and (bias not in weights or weights.shape(bias) not in ((outputs,), (1, outputs)))
     ):
         return None
-    return Layer(node, weight, bias, groups, channels_last=not convolution)
+    return LinearLayer(node, weight, bias, groups, channels_last=not convolution)
 
 
 def _geometry(node: NodeProto, size: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int, int]]:

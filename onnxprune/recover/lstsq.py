@@ -1,7 +1,7 @@
 """Least squares from moments: weights that make a layer's inputs give its targets, near the weights it has.
 
-Minimises over W  sum_i |W x_i - y_i|^2 + lambda |W - W0|^2  from the moments G = sum x x^T and R = sum y x^T, which fit
-in memory however many samples there are. The ridge pulls towards the weights that pruning left, not towards zero: with
+Minimizes over W  sum_i |W x_i - y_i|^2 + lambda |W - W0|^2  from the moments G = sum x x^T and R = sum y x^T, which fit
+in memory however many samples there are. The ridge pulls toward the weights that pruning left, not toward zero: with
 little data the layer stays as it was. Its strength is the one that does best on moments of samples held back.
 """
 
@@ -31,7 +31,7 @@ class Evidence(Protocol):
         """Return the mean squared error of a matrix per sample."""
 
     def solve(self, start: Rows, ridge: float) -> Rows:
-        """Return the minimiser for one ridge."""
+        """Return the minimizer for one ridge."""
 
     def means(self) -> tuple[Rows, Rows]:
         """Return the means of features and targets."""
@@ -79,7 +79,7 @@ class Moments:
         return max(float(fit + self.power.sum()), 0.0) / max(self.count, 1)
 
     def solve(self, start: Rows, ridge: float) -> Rows:
-        """Return the minimiser for one ridge.
+        """Return the minimizer for one ridge.
 
         Args:
             start: the weights to stay near, shape (groups, outputs, features + 1), the last column the intercept.
@@ -133,7 +133,7 @@ def shift(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
 def rescale(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
     """Fit a scale and an intercept for each output, so that it gets its mean and variance back.
 
-    This is what re-estimating batch normalisation does, and works the same where the normalisation has been folded.
+    This is what re-estimating batch normalization does, and works the same where the normalization has been folded.
     """
     mean_x, mean_y = moments.means()
     now = moments.spread(start)

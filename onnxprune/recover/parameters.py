@@ -1,6 +1,6 @@
 """A layer's weights and intercepts as one matrix, and back into the model.
 
-Not every layer has a bias to take an intercept. What follows may have room for one: the mean of a normalisation, a
+Not every layer has a bias to take an intercept. What follows may have room for one: the mean of a normalization, a
 constant that is added.
 """
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune._tensors import Weights, set_tensor
-from onnxprune.recover.layers import Layer
+from onnxprune.model.tensors import Weights, set_tensor
+from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Rows
 from onnxprune.recover.targets import Wiring
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InterceptPlace:
     """Where a layer's intercepts go.
 
     Attributes:
-        name: an initialiser with one element for each output.
+        name: an initializer with one element for each output.
         sign: of what is added there for a larger intercept.
     """
 
@@ -29,16 +29,16 @@ class Place:
     sign: float
 
 
-def intercept_place(layer: Layer, wiring: Wiring) -> Place | None:
+def intercept_place(layer: LinearLayer, wiring: Wiring) -> InterceptPlace | None:
     """Return where a layer's intercepts can go, or None if there is no place."""
     weights = wiring.weights
     follower = wiring.only_reader(layer.y)
     if layer.bias is not None:
-        place = Place(layer.bias, 1.0)
+        place = InterceptPlace(layer.bias, 1.0)
     elif follower is not None and follower.op_type == "BatchNormalization":
-        place = Place(follower.input[3], -1.0)
+        place = InterceptPlace(follower.input[3], -1.0)
     elif follower is not None and follower.op_type == "Add":
-        place = Place(next((n for n in follower.input if wiring.per_channel(n, layer) is not None), ""), 1.0)
+        place = InterceptPlace(next((n for n in follower.input if wiring.per_channel(n, layer) is not None), ""), 1.0)
     else:
         return None
     outputs = layer.matrix(weights[layer.weight]).shape[:2]
@@ -46,7 +46,7 @@ def intercept_place(layer: Layer, wiring: Wiring) -> Place | None:
     return place if own and weights[place.name].size == outputs[0] * outputs[1] else None
 
 
-def parameters(layer: Layer, weights: Weights) -> Rows:
+def parameters(layer: LinearLayer, weights: Weights) -> Rows:
     """Return a layer's weights with its bias as a last column, shape (groups, outputs, features + 1)."""
     matrix = layer.matrix(weights[layer.weight])
     intercept = np.zeros(matrix.shape[:2])
@@ -55,7 +55,7 @@ def parameters(layer: Layer, weights: Weights) -> Rows:
     return np.concatenate([matrix, intercept[..., None]], axis=2)
 
 
-def set_parameters(layer: Layer, weights: Weights, place: Place | None, new: Rows) -> None:
+def set_parameters(layer: LinearLayer, weights: Weights, place: InterceptPlace | None, new: Rows) -> None:
     """Write weights and intercepts into the model.
 
     Args:

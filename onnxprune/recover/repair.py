@@ -1,4 +1,4 @@
-"""Repair of a pruned network from unlabelled inputs, layer by layer, without gradients.
+"""Repair of a pruned network from unlabeled inputs, layer by layer, without gradients.
 
 Inputs of each layer are taken from the network as pruned and repaired so far, targets from the original, so that a
 layer makes up for the errors of those before it (He, Zhang and Sun, "Channel pruning for accelerating very deep neural
@@ -14,15 +14,15 @@ from typing import Literal
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune._tensors import Weights
 from onnxprune.errors import UsageError
-from onnxprune.kept import Kept
-from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.model.stream import Batches, Inputs, Stream
+from onnxprune.model.tensors import Weights
+from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import Evidence, Rows, reconstruct, rescale, shift
-from onnxprune.recover.parameters import Place, intercept_place, parameters, set_parameters
+from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters, set_parameters
 from onnxprune.recover.samples import evidence
-from onnxprune.recover.stream import Batches, Inputs, Stream
-from onnxprune.recover.targets import Target, Wiring, own_output, target_of
+from onnxprune.recover.targets import RegressionTarget, Wiring, own_output, target_of
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 Method = Literal["bias", "bn", "reconstruct"]
 
@@ -56,7 +56,7 @@ class Repair:
 
 
 def recover(
-    kept: Kept,
+    kept: PrunedGraph,
     pruned: ModelProto,
     batches: Batches,
     *,
@@ -104,7 +104,7 @@ def recover(
     return repairs
 
 
-def _touched(kept: Kept, pruned: ModelProto) -> set[str]:
+def _touched(kept: PrunedGraph, pruned: ModelProto) -> set[str]:
     """Return the tensors in front of which something has changed."""
     shapes = kept.graph.shapes.shapes
     touched: set[str] = set()
@@ -116,11 +116,11 @@ def _touched(kept: Kept, pruned: ModelProto) -> set[str]:
 
 
 def _moments(
-    kept: Kept,
+    kept: PrunedGraph,
     now: Stream,
     then: Stream,
-    layer: Layer,
-    target: Target,
+    layer: LinearLayer,
+    target: RegressionTarget,
     rng: np.random.Generator,
     positions: int,
     *,
@@ -161,9 +161,9 @@ def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[t
 
 
 def _refit(
-    layer: Layer,
+    layer: LinearLayer,
     wiring: Wiring,
-    place: Place | None,
+    place: InterceptPlace | None,
     fitted: Evidence,
     held: Evidence,
     fit: Callable[[Evidence, Evidence, Rows], Rows],

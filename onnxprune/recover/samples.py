@@ -55,7 +55,7 @@ class Samples:
         return float((lack**2).sum()) / max(self.count, 1)
 
     def solve(self, start: Rows, ridge: float) -> Rows:
-        """Return the minimiser for one ridge, see `Moments.solve`."""
+        """Return the minimizer for one ridge, see `Moments.solve`."""
         found = start.copy()
         lack = self._targets - self._predict(start)
         for g, x in enumerate(self._features.astype(np.float64)):

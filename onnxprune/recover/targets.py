@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 from onnx.helper import get_node_attr_value
 
-from onnxprune._tensors import Weights
-from onnxprune.recover.layers import Layer
-from onnxprune.trace.values import Shape
+from onnxprune.channels.values import Shape
+from onnxprune.model.tensors import Weights
+from onnxprune.recover.layers import LinearLayer
 
 Vector = NDArray[np.float64]
 
-# A normalisation can be looked through where it doesn't squash some channel to this share of another.
+# A normalization can be looked through where it doesn't squash some channel to this share of another.
 _SMALLEST = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Target:
+class RegressionTarget:
     """A layer's target: ``(original[tensor] - pruned[other] - shift) / scale``.
 
     Attributes:
@@ -76,7 +76,7 @@ class Wiring:
         shapes = [self.shapes.get(t) for t in tensors]
         return shapes[0] is not None and all(s == shapes[0] for s in shapes)
 
-    def per_channel(self, tensor: str, layer: Layer) -> Vector | None:
+    def per_channel(self, tensor: str, layer: LinearLayer) -> Vector | None:
         """Return a constant that is added to a layer's output as a vector over channels, or None if it is another."""
         if tensor not in self.weights:
             return None
@@ -93,12 +93,12 @@ class Wiring:
         return self._latest.get(tensor, -1)
 
 
-def own_output(layer: Layer) -> Target:
+def own_output(layer: LinearLayer) -> RegressionTarget:
     """Return what a layer put out in the original as its target."""
-    return Target(layer.y, None, np.ones(()), np.zeros(()))
+    return RegressionTarget(layer.y, None, np.ones(()), np.zeros(()))
 
 
-def target_of(layer: Layer, number: int, wiring: Wiring) -> Target:
+def target_of(layer: LinearLayer, number: int, wiring: Wiring) -> RegressionTarget:
     """Find a layer's target in the wiring of the pruned network."""
     scale, shift = np.ones(()), np.zeros(())
     tensor, node = layer.y, wiring.only_reader(layer.y)
@@ -116,7 +116,7 @@ def target_of(layer: Layer, number: int, wiring: Wiring) -> Target:
                 ready = other != tensor and wiring.latest_layer(other) < number
                 even = np.abs(scale).min() > _SMALLEST * np.abs(scale).max()
                 if ready and even and wiring.same_shape(layer.y, other, total):
-                    return Target(total, other, scale, shift)
+                    return RegressionTarget(total, other, scale, shift)
                 break
             shift = shift + constant
         elif node.op_type != "Identity":

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TypeProto, ValueInfoProto, helper
 
-from onnxprune._runtime import run, session
 from onnxprune.errors import VerificationError
-from onnxprune.plan import PrunePlan
-from onnxprune.verify import difference
+from onnxprune.model.session import run, session
+from onnxprune.plan.plan import PrunePlan
+from onnxprune.rewrite.verify import difference
 
 Arrays = Mapping[str, NDArray[Any]]
 Dims = tuple[int | str | None, ...]
@@ -53,9 +53,9 @@ class OutputDistance:
 
 
 def inputs_of(proto: ModelProto) -> tuple[Port, ...]:
-    """Return a model's inputs; initialisers listed among them are left out."""
-    initialisers = {t.name for t in proto.graph.initializer}
-    return tuple(_port(value) for value in proto.graph.input if value.name not in initialisers)
+    """Return a model's inputs; initializers listed among them are left out."""
+    initializers = {t.name for t in proto.graph.initializer}
+    return tuple(_port(value) for value in proto.graph.input if value.name not in initializers)
 
 
 def outputs_of(proto: ModelProto) -> tuple[Port, ...]:
@@ -69,7 +69,7 @@ def check_origin(pruned: ModelProto, plan: PrunePlan) -> None:
     Raises:
         VerificationError: the model's metadata names another plan (OP505).
     """
-    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan"), None)
+    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan.plan"), None)
     if digest not in (None, plan.digest):
         cause = "the pruned model was made by another plan"
         raise VerificationError("OP505", cause, where=f"its plan is {digest[:12]}")
@@ -100,7 +100,7 @@ def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) ->
     Raises:
         ModelError: ONNX Runtime can't run one of them (OP122).
     """
-    expected, actual = (run(session(model, optimise=False), inputs) for model in (original, pruned))
+    expected, actual = (run(session(model, optimize=False), inputs) for model in (original, pruned))
     return tuple(_distance(name, expected[name], actual[name]) for name in expected)
 
 

@@ -8,7 +8,8 @@ from onnx import ModelProto
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.errors import CATALOGUE
+from onnxprune.channels.values import Shape
+from onnxprune.errors import CATALOG
 from onnxprune.report.comparison import OutputDistance, Port, inputs_of, outputs_of
 from onnxprune.report.index import Reach
 from onnxprune.report.layout import (
@@ -18,19 +19,22 @@ from onnxprune.report.layout import (
     GOOD,
     GROUP,
     Name,
+    change,
+    count,
+    dims,
     group_tag,
     heading,
     line,
     paragraph,
+    percent,
+    share,
+    si,
     stack,
     table,
 )
 from onnxprune.report.summary import ModelSummary, PlanSummary
-from onnxprune.report.text import count
-from onnxprune.report.units import change, dims, percent, share, si
+from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
-from onnxprune.trace.values import Shape
-from onnxprune.verify import Verification
 
 _COSTS = {
     "params": ("parameters", ""),
@@ -112,7 +116,7 @@ def what_stays(summary: ModelSummary, hint: str = "", first: int | None = None) 
     rows = (
         (
             Text(pin.code, CODE),
-            CATALOGUE[pin.code].title,
+            CATALOG[pin.code].title,
             str(len(pin.layers)),
             percent(share(pin.held, params)),
             percent(share(pin.locked, params)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,13 +13,12 @@ from typing import Literal, get_args
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.channels.ledger import Pin
+from onnxprune.channels.values import Factor, Ids
 from onnxprune.errors import UsageError
 from onnxprune.report.index import KERNEL, Index
-from onnxprune.report.route import Routes, pinning_node
-from onnxprune.report.text import shorten
+from onnxprune.report.layout import shorten
 from onnxprune.trace import ChannelGraph, Group
-from onnxprune.trace.channels import Pin
-from onnxprune.trace.values import Factor, Ids
 
 Role = Literal["output", "input and output", "input", "other"]
 
@@ -25,7 +26,7 @@ _ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where channels stand: axes of a tensor.
 
     Attributes:
@@ -93,7 +94,7 @@ class Axis:
     """
 
     role: Role
-    places: tuple[Place, ...]
+    places: tuple[Location, ...]
     size: int
     coupled: tuple[Coupled, ...]
     held: tuple[Held, ...]
@@ -112,7 +113,7 @@ class HeldAxis:
     """
 
     nodes: tuple[str, ...]
-    place: Place
+    place: Location
     channels: int
     size: int
     pins: tuple[Pin, ...]
@@ -145,12 +146,12 @@ def explain_node(index: Index, node: NodeProto) -> tuple[Axis, ...]:
     channels, such as a convolution's filters and its biases, are explained once.
     """
     names = [n for n in node.input if index.is_constant(n)] or [*node.output, *node.input]
-    found: dict[bytes, tuple[Factor, list[Place]]] = {}
+    found: dict[bytes, tuple[Factor, list[Location]]] = {}
     for name in dict.fromkeys(names):
         for factor in index.factors(name):
             units = index.units(factor)
             if not _only_kernel(index, units):
-                place = Place(name, factor.axes)
+                place = Location(name, factor.axes)
                 found.setdefault(units.tobytes(), (factor, []))[1].append(place)
     axes = [_explain(index, node, factor, tuple(places)) for factor, places in found.values()]
     return tuple(sorted(axes, key=lambda axis: _ROLES.index(axis.role)))
@@ -169,7 +170,7 @@ def held_by(index: Index, code: str) -> Iterator[HeldAxis]:
         if count:
             yield HeldAxis(
                 nodes=readers[weight.name],
-                place=Place(weight.name, (axis,)),
+                place=Location(weight.name, (axis,)),
                 channels=count,
                 size=len(units),
                 pins=tuple(p for p, held in index.pins.items() if p.code == code and np.isin(units, held).any()),
@@ -180,7 +181,7 @@ def _some(names: Sequence[str]) -> str:
     return " or ".join(shorten(name, 64) for name in names[:3])
 
 
-def _explain(index: Index, node: NodeProto, factor: Factor, places: tuple[Place, ...]) -> Axis:
+def _explain(index: Index, node: NodeProto, factor: Factor, places: tuple[Location, ...]) -> Axis:
     ids = factor.ids.ravel()
     return Axis(
         role=_role(index, node, index.units(factor)),
@@ -237,3 +238,46 @@ def _between(index: Index, start: Ids, goal: Ids, ends: set[str]) -> tuple[str, 
 def _only_kernel(index: Index, units: Ids) -> bool:
     codes = [code for code, mask in index.pinned_by.items() if mask[units].any()]
     return codes == [KERNEL]
+
+
+class Routes:
+    """The shortest ways from a node to others along tensors that hold some units."""
+
+    def __init__(self, graph: ChannelGraph, start: str, units: Ids) -> None:
+        """Search from a node, breadth first; data may be followed either way."""
+        self._start = start
+        self._before: dict[str, str] = {start: start}
+        wanted = np.zeros(len(graph.pinned), dtype=bool)
+        wanted[units] = True
+        nodes = {node.name: node for node in graph.proto.graph.node}
+        at: dict[str, list[str]] = {}
+        for node in nodes.values():
+            for tensor in dict.fromkeys((*node.input, *node.output)):
+                value = graph.values.get(tensor)
+                if value is not None and any(wanted[graph.unit_of[f.ids]].any() for f in value.factors):
+                    at.setdefault(tensor, []).append(node.name)
+        queue = deque([start])
+        while queue:
+            here = queue.popleft()
+            for tensor in (*nodes[here].output, *nodes[here].input):
+                for name in at.pop(tensor, ()):
+                    if name not in self._before:
+                        self._before[name] = here
+                        queue.append(name)
+
+    def to(self, end: str) -> tuple[str, ...]:
+        """Return the nodes after the first, up to and including the last; none if there is no way."""
+        way = []
+        at = end if end in self._before else self._start
+        while at != self._start:
+            way.append(at)
+            at = self._before[at]
+        return tuple(reversed(way))
+
+
+def pinning_node(graph: ChannelGraph, pin: Pin) -> str | None:
+    """Return the name of the node that pins, or that makes the graph output or tensor that does."""
+    quoted = re.search(r'"(.*)"$', pin.node)
+    name = quoted[1] if quoted else pin.node
+    makers = {output: node.name for node in graph.proto.graph.node for output in node.output}
+    return name if name in makers.values() else makers.get(name)

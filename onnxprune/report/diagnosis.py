@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxprune.doctor import Diagnosis
 from onnxprune.report.layout import BAD, CODE, FAINT, GOOD, heading, line, paragraph, stack, table
+from onnxprune.runtime.doctor import Diagnosis
 
 _STYLES = {"error": BAD, "warning": CODE, "note": FAINT}
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxprune.channels.ledger import Pin
 from onnxprune.errors import CodeInfo
-from onnxprune.plan import PrunePlan
+from onnxprune.plan.plan import PrunePlan
 from onnxprune.report.comparison import OutputDistance, inputs_of, outputs_of
 from onnxprune.report.coupling import Axis, HeldAxis
 from onnxprune.report.index import Reach
+from onnxprune.report.layout import share
 from onnxprune.report.operators import Operator
 from onnxprune.report.summary import (
     GroupChange,
@@ -28,10 +30,8 @@ from onnxprune.report.summary import (
     PinSummary,
     PlanSummary,
 )
-from onnxprune.report.units import share
+from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
-from onnxprune.trace.channels import Pin
-from onnxprune.verify import Verification
 
 VERSION = 1
 
@@ -97,7 +97,7 @@ def verdict_fields(
     """
     verdict = None
     if verification is not None:
-        verdict = {**asdict(verification), "error": verification.error, "telling": verification.telling}
+        verdict = {**asdict(verification), "error": verification.error, "informative": verification.informative}
     return {
         "proved": verification is not None and verification.passed,
         "interface_changes": changes,
@@ -154,7 +154,7 @@ def held_fields(axes: Iterable[HeldAxis]) -> list[Document]:
 
 
 def code_fields(code: str, info: CodeInfo) -> Document:
-    """Describe an entry of the catalogue."""
+    """Describe an entry of the catalog."""
     return {"code": code, **asdict(info)}
 
 

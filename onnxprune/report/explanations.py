@@ -7,11 +7,23 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.errors import CATALOGUE, CodeInfo
+from onnxprune.errors import CATALOG, CodeInfo
 from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
-from onnxprune.report.layout import BAD, CODE, FAINT, GOOD, Name, group_tag, heading, line, paragraph, stack, table
+from onnxprune.report.layout import (
+    BAD,
+    CODE,
+    FAINT,
+    GOOD,
+    Name,
+    count,
+    group_tag,
+    heading,
+    line,
+    paragraph,
+    stack,
+    table,
+)
 from onnxprune.report.operators import Operator
-from onnxprune.report.text import count
 
 _MANY = 6  # so many partners of a group, or reasons of an axis, are told one by one
 _LONG = 6  # a path of more nodes loses its middle
@@ -44,12 +56,12 @@ def held_axes(code: str, axes: Sequence[HeldAxis]) -> RenderableType:
         for axis in axes
     )
     return stack(
-        heading(f"{code} {CATALOGUE[code].title}"),
+        heading(f"{code} {CATALOG[code].title}"),
         table("node ~|weight ~|axis >|channels >|pinned by ~", rows),
     )
 
 
-def catalogue_entry(code: str, info: CodeInfo) -> RenderableType:
+def catalog_entry(code: str, info: CodeInfo) -> RenderableType:
     """Tell what a code means."""
     return stack(heading(f"{code} {info.title}"), paragraph(info.explanation))
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.terms import is_weight
-from onnxprune.trace.channels import Pin
+from onnxprune.channels.ledger import Pin
+from onnxprune.channels.values import Factor, Ids, Shape
+from onnxprune.cost.terms import is_weight
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Factor, Ids, Shape
 
 KERNEL = "OP212"  # positions of a kernel: every convolution has them, which is never news
 ALONE = "OP210"  # a unit that fills an axis alone, found when the ties are solved
@@ -36,7 +36,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """An initialiser and the units on its axes.
+    """An initializer and the units on its axes.
 
     Attributes:
         name: its name.
@@ -66,7 +66,7 @@ class Index:
         group_of: the index of every unit's group, -1 for those that can't leave, shape (units,).
         pins: the units that each pin holds, in the order of the walk.
         pinned_by: which units each reason pins, by code, shape (units,) each.
-        weights: the initialisers that are weights and were seen as data.
+        weights: the initializers that are weights and were seen as data.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:

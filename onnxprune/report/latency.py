@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxprune.benchmark.table import milliseconds
-from onnxprune.report.layout import FAINT, heading, paragraph, stack, table
-from onnxprune.report.text import count
+from onnxprune.report.benchmark import milliseconds
+from onnxprune.report.layout import FAINT, count, heading, paragraph, stack, table
 
 
 def latency_table(found: Mapping[str, Any]) -> RenderableType:

@@ -12,8 +12,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.report.text import printable, shorten
-
 CODE = "yellow"
 GROUP = "cyan"
 FAINT = "dim"
@@ -100,3 +98,62 @@ def line(*parts: str | tuple[str, str] | Text) -> Text:
 def stack(*parts: RenderableType) -> RenderableType:
     """Put parts below each other."""
     return Group(*parts)
+
+
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def si(number: int, unit: str = "") -> str:
+    """Write a count with an SI prefix: 25557032 is "25.6 M", with unit "B" it is "25.6 MB"."""
+    scaled, prefix = float(number), 0
+    while abs(scaled) >= 999.5 and prefix < len(_PREFIXES) - 1:
+        scaled, prefix = scaled / 1000, prefix + 1
+    digits = 0 if prefix == 0 or abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
+    return f"{scaled:.{digits}f} {_PREFIXES[prefix]}{unit}".rstrip()
+
+
+def percent(share: float) -> str:
+    """Write a share: 0.4449 is "44.5 %"; what isn't quite all or nothing isn't shown as such."""
+    value = share * 100
+    if 0 < value < 0.05:
+        return "<0.1 %"
+    if 99.95 <= value < 100:
+        return ">99.9 %"
+    return f"{value:.1f} %"
+
+
+def change(before: int, after: int) -> str:
+    """Write what became of a quantity: 200 to 150 is "-25.0 %"."""
+    if before == 0:
+        return "-" if after == 0 else "new"
+    share = after / before - 1
+    return f"{'+' if share > 0 else '-' if share < 0 else ''}{percent(abs(share))}"
+
+
+def share(part: int, whole: int) -> float:
+    """Return a part of a whole as a number from 0 to 1; nothing of nothing is 0."""
+    return part / whole if whole else 0.0
+
+
+def dims(shape: Sequence[int | str | None]) -> str:
+    """Write a shape: (1, 3, 224, 224) is "1x3x224x224", an unknown size "?", an empty shape "scalar"."""
+    return "x".join("?" if n is None else str(n) for n in shape) or "scalar"
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey instead of showing; names come from files that anybody may have made."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def shorten(text: str, length: int) -> str:
+    """Take out the middle of a text that is too long; the end of a name tells more than its beginning."""
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 3
+    tail = max(length - 1 - head, 0)
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things: "1 layer", "1,204 layers"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnx import defs
 
-from onnxprune.trace.registry import Rule, rules
+from onnxprune.operators.registry import Rule, rules
 
 State = Literal["rule", "left alone", "unknown"]
 

@@ -10,8 +10,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.report.layout import FAINT, Cell, Name, heading, paragraph, stack, table
-from onnxprune.report.text import count
+from onnxprune.report.layout import FAINT, Cell, Name, count, heading, paragraph, stack, table
 from onnxprune.sensitivity import Curve
 from onnxprune.trace.graph import ChannelGraph
 
@@ -38,13 +37,13 @@ def sensitivity_table(
     note = f"{count(len(rows), 'group')}, each by itself"
     meaning = (
         f"{measure} with a share of the group's units removed, the least important first, and the layers that read "
-        "them refitted. Shares are rounded to what the guards allow."
+        "them refitted. Shares are rounded to what the constraints allow."
     )
     return stack(heading("sensitivity", note), table(columns, rows), paragraph(meaning, FAINT))
 
 
 def plot_sensitivity(graph: ChannelGraph, curves: Sequence[Curve], path: Path, measure: str) -> None:
-    """Draw the curves of all groups into a file, deeper groups in lighter colours.
+    """Draw the curves of all groups into a file, deeper groups in lighter colors.
 
     Raises:
         UsageError: matplotlib isn't installed (OP605).

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from onnxprune.cost import Cost, LayerCost, cost
-from onnxprune.kept import Kept, nothing
-from onnxprune.model import Model
+from onnxprune.channels.values import Ids, Shape
+from onnxprune.cost.cost import Cost, LayerCost, cost
 from onnxprune.report.index import KERNEL, Index, Reach
 from onnxprune.trace import ChannelGraph, Group
-from onnxprune.trace.values import Ids, Shape
+from onnxprune.trace.pruned_graph import PrunedGraph, nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class PlanSummary:
     blocks: tuple[str, ...] = ()
 
 
-def summarise(graph: ChannelGraph) -> ModelSummary:
+def summarize(graph: ChannelGraph) -> ModelSummary:
     """Compute the figures of a traced model."""
     index = Index(graph)
     total = cost(nothing(graph))
@@ -152,12 +151,12 @@ def summarise(graph: ChannelGraph) -> ModelSummary:
         inputs=graph.shapes.inputs,
         layers=tuple(_layer(index, layer, nodes[layer.node]) for layer in total.layers),
         groups=tuple(map(GroupSummary, graph.groups, index.by_group())),
-        pins=summarise_pins(index),
+        pins=summarize_pins(index),
         prunable=sum(weight.touched(~graph.pinned) for weight in index.weights),
     )
 
 
-def summarise_plan(kept: Kept) -> PlanSummary:
+def summarize_plan(kept: PrunedGraph) -> PlanSummary:
     """Compute what a plan does, from what remains of the traced model."""
     removed = (int(np.count_nonzero(kept.removed[g.units])) for g in kept.graph.groups)
     return PlanSummary(
@@ -169,7 +168,7 @@ def summarise_plan(kept: Kept) -> PlanSummary:
     )
 
 
-def summarise_pins(index: Index) -> tuple[PinSummary, ...]:
+def summarize_pins(index: Index) -> tuple[PinSummary, ...]:
     """Sum up by code what holds a model's weights; the reason that locks most parameters comes first.
 
     Kernel positions are left out, for they are no channels, and so is what holds no weights.
@@ -187,12 +186,6 @@ def summarise_pins(index: Index) -> tuple[PinSummary, ...]:
             layers = tuple(sorted(readers, key=rank.__getitem__))
             found.append(PinSummary(code, layers, tuple(by.get(code, ())), sum(held.values()), locked))
     return tuple(sorted(found, key=lambda p: (-p.locked, -p.held)))
-
-
-def file_size(model: Model) -> int:
-    """Return the bytes of a model's files on disk; 0 for one that came from memory."""
-    files = [f for f in (model.path, *model.data_files) if f is not None]
-    return sum(f.stat().st_size for f in files)
 
 
 def _layer(index: Index, layer: LayerCost, node: NodeProto) -> LayerSummary:

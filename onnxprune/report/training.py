@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxprune.evaluate.table import cells, evaluation_fields, title
-from onnxprune.report.layout import FAINT, heading, paragraph, stack, table
-from onnxprune.report.text import count
+from onnxprune.report.evaluation import cells, evaluation_fields, title
+from onnxprune.report.layout import FAINT, count, heading, paragraph, stack, table
 from onnxprune.train.finetune import FineTuned
 from onnxprune.train.history import Epoch, to_fields
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
 from onnxprune.sensitivity.depth import rest_of, spend_blocks
-from onnxprune.sensitivity.metrics import MetricLoss, loss
-from onnxprune.sensitivity.outputs import OutputError
+from onnxprune.sensitivity.outputs import MetricLoss, OutputError, loss
 from onnxprune.sensitivity.store import Record, read_record, resume
 
 __all__ = [

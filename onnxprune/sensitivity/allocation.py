@@ -12,13 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.budget import Guards, Target, choose
-from onnxprune.forecast import Forecast
+from onnxprune.channels.values import Mask
+from onnxprune.cost.forecast import Forecast
 from onnxprune.importance import Scores
+from onnxprune.plan.budget import Constraints, Target, choose
 from onnxprune.sensitivity.curves import Curve
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.trace.values import Mask
 
 _ROUNDS = 4
 # What saves nothing is dear, not free of charge: savings count at least as so small a share of the whole cost.
@@ -30,7 +30,7 @@ _SMALLEST, _LARGEST = 1e-9, 1e9
 def spend(
     graph: ChannelGraph,
     curves: Iterable[Curve],
-    guards: Guards,
+    constraints: Constraints,
     *,
     ratio: float | None = None,
     target: Target | None = None,
@@ -40,7 +40,7 @@ def spend(
     Args:
         graph: the traced network.
         curves: of its groups; those without one stay whole.
-        guards: limits.
+        constraints: limits.
         ratio: the share of all channels to remove.
         target: the limit to stay below.
 
@@ -56,7 +56,7 @@ def spend(
     found: list[tuple[float, int, Mask]] = []
     for round_ in range(1 if forecast is None else _ROUNDS):
         scores = _scores(graph, by_group, partial(_saving, removed=removed, forecast=forecast))
-        removed = choose(graph, scores, guards, ratio=ratio, target=target, allocation="global")
+        removed = choose(graph, scores, constraints, ratio=ratio, target=target, allocation="global")
         found.append((predicted_error(graph, by_group, removed), round_, removed))
     return min(found, key=lambda f: f[:2])[2]
 

@@ -15,26 +15,26 @@ from typing import Protocol
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune._tensors import Weights
-from onnxprune.budget import Guards, eligible, ladder, multiples
-from onnxprune.importance import Scores, View, views
+from onnxprune.importance import GroupView, Scores, views
 from onnxprune.importance.readings import Readings
 from onnxprune.importance.scoring import raw_scores
-from onnxprune.kept import Kept
-from onnxprune.masked import masked
+from onnxprune.model.stream import Batches, Inputs
+from onnxprune.model.tensors import Weights
+from onnxprune.plan.budget import Constraints, eligible, ladder, multiples
 from onnxprune.recover.parameters import set_parameters
-from onnxprune.recover.stream import Batches, Inputs
+from onnxprune.rewrite.masked import masked
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of a group's units at which it is measured; more than the guards allow is the most that they allow."""
+"""Shares of a group's units at which it is measured; more than the constraints allow is the most that they allow."""
 
 # Every so many batches one is held back to measure errors on; nothing is fitted to it.
 _HELD_BACK = 4
 # Where the criterion can tell nothing of a group.
 _FALLBACK = "l2"
-_NO_LIMITS = Guards()
+_NO_LIMITS = Constraints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def measure(
     judge: Judge,
     *,
     criterion: str = "obs",
-    guards: Guards = _NO_LIMITS,
+    constraints: Constraints = _NO_LIMITS,
     shares: Sequence[float] = SHARES,
     seed: int = 0,
     known: Mapping[int, Curve] | None = None,
@@ -90,8 +90,8 @@ def measure(
         batches: gives inputs to refit readers on, anew at each call.
         judge: measures errors.
         criterion: says which units are the least important.
-        guards: limits on what may leave; groups that they exclude aren't measured.
-        shares: shares of units at which to measure, rounded to counts that the guards allow.
+        constraints: limits on what may leave; groups that they exclude aren't measured.
+        shares: shares of units at which to measure, rounded to counts that the constraints allow.
         seed: of whatever is drawn.
         known: curves that were measured before; they are not measured again, nor yielded.
 
@@ -100,13 +100,15 @@ def measure(
         ModelError: the network can't be run on the inputs, or a weight isn't finite.
         UsageError: there are no inputs (OP604).
     """
-    fixed, free = eligible(graph, guards)
+    fixed, free = eligible(graph, constraints)
     since = {group.index: first_change(graph, group) for group in (*(g for g, _ in fixed), *free)}
     groups = [graph.groups[i] for i in sorted(since, key=since.__getitem__) if i not in (known or {})]
     for view in views(graph, seed=seed, batches=batches, groups=groups):
         group = view.group
         scores = _scores(view, criterion)
-        counts = _counts(group, shares, ladder(len(group.sets), group.widths, guards, multiples(graph, guards)))
+        counts = _counts(
+            group, shares, ladder(len(group.sets), group.widths, constraints, multiples(graph, constraints))
+        )
         if np.isnan(scores).any() or not counts:
             continue
         order = group.deal(scores).ravel()
@@ -129,7 +131,7 @@ def lesion(graph: ChannelGraph, group: Group, positions: Iterable[int], readings
     units = group.units[list(positions)]
     removed = np.zeros(graph.unit_count, dtype=bool)
     removed[units] = True
-    model = masked(Kept(graph, removed), readers_only=True)
+    model = masked(PrunedGraph(graph, removed), readers_only=True)
     weights = Weights(model)
     for reading in readings:
         set_parameters(reading.layer, weights, reading.place, reading.without(units))
@@ -158,7 +160,7 @@ def share_out(batches: Batches) -> tuple[Batches, Batches]:
     return part(False), part(True)
 
 
-def _scores(view: View, criterion: str) -> Scores:
+def _scores(view: GroupView, criterion: str) -> Scores:
     scores = raw_scores(criterion, view)
     return raw_scores(_FALLBACK, view) if np.isnan(scores).any() else scores
 

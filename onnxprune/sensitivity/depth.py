@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from onnxprune.blocks import rank_blocks, without_blocks
-from onnxprune.budget import Guards, Target
-from onnxprune.cost import cost
+from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.kept import nothing
-from onnxprune.masked import masked
-from onnxprune.recover.stream import Batches
+from onnxprune.model.stream import Batches
+from onnxprune.plan.budget import Constraints, Target
+from onnxprune.plan.residual_blocks import without_blocks
+from onnxprune.plan.residual_scores import rank_blocks
+from onnxprune.rewrite.masked import masked
 from onnxprune.sensitivity.allocation import predicted_error, spend
 from onnxprune.sensitivity.curves import Curve, share_out
 from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import nothing
 
 
 def spend_blocks(
     graph: ChannelGraph,
     target: Target,
-    guards: Guards,
+    constraints: Constraints,
     batches: Batches,
     sensitivities: Callable[[ChannelGraph], Sequence[Curve]],
 ) -> tuple[ChannelGraph, Sequence[Curve]]:
@@ -33,7 +34,7 @@ def spend_blocks(
     Args:
         graph: the traced model, whole.
         target: the limit, on a cost that is counted.
-        guards: limits on what may leave of the channels.
+        constraints: limits on what may leave of the channels.
         batches: gives inputs to judge by.
         sensitivities: measures those of a graph's groups.
 
@@ -57,7 +58,7 @@ def spend_blocks(
             break
         curves = sensitivities(reduced)
         try:
-            removed = spend(reduced, curves, guards, target=rest_of(target, reduced))
+            removed = spend(reduced, curves, constraints, target=rest_of(target, reduced))
         except PlanError as out_of_reach:
             failure = failure or out_of_reach
             continue

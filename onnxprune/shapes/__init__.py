@@ -13,8 +13,7 @@ its own, then by running the model once.
 
 from __future__ import annotations
 
-from onnxprune.shapes.elsewhere import elsewhere
 from onnxprune.shapes.fallback import run_for_shapes
-from onnxprune.shapes.result import Shapes, concretise
+from onnxprune.shapes.result import Shapes, concretize, elsewhere
 
-__all__ = ["Shapes", "concretise", "elsewhere", "run_for_shapes"]
+__all__ = ["Shapes", "concretize", "elsewhere", "run_for_shapes"]

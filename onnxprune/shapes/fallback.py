@@ -13,36 +13,36 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 
-from onnxprune._runtime import import_onnxruntime, session
-from onnxprune._wire import copy_without
 from onnxprune.errors import OnnxPruneError
-from onnxprune.shapes.known import Shape
-from onnxprune.shapes.step import piece
-from onnxprune.shapes.walk import Conflict, Walk
+from onnxprune.model.session import session
+from onnxprune.model.wire import copy_without
+from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.shapes.known import Shape, piece
+from onnxprune.shapes.walk import Conflict, ShapeWalk
 
 _RUN_ELEMENTS = 1 << 23  # no inputs larger than this are made up for a run
 _RUN_SECONDS = 30.0
 
 
-def runtime_types(walk: Walk, names: Sequence[str]) -> dict[str, TypeProto]:
+def runtime_types(walk: ShapeWalk, names: Sequence[str]) -> dict[str, TypeProto]:
     """Have ONNX Runtime infer some tensors' types from what a walk knows; it runs nothing."""
     wanted = set(names)
     steps = [step for step in walk.steps if not wanted.isdisjoint(step.outputs)]
     try:
-        opened = session(piece(walk.proto, walk.known, steps, names), optimise=False)
+        opened = session(piece(walk.proto, walk.known, steps, names), optimize=False)
     except OnnxPruneError:
         return {}
     # An empty shape may be a scalar's, or that of which nothing is known.
     return _complete_types((entry, entry.shape) for entry in opened.get_outputs() if entry.shape)
 
 
-def is_refused(walk: Walk, conflict: Conflict) -> bool:
+def is_refused(walk: ShapeWalk, conflict: Conflict) -> bool:
     """Whether ONNX Runtime sees a contradiction as well, so that the model can't be run."""
     step = walk.steps[conflict.step]
     if walk.mismatch(step):
         return True
     try:
-        session(piece(walk.proto, walk.known, [step], step.outputs), optimise=False)
+        session(piece(walk.proto, walk.known, [step], step.outputs), optimize=False)
     except OnnxPruneError as error:
         return "InferenceError" in error.cause
     return False
@@ -74,7 +74,7 @@ def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterab
             for entry in proto.graph.input
             if entry.name in inputs
         }
-        opened = session(model, optimise=False)
+        opened = session(model, optimize=False)
         options = import_onnxruntime().RunOptions()
         options.log_severity_level = 4
         stop = threading.Timer(_RUN_SECONDS, setattr, (options, "terminate", True))

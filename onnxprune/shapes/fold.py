@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 
-from onnxprune.shapes.known import SMALL, Known
-from onnxprune.shapes.step import Step, model_of
+from onnxprune.shapes.known import SMALL, Known, NodeStep, model_of
 
 RANDOM = {
     *("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"),
@@ -23,7 +22,7 @@ RANDOM = {
 _SIZED_BY_DATA = {"Compress", "NonZero", "Unique"}
 
 
-def fold(proto: ModelProto, step: Step, known: Known) -> None:
+def fold(proto: ModelProto, step: NodeStep, known: Known) -> None:
     """Evaluate a node, if its inputs are known and its outputs small, and note the values."""
     feeds = _operands(step, known)
     if feeds is None or step.nested or all(name in known.values for name in step.outputs):
@@ -42,7 +41,7 @@ def fold(proto: ModelProto, step: Step, known: Known) -> None:
             known.values[name] = np.asarray(value, tensor_dtype_to_np_dtype(element))
 
 
-def _operands(step: Step, known: Known) -> dict[str, NDArray[Any]] | None:
+def _operands(step: NodeStep, known: Known) -> dict[str, NDArray[Any]] | None:
     """Give what is needed to evaluate a node, or None if that isn't known."""
     if step.operator in ("Shape", "Size") and known.knows(step.reads):
         zero = np.float32(0)  # the values don't matter, and take no memory
@@ -52,7 +51,7 @@ def _operands(step: Step, known: Known) -> dict[str, NDArray[Any]] | None:
     return None
 
 
-def _evaluate(proto: ModelProto, step: Step, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _evaluate(proto: ModelProto, step: NodeStep, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Run a node on onnx's reference implementation; gives nothing if it can't be run."""
     from onnx.reference import ReferenceEvaluator  # slow to import, and often not needed
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
-from onnx import GraphProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.helper import make_tensor_type_proto
 from onnx.numpy_helper import from_array, to_array
+
+from onnxprune.model.checks import DEFAULT_DOMAINS, captured_names, subgraphs
 
 Shape = tuple[int, ...]
 
@@ -65,8 +67,8 @@ class Known:
             self._tensors[name] = from_array(self.values[name], name)
         return self._tensors[name]
 
-    def learn_initialisers(self, graph: GraphProto) -> None:
-        """Note what a graph holds: the types of all of its initialisers, the values of small ones."""
+    def learn_initializers(self, graph: GraphProto) -> None:
+        """Note what a graph holds: the types of all of its initializers, the values of small ones."""
         for tensor in graph.initializer:
             self.learn(tensor.name, make_tensor_type_proto(tensor.data_type, tensor.dims))
             self.constant.add(tensor.name)
@@ -85,3 +87,57 @@ class Known:
 def is_tensor(kind: TypeProto) -> bool:
     """Whether a type is a tensor's, or says nothing."""
     return kind.WhichOneof("value") in ("tensor_type", None)
+
+
+class NodeStep(NamedTuple):
+    """A node, with what the walk asks of it time and again."""
+
+    node: NodeProto
+    operator: str  # preceded by its domain, unless that is onnx's own
+    reads: list[str]  # what its subgraphs capture included
+    outputs: list[str]
+    nested: bool  # whether it has subgraphs
+
+
+def step_of(node: NodeProto) -> NodeStep:
+    """Look a node over."""
+    nested = any(True for _ in subgraphs(node))
+    reads = [name for name in node.input if name]
+    if nested:
+        reads += sorted(captured_names(node).difference(reads))
+    operator = f"{plain_domain(node.domain)}:{node.op_type}".lstrip(":")
+    return NodeStep(node, operator, reads, [name for name in node.output if name], nested)
+
+
+def plain_domain(name: str) -> str:
+    """Give an operator domain its usual name: onnx's own has two."""
+    return "" if name in DEFAULT_DOMAINS else name
+
+
+def model_of(
+    proto: ModelProto, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]
+) -> ModelProto:
+    """Make a model of some of another's nodes."""
+    return ModelProto(
+        ir_version=max(proto.ir_version, 8),  # from 4 on, initializers needn't be inputs
+        opset_import=proto.opset_import,
+        functions=proto.functions,
+        graph=GraphProto(
+            name="piece",
+            node=nodes,
+            input=[ValueInfoProto(name=name) for name in inputs],
+            output=[ValueInfoProto(name=name) for name in outputs],
+        ),
+    )
+
+
+def piece(proto: ModelProto, known: Known, steps: Sequence[NodeStep], outputs: Sequence[str]) -> ModelProto:
+    """Cut some nodes out as a model: what is known of the tensors they read is its input."""
+    made = {name for step in steps for name in step.outputs}
+    reads = dict.fromkeys(name for step in steps for name in step.reads if name not in made)
+    fed = [name for name in reads if name not in known.values]
+    model = model_of(proto, [step.node for step in steps], fed, outputs)
+    for entry in model.graph.input:
+        entry.type.CopyFrom(known.types.get(entry.name, TypeProto()))
+    model.graph.initializer.extend(known.tensor(n) for n in reads if n in known.values)
+    return model

@@ -9,13 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto, TypeProto
 
-from onnxprune._validate import describe
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, OnnxPruneError
+from onnxprune.model.checks import describe
 from onnxprune.shapes.fallback import declared_types, is_refused, run_for_shapes, runtime_types
 from onnxprune.shapes.inputs import bind, declared_inputs, shape_text
 from onnxprune.shapes.known import Shape
 from onnxprune.shapes.search import search
-from onnxprune.shapes.walk import Conflict, Walk
+from onnxprune.shapes.walk import Conflict, ShapeWalk
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Shapes:
         values: Values of up to 4096 elements: constants, and whatever is computed from constants and from the sizes of
             tensors alone.
         static: The names in `values` that depend on constants only, not on any input's size.
-        inputs: The shapes of the real inputs (those that aren't initialisers).
+        inputs: The shapes of the real inputs (those that aren't initializers).
         symbols: The size given to each symbolic dimension; a nameless one is called `input[axis]`.
     """
 
@@ -40,7 +40,7 @@ class Shapes:
     symbols: dict[str, int]
 
 
-def concretise(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
     """Give every input a size and find every tensor's shape, type and, where it is small, value.
 
     A size given by the user wins; a symbol has the same size everywhere. Else the leading axis gets 1, and other axes
@@ -48,7 +48,7 @@ def concretise(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
     varies one symbol at a time (an image's height and width together).
 
     Args:
-        proto: A model with its nodes in order, best a normalised one. It is not changed.
+        proto: A model with its nodes in order, best a normalized one. It is not changed.
         input_shapes: The shapes of some inputs.
 
     Returns:
@@ -61,7 +61,7 @@ def concretise(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
         UsageError: `input_shapes` doesn't fit the model's inputs (OP603).
     """
     declared = declared_inputs(proto.graph)
-    walk, symbols = search(Walk(proto), *bind(declared, input_shapes or {}))
+    walk, symbols = search(ShapeWalk(proto), *bind(declared, input_shapes or {}))
     known = walk.known
     inputs = {name: known.shapes[name] for name in declared}
     # Without any freedom a contradiction is the model's own, and ONNX Runtime's to judge.
@@ -86,7 +86,7 @@ def concretise(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
     )
 
 
-def _misfit(walk: Walk, conflict: Conflict, inputs: Mapping[str, Shape]) -> ModelError:
+def _misfit(walk: ShapeWalk, conflict: Conflict, inputs: Mapping[str, Shape]) -> ModelError:
     first, shape = next(iter(inputs.items()))
     return ModelError(
         "OP125",
@@ -94,3 +94,26 @@ def _misfit(walk: Walk, conflict: Conflict, inputs: Mapping[str, Shape]) -> Mode
         where="inputs " + ", ".join(f"{name}:{shape_text(shape)}" for name, shape in inputs.items()),
         hint=f"give sizes that fit: --input-shape {first}:{shape_text(shape)} with other numbers",
     )
+
+
+def elsewhere(proto: ModelProto, shapes: Shapes) -> Shapes | None:
+    """Concretize at sizes that all differ from those given; None if no others are found that fit.
+
+    Args:
+        proto: the model.
+        shapes: what is known of it at the sizes it was traced at.
+    """
+    for times, plus in ((1, 1), (2, 0)):
+        inputs = {}
+        for entry in proto.graph.input:
+            dims = entry.type.tensor_type.shape.dim
+            sizes = shapes.inputs.get(entry.name, ())
+            inputs[entry.name] = [
+                n if d.HasField("dim_value") and d.dim_value > 0 else times * n + plus
+                for n, d in zip(sizes, dims, strict=False)
+            ]
+        try:
+            return concretize(proto, inputs)
+        except OnnxPruneError:
+            continue
+    return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from onnxprune.shapes.inputs import Dims
-from onnxprune.shapes.walk import Walk
+from onnxprune.shapes.walk import ShapeWalk
 
 _TRIES = 48  # of sizes, and
 _VISITS = 200_000  # of nodes during them, bound the search
@@ -61,7 +61,7 @@ def _usual_sizes(dims: Dims, axis: int) -> tuple[int, ...]:
     return (*_BATCH, *_SEQUENCE) if state and isinstance(last, int) else _SEQUENCE
 
 
-def search(base: Walk, inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> tuple[Walk, dict[str, int]]:
+def search(base: ShapeWalk, inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> tuple[ShapeWalk, dict[str, int]]:
     """Walk at the first sizes that meet no contradiction, at the usual ones if there are none.
 
     Where the walk meets one, symbols are varied one by one; what lets it get further is kept.
@@ -76,7 +76,7 @@ def search(base: Walk, inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> 
     """
     knobs = _knobs(inputs, bound)
 
-    def attempt(picks: Sequence[int]) -> tuple[Walk, dict[str, int]]:
+    def attempt(picks: Sequence[int]) -> tuple[ShapeWalk, dict[str, int]]:
         symbols = dict(bound)
         for knob, pick in zip(knobs, picks, strict=True):
             symbols.update(dict.fromkeys(knob.names, knob.sizes[pick]))

@@ -11,11 +11,10 @@ from onnx import ModelProto, TypeProto, defs
 from onnx.helper import make_tensor_type_proto
 from onnx.shape_inference import infer_node_outputs, infer_shapes
 
-from onnxprune._bodies import close_bodies, in_body, is_open, results
-from onnxprune.model import skeleton
+from onnxprune.model.bodies import close_bodies, in_body, is_open, results
+from onnxprune.model.file import skeleton
 from onnxprune.shapes.fold import RANDOM, fold
-from onnxprune.shapes.known import Known, Shape, is_tensor
-from onnxprune.shapes.step import Step, plain_domain, step_of
+from onnxprune.shapes.known import Known, NodeStep, Shape, is_tensor, plain_domain, step_of
 
 
 class Conflict(NamedTuple):
@@ -25,7 +24,7 @@ class Conflict(NamedTuple):
     message: str
 
 
-class Walk:
+class ShapeWalk:
     """A pass that can be repeated, at other sizes or once more is known.
 
     Attributes:
@@ -47,11 +46,11 @@ class Walk:
         self._needed = {output.name for output in proto.graph.output}
         self._needed.update(name for step in self.steps for name in step.reads)
         self._shell = _undeclared(proto)
-        self.known.learn_initialisers(proto.graph)
+        self.known.learn_initializers(proto.graph)
         for entry in proto.graph.input:
             self.known.types.setdefault(entry.name, entry.type)
 
-    def at(self, inputs: Mapping[str, Shape]) -> Walk:
+    def at(self, inputs: Mapping[str, Shape]) -> ShapeWalk:
         """Return a copy in which the inputs have these shapes."""
         walk = copy.copy(self)
         walk.known = self.known.copy()
@@ -97,7 +96,7 @@ class Walk:
         needed = (name for name in made if name in self._needed)
         return [name for name in needed if name not in types or is_tensor(types[name])]
 
-    def mismatch(self, step: Step) -> str | None:
+    def mismatch(self, step: NodeStep) -> str | None:
         """Check contracted axes: onnx's inference doesn't, and there a wrong size shows."""
         if step.operator not in ("Conv", "Gemm"):
             return None
@@ -121,7 +120,7 @@ class Walk:
             if entry.name not in self.known.shapes and entry.type.WhichOneof("value") is not None:
                 self.known.learn(entry.name, entry.type)
 
-    def _choose_branch(self, step: Step) -> None:
+    def _choose_branch(self, step: NodeStep) -> None:
         """An opened If gives what the body gives that is run, or both, if they give the same."""
         if not is_open(step.node):
             return
@@ -136,7 +135,7 @@ class Walk:
             if len(names) == 1 and names[0] in self.known.values:
                 self.known.values[output] = self.known.values[names[0]]
 
-    def _infer(self, step: Step) -> str | None:
+    def _infer(self, step: NodeStep) -> str | None:
         """Infer a node's outputs from its inputs; return how these contradict each other, if so."""
         known, schema = self.known, self._schema(step)
         if schema is None or not all(name in known.types for name in step.node.input if name):
@@ -153,7 +152,7 @@ class Walk:
                 known.learn(name, kind)
         return None
 
-    def _schema(self, step: Step) -> defs.OpSchema | None:
+    def _schema(self, step: NodeStep) -> defs.OpSchema | None:
         """Look up an operator's definition; None if onnx has none."""
         if step.operator not in self._schemas:
             domain = plain_domain(step.node.domain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.trace.channels import Approximation, Pin
+from onnxprune.channels.ledger import Approximation, Pin
 from onnxprune.trace.graph import ChannelGraph, Slice, Unit
 from onnxprune.trace.groups import Group
 from onnxprune.trace.tracer import trace

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from onnx import GraphProto, NodeProto
 
-from onnxprune.trace.registry import operator_key
+from onnxprune.operators.registry import operator_key
 
 _FACTORS: Mapping[str, tuple[int, ...]] = {
     "Einsum": (0, 1, 2, 3),
@@ -16,7 +16,7 @@ _FACTORS: Mapping[str, tuple[int, ...]] = {
     "com.microsoft:FusedMatMul": (0, 1),
     "com.microsoft:MatMulIntegerToFloat": (0, 1),
 }
-"""Of products, the inputs that are multiplied. Those of quantised ones have scales and zero points besides."""
+"""Of products, the inputs that are multiplied. Those of quantized ones have scales and zero points besides."""
 
 _ATTENTIONS = frozenset({"Attention", "com.microsoft:GroupQueryAttention", "com.microsoft:MultiHeadAttention"})
 _WITH_PROJECTIONS = frozenset({"com.microsoft:Attention", "com.microsoft:QAttention"})

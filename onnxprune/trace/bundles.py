@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.trace.components import components
-from onnxprune.trace.values import Ids, Mask
+from onnxprune.channels.ledger import components
+from onnxprune.channels.values import Ids, Mask
 
 _EFFORT = 500  # kinds tried for one bundle
 

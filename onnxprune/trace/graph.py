@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.channels.align import Attention, Grouped
+from onnxprune.channels.ledger import Approximation, Channels, Pin
+from onnxprune.channels.values import Ids, Value
 from onnxprune.shapes import Shapes
-from onnxprune.trace.align import Attention, Grouped
 from onnxprune.trace.bundles import Bundle, bundle
-from onnxprune.trace.channels import Approximation, Channels, Pin
 from onnxprune.trace.groups import Group, footprints, make_groups
-from onnxprune.trace.values import Ids, Value
 
 if TYPE_CHECKING:
-    from onnxprune.blocks.find import Block
+    from onnxprune.plan.residual_blocks import Block
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Positions along one axis of one initialiser.
+    """Positions along one axis of one initializer.
 
     Attributes:
-        tensor: the initialiser's name.
+        tensor: the initializer's name.
         axis: its axis.
         positions: the positions, ascending, shape (n,).
     """
@@ -54,8 +54,8 @@ class ChannelGraph:
     """Channel dependencies of a model.
 
     Attributes:
-        proto: the normalised model that was traced.
-        shapes: its concretised shapes.
+        proto: the normalized model that was traced.
+        shapes: its concretized shapes.
         values: what is known of every tensor of the main graph.
         attention: what leaves an attention.
         grouped: what leaves a grouped convolution.
@@ -63,9 +63,9 @@ class ChannelGraph:
         reduced: the last graph made from this one by removing blocks.
         blocks: the residual blocks that were removed from the original.
         unit_of: the unit of every channel id, shape (ids,).
-        slots: ids on each axis of each initialiser, by (initialiser, axis).
+        slots: ids on each axis of each initializer, by (initializer, axis).
         per_group: the number of groups of those convolutions' weights that have channels of their own for each group
-            along the second axis, by (initialiser, 1): there, ``slots`` counts through all groups' channels.
+            along the second axis, by (initializer, 1): there, ``slots`` counts through all groups' channels.
         pinned: for every unit whether it can't leave, shape (units,).
         bundles: units that leave in equal number of each group of a convolution.
         groups: the removable units, by footprint.
@@ -92,9 +92,9 @@ class ChannelGraph:
         self.reduced: ChannelGraph | None = None
         self.blocks: tuple[Block, ...] = ()
         self._channels = channels
-        initialisers = [t.name for t in proto.graph.initializer if t.name in values]
+        initializers = [t.name for t in proto.graph.initializer if t.name in values]
         self.slots: dict[tuple[str, int], Ids] = {
-            (name, f.axes[0]): f.ids for name in initialisers for f in values[name].factors
+            (name, f.axes[0]): f.ids for name in initializers for f in values[name].factors
         }
         self.per_group: dict[tuple[str, int], int] = {(name, 1): len(ids) for name, ids in channels.blocks.items()}
         self.slots.update({(name, 1): ids.ravel() for name, ids in channels.blocks.items()})
@@ -202,7 +202,7 @@ class ChannelGraph:
 
     @cached_property
     def summed(self) -> frozenset[tuple[str, int]]:
-        """The weight axes, as (initialiser, axis), that a contraction sums over: where channels are read."""
+        """The weight axes, as (initializer, axis), that a contraction sums over: where channels are read."""
         summed = np.zeros(len(self.unit_of), dtype=bool)
         for ids in self._channels.summed:
             summed[ids] = True
@@ -268,7 +268,7 @@ class ChannelGraph:
         return alone | ~held
 
     def slots_of(self, unit: int) -> list[tuple[str, int]]:
-        """Return the weight axes, as (initialiser, axis), that a unit has positions on."""
+        """Return the weight axes, as (initializer, axis), that a unit has positions on."""
         units, slots, _, _ = self.incidence
         lo, hi = np.searchsorted(units, [unit, unit + 1])
         return [self._slot_names[s] for s in slots[lo:hi].tolist() if s < len(self._slot_names)]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.channels.ledger import Approximation
+from onnxprune.channels.values import Ids
 from onnxprune.trace.bundles import Bundle
-from onnxprune.trace.channels import Approximation
-from onnxprune.trace.values import Ids
 
 if TYPE_CHECKING:
     from onnxprune.trace.graph import ChannelGraph
@@ -33,7 +33,7 @@ class Group:
         width: how many positions a unit has on the axis where it has most.
         widths: how many channels a set is where it is made (its readers may see each several times, or one for a
             group of channels), each number once, ascending.
-        slots: the weight axes it slices, as (initialiser, axis).
+        slots: the weight axes it slices, as (initializer, axis).
         approximations: why removal is more than zeroing; empty for an exact group.
     """
 

@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
-from onnxprune._bodies import in_body
-from onnxprune._uses import count_uses
-from onnxprune._validate import captured_names
-from onnxprune.shapes import Shapes, concretise, elsewhere
-from onnxprune.trace.align import Attention, Grouped
+from onnxprune.channels.align import Attention, Grouped
+from onnxprune.channels.ledger import Channels, Pin, fresh_value
+from onnxprune.channels.values import Value
+from onnxprune.model.bodies import in_body
+from onnxprune.model.checks import captured_names
+from onnxprune.model.graph import count_uses, owned_weights
+from onnxprune.operators.registry import operator_key, rules
+from onnxprune.operators.traced import ShapeUnknown, TraceNode
+from onnxprune.shapes import Shapes, concretize, elsewhere
 from onnxprune.trace.attention import attention_nodes
-from onnxprune.trace.channels import Channels, Pin, fresh_value
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.op import Op, ShapeUnknown
-from onnxprune.trace.owned import owned_weights
-from onnxprune.trace.registry import operator_key, rules
-from onnxprune.trace.values import Value
 
 
 def trace(
@@ -39,9 +38,9 @@ def trace(
     """Find which channels of a model can only leave together.
 
     Args:
-        proto: a normalised model (`onnxprune.normalise`).
+        proto: a normalized model (`onnxprune.normalize`).
         input_shapes: sizes for inputs with symbolic dimensions, where the ones we would choose don't fit.
-        shapes: concretised shapes, if they were made before.
+        shapes: concretized shapes, if they were made before.
         attention: what leaves an attention: whole heads, or a part of each head's width.
         grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
 
@@ -51,9 +50,9 @@ def trace(
     Raises:
         ModelError: the input shapes contradict the model.
     """
-    shapes = concretise(proto, input_shapes) if shapes is None else shapes
+    shapes = concretize(proto, input_shapes) if shapes is None else shapes
     with _uncollected():
-        walk = _Walk(proto, shapes, attention, grouped)
+        walk = _Tracer(proto, shapes, attention, grouped)
         walk.run()
         return ChannelGraph(proto, shapes, walk.values, walk.channels, attention, grouped)
 
@@ -73,13 +72,13 @@ def _uncollected() -> Iterator[None]:
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
-class _Walk:
+class _Tracer:
     def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention, grouped: Grouped) -> None:
         self.proto = proto
         self.shapes = shapes
         self.channels = Channels()
         self.values: dict[str, Value] = {}
-        self.initialisers = {t.name: t for t in proto.graph.initializer}
+        self.initializers = {t.name: t for t in proto.graph.initializer}
         self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         self.parameters: dict[str, str] = {}
         self.attention = attention
@@ -90,7 +89,7 @@ class _Walk:
 
     def run(self) -> None:
         for entry in self.proto.graph.input:
-            if entry.name in self.shapes.shapes and entry.name not in self.initialisers:
+            if entry.name in self.shapes.shapes and entry.name not in self.initializers:
                 origin = f'graph input "{entry.name}"'
                 self.values[entry.name] = Value(self.shapes.shapes[entry.name], origin=origin)
         table = rules()
@@ -107,7 +106,7 @@ class _Walk:
     def step(self, index: int, node: NodeProto, table: Mapping[str, Any]) -> None:
         version = self.versions.get(node.domain or "ai.onnx", 1)
         policy = self.attention if index in self.in_attention else None
-        op = Op(
+        op = TraceNode(
             index,
             node,
             version,
@@ -139,12 +138,12 @@ class _Walk:
             # Models are untrusted: a node may lack what its operator's definition asks for.
             op.outputs.clear()
             self.misfit(op, str(error))
-        constant = all(n in self.initialisers or self.is_constant(n) for n in node.input if n)
+        constant = all(n in self.initializers or self.is_constant(n) for n in node.input if n)
         for i, value in op.outputs.items():
             if node.output[i]:
                 self.values[node.output[i]] = value if value.constant == constant else replace(value, constant=constant)
 
-    def misfit(self, op: Op, cause: str) -> None:
+    def misfit(self, op: TraceNode, cause: str) -> None:
         """Pin what a node touches that doesn't fit its operator; in a body of If it may be one that isn't run."""
         if in_body(op.node):
             op.give_up("OP207", "it stands in a body that isn't run on such shapes")
@@ -154,7 +153,7 @@ class _Walk:
     def is_constant(self, name: str) -> bool:
         return name in self.values and self.values[name].constant
 
-    def check_outputs(self, op: Op) -> None:
+    def check_outputs(self, op: TraceNode) -> None:
         """Pin what a node touches if somebody reads an output that its rule knows nothing about."""
         unknown = [n for i, n in enumerate(op.node.output) if n in self.uses and i not in op.outputs]
         if unknown and op.outputs and not op.is_known(unknown[0]):
@@ -170,8 +169,8 @@ class _Walk:
     def look(self, name: str) -> Value:
         """Return what is known of a tensor; weights get their ids when they are first looked at as data."""
         if name not in self.values:
-            if name in self.initialisers:
-                self.values[name] = fresh_value(tuple(self.initialisers[name].dims), self.channels)
+            if name in self.initializers:
+                self.values[name] = fresh_value(tuple(self.initializers[name].dims), self.channels)
             elif name in self.shapes.shapes:
                 self.values[name] = Value(self.shapes.shapes[name])
             else:
@@ -183,7 +182,7 @@ class _Walk:
         self.parameters.setdefault(name, name)
         if name in self.shapes.values:
             return self.shapes.values[name]
-        return to_array(self.initialisers[name]) if name in self.initialisers else None
+        return to_array(self.initializers[name]) if name in self.initializers else None
 
     def varies(self, name: str) -> NDArray[np.bool_]:
         """Tell which entries of a parameter are other ones at other sizes of the model's inputs."""
@@ -201,11 +200,11 @@ class _Walk:
         there = elsewhere(self.proto, self.shapes)
         return {} if there is None else there.values
 
-    def capture(self, op: Op) -> None:
+    def capture(self, op: TraceNode) -> None:
         """Pin what a node with subgraphs reads, its bodies' captures among it."""
         op.give_up("OP207", f"goes into {op.label} or comes out of its body, which runs as a graph of its own")
         for name in sorted(captured_names(op.node)):
-            if name in self.initialisers or name in self.values:
+            if name in self.initializers or name in self.values:
                 reason = f"captured by the body of {op.label}"
                 self.pin(self.look(name), Pin("OP207", op.label, reason))
 

@@ -1,6 +1,6 @@
 """Fine-tuning on ONNX Runtime, without a framework.
 
-A training step (forward, loss, gradients by reverse-mode differentiation, optimiser) is written as an ONNX graph of
+A training step (forward, loss, gradients by reverse-mode differentiation, optimizer) is written as an ONNX graph of
 standard operators, which any execution provider runs. `rules` has the gradient of each operator, `tape` is what they
 are written on, `native` is the loop; `backend` lets others train instead.
 """
@@ -9,7 +9,6 @@ from onnxprune.train.augment import Augmentation
 from onnxprune.train.backend import Job, Trained, TrainingBackend
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.train.history import Epoch, Progress
-from onnxprune.train.iterative import Round, prune_iteratively
 from onnxprune.train.losses import LossSettings
 from onnxprune.train.settings import TrainSettings
 
@@ -20,10 +19,8 @@ __all__ = [
     "Job",
     "LossSettings",
     "Progress",
-    "Round",
     "TrainSettings",
     "Trained",
     "TrainingBackend",
     "finetune",
-    "prune_iteratively",
 ]

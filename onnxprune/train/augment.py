@@ -44,7 +44,7 @@ class Augmentation:
         result = np.zeros_like(images)
         shifts = rng.integers(-self.crop, self.crop + 1, (n, 2))
         mirrored = rng.integers(0, 2, (n,))
-        centres = rng.integers(0, (height, width), (n, 2))
+        centers = rng.integers(0, (height, width), (n, 2))
         for i, image in enumerate(images):
             source = image[:, :, ::-1] if self.flip and mirrored[i] else image
             (to_y, from_y), (to_x, from_x) = (
@@ -52,7 +52,7 @@ class Augmentation:
             )
             result[i, :, to_y, to_x] = source[:, from_y, from_x]
             if self.cutout:
-                y, x = (slice(max(c - self.cutout // 2, 0), c + (self.cutout + 1) // 2) for c in centres[i])
+                y, x = (slice(max(c - self.cutout // 2, 0), c + (self.cutout + 1) // 2) for c in centers[i])
                 result[i, :, y, x] = 0
         return np.ascontiguousarray(result if first else np.moveaxis(result, 1, 3))
 

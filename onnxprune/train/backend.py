@@ -9,9 +9,9 @@ from typing import Protocol
 
 from onnx import ModelProto
 
-from onnxprune._runtime import Provider
 from onnxprune.data import Dataset
 from onnxprune.errors import TrainingError
+from onnxprune.model.session import Provider
 from onnxprune.train.history import Epoch, Progress
 from onnxprune.train.settings import TrainSettings
 
@@ -21,7 +21,7 @@ class Job:
     """A training to be done.
 
     Attributes:
-        model: a normalised model; it isn't to be changed.
+        model: a normalized model; it isn't to be changed.
         data: the samples to learn from.
         settings: how.
         teacher: the original model, if it is to be learnt from.

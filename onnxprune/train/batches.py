@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune._runtime import Provider, run, session
 from onnxprune.data import Batch, Dataset
 from onnxprune.errors import TrainingError
-from onnxprune.extract import extract
+from onnxprune.model.graph import extract
+from onnxprune.model.session import Provider, run, session
 from onnxprune.train.objective import Objective
 from onnxprune.train.settings import TrainSettings
 
 Arrays = dict[str, NDArray[Any]]
 
 
-class Batches:
+class TrainingBatches:
     """What a training goes through, the same at every run."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Batches:
             TrainingError: there are too few for a batch (OP906).
         """
         self._data, self._settings = data, settings
-        self._labelled = any(not taught for taught in goal.taught.values())
+        self._labeled = any(not taught for taught in goal.taught.values())
         self._teacher = None
         if teacher is not None and (tensors := goal.teacher_tensors(teacher)):
             self._names = tensors
@@ -78,7 +78,7 @@ class Batches:
 
     def _complete(self, batch: Batch, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         arrays = dict(inputs)
-        if self._labelled and batch.labels is not None:
+        if self._labeled and batch.labels is not None:
             labels = batch.labels
             arrays["labels"] = labels.astype(np.int64 if labels.dtype.kind in "biu" else np.float32)
         if self._teacher is not None:

@@ -30,7 +30,7 @@ class Checkpoint:
     Attributes:
         fingerprint: of the model, the settings and the data; another training's checkpoint isn't taken.
         step: steps made.
-        state: weights, statistics and what the optimiser keeps.
+        state: weights, statistics and what the optimizer keeps.
         history: the epochs that are over.
         best: the weights of the best epoch so far.
         value: what these are worth.

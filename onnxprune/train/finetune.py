@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from onnx import ModelProto
 
-from onnxprune._runtime import Provider
 from onnxprune.data import Dataset, split
-from onnxprune.data.functions import is_function_name
-from onnxprune.errors import TrainingError
+from onnxprune.data.functions import find_function, guarded, is_function_name
+from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.evaluate import Evaluation
-from onnxprune.model import Source, load
-from onnxprune.normalise import normalise
-from onnxprune.train.backend import Job, TrainingBackend
-from onnxprune.train.function import Function
+from onnxprune.model.file import Source, load
+from onnxprune.model.session import Provider
+from onnxprune.normalize import normalize
+from onnxprune.train.backend import Job, Trained, TrainingBackend
+from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.history import Epoch, Progress
 from onnxprune.train.judge import judge_or_none
-from onnxprune.train.native import Native
+from onnxprune.train.latent import rounded, with_latents
+from onnxprune.train.loop import Loop
+from onnxprune.train.machine import machine_for
+from onnxprune.train.objective import objective
 from onnxprune.train.ort_training import OrtTraining
 from onnxprune.train.settings import TrainSettings
+from onnxprune.train.step import build_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,8 @@ def finetune(
     settings = settings or TrainSettings()
     settings.check()
     source, original = load(model), None if teacher is None else load(teacher)
-    proto = normalise(source.proto)
-    taught = None if original is None else normalise(original.proto)
+    proto = normalize(source.proto)
+    taught = None if original is None else normalize(original.proto)
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
     judge = judge_or_none(
@@ -173,3 +177,67 @@ def find_backend(name: str, training_python: Path | None = None) -> TrainingBack
     raise TrainingError(
         "OP908", f"there is no training backend {name!r}", hint="native, ort-training, or module:function"
     )
+
+
+_CPU = "CPUExecutionProvider"
+
+
+class Native:
+    """Trains on the installed ONNX Runtime, on any of its execution providers."""
+
+    def train(self, job: Job) -> Trained:
+        """Train a model.
+
+        Raises:
+            TrainingError: the model can't be trained as asked (OP901 to OP906).
+        """
+        data, teacher, settings = job.data, job.teacher, job.settings
+        model = with_latents(job.model)
+        goal = objective(model, settings, labeled=data.labeled, teacher=teacher is not None)
+        batches = TrainingBatches(data, settings, goal, teacher, providers=job.providers, threads=job.threads)
+        fast = all((p if isinstance(p, str) else p[0]) == _CPU for p in job.providers)
+        step = build_step(model, goal, settings, batches.example, fast=fast)
+        machine = machine_for(step, providers=job.providers, threads=job.threads)
+        trained = Loop(replace(job, model=model), batches, machine).all()
+        return trained if model is job.model else replace(trained, model=rounded(trained.model, job.model))
+
+
+class Function:
+    """Hands the training to ``module:function``.
+
+    It is called with the model (an onnx ModelProto) and the data (a `Dataset`, whose ``batches(size)`` gives inputs
+    and labels), and returns the trained model as a ModelProto, bytes or a path.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Find the function.
+
+        Raises:
+            DataError: it can't be imported (OP710).
+        """
+        self.name = name
+        self._function = find_function(name)
+
+    def train(self, job: Job) -> Trained:
+        """Call the function.
+
+        Raises:
+            DataError: the function failed (OP710).
+            TrainingError: what it returned isn't the model with other weights (OP908).
+        """
+        model = ModelProto()
+        model.CopyFrom(job.model)
+        with guarded(self.name, "the training"):
+            given = self._function(model, job.data)
+        try:
+            found = load(given).proto
+        except (OnnxPruneError, TypeError, AttributeError) as error:
+            cause = f"what it returned is no model: {error}".splitlines()[0]
+            raise TrainingError("OP908", cause, where=self.name) from error
+        for what in ("input", "output"):
+            mine, its = ([v.name for v in getattr(m.graph, what)] for m in (found, job.model))
+            constants = {t.name for m in (found, job.model) for t in m.graph.initializer}
+            if set(mine).symmetric_difference(its) - constants:
+                cause = f"the {what}s of what it returned are {', '.join(mine)}, not {', '.join(its)}"
+                raise TrainingError("OP908", cause, where=self.name)
+        return Trained(found)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
-from onnxprune._runtime import Provider
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.evaluate import Evaluation, evaluate
+from onnxprune.model.session import Provider
 
 _PREFERRED = ("kl", "miou", "top1", "mse")
 _LOWER_IS_BETTER = ("kl", "mse")
 _RESAMPLES = 200
 
 
-class Judge:
+class HoldOut:
     """Evaluates models by one metric.
 
     Attributes:
@@ -74,7 +74,7 @@ class Judge:
 
 def judge_or_none(
     model: ModelProto, data: Dataset | None, teacher: ModelProto | None, *, metric: str | None, **settings: object
-) -> Judge | None:
+) -> HoldOut | None:
     """Return a judge, None where there are no data or nothing can be measured on them.
 
     Raises:
@@ -83,7 +83,7 @@ def judge_or_none(
     if data is None:
         return None
     try:
-        return Judge(model, data, teacher, metric=metric, **settings)  # type: ignore[arg-type]
+        return HoldOut(model, data, teacher, metric=metric, **settings)  # type: ignore[arg-type]
     except DataError as error:
         if error.code != "OP711" or metric is not None:
             raise

@@ -1,4 +1,4 @@
-"""Weights that a quantised model stores as integers, trained as the real numbers that they are rounded from.
+"""Weights that a quantized model stores as integers, trained as the real numbers that they are rounded from.
 
 A DequantizeLinear that reads integers gets a QuantizeLinear before it, which reads real numbers: then gradients can
 pass (`onnxprune.train.rules.quantized`), and steps too small to change an integer add up.
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from onnxprune._validate import captured_names
-from onnxprune.model import Weights, set_tensor, weights
+from onnxprune.model.checks import captured_names
+from onnxprune.model.file import Weights, set_tensor, weights
 
 _DOMAINS = ("", "ai.onnx")
 _ROUNDED = (np.int8, np.uint8, np.int16, np.uint16)
@@ -27,7 +27,7 @@ def with_latents(proto: ModelProto) -> ModelProto:
     Weights that are read by anything but one kind of DequantizeLinear, or in blocks, stay as they are.
 
     Args:
-        proto: a normalised model.
+        proto: a normalized model.
     """
     readers = _readers(proto)
     if not readers:
@@ -47,7 +47,7 @@ def with_latents(proto: ModelProto) -> ModelProto:
 
 
 def _rounding(reader: NodeProto, model: ModelProto, stored: Weights) -> list[NodeProto]:
-    """Return what stands for a dequantisation of integers once these are real numbers."""
+    """Return what stands for a dequantization of integers once these are real numbers."""
     name, scale = reader.input[:2]
     dtype = stored.dtype(name)
     if dtype == _BIAS:
@@ -57,12 +57,12 @@ def _rounding(reader: NodeProto, model: ModelProto, stored: Weights) -> list[Nod
         zero = f"{reader.name}:zero"
         model.graph.initializer.append(numpy_helper.from_array(np.zeros(stored.shape(scale), dtype), zero))
     between = f"{reader.name}:rounded"
-    quantise = helper.make_node("QuantizeLinear", [name, scale, zero], [between], name=between)
-    quantise.attribute.extend(a for a in reader.attribute if a.name == "axis")
-    dequantise = NodeProto()
-    dequantise.CopyFrom(reader)
-    dequantise.input[0] = between
-    return [quantise, dequantise]
+    quantize = helper.make_node("QuantizeLinear", [name, scale, zero], [between], name=between)
+    quantize.attribute.extend(a for a in reader.attribute if a.name == "axis")
+    dequantize = NodeProto()
+    dequantize.CopyFrom(reader)
+    dequantize.input[0] = between
+    return [quantize, dequantize]
 
 
 def rounded(trained: ModelProto, proto: ModelProto) -> ModelProto:
@@ -81,7 +81,7 @@ def rounded(trained: ModelProto, proto: ModelProto) -> ModelProto:
 
 
 def _readers(proto: ModelProto) -> dict[str, NodeProto]:
-    """Return the integer initialisers that are weights, with a node that dequantises each."""
+    """Return the integer initializers that are weights, with a node that dequantizes each."""
     stored, every = weights(proto), defaultdict[str, list[NodeProto]](list)
     captured = set().union(*map(captured_names, proto.graph.node))
     for node in proto.graph.node:
@@ -107,7 +107,7 @@ def _readers(proto: ModelProto) -> dict[str, NodeProto]:
 
 
 def _parameters(proto: ModelProto, reader: NodeProto) -> tuple[NDArray[Any], NDArray[Any], np.dtype[Any]]:
-    """Return scale and zero point of a dequantisation, in shapes that broadcast to its weight's, and its type."""
+    """Return scale and zero point of a dequantization, in shapes that broadcast to its weight's, and its type."""
     stored = weights(proto)
     rank = len(stored.shape(reader.input[0]))
     axis = next((a.i for a in reader.attribute if a.name == "axis"), 1)

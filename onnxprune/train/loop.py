@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.errors import DivergenceError
-from onnxprune.model import set_tensor, weights
+from onnxprune.model.file import set_tensor, weights
 from onnxprune.train.backend import Job, Trained
-from onnxprune.train.batches import Batches
+from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.checkpoint import Checkpoint, read, write
 from onnxprune.train.history import Epoch, Progress
-from onnxprune.train.schedules import rate
+from onnxprune.train.optimizers import rate
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,7 +29,7 @@ class Machine(Protocol):
 
     @property
     def weights(self) -> Arrays:
-        """The model's initialisers as they are now."""
+        """The model's initializers as they are now."""
 
     def keep(self) -> Arrays:
         """Return all that is needed to go on."""
@@ -41,7 +41,7 @@ class Machine(Protocol):
 class Loop:
     """Goes through the epochs of a job."""
 
-    def __init__(self, job: Job, batches: Batches, machine: Machine) -> None:
+    def __init__(self, job: Job, batches: TrainingBatches, machine: Machine) -> None:
         """Start at the beginning, or at the job's checkpoint.
 
         Raises:
@@ -110,7 +110,7 @@ class Loop:
 
 
 def with_weights(proto: ModelProto, arrays: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """Return a copy of a model with other values in some initialisers, in their own types."""
+    """Return a copy of a model with other values in some initializers, in their own types."""
     copy = ModelProto()
     copy.CopyFrom(proto)
     stored = weights(copy)

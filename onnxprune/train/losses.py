@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.train.tensor import Tensor
+from onnxprune.model.tape import Tensor
 
 LossName: TypeAlias = Literal["bce", "cross-entropy", "kl", "mse"]
 

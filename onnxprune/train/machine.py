@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune._runtime import Provider, import_onnxruntime, run, session
-from onnxprune.train.step import NEXT, NUMBER, RATE, Step
+from onnxprune.model.session import Provider, run, session
+from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.train.step import NEXT, NUMBER, RATE, TrainingStep
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -31,7 +32,7 @@ class GraphMachine:
         number: how many were made.
     """
 
-    def __init__(self, step: Step, *, providers: Sequence[Provider], threads: int | None) -> None:
+    def __init__(self, step: TrainingStep, *, providers: Sequence[Provider], threads: int | None) -> None:
         """Open the graphs of a step.
 
         Raises:
@@ -61,12 +62,12 @@ class GraphMachine:
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
-        """Weights, statistics and what the optimiser keeps, as they are now."""
+        """Weights, statistics and what the optimizer keeps, as they are now."""
         return {name: np.asarray(value) for name, value in self._state.items()}
 
     @property
     def weights(self) -> Arrays:
-        """The model's initialisers as they are now."""
+        """The model's initializers as they are now."""
         return {name: np.asarray(self._state[name]) for name in self.step.weights}
 
     def keep(self) -> Arrays:
@@ -93,7 +94,7 @@ class DeviceMachine(GraphMachine):
     """
 
     def __init__(
-        self, step: Step, *, providers: Sequence[Provider], threads: int | None, device: tuple[str, int]
+        self, step: TrainingStep, *, providers: Sequence[Provider], threads: int | None, device: tuple[str, int]
     ) -> None:
         """Open the graphs of a step, and bring the state to a device."""
         self._device = device
@@ -101,12 +102,12 @@ class DeviceMachine(GraphMachine):
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
-        """Weights, statistics and what the optimiser keeps, as they are now."""
+        """Weights, statistics and what the optimizer keeps, as they are now."""
         return {name: value.numpy() for name, value in self._state.items()}
 
     @property
     def weights(self) -> Arrays:
-        """The model's initialisers as they are now."""
+        """The model's initializers as they are now."""
         return {name: self._state[name].numpy() for name in self.step.weights}
 
     def restore(self, state: Arrays, number: int) -> None:
@@ -131,7 +132,7 @@ class DeviceMachine(GraphMachine):
         return {name: value.numpy() for name, value in found.items() if not name.endswith(NEXT)}
 
 
-def machine_for(step: Step, *, providers: Sequence[Provider], threads: int | None) -> GraphMachine:
+def machine_for(step: TrainingStep, *, providers: Sequence[Provider], threads: int | None) -> GraphMachine:
     """Return what runs a step on the first of some providers."""
     name, options = (providers[0], {}) if isinstance(providers[0], str) else providers[0]
     if name not in _DEVICES:

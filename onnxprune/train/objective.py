@@ -1,4 +1,4 @@
-"""What is minimised: which losses, of which tensors, against what."""
+"""What is minimized: which losses, of which tensors, against what."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from onnxprune.autodiff.forward import Forward, output_of, raw_scores
+from onnxprune.autodiff.prepare import as_classes, scores_before
 from onnxprune.errors import TrainingError
-from onnxprune.train.forward import Forward
+from onnxprune.model.tape import INT64, Tensor
 from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
-from onnxprune.train.scores import as_classes, scores_before
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.sparsity import PENALTIES
-from onnxprune.train.tensor import INT64, Tensor
 
 _UNDEFINED = TensorProto.UNDEFINED  # as some exporters leave it
 _REAL = (_UNDEFINED, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -49,8 +49,8 @@ class Objective:
         return wanted
 
 
-def objective(proto: ModelProto, settings: TrainSettings, *, labelled: bool, teacher: bool) -> Objective:
-    """Decide what is minimised.
+def objective(proto: ModelProto, settings: TrainSettings, *, labeled: bool, teacher: bool) -> Objective:
+    """Decide what is minimized.
 
     With a teacher its distribution is followed, which needs no labels; cross-entropy is added where there are labels.
     Other losses of labels compare with the teacher's outputs where there are no labels.
@@ -59,10 +59,10 @@ def objective(proto: ModelProto, settings: TrainSettings, *, labelled: bool, tea
         TrainingError: there is nothing to learn from (OP904).
     """
     output = settings.output or _first_real(proto)
-    default = (_WITH_BOTH if labelled else _WITH_TEACHER) if teacher else _WITH_LABELS
+    default = (_WITH_BOTH if labeled else _WITH_TEACHER) if teacher else _WITH_LABELS
     losses: dict[str, float] = {str(name): weight for name, weight in (settings.losses or default).items()}
-    taught = {name: name == "kl" or not labelled for name in losses}
-    lacking = [name for name in losses if (taught[name] and not teacher) or (name == "cross-entropy" and not labelled)]
+    taught = {name: name == "kl" or not labeled for name in losses}
+    lacking = [name for name in losses if (taught[name] and not teacher) or (name == "cross-entropy" and not labeled)]
     if lacking or (settings.features and not teacher):
         need = "labels" if lacking == ["cross-entropy"] else "a teacher, the original model"
         hint = "give data with labels, or the original model (--teacher)"
@@ -90,7 +90,7 @@ def write_losses(
     Args:
         forward: the forward pass of the model.
         proto: the model.
-        goal: what is minimised.
+        goal: what is minimized.
         settings: how losses are made.
         examples: what a step will be fed with besides the model's inputs, for its shapes: ``labels`` and the
             teacher's tensors.
@@ -109,7 +109,7 @@ def write_losses(
 
     labels = fed("labels", INT64 if "cross-entropy" in goal.losses else 1) if _needs_labels(goal) else None
     for name, weight in goal.losses.items():
-        mine = _scores(forward, proto, goal.output) if name in OF_CLASSES else _output(forward, goal.output)
+        mine = raw_scores(forward, proto, goal.output) if name in OF_CLASSES else output_of(forward, goal.output)
         if name == "bce":
             mine = _before_sigmoid(forward, proto, goal.output)
         target = fed(f"teacher:{name}", mine.dtype) if goal.taught[name] else labels
@@ -125,7 +125,7 @@ def write_losses(
             target = target.reshape(mine.shape)
         parts[name] = LOSSES[name](mine, target, settings.loss), weight
     for name in goal.features:
-        parts[name] = feature_distance(_output(forward, name), fed(f"teacher:{name}", 1)), settings.feature_weight
+        parts[name] = feature_distance(output_of(forward, name), fed(f"teacher:{name}", 1)), settings.feature_weight
     for name, penalty in PENALTIES.items():
         if weight := getattr(settings, name):
             parts[name] = penalty(forward, proto), weight
@@ -138,30 +138,6 @@ def _needs_labels(goal: Objective) -> bool:
     return any(not taught for taught in goal.taught.values())
 
 
-def _output(forward: Forward, name: str) -> Tensor:
-    if name not in forward.tape:
-        raise TrainingError("OP904", f"the model has no tensor {name!r}", hint="names are those of `onnxprune inspect`")
-    return forward.tape[name]
-
-
-def scores_of(forward: Forward, proto: ModelProto, output: str) -> Tensor:
-    """Return an output's scores of classes, [n, classes, ...].
-
-    Raises:
-        TrainingError: there is no such tensor (OP904).
-    """
-    return as_classes(_scores(forward, proto, output), None)
-
-
-def _scores(forward: Forward, proto: ModelProto, output: str) -> Tensor:
-    """Return the scores before a Softmax; where the conversion lost their name, the logarithm serves as well."""
-    name = scores_before(proto, output)
-    if name in forward.tape:
-        return forward.tape[name]
-    probabilities = _output(forward, output)
-    return probabilities.op("Max", 1e-12).op("Log")
-
-
 def _before_sigmoid(forward: Forward, proto: ModelProto, output: str) -> Tensor:
     name = scores_before(proto, output, ("Identity", "Sigmoid"))
-    return _output(forward, name if name in forward.tape else output)
+    return output_of(forward, name if name in forward.tape else output)

@@ -7,22 +7,21 @@ from functools import reduce
 
 from onnx import NodeProto, helper
 
-from onnxprune._validate import describe
 from onnxprune.errors import TrainingError
-from onnxprune.train.op import Op
-from onnxprune.train.tape import Tape
-from onnxprune.train.tensor import Tensor
-from onnxprune.train.window import Window
+from onnxprune.model.checks import describe
+from onnxprune.model.tape import Tape, Tensor
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.window import Window
 
 UNTRAINABLE = ("ConvTranspose", "GRU", "LSTM", "RNN", "Resize")
 """Operators that it can't differentiate on a CPU in any form."""
 
 
-def _hard_sigmoid(op: Op) -> Tensor:
+def _hard_sigmoid(op: GradientNode) -> Tensor:
     return _clipped(op.x() * float(op.attr("alpha", 0.2)) + float(op.attr("beta", 0.5)))
 
 
-def _hard_swish(op: Op) -> Tensor:
+def _hard_swish(op: GradientNode) -> Tensor:
     return op.x() * _clipped(op.x() * (1 / 6) + 0.5)
 
 
@@ -31,29 +30,29 @@ def _clipped(x: Tensor) -> Tensor:
     return x.op("Relu") - (x - 1.0).op("Relu")
 
 
-def _prelu(op: Op) -> Tensor:
+def _prelu(op: GradientNode) -> Tensor:
     return op.x().op("Relu") - (-op.x()).op("Relu") * op.x(1)
 
 
-def _leaky_relu(op: Op) -> Tensor:
+def _leaky_relu(op: GradientNode) -> Tensor:
     return op.x().op("Relu") - (-op.x()).op("Relu") * float(op.attr("alpha", 0.01))
 
 
-def _elu(op: Op) -> Tensor:
+def _elu(op: GradientNode) -> Tensor:
     below = -(-op.x()).op("Relu")
     return op.x().op("Relu") + (below.op("Exp") - 1.0) * float(op.attr("alpha", 1.0))
 
 
-def _softplus(op: Op) -> Tensor:
+def _softplus(op: GradientNode) -> Tensor:
     x = op.x()
     return x.op("Relu") + ((-(x.op("Relu") + (-x).op("Relu"))).op("Exp") + 1.0).op("Log")
 
 
-def _sum(op: Op) -> Tensor:
+def _sum(op: GradientNode) -> Tensor:
     return reduce(Tensor.__add__, op.inputs)
 
 
-def _depth_to_space(op: Op) -> Tensor:
+def _depth_to_space(op: GradientNode) -> Tensor:
     n, c, h, w = op.x().shape
     b = op.attr("blocksize")
     blocks_first = op.attr("mode", "DCR") == "DCR"
@@ -62,21 +61,21 @@ def _depth_to_space(op: Op) -> Tensor:
     return apart.transpose(order).reshape((n, c // b**2, h * b, w * b))
 
 
-def _instance_norm(op: Op) -> Tensor:
+def _instance_norm(op: GradientNode) -> Tensor:
     x, axes = op.x(), list(range(2, op.x().rank))
-    centred = x - x.mean(axes)
-    deviation = ((centred * centred).mean(axes) + float(op.attr("epsilon", 1e-5))).op("Sqrt")
-    return centred / deviation * _channels(op.x(1), x.rank) + _channels(op.x(2), x.rank)
+    centered = x - x.mean(axes)
+    deviation = ((centered * centered).mean(axes) + float(op.attr("epsilon", 1e-5))).op("Sqrt")
+    return centered / deviation * _channels(op.x(1), x.rank) + _channels(op.x(2), x.rank)
 
 
-def _batch_norm(op: Op) -> Tensor:
+def _batch_norm(op: GradientNode) -> Tensor:
     """With running statistics: there, training would always use the batch's."""
     x = op.x()
     factor = op.x(1) / (op.x(4) + float(op.attr("epsilon", 1e-5))).op("Sqrt")
     return x * _channels(factor, x.rank) + _channels(op.x(2) - op.x(3) * factor, x.rank)
 
 
-def _global_max(op: Op) -> Tensor:
+def _global_max(op: GradientNode) -> Tensor:
     return op.x().reduce("ReduceMax", range(2, op.x().rank))
 
 
@@ -84,7 +83,7 @@ def _channels(vector: Tensor, rank: int) -> Tensor:
     return vector.reshape((1, -1, *[1] * (rank - 2)))
 
 
-_FORMS: Mapping[str, Callable[[Op], Tensor]] = {
+_FORMS: Mapping[str, Callable[[GradientNode], Tensor]] = {
     "DepthToSpace": _depth_to_space,
     "Elu": _elu,
     "GlobalMaxPool": _global_max,
@@ -111,7 +110,7 @@ def in_its_forms(tape: Tape, *, norms: str) -> None:
             hint = "train with --backend native"
             cause = f"onnxruntime-training has no gradient for {node.op_type} on a CPU"
             raise TrainingError("OP908", cause, where=describe(node), hint=hint)
-        op = Op(node, tape, 0, lambda name: None)
+        op = GradientNode(node, tape, 0, lambda name: None)
         if node.op_type in forms:
             found = forms[node.op_type](op)
             tape.nodes.append(helper.make_node("Identity", [found.name], [node.output[0]], name=f"{node.name}_form"))
@@ -119,7 +118,7 @@ def in_its_forms(tape: Tape, *, norms: str) -> None:
             tape.nodes.append(_with_moments(_with_pads(node, op)))
 
 
-def _with_pads(node: NodeProto, op: Op) -> NodeProto:
+def _with_pads(node: NodeProto, op: GradientNode) -> NodeProto:
     """Write automatic padding out: gradients are silently wrong with it."""
     if op.attr("auto_pad", "NOTSET") == "NOTSET" or node.op_type not in ("AveragePool", "Conv", "MaxPool"):
         return node

@@ -13,23 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper, save
 
+from onnxprune.autodiff.backward import model_of
+from onnxprune.autodiff.forward import Forward, feeds_of, forward
 from onnxprune.errors import PlanError, TrainingError
+from onnxprune.model.tape import Tensor
 from onnxprune.train import ort_worker
 from onnxprune.train.backend import Job, Trained
-from onnxprune.train.batches import Batches
-from onnxprune.train.forward import Forward, feeds_of, forward
-from onnxprune.train.graph import model_of
+from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.loop import Loop
 from onnxprune.train.objective import objective, write_losses
 from onnxprune.train.ort_forms import in_its_forms
-from onnxprune.train.parameters import trainable
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.tensor import Tensor
+from onnxprune.train.trainable import trainable
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _NEWEST_OPSET = 21
-_OPTIMISERS = ("adamw", "sgd")
+_OPTIMIZERS = ("adamw", "sgd")
 _ADVICE = "make an environment with `onnxprune training-env create PATH`, and name its interpreter"
 
 
@@ -57,8 +57,8 @@ class OrtTraining:
         """
         settings, data = job.settings, job.data
         _check(job)
-        goal = objective(job.model, settings, labelled=data.labelled, teacher=job.teacher is not None)
-        batches = Batches(data, settings, goal, job.teacher, providers=job.providers, threads=job.threads)
+        goal = objective(job.model, settings, labeled=data.labeled, teacher=job.teacher is not None)
+        batches = TrainingBatches(data, settings, goal, job.teacher, providers=job.providers, threads=job.threads)
         shapes = {i.name: batches.example[i.name].shape for i in job.model.graph.input if i.name in batches.example}
         names = trainable(job.model, freeze=settings.freeze, also=settings.also)
         norms = settings.norms_for(batches.size)
@@ -69,7 +69,7 @@ class OrtTraining:
         with Worker(self._python) as worker:
             model = loss_model(graph, losses, settings, feeds_of(graph, job.model))
             told = {"trained": list(graph.weights), "statistics": statistics}
-            worker.open(model, {**_optimiser(settings), **told, "threads": job.threads})
+            worker.open(model, {**_optimizer(settings), **told, "threads": job.threads})
             machine = RemoteMachine(worker, list(losses), settings.accumulate)
             return Loop(job, batches, machine).all()
 
@@ -147,7 +147,7 @@ class RemoteMachine:
 
     @property
     def weights(self) -> Arrays:
-        """The model's initialisers as they are now."""
+        """The model's initializers as they are now."""
         return self._worker.ask({"command": "weights"})[1]
 
     def keep(self) -> Arrays:
@@ -172,8 +172,8 @@ def _check(job: Job) -> None:
     if job.checkpoint is not None:
         raise PlanError("OP302", "--backend ort-training keeps no checkpoints", hint="leave --checkpoint out")
     lacking = {
-        f"the optimiser {settings.optimiser}": ("--optimiser adamw", settings.optimiser not in _OPTIMISERS),
-        "momentum": ("--momentum 0", settings.optimiser == "sgd" and settings.momentum),
+        f"the optimizer {settings.optimizer}": ("--optimizer adamw", settings.optimizer not in _OPTIMIZERS),
+        "momentum": ("--momentum 0", settings.optimizer == "sgd" and settings.momentum),
         "clipping of gradients": ("--clip 0", settings.clip),
         "the group lasso": ("--lasso 0", settings.lasso),
     }
@@ -183,10 +183,10 @@ def _check(job: Job) -> None:
         raise TrainingError("OP908", cause, hint=f"say {' '.join(found.values())}")
 
 
-def _optimiser(settings: TrainSettings) -> dict[str, Any]:
-    if settings.optimiser == "adamw":
-        return {"optimiser": "AdamW", "attributes": {"weight_decay": settings.decay}}
-    return {"optimiser": "SGD", "attributes": {}}
+def _optimizer(settings: TrainSettings) -> dict[str, Any]:
+    if settings.optimizer == "adamw":
+        return {"optimizer": "AdamW", "attributes": {"weight_decay": settings.decay}}
+    return {"optimizer": "SGD", "attributes": {}}
 
 
 def statistics_of(graph: Forward) -> list[str]:

@@ -59,7 +59,7 @@ class Trainer:
                 onnx.load(folder / "forward.onnx"),
                 requires_grad=settings["trained"],
                 frozen_params=settings["statistics"],
-                optimizer=options[settings["optimiser"]],
+                optimizer=options[settings["optimizer"]],
                 artifact_directory=str(folder),
             )
         path = folder / "optimizer_model.onnx"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from onnxprune.train.tensor import Tensor
+from onnxprune.model.tape import Tensor
 
 _LARGE = 256  # positions of a map
 

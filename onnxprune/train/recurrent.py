@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from onnxprune.train.op import Op
-from onnxprune.train.tensor import Tensor
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.differentiated import GradientNode
 
 _MAX_STEPS = 512
 _ACTIVATIONS: Mapping[str, list[str]] = {
@@ -23,7 +23,7 @@ Cell = Callable[["_Direction", Tensor, State], State]
 class _Direction:
     """One direction of a layer: its weights, and its input's share of the gates for all steps."""
 
-    def __init__(self, op: Op, x: Tensor, d: int, gates: int) -> None:
+    def __init__(self, op: GradientNode, x: Tensor, d: int, gates: int) -> None:
         self.op = op
         self.hidden = op.x(2).shape[2]
         width = gates * self.hidden
@@ -80,7 +80,7 @@ _CELLS: Mapping[str, tuple[Cell, int, int]] = {"GRU": (_gru, 3, 1), "LSTM": (_ls
 RECURRENT = tuple(_CELLS)
 
 
-def unrolled(op: Op) -> list[Tensor]:
+def unrolled(op: GradientNode) -> list[Tensor]:
     """Append a recurrent layer, step by step; return all of its outputs.
 
     Raises:
@@ -112,7 +112,7 @@ def unrolled(op: Op) -> list[Tensor]:
     return [y, *last]
 
 
-def _check(op: Op) -> None:
+def _check(op: GradientNode) -> None:
     usual = _ACTIVATIONS[op.node.op_type] * op.x(1).shape[0]
     given = [a.decode() for a in op.attr("activations") or []]
     steps = op.x().shape[1 if op.attr("layout", 0) else 0]
@@ -126,7 +126,7 @@ def _check(op: Op) -> None:
         raise NotImplementedError(f"its {steps} steps would have to be written out, and {_MAX_STEPS} are the most")
 
 
-def _initial(op: Op, i: int, d: int, shape: tuple[int, int]) -> Tensor:
+def _initial(op: GradientNode, i: int, d: int, shape: tuple[int, int]) -> Tensor:
     if not op.has(i):
         return op.x().like(np.zeros(shape))
     given = op.x(i).transpose([1, 0, 2]) if op.attr("layout", 0) else op.x(i)

@@ -9,10 +9,10 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from onnxprune.train.op import Op
-    from onnxprune.train.tensor import Tensor
+    from onnxprune.model.tape import Tensor
+    from onnxprune.operators.differentiated import GradientNode
 
-Rule: TypeAlias = "Callable[[Op, Tensor], Tensor]"
+Rule: TypeAlias = "Callable[[GradientNode, Tensor], Tensor]"
 
 _RULES: dict[tuple[str, int | None], Rule] = {}
 _FLAT: set[str] = set()

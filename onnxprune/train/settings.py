@@ -9,10 +9,10 @@ from typing import Literal, get_args
 from onnxprune.errors import PlanError
 from onnxprune.train.augment import Augmentation
 from onnxprune.train.losses import LOSSES, LossName, LossSettings
-from onnxprune.train.schedules import SCHEDULES, ScheduleName
+from onnxprune.train.optimizers import SCHEDULES, ScheduleName
 
-OptimiserName = Literal["adamw", "lamb", "sgd"]
-OPTIMISERS: tuple[OptimiserName, ...] = get_args(OptimiserName)
+OptimizerName = Literal["adamw", "lamb", "sgd"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 1e-3, "sgd": 0.02}
 """Peak learning rates that suit a network that is trained already."""
 
@@ -29,24 +29,24 @@ class TrainSettings:
         losses: losses by name with their weights; None for what the data and the teacher allow.
         features: tensors whose values are to be the teacher's, in both models.
         feature_weight: weight of the distance of these.
-        slimming: weight of the sum of the absolute scales of batch normalisations, which drives those of channels that
+        slimming: weight of the sum of the absolute scales of batch normalizations, which drives those of channels that
             matter little to zero, to be pruned by the criterion bn-scale.
         lasso: weight of the sum of squares of all that leaves together, units that matter little counting more, which
             drives whole channels to zero, to be pruned by the criterion l2.
         loss: how losses are made.
         output: the output that is trained; by default the first of real numbers.
-        optimiser: lamb, adamw or sgd.
-        rate: peak learning rate; None for one that suits the optimiser.
+        optimizer: lamb, adamw or sgd.
+        rate: peak learning rate; None for one that suits the optimizer.
         momentum: of sgd.
         decay: weight decay; norms and biases are exempt.
         clip: largest norm of the gradient; 0 for any.
         schedule: how the rate goes on after warming up.
         warm_up: share of all steps in which it rises.
         accumulate: so many batches make a step.
-        norms: whether batch normalisations use the batch's moments; None for yes where batches are large enough.
+        norms: whether batch normalizations use the batch's moments; None for yes where batches are large enough.
         augmentation: what is done to images.
         freeze: patterns of weights, or of nodes that read them, that stay as they are.
-        also: patterns of initialisers that are trained although they don't look like weights.
+        also: patterns of initializers that are trained although they don't look like weights.
         patience: stop after so many epochs without a better model; 0 for never.
         seed: of the order of samples and of augmentation.
     """
@@ -60,7 +60,7 @@ class TrainSettings:
     lasso: float = 0.0
     loss: LossSettings = field(default_factory=LossSettings)
     output: str | None = None
-    optimiser: OptimiserName = "lamb"
+    optimizer: OptimizerName = "lamb"
     rate: float | None = None
     momentum: float = 0.9
     decay: float = 5e-4
@@ -90,7 +90,7 @@ class TrainSettings:
         _in_range("warm-up", self.warm_up, 0 <= self.warm_up < 1, "at least 0 and below 1")
         _in_range("smoothing", self.loss.smoothing, 0 <= self.loss.smoothing < 1, "at least 0 and below 1")
         _in_range("temperature", self.loss.temperature, self.loss.temperature > 0, "above 0")
-        _in_range("optimiser", self.optimiser, self.optimiser in OPTIMISERS, "one of " + ", ".join(OPTIMISERS))
+        _in_range("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS))
         _in_range("schedule", self.schedule, self.schedule in SCHEDULES, "one of " + ", ".join(SCHEDULES))
         for name, weight in (self.losses or {}).items():
             _in_range("loss", name, name in LOSSES, "one of " + ", ".join(LOSSES))
@@ -104,10 +104,10 @@ class TrainSettings:
     @property
     def peak(self) -> float:
         """The peak learning rate."""
-        return RATES[self.optimiser] if self.rate is None else self.rate
+        return RATES[self.optimizer] if self.rate is None else self.rate
 
     def norms_for(self, batch: int) -> Literal["batch", "frozen"]:
-        """Return how batch normalisations are trained in batches of a size."""
+        """Return how batch normalizations are trained in batches of a size."""
         return self.norms or ("frozen" if batch < _SMALL_BATCH else "batch")
 
 

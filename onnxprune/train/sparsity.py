@@ -8,12 +8,12 @@ from typing import TypeAlias
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.autodiff.forward import Forward
+from onnxprune.channels.values import Ids
 from onnxprune.errors import TrainingError
+from onnxprune.model.tape import Tensor
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.values import Ids
-from onnxprune.train.forward import Forward
-from onnxprune.train.tensor import Tensor
 
 Penalty: TypeAlias = "Callable[[Forward, ModelProto], Tensor]"
 
@@ -22,7 +22,7 @@ _TINY = 1e-12
 
 
 def slimming(forward: Forward, proto: ModelProto) -> Tensor:
-    """Return the sum of the absolute scales of batch normalisations (Liu et al., "network slimming", ICCV 2017).
+    """Return the sum of the absolute scales of batch normalizations (Liu et al., "network slimming", ICCV 2017).
 
     Raises:
         TrainingError: the model has none that is trained (OP904).
@@ -30,7 +30,7 @@ def slimming(forward: Forward, proto: ModelProto) -> Tensor:
     norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
     scales = [forward.weights[node.input[1]] for node in norms if node.input[1] in forward.weights]
     if not scales:
-        cause = "slimming needs batch normalisations, and the model has none (exporters fold them into convolutions)"
+        cause = "slimming needs batch normalizations, and the model has none (exporters fold them into convolutions)"
         raise TrainingError("OP904", cause, hint="use --lasso, which is about all weights of a channel")
     sums = [scale.op("Abs").sum(keep=False) for scale in scales]
     return sums[0] if len(sums) == 1 else forward.tape.emit("Sum", *sums)
@@ -41,7 +41,7 @@ def lasso(forward: Forward, proto: ModelProto) -> Tensor:
 
     A unit counts 2^(a (largest - its) / (largest - smallest)) times, from norms over all its weights and all units of
     its group, with a = 4: the least important shrink sixteen times as fast as the most important ones (Fang et al.,
-    "DepGraph: towards any structural pruning", CVPR 2023).
+    "DepGraph: toward any structural pruning", CVPR 2023).
 
     Raises:
         TrainingError: nothing that is trained may leave (OP904).

@@ -1,4 +1,4 @@
-"""One training step as one ONNX graph: forward, loss, gradients, optimiser."""
+"""One training step as one ONNX graph: forward, loss, gradients, optimizer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.train.backward import gradients
-from onnxprune.train.forward import feeds_of, forward
-from onnxprune.train.graph import model_of
+from onnxprune.autodiff.backward import gradients, model_of
+from onnxprune.autodiff.forward import feeds_of, forward
+from onnxprune.model.tape import FLOAT, Tape, Tensor
 from onnxprune.train.objective import Objective, write_losses
-from onnxprune.train.optimisers import LAMB, SGD, AdamW, Moment, Optimiser, clipped
-from onnxprune.train.parameters import is_vector, trainable
+from onnxprune.train.optimizers import LAMB, SGD, AdamW, Moment, Optimizer, clipped
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.tape import Tape
-from onnxprune.train.tensor import FLOAT, Tensor
+from onnxprune.train.trainable import is_vector, trainable
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,7 +24,7 @@ RATE, NUMBER, NEXT = "rate:", "number:", ":next"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     """A training step.
 
     What is called ``x`` in the state is an input of a graph, and its output ``x:next`` is what it becomes.
@@ -34,8 +32,8 @@ class Step:
     Attributes:
         gradients: the graph that takes a batch; it updates the weights as well unless gradients accumulate.
         update: the graph that updates the weights from accumulated gradients.
-        state: what it starts with: weights, statistics, what the optimiser keeps, accumulated gradients.
-        weights: the names in the state that are initialisers of the model.
+        state: what it starts with: weights, statistics, what the optimizer keeps, accumulated gradients.
+        weights: the names in the state that are initializers of the model.
         losses: the names of the outputs that are losses.
     """
 
@@ -53,12 +51,12 @@ def build_step(
     examples: Arrays,
     *,
     fast: bool = True,
-) -> Step:
+) -> TrainingStep:
     """Write a training step.
 
     Args:
-        proto: a normalised model.
-        goal: what is minimised.
+        proto: a normalized model.
+        goal: what is minimized.
         settings: how it is trained.
         examples: what a step will be fed with, for its shapes: the model's inputs, ``labels``, the teacher's tensors.
         fast: see `forward`.
@@ -74,39 +72,39 @@ def build_step(
     found = gradients(graph.tape, losses["loss"], list(graph.weights.values()))
     state = feeds_of(graph, proto)
     outputs = {**losses, **{f"{name}{NEXT}": tensor for name, tensor in graph.updates.items()}}
-    optimiser = optimiser_of(settings)
-    state |= {f"{n}:{s}": np.zeros(t.size, np.float32) for n, t in graph.weights.items() for s in optimiser.slots}
+    optimizer = optimizer_of(settings)
+    state |= {f"{n}:{s}": np.zeros(t.size, np.float32) for n, t in graph.weights.items() for s in optimizer.slots}
     update = None
     if settings.accumulate == 1:
-        outputs |= _updates(graph.tape, graph.weights, found, optimiser, settings)
+        outputs |= _updates(graph.tape, graph.weights, found, optimizer, settings)
     else:
         for (name, weight), part in zip(graph.weights.items(), found, strict=True):
             sums = graph.tape.input(f"{name}:gradient", weight.shape, FLOAT)
             state[sums.name] = np.zeros(weight.shape, np.float32)
             outputs[f"{sums.name}{NEXT}"] = sums + part * (1 / settings.accumulate)
-        update = _update_graph(graph.tape.opset, graph.weights, optimiser, settings)
+        update = _update_graph(graph.tape.opset, graph.weights, optimizer, settings)
     names = (*graph.weights, *graph.statistics)
-    return Step(model_of(graph.tape, outputs), update, state, names, tuple(losses))
+    return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses))
 
 
-def optimiser_of(settings: TrainSettings) -> Optimiser:
-    """Return the optimiser that settings name."""
-    made: Mapping[str, Optimiser] = {
+def optimizer_of(settings: TrainSettings) -> Optimizer:
+    """Return the optimizer that settings name."""
+    made: Mapping[str, Optimizer] = {
         "adamw": AdamW(),
         "lamb": LAMB(),
         "sgd": SGD(settings.momentum, nesterov=settings.momentum > 0),
     }
-    return made[settings.optimiser]
+    return made[settings.optimizer]
 
 
 def _update_graph(
-    opset: int, weights: Mapping[str, Tensor], optimiser: Optimiser, settings: TrainSettings
+    opset: int, weights: Mapping[str, Tensor], optimizer: Optimizer, settings: TrainSettings
 ) -> ModelProto:
     """Write the graph that updates weights from accumulated gradients, and empties these."""
     tape = Tape(opset)
     copies = {name: tape.input(name, w.shape, FLOAT) for name, w in weights.items()}
     sums = {name: tape.input(f"{name}:gradient", w.shape, FLOAT) for name, w in weights.items()}
-    outputs = _updates(tape, copies, list(sums.values()), optimiser, settings)
+    outputs = _updates(tape, copies, list(sums.values()), optimizer, settings)
     return model_of(tape, outputs | {f"{s.name}{NEXT}": s.zeros() for s in sums.values()}, "update")
 
 
@@ -114,10 +112,10 @@ def _updates(
     tape: Tape,
     weights: Mapping[str, Tensor],
     found: list[Tensor],
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     settings: TrainSettings,
 ) -> dict[str, Tensor]:
-    """Append the optimiser; return what weights and the tensors kept for them become.
+    """Append the optimizer; return what weights and the tensors kept for them become.
 
     All are taken as vectors: where the last axes are of size one, as those of pointwise convolutions, ONNX Runtime's
     CPU provider goes through a product with a number element by element, which takes twenty times as long.
@@ -128,9 +126,9 @@ def _updates(
         found = clipped(found, settings.clip)
     after: dict[str, Tensor] = {}
     for (name, weight), part in zip(weights.items(), found, strict=True):
-        kept = [tape.input(f"{name}:{slot}", (weight.size,), FLOAT) for slot in optimiser.slots]
+        kept = [tape.input(f"{name}:{slot}", (weight.size,), FLOAT) for slot in optimizer.slots]
         decay = 0.0 if is_vector(weight.shape) else settings.decay
-        new, keep = optimiser.update(weight.reshape((-1,)), part, kept, Moment(rate, number, decay))
+        new, keep = optimizer.update(weight.reshape((-1,)), part, kept, Moment(rate, number, decay))
         after[f"{name}{NEXT}"] = new.reshape(weight.shape)
         after |= {f"{k.name}{NEXT}": t for k, t in zip(kept, keep, strict=True)}
     return after

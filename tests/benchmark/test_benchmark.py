@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune import Settings as Planning
-from onnxprune import analyse, load, make_plan, prune, save
-from onnxprune._runtime import import_onnxruntime
-from onnxprune.benchmark import Provider, Settings, benchmark, parse_provider
+from onnxprune import BenchmarkSettings as Planning
+from onnxprune import analyze, load, make_plan, prune, save
+from onnxprune.benchmark import BenchmarkSettings, Provider, benchmark, parse_provider
 from onnxprune.benchmark.inputs import make_inputs
 from onnxprune.benchmark.session import Opened
 from onnxprune.benchmark.settings import SessionSettings
 from onnxprune.benchmark.worker import Worker
 from onnxprune.errors import BenchmarkError, ModelError, UsageError
-from onnxprune.model import Model
+from onnxprune.model.file import Model
+from onnxprune.runtime.library import import_onnxruntime
 from tests.toolbox import Net
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
@@ -26,7 +26,7 @@ AZURE = Provider("AzureExecutionProvider")  # comes with most builds, and runs o
 needs_azure = pytest.mark.skipif(
     AZURE.name not in import_onnxruntime().get_available_providers(), reason=f"needs {AZURE.name}"
 )
-QUICK = Settings(seconds=0.05, rounds=5, threads=1)
+QUICK = BenchmarkSettings(seconds=0.05, rounds=5, threads=1)
 
 
 def chain(width: int) -> Model:
@@ -75,7 +75,7 @@ class TestBenchmark:
         assert case.results[0].file_size == DIGITS.stat().st_size
 
     def test_profile(self, tmp_path: Path) -> None:
-        analysis = analyse(DIGITS)
+        analysis = analyze(DIGITS)
         pruned = prune(analysis, make_plan(analysis, Planning(ratio=0.5)), check=False).proto
         save(pruned, tmp_path / "small.onnx")
         models = {"dense": load(DIGITS), "small": load(tmp_path / "small.onnx")}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from onnxprune.benchmark import Benchmark, Case, Result, Settings, check, compare
-from onnxprune.benchmark.documents import benchmark_fields
-from onnxprune.benchmark.environment import Environment
+from onnxprune.benchmark import Benchmark, BenchmarkSettings, Case, Result, check, compare
 from onnxprune.benchmark.statistics import Summary
 from onnxprune.errors import BenchmarkError, RegressionError
 from onnxprune.evaluate.intervals import Estimate
+from onnxprune.report.benchmark import benchmark_fields
 from onnxprune.report.documents import document, to_json
+from onnxprune.runtime.environment import Environment
 
 HERE = Environment("now", "Linux", "a CPU", 4, None, 0.0, (), "3.11", "1.31", {})
 THERE = replace(HERE, cpu="another CPU")
@@ -41,7 +41,7 @@ def result(model: str, latency: float, speedup: float | None = None) -> Result:
 
 def measured(dense: float, pruned: float, where: Environment = HERE) -> Benchmark:
     results = result("dense", dense), result("pruned", pruned, dense / pruned)
-    return Benchmark(where, Settings(), (Case("cpu", 1, {"x": (1, 3)}, results),))
+    return Benchmark(where, BenchmarkSettings(), (Case("cpu", 1, {"x": (1, 3)}, results),))
 
 
 @pytest.fixture

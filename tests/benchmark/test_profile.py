@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from onnxprune.benchmark.layers import Layer, layers, partition, tag, tag_of
+from onnxprune.benchmark.layers import TimedLayer, layers, partition, tag, tag_of
 from onnxprune.benchmark.paid import compare_layers
 from onnxprune.benchmark.profile import Kernel, Profile, profile, read
-from onnxprune.benchmark.provider import Provider
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.normalise import normalise
-from onnxprune.shapes import concretise
-from onnxprune.verify import generate_inputs
+from onnxprune.normalize import normalize
+from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.runtime.provider import Provider
+from onnxprune.shapes import concretize
 from tests.toolbox import Net
 
 CPU = SessionSettings(Provider("CPUExecutionProvider"), threads=1)
@@ -67,8 +67,8 @@ class TestLayers:
     def test_figures(self) -> None:
         net = Net()
         net.output(net.conv(net.input((1, 8, 4, 4)), 16, 3, name="c"))
-        proto = normalise(net.model())
-        start, conv = layers(proto, concretise(proto))
+        proto = normalize(net.model())
+        start, conv = layers(proto, concretize(proto))
         assert start.nodes == () and conv.name == "c" and conv.channels == (16, 8, 3, 3)
         assert conv.macs == 16 * 16 * 8 * 9
         assert conv.traffic == 4 * (8 * 16 + 16 * 8 * 9 + 16 + 16 * 16)
@@ -86,8 +86,8 @@ class TestLayers:
         c = net.op("Mul", net.op("Sigmoid", net.conv(b, 32)), b)
         flat = net.op("Flatten", net.op("GlobalAveragePool", c))
         net.output(net.op("Relu", net.linear(flat, 10)))
-        proto = normalise(net.model())
-        found = profile(proto, generate_inputs(proto, concretise(proto).inputs), CPU, seconds=0.02)
+        proto = normalize(net.model())
+        found = profile(proto, generate_inputs(proto, concretize(proto).inputs), CPU, seconds=0.02)
         assert {k.layer for k in found.kernels} == {1, 2, 3, 4}
         assert [k.layer for k in found.kernels if k.op == "Conv"] == [1, 2, 3]
         assert not any("layer" in k.name for k in found.kernels)
@@ -123,10 +123,10 @@ class TestLayers:
 class TestPaid:
     """The reason that is told of a layer which stayed slow."""
 
-    def layer(self, out: int, channels: int, *, macs: int | None = None, traffic: int = 1000) -> list[Layer]:
-        start = Layer("start", "", (), 0, 0, ())
+    def layer(self, out: int, channels: int, *, macs: int | None = None, traffic: int = 1000) -> list[TimedLayer]:
+        start = TimedLayer("start", "", (), 0, 0, ())
         shape = out, channels, 3, 3
-        return [start, Layer("c", "Conv", (0,), macs or out * channels * 9000, traffic, shape)]
+        return [start, TimedLayer("c", "Conv", (0,), macs or out * channels * 9000, traffic, shape)]
 
     def kernels(self, seconds: float, *extra: tuple[str, float], domain: str = "com.microsoft.nchwc") -> Profile:
         own = Kernel("c", "Conv", domain, "CPU", 1, seconds)
@@ -168,11 +168,11 @@ class TestPaid:
     def test_memory_bound(self) -> None:
         """One layer shows what the machine computes in a second, another what it moves."""
         compute, move = (
-            Layer("a", "Conv", (0,), 10**9, 10**3, (64, 64)),
-            Layer("b", "Conv", (1,), 10**3, 10**8, (64, 64)),
+            TimedLayer("a", "Conv", (0,), 10**9, 10**3, (64, 64)),
+            TimedLayer("b", "Conv", (1,), 10**3, 10**8, (64, 64)),
         )
-        start = Layer("start", "", (), 0, 0, ())
-        small = Layer("b", "Conv", (1,), 500, 10**8, (32, 64))
+        start = TimedLayer("start", "", (), 0, 0, ())
+        small = TimedLayer("b", "Conv", (1,), 500, 10**8, (32, 64))
 
         def took(seconds: float) -> Profile:
             return Profile((Kernel("a", "Conv", "", "", 1, 1e-3), Kernel("b", "Conv", "", "", 2, seconds)), 2e-3)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from onnxprune import load
-from onnxprune._runtime import import_onnxruntime
-from onnxprune.benchmark import Settings, benchmark, parse_provider
+from onnxprune.benchmark import BenchmarkSettings, benchmark, parse_provider
 from onnxprune.benchmark.inputs import make_inputs
 from onnxprune.benchmark.session import Opened
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.budget import Guards, Target
-from onnxprune.doctor import try_provider
-from onnxprune.kept import Kept
 from onnxprune.latency import Options, plan_for_latency
-from onnxprune.rewrite import rewrite
+from onnxprune.plan.budget import Constraints, Target
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.runtime.doctor import try_provider
+from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.latency.networks import residual
 from tests.toolbox import Net, inputs_of, run_once
 
@@ -44,7 +44,7 @@ def _working(name: str) -> None:
 @provider
 def test_runs_there(name: str) -> None:
     there = parse_provider(name)
-    settings = Settings(providers=(there, parse_provider("cpu")), batches=(1, 8), seconds=0.2)
+    settings = BenchmarkSettings(providers=(there, parse_provider("cpu")), batches=(1, 8), seconds=0.2)
     cases = benchmark({"net": load(_dynamic())}, settings).cases
     assert [(c.provider, c.batch) for c in cases] == [(p, b) for p in (there.short, "cpu") for b in (1, 8)]
     (found,) = cases[0].results
@@ -55,7 +55,7 @@ def test_runs_there(name: str) -> None:
 def test_layers_are_told(name: str) -> None:
     """By its profile where that tells them, else one by one."""
     models = {"one": load(_dynamic()), "two": load(_dynamic())}
-    settings = Settings(providers=(parse_provider(name),), seconds=0.2, profile=True)
+    settings = BenchmarkSettings(providers=(parse_provider(name),), seconds=0.2, profile=True)
     (case,) = benchmark(models, settings).cases
     assert all(min(c.seconds) > 0 for c in case.layers if c.op == "Conv")
 
@@ -80,9 +80,9 @@ def test_plans_for_it(name: str) -> None:
     rng = np.random.default_rng(0)
     scores = [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
     options = Options(parse_provider(name))
-    found = plan_for_latency(graph, scores, replace(Guards(), max_ratio=0.95), Target("latency", 0.9), options)
+    found = plan_for_latency(graph, scores, replace(Constraints(), max_ratio=0.95), Target("latency", 0.9), options)
     assert found.provider == options.provider.short and found.measured.value <= 0.9
-    assert run_once(rewrite(Kept(graph, found.removed)), inputs_of(graph))
+    assert run_once(rewrite(PrunedGraph(graph, found.removed)), inputs_of(graph))
 
 
 def _dynamic() -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.benchmark.statistics import ratio, summarise
+from onnxprune.benchmark.statistics import ratio, summarize
 
 
 def drawn(
@@ -17,13 +17,13 @@ def drawn(
 
 class TestSummary:
     def test_quantiles(self) -> None:
-        found = summarise([np.arange(1, 101) / 1e3, np.arange(101, 201) / 1e3])
+        found = summarize([np.arange(1, 101) / 1e3, np.arange(101, 201) / 1e3])
         assert found.median == pytest.approx(0.1005)
         assert (found.p90, found.p99, found.best) == pytest.approx((0.180, 0.198, 0.001))
         assert (found.runs, found.rounds) == (200, 2)
 
     def test_few_runs_have_their_slowest_as_p99(self) -> None:
-        assert summarise([np.array([1.0, 2.0]), np.array([9.0])]).p99 == 9.0
+        assert summarize([np.array([1.0, 2.0]), np.array([9.0])]).p99 == 9.0
 
 
 class TestRatio:

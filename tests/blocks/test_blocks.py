@@ -11,23 +11,24 @@ import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.blocks import choose_blocks, find_blocks, score_blocks, without_blocks
-from onnxprune.budget import Guards, Target
 from onnxprune.cli import cli
-from onnxprune.cost import cost
+from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.kept import nothing
-from onnxprune.masked import masked
-from onnxprune.model import load, save
-from onnxprune.pipeline import Analysis, Settings, analyse, make_plan, prune
-from onnxprune.plan import PrunePlan, apply_plan
-from onnxprune.rewrite import rewrite
+from onnxprune.model.file import load, save
+from onnxprune.plan.budget import Constraints, Target
+from onnxprune.plan.plan import PrunePlan, apply_plan
+from onnxprune.plan.residual_blocks import find_blocks, without_blocks
+from onnxprune.plan.residual_scores import choose_blocks, score_blocks
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.verify import verify
+from onnxprune.trace.pruned_graph import nothing
+from onnxprune.workflow.pipeline import PlanSettings, TracedModel, analyze, make_plan, prune
 from tests.toolbox import Net, assert_sound, inputs_of, largest_difference, run_once
 
-ONE = Settings(ratio=0.0, remove_blocks=1)
-SMALL = Guards(round_to=1)
+ONE = PlanSettings(ratio=0.0, remove_blocks=1)
+SMALL = Constraints(round_to=1)
 
 
 def residual(width: int = 8, blocks: int = 3) -> ModelProto:
@@ -56,7 +57,7 @@ def transformer(last: bool = False) -> ModelProto:
 
 
 def traced(model: ModelProto) -> ChannelGraph:
-    return analyse(model).graph
+    return analyze(model).graph
 
 
 def dense_without(graph: ChannelGraph, name: str) -> ChannelGraph:
@@ -97,8 +98,8 @@ def test_the_innermost_of_nested_blocks() -> None:
     assert [b.name for b in find_blocks(traced(net.model()))] == ["inner"]
 
 
-def test_quantised_blocks() -> None:
-    """The skip is dequantised by itself: it is the same data nevertheless."""
+def test_quantized_blocks() -> None:
+    """The skip is dequantized by itself: it is the same data nevertheless."""
     net = Net(opset=13)
     scale, zero = net.const(np.float32(0.1)), net.const(np.int8(0))
 
@@ -115,7 +116,7 @@ def test_quantised_blocks() -> None:
 @pytest.mark.parametrize("model", [residual(), transformer(), transformer(last=True)], ids=["cnn", "mlp", "output"])
 def test_each_block_leaves_and_is_proved(model: ModelProto) -> None:
     """With the branch at zero the original computes the same; with another block's at zero it doesn't."""
-    analysis = analyse(model)
+    analysis = analyze(model)
     blocks = find_blocks(analysis.graph)
     inputs = inputs_of(analysis.graph)
     for block in blocks:
@@ -144,8 +145,8 @@ def test_zeroed_by_hand() -> None:
 @pytest.mark.parametrize("model", [residual(), transformer()], ids=["cnn", "mlp"])
 def test_blocks_and_channels(model: ModelProto) -> None:
     """A plan that removes both, its cost a share of the whole model's, predicted exactly."""
-    analysis = analyse(model)
-    plan = make_plan(analysis, Settings(target=Target("macs", 0.4), remove_blocks=1, guards=SMALL))
+    analysis = analyze(model)
+    plan = make_plan(analysis, PlanSettings(target=Target("macs", 0.4), remove_blocks=1, constraints=SMALL))
     assert len(plan.blocks) == 1
     assert plan.removed
     assert plan.before == cost(nothing(analysis.graph)).totals()
@@ -159,7 +160,7 @@ def test_blocks_and_channels(model: ModelProto) -> None:
 
 
 def test_a_budget_that_the_blocks_meet() -> None:
-    plan = make_plan(analyse(residual()), Settings(target=Target("params", 0.95), remove_blocks=2))
+    plan = make_plan(analyze(residual()), PlanSettings(target=Target("params", 0.95), remove_blocks=2))
     assert len(plan.blocks) == 2
     assert not plan.removed
 
@@ -174,10 +175,14 @@ def test_as_many_as_pay(strength: float, expected: list[str]) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.float32(scale) * numpy_helper.to_array(tensor), tensor.name))
     rng = np.random.default_rng(0)
     inputs = [{"input0": rng.standard_normal((2, 3, 6, 6)).astype(np.float32)} for _ in range(12)]
-    settings = Settings(
-        target=Target("macs", 0.6), allocation="reconstruction", criterion="obs", remove_blocks="auto", guards=SMALL
+    settings = PlanSettings(
+        target=Target("macs", 0.6),
+        allocation="reconstruction",
+        criterion="obs",
+        remove_blocks="auto",
+        constraints=SMALL,
     )
-    analysis = analyse(model)
+    analysis = analyze(model)
     plan = make_plan(analysis, settings, batches=lambda: inputs)
     assert list(plan.blocks) == expected
     assert plan.after["macs"] <= 0.6 * plan.before["macs"]
@@ -185,12 +190,12 @@ def test_as_many_as_pay(strength: float, expected: list[str]) -> None:
 
 
 def test_auto_needs_inputs_and_a_target() -> None:
-    analysis, share = analyse(residual()), Target("macs", 0.5)
+    analysis, share = analyze(residual()), Target("macs", 0.5)
     for settings, code in (
-        (Settings(target=share), "OP302"),
-        (Settings(ratio=0.2, allocation="reconstruction"), "OP302"),
-        (Settings(target=Target("latency", 0.5), allocation="reconstruction"), "OP302"),
-        (Settings(target=share, allocation="reconstruction"), "OP312"),
+        (PlanSettings(target=share), "OP302"),
+        (PlanSettings(ratio=0.2, allocation="reconstruction"), "OP302"),
+        (PlanSettings(target=Target("latency", 0.5), allocation="reconstruction"), "OP302"),
+        (PlanSettings(target=share, allocation="reconstruction"), "OP312"),
     ):
         with pytest.raises(PlanError) as caught:
             make_plan(analysis, replace(settings, remove_blocks="auto"))
@@ -229,7 +234,7 @@ def test_influence() -> None:
 
 
 def test_a_plan_on_file() -> None:
-    analysis = analyse(residual())
+    analysis = analyze(residual())
     plan = make_plan(analysis, ONE)
     document = json.loads(plan.to_json())
     assert (document["format"], document["blocks"]) == (2, list(plan.blocks))
@@ -242,9 +247,9 @@ def test_a_plan_on_file() -> None:
 
 
 def test_refusals() -> None:
-    analysis = analyse(residual())
+    analysis = analyze(residual())
     with pytest.raises(PlanError) as caught:
-        make_plan(analysis, Settings(ratio=0.0, remove_blocks=4))
+        make_plan(analysis, PlanSettings(ratio=0.0, remove_blocks=4))
     assert caught.value.code == "OP315"
     assert "sum0, sum1, sum2" in str(caught.value)
     with pytest.raises(PlanError) as caught:
@@ -288,8 +293,8 @@ def test_command_line(tmp_path: Path) -> None:
 
 def test_analysis_stays_whole() -> None:
     """Planning doesn't change the analysis that it is given."""
-    analysis = analyse(residual())
-    before = Analysis(analysis.model, analysis.graph)
+    analysis = analyze(residual())
+    before = TracedModel(analysis.model, analysis.graph)
     make_plan(analysis, ONE)
     assert analysis.graph is before.graph
     assert not analysis.graph.blocks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.errors import CATALOGUE
+from onnxprune.errors import CATALOG
 from tests.cli.support import document, invoke, refused
 from tests.report.network import PARAMS
 
@@ -49,11 +49,11 @@ class TestExplain:
         assert [axis["nodes"] for axis in document("explain", model, "OP202")["axes"]] == [["head"], ["shift"]]
         assert "graph output" in invoke("explain", model, "OP202").stdout
 
-    @pytest.mark.parametrize("code", sorted(CATALOGUE))
+    @pytest.mark.parametrize("code", sorted(CATALOG))
     def test_code(self, code: str) -> None:
         result = invoke("explain", code)
-        assert result.stdout.startswith(f"{code} {CATALOGUE[code].title}\n")
-        assert document("explain", code)["explanation"] == CATALOGUE[code].explanation
+        assert result.stdout.startswith(f"{code} {CATALOG[code].title}\n")
+        assert document("explain", code)["explanation"] == CATALOG[code].explanation
 
     def test_unknown(self, model: Path) -> None:
         assert "did you mean stem" in refused("OP606", "explain", model, "stme")

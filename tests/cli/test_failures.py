@@ -43,7 +43,7 @@ class TestFailures:
 
     def test_usage(self) -> None:
         refused("OP602", "prun")
-        refused("OP602", "--colour")
+        refused("OP602", "--color")
         refused("OP602", "inspect")
         assert invoke().stdout == invoke("--help").stdout
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxprune._runtime import run, session
-from onnxprune.budget import Guards
 from onnxprune.cli.options import settings_of
+from onnxprune.model.session import run, session
+from onnxprune.plan.budget import Constraints
 from tests.cli.support import DIGITS, document, invoke, refused
 
 
@@ -116,13 +116,13 @@ class TestOptions:
     def test_documented_defaults_are_the_library_s(self) -> None:
 
         settings = settings_of({"ratio": 0.5})
-        assert settings.guards == Guards()
+        assert settings.constraints == Constraints()
         text = " ".join(invoke("plan", "--help").stdout.split())
         for default in (
             settings.criterion,
             settings.allocation,
-            Guards().min_channels,
-            Guards().max_ratio,
+            Constraints().min_channels,
+            Constraints().max_ratio,
             settings.seed,
         ):
             assert f"[default: {default}]" in text

@@ -1,4 +1,4 @@
-"""`onnxprune prune --data`: repair of a real network from unlabelled inputs."""
+"""`onnxprune prune --data`: repair of a real network from unlabeled inputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from onnxprune import load
-from onnxprune._runtime import run, session
 from onnxprune.cli import cli
+from onnxprune.model.session import run, session
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"

@@ -76,14 +76,14 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize("coloured", [True, False])
-def test_colour_is_for_terminals_that_want_it(tmp_path: Path, coloured: bool) -> None:
+@pytest.mark.parametrize("colored", [True, False])
+def test_color_is_for_terminals_that_want_it(tmp_path: Path, colored: bool) -> None:
     import os
     import pty
 
     model = tmp_path / "m.onnx"
     onnx.save(network(), model)
-    wish = {"TERM": "xterm-256color", "COLUMNS": "100"} | ({} if coloured else {"NO_COLOR": "1"})
+    wish = {"TERM": "xterm-256color", "COLUMNS": "100"} | ({} if colored else {"NO_COLOR": "1"})
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")} | wish
     for command in (["explain", str(model)], ["inspect", str(tmp_path / "absent.onnx")]):
         master, slave = pty.openpty()
@@ -102,4 +102,4 @@ def test_colour_is_for_terminals_that_want_it(tmp_path: Path, coloured: bool) ->
             text += chunk
         os.close(master)
         process.wait(timeout=60)
-        assert (b"\x1b[33m" in text or b"\x1b[31m" in text) == coloured, text
+        assert (b"\x1b[33m" in text or b"\x1b[31m" in text) == colored, text

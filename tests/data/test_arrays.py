@@ -32,7 +32,7 @@ def test_npz_is_mapped_whether_packed_or_not(tmp_path: Path, save: Any) -> None:
     inputs, labels = all_of(data)
     np.testing.assert_array_equal(inputs["x"], X)
     np.testing.assert_array_equal(labels, Y)
-    assert len(data) == data.known_length == 11 and data.labelled
+    assert len(data) == data.known_length == 11 and data.labeled
     assert isinstance(Archive(tmp_path / "d.npz").array("x.npy"), np.memmap)
 
 
@@ -117,7 +117,7 @@ def test_samples_that_are_all_a_model_takes_come_singly() -> None:
 
 
 @pytest.mark.parametrize("shape", [(11, 8, 8), (11, 8, 8, 1), (11, 1, 8, 8)])
-def test_grey_images_in_every_form(shape: tuple[int, ...]) -> None:
+def test_gray_images_in_every_form(shape: tuple[int, ...]) -> None:
     images = np.stack([picture(i, 8, 8, 1) for i in range(11)])
     data = open_data({"images": images.reshape(shape)}, model("float[N,1,8,8] x"), recipe=Recipe(scale=0.5))
     np.testing.assert_allclose(all_of(data)[0]["x"], images.reshape(11, 1, 8, 8) / 2)

@@ -67,7 +67,7 @@ def test_subsets_keep_the_order_asked_for() -> None:
             data.subset(wrong)
 
 
-def labelled(labels: Any, recipe: str = "") -> Any:
+def labeled(labels: Any, recipe: str = "") -> Any:
     data = open_data(
         {"x": np.zeros((len(labels), 1), np.float32), "labels": labels}, VECTORS, recipe=Recipe.parse(recipe)
     )
@@ -75,19 +75,19 @@ def labelled(labels: Any, recipe: str = "") -> Any:
 
 
 def test_labels_are_shifted_named_and_ignored() -> None:
-    np.testing.assert_array_equal(labelled(np.array([0, 7], np.uint8), "label_offset=1"), [1, 8])
-    np.testing.assert_array_equal(labelled(np.array([1, 10]), "label_offset=-1"), [0, 9])
-    np.testing.assert_array_equal(labelled(np.array([[3, 255], [0, 1]]), "ignore=255"), [[3, IGNORED], [0, 1]])
-    np.testing.assert_array_equal(labelled(np.array([-1, 4]), "ignore=-1 label_offset=1"), [IGNORED, 5])
-    np.testing.assert_array_equal(labelled(np.array(["dog", "cat"]), "classes=cat,dog"), [1, 0])
-    np.testing.assert_array_equal(labelled(np.array([True, False])), [1, 0])
-    np.testing.assert_array_equal(labelled(np.array([0.5, 2])), [0.5, 2])
+    np.testing.assert_array_equal(labeled(np.array([0, 7], np.uint8), "label_offset=1"), [1, 8])
+    np.testing.assert_array_equal(labeled(np.array([1, 10]), "label_offset=-1"), [0, 9])
+    np.testing.assert_array_equal(labeled(np.array([[3, 255], [0, 1]]), "ignore=255"), [[3, IGNORED], [0, 1]])
+    np.testing.assert_array_equal(labeled(np.array([-1, 4]), "ignore=-1 label_offset=1"), [IGNORED, 5])
+    np.testing.assert_array_equal(labeled(np.array(["dog", "cat"]), "classes=cat,dog"), [1, 0])
+    np.testing.assert_array_equal(labeled(np.array([True, False])), [1, 0])
+    np.testing.assert_array_equal(labeled(np.array([0.5, 2])), [0.5, 2])
 
 
 def test_labels_may_be_left_aside() -> None:
-    assert labelled(np.array(["cat", "dog"]), "labels=none") is None
+    assert labeled(np.array(["cat", "dog"]), "labels=none") is None
     given = {"x": np.zeros((2, 1)), "labels": np.array([0, 1])}
-    assert open_data(given, VECTORS).labelled and not open_data(given, VECTORS, recipe=Recipe(labels="none")).labelled
+    assert open_data(given, VECTORS).labeled and not open_data(given, VECTORS, recipe=Recipe(labels="none")).labeled
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_labels_may_be_left_aside() -> None:
 )
 def test_labels_that_are_no_classes(labels: Any, recipe: str, code: str, reason: str) -> None:
     with refused(code, reason):
-        labelled(labels, recipe)
+        labeled(labels, recipe)
 
 
 def test_digits_and_their_parts() -> None:

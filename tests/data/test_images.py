@@ -44,7 +44,7 @@ def test_pixels_arrive_in_the_order_of_names(tmp_path: Path, how: str) -> None:
     (batch,) = data.batches(9)
     expected = np.stack([picture(i) for i in (1, 0, 2)]).astype(np.float32)
     np.testing.assert_array_equal(batch.inputs["x"], expected)
-    assert batch.labels is None and not data.labelled and "the images have no labels" in data.notes
+    assert batch.labels is None and not data.labeled and "the images have no labels" in data.notes
 
 
 @both

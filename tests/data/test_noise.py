@@ -22,7 +22,7 @@ def drawn(shape: list[int | str], dtype: int = TensorProto.FLOAT, seed: int = 0)
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 32, 32], ["n", 32, 24, 3], [1, 1, 32, 32]])
-def test_images_are_smooth_but_for_edges_and_mostly_grey_as_pictures_are(shape: list[int | str]) -> None:
+def test_images_are_smooth_but_for_edges_and_mostly_gray_as_pictures_are(shape: list[int | str]) -> None:
     images = drawn(shape)
     assert images.shape == (64, *shape[1:]) and images.dtype == np.float32
     channels = 1 if shape[1] in (1, 3) else 3

@@ -22,11 +22,11 @@ def test_a_lossless_image_comes_back_as_it_was() -> None:
 
 def test_channels_are_converted() -> None:
     pixels = picture(1, 4, 4)
-    grey = decode(Recipe(channels="GRAY"), encode(pixels), "a")
+    gray = decode(Recipe(channels="GRAY"), encode(pixels), "a")
     luma = pixels @ [0.299, 0.587, 0.114]  # ITU-R 601, as Pillow has it in fixed point
-    assert grey.shape == (4, 4, 1) and np.abs(grey[..., 0] - luma).max() <= 1
-    colour = decode(Recipe(channels="RGB"), encode(picture(1, 4, 4, 1)), "a")
-    np.testing.assert_array_equal(colour, np.repeat(picture(1, 4, 4, 1), 3, axis=-1))
+    assert gray.shape == (4, 4, 1) and np.abs(gray[..., 0] - luma).max() <= 1
+    color = decode(Recipe(channels="RGB"), encode(picture(1, 4, 4, 1)), "a")
+    np.testing.assert_array_equal(color, np.repeat(picture(1, 4, 4, 1), 3, axis=-1))
     assert decode(Recipe(channels="RGBA"), encode(pixels), "a")[..., 3].min() == 255
 
 
@@ -53,7 +53,7 @@ def test_box_resizing_by_half_is_the_mean_of_four() -> None:
     assert np.abs(half - means).max() <= 1  # rounded twice: along rows, then along columns
 
 
-def test_crop_takes_the_centre() -> None:
+def test_crop_takes_the_center() -> None:
     pixels = picture(3, 10, 11)
     np.testing.assert_array_equal(decode(Recipe(crop=(4, 5)), encode(pixels), "a"), pixels[3:7, 3:8])
     with refused("OP705", "10x11 pixels are left to crop 12x5"):
@@ -87,8 +87,8 @@ def test_decoded_arrays_take_the_same_way_as_files() -> None:
     images = np.stack([picture(6, 9, 12), picture(7, 9, 12)])
     expected = np.stack([decode(recipe, encode(image), "a") for image in images])
     np.testing.assert_array_equal(reshape_images(images, recipe, "a"), expected)
-    grey = picture(8, 9, 12, 1)[None]
-    assert reshape_images(grey, Recipe(channels="RGB"), "a").shape == (1, 9, 12, 3)
+    gray = picture(8, 9, 12, 1)[None]
+    assert reshape_images(gray, Recipe(channels="RGB"), "a").shape == (1, 9, 12, 3)
     assert reshape_images(images, Recipe(), "a") is images
 
 

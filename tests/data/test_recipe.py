@@ -38,7 +38,7 @@ def test_text_states_every_key() -> None:
 
 
 def test_a_table_may_hold_numbers_lists_or_texts() -> None:
-    table = {"resize": [256, 320], "scale": "1/255", "mean": [0.5, 0.25], "std": 2, "channels": "grey", "crop": 8}
+    table = {"resize": [256, 320], "scale": "1/255", "mean": [0.5, 0.25], "std": 2, "channels": "gray", "crop": 8}
     assert Recipe.from_table(table) == Recipe(
         resize=(256, 320), scale=1 / 255, mean=(0.5, 0.25), std=(2.0,), channels="GRAY", crop=(8, 8)
     )

@@ -38,7 +38,7 @@ def test_batches_are_cut_anew_in_order() -> None:
 def test_length_is_known_after_a_pass() -> None:
     data = open_data(pairs(12, 8), VECTORS)
     assert data.known_length is None
-    assert len(data) == 20 and data.known_length == 20 and data.labelled
+    assert len(data) == 20 and data.known_length == 20 and data.labeled
 
 
 @pytest.mark.parametrize("form", ["dictionary", "pair", "list"])

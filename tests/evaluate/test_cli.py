@@ -15,7 +15,7 @@ from tests.data.support import encode, model, picture, zipped
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two models, labelled vectors and images."""
+    """A folder with two models, labeled vectors and images."""
     rng = np.random.default_rng(0)
     onnx.save(model("float[N,7] x", outputs="float[N,7] y", body="y = Abs(x)"), tmp_path / "small.onnx")
     onnx.save(model("float[N,7] x", outputs="float[N,7] y", body="y = Identity(x)"), tmp_path / "model.onnx")

@@ -84,15 +84,15 @@ def test_a_model_against_itself_loses_nothing() -> None:
 
 
 def test_without_labels_there_is_the_original_or_nothing() -> None:
-    unlabelled = open_data({"x": X}, MODEL)
-    assert [s.metric for s in evaluate(MODEL, unlabelled, against=ORIGINAL).scores] == [
+    unlabeled = open_data({"x": X}, MODEL)
+    assert [s.metric for s in evaluate(MODEL, unlabeled, against=ORIGINAL).scores] == [
         "agreement",
         "kl",
         "mse",
         "cosine",
     ]
     with refused("OP711", "nothing to measure.*labels, or the original"):
-        evaluate(MODEL, unlabelled)
+        evaluate(MODEL, unlabeled)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 90])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.data import IGNORED
 from onnxprune.evaluate.classes import classes_of
 from onnxprune.evaluate.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
-from onnxprune.evaluate.views import View, class_output, view
+from onnxprune.evaluate.views import BatchView, class_output, view
 from tests.data.support import refused
 
 RNG = np.random.default_rng(0)
@@ -20,7 +20,7 @@ OTHER = (SCORES + RNG.standard_normal((60, 8))).astype(np.float32)
 LABELS = np.where(RNG.random(60) < 0.4, SCORES.argmax(axis=1), RNG.integers(0, 8, 60))
 
 
-def seen(output: NDArray[Any], labels: NDArray[Any] | None = None, original: NDArray[Any] | None = None) -> View:
+def seen(output: NDArray[Any], labels: NDArray[Any] | None = None, original: NDArray[Any] | None = None) -> BatchView:
     reference = None if original is None else view({"o": original}, labels, "o", str)
     return view({"o": output}, labels, "o", str, reference)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from onnxprune.data import Recipe, open_data, split
 from onnxprune.evaluate import evaluate
-from onnxprune.model import load
+from onnxprune.model.file import load
 
 SHARED = Path(__file__).parents[2] / "../shared"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the models and data of ../shared")
@@ -38,8 +38,8 @@ def imagenet(prepare: Callable[[Image.Image], NDArray[Any]]) -> Samples:
 
 def cifar(x: NDArray[Any]) -> NDArray[Any]:
     mean, std = np.array([0.485, 0.456, 0.406], "f4"), np.array([0.229, 0.224, 0.225], "f4")
-    normalised: NDArray[Any] = ((x / 255 - mean) / std).transpose(0, 3, 1, 2)
-    return normalised
+    normalized: NDArray[Any] = ((x / 255 - mean) / std).transpose(0, 3, 1, 2)
+    return normalized
 
 
 def small(image: Image.Image) -> NDArray[Any]:

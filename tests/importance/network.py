@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.normalise import normalise
+from onnxprune.normalize import normalize
 from onnxprune.trace import ChannelGraph, trace
 
 Arrays = dict[str, NDArray[Any]]
@@ -75,7 +75,7 @@ def build(
         [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in read],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    return trace(normalise(model))
+    return trace(normalize(model))
 
 
 def folded(arrays: Arrays) -> Arrays:

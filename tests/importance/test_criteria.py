@@ -188,7 +188,7 @@ def test_random_is_told_by_seed_and_group() -> None:
     assert caught.value.code == "OP303"
 
 
-def test_bn_scale_needs_a_normalisation() -> None:
+def test_bn_scale_needs_a_normalization() -> None:
     first, second = score(build(weights()), "bn-scale")
     assert not np.isnan(first).any()
     assert np.isnan(second).all()

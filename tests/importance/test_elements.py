@@ -18,7 +18,7 @@ from tests.importance.network import Arrays, build, weights
 
 
 def gemm(*before: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """x (2, 6) - Gemm w - Relu - Gemm v, with nodes that make w and v from other initialisers."""
+    """x (2, 6) - Gemm w - Relu - Gemm v, with nodes that make w and v from other initializers."""
     return [
         *before,
         helper.make_node("Gemm", ["x", "w"], ["h"], "first"),
@@ -54,7 +54,7 @@ def test_units_at_several_positions_have_wide_rows() -> None:
     assert {r.tensor: r.role for r in view.rows} == {"conv2.w": "weight", "conv2.b": "vector", "fc.w": "weight"}
 
 
-def test_roles_of_a_normalised_layer() -> None:
+def test_roles_of_a_normalized_layer() -> None:
     view = next(views(build(weights())))
     assert {(r.tensor, r.axis): r.role for r in view.rows} == {
         ("conv1.w", 0): "weight",
@@ -94,7 +94,7 @@ def test_weights_behind_other_nodes_keep_their_role(name: str) -> None:
     np.testing.assert_allclose(behind, plain, rtol=1e-5)
 
 
-def test_quantised_weights_are_scored_as_integers() -> None:
+def test_quantized_weights_are_scored_as_integers() -> None:
     rng = np.random.default_rng(0)
     stored: Arrays = {
         "w0": rng.integers(-127, 128, (6, 8), dtype=np.int8),
@@ -103,10 +103,10 @@ def test_quantised_weights_are_scored_as_integers() -> None:
         "zero": np.array(0, dtype=np.int8),
     }
     makers = [helper.make_node("DequantizeLinear", [f"{n}0", "scale", "zero"], [n], f"dq_{n}") for n in "wv"]
-    (quantised,) = score(build(stored, gemm(*makers), x=(2, 6)), "l2")
+    (quantized,) = score(build(stored, gemm(*makers), x=(2, 6)), "l2")
     plain = {n: stored[f"{n}0"].astype(np.float32) for n in "wv"}
     (expected,) = score(build(plain, gemm(), x=(2, 6)), "l2")
-    np.testing.assert_allclose(quantised, expected, rtol=1e-6)
+    np.testing.assert_allclose(quantized, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -117,17 +117,17 @@ def test_a_weight_that_is_not_finite_is_named(name: str, bad: float) -> None:
     with pytest.raises(ModelError) as caught:
         score(build(arrays), name)
     assert caught.value.code == "OP126"
-    assert caught.value.where == 'initialiser "conv2.w"'
+    assert caught.value.where == 'initializer "conv2.w"'
     score(build(arrays), "bn-scale")  # which doesn't read it
 
 
 @pytest.mark.parametrize(("tensor", "bad"), [("bn1.scale", np.nan), ("bn1.var", -1.0), ("bn1.var", np.inf)])
-def test_a_normalisation_that_is_not_finite_is_named(tensor: str, bad: float) -> None:
+def test_a_normalization_that_is_not_finite_is_named(tensor: str, bad: float) -> None:
     arrays = weights()
     arrays[tensor][5] = bad
     with pytest.raises(ModelError) as caught:
         score(build(arrays), "l2")
-    assert (caught.value.code, caught.value.where) == ("OP126", f'initialiser "{tensor}"')
+    assert (caught.value.code, caught.value.where) == ("OP126", f'initializer "{tensor}"')
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])

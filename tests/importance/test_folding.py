@@ -37,7 +37,7 @@ DEEP = [
     helper.make_node("Cast", ["w1"], ["w2"], "cast", to=TensorProto.FLOAT),
     helper.make_node("Transpose", ["w2"], ["w"], "transpose2", perm=[1, 0, 3, 2]),
 ]
-# The nodes before the normalisation; the weight's name, shape and output channel axis; consumer, its weight; input.
+# The nodes before the normalization; the weight's name, shape and output channel axis; consumer, its weight; input.
 CASES = {
     "conv1d": ([helper.make_node("Conv", ["x", "w"], ["h"])], "w", (8, 3, 5), 0, CONSUMER, (4, 8, 1), (1, 3, 9)),
     "conv group": (
@@ -112,7 +112,7 @@ def test_nothing_is_folded_in_training_mode_or_into_a_shared_weight() -> None:
     training[1].output.extend(["running_mean", "running_var"])
     for a, b in zip(score(build(arrays, training)), plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    # Two convolutions share their weights, each with a normalisation of its own.
+    # Two convolutions share their weights, each with a normalization of its own.
     product = [helper.make_node("Conv", ["x", "conv1.w"], ["h2"], "twin", pads=[1] * 4)]
     norm = ["h2", "bn1.scale", "bn1.bias", "bn1.mean", "bn1.var"]
     product += [helper.make_node("BatchNormalization", norm, ["n2"], "bn2")]

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import onnxprune as op
-from onnxprune._runtime import run, session
 from onnxprune.errors import PlanError
 from onnxprune.importance.gates import Gates
-from onnxprune.model import set_tensor, weights
+from onnxprune.model.file import set_tensor, weights
+from onnxprune.model.session import run, session
 from onnxprune.recover.repair import repeat
 from onnxprune.trace.graph import ChannelGraph
 from tests.importance.network import Arrays
-from tests.toolbox import Net, analyse
+from tests.toolbox import Net, analyze
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -27,7 +27,7 @@ def chain() -> ChannelGraph:
     y = net.op("Add", y, net.op("Relu", net.conv(y, 6, 3, name="second")))
     y = net.op("Flatten", net.op("GlobalAveragePool", net.conv(y, 5, 3, name="third")))
     net.output(net.op("Gemm", y, net.weight(5, 4, name="last")))
-    return analyse(net.model())
+    return analyze(net.model())
 
 
 def log_likelihood(graph: ChannelGraph, scaled: dict[str, float], arrays: Arrays, labels: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_differences() -> None:
 
 @pytest.mark.parametrize("name", ["taylor", "fisher"])
 def test_criteria(name: str) -> None:
-    analysis = op.analyse(MODELS / "digits_resnet.onnx")
+    analysis = op.analyze(MODELS / "digits_resnet.onnx")
     with np.load(MODELS / "digits_test.npz", allow_pickle=False) as data:
         images, labels = data["images"], data["labels"]
     batches = repeat([{"image": images[i : i + 32]} for i in range(0, 128, 32)])
@@ -81,9 +81,9 @@ def test_criteria(name: str) -> None:
         )
         mask = np.zeros(analysis.graph.unit_count, bool)
         mask[removed] = True
-        from onnxprune.rewrite import rewrite
+        from onnxprune.rewrite.rewrite import rewrite
 
-        model = rewrite(op.Kept(analysis.graph, mask))
+        model = rewrite(op.PrunedGraph(analysis.graph, mask))
         y = run(session(model), {"image": images[128:]})["logits"]
         return float((y.argmax(axis=1) == labels[128:]).mean())
 

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.extract import extract
 from onnxprune.importance import Scores, score
 from onnxprune.importance.readings import Reading, gather
+from onnxprune.model.graph import extract
+from onnxprune.model.stream import Inputs
 from onnxprune.recover import repeat
-from onnxprune.recover.stream import Inputs
 from onnxprune.trace.graph import ChannelGraph
-from tests.toolbox import Net, analyse, run_once
+from tests.toolbox import Net, analyze, run_once
 
 Array = NDArray[Any]
 CHANNELS = 8
@@ -32,7 +32,7 @@ def network(*, bias: bool = True) -> ChannelGraph:
     read = net.op("Conv", hidden, weight, *([net.weight(6)] if bias else []), name="reader")
     y = net.op("Conv", net.op("Relu", read), net.weight(4, 3, 1, 1), group=2)
     net.output(y)
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert len(graph.groups[0].units) == CHANNELS
     return graph
 
@@ -106,7 +106,7 @@ def test_of_two_alike_channels_one_is_free() -> None:
     weight[5] = weight[2]
     hidden = net.op("Relu", net.op("Conv", x, net.const(weight), pads=[1] * 4))
     net.output(net.op("Conv", hidden, net.weight(6, CHANNELS, 1, 1), net.weight(6)))
-    scores = score(analyse(net.model()), "obs", batches=repeat(inputs()))[0]
+    scores = score(analyze(net.model()), "obs", batches=repeat(inputs()))[0]
     first, second = sorted(scores[[2, 5]])
     assert first < 1e-2 * np.median(scores) < second
 

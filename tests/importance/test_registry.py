@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.importance import View, criteria, registry, score
+from onnxprune.importance import GroupView, criteria, registry, score
 from onnxprune.importance.registry import GROUP
 from tests.importance.network import build, weights
 
 BUILT_IN = {"apoz", "bn-scale", "fpgm", "l1", "l2", "lamp", "mean-abs", "obs", "random", "variance"}
 
 
-def widest(view: View) -> NDArray[np.float64]:
+def widest(view: GroupView) -> NDArray[np.float64]:
     """The largest weight of a unit: a criterion a user might write."""
     largest = [abs(rows.rows).max(axis=1) for rows in view.of("weight")]
     return np.asarray(np.max(largest, axis=0), dtype=np.float64)

@@ -73,7 +73,7 @@ def test_integer_operators_have_weights() -> None:
     assert not np.isnan(score(graph)[0]).any()
 
 
-def test_an_embedding_and_a_layer_normalisation() -> None:
+def test_an_embedding_and_a_layer_normalization() -> None:
     arrays: Arrays = {"table": normal(20, 8), "gamma": normal(8), "beta": normal(8), "w": normal(8, 4)}
     nodes = [
         node("Cast", "x", "index", to=TensorProto.INT64),

@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.budget import Guards, Target
-from onnxprune.kept import Kept
-from onnxprune.masked import masked
-from onnxprune.model import load
-from onnxprune.normalise import normalise
-from onnxprune.pipeline import Analysis, Settings, make_plan, prune
-from onnxprune.plan import apply_plan
-from onnxprune.report.summary import summarise
-from onnxprune.rewrite import rewrite
+from onnxprune.channels.align import Attention
+from onnxprune.model.file import load
+from onnxprune.normalize import normalize
+from onnxprune.plan.budget import Constraints, Target
+from onnxprune.plan.plan import apply_plan
+from onnxprune.report.summary import summarize
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.trace import trace
-from onnxprune.trace.align import Attention
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.pipeline import PlanSettings, TracedModel, make_plan, prune
 from tests.toolbox import assert_sound, largest_difference, run_once, swapped
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,20 +29,20 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 TOLERANCE = 1e-4
 BUDGETS = {
-    "macs": Settings(target=Target("macs", 0.5)),
-    "ratio": Settings(ratio=0.5, guards=Guards(round_to=1)),
+    "macs": PlanSettings(target=Target("macs", 0.5)),
+    "ratio": PlanSettings(ratio=0.5, constraints=Constraints(round_to=1)),
 }
 
 
-def analysed(model: ModelProto, shapes: Shapes | None = None, attention: Attention = "heads") -> Analysis:
+def analyzed(model: ModelProto, shapes: Shapes | None = None, attention: Attention = "heads") -> TracedModel:
     """Load and trace a model under an attention policy."""
     loaded = load(model)
-    return Analysis(loaded, trace(normalise(loaded.proto), shapes, attention=attention))
+    return TracedModel(loaded, trace(normalize(loaded.proto), shapes, attention=attention))
 
 
 def unreached(graph: ChannelGraph) -> list[str]:
     """List the layers with weights that can't be made smaller, as "operator [weight shape]"."""
-    layers = [layer for layer in summarise(graph).layers if layer.weighted and not layer.reached]
+    layers = [layer for layer in summarize(graph).layers if layer.weighted and not layer.reached]
     reads = {node.name: node.input[1:] for node in graph.proto.graph.node}
     weights = [max((graph.shapes.shapes.get(n, ()) for n in reads[layer.cost.node]), key=len) for layer in layers]
     return [f"{layer.cost.op} {list(weight)}" for layer, weight in zip(layers, weights, strict=True)]
@@ -59,7 +59,7 @@ def footprints(graph: ChannelGraph) -> list[str]:
         return f"{len(group.units)}" + (f" by {together}" if together > 1 else "")
 
     return sorted(
-        f"{'' if g.group.exact else '~'}{size(g.group)} x {g.group.width}: {g.params}" for g in summarise(graph).groups
+        f"{'' if g.group.exact else '~'}{size(g.group)} x {g.group.width}: {g.params}" for g in summarize(graph).groups
     )
 
 
@@ -70,7 +70,7 @@ def assert_no_rule_failed(graph: ChannelGraph) -> None:
 
 
 def assert_prunes(
-    analysis: Analysis, budget: str, inputs: Arrays, elsewhere: Arrays | None, tolerance: float = TOLERANCE
+    analysis: TracedModel, budget: str, inputs: Arrays, elsewhere: Arrays | None, tolerance: float = TOLERANCE
 ) -> None:
     """Prune to half and prove it, also on inputs of other sizes; a plan that is off by one unit must be caught."""
     plan = make_plan(analysis, BUDGETS[budget])
@@ -85,7 +85,7 @@ def assert_prunes(
     assert_swap_is_caught(kept, inputs, tolerance)
 
 
-def assert_swap_is_caught(kept: Kept, inputs: Arrays, tolerance: float = TOLERANCE, tries: int = 3) -> None:
+def assert_swap_is_caught(kept: PrunedGraph, inputs: Arrays, tolerance: float = TOLERANCE, tries: int = 3) -> None:
     """Exchange one removed unit for another: the oracle sees it, unless neither has any influence on the outputs."""
     rng = np.random.default_rng(0)
     reference = run_once(masked(kept), inputs)

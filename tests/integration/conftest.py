@@ -26,7 +26,7 @@ SOURCES = ("convolutional.py", "export.py", "recurrent.py", "transformers.py", "
 def exported(pytestconfig: pytest.Config) -> Export:
     """Export a network of the zoo, or take what an earlier run exported of the same sources."""
     torch = pytest.importorskip("torch")
-    from tests.zoo.catalogue import NETWORKS
+    from tests.zoo.catalog import NETWORKS
     from tests.zoo.export import EXPORTERS
 
     sources = b"".join((ZOO / name).read_bytes() for name in SOURCES) + torch.__version__.encode()

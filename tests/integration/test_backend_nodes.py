@@ -15,13 +15,14 @@ from onnx import ModelProto
 from onnx.backend.test.case.node import collect_testcases
 from onnx.defs import get_all_schemas
 
-from onnxprune._runtime import max_ir_version, run, session
 from onnxprune.errors import ModelError
-from onnxprune.model import load
-from onnxprune.normalise import normalise
-from onnxprune.rewrite import rewrite
+from onnxprune.model.file import load
+from onnxprune.model.session import run, session
+from onnxprune.normalize import normalize
+from onnxprune.operators.registry import rules
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.runtime.library import max_ir_version
 from onnxprune.trace import trace
-from onnxprune.trace.registry import rules
 from tests.toolbox import nothing
 
 CHUNKS = 8
@@ -62,7 +63,7 @@ def _examine(case: Any, seen: Counter[str]) -> str | None:
     """Trace one case and rewrite it with nothing removed; return what is wrong."""
     model = _readable(case)
     try:
-        graph = trace(normalise(load(model).proto))
+        graph = trace(normalize(load(model).proto))
     except ModelError as error:
         seen[error.code] += 1
         return None if error.code in REFUSED else str(error)
@@ -88,7 +89,7 @@ def _outputs(model: ModelProto, case: Any) -> list[Any] | None:
     given = case.data_sets[0][0]
     feeds = {entry.name: value for entry, value in zip(model.graph.input, given, strict=False) if value is not None}
     try:
-        return list(run(session(model, optimise=False, threads=1), feeds).values())
+        return list(run(session(model, optimize=False, threads=1), feeds).values())
     except ModelError:
         return None
 

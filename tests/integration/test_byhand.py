@@ -1,4 +1,4 @@
-"""Networks written node by node: the standard's attention, norms and recurrence, einsum, quantised operators."""
+"""Networks written node by node: the standard's attention, norms and recurrence, einsum, quantized operators."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.trace.align import Attention
-from tests.integration.checks import analysed, assert_no_rule_failed, assert_prunes, footprints, unreached
+from onnxprune.channels.align import Attention
+from tests.integration.checks import analyzed, assert_no_rule_failed, assert_prunes, footprints, unreached
 from tests.toolbox import run_once
 from tests.zoo.byhand import BY_HAND
 
@@ -40,7 +40,7 @@ for _name, _groups in {
     "integer_operators": ["~12 x 1: 1968", "~16 x 1: 2304", "~20 x 1: 360"],
     "local_functions": ["16 x 1: 1712", "24 x 1: 768", "24 x 1: 768"],
     "lstm_with_everything": ["10 x 1: 350", "16 x 8: 3808"],
-    "quantised_operators": ["12 x 1: 2856", "16 by 4 x 1: 1472", "20 x 1: 380", "24 by 4 x 1: 3504"],
+    "quantized_operators": ["12 x 1: 2856", "16 by 4 x 1: 1472", "20 x 1: 380", "24 by 4 x 1: 3504"],
 }.items():
     for _mode in BOTH:
         GROUPS[_name, _mode] = _groups
@@ -49,7 +49,7 @@ for _name, _groups in {
 @pytest.mark.parametrize("name,mode", GROUPS)
 def test_groups(name: str, mode: Attention) -> None:
     model = BY_HAND[name]()
-    graph = analysed(model, _shapes(model, HERE), mode).graph
+    graph = analyzed(model, _shapes(model, HERE), mode).graph
     assert_no_rule_failed(graph)
     assert unreached(graph) == []
     assert footprints(graph) == GROUPS[name, mode]
@@ -61,7 +61,7 @@ def test_pruned_is_proved(name: str, mode: Attention, budget: str) -> None:
     model = BY_HAND[name]()
     elsewhere = _draw(model, ELSEWHERE)
     run_once(model, elsewhere)
-    assert_prunes(analysed(model, _shapes(model, HERE), mode), budget, _draw(model, HERE), elsewhere)
+    assert_prunes(analyzed(model, _shapes(model, HERE), mode), budget, _draw(model, HERE), elsewhere)
 
 
 def test_all_are_tested() -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxprune.model import load
-from onnxprune.normalise import normalise
-from onnxprune.report.coupling import Held, explain_node
+from onnxprune.model.file import load
+from onnxprune.normalize import normalize
+from onnxprune.report.coupling import Held, explain_node, pinning_node
 from onnxprune.report.index import ALONE, Index
-from onnxprune.report.route import pinning_node
 from onnxprune.trace import trace
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -24,7 +23,7 @@ FILES = [
 
 @pytest.mark.parametrize("path", FILES)
 def test_every_pin_has_its_path(path: Path) -> None:
-    graph = trace(normalise(load(path).proto))
+    graph = trace(normalize(load(path).proto))
     index = Index(graph)
     weights, outputs = {w.name for w in index.weights}, {n.name: n.output for n in graph.proto.graph.node}
     held = 0

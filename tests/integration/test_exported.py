@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.trace.align import Attention
-from tests.integration.checks import analysed, assert_no_rule_failed, assert_prunes, footprints, unreached
+from onnxprune.channels.align import Attention
+from tests.integration.checks import analyzed, assert_no_rule_failed, assert_prunes, footprints, unreached
 from tests.integration.conftest import Export
 from tests.toolbox import run_once
 
 pytest.importorskip("torch")
 
-from tests.zoo.catalogue import NETWORKS
+from tests.zoo.catalog import NETWORKS
 from tests.zoo.export import EXPORTERS
 
 pytestmark = pytest.mark.dev
@@ -33,7 +33,7 @@ def test_layers_are_reached_alike(exported: Export, name: str, mode: Attention) 
     network = NETWORKS[name]
     found = []
     for exporter in EXPORTERS:
-        graph = analysed(exported(name, exporter), network.shapes(network.sizes), mode).graph
+        graph = analyzed(exported(name, exporter), network.shapes(network.sizes), mode).graph
         assert_no_rule_failed(graph)
         assert set(unreached(graph)) == set(network.unreached), exporter
         found.append(Counter(footprints(graph)))
@@ -45,10 +45,10 @@ def test_layers_are_reached_alike(exported: Export, name: str, mode: Attention) 
 def test_groups_do_not_depend_on_sizes(exported: Export, name: str, mode: Attention, exporter: str) -> None:
     """A trace at other sizes, or at those that the package chooses itself, finds the same."""
     network, model = NETWORKS[name], exported(name, exporter)
-    expected = footprints(analysed(model, network.shapes(network.sizes), mode).graph)
-    assert footprints(analysed(model, network.shapes(network.other_sizes(exporter)), mode).graph) == expected
+    expected = footprints(analyzed(model, network.shapes(network.sizes), mode).graph)
+    assert footprints(analyzed(model, network.shapes(network.other_sizes(exporter)), mode).graph) == expected
     if exporter not in network.baked:
-        assert footprints(analysed(model, None, mode).graph) == expected
+        assert footprints(analyzed(model, None, mode).graph) == expected
 
 
 # Each exporter's models go to one of the budgets, and to the other one in the long run of the tests.
@@ -66,7 +66,7 @@ def test_pruned_is_proved(exported: Export, name: str, mode: Attention, exporter
     network, model = NETWORKS[name], exported(name, exporter)
     elsewhere = network.draw(network.other_sizes(exporter), seed=2)
     run_once(model, elsewhere)  # or it is the exporter's fault
-    analysis = analysed(model, network.shapes(network.sizes), mode)
+    analysis = analyzed(model, network.shapes(network.sizes), mode)
     assert_prunes(analysis, budget, network.draw(network.sizes, seed=1), elsewhere)
 
 
@@ -88,7 +88,7 @@ def test_other_opsets(exported: Export, name: str, exporter: str, opset: int, op
     """Older and newer spellings of the same networks."""
     network, model = NETWORKS[name], exported(name, exporter, opset)
     assert set(operators) <= {node.op_type for node in model.graph.node}
-    analysis = analysed(model, network.shapes(network.sizes))
+    analysis = analyzed(model, network.shapes(network.sizes))
     assert_no_rule_failed(analysis.graph)
     assert set(unreached(analysis.graph)) == set(network.unreached)
     elsewhere = network.draw(network.other_sizes(exporter), seed=2)
@@ -100,7 +100,7 @@ def test_groups_are_those_known(exported: Export, update: bool) -> None:
     lines = []
     for name, mode in MODES:
         network = NETWORKS[name]
-        graph = analysed(exported(name, "dynamo"), network.shapes(network.sizes), mode).graph
+        graph = analyzed(exported(name, "dynamo"), network.shapes(network.sizes), mode).graph
         lines.append(f"{name} {mode} | " + " | ".join(footprints(graph)))
     if update:
         GROUPS.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""Exported networks after other tools had them: quantised in every format, fused by ONNX Runtime's optimisers."""
+"""Exported networks after other tools had them: quantized in every format, fused by ONNX Runtime's optimizers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import pytest
 from onnx import ModelProto
 
-from onnxprune.trace.align import Attention
-from onnxprune.verify import ROUNDED
-from tests.integration.checks import TOLERANCE, analysed, assert_no_rule_failed, assert_prunes, unreached
+from onnxprune.channels.align import Attention
+from onnxprune.rewrite.verify import ROUNDED
+from tests.integration.checks import TOLERANCE, analyzed, assert_no_rule_failed, assert_prunes, unreached
 from tests.integration.conftest import Export
 from tests.toolbox import run_once
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime.transformers")
 
-from tests.zoo.catalogue import NETWORKS
-from tests.zoo.rewritten import Feeds, dynamically_quantised, fused, optimised, quantised
+from tests.zoo.catalog import NETWORKS
+from tests.zoo.rewritten import Feeds, dynamically_quantized, fused, optimized, quantized
 from tests.zoo.spec import Network
 
 pytestmark = pytest.mark.dev
@@ -57,17 +57,17 @@ def _batches(network: Network) -> list[Feeds]:
 
 
 REWRITERS: dict[str, Rewriter] = {
-    "QDQ": lambda m, n: quantised(m, _batches(n), "QDQ", per_channel=False),
-    "QDQ-channel": lambda m, n: quantised(m, _batches(n), "QDQ", per_channel=True),
-    "QDQ-unsigned": lambda m, n: quantised(m, _batches(n), "QDQ", per_channel=False, signed=False),
-    "QOperator": lambda m, n: quantised(m, _batches(n), "QOperator", per_channel=False),
-    "QOperator-channel": lambda m, n: quantised(m, _batches(n), "QOperator", per_channel=True),
-    "dynamic": lambda m, n: dynamically_quantised(m, per_channel=False),
-    "dynamic-channel": lambda m, n: dynamically_quantised(m, per_channel=True),
-    "optimised": lambda m, n: optimised(m),
-    "QOperator-all": lambda m, n: optimised(quantised(m, _batches(n), "QOperator", per_channel=True), "ALL"),
+    "QDQ": lambda m, n: quantized(m, _batches(n), "QDQ", per_channel=False),
+    "QDQ-channel": lambda m, n: quantized(m, _batches(n), "QDQ", per_channel=True),
+    "QDQ-unsigned": lambda m, n: quantized(m, _batches(n), "QDQ", per_channel=False, signed=False),
+    "QOperator": lambda m, n: quantized(m, _batches(n), "QOperator", per_channel=False),
+    "QOperator-channel": lambda m, n: quantized(m, _batches(n), "QOperator", per_channel=True),
+    "dynamic": lambda m, n: dynamically_quantized(m, per_channel=False),
+    "dynamic-channel": lambda m, n: dynamically_quantized(m, per_channel=True),
+    "optimized": lambda m, n: optimized(m),
+    "QOperator-all": lambda m, n: optimized(quantized(m, _batches(n), "QOperator", per_channel=True), "ALL"),
     "fused-bert": lambda m, n: fused(m, "bert", 4, 32),
-    "fused-bert-dynamic": lambda m, n: dynamically_quantised(fused(m, "bert", 4, 32), per_channel=False),
+    "fused-bert-dynamic": lambda m, n: dynamically_quantized(fused(m, "bert", 4, 32), per_channel=False),
     "fused-gpt2": lambda m, n: fused(m, "gpt2", 4, 32),
     "fused-vit": lambda m, n: fused(m, "vit", 4, 32),
 }
@@ -98,17 +98,17 @@ CASES = [
     Case("unet", "torchscript", "QOperator-all", ("QLinearConv", "NhwcMaxPool", "QLinearConcat")),
     Case("vit_chunk", "torchscript", "QDQ-channel", _QDQ, "width"),
     Case("vit_chunk", "torchscript", "QOperator", ("QLinearMatMul", "QLinearConcat")),
-    Case("bert", "dynamo", "optimised", ("SkipLayerNormalization", "BiasGelu", "FusedMatMul", "FusedGemm")),
-    Case("bert", "torchscript", "optimised", ("BiasGelu", "FusedMatMul", "FusedGemm"), "width"),
-    Case("convnext", "torchscript", "optimised", ("BiasGelu",)),
-    Case("llama", "torchscript", "optimised", ("QuickGelu", "FusedMatMul")),
-    Case("lstm_tagger", "dynamo", "optimised", ("LSTM",)),
-    Case("mobilenet_v3", "dynamo", "optimised", ("FusedConv",)),
-    Case("resnet", "torchscript", "optimised", ("FusedConv",)),
-    Case("seq2seq", "dynamo", "optimised", ("SkipLayerNormalization", "BiasGelu")),
-    Case("swin", "dynamo", "optimised", ("FusedMatMul", "BiasGelu")),
-    Case("vit_chunk", "dynamo", "optimised", ("FastGelu", "SkipLayerNormalization"), "width"),
-    Case("vit_unbind", "torchscript", "optimised", ("FusedMatMul",)),
+    Case("bert", "dynamo", "optimized", ("SkipLayerNormalization", "BiasGelu", "FusedMatMul", "FusedGemm")),
+    Case("bert", "torchscript", "optimized", ("BiasGelu", "FusedMatMul", "FusedGemm"), "width"),
+    Case("convnext", "torchscript", "optimized", ("BiasGelu",)),
+    Case("llama", "torchscript", "optimized", ("QuickGelu", "FusedMatMul")),
+    Case("lstm_tagger", "dynamo", "optimized", ("LSTM",)),
+    Case("mobilenet_v3", "dynamo", "optimized", ("FusedConv",)),
+    Case("resnet", "torchscript", "optimized", ("FusedConv",)),
+    Case("seq2seq", "dynamo", "optimized", ("SkipLayerNormalization", "BiasGelu")),
+    Case("swin", "dynamo", "optimized", ("FusedMatMul", "BiasGelu")),
+    Case("vit_chunk", "dynamo", "optimized", ("FastGelu", "SkipLayerNormalization"), "width"),
+    Case("vit_unbind", "torchscript", "optimized", ("FusedMatMul",)),
     Case("bert", "torchscript", "fused-bert", _EMBED),
     Case("bert", "torchscript", "fused-bert-dynamic", ("QAttention", "MatMulInteger", "SkipLayerNormalization")),
     Case("bert", "torchscript", "fused-bert-dynamic", ("QAttention", "QEmbedLayerNormalization"), "width"),
@@ -123,7 +123,7 @@ def test_rewritten(exported: Export, case: Case) -> None:
     network = NETWORKS[case.name]
     model = REWRITERS[case.how](exported(case.name, case.exporter), network)
     assert set(case.operators) <= {node.op_type for node in model.graph.node}
-    analysis = analysed(model, network.shapes(network.sizes), case.mode)
+    analysis = analyzed(model, network.shapes(network.sizes), case.mode)
     assert_no_rule_failed(analysis.graph)
     assert tuple(unreached(analysis.graph)) == case.unreached
     elsewhere = network.draw(network.other_sizes(case.exporter), seed=2)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.budget import Guards, ways_down
 from onnxprune.latency.rungs import Choice, choice
+from onnxprune.plan.budget import Constraints, ways_down
 from onnxprune.trace.graph import ChannelGraph
-from tests.toolbox import Net, analyse
+from tests.toolbox import Net, analyze
 
 
 def residual(width: int = 32, size: int = 24) -> ChannelGraph:
@@ -21,7 +21,7 @@ def residual(width: int = 32, size: int = 24) -> ChannelGraph:
     joint = net.op("Relu", net.op("Concat", left, right, axis=1))
     pooled = net.op("Flatten", net.op("GlobalAveragePool", net.conv(joint, 2 * width, 1, name="joint")))
     net.output(net.linear(pooled, 10, name="head"))
-    return analyse(net.model())
+    return analyze(net.model())
 
 
 def chain(layers: int = 8, width: int = 32) -> ChannelGraph:
@@ -31,12 +31,12 @@ def chain(layers: int = 8, width: int = 32) -> ChannelGraph:
     for _ in range(layers):
         x = net.op("Relu", net.conv(x, width, 3))
     net.output(net.conv(x, 4, 1))
-    return analyse(net.model())
+    return analyze(net.model())
 
 
-def choices_of(graph: ChannelGraph, guards: Guards | None = None, seed: int = 0) -> list[Choice]:
+def choices_of(graph: ChannelGraph, constraints: Constraints | None = None, seed: int = 0) -> list[Choice]:
     """Make choices of random scores."""
     rng = np.random.default_rng(seed)
     scores = [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
-    _, ways = ways_down(graph, scores, guards or Guards())
+    _, ways = ways_down(graph, scores, constraints or Constraints())
     return [choice(graph, graph.groups[i], scores[i], steps, errors=False) for i, steps in ways.items() if steps]

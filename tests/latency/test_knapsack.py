@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.latency.knapsack import solve
+from onnxprune.latency.search import solve
 
 
 def drawn(seed: int, sets: int = 8) -> tuple[list[np.ndarray], list[np.ndarray], float]:

@@ -1,4 +1,4 @@
-"""The model of a network's time: shapes against those that `Kept` tells, fits against SciPy and known laws."""
+"""The model of a network's time: shapes against those that `PrunedGraph` tells, fits against SciPy and known laws."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxprune.kept import Kept
 from onnxprune.latency.model import NetworkModel, fit_rates
 from onnxprune.latency.probe import probe_states
 from onnxprune.latency.rungs import State, removal
 from onnxprune.latency.search import deepest, search
 from onnxprune.latency.sizes import Sizes
 from onnxprune.latency.work import Work, tensors_of, works
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.latency.networks import choices_of, residual
 
 
@@ -49,7 +49,7 @@ class Network:
 class TestSizes:
     def test_as_kept_tells_them(self, network: Network) -> None:
         for state in network.random_states(10):
-            kept = Kept(network.graph, removal(network.choices, state, network.fixed))
+            kept = PrunedGraph(network.graph, removal(network.choices, state, network.fixed))
             for name in tensors_of(network.graph.proto):
                 assert network.sizes.shape(name, state) == kept.shape(name)
 

@@ -12,20 +12,20 @@ from click.testing import CliRunner
 
 from onnxprune.benchmark import isolated as isolated_module
 from onnxprune.benchmark.isolated import isolated
-from onnxprune.benchmark.provider import Provider
 from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.budget import Guards, Target
 from onnxprune.cli import cli
 from onnxprune.cli.latency import cache_folder
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.intervals import Estimate
-from onnxprune.kept import Kept
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency import plan as plan_module
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Probe
 from onnxprune.latency.table import Table
-from onnxprune.rewrite import rewrite
+from onnxprune.plan.budget import Constraints, Target
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.runtime.provider import Provider
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.latency.networks import chain, residual
 from tests.toolbox import inputs_of, run_once
 
@@ -43,7 +43,9 @@ class TestPlan:
     @pytest.mark.slow
     def test_is_predicted_well(self) -> None:
         graph = residual(48, 32)
-        found = plan_for_latency(graph, scores_of(graph), Guards(), Target("latency", 0.5), Options(CPU, threads=1))
+        found = plan_for_latency(
+            graph, scores_of(graph), Constraints(), Target("latency", 0.5), Options(CPU, threads=1)
+        )
         assert 0.45 < found.measured.value <= 0.5
         assert found.tries[0].predicted == pytest.approx(found.tries[0].measured.value, rel=0.2)
 
@@ -54,22 +56,22 @@ class TestPlan:
         seen: list[tuple[int, int]] = []
         options = Options(CPU, threads=1, cache=tmp_path)
         found = plan_for_latency(
-            graph, scores_of(graph), Guards(), Target("latency", 0.5), options, progress=lambda *p: seen.append(p)
+            graph, scores_of(graph), Constraints(), Target("latency", 0.5), options, progress=lambda *p: seen.append(p)
         )
         assert found.measured.value <= 0.5
         assert found.layers_measured > 0 and 0 < found.importance < 1
         assert seen == sorted(seen) and found.tries
-        pruned = rewrite(Kept(graph, found.removed))
+        pruned = rewrite(PrunedGraph(graph, found.removed))
         assert run_once(pruned, inputs_of(graph))
 
-        again = plan_for_latency(graph, scores_of(graph), Guards(), Target("latency", 0.5), options)
+        again = plan_for_latency(graph, scores_of(graph), Constraints(), Target("latency", 0.5), options)
         assert again.layers_measured < 0.5 * found.layers_measured  # but for the plans themselves, all is known
 
     def test_out_of_reach(self) -> None:
         graph = residual()
-        guards = Guards(max_ratio=0.3)
+        constraints = Constraints(max_ratio=0.3)
         with pytest.raises(PlanError, match=r"can't be brought to 0\.05") as caught:
-            plan_for_latency(graph, scores_of(graph), guards, Target("latency", 0.05), Options(CPU, threads=1))
+            plan_for_latency(graph, scores_of(graph), constraints, Target("latency", 0.05), Options(CPU, threads=1))
         assert caught.value.code == "OP301" and "was reached" in str(caught.value.hint)
 
     @pytest.mark.parametrize("skew", [0.8, 1.25])
@@ -93,7 +95,9 @@ class TestPlan:
         monkeypatch.setattr(plan_module._Pursuit, "_fit", fit)
         monkeypatch.setattr(Probe, "__call__", layers)
         graph = chain()
-        found = plan_for_latency(graph, scores_of(graph), Guards(round_to=4), Target("latency", 0.6), Options(CPU, 1))
+        found = plan_for_latency(
+            graph, scores_of(graph), Constraints(round_to=4), Target("latency", 0.6), Options(CPU, 1)
+        )
         assert 0.95 * 0.6 <= found.measured.value <= 0.6
         assert abs(truth[0] / 0.6 - 1) > 0.1, "the first plan misses, or there was nothing to correct"
 
@@ -112,7 +116,7 @@ class TestPlan:
         monkeypatch.setattr(plan_module._Pursuit, "_measure", measure)
         monkeypatch.setattr(Probe, "__call__", lambda self, state: np.full(len(self._works), 1e-5))
         graph = chain()
-        args = graph, scores_of(graph), Guards(round_to=4), Target("latency", 0.5), Options(CPU, 1)
+        args = graph, scores_of(graph), Constraints(round_to=4), Target("latency", 0.5), Options(CPU, 1)
         if reach < 0.5:
             assert plan_for_latency(*args).measured.value <= 0.5
         else:
@@ -141,7 +145,7 @@ class TestPlan:
     def test_nothing_to_prune(self) -> None:
         graph = residual()
         with pytest.raises(PlanError) as caught:
-            plan_for_latency(graph, scores_of(graph), Guards(exclude=("*",)), Target("latency", 0.5))
+            plan_for_latency(graph, scores_of(graph), Constraints(exclude=("*",)), Target("latency", 0.5))
         assert caught.value.code == "OP310"
 
 
@@ -152,7 +156,7 @@ def test_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated_module, "_WARM", 0.01)
     graph = chain(layers=4)
     options = Options(Provider("CPUExecutionProvider", device="cpu"), threads=1)
-    found = plan_for_latency(graph, scores_of(graph), Guards(round_to=16), Target("latency", 0.7), options)
+    found = plan_for_latency(graph, scores_of(graph), Constraints(round_to=16), Target("latency", 0.7), options)
     assert found.measured.value <= 0.7 and found.layers_measured > 0
 
 
@@ -242,5 +246,5 @@ def test_a_provider_that_runs_nothing_is_refused() -> None:
     graph = residual()
     options = Options(Provider("AzureExecutionProvider"), threads=1)
     with pytest.raises(UsageError) as caught:
-        plan_for_latency(graph, scores_of(graph), Guards(), Target("latency", 0.5), options)
+        plan_for_latency(graph, scores_of(graph), Constraints(), Target("latency", 0.5), options)
     assert caught.value.code == "OP608"

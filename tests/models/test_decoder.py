@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from models.builders.decoder import Decoder, write_decoder
-from onnxprune.budget import Guards, Target
-from onnxprune.model import load, save
-from onnxprune.pipeline import Settings, analyse, make_plan, prune
+from onnxprune.model.file import load, save
+from onnxprune.plan.budget import Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune
 from tests.toolbox import run_once
 
 SIZES = Decoder(layers=2, width=64, heads=8, shared=2, inner=96, words=50)
@@ -52,7 +52,7 @@ def test_it_is_causal(path: Path) -> None:
 
 def test_heads_perceptrons_and_residual_width_leave(path: Path) -> None:
     """A head of keys and values leaves with its four queries: 16 times 2 for each, and what the output reads."""
-    found = groups(analyse(path).graph)
+    found = groups(analyze(path).graph)
     assert found["layer0.gate.out/MatMul"] == (96, 1)
     assert found["layer0.q.out/MatMul"][0] == 2
     assert 64 in {units for units, _ in found.values()}
@@ -60,8 +60,8 @@ def test_heads_perceptrons_and_residual_width_leave(path: Path) -> None:
 
 
 def test_pruned_from_file_to_file(path: Path, tmp_path: Path) -> None:
-    analysis = analyse(path)
-    plan = make_plan(analysis, Settings(target=Target("params", 0.75), guards=Guards(round_to=1)))
+    analysis = analyze(path)
+    plan = make_plan(analysis, PlanSettings(target=Target("params", 0.75), constraints=Constraints(round_to=1)))
     assert 0.7 < plan.after["params"] / plan.before["params"] <= 0.75
     ids = {"ids": np.random.default_rng(0).integers(0, SIZES.words, (2, 9))}
     pruned = prune(analysis, plan, inputs=ids)

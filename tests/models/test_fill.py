@@ -63,7 +63,7 @@ def test_layers_of_every_kind_have_outputs_near_one(seed: int) -> None:
 
 
 def test_weights_get_what_their_role_asks_for() -> None:
-    values = initialisers(fill(every_kind()))
+    values = initializers(fill(every_kind()))
 
     assert values["scale"].min() > 0
     assert values["var"].min() > 0
@@ -85,7 +85,7 @@ def test_integers_and_small_tensors_stay() -> None:
 
 
 def test_only_the_shapes_that_nothing_reads_go() -> None:
-    names = initialisers(fill(every_kind())).keys()
+    names = initializers(fill(every_kind())).keys()
 
     assert "shape_small" in names
     assert "shape_conv" not in names
@@ -170,7 +170,7 @@ def every_kind() -> onnx.ModelProto:
     return model
 
 
-def initialisers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 

@@ -32,7 +32,7 @@ def test_accuracy_is_the_recorded_one(record: dict[str, Any]) -> None:
     assert record["accuracy"] >= 0.98
     # One image may tip over where another CPU rounds differently.
     assert accuracy(images) == pytest.approx(record["accuracy"], abs=1.5 / len(labels))
-    # The control: upside down, they aren't recognised.
+    # The control: upside down, they aren't recognized.
     assert accuracy(images[:, :, ::-1]) < 0.6
 
 

@@ -81,7 +81,7 @@ def _heads(b: Builder) -> None:
 
 
 def _without_leftovers(net: Net) -> ModelProto:
-    """Return the model without initialisers that nothing reads."""
+    """Return the model without initializers that nothing reads."""
     read = {name for node in net.nodes for name in node.input}
     net.tensors = {name: t for name, t in net.tensors.items() if name in read}
     return net.model()

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from onnxprune import OnnxPruneError, Settings, analyse, make_plan, prune
+from onnxprune import OnnxPruneError, PlanSettings, analyze, make_plan, prune
 
 MODELS = Path(__file__).parents[2] / "models"
 SOURCES = [(MODELS / name).read_bytes() for name in ("digits_resnet.onnx", "digits_cnn_dynamo.onnx")]
@@ -26,8 +26,8 @@ def road(data: bytes) -> str:
     """Take a model down the whole road; return how it ended."""
     started = time.monotonic()
     try:
-        analysis = analyse(data)
-        prune(analysis, make_plan(analysis, Settings(ratio=0.5)))
+        analysis = analyze(data)
+        prune(analysis, make_plan(analysis, PlanSettings(ratio=0.5)))
         end = "pruned"
     except OnnxPruneError as error:
         end = error.code

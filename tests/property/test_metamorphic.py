@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from onnxprune._validate import captured_names, subgraphs
-from onnxprune.kept import Kept
-from onnxprune.rewrite import rewrite
+from onnxprune.model.checks import captured_names, subgraphs
+from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples
 from tests.toolbox import (
-    analyse,
+    analyze,
     inputs_of,
     nothing,
     removal,
@@ -82,7 +82,7 @@ def with_identities(model: ModelProto, rng: np.random.Generator) -> dict[str, st
 
 
 def with_constant_nodes(model: ModelProto, rng: np.random.Generator) -> dict[str, str]:
-    """Turn half of the initialisers into Constant nodes."""
+    """Turn half of the initializers into Constant nodes."""
     tensors = list(model.graph.initializer)
     chosen = [t for t in tensors if rng.random() < 1 / 2]
     constants = [helper.make_node("Constant", [], [t.name], name=f"constant {t.name}", value=t) for t in chosen]
@@ -93,7 +93,7 @@ def with_constant_nodes(model: ModelProto, rng: np.random.Generator) -> dict[str
 
 
 def with_inputs_for_weights(model: ModelProto, rng: np.random.Generator) -> dict[str, str]:
-    """List the initialisers among the inputs, as IR version 3 asks."""
+    """List the initializers among the inputs, as IR version 3 asks."""
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return {}
@@ -117,7 +117,7 @@ def test_meaningless_changes_keep_the_groups(change: Change) -> None:
         other.CopyFrom(sample.model)
         names = change(other, np.random.default_rng(seed))
         onnx.checker.check_model(other, full_check=True)
-        before, after = (analyse(m, sample.shapes) for m in (sample.model, other))
+        before, after = (analyze(m, sample.shapes) for m in (sample.model, other))
         assert snapshot(after, names) == snapshot(before)
 
     inner()
@@ -132,14 +132,14 @@ def test_a_meaningful_change_does_not() -> None:
         adds = [n for n in sample.model.graph.node if n.op_type in ("Add", "Sub", "Mean", "Sum") and len(n.input) == 2]
         weights = {t.name for t in sample.model.graph.initializer}
         adds = [n for n in adds if weights.isdisjoint(n.input)]
-        before = snapshot(analyse(sample.model, sample.shapes))
+        before = snapshot(analyze(sample.model, sample.shapes))
         if adds and before:
             other = ModelProto()
             other.CopyFrom(sample.model)
             node = next(n for n in other.graph.node if n.name == adds[0].name)
             node.op_type = "Identity"
             del node.input[1]
-            found.append(snapshot(analyse(other, sample.shapes)) != before)
+            found.append(snapshot(analyze(other, sample.shapes)) != before)
 
     found: list[bool] = []
     inner()
@@ -151,19 +151,19 @@ def test_a_meaningful_change_does_not() -> None:
 @given(samples(most=8), st.integers(0, 2**16))
 def test_two_removals_are_one(sample: Sample, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph = analyse(sample.model, sample.shapes)
+    graph = analyze(sample.model, sample.shapes)
     both = removal(graph.groups, graph, rng)
     first = _part(both, rng)
     once = rewrite(both)
     halfway = rewrite(first)
-    between = analyse(halfway, sample.shapes)
-    twice = rewrite(Kept(between, _carried_over(both, first, between)))
+    between = analyze(halfway, sample.shapes)
+    twice = rewrite(PrunedGraph(between, _carried_over(both, first, between)))
     assert _weights(twice) == _weights(once)
     outputs = [run_once(m, inputs_of(graph)) for m in (once, twice)]
     assert all(np.array_equal(outputs[0][n], outputs[1][n], equal_nan=True) for n in outputs[0])
 
 
-def _part(both: Kept, rng: np.random.Generator) -> Kept:
+def _part(both: PrunedGraph, rng: np.random.Generator) -> PrunedGraph:
     """Take about half of a removal, whole sets of units that leave together."""
     removed = np.zeros_like(both.removed)
     for group in both.graph.groups:
@@ -171,10 +171,10 @@ def _part(both: Kept, rng: np.random.Generator) -> Kept:
         dealt = group.deal(np.where(gone, 0.0, 1.0))
         whole = dealt[gone[dealt].all(axis=1)]
         removed[group.units[whole[rng.random(len(whole)) < 0.5]]] = True
-    return Kept(both.graph, removed)
+    return PrunedGraph(both.graph, removed)
 
 
-def _carried_over(both: Kept, first: Kept, between: ChannelGraph) -> np.ndarray:
+def _carried_over(both: PrunedGraph, first: PrunedGraph, between: ChannelGraph) -> np.ndarray:
     """Find the units of a model pruned halfway that are still to go, by their places in the original."""
     removed = np.zeros(len(between.pinned), dtype=bool)
     gone = first.positions()
@@ -189,7 +189,7 @@ def _carried_over(both: Kept, first: Kept, between: ChannelGraph) -> np.ndarray:
 
 
 def _weights(model: ModelProto) -> dict[str, bytes]:
-    """Return the float initialisers, copies of vectors under the name of what they were copied from.
+    """Return the float initializers, copies of vectors under the name of what they were copied from.
 
     The names of adapted parameters depend on how often they were adapted; and a matrix that came down to a vector in
     the first step is copied for each of its readers in the second.
@@ -201,10 +201,10 @@ def _weights(model: ModelProto) -> dict[str, bytes]:
 @FEW
 @given(samples(most=8))
 def test_an_empty_removal_keeps_every_bit(sample: Sample) -> None:
-    graph = analyse(sample.model, sample.shapes)
+    graph = analyze(sample.model, sample.shapes)
     pruned = rewrite(nothing(graph))
     inputs = inputs_of(graph)
-    for optimise in (False, True):
-        before, after = (run_once(m, inputs, optimise=optimise) for m in (sample.model, pruned))
+    for optimize in (False, True):
+        before, after = (run_once(m, inputs, optimize=optimize) for m in (sample.model, pruned))
         assert list(before) == list(after)
         assert all(before[n].tobytes() == after[n].tobytes() for n in before)

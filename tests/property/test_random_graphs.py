@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxprune.blocks import find_blocks, without_blocks
-from onnxprune.kept import Kept
-from onnxprune.masked import masked
-from onnxprune.rewrite import rewrite
-from onnxprune.verify import verify
+from onnxprune.plan.residual_blocks import find_blocks, without_blocks
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.builder import BLOCKS
 from tests.property.nets import Sample, samples
 from tests.toolbox import (
-    analyse,
+    analyze,
     assert_proved,
     inputs_of,
     largest_difference,
@@ -35,7 +35,7 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
     """Prune a model at random and prove the result; return what could be checked."""
     seen: Counter[str] = Counter(models=1)
     rng = np.random.default_rng(seed)
-    graph = analyse(sample.model, sample.shapes, "width" if seed % 2 else "heads")
+    graph = analyze(sample.model, sample.shapes, "width" if seed % 2 else "heads")
     blocks = find_blocks(graph)
     if blocks and rng.random() < 0.5:
         graph = without_blocks(graph, [blocks[rng.integers(len(blocks))].name])
@@ -63,7 +63,7 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
     return seen
 
 
-def _same(kept: Kept, other: Kept) -> bool:
+def _same(kept: PrunedGraph, other: PrunedGraph) -> bool:
     """Tell whether two removals can't be told apart by the outputs, because a channel is dead or saturated."""
     inputs = inputs_of(kept.graph)
     return largest_difference(run_once(masked(other), inputs), run_once(masked(kept), inputs)) <= TOLERANCE

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.recover.layers import Layer, find_layers
+from onnxprune.recover.layers import LinearLayer, find_layers
 from tests.toolbox import run_once
 
 Array = NDArray[Any]
@@ -48,12 +48,12 @@ def weights_of(model: ModelProto) -> dict[str, Array]:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
-def the_layer(model: ModelProto) -> Layer:
+def the_layer(model: ModelProto) -> LinearLayer:
     (layer,) = find_layers(model)
     return layer
 
 
-def apply(layer: Layer, features: Array, matrix: Array, bias: Array | float) -> Array:
+def apply(layer: LinearLayer, features: Array, matrix: Array, bias: Array | float) -> Array:
     """Multiply features (positions, groups, features) with matrices (groups, outputs, features)."""
     product = np.stack([features[:, g] @ matrix[g].T for g in range(layer.groups)], axis=1)
     return np.asarray(product.reshape(len(features), -1) + bias)

@@ -13,19 +13,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune._runtime import run, session
-from onnxprune._tensors import DATA_FIELDS, weights
-from onnxprune.budget import Target
 from onnxprune.errors import OnnxPruneError
-from onnxprune.kept import Kept
-from onnxprune.pipeline import Settings, make_plan
-from onnxprune.pipeline import analyse as analyse_file
-from onnxprune.plan import apply_plan
-from onnxprune.recover import Batches, Method, Repair, recover, repeat
-from onnxprune.recover.stream import Stream
-from onnxprune.rewrite import rewrite
-from onnxprune.verify import difference
-from tests.toolbox import Net, analyse, nothing, run_once
+from onnxprune.model.session import run, session
+from onnxprune.model.stream import Batches, Stream
+from onnxprune.model.tensors import DATA_FIELDS, weights
+from onnxprune.plan.budget import Target
+from onnxprune.plan.plan import apply_plan
+from onnxprune.recover import Method, Repair, recover, repeat
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import difference
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.pipeline import PlanSettings, make_plan
+from onnxprune.workflow.pipeline import analyze as analyze_file
+from tests.toolbox import Net, analyze, nothing, run_once
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = ("digits_resnet", "digits_cnn_dynamo")
@@ -44,10 +44,10 @@ def digits() -> tuple[Array, Array]:
 
 
 @functools.cache
-def halved(name: str, share: float = 0.5) -> Kept:
+def halved(name: str, share: float = 0.5) -> PrunedGraph:
     """Plan for a share of a network's MACs, the same share of every layer's channels."""
-    analysis = analyse_file(MODELS / f"{name}.onnx")
-    return apply_plan(analysis.graph, make_plan(analysis, Settings(target=Target("macs", share))))
+    analysis = analyze_file(MODELS / f"{name}.onnx")
+    return apply_plan(analysis.graph, make_plan(analysis, PlanSettings(target=Target("macs", share))))
 
 
 def calibration(half: int, size: int = 25) -> Batches:
@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_inputs(monkeypatch: pytest.MonkeyPatch) -
         return {name: np.array(array) for name, array in run(*args).items()}
 
     # ONNX Runtime's own arrays are not among what tracemalloc counts.
-    monkeypatch.setattr("onnxprune.recover.stream.run", copied)
+    monkeypatch.setattr("onnxprune.model.stream.run", copied)
     free = [peak(n) for n in (2, 12)]
     monkeypatch.setattr("onnxprune.recover.repair.Stream", functools.partial(Stream, budget=0))
     bounded = [peak(n) for n in (2, 12)]
@@ -195,16 +195,16 @@ def test_the_budget_of_memory_does_not_matter_for_the_result(monkeypatch: pytest
 # Networks that can be repaired exactly
 
 
-def without(model: ModelProto, producer: str, channels: list[int]) -> Kept:
+def without(model: ModelProto, producer: str, channels: list[int]) -> PrunedGraph:
     """Remove channels that a node makes."""
-    graph = analyse(model)
+    graph = analyze(model)
     (group,) = (g for g in graph.groups if producer in g.producers)
     removed = np.zeros(len(graph.pinned), dtype=bool)
     removed[group.units[channels]] = True
-    return Kept(graph, removed)
+    return PrunedGraph(graph, removed)
 
 
-def mended(kept: Kept, method: Method, count: int = 3) -> tuple[float, float, list[Repair]]:
+def mended(kept: PrunedGraph, method: Method, count: int = 3) -> tuple[float, float, list[Repair]]:
     """Repair a network; give its outputs' relative error on other inputs before and after, and the repairs."""
     rng = np.random.default_rng(0)
 
@@ -227,7 +227,7 @@ def with_bias(net: Net, x: str) -> str:
     return net.conv(x, 5, name="layer")
 
 
-def before_a_normalisation(net: Net, x: str) -> str:
+def before_a_normalization(net: Net, x: str) -> str:
     x = net.conv(x, 5, name="layer", bias=False)
     parameters = [net.between(0.5, 1.5, 5), net.weight(5), net.weight(5), net.between(0.5, 1.5, 5)]
     return net.op("BatchNormalization", x, *parameters)
@@ -266,7 +266,7 @@ def residual(net: Net, x: str) -> str:
 
 
 CONSUMERS: list[Consumer] = [
-    *(with_bias, before_a_normalisation, before_a_constant, behind_a_constant, fully_connected),
+    *(with_bias, before_a_normalization, before_a_constant, behind_a_constant, fully_connected),
     *(of_a_sequence, with_a_kernel, transposed, residual),
 ]
 by_consumer = pytest.mark.parametrize("consumer", CONSUMERS, ids=lambda c: c.__name__)
@@ -318,7 +318,7 @@ def test_a_channel_that_another_one_repeats(consumer: Consumer) -> None:
 
 
 @by_consumer
-def test_bn_restores_what_a_normalisation_would_see(consumer: Consumer) -> None:
+def test_bn_restores_what_a_normalization_would_see(consumer: Consumer) -> None:
     """Every channel of the output gets its mean and its variance back; bias alone gives the mean."""
     kept = without(network(consumer, lambda w, b: None), "stem", [0, 2, 4])
     rng = np.random.default_rng(0)

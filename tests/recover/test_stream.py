@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from onnxprune._tensors import set_tensor
-from onnxprune.extract import extract
-from onnxprune.recover.stream import Stream
+from onnxprune.model.graph import extract
+from onnxprune.model.stream import Stream
+from onnxprune.model.tensors import set_tensor
 from tests.toolbox import Net, run_once
 
 Array = NDArray[Any]

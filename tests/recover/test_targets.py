@@ -9,19 +9,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
-from onnxprune.normalise import normalise
+from onnxprune.normalize import normalize
 from onnxprune.recover.layers import find_layers
-from onnxprune.recover.targets import Target, Wiring, target_of
-from onnxprune.shapes import concretise
+from onnxprune.recover.targets import RegressionTarget, Wiring, target_of
+from onnxprune.shapes import concretize
 from tests.toolbox import Net, run_once
 
 
-def targets(net: Net, output: str) -> tuple[ModelProto, dict[str, Target]]:
-    """Return a net as it is normalised, and the targets of its layers by name."""
+def targets(net: Net, output: str) -> tuple[ModelProto, dict[str, RegressionTarget]]:
+    """Return a net as it is normalized, and the targets of its layers by name."""
     net.output(output)
-    model = normalise(net.model())
+    model = normalize(net.model())
     layers = find_layers(model)
-    wiring = Wiring(model, {layer.node.name: i for i, layer in enumerate(layers)}, concretise(model).shapes)
+    wiring = Wiring(model, {layer.node.name: i for i, layer in enumerate(layers)}, concretize(model).shapes)
     return model, {layer.node.name: target_of(layer, i, wiring) for i, layer in enumerate(layers)}
 
 
@@ -58,7 +58,7 @@ def start() -> tuple[Net, str]:
 
 
 def batch_norm(net: Net, x: str, name: str = "bn") -> str:
-    """Add a normalisation that does something, with an epsilon that counts."""
+    """Add a normalization that does something, with an epsilon that counts."""
     channels = net.shape(x)[1]
     positive = [net.between(0.5, 1.5, channels), net.weight(channels), net.weight(channels)]
     return net.op("BatchNormalization", x, *positive, net.between(0.5, 1.5, channels), name=name, epsilon=0.1)
@@ -81,7 +81,7 @@ def test_a_skip_connection(first: bool) -> None:
     check(net, total, {**STEM, "branch": ("sum_out0", "stem_out0")})
 
 
-def test_a_normalisation_before_the_sum() -> None:
+def test_a_normalization_before_the_sum() -> None:
     net, x = start()
     y = batch_norm(net, net.conv(net.op("Relu", x), 4, 3, name="branch", bias=False))
     check(net, net.op("Add", x, y, name="sum"), {**STEM, "branch": ("sum_out0", "stem_out0")})
@@ -89,7 +89,7 @@ def test_a_normalisation_before_the_sum() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), (1, 1, 1, 1), (1,), ()])
 @pytest.mark.parametrize("first", [True, False])
-def test_constants_are_added_before_and_after_a_normalisation(shape: tuple[int, ...], first: bool) -> None:
+def test_constants_are_added_before_and_after_a_normalization(shape: tuple[int, ...], first: bool) -> None:
     net, x = start()
     y = net.conv(net.op("Relu", x), 4, 3, name="branch")
     before, after = net.weight(*shape), net.weight(*shape)
@@ -157,7 +157,7 @@ def test_a_sum_behind_anything_else_is_no_target() -> None:
     check(net, net.op("Add", y, y), {**STEM, "branch": ("branch_out0", None)})
 
 
-def test_a_normalisation_that_kills_a_channel_cannot_be_undone() -> None:
+def test_a_normalization_that_kills_a_channel_cannot_be_undone() -> None:
     net, x = start()
     y = net.conv(net.op("Relu", x), 4, 3, name="branch")
     gamma = net.const(np.array([1.0, 0.0, 1.0, 1.0], np.float32))
@@ -200,7 +200,7 @@ def test_a_branch_that_is_spread_over_the_layers_output() -> None:
     check(net, net.op("Add", pooled, y), {**STEM, "branch": ("branch_out0", None)})
 
 
-def test_a_normalisation_with_computed_parameters() -> None:
+def test_a_normalization_with_computed_parameters() -> None:
     net, x = start()
     y = net.conv(net.op("Relu", x), 4, 3, name="branch")
     gamma = net.op("Exp", net.weight(4))

@@ -9,16 +9,16 @@ import pytest
 from onnx import ModelProto
 from rich.console import Console, RenderableType
 
-from onnxprune.errors import CATALOGUE
+from onnxprune.errors import CATALOG
 from onnxprune.report import console, explanations
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.index import Index
 from onnxprune.report.layout import Name, table
 from onnxprune.report.operators import Operator, operators
-from onnxprune.report.summary import summarise, summarise_plan
-from onnxprune.verify import OutputCheck, Verification
+from onnxprune.report.summary import summarize, summarize_plan
+from onnxprune.rewrite.verify import OutputCheck, Verification
 from tests.report.network import network
-from tests.toolbox import analyse, nothing
+from tests.toolbox import analyze, nothing
 
 LONG = "StatefulPartitionedCall/model/block_7/expand/Conv2D;model/block_7/expand_BN/FusedBatchNormV3"
 
@@ -39,8 +39,8 @@ def with_long_names() -> ModelProto:
 
 
 def reports(model: ModelProto) -> dict[str, RenderableType]:
-    graph = analyse(model)
-    index, summary, plan = Index(graph), summarise(graph), summarise_plan(nothing(graph))
+    graph = analyze(model)
+    index, summary, plan = Index(graph), summarize(graph), summarize_plan(nothing(graph))
     checks = (OutputCheck("logits", 1e-7, 0.8),)
     node = graph.proto.graph.node[0]
     return {
@@ -54,7 +54,7 @@ def reports(model: ModelProto) -> dict[str, RenderableType]:
         "verdict": console.verdict((), Verification(True, 1e-4, checks)),
         "node": explanations.node_channels(node.name, node.op_type, explain_node(index, node)),
         "held": explanations.held_axes("OP202", list(held_by(index, "OP202"))),
-        "code": explanations.catalogue_entry("OP204", CATALOGUE["OP204"]),
+        "code": explanations.catalog_entry("OP204", CATALOG["OP204"]),
     }
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from onnxprune.errors import UsageError
-from onnxprune.report.coupling import Axis, Partner, Place, explain_node, find_node, held_by
+from onnxprune.report.coupling import Axis, Location, Partner, explain_node, find_node, held_by
 from onnxprune.report.index import Index
 from tests.report.network import network
-from tests.toolbox import Net, analyse
+from tests.toolbox import Net, analyze
 
 
 @pytest.fixture(scope="module")
 def index() -> Index:
-    return Index(analyse(network()))
+    return Index(analyze(network()))
 
 
 def explained(index: Index, name: str) -> tuple[Axis, ...]:
@@ -23,7 +23,7 @@ def explained(index: Index, name: str) -> tuple[Axis, ...]:
 def test_branches_are_coupled_over_the_sum(index: Index) -> None:
     output, given = explained(index, "left")
     assert output.role == "output"
-    assert output.places == (Place("left_w", (0,)), Place("left_b", (0,)))
+    assert output.places == (Location("left_w", (0,)), Location("left_b", (0,)))
     (coupled,) = output.coupled
     assert (coupled.group.index, coupled.channels) == (1, 8)
     assert coupled.partners == (Partner("right", ("join",)),)
@@ -51,7 +51,7 @@ def test_a_node_without_channels() -> None:
     net = Net()
     image = net.input((1, 3, 8, 8))
     net.output(net.conv(net.op("Relu", image, name="first"), 4))
-    index = Index(analyse(net.model()))
+    index = Index(analyze(net.model()))
     assert explained(index, "first") == ()
 
 
@@ -60,7 +60,7 @@ def test_the_nearest_reason_comes_first() -> None:
     x = net.conv(net.input((1, 3, 8, 8)), 8, 3, name="stem")
     net.output(net.op("Sigmoid", x, name="near"))
     net.output(net.op("Add", x, net.conv(net.op("Softmax", x, axis=1, name="far"), 8), name="sum"))
-    index = Index(analyse(net.model()))
+    index = Index(analyze(net.model()))
     held = next(axis for axis in explained(index, "stem") if axis.size == 8).held
     assert {"OP202", "OP204"} <= {h.pin.code for h in held}
     assert [len(h.path) for h in held] == sorted(len(h.path) for h in held)
@@ -69,8 +69,8 @@ def test_the_nearest_reason_comes_first() -> None:
 def test_everything_that_a_code_pins(index: Index) -> None:
     found = [(axis.nodes, axis.place, axis.channels, axis.size) for axis in held_by(index, "OP202")]
     assert found == [
-        (("head",), Place("head_w", (1,)), 10, 10),
-        (("shift",), Place("shift_b", (0,)), 10, 10),
+        (("head",), Location("head_w", (1,)), 10, 10),
+        (("shift",), Location("shift_b", (0,)), 10, 10),
     ]
     assert not list(held_by(index, "OP205"))
 

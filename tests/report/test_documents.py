@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from onnxprune import pipeline
-from onnxprune.errors import CATALOGUE
-from onnxprune.plan import apply_plan
+from onnxprune.errors import CATALOG
+from onnxprune.plan.plan import apply_plan
 from onnxprune.report import documents
 from onnxprune.report.comparison import OutputDistance
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.index import Index
 from onnxprune.report.operators import operators
-from onnxprune.report.summary import summarise, summarise_plan
-from onnxprune.verify import OutputCheck, Verification
+from onnxprune.report.summary import summarize, summarize_plan
+from onnxprune.rewrite.verify import OutputCheck, Verification
+from onnxprune.workflow import pipeline
 from tests.report.network import network
-from tests.toolbox import analyse
+from tests.toolbox import analyze
 
 GROUP = {"index": 0, "name": "", "units": 0, "width": 0, "exact": False}
 WHOLE_GROUP = GROUP | {"nodes": [""], "producers": [""], "approximations": []}
@@ -49,7 +49,7 @@ def test_head() -> None:
 
 
 def test_model() -> None:
-    found = shape(through_json(documents.model_fields(summarise(analyse(network())))))
+    found = shape(through_json(documents.model_fields(summarize(analyze(network())))))
     assert found == {
         "counted_at": {"image": [0]},
         "cost": COST,
@@ -71,9 +71,9 @@ def test_header() -> None:
 
 
 def test_plan() -> None:
-    analysis = pipeline.analyse(network())
-    plan = pipeline.make_plan(analysis, pipeline.Settings(ratio=0.5))
-    fields = documents.plan_fields(plan, summarise_plan(apply_plan(analysis.graph, plan)))
+    analysis = pipeline.analyze(network())
+    plan = pipeline.make_plan(analysis, pipeline.PlanSettings(ratio=0.5))
+    fields = documents.plan_fields(plan, summarize_plan(apply_plan(analysis.graph, plan)))
     found = through_json(fields)
     assert found["settings"]["ratio"] == 0.5
     assert found["cost"]["after"]["params"] < found["cost"]["before"]["params"]
@@ -100,7 +100,7 @@ def test_verdict() -> None:
             "outputs": [{"name": "y", "error": 1e-7, "change": None}],
             "seed": 0,
             "error": 1e-7,
-            "telling": True,
+            "informative": True,
         },
         "distances": None,
     }
@@ -110,7 +110,7 @@ def test_verdict() -> None:
 
 
 def test_explanations() -> None:
-    graph = analyse(network())
+    graph = analyze(network())
     index = Index(graph)
     node = next(n for n in graph.proto.graph.node if n.name == "head")
     made, given = through_json(documents.axis_fields(explain_node(index, node)))
@@ -125,7 +125,7 @@ def test_explanations() -> None:
 
 
 def test_codes_and_operators() -> None:
-    assert list(through_json(documents.code_fields("OP204", CATALOGUE["OP204"]))) == ["code", "title", "explanation"]
+    assert list(through_json(documents.code_fields("OP204", CATALOG["OP204"]))) == ["code", "title", "explanation"]
     found = through_json(documents.operator_fields(operators()))
     assert list(found["operators"][0]) == ["name", "state", "family", "note", "rewrites"]
     assert sum(found["counts"].values()) == len(found["operators"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnx import defs
 
+from onnxprune.operators.registry import rules
 from onnxprune.report.operators import operators
-from onnxprune.trace.registry import rules
 
 
 def test_every_operator_of_the_standard_is_listed_once() -> None:

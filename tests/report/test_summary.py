@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.kept import Kept
 from onnxprune.report.index import Index, Reach
-from onnxprune.report.summary import PinSummary, summarise, summarise_pins, summarise_plan
+from onnxprune.report.summary import PinSummary, summarize, summarize_pins, summarize_plan
 from onnxprune.trace import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.report.network import MACS, PARAMS, network
-from tests.toolbox import Net, analyse, nothing, removal
+from tests.toolbox import Net, analyze, nothing, removal
 
 
 @pytest.fixture(scope="module")
 def graph() -> ChannelGraph:
-    return analyse(network())
+    return analyze(network())
 
 
 def test_model(graph: ChannelGraph) -> None:
-    summary = summarise(graph)
+    summary = summarize(graph)
     assert (summary.cost.params, summary.cost.macs) == (PARAMS, MACS)
     assert summary.prunable == PARAMS - 10  # all but the shift of the output
     assert (summary.weighted, summary.reached) == (4, 4)
@@ -27,13 +27,13 @@ def test_model(graph: ChannelGraph) -> None:
 
 
 def test_groups(graph: ChannelGraph) -> None:
-    stem, joined = summarise(graph).groups
+    stem, joined = summarize(graph).groups
     assert (stem.group.name, len(stem.group.units), stem.params) == ("stem", 16, 448 + 128 + 128)
     assert (joined.group.name, len(joined.group.units), joined.params) == ("left", 8, 136 + 136 + 80)
 
 
 def test_layers(graph: ChannelGraph) -> None:
-    stem, left, right, head = summarise(graph).layers
+    stem, left, right, head = summarize(graph).layers
     assert (stem.reads, stem.makes) == (Reach(pins=("OP201",)), Reach(groups=(0,)))
     assert (left.reads, left.makes) == (Reach(groups=(0,)), Reach(groups=(1,)))
     assert (right.reads, right.makes) == (left.reads, left.makes)
@@ -41,7 +41,7 @@ def test_layers(graph: ChannelGraph) -> None:
 
 
 def test_pins(graph: ChannelGraph) -> None:
-    output, image = summarise_pins(Index(graph))
+    output, image = summarize_pins(Index(graph))
     assert output == PinSummary(
         "OP202", layers=("head", "shift"), by=('graph output "shift_out0"',), held=80 + 10, locked=10
     )
@@ -51,7 +51,7 @@ def test_pins(graph: ChannelGraph) -> None:
 def test_what_reasons_hold_and_lock_adds_up_by_brute_force(graph: ChannelGraph) -> None:
     index = Index(graph)
     pinned_by = {code: set(np.flatnonzero(mask)) for code, mask in index.pinned_by.items()}
-    for pin in summarise_pins(index):
+    for pin in summarize_pins(index):
         held = locked = 0
         for weight in index.weights:
             for position in np.ndindex(weight.shape):
@@ -66,7 +66,7 @@ def test_depthwise_reads_and_makes_the_same_channels() -> None:
     x = net.conv(net.input((1, 3, 8, 8)), 8, 3, name="stem")
     x = net.conv(x, 8, 3, group=8, name="depthwise")
     net.output(net.conv(x, 4, name="head"))
-    depthwise = summarise(analyse(net.model())).layers[1]
+    depthwise = summarize(analyze(net.model())).layers[1]
     assert depthwise.reads == depthwise.makes == Reach(groups=(0,))
 
 
@@ -76,7 +76,7 @@ def test_product_of_activations_has_no_weights() -> None:
     keys = net.op("Transpose", net.linear(x, 8, name="keys"), perm=[0, 2, 1])
     scores = net.op("MatMul", net.linear(x, 8, name="queries"), keys, name="scores")
     net.output(net.op("Softmax", scores, axis=-1))
-    summary = summarise(analyse(net.model()))
+    summary = summarize(analyze(net.model()))
     scored = next(layer for layer in summary.layers if layer.cost.node == "scores")
     assert not scored.weighted
     assert summary.weighted == 2
@@ -88,13 +88,13 @@ def test_the_only_unit_is_explained() -> None:
     x = net.op("Add", x, net.op("Concat", *net.split(x, [3, 3], 1)[::-1], axis=1))  # ties i to i+3
     x = net.op("Mul", x, net.reduce("ReduceMax", x, [2, 3]))
     net.output(net.conv(x, 4, name="head"))
-    codes = {pin.code for pin in summarise_pins(Index(analyse(net.model())))}
+    codes = {pin.code for pin in summarize_pins(Index(analyze(net.model())))}
     assert codes <= {"OP201", "OP202", "OP206", "OP210"}
 
 
 def test_plan(graph: ChannelGraph) -> None:
     kept = removal(graph.groups, graph, np.random.default_rng(0))
-    summary = summarise_plan(kept)
+    summary = summarize_plan(kept)
     assert [change.removed for change in summary.groups] == [
         int(kept.removed[group.units].sum()) for group in graph.groups
     ]
@@ -105,7 +105,7 @@ def test_plan(graph: ChannelGraph) -> None:
 
 
 def test_nothing_removed(graph: ChannelGraph) -> None:
-    kept: Kept = nothing(graph)
-    summary = summarise_plan(kept)
+    kept: PrunedGraph = nothing(graph)
+    summary = summarize_plan(kept)
     assert summary.before == summary.after
     assert not any(change.removed for change in summary.groups)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.report.text import count, printable, shorten
-from onnxprune.report.units import change, dims, percent, share, si
+from onnxprune.report.layout import change, count, dims, percent, printable, share, shorten, si
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxprune.pipeline import Analysis, analyse
-from onnxprune.recover import Batches, repeat
+from onnxprune.model.stream import Batches
+from onnxprune.recover import repeat
+from onnxprune.workflow.pipeline import TracedModel, analyze
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"
 
 
 @functools.cache
-def digits() -> Analysis:
-    return analyse(MODEL)
+def digits() -> TracedModel:
+    return analyze(MODEL)
 
 
 @functools.cache

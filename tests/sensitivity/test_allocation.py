@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.budget import Guards, Target, choose
-from onnxprune.cost import cost
+from onnxprune.cost.cost import cost
 from onnxprune.importance import score
-from onnxprune.kept import Kept
-from onnxprune.pipeline import Settings, make_plan, sensitivities
-from onnxprune.plan import apply_plan
+from onnxprune.plan.budget import Constraints, Target, choose
+from onnxprune.plan.plan import apply_plan
 from onnxprune.recover import recover
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, Point, slopes, spend
 from onnxprune.sensitivity.allocation import errors_of
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.pipeline import PlanSettings, make_plan, sensitivities
 from tests.sensitivity.support import batches, digits, images
 from tests.toolbox import nothing, run_once
 
@@ -43,8 +43,8 @@ def test_slopes_add_up_and_never_fall() -> None:
 @pytest.mark.parametrize("quantity", ["macs", "params", "memory"])
 def test_the_target_is_met(quantity: str) -> None:
     flat = [curve((len(g.units) // 2, 0.1), units=len(g.units), group=g.index) for g in GRAPH.groups]
-    removed = spend(GRAPH, flat, Guards(), target=Target(quantity, 0.6))  # type: ignore[arg-type]
-    after, before = (getattr(cost(k), quantity) for k in (Kept(GRAPH, removed), nothing(GRAPH)))
+    removed = spend(GRAPH, flat, Constraints(), target=Target(quantity, 0.6))  # type: ignore[arg-type]
+    after, before = (getattr(cost(k), quantity) for k in (PrunedGraph(GRAPH, removed), nothing(GRAPH)))
     assert 0.4 * before < after <= 0.6 * before
 
 
@@ -55,25 +55,25 @@ def test_what_costs_nothing_goes_first() -> None:
             curve((len(g.units) // 2, error if g.index == 5 else 1.0), units=len(g.units), group=g.index)
             for g in GRAPH.groups
         ]
-        removed = spend(GRAPH, found, Guards(), ratio=0.1)
+        removed = spend(GRAPH, found, Constraints(), ratio=0.1)
         gone = [int(removed[g.units].sum()) for g in GRAPH.groups]
         assert (gone[5] == sum(gone)) == cheap and (gone[5] > 0) == cheap
 
 
 def test_groups_without_a_curve_stay_whole() -> None:
     found = [curve((4, 0.1), units=len(g.units), group=g.index) for g in GRAPH.groups[:3]]
-    removed = spend(GRAPH, found, Guards(), ratio=0.1)
+    removed = spend(GRAPH, found, Constraints(), ratio=0.1)
     assert removed.any() and not any(removed[g.units].any() for g in GRAPH.groups[3:])
 
 
 def test_a_trained_network_loses_less_than_with_equal_shares() -> None:
     """A third of the MACs remains; errors of the repaired networks are taken on images that nothing was fitted to."""
     dense = run_once(GRAPH.proto, {"image": images()[1::2]})["logits"]
-    settings = Settings(target=Target("macs", 0.35), criterion="obs", allocation="reconstruction")
+    settings = PlanSettings(target=Target("macs", 0.35), criterion="obs", allocation="reconstruction")
     curves = sensitivities(digits(), settings, batches())
     chosen = {
         "reconstruction": apply_plan(GRAPH, make_plan(digits(), settings, curves=curves)),
-        "uniform": Kept(GRAPH, choose(GRAPH, score(GRAPH), Guards(), target=settings.target)),
+        "uniform": PrunedGraph(GRAPH, choose(GRAPH, score(GRAPH), Constraints(), target=settings.target)),
     }
     errors = {}
     for name, kept in chosen.items():

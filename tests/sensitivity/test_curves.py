@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxprune.budget import Guards
 from onnxprune.importance import views
-from onnxprune.kept import Kept
-from onnxprune.pipeline import Settings, sensitivities
+from onnxprune.plan.budget import Constraints
 from onnxprune.recover import recover
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, OutputError, measure, share_out
 from onnxprune.sensitivity.curves import lesion
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.pipeline import PlanSettings, sensitivities
 from tests.sensitivity.support import batches, digits, images
 from tests.toolbox import run_once
 
 GRAPH = digits().graph
-SETTINGS = Settings(ratio=0.0, criterion="obs", allocation="reconstruction")
+SETTINGS = PlanSettings(ratio=0.0, criterion="obs", allocation="reconstruction")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_lesion_is_the_pruned_network(refitted: bool) -> None:
     group, gone = view.group, range(len(view.group.units) // 2)
     removed = np.zeros(GRAPH.unit_count, dtype=bool)
     removed[group.units[list(gone)]] = True
-    pruned = logits(rewrite(Kept(GRAPH, removed)))
+    pruned = logits(rewrite(PrunedGraph(GRAPH, removed)))
     found = logits(lesion(GRAPH, group, gone, view.readings if refitted else ()))
     if not refitted:
         assert np.allclose(found, pruned, atol=1e-3)
@@ -63,7 +63,7 @@ def test_the_error_foretells_that_of_the_repaired_network(curves: list[Curve]) -
         point, group = curve.points[1], GRAPH.groups[curve.group]
         removed = np.zeros(GRAPH.unit_count, dtype=bool)
         removed[group.units[list(curve.order[: point.removed])]] = True
-        kept = Kept(GRAPH, removed)
+        kept = PrunedGraph(GRAPH, removed)
         model = rewrite(kept)
         recover(kept, model, batches())
         measured.append(point.error)
@@ -82,8 +82,8 @@ def test_what_is_known_is_not_measured_again(curves: list[Curve]) -> None:
 
 
 def test_guards_are_kept() -> None:
-    guards = Guards(max_ratio=0.5, exclude=("*stage3*",), round_to=8)
-    found = sensitivities(digits(), Settings(ratio=0.0, criterion="l2", guards=guards), batches())
+    constraints = Constraints(max_ratio=0.5, exclude=("*stage3*",), round_to=8)
+    found = sensitivities(digits(), PlanSettings(ratio=0.0, criterion="l2", constraints=constraints), batches())
     names = {GRAPH.groups[c.group].name for c in found}
     assert names and not any("stage3" in name for name in names)
     for curve in found:

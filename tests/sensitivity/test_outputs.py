@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxprune._tensors import set_tensor, weights
 from onnxprune.errors import UsageError
+from onnxprune.model.tensors import set_tensor, weights
 from onnxprune.recover import repeat
 from onnxprune.sensitivity import OutputError
-from onnxprune.sensitivity.outputs import telling
+from onnxprune.sensitivity.outputs import informative
 from tests.sensitivity.support import batches, digits, images
 from tests.toolbox import Net, run_once
 
@@ -48,7 +48,7 @@ def test_what_goes_into_a_softmax_tells_more_than_what_comes_out() -> None:
     net.output(net.reshape(net.op("Softmax", scores), [2, 3, 1]))
     net.output(net.op("Relu", scores))
     model = net.model()
-    assert telling(model) == [scores, model.graph.output[1].name]
+    assert informative(model) == [scores, model.graph.output[1].name]
 
 
 def test_an_output_that_never_varies_is_no_measure() -> None:

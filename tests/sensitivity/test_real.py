@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.budget import Target
 from onnxprune.data import open_data
 from onnxprune.evaluate import evaluate
-from onnxprune.pipeline import Settings, analyse, make_plan, prune
-from onnxprune.plan import apply_plan
-from onnxprune.recover import Inputs, recover
+from onnxprune.model.stream import Inputs
+from onnxprune.plan.budget import Target
+from onnxprune.plan.plan import apply_plan
+from onnxprune.recover import recover
+from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune
 
 SHARED = Path(__file__).parents[2] / "../shared"
 pytestmark = [
@@ -22,7 +23,7 @@ pytestmark = [
 
 def halved(name: str, inputs: str | Path) -> tuple[float, float]:
     """Halve a network and repair it from 512 inputs; return the change of its accuracy before and after the repair."""
-    analysis = analyse(SHARED / f"models/{name}.onnx")
+    analysis = analyze(SHARED / f"models/{name}.onnx")
     dense = analysis.graph.proto
     calibration = open_data(inputs, dense, limit=512)
     judged = open_data(SHARED / "data/cifar10_test423.npz", dense)
@@ -35,7 +36,7 @@ def halved(name: str, inputs: str | Path) -> tuple[float, float]:
         assert found is not None
         return found.value
 
-    settings = Settings(target=Target("macs", 0.5), criterion="obs", allocation="reconstruction")
+    settings = PlanSettings(target=Target("macs", 0.5), criterion="obs", allocation="reconstruction")
     pruned = prune(analysis, make_plan(analysis, settings, batches=batches))
     assert pruned.plan.after["macs"] <= 0.5 * pruned.plan.before["macs"]
     before = change()

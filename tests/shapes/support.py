@@ -12,9 +12,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxprune._bodies import close_bodies
-from onnxprune.model import skeleton
-from onnxprune.shapes import Shapes, concretise
+from onnxprune.model.bodies import close_bodies
+from onnxprune.model.file import skeleton
+from onnxprune.shapes import Shapes, concretize
 
 SHARED = Path(__file__).parents[2] / "../shared/models"
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -92,9 +92,9 @@ def wrong(found: Shapes, truth: Mapping[str, Any]) -> list[str]:
 
 
 def check(proto: ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
-    """Concretise, and compare everything with what ONNX Runtime computes."""
+    """Concretize, and compare everything with what ONNX Runtime computes."""
     before = skeleton(proto).SerializeToString(deterministic=True)
-    found = concretise(proto, shapes)
+    found = concretize(proto, shapes)
     assert skeleton(proto).SerializeToString(deterministic=True) == before
     truth = really(proto, found.inputs)
     assert not wrong(found, truth)

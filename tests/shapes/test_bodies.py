@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.normalise import normalise
-from onnxprune.shapes import concretise
+from onnxprune.normalize import normalize
+from onnxprune.shapes import concretize
 from tests.shapes.support import (
     check,
     i64,
@@ -54,7 +54,7 @@ def test_values_come_out_of_the_branch_that_runs(
         node("Reshape", ["x", "target"], ["y"]),
     ]
     weights = {"rank": i64(rank), "long": i64(2, 3), "short": i64(6)}
-    proto = normalise(model(nodes, {"x": [3, 2]}, ["y"], weights))
+    proto = normalize(model(nodes, {"x": [3, 2]}, ["y"], weights))
     found = check(proto)
     assert found.shapes["y"] == sizes
     assert tuple(found.values["target"]) == sizes
@@ -83,5 +83,5 @@ def test_a_loop_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
         {"true": np.array(True)},
     )
     start = time.perf_counter()
-    assert "y" not in concretise(proto).shapes
+    assert "y" not in concretize(proto).shapes
     assert time.perf_counter() - start < 10

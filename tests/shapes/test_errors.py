@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError, OnnxPruneError, UsageError
-from onnxprune.shapes import concretise
+from onnxprune.shapes import concretize
 from tests.shapes.support import (
     FLATTEN,
     check,
@@ -38,28 +38,28 @@ RELU = model([node("Relu", ["image"], ["y"])], {"image": ["N", 3, "H", "H"]}, ["
 )
 def test_input_shapes_that_do_not_fit(shapes: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        concretise(RELU, shapes)
+        concretize(RELU, shapes)
     assert caught.value.code == "OP603"
     assert words in str(caught.value)
 
 
 def test_numpy_sizes_are_sizes() -> None:
-    found = concretise(RELU, {"image": np.array([2, 3, 8, 8])})  # type: ignore[dict-item]
+    found = concretize(RELU, {"image": np.array([2, 3, 8, 8])})  # type: ignore[dict-item]
     assert found.inputs["image"] == (2, 3, 8, 8)
 
 
 def test_an_input_without_rank_needs_a_shape() -> None:
     proto = model([node("Relu", ["x"], ["y"])], {"x": None}, ["y"])
     with pytest.raises(ModelError, match="--input-shape x:1,3,224,224") as caught:
-        concretise(proto)
+        concretize(proto)
     assert caught.value.code == "OP124"
-    assert concretise(proto, {"x": [2, 3]}).shapes["y"] == (2, 3)
+    assert concretize(proto, {"x": [2, 3]}).shapes["y"] == (2, 3)
 
 
 def test_an_input_without_type_is_no_crash() -> None:
     proto = model([node("Relu", ["x"], ["y"])], {"x": ["N"]}, ["y"])
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
-    assert set(concretise(proto).shapes) <= {"x", "y"}
+    assert set(concretize(proto).shapes) <= {"x", "y"}
 
 
 def test_a_scalar_input_has_a_shape() -> None:
@@ -68,7 +68,7 @@ def test_a_scalar_input_has_a_shape() -> None:
 
 def test_an_input_of_size_zero_is_refused() -> None:
     with pytest.raises(ModelError, match="size zero") as caught:
-        concretise(model([node("Relu", ["x"], ["y"])], {"x": ["N", 0, 4]}, ["y"]))
+        concretize(model([node("Relu", ["x"], ["y"])], {"x": ["N", 0, 4]}, ["y"]))
     assert caught.value.code == "OP111"
 
 
@@ -81,7 +81,7 @@ def test_no_size_fits(given: Mapping[str, Sequence[int]] | None) -> None:
     weights = {"fc": np.zeros((2, 3 * 37 * 37), np.float32)}
     proto = model(nodes, {"x": ["N", 3, "S", "S"]}, ["y"], weights)
     with pytest.raises(ModelError) as caught:
-        concretise(proto, given)
+        concretize(proto, given)
     assert caught.value.code == "OP125"
     assert 'Gemm "classifier"' in str(caught.value)
     assert "--input-shape x:" in str(caught.value)
@@ -91,14 +91,14 @@ def test_no_size_fits(given: Mapping[str, Sequence[int]] | None) -> None:
 def test_a_given_size_that_onnx_refuses() -> None:
     proto = model([node("Add", ["x", "b"], ["y"])], {"x": ["N", "C"], "b": [1, 5]}, ["y"])
     with pytest.raises(ModelError) as caught:
-        concretise(proto, {"x": [1, 4]})
+        concretize(proto, {"x": [1, 4]})
     assert caught.value.code == "OP125"
     assert "Incompatible dimensions" in str(caught.value)
 
 
 def test_a_model_that_contradicts_itself_is_for_onnx_runtime_to_judge() -> None:
     proto = model([node("Add", ["x", "b"], ["y"])], {"x": [3, 4], "b": [3, 5]}, ["y"])
-    assert "y" not in concretise(proto).shapes
+    assert "y" not in concretize(proto).shapes
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -119,4 +119,4 @@ def test_damaged_nodes_raise_nothing_else(seed: int) -> None:
             case _:
                 victim.input.append("shape")
     with contextlib.suppress(OnnxPruneError):
-        concretise(proto)
+        concretize(proto)

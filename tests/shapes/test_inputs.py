@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.shapes import concretise
+from onnxprune.shapes import concretize
 from tests.shapes.support import (
     Arrays,
     Size,
@@ -25,7 +25,7 @@ def conv(*, channels: int = 3) -> Arrays:
 def test_images_get_a_usual_size_and_symbols_agree() -> None:
     nodes = [node("Conv", ["x", "w"], ["a"], pads=[1] * 4), node("Add", ["a", "mask"], ["y"])]
     proto = model(nodes, {"x": ["N", 3, "H", "W"], "mask": ["N", 8, None, None]}, ["y"], conv())
-    found = concretise(proto)
+    found = concretize(proto)
     assert found.inputs["x"] == (1, 3, 224, 224)
     assert found.symbols["H"] == found.symbols["W"] == 224
 
@@ -48,7 +48,7 @@ def test_nameless_dimensions_are_independent() -> None:
     assert found.inputs["x"] == (1, 3, 224, 224)
     assert found.symbols == {"x[0]": 1, "x[2]": 224, "x[3]": 224}
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
-    assert concretise(proto).inputs["x"] == (1, 3, 224, 224)
+    assert concretize(proto).inputs["x"] == (1, 3, 224, 224)
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 299])
@@ -81,7 +81,7 @@ def test_channels_last_images() -> None:
     assert check(proto).inputs["x"] == (1, 224, 224, 3)
 
 
-def test_initialisers_are_no_inputs() -> None:
+def test_initializers_are_no_inputs() -> None:
     proto = model([node("Conv", ["x", "w"], ["y"])], {"x": ["N", 3, 8, 8]}, ["y"], conv())
     weight = helper.make_tensor_value_info("w", TensorProto.FLOAT, ["any", "thing", 3, 3])
     proto.graph.input.append(weight)

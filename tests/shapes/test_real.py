@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxprune.model import load
-from onnxprune.normalise import normalise
+from onnxprune.model.file import load
+from onnxprune.normalize import normalize
 from tests.shapes.support import (
     LIGHT,
     SHARED,
@@ -37,7 +37,7 @@ def test_the_shared_models_are_there() -> None:
     [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in FILES],
 )
 def test_real_models(path: Path) -> None:
-    proto = normalise(load(path).proto)
+    proto = normalize(load(path).proto)
     found = check(proto, GIVEN.get(path.stem))
     reads = {name for n in proto.graph.node for name in n.input}
     reads.update(output.name for output in proto.graph.output)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.shapes import concretise, run_for_shapes
+from onnxprune.shapes import concretize, run_for_shapes
 from tests.shapes.support import (
     FLATTEN,
     Arrays,
@@ -39,7 +39,7 @@ def test_sizes_that_depend_on_data_are_seen_in_a_run() -> None:
         node("Transpose", ["where"], ["y"]),
     ]
     proto = model(nodes, {"x": [4, 5]}, ["y"])
-    found = concretise(proto)
+    found = concretize(proto)
     assert found.shapes["where"] == found.shapes["y"][::-1]
     assert found.shapes["where"][0] == 2
     assert "where" not in found.values
@@ -49,7 +49,7 @@ def test_sizes_that_depend_on_data_are_seen_in_a_run() -> None:
 
 def test_nothing_is_learnt_from_an_empty_result() -> None:
     nodes = [node("Sub", ["x", "x"], ["zeros"]), node("NonZero", ["zeros"], ["y"])]
-    found = concretise(model(nodes, {"x": [4, 5]}, ["y"]))
+    found = concretize(model(nodes, {"x": [4, 5]}, ["y"]))
     assert "zeros" in found.shapes
     assert "y" not in found.shapes
 
@@ -57,13 +57,13 @@ def test_nothing_is_learnt_from_an_empty_result() -> None:
 def test_an_operator_that_nobody_knows_is_left_out() -> None:
     nodes = [node("Mystery", ["x"], ["a"], domain="my.own"), node("Relu", ["a"], ["y"])]
     proto = model(nodes, {"x": ["N", 4]}, ["y"])
-    found = concretise(proto)
+    found = concretize(proto)
     assert set(found.shapes) == {"x"}
     declared = helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 8])
     proto.graph.value_info.append(declared)
-    assert concretise(proto, {"x": [2, 4]}).shapes["y"] == (2, 8)
+    assert concretize(proto, {"x": [2, 4]}).shapes["y"] == (2, 8)
     proto.graph.value_info[0].CopyFrom(helper.make_tensor_value_info("a", TensorProto.FLOAT, []))
-    assert set(concretise(proto).shapes) == {"x"}
+    assert set(concretize(proto).shapes) == {"x"}
 
 
 @pytest.mark.parametrize("runs", [True, False])
@@ -92,7 +92,7 @@ def test_an_unknown_shape_is_no_scalar(
     proto = model(nodes, {"x": ["N", 4, 5, 5]}, ["y"], constants, opset=opset)
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, []))
     size = 3 if operator == "Crop" else 5
-    shapes = concretise(proto).shapes
+    shapes = concretize(proto).shapes
     assert {"a", "y"}.isdisjoint(shapes) != (runs or inferred)
     assert shapes.get("a", (1, 4, size, size)) == shapes.get("y", (1, 4, size, size)) == (1, 4, size, size)
 
@@ -116,6 +116,6 @@ def test_an_output_without_a_name_is_no_tensor(operator: str, reads: list[str], 
         "w": np.ones((1, 8, 4), np.float32),
         "r": np.ones((1, 8, 2), np.float32),
     }
-    found = concretise(model(nodes, {"x": ["N", 3, 4]}, ["y"], constants))
+    found = concretize(model(nodes, {"x": ["N", 3, 4]}, ["y"], constants))
     assert "y" in found.shapes
     assert "" not in {*found.shapes, *found.types, *found.values, *found.static}

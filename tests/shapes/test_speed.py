@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto
 
-from onnxprune.shapes import concretise
+from onnxprune.shapes import concretize
 from tests.shapes.support import (
     Arrays,
     i64,
@@ -43,7 +43,7 @@ def seconds(proto: ModelProto) -> float:
     times = []
     for _ in range(3):
         start = time.process_time()
-        found = concretise(proto)
+        found = concretize(proto)
         times.append(time.process_time() - start)
     assert all(name in found.shapes for n in proto.graph.node for name in n.output)
     return min(times)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.shapes import concretise
+from onnxprune.shapes import concretize
 from tests.shapes.support import (
     FLATTEN,
     check,
@@ -40,7 +40,7 @@ def test_a_chain_on_a_chain_is_resolved_in_one_pass() -> None:
 
 
 def test_pad_amounts_by_constant_of_shape() -> None:
-    """The padding of CIFAR ResNets from the TorchScript exporter, before it is normalised."""
+    """The padding of CIFAR ResNets from the TorchScript exporter, before it is normalized."""
     nodes = [
         node("Constant", [], ["amounts"], value=numpy_helper.from_array(i64(0, 0, 0, 0, 2, 2))),
         node("ConstantOfShape", ["missing"], ["zeros"], value=numpy_helper.from_array(i64(0))),
@@ -109,7 +109,7 @@ def test_stale_value_info_is_not_believed() -> None:
     stale = helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 64])
     proto.graph.value_info.append(stale)
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [9, 9]))
-    found = concretise(proto)
+    found = concretize(proto)
     assert found.shapes["a"] == found.shapes["y"] == (1, 3)
 
 
@@ -118,7 +118,7 @@ def test_random_nodes_have_a_shape_but_no_value() -> None:
         node("RandomNormal", [], ["noise"], shape=[2, 3], seed=1.0),
         node("Add", ["noise", "noise"], ["y"]),
     ]
-    found = concretise(model(nodes, {}, ["y"]))
+    found = concretize(model(nodes, {}, ["y"]))
     assert found.shapes["y"] == (2, 3)
     assert not found.values
     assert not found.static
@@ -130,6 +130,6 @@ def test_values_of_large_tensors_are_not_computed() -> None:
         node("Add", ["a", "a"], ["b"]),
         node("ReduceSum", ["b"], ["c"]),
     ]
-    found = concretise(model(nodes, {}, ["c"], {"huge": i64(1 << 20, 1 << 20)}))
+    found = concretize(model(nodes, {}, ["c"], {"huge": i64(1 << 20, 1 << 20)}))
     assert found.shapes["b"] == (1 << 20, 1 << 20)
     assert set(found.values) == {"huge"}

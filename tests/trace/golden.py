@@ -8,7 +8,7 @@ output that has one): convolutions or matrix products over that axis, called by 
 - ``x[1,c4,5,5]``: a tensor computed from a graph input, the axis with a ``c`` its channels. The letter tells the type:
   ``x y z`` float, ``s`` float in (0, 1), ``g`` float above 1, ``p q`` bool, ``i j`` int32, ``k l`` int64, ``u v``
   uint8. Without a channel axis it is a graph input.
-- ``{6,4,3,3}``: a float initialiser; ``int8(6,4)``: one of small integers. ``[1,2]``, ``0.5``, ``int32([1,2])``:
+- ``{6,4,3,3}``: a float initializer; ``int8(6,4)``: one of small integers. ``[1,2]``, ``0.5``, ``int32([1,2])``:
   constants. ``None``: an input that isn't given.
 - ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody
   reads; ``int32[1,c4]``: one of another type than the first input, where onnx can't tell.

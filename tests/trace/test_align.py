@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from onnxprune.trace.align import align
-from onnxprune.trace.channels import Channels, fresh_value
-from onnxprune.trace.values import Ids, Value
+from onnxprune.channels.align import align
+from onnxprune.channels.ledger import Channels, fresh_value
+from onnxprune.channels.values import Ids, Value
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
 

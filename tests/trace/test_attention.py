@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.normalise import normalise
+from onnxprune.normalize import normalize
 from onnxprune.trace import trace
 from onnxprune.trace.attention import attention_nodes
 from tests.toolbox import Net, assert_proved, removal
@@ -18,7 +18,7 @@ ATTENTIONS = [g for g in GOLDEN if g.operator.endswith("Attention") and any(w[0]
 @pytest.mark.parametrize("golden", ATTENTIONS, ids=str)
 def test_width(golden: Golden) -> None:
     """Heads stay, and what is left of each is proved; nothing leaves where heads are of certain widths only."""
-    graph = trace(normalise(build(golden)), attention="width")
+    graph = trace(normalize(build(golden)), attention="width")
     if "GroupQuery" in golden.operator:
         assert found(graph) == ("OP211",)
         return
@@ -34,7 +34,7 @@ def test_zero_points_are_no_factors() -> None:
     q, _, zero = net.ops("DynamicQuantizeLinear", x, count=3)
     w = net.const(net.rng.integers(0, 255, (8, 5)).astype(np.uint8))
     net.output(net.op("MatMulInteger", q, w, zero))
-    assert not attention_nodes(normalise(net.model()).graph)
+    assert not attention_nodes(normalize(net.model()).graph)
 
 
 def test_products_of_activations_are_factors() -> None:
@@ -43,6 +43,6 @@ def test_products_of_activations_are_factors() -> None:
     x = net.linear(net.input((2, 3, 6)), 8)
     q, _, zero = net.ops("DynamicQuantizeLinear", x, count=3)
     net.output(net.op("MatMulInteger", q, net.op("Transpose", q, perm=[0, 2, 1]), zero, zero))
-    graph = normalise(net.model()).graph
+    graph = normalize(net.model()).graph
     names = {graph.node[i].op_type for i in attention_nodes(graph)}
     assert {"MatMulInteger", "DynamicQuantizeLinear", "Transpose"} <= names

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
-from onnxprune.rewrite import rewrite
-from onnxprune.verify import verify
-from tests.toolbox import Net, analyse, assert_sound, inputs_of, removal, swapped
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
+from tests.toolbox import Net, analyze, assert_sound, inputs_of, removal, swapped
 
 BLOCK = 16
 
@@ -59,7 +59,7 @@ def network(*, zero_points: str = "packed", flat: bool = False, bias: bool = Fal
     ids=str,
 )
 def test_rows_and_blocks_leave(options: dict[str, object], width: int) -> None:
-    graph = analyse(network(**options))  # type: ignore[arg-type]
+    graph = analyze(network(**options))  # type: ignore[arg-type]
     assert sorted((len(g.units), g.width) for g in graph.groups) == sorted([(96 // width, width), (24, 1)])
     inputs = inputs_of(graph)
     for seed in range(3):
@@ -74,6 +74,6 @@ def test_rows_and_blocks_leave(options: dict[str, object], width: int) -> None:
 
 def test_an_odd_number_of_blocks_stays() -> None:
     """Two zero points in a byte, and one over: what is packed can't be cut anywhere."""
-    graph = analyse(network(inner=5 * BLOCK))
+    graph = analyze(network(inner=5 * BLOCK))
     assert not graph.groups
     assert {pin.code for _, pin in graph.reasons() if "bits_op" in pin.node} == {"OP211"}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxprune.channels.values import Ids
 from onnxprune.trace.bundles import Bundle, bundle
-from onnxprune.trace.values import Ids
 
 
 def bundled(*balances: Ids, pinned: tuple[int, ...] = (), apart: tuple[int, ...] = ()) -> tuple[list[Bundle], Ids]:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.trace.components import components
+from onnxprune.channels.ledger import components
 
 
 @st.composite

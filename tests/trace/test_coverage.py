@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.cost import cost
+from onnxprune.cost.cost import cost
 from onnxprune.trace.graph import ChannelGraph
-from tests.toolbox import analyse, nothing
+from tests.toolbox import analyze, nothing
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 MODELS = sorted(path.stem for path in LIGHT.glob("light_*.onnx"))
@@ -47,7 +47,7 @@ def coverage(graph: ChannelGraph) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_snapshot(name: str, update: bool) -> None:
-    found = json.loads(json.dumps(coverage(analyse(onnx.load(LIGHT / f"{name}.onnx")))))
+    found = json.loads(json.dumps(coverage(analyze(onnx.load(LIGHT / f"{name}.onnx")))))
     stored = json.loads(SNAPSHOT.read_text()) if SNAPSHOT.exists() else {}
     if update:
         stored[name] = found

@@ -10,21 +10,21 @@ import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.budget import Guards, choose
 from onnxprune.cli import cli
 from onnxprune.errors import PlanError
 from onnxprune.importance import score
-from onnxprune.kept import Kept
-from onnxprune.model import load, save
-from onnxprune.normalise import normalise
-from onnxprune.plan import PrunePlan, apply_plan, plan_of
-from onnxprune.rewrite import rewrite
+from onnxprune.model.file import load, save
+from onnxprune.normalize import normalize
+from onnxprune.plan.budget import Constraints, choose
+from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.verify import verify
-from tests.toolbox import Net, analyse, assert_proved, inputs_of, removal, swapped
+from onnxprune.trace.pruned_graph import PrunedGraph
+from tests.toolbox import Net, analyze, assert_proved, inputs_of, removal, swapped
 
-HALF = Guards(round_to=1)
+HALF = Constraints(round_to=1)
 
 
 def grouped(groups: int = 2, inner: int = 8, outer: int = 8) -> ModelProto:
@@ -36,7 +36,7 @@ def grouped(groups: int = 2, inner: int = 8, outer: int = 8) -> ModelProto:
     return net.model()
 
 
-def assert_caught(kept: Kept) -> None:
+def assert_caught(kept: PrunedGraph) -> None:
     """A plan with another channel gone, of the same group, isn't taken for this one."""
     other = swapped(kept, np.random.default_rng(0))
     assert other is not None
@@ -59,10 +59,10 @@ def removed_channels(graph: ChannelGraph, tensor: str, removed: np.ndarray) -> l
 
 def test_each_group_drops_its_own() -> None:
     """The least important channels are 0 and 1 of the first group, 2 and 3 of the second: no index is shared."""
-    graph = analyse(faded(grouped(), [0, 1, 6, 7]))
+    graph = analyze(faded(grouped(), [0, 1, 6, 7]))
     removed = choose(graph, score(graph, "l1"), HALF, ratio=0.5)
     assert removed_channels(graph, "grouped_w", removed) == [0, 1, 6, 7]
-    kept = Kept(graph, removed)
+    kept = PrunedGraph(graph, removed)
     pruned = assert_proved(kept)
     assert {a.name: a.i for a in pruned.graph.node[2].attribute}["group"] == 2
     assert_caught(kept)
@@ -71,7 +71,7 @@ def test_each_group_drops_its_own() -> None:
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("seed", range(4))
 def test_any_balanced_removal_is_right(groups: int, seed: int) -> None:
-    graph = analyse(grouped(groups, 4 * groups, 3 * groups))
+    graph = analyze(grouped(groups, 4 * groups, 3 * groups))
     kept = removal(graph.groups, graph, np.random.default_rng(seed))
     assert_proved(kept)
     assert_caught(kept)
@@ -79,7 +79,7 @@ def test_any_balanced_removal_is_right(groups: int, seed: int) -> None:
 
 def test_weights_are_sliced_group_by_group() -> None:
     """What the rewriter makes of the weight, against plain loops."""
-    graph = analyse(grouped())
+    graph = analyze(grouped())
     kept = removal(graph.groups, graph, np.random.default_rng(1))
     before = {t.name: numpy_helper.to_array(t) for t in graph.proto.graph.initializer}["grouped_w"]
     after = {t.name: numpy_helper.to_array(t) for t in rewrite(kept).graph.initializer}["grouped_w"]
@@ -92,7 +92,7 @@ def test_weights_are_sliced_group_by_group() -> None:
 
 
 def test_a_plan_that_is_out_of_balance_is_refused() -> None:
-    graph = analyse(grouped())
+    graph = analyze(grouped())
     units = graph.unit_of[graph.slots["grouped_w", 0]]
     removed = np.zeros(graph.unit_count, dtype=bool)
     removed[units[[0, 1]]] = True
@@ -107,7 +107,7 @@ def test_a_plan_that_is_out_of_balance_is_refused() -> None:
 
 def test_whole_groups_leave() -> None:
     """With the other policy a group's inputs leave with its outputs, and the attribute counts down."""
-    graph = trace(normalise(grouped(4, 8, 12)), grouped="groups")
+    graph = trace(normalize(grouped(4, 8, 12)), grouped="groups")
     (group,) = graph.groups
     assert (len(group.units), group.sets.shape) == (4, (4, 1))
     assert {(s.tensor, s.axis): s.positions.tolist() for s in graph.unit(int(group.units[1])).slices} == {
@@ -126,15 +126,15 @@ def test_whole_groups_leave() -> None:
 @pytest.mark.parametrize("inner,outer", [(4, 12), (12, 4)])
 def test_groups_of_one_channel_leave_whole(inner: int, outer: int) -> None:
     """A depthwise convolution with a multiplier, and its counterpart that sums each group up."""
-    graph = analyse(grouped(4, inner, outer))
+    graph = analyze(grouped(4, inner, outer))
     assert {len(g.units) for g in graph.groups} == {4}
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     assert_proved(kept)
     assert_caught(kept)
 
 
-def test_dequantised_weights() -> None:
-    """The weight is dequantised, with a scale for each output channel, before the convolution reads it."""
+def test_dequantized_weights() -> None:
+    """The weight is dequantized, with a scale for each output channel, before the convolution reads it."""
     rng = np.random.default_rng(0)
     net = Net(opset=13)
     x = net.op("LeakyRelu", net.conv(net.input((1, 3, 6, 6)), 8, 3))
@@ -143,7 +143,7 @@ def test_dequantised_weights() -> None:
     zeros = net.const(np.zeros(6, dtype=np.int8), "zeros")
     weight = net.op("DequantizeLinear", data, scales, zeros, axis=0)
     net.output(net.conv(net.op("Conv", x, weight, group=2, name="grouped"), 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert [g.sets.shape for g in graph.groups] == [(4, 2), (3, 2)]
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     assert_proved(kept)
@@ -157,7 +157,7 @@ def test_a_weight_with_two_readers_is_pruned_by_index() -> None:
     y = net.conv(x, 8, group=2, name="grouped")
     z = net.op("Conv", x, "grouped_w", group=2, name="again")
     net.output(net.conv(net.op("Add", y, z), 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert not graph.per_group
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     assert_proved(kept)

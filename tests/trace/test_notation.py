@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.trace import notation
-from onnxprune.trace.notation import parse
+from onnxprune.channels import notation
+from onnxprune.channels.notation import parse
 
 
 def name_axes(tokens: tuple[notation.Axis, ...], rank: int) -> list[notation.Axis]:

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.trace.registry import rules
-from tests.toolbox import Net, analyse, assert_proved, inputs_of, removal, run_once
+from onnxprune.operators.registry import rules
+from tests.toolbox import Net, analyze, assert_proved, inputs_of, removal, run_once
 from tests.trace.golden import Golden, build, found, parse
 
 LINES = [
@@ -23,7 +23,7 @@ GOLDEN = [parse(line) for line in LINES]
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=str)
 def test_groups(golden: Golden) -> None:
-    graph = analyse(build(golden))
+    graph = analyze(build(golden))
     assert found(graph) == golden.expected
 
 
@@ -40,7 +40,7 @@ _REMOVING = [g for g in GOLDEN if any(word[0] in "~0123456789" for word in g.exp
 
 @pytest.mark.parametrize("golden", _REMOVING, ids=str)
 def test_pruned_equals_masked(golden: Golden) -> None:
-    graph = analyse(build(golden))
+    graph = analyze(build(golden))
     try:
         run_once(graph.proto, inputs_of(graph))
     except ModelError as error:
@@ -62,7 +62,7 @@ def test_left_alone(name: str) -> None:
     x = net.conv(net.input((1, 3, 4, 4)), 4)
     net.nodes.append(helper.make_node(operator, [x], ["y"], name="op", domain=domain))
     net.outputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
-    graph = analyse(net.model(check=False))
+    graph = analyze(net.model(check=False))
     assert not graph.groups
     (reason,) = {pin.reason for unit in range(len(graph.pinned)) for pin in graph.pins(unit) if pin.code == "OP211"}
     assert reason == rules()[name].reason
@@ -72,7 +72,7 @@ def test_unknown_operators_pin() -> None:
     net = Net(domains={"example": 1})
     x = net.conv(net.input((1, 3, 4, 4)), 4)
     net.output(net.conv(net.op("example:Mystery", x), 2))
-    graph = analyse(net.model(check=False))
+    graph = analyze(net.model(check=False))
     assert not graph.groups
     codes = {pin.code for unit in range(len(graph.pinned)) for pin in graph.pins(unit)}
     assert "OP203" in codes

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from tests.toolbox import Net, analyse, assert_proved, removal
+from tests.toolbox import Net, analyze, assert_proved, removal
 
 
 def prove(graph: ChannelGraph) -> None:
@@ -40,7 +40,7 @@ def test_residual() -> None:
         y = net.op("Relu", net.conv(x, 5, 3, name=f"inner{i}"))
         x = net.op("Add", x, net.conv(y, 8, name=f"outer{i}"))
     net.output(net.conv(x, 2, name="head"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sizes(graph) == {"stem": 8, "inner0": 5, "inner1": 5, "inner2": 5}
     assert group_of(graph, "stem").producers == ("stem", "outer0", "outer1", "outer2")
     assert all(g.exact for g in graph.groups)
@@ -55,7 +55,7 @@ def test_option_a_shortcut() -> None:
     short = net.slice(x, [0, 0], [8, 8], [2, 3], [2, 2])
     x = net.op("Add", y, net.pad(short, [0, 2, 0, 0, 0, 2, 0, 0]))
     net.output(net.conv(x, 2, name="head"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sorted((g.name, len(g.units)) for g in graph.groups) == [("stem", 4), ("wide", 4)]
     assert {s for s, _ in group_of(graph, "stem").slots} == {"stem_w", "stem_b", "wide_w", "wide_b", "head_w"}
     prove(graph)
@@ -67,7 +67,7 @@ def test_c2f() -> None:
     a, b = net.split(x, [4, 4], 1)
     c = net.op("Add", b, net.conv(net.op("Relu", net.conv(b, 3, name="mid")), 4, name="back"))
     net.output(net.conv(net.op("Concat", a, b, c, axis=1), 2, name="out"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sorted(len(g.units) for g in graph.groups) == [3, 4, 4]
     assert {len(g.units): g.width for g in graph.groups} == {3: 1, 4: 2}  # b and c fill two places of the concat
     prove(graph)
@@ -79,7 +79,7 @@ def test_squeeze_and_excitation() -> None:
     y = net.conv(net.op("GlobalAveragePool", x), 3, name="reduce")
     y = net.op("Sigmoid", net.conv(net.op("Relu", y), 8, name="expand"))
     net.output(net.conv(net.op("Mul", x, y), 2, name="out"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sizes(graph) == {"in": 8, "reduce": 3}
     assert group_of(graph, "expand").name == "in"
     prove(graph)
@@ -92,7 +92,7 @@ def test_channel_shuffle() -> None:
     x = net.conv(x, 8, group=2, name="grouped")
     x = net.reshape(net.op("Transpose", net.reshape(x, [1, 2, 4, 6, 6]), perm=[0, 2, 1, 3, 4]), [1, 8, 6, 6])
     net.output(net.conv(x, 2, name="out"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert {g.name: g.sets.shape for g in graph.groups} == {"in": (4, 2), "grouped": (4, 2)}
     places = graph.unit(int(group_of(graph, "grouped").units[1])).slices
     assert {s.tensor: s.positions.tolist() for s in places if s.tensor in ("grouped_w", "out_w")} == {
@@ -106,7 +106,7 @@ def test_flatten() -> None:
     net = Net()
     x = net.op("Flatten", net.conv(net.input((2, 3, 3, 3)), 5, name="conv"))
     net.output(net.linear(x, 4, name="fc"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     (group,) = graph.groups
     assert group.width == 9
     unit = graph.unit(int(group.units[2]))
@@ -126,7 +126,7 @@ def test_tied_embeddings() -> None:
     x = net.op("Gather", table, tokens, axis=0)
     x = net.op("Add", x, net.linear(net.op("Relu", net.linear(x, 9, name="up")), 6, name="down"))
     net.output(net.op("MatMul", x, net.op("Transpose", table, perm=[1, 0]), name="predict"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sorted(len(g.units) for g in graph.groups) == [6, 9]
     assert ("table", 1) in next(g for g in graph.groups if len(g.units) == 6).slots
     assert {code for code, _ in reasons(graph, "table", 0)} >= {"OP205"}
@@ -140,7 +140,7 @@ def test_shared_layer_on_two_paths() -> None:
     for name in "ab":
         x = net.conv(net.input((1, 3, 6, 6), name), 4, name=f"stem {name}")
         net.output(net.conv(net.op("Conv", x, w), 2, name=f"head {name}"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sorted((len(g.units), len(g.nodes)) for g in graph.groups) == [(4, 4), (5, 4)]
     prove(graph)
 
@@ -153,7 +153,7 @@ def test_equal_vectors_couple_nothing() -> None:
         x = net.input((1, 3, 6, 6), name)
         x = net.op("Conv", x, net.weight(4, 3, 1, 1), bias, name=f"stem {name}")
         net.output(net.conv(x, 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sizes(graph) == {"stem a": 4, "stem b": 4}
     prove(graph)
 
@@ -163,7 +163,7 @@ def test_a_weight_that_is_an_output_stays() -> None:
     x = net.conv(net.input((1, 3, 6, 6)), 4, name="stem")
     net.output(net.conv(x, 2))
     net.output("stem_w")
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert not graph.groups
     assert ("OP202", 'graph output "stem_w"') in reasons(graph, "stem_w", 0)
 
@@ -177,7 +177,7 @@ def test_training_statistics_as_outputs(opset: int) -> None:
     x, mean, _ = net.ops("BatchNormalization", x, *moments, count=3, training_mode=1)
     net.output(net.conv(x, 2))
     net.output(mean)
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert not graph.groups
 
 
@@ -195,7 +195,7 @@ def test_what_a_body_captures_stays() -> None:
     (z,) = net.ops("If", condition, count=1, shapes=[[1, 4, 6, 6]], name="branch", **bodies)
     net.types[z].tensor_type.elem_type = TensorProto.FLOAT
     net.output(net.conv(net.op("Add", y, z), 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert sizes(graph) == {"free": 5}
     assert {("OP207", 'If "branch"')} <= reasons(graph, "captured_w", 0)
     assert {("OP207", 'If "branch"')} <= reasons(graph, "inside", 1)
@@ -210,7 +210,7 @@ def test_model_local_functions_are_seen_through() -> None:
     model = net.model(check=False)
     body = [helper.make_node("Sigmoid", ["a"], ["b"]), helper.make_node("Mul", ["a", "b"], ["c"])]
     model.functions.append(helper.make_function("local", "Block", ["a"], ["c"], body, [helper.make_opsetid("", 17)]))
-    graph = analyse(model)
+    graph = analyze(model)
     assert sizes(graph) == {"stem": 4}
     prove(graph)
 
@@ -226,18 +226,18 @@ def test_sparse_weights_stay() -> None:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4, 5]))
-    graph = analyse(model)
+    graph = analyze(model)
     prove(graph)
 
 
 def test_an_input_that_has_a_default() -> None:
-    """An initialiser that is also an input is a weight."""
+    """An initializer that is also an input is a weight."""
     net = Net()
     net.output(net.conv(net.conv(net.input((1, 3, 6, 6)), 4, name="stem"), 2, name="head"))
     model = net.model()
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims))
-    graph = analyse(model)
+    graph = analyze(model)
     assert sizes(graph) == {"stem": 4}
     prove(graph)
 
@@ -248,7 +248,7 @@ def test_pins_tell_where_and_why() -> None:
     net.output(net.op("Identity", x, name="bare"))
     y = net.conv(net.op("Relu", net.conv(x, 6, name="mid")), 5, name="last")
     net.output(net.op("Softmax", y, axis=1, name="classes"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     assert reasons(graph, "stem_w", 1) == {("OP201", 'Conv "stem"')}
     assert reasons(graph, "stem_w", 0) == {("OP202", 'graph output "bare_out0"')}
     assert ("OP204", 'Softmax "classes"') in reasons(graph, "last_w", 0)
@@ -262,7 +262,7 @@ def test_the_path_of_a_coupling() -> None:
     y = net.conv(net.op("Relu", net.conv(x, 6, name="inner")), 4, name="outer")
     z = net.op("Add", x, y, name="sum")
     net.output(net.conv(net.op("BatchNormalization", z, *[net.between(1, 2, 4) for _ in range(4)], name="norm"), 2))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     start, goal = graph.slots["stem_w", 0], graph.slots["outer_w", 0]
     assert graph.path(start, goal) == ["sum"]
     scale = next(n.input[1] for n in graph.proto.graph.node if n.name == "norm")
@@ -275,7 +275,7 @@ def test_units_and_groups_agree() -> None:
     x = net.conv(net.input((1, 3, 6, 6)), 8, name="in")
     x = net.conv(x, 8, group=2, name="grouped")
     net.output(net.conv(x, 2, name="out"))
-    graph = analyse(net.model())
+    graph = analyze(net.model())
     for group in graph.groups:
         for unit in group.units:
             assert not graph.pinned[unit]
@@ -295,7 +295,7 @@ def test_a_deep_chain_is_traced() -> None:
     net.nodes += nodes
     net.types["r9999"] = net.types[x]
     net.output(net.conv("r9999", 2, name="head"))
-    graph = analyse(net.model(check=False))
+    graph = analyze(net.model(check=False))
     assert sizes(graph) == {"stem": 4}
 
 
@@ -313,7 +313,7 @@ def test_attention(attention: str) -> None:
     scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=3)
     y = net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3])
     net.output(net.linear(net.reshape(y, [2, 5, 12]), 6, name="project"))
-    graph = analyse(net.model(), attention=attention)  # type: ignore[arg-type]
+    graph = analyze(net.model(), attention=attention)  # type: ignore[arg-type]
     found = {g.producers: (len(g.units), g.width) for g in graph.groups}
     if attention == "heads":
         assert found == {("query", "key", "value"): (3, 4)}
@@ -326,11 +326,11 @@ def test_constants_only() -> None:
     """A graph without weights, and one without nodes that read its input."""
     net = Net()
     net.output(net.op("Relu", net.input((1, 3))))
-    assert not analyse(net.model()).groups
+    assert not analyze(net.model()).groups
     net = Net()
     net.input((1, 3))
     net.output(net.op("Relu", net.weight(4, 5)))
-    assert not analyse(net.model()).groups
+    assert not analyze(net.model()).groups
 
 
 def test_ir_version_3() -> None:
@@ -341,6 +341,6 @@ def test_ir_version_3() -> None:
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims))
     onnx.checker.check_model(model, full_check=True)
-    graph = analyse(model)
+    graph = analyze(model)
     assert sizes(graph) == {"stem": 4}
     prove(graph)

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxprune.trace.values import Factor, Shape, Value, compact, reshape, take, transpose
+from onnxprune.channels.values import Factor, Shape, Value, compact, reshape, take, transpose
 
 Elements = NDArray[Any]  # of frozensets of ids
 
@@ -46,7 +46,7 @@ def values(draw: st.DrawFn) -> Value:
     return Value(shape, tuple(factors))
 
 
-def factorisations(size: int, most: int = 4) -> Iterator[tuple[int, ...]]:
+def factorizations(size: int, most: int = 4) -> Iterator[tuple[int, ...]]:
     """Yield the shapes without ones of a number of elements."""
     if size == 1 or most == 0:
         if size == 1:
@@ -54,7 +54,7 @@ def factorisations(size: int, most: int = 4) -> Iterator[tuple[int, ...]]:
         return
     for first in range(2, size + 1):
         if size % first == 0:
-            for rest in factorisations(size // first, most - 1):
+            for rest in factorizations(size // first, most - 1):
                 yield first, *rest
 
 
@@ -80,7 +80,7 @@ def test_take(value: Value, data: st.DataObject) -> None:
 @given(values(), st.data())
 def test_reshape(value: Value, data: st.DataObject) -> None:
     size = prod(value.shape)
-    shape: Shape = data.draw(st.sampled_from(sorted(factorisations(size))))
+    shape: Shape = data.draw(st.sampled_from(sorted(factorizations(size))))
     for _ in range(data.draw(st.integers(0, 2))):  # axes of size one, anywhere
         at = data.draw(st.integers(0, len(shape)))
         shape = (*shape[:at], 1, *shape[at:])

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune._runtime import run, session
-from onnxprune.train.backward import gradients
-from onnxprune.train.forward import feeds_of, forward
-from onnxprune.train.graph import model_of
+from onnxprune.autodiff.backward import gradients, model_of
+from onnxprune.autodiff.forward import feeds_of, forward
+from onnxprune.model.session import run, session
 
 Arrays = Mapping[str, NDArray[Any]]
 Function = Callable[[Arrays], float]
@@ -56,7 +55,7 @@ class Case:
 
 
 def model_of_case(case: Case, dtype: int = TensorProto.FLOAT) -> ModelProto:
-    """Make a normalised model of the node; all its inputs are initialisers."""
+    """Make a normalized model of the node; all its inputs are initializers."""
     domain, _, op_type = case.operator.rpartition(":")
     names = ["" if a is None else f"x{i}" for i, a in enumerate(case.inputs)]
     outputs = [f"y{i}" for i in range(case.outputs)]

@@ -20,7 +20,7 @@ import onnxprune as op
 from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, TrainingError
-from onnxprune.normalise import normalise
+from onnxprune.normalize import normalize
 from onnxprune.train import Augmentation, FineTuned, Progress, TrainSettings, finetune
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -30,8 +30,8 @@ QUICK = TrainSettings(epochs=2, batch=32, rate=0.005)
 
 @pytest.fixture(scope="module")
 def pruned() -> ModelProto:
-    analysis = op.analyse(MODEL)
-    return op.prune(analysis, op.make_plan(analysis, op.Settings(target=op.Target("macs", 0.3)))).proto
+    analysis = op.analyze(MODEL)
+    return op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.3)))).proto
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def data(pruned: ModelProto, images: dict[str, np.ndarray]) -> Dataset:
 
 
 @pytest.fixture
-def unlabelled(pruned: ModelProto, images: dict[str, np.ndarray]) -> Dataset:
+def unlabeled(pruned: ModelProto, images: dict[str, np.ndarray]) -> Dataset:
     return open_data({"image": images["image"]}, pruned)
 
 
@@ -70,16 +70,16 @@ def test_labels_win_back_what_pruning_lost(pruned: ModelProto, data: Dataset) ->
     assert [n for n in weights_of(result.proto)] == [n for n in weights_of(op.load(result.proto).proto)]
 
 
-def test_a_teacher_needs_no_labels(pruned: ModelProto, unlabelled: Dataset, data: Dataset) -> None:
+def test_a_teacher_needs_no_labels(pruned: ModelProto, unlabeled: Dataset, data: Dataset) -> None:
     settings = replace(QUICK, epochs=4)
-    result = finetune(pruned, unlabelled, teacher=MODEL, validation=data, settings=settings)
+    result = finetune(pruned, unlabeled, teacher=MODEL, validation=data, settings=settings)
     before, after = accuracy(result)
     assert before < 0.4 and after > 0.85
 
 
-def test_without_labels_and_teacher_there_is_nothing_to_learn(pruned: ModelProto, unlabelled: Dataset) -> None:
+def test_without_labels_and_teacher_there_is_nothing_to_learn(pruned: ModelProto, unlabeled: Dataset) -> None:
     with pytest.raises(TrainingError, match="OP904"):
-        finetune(pruned, unlabelled)
+        finetune(pruned, unlabeled)
 
 
 def test_the_better_model_is_kept(images: dict[str, np.ndarray]) -> None:
@@ -88,7 +88,7 @@ def test_the_better_model_is_kept(images: dict[str, np.ndarray]) -> None:
     result = finetune(model, data, settings=replace(QUICK, epochs=1, rate=1.0, clip=0.0, warm_up=0.0))
     before, after = accuracy(result)
     assert result.kept == "before" and before >= after
-    old, new = weights_of(normalise(model)), weights_of(result.proto)
+    old, new = weights_of(normalize(model)), weights_of(result.proto)
     assert all(np.array_equal(old[n], new[n]) for n in new)
 
 
@@ -178,7 +178,7 @@ def test_settings_out_of_range(pruned: ModelProto, data: Dataset, change: dict[s
 
 def scale(model: ModelProto, data: Dataset) -> ModelProto:
     """Stand in for a user's training loop."""
-    assert data.labelled
+    assert data.labeled
     for tensor in model.graph.initializer:
         if tensor.name.endswith("weight"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.5), tensor.name))

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxprune._runtime import run, session
+from onnxprune.autodiff.backward import gradients, model_of
+from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.errors import TrainingError
-from onnxprune.normalise import normalise
-from onnxprune.train.backward import gradients
-from onnxprune.train.forward import feeds_of, forward
-from onnxprune.train.graph import model_of
-from onnxprune.train.parameters import trainable
+from onnxprune.model.session import run, session
+from onnxprune.normalize import normalize
+from onnxprune.train.trainable import trainable
 from tests.toolbox import Net
 from tests.train.differences import Case, check
 
@@ -21,7 +20,7 @@ def step_of(
     proto: ModelProto, shapes: dict[str, tuple[int, ...]], norms: str = "frozen", fast: bool = True
 ) -> tuple[ModelProto, dict[str, np.ndarray]]:
     """Make a graph that gives a model's outputs and the gradients of their sum, and what it is fed with."""
-    model = normalise(proto)
+    model = normalize(proto)
     step = forward(model, shapes, trainable(model), norms=norms, fast=fast)
     total = step.tape.emit("Sum", *(y.sum(keep=False) for y in step.outputs.values()))
     found = gradients(step.tape, total, list(step.weights.values()))
@@ -103,7 +102,7 @@ def test_what_is_trained() -> None:
     y = net.reshape(net.op("Mul", y, net.const(0.5)), (2, -1))
     w = net.op("Transpose", net.weight(5, 64, name="turned"), perm=[1, 0])
     net.output(net.op("MatMul", y, w))
-    model = normalise(net.model())
+    model = normalize(net.model())
     assert trainable(model) == ["conv_w", "late_bias", "scale", "shift", "turned"]
     assert trainable(model, freeze=["conv"], also=["mask"]) == ["late_bias", "scale", "shift", "mask", "turned"]
     with pytest.raises(Exception, match="OP304"):
@@ -111,7 +110,7 @@ def test_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_normalisations_follow_the_batch(fast: bool) -> None:
+def test_normalizations_follow_the_batch(fast: bool) -> None:
     rng = np.random.default_rng(0)
     net = Net(17)
     x = net.input((8, 3, 4, 4), "x")

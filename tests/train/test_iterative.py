@@ -15,13 +15,14 @@ from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import PlanError
 from onnxprune.evaluate import evaluate
-from onnxprune.train import TrainSettings, prune_iteratively
+from onnxprune.train import TrainSettings
+from onnxprune.workflow.iterative import prune_iteratively
 
 MODELS = Path(__file__).parents[2] / "models"
 
 
 MODEL = MODELS / "digits_resnet.onnx"
-SETTINGS = op.Settings(target=op.Target("macs", 0.25))
+SETTINGS = op.PlanSettings(target=op.Target("macs", 0.25))
 TRAINING = TrainSettings(epochs=3, batch=32)
 
 
@@ -48,25 +49,25 @@ def test_a_target_is_met_in_steps(data: Dataset) -> None:
     assert rounds[0].pruned.plan.after["macs"] == rounds[1].pruned.plan.before["macs"]
     assert evaluate(found, judge, metrics=["top1"])["top1"].model.value > 0.8
     assert rounds[0].plan == rounds[0].pruned.plan
-    analysis = op.analyse(model)
+    analysis = op.analyze(model)
     again = op.prune(analysis, rounds[1].plan)  # both steps at once, proved against the original
     assert again.verification is not None and again.verification.passed
     first, second = weights_of(again.proto), weights_of(found)
     assert {n: a.shape for n, a in first.items()} == {n: a.shape for n, a in second.items()}
     with pytest.raises(PlanError, match="OP302"):
-        prune_iteratively(model, train, op.Settings(ratio=0.5), 2)
+        prune_iteratively(model, train, op.PlanSettings(ratio=0.5), 2)
     with pytest.raises(PlanError, match="OP303"):
         prune_iteratively(model, train, settings, 0)
 
 
 def test_what_both_steps_remove_is_what_is_left_out_of_the_original(data: Dataset) -> None:
     """Without training and repair, the second step's model holds rows and columns of the original."""
-    idle = TrainSettings(epochs=1, batch=32, rate=1e-12, optimiser="sgd", norms="frozen", decay=0.0)
+    idle = TrainSettings(epochs=1, batch=32, rate=1e-12, optimizer="sgd", norms="frozen", decay=0.0)
     found, rounds = prune_iteratively(MODEL, data, SETTINGS, 2, training=idle, repair=None)
-    once = weights_of(op.prune(op.analyse(MODEL), rounds[-1].plan).proto)
+    once = weights_of(op.prune(op.analyze(MODEL), rounds[-1].plan).proto)
     twice = weights_of(found)
     assert all(np.allclose(once[n], twice[n], rtol=1e-5, atol=1e-7) for n in once)
-    other = weights_of(op.prune(op.analyse(MODEL), op.make_plan(op.analyse(MODEL), SETTINGS)).proto)
+    other = weights_of(op.prune(op.analyze(MODEL), op.make_plan(op.analyze(MODEL), SETTINGS)).proto)
     assert not all(a.shape == once[n].shape and np.allclose(once[n], a) for n, a in other.items())
 
 
@@ -76,7 +77,7 @@ def test_rewinding_starts_from_early_weights(data: Dataset) -> None:
     for tensor in early.graph.initializer:
         if tensor.name.endswith("conv.weight"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name))
-    idle = TrainSettings(epochs=1, batch=32, rate=1e-12, optimiser="sgd", norms="frozen", decay=0.0)
+    idle = TrainSettings(epochs=1, batch=32, rate=1e-12, optimizer="sgd", norms="frozen", decay=0.0)
     found, rounds = prune_iteratively(MODEL, data, SETTINGS, 1, training=idle, rewind=early)
     plain = weights_of(rounds[0].pruned.proto)
     rewound = weights_of(found)

@@ -1,4 +1,4 @@
-"""Training of quantised models: integer weights are trained as real numbers, and come back as integers."""
+"""Training of quantized models: integer weights are trained as real numbers, and come back as integers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxprune as op
-from onnxprune._runtime import run, session
 from onnxprune.data import Dataset, open_data
-from onnxprune.normalise import normalise
+from onnxprune.model.session import run, session
+from onnxprune.normalize import normalize
 from onnxprune.train import TrainSettings, finetune
 from onnxprune.train.latent import rounded, with_latents
-from onnxprune.train.parameters import trainable
+from onnxprune.train.trainable import trainable
 
 quantization = pytest.importorskip("onnxruntime.quantization")
 MODELS = Path(__file__).parents[2] / "models"
@@ -31,11 +31,11 @@ def images() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory: pytest.TempPathFactory, images: dict[str, np.ndarray]) -> ModelProto:
+def quantized(tmp_path_factory: pytest.TempPathFactory, images: dict[str, np.ndarray]) -> ModelProto:
     """A pruned network, unrepaired, in 8 bits: weights are stored as integers."""
-    analysis = op.analyse(MODEL)
-    small = op.prune(analysis, op.make_plan(analysis, op.Settings(target=op.Target("macs", 0.4)))).proto
-    folder = tmp_path_factory.mktemp("quantised")
+    analysis = op.analyze(MODEL)
+    small = op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.4)))).proto
+    folder = tmp_path_factory.mktemp("quantized")
     onnx.save(small, folder / "small.onnx")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
@@ -56,12 +56,12 @@ def quantised(tmp_path_factory: pytest.TempPathFactory, images: dict[str, np.nda
         )
     finally:
         logging.disable(logging.NOTSET)
-    return normalise(onnx.load(folder / "q.onnx"))
+    return normalize(onnx.load(folder / "q.onnx"))
 
 
 @pytest.fixture
-def data(quantised: ModelProto, images: dict[str, np.ndarray]) -> Dataset:
-    return open_data(images, quantised)
+def data(quantized: ModelProto, images: dict[str, np.ndarray]) -> Dataset:
+    return open_data(images, quantized)
 
 
 def weights_of(model: ModelProto) -> dict[str, np.ndarray]:
@@ -72,42 +72,42 @@ def types_of(model: ModelProto) -> dict[str, int]:
     return {t.name: t.data_type for t in model.graph.initializer}
 
 
-def test_there_and_back(quantised: ModelProto, images: dict[str, np.ndarray]) -> None:
-    latent = with_latents(quantised)
-    integers = [n for n, t in types_of(quantised).items() if t == TensorProto.INT8 and n in trainable(latent)]
-    assert integers and not set(integers) & set(trainable(quantised))
+def test_there_and_back(quantized: ModelProto, images: dict[str, np.ndarray]) -> None:
+    latent = with_latents(quantized)
+    integers = [n for n, t in types_of(quantized).items() if t == TensorProto.INT8 and n in trainable(latent)]
+    assert integers and not set(integers) & set(trainable(quantized))
     data = {"image": images["image"][:16]}
-    first, second = (next(iter(run(session(m, optimise=False), data).values())) for m in (quantised, latent))
+    first, second = (next(iter(run(session(m, optimize=False), data).values())) for m in (quantized, latent))
     np.testing.assert_allclose(second, first, atol=1e-4 * np.abs(first).max())
-    old, new = weights_of(quantised), weights_of(rounded(latent, quantised))
+    old, new = weights_of(quantized), weights_of(rounded(latent, quantized))
     assert all(np.array_equal(old[n], new[n]) and old[n].dtype == new[n].dtype for n in old)
     moved = ModelProto()
     moved.CopyFrom(latent)
     (tensor,) = (t for t in moved.graph.initializer if t.name == integers[0])
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.5), tensor.name))
-    new = weights_of(rounded(moved, quantised))
+    new = weights_of(rounded(moved, quantized))
     assert [n for n in old if not np.array_equal(old[n], new[n])] == integers[:1]
 
 
-def test_a_quantised_network_learns(quantised: ModelProto, data: Dataset) -> None:
+def test_a_quantized_network_learns(quantized: ModelProto, data: Dataset) -> None:
     settings = TrainSettings(epochs=6, batch=32, rate=0.005)
-    result = finetune(quantised, data, teacher=MODEL, hold_out=0.3, settings=settings)
+    result = finetune(quantized, data, teacher=MODEL, hold_out=0.3, settings=settings)
     assert result.before is not None and result.after is not None and result.kept == "after"
     assert result.after["top1"].model.value > result.before["top1"].model.value + 0.2
-    assert types_of(result.proto) == types_of(quantised)
-    assert [n.op_type for n in result.proto.graph.node] == [n.op_type for n in quantised.graph.node]
-    old, new = weights_of(quantised), weights_of(result.proto)
+    assert types_of(result.proto) == types_of(quantized)
+    assert [n.op_type for n in result.proto.graph.node] == [n.op_type for n in quantized.graph.node]
+    old, new = weights_of(quantized), weights_of(result.proto)
     moved = {n for n in old if old[n].dtype == np.int8 and old[n].ndim == 4 and not np.array_equal(old[n], new[n])}
     assert moved and not any(n.endswith(("_scale", "_zero_point")) for n in moved)
 
 
-def test_what_others_read_stays(quantised: ModelProto) -> None:
+def test_what_others_read_stays(quantized: ModelProto) -> None:
     shared = ModelProto()
-    shared.CopyFrom(quantised)
-    name = next(n for n in trainable(with_latents(quantised)) if types_of(quantised)[n] == TensorProto.INT8)
+    shared.CopyFrom(quantized)
+    name = next(n for n in trainable(with_latents(quantized)) if types_of(quantized)[n] == TensorProto.INT8)
     shared.graph.node.append(
         onnx.helper.make_node("Cast", [name], ["seen"], name="reads_integers", to=TensorProto.FLOAT)
     )
     assert types_of(with_latents(shared))[name] == TensorProto.INT8
-    plain = normalise(op.load(MODEL).proto)
+    plain = normalize(op.load(MODEL).proto)
     assert with_latents(plain) is plain

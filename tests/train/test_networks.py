@@ -16,20 +16,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune._runtime import run, session
-from onnxprune.normalise import normalise
-from onnxprune.train.backward import gradients
-from onnxprune.train.forward import feeds_of, forward
-from onnxprune.train.graph import model_of
+from onnxprune.autodiff.backward import gradients, model_of
+from onnxprune.autodiff.forward import feeds_of, forward
+from onnxprune.model.session import run, session
+from onnxprune.normalize import normalize
 from onnxprune.train.losses import LossSettings
 from onnxprune.train.machine import GraphMachine
 from onnxprune.train.objective import objective
-from onnxprune.train.parameters import trainable
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
+from onnxprune.train.trainable import trainable
 
 torch = pytest.importorskip("torch")
-zoo = pytest.importorskip("tests.zoo.catalogue")
+zoo = pytest.importorskip("tests.zoo.catalog")
 pytestmark = pytest.mark.dev
 
 USUAL = ("mobilenet_v3", "resnet", "unet", "vit_split", "lstm_tagger")
@@ -48,12 +47,12 @@ RESNET18 = zoo.Network(_resnet18, {"image": zoo.Input(("batch", 3, "height", "wi
 
 
 def exported(name: str) -> tuple[Any, ModelProto, dict[str, Any]]:
-    """Export a network as it is, so that initialisers are called as its parameters; return it in double precision."""
-    from tests.zoo.export import randomise
+    """Export a network as it is, so that initializers are called as its parameters; return it in double precision."""
+    from tests.zoo.export import randomize
 
     network = RESNET18 if name == "resnet18" else zoo.NETWORKS[name]
     torch.manual_seed(0)
-    module = randomise(network.build())
+    module = randomize(network.build())
     inputs = {n: torch.from_numpy(a) for n, a in network.draw(network.sizes).items()}
     with TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -68,7 +67,7 @@ def exported(name: str) -> tuple[Any, ModelProto, dict[str, Any]]:
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
         )
-        model = normalise(onnx.load(path))
+        model = normalize(onnx.load(path))
     return module.double(), model, {n: x.double() if x.is_floating_point() else x for n, x in inputs.items()}
 
 
@@ -90,7 +89,7 @@ def test_gradients(name: str) -> None:
     sum((y * torch.from_numpy(w)).sum() for y, w in zip(outputs, weights, strict=True)).backward()
     expected = {n: p.grad.numpy() for n, p in module.named_parameters() if p.grad is not None}
 
-    # Where several nodes read a vector, each has a copy of its own after normalisation.
+    # Where several nodes read a vector, each has a copy of its own after normalization.
     copies = {n: [t for t in trainable(model, also=["*"]) if t.partition("::")[0] == n] for n in expected}
     trained = [t for n in expected for t in copies[n]]
     step = forward(model, {n: tuple(x.shape) for n, x in inputs.items()}, trained, norms="frozen")
@@ -119,35 +118,35 @@ def torch_steps(module: Any, settings: TrainSettings, x: Any, labels: Any, steps
     exempt = [p for p in module.parameters() if p.numel() == max(p.shape, default=1)]
     others = [p for p in module.parameters() if p.numel() != max(p.shape, default=1)]
     groups = [{"params": others, "weight_decay": settings.decay}, {"params": exempt, "weight_decay": 0.0}]
-    if settings.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(groups, lr=settings.peak)
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=settings.peak)
     else:
-        optimiser = torch.optim.SGD(groups, lr=settings.peak, momentum=settings.momentum, nesterov=True)
+        optimizer = torch.optim.SGD(groups, lr=settings.peak, momentum=settings.momentum, nesterov=True)
     module.train(settings.norms == "batch")
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(module(x), labels, label_smoothing=settings.loss.smoothing)
         loss.backward()
         if settings.clip:
             torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
-        optimiser.step()
+        optimizer.step()
         yield loss.item()
 
 
 @pytest.mark.parametrize("norms", ["batch", "frozen"])
 @pytest.mark.parametrize(
-    ("name", "optimiser"),
+    ("name", "optimizer"),
     [
         *(("resnet", o) for o in ("sgd", "adamw")),
         *((name, "sgd") for name in ("mobilenet_v3", "unet", "vit_split")),
         pytest.param("resnet18", "sgd", marks=pytest.mark.slow),
     ],
 )
-def test_steps(name: str, optimiser: str, norms: str) -> None:
+def test_steps(name: str, optimizer: str, norms: str) -> None:
     module, model, inputs = exported(name)
     every = {name for name, _ in module.named_parameters()} & {t.name for t in model.graph.initializer}
     settings = TrainSettings(
-        optimiser=optimiser,
+        optimizer=optimizer,
         norms=norms,
         rate=0.01,
         clip=1.0,
@@ -160,18 +159,18 @@ def test_steps(name: str, optimiser: str, norms: str) -> None:
     images = rng.standard_normal(tuple(example.shape))
     (classes, *places) = outputs_of(module.eval(), inputs)[0].shape[1:]
     labels = rng.integers(0, classes, (len(images), *places))
-    goal = objective(model, settings, labelled=True, teacher=False)
+    goal = objective(model, settings, labeled=True, teacher=False)
     batch = {images_name: images.astype(np.float32), "labels": labels}
     machine = GraphMachine(build_step(model, goal, settings, batch), providers=["CPUExecutionProvider"], threads=1)
     before = dict(machine.state)
     expected = list(torch_steps(module, settings, torch.from_numpy(images), torch.from_numpy(labels), 6))
     found = [machine.feed([batch], settings.peak)["loss"] for _ in range(6)]
     # Adam divides by the gradient's size: where that is nothing but rounding, it moves all the same.
-    loose = optimiser == "adamw"
+    loose = optimizer == "adamw"
     np.testing.assert_allclose(found, expected, rtol=2e-3 if loose else 2e-4)
     assert expected[-1] < expected[0]
-    if optimiser == "adamw" and norms == "batch":
-        return  # which is so for every bias before a normalisation, and shifts whatever follows
+    if optimizer == "adamw" and norms == "batch":
+        return  # which is so for every bias before a normalization, and shifts whatever follows
     state, close = module.state_dict(), []
     for name in machine.weights:
         if name in state:

@@ -16,21 +16,21 @@ from click.testing import CliRunner
 from onnx import ModelProto
 
 import onnxprune as op
-from onnxprune._runtime import run, session
+from onnxprune.autodiff.backward import model_of
+from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import OnnxPruneError, TrainingError
-from onnxprune.normalise import normalise
+from onnxprune.model.session import run, session
+from onnxprune.normalize import normalize
 from onnxprune.train import FineTuned, TrainSettings, finetune
 from onnxprune.train.environment import PYTHONS, create_environment
-from onnxprune.train.forward import feeds_of, forward
-from onnxprune.train.graph import model_of
 from onnxprune.train.ort_forms import in_its_forms
-from onnxprune.train.parameters import trainable
+from onnxprune.train.trainable import trainable
 from tests.toolbox import Net
 
 MODELS = Path(__file__).parents[2] / "models"
-SETTINGS = TrainSettings(epochs=2, batch=32, optimiser="adamw", clip=0.0, decay=0.0)
+SETTINGS = TrainSettings(epochs=2, batch=32, optimizer="adamw", clip=0.0, decay=0.0)
 
 
 def every_form(x: str, net: Net) -> str:
@@ -49,7 +49,7 @@ def test_the_forms_compute_the_same() -> None:
     net = Net(18)
     x = net.input((2, 3, 16, 16), "x")
     net.output(every_form(x, net))
-    model = normalise(net.model())
+    model = normalize(net.model())
     data = {"x": np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)}
     step = forward(model, {"x": (2, 3, 16, 16)}, trainable(model), norms="frozen", fast=False)
     in_its_forms(step.tape, norms="frozen")
@@ -67,7 +67,7 @@ def test_what_it_cannot_train_is_said() -> None:
     net = Net(18)
     x = net.input((1, 2, 4, 4), "x")
     net.output(net.op("ConvTranspose", x, net.weight(2, 3, 3, 3), name="up"))
-    model = normalise(net.model())
+    model = normalize(net.model())
     step = forward(model, {"x": (1, 2, 4, 4)}, trainable(model), norms="frozen")
     with pytest.raises(TrainingError, match="OP908") as caught:
         in_its_forms(step.tape, norms="frozen")
@@ -76,8 +76,8 @@ def test_what_it_cannot_train_is_said() -> None:
 
 @pytest.fixture(scope="module")
 def pruned() -> ModelProto:
-    analysis = op.analyse(MODELS / "digits_resnet.onnx")
-    return op.prune(analysis, op.make_plan(analysis, op.Settings(target=op.Target("macs", 0.3)))).proto
+    analysis = op.analyze(MODELS / "digits_resnet.onnx")
+    return op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.3)))).proto
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def train(pruned: ModelProto, data: Dataset, python: Path | None, **changes: obj
 
 
 @pytest.mark.parametrize(
-    "changes", [{"optimiser": "sgd"}, {"optimiser": "lamb"}, {"clip": 1.0}, {"lasso": 1e-3}], ids=str
+    "changes", [{"optimizer": "sgd"}, {"optimizer": "lamb"}, {"clip": 1.0}, {"lasso": 1e-3}], ids=str
 )
 def test_settings_beyond_it(pruned: ModelProto, data: Dataset, changes: dict[str, object]) -> None:
     with pytest.raises(TrainingError, match="OP908"):

@@ -1,4 +1,4 @@
-"""Gradients of reductions, normalisations, pooling and quantisation."""
+"""Gradients of reductions, normalizations, pooling and quantization."""
 
 from __future__ import annotations
 

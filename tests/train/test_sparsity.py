@@ -10,21 +10,20 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune as op
-from onnxprune._runtime import run, session
+from onnxprune.autodiff.backward import gradients, model_of
+from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import TrainingError
 from onnxprune.evaluate import evaluate
+from onnxprune.model.session import run, session
 from onnxprune.train import FineTuned, TrainSettings, finetune
-from onnxprune.train.backward import gradients
-from onnxprune.train.forward import feeds_of, forward
-from onnxprune.train.graph import model_of
-from onnxprune.train.parameters import trainable
 from onnxprune.train.sparsity import lasso
+from onnxprune.train.trainable import trainable
 from tests.toolbox import Net
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"
-SETTINGS = TrainSettings(epochs=2, batch=32, optimiser="sgd", rate=0.02)
+SETTINGS = TrainSettings(epochs=2, batch=32, optimizer="sgd", rate=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def weights_of(model: ModelProto) -> dict[str, np.ndarray]:
 Gradients = dict[str, np.ndarray]
 
 
-def penalty(analysis: op.Analysis) -> tuple[float, Gradients]:
+def penalty(analysis: op.TracedModel) -> tuple[float, Gradients]:
     """Run the graph of the group lasso and of its gradients."""
     graph = analysis.graph
     step = forward(graph.proto, graph.shapes.inputs, trainable(graph.proto))
@@ -52,7 +51,7 @@ def penalty(analysis: op.Analysis) -> tuple[float, Gradients]:
     return float(made.pop("loss")), {name.removeprefix("d "): array for name, array in made.items()}
 
 
-def by_hand(analysis: op.Analysis) -> tuple[float, Gradients]:
+def by_hand(analysis: op.TracedModel) -> tuple[float, Gradients]:
     """Go through the units one by one; a grouped convolution's weight has its groups' inputs side by side."""
     graph, total = analysis.graph, 0.0
     arrays = weights_of(graph.proto)
@@ -90,7 +89,7 @@ def grouped_convolution() -> ModelProto:
 
 @pytest.mark.parametrize("model", [MODEL, grouped_convolution()], ids=["residual", "grouped"])
 def test_the_group_lasso(model: op.Source) -> None:
-    analysis = op.analyse(model)
+    analysis = op.analyze(model)
     (loss, found), (total, expected) = penalty(analysis), by_hand(analysis)
     assert loss == pytest.approx(total, rel=1e-5)
     for name, gradient in expected.items():
@@ -108,8 +107,8 @@ def test_whole_channels_vanish_and_can_be_pruned(data: Dataset) -> None:
     for weight in (0.0, 0.03):
         result = trained(MODEL, data, lasso=weight, epochs=10)
         assert result.sparsified == bool(weight) and (result.kept == "after" or not weight)
-        analysis = op.analyse(result.proto)
-        small = op.prune(analysis, op.make_plan(analysis, op.Settings(target=op.Target("macs", 0.5)))).proto
+        analysis = op.analyze(result.proto)
+        small = op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.5)))).proto
         accuracies.append(evaluate(small, data, metrics=["top1"])["top1"].model.value)
     without, with_ = accuracies
     assert with_ > 0.9 > without + 0.3

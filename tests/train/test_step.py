@@ -1,4 +1,4 @@
-"""Training steps: losses and optimisers against closed forms, and machines that run them."""
+"""Training steps: losses and optimizers against closed forms, and machines that run them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune._runtime import run, session
+from onnxprune.autodiff.backward import model_of
+from onnxprune.autodiff.prepare import as_classes
 from onnxprune.errors import TrainingError
-from onnxprune.normalise import normalise
+from onnxprune.model.session import run, session
+from onnxprune.model.tape import INT64, Tape, Tensor
+from onnxprune.normalize import normalize
 from onnxprune.train.augment import Augmentation
-from onnxprune.train.graph import model_of
 from onnxprune.train.losses import LOSSES, LossSettings, feature_distance
 from onnxprune.train.machine import DeviceMachine, GraphMachine
 from onnxprune.train.objective import objective
-from onnxprune.train.schedules import SCHEDULES, rate
-from onnxprune.train.scores import as_classes
+from onnxprune.train.optimizers import SCHEDULES, rate
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.step import Step, build_step
-from onnxprune.train.tape import Tape
-from onnxprune.train.tensor import INT64, Tensor
+from onnxprune.train.step import TrainingStep, build_step
 from tests.toolbox import Net
 
 RNG = np.random.default_rng(0)
@@ -95,16 +94,16 @@ def test_schedules(name: str) -> None:
         assert rates[-1] < 0.02
 
 
-def small(**changes: Any) -> tuple[Step, dict[str, np.ndarray]]:
+def small(**changes: Any) -> tuple[TrainingStep, dict[str, np.ndarray]]:
     """Make a step of a linear model."""
     net = Net(17)
     x = net.input((8, 4), "x")
     net.output(net.op("Gemm", x, net.weight(4, 3, name="w"), net.weight(3, name="b")))
-    model = normalise(net.model())
+    model = normalize(net.model())
     rng = np.random.default_rng(1)
     batch = {"x": rng.standard_normal((8, 4)).astype(np.float32), "labels": rng.integers(0, 3, 8)}
     settings = TrainSettings(**changes)
-    return build_step(model, objective(model, settings, labelled=True, teacher=False), settings, batch), batch
+    return build_step(model, objective(model, settings, labeled=True, teacher=False), settings, batch), batch
 
 
 def by_hand(state: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -115,7 +114,7 @@ def by_hand(state: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[
 
 
 def test_sgd_with_decay_and_clipping() -> None:
-    step, batch = small(optimiser="sgd", momentum=0.8, decay=0.1, clip=0.05)
+    step, batch = small(optimizer="sgd", momentum=0.8, decay=0.1, clip=0.05)
     machine = GraphMachine(step, providers=CPU, threads=1)
     state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
     velocity = {n: np.zeros_like(a) for n, a in state.items()}
@@ -133,7 +132,7 @@ def test_sgd_with_decay_and_clipping() -> None:
 
 
 def test_adamw() -> None:
-    step, batch = small(optimiser="adamw", decay=0.1, clip=0.0)
+    step, batch = small(optimizer="adamw", decay=0.1, clip=0.0)
     machine = GraphMachine(step, providers=CPU, threads=1)
     state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
     mean, square = ({n: np.zeros_like(a) for n, a in state.items()} for _ in range(2))
@@ -148,7 +147,7 @@ def test_adamw() -> None:
 
 
 def test_lamb() -> None:
-    step, batch = small(optimiser="lamb", decay=0.1, clip=0.0)
+    step, batch = small(optimizer="lamb", decay=0.1, clip=0.0)
     machine = GraphMachine(step, providers=CPU, threads=1)
     state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
     mean, square = ({n: np.zeros_like(a) for n, a in state.items()} for _ in range(2))
@@ -166,7 +165,7 @@ def test_lamb() -> None:
 
 
 def test_lamb_lets_zeros_leave() -> None:
-    step, batch = small(optimiser="lamb", clip=0.0)
+    step, batch = small(optimizer="lamb", clip=0.0)
     step.state["b"][:] = 0
     machine = GraphMachine(step, providers=CPU, threads=1)
     machine.feed([batch], 0.1)

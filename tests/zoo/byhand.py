@@ -1,5 +1,5 @@
 """Networks that PyTorch can't export, written node by node: the standard's own attention and norms, recurrence with all
-its optional inputs, quantised operators, einsum."""
+its optional inputs, quantized operators, einsum."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def einsum_mixture() -> ModelProto:
     return net.model()
 
 
-def quantised_operators() -> ModelProto:
+def quantized_operators() -> ModelProto:
     """QLinearConv, dense, grouped and depthwise, per tensor and per channel, and QLinearMatMul."""
     net = Net(opset=17)
     scale, zero = net.const(0.02), net.const(np.uint8(120))
@@ -288,7 +288,7 @@ BY_HAND: Mapping[str, Callable[[], ModelProto]] = {
         integer_operators,
         local_functions,
         lstm_with_everything,
-        quantised_operators,
+        quantized_operators,
     )
 }
 

@@ -385,7 +385,7 @@ class Wave(nn.Module):
 
 
 class Volume(nn.Module):
-    """Three-dimensional, a factorised convolution, flattened before the linear layers."""
+    """Three-dimensional, a factorized convolution, flattened before the linear layers."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()

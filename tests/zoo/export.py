@@ -62,7 +62,7 @@ def dynamo(network: Network, opset: int | None = None) -> ModelProto:
 EXPORTERS: Mapping[str, Exporter] = {"dynamo": dynamo, "torchscript": torchscript}
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     """Give scales, shifts and running statistics values that a trained network might have, not ones and zeroes."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [*module.named_parameters(), *module.named_buffers()]
@@ -81,7 +81,7 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def _prepared(network: Network) -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(0)
-    module = randomise(network.build())
+    module = randomize(network.build())
     return module, {name: torch.from_numpy(array) for name, array in network.draw(network.sizes).items()}
 
 

@@ -1,4 +1,4 @@
-"""Models as other tools rewrite them: quantised, and optimised by ONNX Runtime."""
+"""Models as other tools rewrite them: quantized, and optimized by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 Feeds = dict[str, NDArray[Any]]
 
 
-def quantised(
+def quantized(
     model: ModelProto,
     batches: list[Feeds],
     form: Literal["QDQ", "QOperator"],
@@ -27,7 +27,7 @@ def quantised(
     per_channel: bool,
     signed: bool = True,
 ) -> ModelProto:
-    """Quantise weights and activations to 8 bits, with the ranges that a few batches show."""
+    """Quantize weights and activations to 8 bits, with the ranges that a few batches show."""
     with TemporaryDirectory() as folder, _quiet():
         source, prepared, target = (Path(folder) / f"{n}.onnx" for n in ("source", "prepared", "target"))
         onnx.save(model, source)
@@ -44,8 +44,8 @@ def quantised(
         return onnx.load(target)
 
 
-def dynamically_quantised(model: ModelProto, *, per_channel: bool) -> ModelProto:
-    """Quantise weights; activations get their scales at run time."""
+def dynamically_quantized(model: ModelProto, *, per_channel: bool) -> ModelProto:
+    """Quantize weights; activations get their scales at run time."""
     with TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         onnx.save(model, source)
@@ -54,10 +54,10 @@ def dynamically_quantised(model: ModelProto, *, per_channel: bool) -> ModelProto
         return onnx.load(target)
 
 
-def optimised(model: ModelProto, level: Literal["EXTENDED", "ALL"] = "EXTENDED") -> ModelProto:
+def optimized(model: ModelProto, level: Literal["EXTENDED", "ALL"] = "EXTENDED") -> ModelProto:
     """Let ONNX Runtime fuse what it can, as it would before a run, and save the result.
 
-    With all optimisations, layouts are changed as well.
+    With all optimizations, layouts are changed as well.
     """
     with TemporaryDirectory() as folder:
         target = Path(folder) / "target.onnx"
@@ -70,7 +70,7 @@ def optimised(model: ModelProto, level: Literal["EXTENDED", "ALL"] = "EXTENDED")
 
 
 def fused(model: ModelProto, kind: str, heads: int, width: int) -> ModelProto:
-    """Fuse attentions, embeddings and norms with the optimiser for transformers that comes with ONNX Runtime."""
+    """Fuse attentions, embeddings and norms with the optimizer for transformers that comes with ONNX Runtime."""
     with TemporaryDirectory() as folder, _quiet():
         source = Path(folder) / "source.onnx"
         onnx.save(model, source)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.train.registry import gradient
-from onnxprune.train.tensor import Tensor
 
 
 @gradient("MatMul", of=0)
-def left(op: Op, dy: Tensor) -> Tensor:
+def left(op: GradientNode, dy: Tensor) -> Tensor:
     """Of A B by A: dY B^T."""
     a, b, dy = _as_matrices(op, dy)
     return _restored(dy @ b.mT, a, op.x(0))
 
 
 @gradient("MatMul", of=1)
-def right(op: Op, dy: Tensor) -> Tensor:
+def right(op: GradientNode, dy: Tensor) -> Tensor:
     """Of A B by B: A^T dY; where all matrices of the stack meet the same B, one product of their rows."""
     a, b, dy = _as_matrices(op, dy)
     if b.size == b.shape[-1] * b.shape[-2] and dy.size == a.size // a.shape[-1] * dy.shape[-1]:
@@ -24,7 +24,7 @@ def right(op: Op, dy: Tensor) -> Tensor:
     return _restored(a.mT @ dy, b, op.x(1))
 
 
-def _as_matrices(op: Op, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _as_matrices(op: GradientNode, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give vectors the axis that NumPy would add."""
     a, b = op.x(0), op.x(1)
     batch = dy.shape[: dy.rank - (a.rank > 1) - (b.rank > 1)]
@@ -38,7 +38,7 @@ def _restored(found: Tensor, operand: Tensor, given: Tensor) -> Tensor:
 
 
 @gradient("Gemm", of=0)
-def gemm_a(op: Op, dy: Tensor) -> Tensor:
+def gemm_a(op: GradientNode, dy: Tensor) -> Tensor:
     """Of alpha A B + beta C by A: alpha dY B^T."""
     alpha, b = op.attr("alpha", 1.0), op.attr("transB", 0)
     if op.attr("transA", 0):
@@ -47,7 +47,7 @@ def gemm_a(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Gemm", of=1)
-def gemm_b(op: Op, dy: Tensor) -> Tensor:
+def gemm_b(op: GradientNode, dy: Tensor) -> Tensor:
     """Of alpha A B + beta C by B: alpha A^T dY."""
     alpha, a = op.attr("alpha", 1.0), op.attr("transA", 0)
     if op.attr("transB", 0):
@@ -56,7 +56,7 @@ def gemm_b(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Gemm", of=2)
-def gemm_c(op: Op, dy: Tensor) -> Tensor:
+def gemm_c(op: GradientNode, dy: Tensor) -> Tensor:
     """Of alpha A B + beta C by C: beta dY."""
     beta = op.attr("beta", 1.0)
     dc = dy.sum_to(op.x(2).shape)
@@ -64,7 +64,7 @@ def gemm_c(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Einsum", of=None)
-def einsum(op: Op, dy: Tensor) -> Tensor:
+def einsum(op: GradientNode, dy: Tensor) -> Tensor:
     """The equation with the output in the operand's place; letters that only the operand has are spread."""
     terms, result = _terms(op)
     mine = terms[op.index]
@@ -79,7 +79,7 @@ def einsum(op: Op, dy: Tensor) -> Tensor:
     return found.reshape(spread).expand(op.x(op.index).shape)
 
 
-def _terms(op: Op) -> tuple[list[str], str]:
+def _terms(op: GradientNode) -> tuple[list[str], str]:
     """Return the terms of an equation and its result, an ellipsis written out in letters of its own."""
     left, arrow, result = op.attr("equation").replace(" ", "").partition("->")
     terms = left.split(",")

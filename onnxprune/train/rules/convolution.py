@@ -8,15 +8,15 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import Shape, Tensor
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.window import Window
 from onnxprune.train.products import dot_channels
 from onnxprune.train.registry import gradient
-from onnxprune.train.tensor import Shape, Tensor
-from onnxprune.train.window import Window
 
 
 @gradient("Conv")
-def conv_input(op: Op, dy: Tensor) -> Tensor:
+def conv_input(op: GradientNode, dy: Tensor) -> Tensor:
     """Each output position gives to its window, by the same weights."""
     x, w, group = op.x(), op.x(1), op.attr("group", 1)
     window = Window.of(op, w.shape[2:], dy.shape[2:])
@@ -55,7 +55,7 @@ def _turned(w: Tensor) -> Tensor:
 
 
 @gradient("Conv", of=1)
-def conv_weight(op: Op, dy: Tensor) -> Tensor:
+def conv_weight(op: GradientNode, dy: Tensor) -> Tensor:
     """For each position of the kernel, the product of dY with what the windows have there."""
     w, group = op.x(1), op.attr("group", 1)
     window = Window.of(op, w.shape[2:], dy.shape[2:])
@@ -64,7 +64,7 @@ def conv_weight(op: Op, dy: Tensor) -> Tensor:
 
 @gradient("Conv", of=2)
 @gradient("ConvTranspose", of=2)
-def conv_bias(op: Op, dy: Tensor) -> Tensor:
+def conv_bias(op: GradientNode, dy: Tensor) -> Tensor:
     """Summed per channel."""
     return dy.sum([a for a in range(dy.rank) if a != 1], keep=False)
 
@@ -130,7 +130,7 @@ def _by_kernels_of(dy: Tensor, padded: Tensor, shape: Shape, window: Window) -> 
 
 
 @gradient("ConvTranspose")
-def transposed_input(op: Op, dy: Tensor) -> Tensor:
+def transposed_input(op: GradientNode, dy: Tensor) -> Tensor:
     """The convolution that it is the transpose of."""
     window, group = _transposed(op, dy), op.attr("group", 1)
     return window.pad(dy).op(
@@ -139,12 +139,12 @@ def transposed_input(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("ConvTranspose", of=1)
-def transposed_weight(op: Op, dy: Tensor) -> Tensor:
+def transposed_weight(op: GradientNode, dy: Tensor) -> Tensor:
     """As for a convolution, its input and dY exchanged."""
     return _correlate(dy, op.x(), op.x(1).shape, _transposed(op, dy), op.attr("group", 1))
 
 
-def _transposed(op: Op, dy: Tensor) -> Window:
+def _transposed(op: GradientNode, dy: Tensor) -> Window:
     """Return the window of the convolution from dY's positions to X's that the node is the transpose of."""
     kernel, size, out = op.x(1).shape[2:], dy.shape[2:], op.x().shape[2:]
     rank = len(size)

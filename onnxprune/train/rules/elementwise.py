@@ -8,11 +8,11 @@ from math import pi, sqrt
 
 import numpy as np
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import BOOL, Tensor
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.train.registry import flat, gradient
-from onnxprune.train.tensor import BOOL, Tensor
 
-Derivative = Callable[[Op, Tensor, Tensor], Tensor]
+Derivative = Callable[[GradientNode, Tensor, Tensor], Tensor]
 
 _WIDE = 1e6  # bounds beyond these bound nothing
 _SELU = 1.67326319217681884765625, 1.05070102214813232421875  # alpha and gamma, from ONNX's definition
@@ -31,7 +31,7 @@ def _elu(x: Tensor, y: Tensor, alpha: float, slope: float = 1.0) -> Tensor:
     return (x > 0).where(slope, y + alpha)
 
 
-def _celu(op: Op, x: Tensor, y: Tensor) -> Tensor:
+def _celu(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     return (x > 0).where(1.0, y / float(op.attr("alpha", 1.0)) + 1)
 
 
@@ -41,13 +41,13 @@ def _softplus_tanh(x: Tensor) -> Tensor:
     return t + x * _sigmoid(x) * (1 - t * t)
 
 
-def _swish(op: Op, x: Tensor, y: Tensor, default: float = 1.0) -> Tensor:
+def _swish(op: GradientNode, x: Tensor, y: Tensor, default: float = 1.0) -> Tensor:
     alpha = float(op.attr("alpha", default))
     s = _sigmoid(x * alpha)
     return s + y * alpha * (1 - s)
 
 
-def _gelu(op: Op, x: Tensor, y: Tensor) -> Tensor:
+def _gelu(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     if op.attr("approximate", "none") == "tanh":
         return _gelu_tanh(x)
     return ((x * sqrt(0.5)).op("Erf") + 1) * 0.5 + x * _normal_density(x)
@@ -59,20 +59,20 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return (t + 1) * 0.5 + x * (1 - t * t) * (x * x * (3 * k) + 1) * (0.5 * c)
 
 
-def _hard_sigmoid(op: Op, x: Tensor, y: Tensor) -> Tensor:
+def _hard_sigmoid(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     return ((y > 0) & (y < 1)).where(x.like(op.attr("alpha", 0.2)), 0.0)
 
 
-def _hard_swish(op: Op, x: Tensor, y: Tensor) -> Tensor:
+def _hard_swish(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     inside = (x > -3) & (x < 3)
     return inside.where(x * (1 / 3) + 0.5, (x >= 3).cast(x.dtype))
 
 
-def _shrink(op: Op, x: Tensor, y: Tensor) -> Tensor:
+def _shrink(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     return (x.op("Abs") > float(op.attr("lambd", 0.5))).cast(x.dtype)
 
 
-def _scaled_tanh(op: Op, x: Tensor, y: Tensor) -> Tensor:
+def _scaled_tanh(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
     return (alpha - y * y * (1 / alpha)) * beta
 
@@ -121,12 +121,12 @@ _DERIVATIVES: dict[str, Derivative] = {
 }
 
 
-def _biased(op: Op) -> Tensor:
+def _biased(op: GradientNode) -> Tensor:
     return op.x(0) + op.x(1) if op.has(1) else op.x(0)
 
 
 @gradient(*_DERIVATIVES)
-def unary(op: Op, dy: Tensor) -> Tensor:
+def unary(op: GradientNode, dy: Tensor) -> Tensor:
     """Multiply by the derivative."""
     return dy * _DERIVATIVES["com.microsoft:" * (op.node.domain == "com.microsoft") + op.node.op_type](
         op, op.x(), op.y()
@@ -137,7 +137,7 @@ gradient("com.microsoft:FastGelu", of=1)(unary)
 
 
 @gradient("com.microsoft:BiasGelu", of=None)
-def bias_gelu(op: Op, dy: Tensor) -> Tensor:
+def bias_gelu(op: GradientNode, dy: Tensor) -> Tensor:
     """Gelu of a sum."""
     return dy * _gelu(op, op.x(0) + op.x(1), op.y())
 
@@ -152,13 +152,13 @@ def _above(x: Tensor, bound: float, sign: int = 1) -> Tensor:
 
 
 @gradient("Relu")
-def relu(op: Op, dy: Tensor) -> Tensor:
+def relu(op: GradientNode, dy: Tensor) -> Tensor:
     """Pass where the output is positive."""
     return dy * _above(op.y(), 0)
 
 
 @gradient("Clip")
-def clip(op: Op, dy: Tensor) -> Tensor:
+def clip(op: GradientNode, dy: Tensor) -> Tensor:
     """Pass within the bounds."""
     for i, sign in ((1, 1), (2, -1)):
         if op.has(i) and abs(bound := op.scalar(i, 0)) < _WIDE:
@@ -167,25 +167,25 @@ def clip(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Cast", "CastLike")
-def cast(op: Op, dy: Tensor) -> Tensor:
+def cast(op: GradientNode, dy: Tensor) -> Tensor:
     """Convert back."""
     return dy.cast(op.x().dtype)
 
 
 @gradient("CastLike", of=1)
-def cast_like(op: Op, dy: Tensor) -> Tensor:
+def cast_like(op: GradientNode, dy: Tensor) -> Tensor:
     """Only the type of it is read."""
     return op.x(1).zeros()
 
 
 @gradient("Identity")
-def identity(op: Op, dy: Tensor) -> Tensor:
+def identity(op: GradientNode, dy: Tensor) -> Tensor:
     """Pass."""
     return dy
 
 
 @gradient("Dropout")
-def dropout(op: Op, dy: Tensor) -> Tensor:
+def dropout(op: GradientNode, dy: Tensor) -> Tensor:
     """Scale what was kept; outside of training mode, pass."""
     if not bool(np.any(op.const(2) if op.has(2) else False)):
         return dy

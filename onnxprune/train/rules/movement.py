@@ -6,32 +6,32 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import INT64, Tensor
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.train.registry import flat, gradient
-from onnxprune.train.tensor import INT64, Tensor
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshape(op: Op, dy: Tensor) -> Tensor:
+def reshape(op: GradientNode, dy: Tensor) -> Tensor:
     """Give the shape back."""
     return dy.reshape(op.x().shape)
 
 
 @gradient("Transpose")
-def transpose(op: Op, dy: Tensor) -> Tensor:
+def transpose(op: GradientNode, dy: Tensor) -> Tensor:
     """Put the axes back."""
     order = op.attr("perm") or range(op.x().rank)[::-1]
     return dy.transpose(np.argsort(order).tolist())
 
 
 @gradient("Expand")
-def expand(op: Op, dy: Tensor) -> Tensor:
+def expand(op: GradientNode, dy: Tensor) -> Tensor:
     """Sum over the copies, which is done for every rule."""
     return dy
 
 
 @gradient("Tile")
-def tile(op: Op, dy: Tensor) -> Tensor:
+def tile(op: GradientNode, dy: Tensor) -> Tensor:
     """Sum over the copies."""
     shape = op.x().shape
     apart = [size for n, m in zip(dy.shape, shape, strict=True) for size in (n // m, m)]
@@ -39,7 +39,7 @@ def tile(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Concat", of=None)
-def concat(op: Op, dy: Tensor) -> Tensor:
+def concat(op: GradientNode, dy: Tensor) -> Tensor:
     """Cut the piece out."""
     axis = op.axis(0)
     sizes = [x.shape[axis] for x in op.inputs]
@@ -48,14 +48,14 @@ def concat(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Split")
-def split(op: Op, dy: Tensor) -> Tensor:
+def split(op: GradientNode, dy: Tensor) -> Tensor:
     """Put the pieces together."""
     pieces = [op.dy(i) for i in range(len(op.node.output))]
     return op.tape.emit("Concat", *pieces, axis=op.axis(0))
 
 
 @gradient("DepthToSpace")
-def depth_to_space(op: Op, dy: Tensor) -> Tensor:
+def depth_to_space(op: GradientNode, dy: Tensor) -> Tensor:
     """Gather the blocks into channels again, in the order they came from."""
     n, c, h, w = op.x().shape
     b = op.attr("blocksize")
@@ -65,26 +65,26 @@ def depth_to_space(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("SpaceToDepth")
-def space_to_depth(op: Op, dy: Tensor) -> Tensor:
+def space_to_depth(op: GradientNode, dy: Tensor) -> Tensor:
     """Spread the blocks again."""
     return dy.op("DepthToSpace", blocksize=op.attr("blocksize"))
 
 
 @gradient("Trilu")
-def trilu(op: Op, dy: Tensor) -> Tensor:
+def trilu(op: GradientNode, dy: Tensor) -> Tensor:
     """Keep the same triangle."""
     k = [op.x(1)] if op.has(1) else []
     return dy.op("Trilu", *k, upper=op.attr("upper", 1))
 
 
 @gradient("CumSum")
-def cumsum(op: Op, dy: Tensor) -> Tensor:
+def cumsum(op: GradientNode, dy: Tensor) -> Tensor:
     """Sum up from the other end."""
     return dy.op("CumSum", op.x(1), exclusive=op.attr("exclusive", 0), reverse=1 - op.attr("reverse", 0))
 
 
 @gradient("Slice")
-def cut(op: Op, dy: Tensor) -> Tensor:
+def cut(op: GradientNode, dy: Tensor) -> Tensor:
     """Put the piece into zeros; where steps leave gaps, element by element."""
     starts, ends, axes, steps = _slice_of(op)
     shape = op.x().shape
@@ -115,7 +115,7 @@ def _placed(dy: Tensor, axis: int, places: np.ndarray, size: int) -> Tensor:
     return dy.like(np.zeros((1,) * dy.rank)).expand(shape).scatter_add(indices, dy, axis)
 
 
-def _slice_of(op: Op) -> tuple[list[int], list[int], list[int], list[int]]:
+def _slice_of(op: GradientNode) -> tuple[list[int], list[int], list[int], list[int]]:
     starts, ends, axes, steps = (None if v is None else v.tolist() for v in map(op.const, range(1, 5)))
     assert starts is not None and ends is not None
     axes = range(len(starts)) if axes is None else axes
@@ -123,7 +123,7 @@ def _slice_of(op: Op) -> tuple[list[int], list[int], list[int], list[int]]:
 
 
 @gradient("Pad")
-def pad(op: Op, dy: Tensor) -> Tensor:
+def pad(op: GradientNode, dy: Tensor) -> Tensor:
     """Cut the padding off; where it repeats the content, add it to where that came from."""
     shape, mode = op.x().shape, op.attr("mode", "constant")
     given = op.const(1)
@@ -145,7 +145,7 @@ def pad(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("Gather")
-def gather(op: Op, dy: Tensor) -> Tensor:
+def gather(op: GradientNode, dy: Tensor) -> Tensor:
     """Add each piece to where it was taken from."""
     axis, table, indices = op.axis(0), op.x(0), op.x(1)
     before, after = table.shape[:axis], table.shape[axis + 1 :]
@@ -160,13 +160,13 @@ def gather(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("GatherElements")
-def gather_elements(op: Op, dy: Tensor) -> Tensor:
+def gather_elements(op: GradientNode, dy: Tensor) -> Tensor:
     """Add each element to where it was taken from."""
     return op.x().zeros().scatter_add(op.x(1), dy, op.axis(0))
 
 
 @gradient("GatherND")
-def gather_nd(op: Op, dy: Tensor) -> Tensor:
+def gather_nd(op: GradientNode, dy: Tensor) -> Tensor:
     """Add each piece to where it was taken from."""
     if op.attr("batch_dims", 0):
         raise NotImplementedError("it has batch axes")
@@ -174,7 +174,7 @@ def gather_nd(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("ScatterND")
-def scattered_into(op: Op, dy: Tensor) -> Tensor:
+def scattered_into(op: GradientNode, dy: Tensor) -> Tensor:
     """Nothing passes where something was written over."""
     if op.attr("reduction", "none") == "add":
         return dy
@@ -183,14 +183,14 @@ def scattered_into(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("ScatterND", of=2)
-def scattered(op: Op, dy: Tensor) -> Tensor:
+def scattered(op: GradientNode, dy: Tensor) -> Tensor:
     """Gather from where it was written."""
     _replacing(op, "add")
     return dy.op("GatherND", op.x(1))
 
 
 @gradient("ScatterElements")
-def elements_into(op: Op, dy: Tensor) -> Tensor:
+def elements_into(op: GradientNode, dy: Tensor) -> Tensor:
     """Nothing passes where something was written over."""
     if op.attr("reduction", "none") == "add":
         return dy
@@ -199,13 +199,13 @@ def elements_into(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("ScatterElements", of=2)
-def elements(op: Op, dy: Tensor) -> Tensor:
+def elements(op: GradientNode, dy: Tensor) -> Tensor:
     """Gather from where it was written."""
     _replacing(op, "add")
     return dy.op("GatherElements", op.x(1), axis=op.axis(0))
 
 
-def _replacing(op: Op, *others: str) -> None:
+def _replacing(op: GradientNode, *others: str) -> None:
     reduction = op.attr("reduction", "none")
     if reduction not in ("none", *others):
         raise NotImplementedError(f"its reduction is {reduction!r}")

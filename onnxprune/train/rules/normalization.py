@@ -1,4 +1,4 @@
-"""Normalisations: y = scale * (x - mean) / deviation + shift, the moments taken over different axes."""
+"""Normalizations: y = scale * (x - mean) / deviation + shift, the moments taken over different axes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.train.products import dot_channels
 from onnxprune.train.registry import gradient
-from onnxprune.train.tensor import Tensor
 
 
-def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centred: bool = True) -> Tensor:
-    """Return the gradient of what was normalised.
+def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centered: bool = True) -> Tensor:
+    """Return the gradient of what was normalized.
 
     Args:
-        dn: the gradient of the normalised tensor.
-        normal: the normalised tensor.
+        dn: the gradient of the normalized tensor.
+        normal: the normalized tensor.
         axes: the axes over which the moments were taken.
         inverse: one over the deviation.
-        centred: whether the mean was subtracted.
+        centered: whether the mean was subtracted.
     """
     inner = dn - normal * (dn * normal).mean(axes)
-    return (inner - dn.mean(axes) if centred else inner) * inverse
+    return (inner - dn.mean(axes) if centered else inner) * inverse
 
 
 def _inverse(variance: Tensor, epsilon: float) -> Tensor:
@@ -31,10 +31,10 @@ def _inverse(variance: Tensor, epsilon: float) -> Tensor:
 
 
 def _moments(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return a tensor normalised over axes, and one over its deviation."""
-    centred = x - x.mean(axes)
-    inverse = _inverse((centred * centred).mean(axes), epsilon)
-    return centred * inverse, inverse
+    """Return a tensor normalized over axes, and one over its deviation."""
+    centered = x - x.mean(axes)
+    inverse = _inverse((centered * centered).mean(axes), epsilon)
+    return centered * inverse, inverse
 
 
 def _channels(vector: Tensor, rank: int) -> Tensor:
@@ -47,31 +47,31 @@ def _others(x: Tensor) -> list[int]:
     return [a for a in range(x.rank) if a != 1]
 
 
-# Batch normalisation. With running statistics it is a scale and a shift per channel; with those of the batch, its
+# Batch normalization. With running statistics it is a scale and a shift per channel; with those of the batch, its
 # further outputs are the batch's mean and variance (its momentum is zero then).
 
 
-def _batch(op: Op) -> tuple[Tensor, Tensor]:
+def _batch(op: GradientNode) -> tuple[Tensor, Tensor]:
     """Return the mean and one over the deviation that were used, per channel."""
     mean, variance = (op.y(1), op.y(2)) if op.attr("training_mode", 0) else (op.x(3), op.x(4))
     return mean, _inverse(variance, op.attr("epsilon", 1e-5))
 
 
-def _products(op: Op, dy: Tensor) -> Tensor:
-    """Return the sums of dy times the normalised input, per channel."""
+def _products(op: GradientNode, dy: Tensor) -> Tensor:
+    """Return the sums of dy times the normalized input, per channel."""
     mean, inverse = _batch(op)
     return (dot_channels(dy, op.x()) - mean * dy.sum(_others(dy), keep=False)) * inverse
 
 
 def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return slope x + offset per channel, as a normalisation that does it in one go."""
+    """Return slope x + offset per channel, as a normalization that does it in one go."""
     channels = x.shape[1:2]
     zeros, ones = x.like(np.zeros(channels)), x.like(np.ones(channels))
     return x.op("BatchNormalization", slope, offset, zeros, ones, epsilon=0.0)
 
 
 @gradient("BatchNormalization")
-def batch_norm(op: Op, dy: Tensor) -> Tensor:
+def batch_norm(op: GradientNode, dy: Tensor) -> Tensor:
     """A scale; through the batch's moments, a line in x and the mean of dy as well, per channel."""
     x, scale = op.x(), op.x(1)
     mean, inverse = _batch(op)
@@ -85,70 +85,70 @@ def batch_norm(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("BatchNormalization", of=1)
-def batch_norm_scale(op: Op, dy: Tensor) -> Tensor:
-    """The sums of dy times the normalised input."""
+def batch_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The sums of dy times the normalized input."""
     return _products(op, dy)
 
 
 @gradient("BatchNormalization", of=2)
-def batch_norm_shift(op: Op, dy: Tensor) -> Tensor:
+def batch_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
     """The sums of dy."""
     return dy.sum(_others(dy), keep=False)
 
 
-# Layer and root-mean-square normalisation, over the last axes.
+# Layer and root-mean-square normalization, over the last axes.
 
 
-def _last(op: Op) -> list[int]:
+def _last(op: GradientNode) -> list[int]:
     return list(range(op.axis(-1), op.x().rank))
 
 
-def _layer(op: Op) -> tuple[Tensor, Tensor]:
+def _layer(op: GradientNode) -> tuple[Tensor, Tensor]:
     return _moments(op.x(), _last(op), op.attr("epsilon", 1e-5))
 
 
 @gradient("LayerNormalization")
-def layer_norm(op: Op, dy: Tensor) -> Tensor:
+def layer_norm(op: GradientNode, dy: Tensor) -> Tensor:
     """Through the moments over the last axes."""
     normal, inverse = _layer(op)
     return _through(dy * op.x(1), normal, _last(op), inverse)
 
 
 @gradient("LayerNormalization", of=1)
-def layer_norm_scale(op: Op, dy: Tensor) -> Tensor:
-    """The normalised input, summed."""
+def layer_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The normalized input, summed."""
     return dy * _layer(op)[0]
 
 
 @gradient("LayerNormalization", of=2)
-def layer_norm_shift(op: Op, dy: Tensor) -> Tensor:
+def layer_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
     """Summed."""
     return dy
 
 
-def _rms(op: Op) -> tuple[Tensor, Tensor]:
+def _rms(op: GradientNode) -> tuple[Tensor, Tensor]:
     x = op.x()
     inverse = _inverse((x * x).mean(_last(op)), op.attr("epsilon", 1e-5))
     return x * inverse, inverse
 
 
 @gradient("RMSNormalization", "SimplifiedLayerNormalization")
-def rms_norm(op: Op, dy: Tensor) -> Tensor:
+def rms_norm(op: GradientNode, dy: Tensor) -> Tensor:
     """Through the root mean square."""
     normal, inverse = _rms(op)
-    return _through(dy * op.x(1), normal, _last(op), inverse, centred=False)
+    return _through(dy * op.x(1), normal, _last(op), inverse, centered=False)
 
 
 @gradient("RMSNormalization", "SimplifiedLayerNormalization", of=1)
-def rms_norm_scale(op: Op, dy: Tensor) -> Tensor:
-    """The normalised input, summed."""
+def rms_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The normalized input, summed."""
     return dy * _rms(op)[0]
 
 
-# Instance and group normalisation: moments over the positions of each channel, or of each group of channels.
+# Instance and group normalization: moments over the positions of each channel, or of each group of channels.
 
 
-def _groups(op: Op) -> int:
+def _groups(op: GradientNode) -> int:
     return int(op.attr("num_groups", op.x().shape[1]))
 
 
@@ -156,11 +156,11 @@ def _grouped(x: Tensor, groups: int) -> Tensor:
     return x.reshape((x.shape[0], groups, -1))
 
 
-def _group(op: Op) -> tuple[Tensor, Tensor]:
+def _group(op: GradientNode) -> tuple[Tensor, Tensor]:
     return _moments(_grouped(op.x(), _groups(op)), [2], op.attr("epsilon", 1e-5))
 
 
-def _spread(op: Op, vector: Tensor) -> Tensor:
+def _spread(op: GradientNode, vector: Tensor) -> Tensor:
     """Put a scale on the channels; before opset 21 that of a GroupNormalization is per group."""
     channels = op.x().shape[1]
     each = vector.reshape((-1, 1)).expand((vector.size, channels // vector.size)).reshape((channels,))
@@ -168,7 +168,7 @@ def _spread(op: Op, vector: Tensor) -> Tensor:
 
 
 @gradient("GroupNormalization", "InstanceNormalization")
-def group_norm(op: Op, dy: Tensor) -> Tensor:
+def group_norm(op: GradientNode, dy: Tensor) -> Tensor:
     """Through the moments of each group."""
     normal, inverse = _group(op)
     dn = _grouped(dy * _spread(op, op.x(1)), _groups(op))
@@ -176,21 +176,21 @@ def group_norm(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("GroupNormalization", "InstanceNormalization", of=1)
-def group_norm_scale(op: Op, dy: Tensor) -> Tensor:
-    """The normalised input, summed for each entry of the scale."""
+def group_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The normalized input, summed for each entry of the scale."""
     normal, _ = _group(op)
     sums = (dy * normal.reshape(dy.shape)).sum(_others(dy), keep=False)
     return sums.reshape((op.x(1).size, -1)).sum([1], keep=False)
 
 
 @gradient("GroupNormalization", "InstanceNormalization", of=2)
-def group_norm_shift(op: Op, dy: Tensor) -> Tensor:
+def group_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
     """Summed for each entry of the shift."""
     return dy.sum(_others(dy), keep=False).reshape((op.x(2).size, -1)).sum([1], keep=False)
 
 
 @gradient("MeanVarianceNormalization")
-def mean_variance_norm(op: Op, dy: Tensor) -> Tensor:
+def mean_variance_norm(op: GradientNode, dy: Tensor) -> Tensor:
     """Through the moments over its axes."""
     axes = [int(a) for a in op.attr("axes", [0, 2, 3])]
     normal, inverse = _moments(op.x(), axes, 1e-9)
@@ -198,8 +198,8 @@ def mean_variance_norm(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("LRN")
-def local_response(op: Op, dy: Tensor) -> Tensor:
-    """Of x s^-beta with s = bias + alpha/size sum(x^2) over neighbouring channels."""
+def local_response(op: GradientNode, dy: Tensor) -> Tensor:
+    """Of x s^-beta with s = bias + alpha/size sum(x^2) over neighboring channels."""
     x, size = op.x(), int(op.attr("size"))
     alpha, beta, bias = (float(op.attr(*pair)) for pair in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     before = (size - 1) // 2
@@ -209,7 +209,7 @@ def local_response(op: Op, dy: Tensor) -> Tensor:
 
 
 def _window(x: Tensor, before: int, after: int) -> Tensor:
-    """Sum over neighbouring channels."""
+    """Sum over neighboring channels."""
     rest = [0] * (x.rank - 2)
     padded = x.pad([0, before, *rest], [0, after, *rest])
     pieces = [padded.slice([1], [i], [i + x.shape[1]]) for i in range(before + after + 1)]

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import INT64, Tensor
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.window import Window
 from onnxprune.train.registry import gradient
-from onnxprune.train.tensor import INT64, Tensor
-from onnxprune.train.window import Window
 
 
 @gradient("MaxPool")
-def max_pool(op: Op, dy: Tensor) -> Tensor:
+def max_pool(op: GradientNode, dy: Tensor) -> Tensor:
     """Add each value to where the largest was found."""
     if op.attr("storage_order", 0):
         raise NotImplementedError("its storage_order is 1")
@@ -24,7 +24,7 @@ def max_pool(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("AveragePool")
-def average_pool(op: Op, dy: Tensor) -> Tensor:
+def average_pool(op: GradientNode, dy: Tensor) -> Tensor:
     """Spread each value over its window in equal shares."""
     window = Window.of(op, op.attr("kernel_shape"), dy.shape[2:])
     counts = _counts(op, window)
@@ -33,7 +33,7 @@ def average_pool(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("LpPool")
-def lp_pool(op: Op, dy: Tensor) -> Tensor:
+def lp_pool(op: GradientNode, dy: Tensor) -> Tensor:
     """Of the norm of a window by its elements: sign(x) (|x| / norm)^(p-1)."""
     p = op.attr("p", 2)
     window = Window.of(op, op.attr("kernel_shape"), dy.shape[2:])
@@ -46,7 +46,7 @@ def _spread(shares: Tensor, window: Window) -> Tensor:
     return window.spread(shares, ones, channels)
 
 
-def _counts(op: Op, window: Window) -> NDArray[np.float64]:
+def _counts(op: GradientNode, window: Window) -> NDArray[np.float64]:
     """Return how many positions each window averages over."""
     before = list(window.before)
     declared = list(op.attr("pads") or [0] * 2 * len(before))[len(before) :]
@@ -72,20 +72,20 @@ def _signed_power(x: Tensor, p: float) -> Tensor:
 
 
 @gradient("GlobalAveragePool")
-def global_average(op: Op, dy: Tensor) -> Tensor:
+def global_average(op: GradientNode, dy: Tensor) -> Tensor:
     """Spread in equal shares."""
     return (dy * (1 / prod(op.x().shape[2:]))).expand(op.x().shape)
 
 
 @gradient("GlobalMaxPool")
-def global_max(op: Op, dy: Tensor) -> Tensor:
+def global_max(op: GradientNode, dy: Tensor) -> Tensor:
     """Share among the positions that are the largest."""
     chosen = op.x().equals(op.y()).cast(dy.dtype)
     return chosen * (dy / chosen.sum(range(2, dy.rank)))
 
 
 @gradient("GlobalLpPool")
-def global_lp(op: Op, dy: Tensor) -> Tensor:
+def global_lp(op: GradientNode, dy: Tensor) -> Tensor:
     """Of the norm of all positions by one: sign(x) (|x| / norm)^(p-1)."""
     p = op.attr("p", 2)
     return (op.y() > 0).where(dy * op.y() ** (1.0 - p), 0.0) * _signed_power(op.x(), p - 1)

@@ -1,4 +1,4 @@
-"""Quantisation: gradients pass straight through the rounding, where it doesn't saturate.
+"""Quantization: gradients pass straight through the rounding, where it doesn't saturate.
 
 Y. Bengio, N. Léonard and A. Courville, "Estimating or propagating gradients through stochastic neurons for
 conditional computation" (2013); B. Jacob et al., "Quantization and training of neural networks for efficient
@@ -10,16 +10,16 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from onnxprune.train.op import Op
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.train.registry import gradient
-from onnxprune.train.tensor import Tensor
 
 
-def _along(op: Op, index: int) -> Tensor:
+def _along(op: GradientNode, index: int) -> Tensor:
     """Return the scale or the zero point in a shape that broadcasts to the data's."""
     x, values = op.x(), op.x(index)
     if op.attr("block_size", 0):
-        raise NotImplementedError("it quantises in blocks")
+        raise NotImplementedError("it quantizes in blocks")
     if values.size == 1:
         return values.reshape(())
     axis = op.axis(1)
@@ -27,7 +27,7 @@ def _along(op: Op, index: int) -> Tensor:
 
 
 @gradient("QuantizeLinear")
-def quantize(op: Op, dy: Tensor) -> Tensor:
+def quantize(op: GradientNode, dy: Tensor) -> Tensor:
     """Of round(x / scale) + zero: dy / scale, zero where the result would lie beyond its range."""
     limits, scale = np.iinfo(helper.tensor_dtype_to_np_dtype(op.y().dtype)), _along(op, 1)
     real = op.x() / scale
@@ -38,6 +38,6 @@ def quantize(op: Op, dy: Tensor) -> Tensor:
 
 
 @gradient("DequantizeLinear")
-def dequantize(op: Op, dy: Tensor) -> Tensor:
+def dequantize(op: GradientNode, dy: Tensor) -> Tensor:
     """Of (q - zero) scale: dy scale."""
     return dy * _along(op, 1)

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxprune._runtime import run, session
-from onnxprune.train.op import Op
+from onnxprune.model.session import run, session
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.train.registry import gradient
-from onnxprune.train.tensor import Tensor
 
 
 @gradient("Resize", "Upsample")
-def resize(op: Op, dy: Tensor) -> Tensor:
+def resize(op: GradientNode, dy: Tensor) -> Tensor:
     """Apply the transposed map, axis by axis."""
     shape = op.x().shape
     for axis, (size, out) in enumerate(zip(shape, dy.shape, strict=True)):
@@ -28,7 +28,7 @@ def resize(op: Op, dy: Tensor) -> Tensor:
     return dy
 
 
-def _matrix(op: Op, axis: int, size: int, out: int) -> NDArray[np.float32]:
+def _matrix(op: GradientNode, axis: int, size: int, out: int) -> NDArray[np.float32]:
     """Return what the node makes of unit vectors along an axis, [size, out]."""
     chosen = [a % op.x().rank for a in op.attr("axes") or range(op.x().rank)]
     if axis not in chosen:

@@ -1,4 +1,4 @@
-"""Normalisations and activations."""
+"""Normalizations and activations."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def layer_norm(b: Builder, x: str) -> str | None:
 def decomposed_norm(b: Builder, x: str) -> str:
     """A norm over channels out of single operators."""
     mean = b.net.reduce("ReduceMean", x, [1])
-    centred = b.net.op("Sub", x, mean)
-    square = b.net.op("Mul", centred, centred)
+    centered = b.net.op("Sub", x, mean)
+    square = b.net.op("Mul", centered, centered)
     variance = b.net.op("Add", b.net.reduce("ReduceMean", square, [1]), b.net.const(0.1))
-    return b.net.op("Mul", b.net.op("Div", centred, b.net.op("Sqrt", variance)), b.per_channel(x))
+    return b.net.op("Mul", b.net.op("Div", centered, b.net.op("Sqrt", variance)), b.per_channel(x))
 
 
 _ACTIVATIONS: dict[str, tuple[int, dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""Operators of com.microsoft, as ONNX Runtime's optimiser writes them."""
+"""Operators of com.microsoft, as ONNX Runtime's optimizer writes them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fused_gemm(b: Builder, x: str) -> str:
 
 @block(on="sequence", sized=True)
 def fused_perceptron(b: Builder, x: str) -> str:
-    """A transformer's perceptron, with the bias in the Gelu and the sum in the normalisation."""
+    """A transformer's perceptron, with the bias in the Gelu and the sum in the normalization."""
     y, shape = tokens(b, x)
     width = b.pick(4, 6)
     hidden = (*shape[:-1], width)

@@ -66,7 +66,7 @@ def spatial_attention(b: Builder, x: str) -> str:
 
 
 @block()
-def normalised_features(b: Builder, x: str) -> str:
+def normalized_features(b: Builder, x: str) -> str:
     """Divided by the norm over channels, as face detectors do."""
     norm = b.net.op("Add", b.net.reduce("ReduceL2", x, [1]), b.net.const(0.1))
     return b.net.op("Div", x, norm)

@@ -133,7 +133,7 @@ def tied_decoder(b: Builder, x: str) -> str:
 
 @block(on="square")
 def channel_attention(b: Builder, x: str) -> str | None:
-    """ECA: a convolution along the channel axis, which mixes neighbours."""
+    """ECA: a convolution along the channel axis, which mixes neighbors."""
     if b.channels(x) < 3:
         return None
     pooled = b.net.squeeze(b.net.op("GlobalAveragePool", x), [3])

@@ -25,7 +25,7 @@ def reshaped_weight(b: Builder, x: str) -> str:
 
 @block(on="vector")
 def sliced_weight(b: Builder, x: str) -> str:
-    """Two layers' weights in one initialiser, as attention packs its projections."""
+    """Two layers' weights in one initializer, as attention packs its projections."""
     c, first, second = b.channels(x), b.number(2, 4), b.number(2, 4)
     w = b.net.weight(first + second, c, fan_in=c)
     parts = [b.net.slice(w, [0], [first], [0]), b.net.slice(w, [first], [first + second], [0])]
@@ -61,7 +61,7 @@ def cast_weight(b: Builder, x: str) -> str:
 
 
 @block(on="image", since=13)
-def quantised_weight(b: Builder, x: str) -> str:
+def quantized_weight(b: Builder, x: str) -> str:
     c, out = b.channels(x), b.number(2, 6)
     ones = b.ones(x)
     w = b.net.const(b.net.rng.integers(-127, 127, (out, c, *ones)).astype(np.int8))
@@ -73,8 +73,8 @@ def quantised_weight(b: Builder, x: str) -> str:
 
 
 @block(since=13)
-def quantised(b: Builder, x: str) -> str:
-    """A tensor is quantised and dequantised."""
+def quantized(b: Builder, x: str) -> str:
+    """A tensor is quantized and dequantized."""
     scale, zero = b.net.const(0.05), b.net.const(np.uint8(128))
     return b.net.op("DequantizeLinear", b.net.op("QuantizeLinear", x, scale, zero), scale, zero)
 

@@ -1,0 +1,150 @@
+"""Models brought to a form in which they can be differentiated; weights keep their names throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx.inliner
+from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper, version_converter
+from onnx.shape_inference import infer_shapes
+
+from onnxprune.errors import TrainingError
+from onnxprune.model.file import skeleton
+from onnxprune.model.tape import Tensor
+from onnxprune.train.recurrent import RECURRENT
+from onnxprune.train.registry import has_rule
+
+OPSET = 18
+"""The oldest in which all operators that rules emit have the form of today."""
+
+
+def prepared(proto: ModelProto) -> ModelProto:
+    """Return a model in single precision, of opset 18 at least, in operators that have gradient rules where possible.
+
+    Raises:
+        TrainingError: onnx can't convert it (OP903).
+    """
+    return expanded(upgraded(single_precision(proto)))
+
+
+def opset_of(proto: ModelProto) -> int:
+    """Return the version of ONNX's own operators in a model."""
+    return next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def upgraded(proto: ModelProto) -> ModelProto:
+    """Convert a model to opset 18, if its own is older.
+
+    Raises:
+        TrainingError: onnx can't convert it (OP903).
+    """
+    if opset_of(proto) >= OPSET:
+        return proto
+    try:
+        return _without_weights(proto, lambda light: version_converter.convert_version(light, OPSET))
+    except Exception as error:  # whatever the converter's C++ throws
+        cause = f"opset {opset_of(proto)} can't be converted to {OPSET}: {' '.join(str(error).split())[:200]}"
+        raise TrainingError("OP903", cause, hint="export the model with opset 18 or newer") from error
+
+
+def expanded(proto: ModelProto) -> ModelProto:
+    """Replace operators that have no gradient rule by those that ONNX defines them with, if it does."""
+    types = {n.op_type for n in proto.graph.node if n.domain in ("", "ai.onnx")}
+    lacking = [
+        t for t in sorted(types) if not has_rule(t) and t not in RECURRENT and _has_definition(t, opset_of(proto))
+    ]
+    if not lacking:
+        return proto
+
+    def expand(light: ModelProto) -> ModelProto:
+        typed = infer_shapes(light)  # definitions may depend on types, of initializers as well
+        for tensor in typed.graph.initializer:
+            typed.graph.value_info.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        wanted = [("", t) for t in lacking]
+        return onnx.inliner.inline_selected_functions(typed, wanted, inline_schema_functions=True)
+
+    return _without_weights(proto, expand)
+
+
+def _has_definition(op_type: str, opset: int) -> bool:
+    if not defs.has(op_type, opset, ""):
+        return False
+    schema = defs.get_schema(op_type, opset, "")
+    return bool(schema.function_body or getattr(schema, "context_dependent_function_opset_versions", ()))
+
+
+def _without_weights(proto: ModelProto, transform: Callable[[ModelProto], ModelProto]) -> ModelProto:
+    """Transform a model whose large weights are out of the way."""
+    result = transform(skeleton(proto))
+    known = {t.name for t in result.graph.initializer}
+    heavy = [t for t in proto.graph.initializer if t.name not in known]
+    names = {t.name for t in heavy}
+    inputs = [value for value in result.graph.input if value.name not in names]
+    del result.graph.input[:]
+    result.graph.input.extend(inputs)
+    result.graph.initializer.extend(heavy)
+    result.ir_version = max(proto.ir_version, 8)
+    return result
+
+
+def single_precision(proto: ModelProto) -> ModelProto:
+    """Return a model of float16 in float32, for small steps would be lost in the coarser numbers."""
+    half = TensorProto.FLOAT16
+    if not any(t.data_type == half for t in proto.graph.initializer):
+        return proto
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for value in (*copy.graph.input, *copy.graph.output):
+        _widen_value(value)
+    del copy.graph.value_info[:]
+    attributes = [a for node in copy.graph.node for a in node.attribute]
+    for tensor in (*copy.graph.initializer, *(a.t for a in attributes if a.HasField("t"))):
+        _widen(tensor)
+    for attribute in attributes:
+        if attribute.name == "to" and attribute.i == half:
+            attribute.i = TensorProto.FLOAT
+    return copy
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
+
+
+def _widen_value(value: ValueInfoProto) -> None:
+    if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+_NORMALIZING = ("Identity", "LogSoftmax", "Softmax")
+
+
+def scores_before(proto: ModelProto, output: str, through: Sequence[str] = _NORMALIZING) -> str:
+    """Return the tensor that an output is the Softmax of, or the output itself if it is no Softmax."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    while output in makers and makers[output].op_type in through:
+        output = makers[output].input[0]
+    return output
+
+
+def as_classes(scores: Tensor, labels: Sequence[int] | None) -> Tensor:
+    """Bring scores to [n, classes, ...].
+
+    Args:
+        scores: [n, ...], classes along the only axis that isn't single, or the one that the labels lack.
+        labels: the shape of the labels, if there are any.
+
+    Raises:
+        TrainingError: the axis of classes can't be told (OP904).
+    """
+    n, *rest = scores.shape
+    wide = [size for size in rest if size > 1]
+    if len(wide) <= 1:
+        return scores.reshape((n, scores.size // n))
+    positions = None if labels is None else [size for size in labels[1:] if size > 1]
+    for axis in range(1, scores.rank):
+        others = [size for a, size in enumerate(scores.shape) if a not in (0, axis) and size > 1]
+        if others == positions or (positions is None and axis == 1):
+            return scores.transpose([0, axis, *(a for a in range(1, scores.rank) if a != axis)])
+    cause = f"scores of shape {list(scores.shape)} don't go with labels of shape {list(labels or ())}"
+    raise TrainingError("OP904", cause, where=f'"{scores.name}"')

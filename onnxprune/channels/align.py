@@ -1,0 +1,315 @@
+"""What a compute operator does to channel ids, from a spec of which axes meet (see `notation`).
+
+Every factor of every operand becomes a *term*: an id array whose dimensions have names. Terms are then merged until
+each name belongs to one of them, and the outputs take their ids from what remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from onnxprune.channels.ledger import Approximation, Channels, Pin
+from onnxprune.channels.notation import Axis, name_axes, parse
+from onnxprune.channels.values import Factor, Ids, Shape, Value
+
+Attention = Literal["heads", "width"]
+Grouped = Literal["channels", "groups"]
+
+_STAYS: Mapping[Attention, tuple[str, Attention]] = {
+    "heads": ("the width of a head stays where whole heads leave", "width"),
+    "width": ("whole heads stay where a part of each leaves", "heads"),
+}
+_POSITIONS = "runs along an axis that holds positions, not channels"
+
+
+@dataclass(slots=True, eq=False)
+class _Term:
+    names: tuple[str, ...]
+    ids: Ids
+    constant: bool = False  # whether it stands on a weight
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """One application of a spec: the names and sizes of all axes, and who asks.
+
+    Attributes:
+        operands: operands and the names of their axes.
+        sizes: the size of every name, broadcasting done.
+        structure: names that stay (conv groups, block sizes) unless nothing else stands beside them.
+        balanced: those of them along which other places may leave at each, as long as it is as many.
+        attention: what leaves an attention, if the node is part of one.
+        channels: the ledger to write to.
+        node: index of the node.
+        name: the node's name.
+        label: how to call the node in reasons.
+    """
+
+    operands: Sequence[tuple[Value, Sequence[Axis]]]
+    sizes: Mapping[str, int]
+    structure: Collection[str]
+    balanced: Collection[str]
+    attention: Attention | None
+    channels: Channels
+    node: int
+    name: str
+    label: str
+
+
+def align(
+    spec: str,
+    operands: Sequence[Value | None],
+    outputs: Mapping[int, Shape],
+    *,
+    given: Mapping[str, int],
+    structure: Collection[str] | None,
+    approximate: Mapping[str, str],
+    attention: Attention | None,
+    channels: Channels,
+    node: int,
+    name: str,
+    label: str,
+    balanced: Collection[str] = (),
+) -> dict[int, Value]:
+    """Tie the ids of operands as a spec says, and give the outputs theirs.
+
+    Args:
+        spec: see `notation`; operands beyond those given are ignored.
+        operands: the operands, None for one that isn't given.
+        outputs: the shapes of the outputs that are wanted, by their place in the spec.
+        given: sizes of names inside parentheses.
+        structure: names that stay unless nothing else stands beside them: those given, by default.
+        approximate: names over which statistics are taken, with what happens ("mean and variance"); a starred name
+            without its number stands for all its axes.
+        attention: whether whole heads or a part of each head leaves an attention; None for a node outside of any.
+        channels: the ledger that ties, pins and approximations go to.
+        node: the node's index, for the ledger.
+        name: the node's name.
+        label: the node as reasons call it.
+        balanced: structure along which other places may leave at each, as long as it is as many.
+
+    Returns:
+        A value for every output that is wanted.
+    """
+    parsed = parse(spec)
+    given_operands = ((v, t) for v, t in zip(operands, parsed.operands, strict=False) if v is not None)
+    named = [(v, name_axes(t, len(v.shape))) for v, t in given_operands]
+    out_axes = {i: name_axes(parsed.outputs[i], len(shape)) for i, shape in outputs.items()}
+    sizes = _sizes(named, given)
+    stays = given if structure is None else structure
+    job = Alignment(named, sizes, stays, balanced, attention, channels, node, name, label)
+    kept = {name for axes in out_axes.values() for axis in axes for name in axis}
+    terms = _terms(job)
+    made = kept.union(given)
+    job.channels.summed += [t.ids.ravel() for t in terms if t.constant and not made.issuperset(t.names)]
+    terms = _meet_positions(job, terms)
+    terms = _merge(job, terms)
+    terms = _separate(job, terms, kept)
+    _statistics(job, terms, approximate)
+    terms = _contract(job, terms, kept)
+    return {
+        i: Value(outputs[i], tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
+        for i, axes in out_axes.items()
+    }
+
+
+def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str, int]) -> dict[str, int]:
+    sizes = dict(given)
+    for value, axes in operands:
+        for n, axis in zip(value.shape, axes, strict=True):
+            if len(axis) == 1:
+                (free,) = axis
+            else:
+                *_, free = sorted(axis, key=lambda name: name not in given)
+                n //= prod(given[name] for name in axis if name != free)
+            if free not in given:
+                sizes[free] = max(sizes.get(free, 1), n)
+    return sizes
+
+
+def _terms(job: Alignment) -> list[_Term]:
+    """Name the dimensions of every factor; ids of a single position that is broadcast are pinned."""
+    terms = []
+    for value, axes in job.operands:
+        for factor in value.factors:
+            names = axes[factor.axes[0]]
+            if len(factor.axes) == len(names) == 1 and len(factor.ids) > 1:  # as it mostly is
+                terms.append(_Term(names, factor.ids, value.constant))
+                continue
+            names = ()
+            stretched: Shape = ()
+            for a in factor.axes:
+                names += axes[a]
+                stretched += tuple(job.sizes[n] for n in axes[a]) if len(axes[a]) > 1 else (value.shape[a],)
+            ids = factor.ids.reshape(stretched)
+            if 1 not in stretched:
+                terms.append(_Term(names, ids, value.constant))
+                continue
+            stays = [
+                n > 1 or (ids.size == 1 and job.sizes[name] == 1) for name, n in zip(names, stretched, strict=True)
+            ]
+            if not any(stays):
+                reason = "a single channel is spread over an axis"
+                job.channels.pin(ids, Pin("OP214", job.label, reason))
+                continue
+            ids = ids[tuple(slice(None) if s else 0 for s in stays)]
+            terms.append(_Term(tuple(n for n, s in zip(names, stays, strict=True) if s), ids, value.constant))
+    return terms
+
+
+def _statistics(job: Alignment, terms: list[_Term], approximate: Mapping[str, str]) -> None:
+    for term in terms:
+        for name in term.names:
+            what = approximate.get(name) or approximate.get(name.rstrip("0123456789"))
+            if what:
+                job.channels.approximate(term.ids, Approximation(job.name, what))
+
+
+def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
+    """Where a name has no ids on some operand, nothing can leave along it: tie the term along that dimension."""
+    fixed: dict[str, str | None] = {}
+    for value, axes in job.operands:
+        for a, axis in enumerate(axes):
+            if value.shape[a] > 1 and value.on(a) is None:
+                for name in axis:
+                    fixed[name] = fixed.get(name) or value.origin
+    remaining = []
+    for term in terms:
+        met = [name for name in term.names if name in fixed]
+        if not met or (met == [term.names[0]] != list(term.names) and met[0] in job.balanced):
+            remaining.append(term)
+        elif all(name in fixed or name in job.structure for name in term.names):
+            origin = next((fixed[name] for name in met if fixed[name]), None)
+            code, reason = ("OP201", f"meets {origin}") if origin else ("OP206", _POSITIONS)
+            job.channels.pin(term.ids, Pin(code, job.label, reason))
+        else:
+            remaining.append(_tie_along(job, term, met))
+    return remaining
+
+
+def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
+    """Tie terms that share names; the one with fewer names stands for both.
+
+    Two terms that share only some of their names are first reduced to the names they share. What an attention's policy
+    has pinned is left out.
+    """
+    merged: list[_Term] = []
+    stay: list[_Term] = []
+    for term in sorted(terms, key=lambda t: len(t.names)):
+        covered = False
+        for i, other in enumerate(merged):
+            shared = {name for name in other.names if name in term.names}
+            if not shared:
+                continue
+            if other.names == term.names and len(shared) == 1:  # as it mostly is
+                job.channels.tie(other.ids, term.ids, job.node)
+                covered = True
+                continue
+            structure = shared.issubset(job.structure) and shared < set(other.names)
+            if structure:  # a structure alone doesn't couple: groups of inputs and of outputs
+                continue
+            if shared == set(other.names) and _stays(job.attention, term.names, shared):
+                reason, instead = _STAYS[job.attention or "heads"]
+                job.channels.pin(other.ids, Pin("OP211", job.label, reason, f"prune it with --attention {instead}"))
+                term = _tie_along(job, term, shared)
+                stay.append(other)
+                continue
+            if shared < set(other.names) and job.attention == "width":
+                merged[i] = _tie_along(job, other, shared)
+                term = _tie_along(job, term, shared)
+                continue
+            if shared < set(other.names):
+                other = merged[i] = _tie_along(job, other, set(other.names) - shared)
+                term = _tie_along(job, term, set(term.names) - shared)
+            order = sorted(range(len(shared)), key=lambda d: term.names.index(other.names[d]))
+            shape = [job.sizes[n] if n in shared else 1 for n in term.names]
+            job.channels.tie(other.ids.transpose(order).reshape(shape), term.ids, job.node)
+            covered = True
+        if not covered:
+            merged.append(term)
+    return [term for term in merged if term not in stay]
+
+
+def _stays(attention: Attention | None, names: Sequence[str], shared: Collection[str]) -> bool:
+    """Whether names shared with a term over heads and their width (in this order) are the half that must not leave."""
+    first, last = names[0] in shared, names[-1] in shared
+    return (attention == "heads" and last and not first) or (attention == "width" and first and not last)
+
+
+def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
+    """Reduce terms over several names to those that can be told apart afterwards.
+
+    A structure stays: every group drops the same places, or as many of its own where it is balanced. Of an attention's
+    queries and keys one name is contracted, the width of a head, and one is not: either is tied, so that the other can
+    leave.
+    """
+    separated = []
+    for term in terms:
+        structure = [n for n in term.names if n in job.structure]
+        if len(term.names) == 2 and term.names[0] in job.balanced:
+            job.channels.balances.append((term.ids, job.node))
+            separated.append(term)
+            continue
+        if structure and len(structure) < len(term.names):
+            term = _tie_along(job, term, structure)
+        contracted = [n for n in term.names if n not in kept]
+        if contracted and len(contracted) < len(term.names):
+            whole = [n for n in term.names if n in kept] if job.attention == "width" else contracted
+            term = _tie_along(job, term, whole)
+        separated.append(term)
+    return separated
+
+
+def _contract(job: Alignment, terms: list[_Term], kept: Set[str]) -> list[_Term]:
+    """Take out the terms that the output hasn't.
+
+    Over an axis of two operands the operator sums up, and what is zero in one of them is gone: exact where one is a
+    weight. On an axis of one operand it mixes positions, which pins them.
+    """
+    remaining = []
+    for term in terms:
+        if not kept.isdisjoint(n for n in term.names if n not in job.balanced or len(term.names) == 1):
+            remaining.append(term)
+            continue
+        holders = [v for v, axes in job.operands if any(n in term.names for a in axes for n in a)]
+        if len(holders) < 2:
+            kernel = all(n.startswith("*k") for n in term.names)
+            code, reason = (
+                ("OP212", "holds the positions of a kernel")
+                if kernel
+                else ("OP204", "the operator mixes neighboring positions of the axis")
+            )
+            job.channels.pin(term.ids, Pin(code, job.label, reason))
+        elif not any(v.constant for v in holders):
+            reason = "it sums products of two activations over these channels"
+            job.channels.approximate(term.ids, Approximation(job.name, reason))
+    return remaining
+
+
+def _tie_along(job: Alignment, term: _Term, names: Collection[str]) -> _Term:
+    """Tie a term's ids along some dimensions, which leaves one id for all places along them."""
+    first = term.ids[tuple(slice(0, 1) if n in names else slice(None) for n in term.names)]
+    job.channels.tie(term.ids, first, job.node)
+    dims = tuple(i for i, n in enumerate(term.names) if n in names)
+    return _Term(tuple(n for n in term.names if n not in names), first.squeeze(dims))
+
+
+def _place(term: _Term, axes: Sequence[Axis], sizes: Mapping[str, int]) -> Factor | None:
+    """Put a term on the output axes that bear its names, spread over the other names of these axes."""
+    if len(term.names) == 1 and term.names in axes:  # as it mostly is: channels on an axis of their own
+        return Factor((axes.index(term.names),), term.ids)
+    touched = [a for a, axis in enumerate(axes) if any(n in term.names for n in axis)]
+    if not touched:
+        return None
+    names = [n for a in touched for n in axes[a]]
+    mine = [n for n in names if n in term.names]
+    ids = term.ids.transpose([term.names.index(n) for n in mine])
+    if len(mine) < len(names):
+        ids = ids.reshape([sizes[n] if n in mine else 1 for n in names])
+        ids = np.broadcast_to(ids, [sizes[n] for n in names])
+    return Factor(tuple(touched), ids.reshape([prod(sizes[n] for n in axes[a]) for a in touched]))

@@ -1,0 +1,102 @@
+"""What a model costs: parameters, multiply-accumulates, bytes, activation memory; also before it is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from onnx import ModelProto, NodeProto
+
+from onnxprune.channels.values import Shape
+from onnxprune.cost.terms import ShapeOf, Term, terms_of, weights_of
+from onnxprune.operators.macs import contraction
+from onnxprune.shapes import Shapes
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """Cost of one node with weights.
+
+    Attributes:
+        node: its name.
+        op: its operator.
+        weight: shape of its largest weight.
+        output: shape of its first output.
+        params: elements of its weights.
+        macs: multiply-accumulates of one run.
+    """
+
+    node: str
+    op: str
+    weight: Shape
+    output: Shape
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of a model at its concretized input sizes.
+
+    Attributes:
+        params: elements of all weights.
+        macs: multiply-accumulates of convolutions and matrix products in one run.
+        size: bytes of all weights.
+        memory: largest number of bytes of activations alive at once, nodes run in order.
+        layers: cost of every node with weights.
+    """
+
+    params: int
+    macs: int
+    size: int
+    memory: int
+    layers: tuple[LayerCost, ...] = ()
+
+    def totals(self) -> dict[str, int]:
+        """Return the four totals by name."""
+        return {"params": self.params, "macs": self.macs, "size": self.size, "memory": self.memory}
+
+
+def cost(kept: PrunedGraph) -> Cost:
+    """Predict the cost of a traced model without what has left; exactly that of the rewritten model."""
+    return _cost(kept.graph.proto, kept.graph.shapes, kept.shape)
+
+
+def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
+    """Count the cost of a model.
+
+    Args:
+        proto: a normalized model.
+        shapes: its concretized shapes.
+    """
+    return _cost(proto, shapes, shapes.shapes.__getitem__)
+
+
+def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
+    elements = {name: prod(shape(name)) for name in weights_of(proto)}
+    layers = tuple(_layers(proto, shape, elements))
+    return Cost(
+        params=sum(elements.values()),
+        macs=sum(layer.macs for layer in layers),
+        size=terms_of("size", proto, shapes).of(shape),
+        memory=terms_of("memory", proto, shapes).of(shape),
+        layers=layers,
+    )
+
+
+def _layers(proto: ModelProto, shape: ShapeOf, elements: Mapping[str, int]) -> Iterator[LayerCost]:
+    for node in proto.graph.node:
+        call = contraction(node)
+        macs = Term(*call).of(shape) if call else 0
+        if not macs:
+            continue
+        own = [n for n in dict.fromkeys(node.input) if n in elements]
+        weight = shape(max(own, key=elements.__getitem__)) if own else ()
+        yield LayerCost(node.name, node.op_type, weight, shape(_made(node)), sum(elements[n] for n in own), macs)
+
+
+def _made(node: NodeProto) -> str:
+    """Return a node's first output that has a name."""
+    return next(name for name in node.output if name)

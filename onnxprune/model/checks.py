@@ -1,0 +1,274 @@
+"""Whether a decoded model is one: text, operator sets, tensors, names and order.
+
+Nothing here trusts the model: strings may not be text, sizes may be absurd, nesting endless.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import onnx
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from onnxprune.errors import ModelError
+from onnxprune.model.tensors import check_data, check_type, is_known_type
+from onnxprune.runtime.library import max_ir_version
+
+OLDEST_OPSET = 7
+DEFAULT_DOMAINS = ("", "ai.onnx")
+_MAX_DEPTH = 100  # protobuf's own limit, beyond which no reader follows
+_MAX_SIZE = 2**31  # of an input's axis
+_CONTENTS = {  # kinds of attribute whose default isn't a value
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+}
+
+
+def messages(model: ModelProto) -> Iterator[Message]:
+    """Go through all of a model's messages, parents before children.
+
+    Raises:
+        ModelError: Messages are nested too deeply (OP119), or a string isn't text (OP103).
+    """
+    stack: list[tuple[Message, int]] = [(model, 0)]
+    while stack:
+        message, depth = stack.pop()
+        if depth > _MAX_DEPTH:
+            raise ModelError("OP119", f"subgraphs are nested more than {_MAX_DEPTH // 3} deep")
+        fields = _fields(message.DESCRIPTOR)
+        texts = [getattr(message, name) for name in fields.text]
+        for name in fields.texts:
+            texts += getattr(message, name)
+        if bytes in map(type, texts):  # protobuf's answer where a string isn't UTF-8
+            raise ModelError("OP103", f"a {message.DESCRIPTOR.name} has a name or note that isn't UTF-8 text")
+        yield message
+        for name in fields.children:
+            if children := getattr(message, name):
+                stack += [(child, depth + 1) for child in reversed(children)]
+        for name in filter(message.HasField, fields.child):
+            stack.append((getattr(message, name), depth + 1))
+
+
+def check_header(model: ModelProto) -> None:
+    """Check that there is a graph, of versions that can be worked with.
+
+    Raises:
+        ModelError: No graph, nodes or outputs (OP104); opset (OP108) or IR version (OP109)
+            unsupported.
+    """
+    graph = model.graph
+    for name, part in {"graph": model.HasField("graph"), "nodes": graph.node, "outputs": graph.output}.items():
+        if not part:
+            raise ModelError("OP104", f"the model has no {name}", hint="is it an ONNX file?")
+    if not 0 < model.ir_version <= max_ir_version():
+        cause = f"IR version {model.ir_version}; ONNX Runtime here reads 1 to {max_ir_version()}"
+        raise ModelError("OP109", cause, hint="upgrade onnxruntime, or export with an older one")
+    versions = Counter("" if o.domain in DEFAULT_DOMAINS else o.domain for o in model.opset_import)
+    if twice := [domain for domain, count in versions.items() if count > 1]:
+        raise ModelError("OP108", f"domain {twice[0]!r} is imported more than once")
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in DEFAULT_DOMAINS and not OLDEST_OPSET <= opset.version <= newest:
+            raise ModelError(
+                "OP108",
+                f"opset {opset.version}; {OLDEST_OPSET} to {newest} are supported",
+                hint="convert the model: onnx.version_converter.convert_version(model, 17)",
+            )
+    if "" not in versions and any(node.domain in DEFAULT_DOMAINS for node in model.graph.node):
+        raise ModelError("OP108", "the model has standard operators but imports no opset for them")
+
+
+def check_values(values: Collection[ValueInfoProto]) -> None:
+    """Check the types of a model's inputs or outputs: known, with sizes that can be.
+
+    Raises:
+        ModelError: The element type is unknown (OP112), or a size impossible (OP111).
+    """
+    for value in values:
+        if value.type.WhichOneof("value") != "tensor_type":
+            continue
+        tensor = value.type.tensor_type
+        if tensor.elem_type and not is_known_type(tensor.elem_type):
+            raise ModelError("OP112", f"unknown data type {tensor.elem_type}", where=value.name)
+        for dim in tensor.shape.dim:
+            if not -1 <= dim.dim_value < _MAX_SIZE:  # -1 is common for "any"
+                raise ModelError("OP111", f"impossible size {dim.dim_value}", where=value.name)
+
+
+def tensors_of(found: Sequence[Message]) -> list[tuple[TensorProto, str]]:
+    """Pick the tensors out of a model's messages, each with its place."""
+    return [(m, f"tensor {m.name!r}") for m in found if isinstance(m, TensorProto)]
+
+
+def check_tensors(tensors: Sequence[tuple[TensorProto, str]]) -> None:
+    """Check type, dimensions and data of tensors that are given with their places.
+
+    Raises:
+        ModelError: OP110, OP111 or OP112.
+    """
+    for tensor, where in tensors:
+        check_type(tensor, where)
+        check_data(tensor, where)
+
+
+def check_graphs(model: ModelProto) -> None:
+    """Check the names and the order of all graphs; nodes out of order are sorted, stably.
+
+    Raises:
+        ModelError: A cycle (OP105), a name without producer (OP106) or with two (OP107), or a
+            malformed node (OP123).
+    """
+    _check_graph(model.graph, ())
+    for function in model.functions:
+        where = f"function {function.name!r}"
+        _check_nodes(function.node, [*function.input], [*function.output], (), where)
+
+
+def captured_names(node: NodeProto) -> set[str]:
+    """Collect the names that a node's subgraphs (If, Loop, Scan bodies) read from outside."""
+    names: set[str] = set()
+    for graph in subgraphs(node):
+        own = set(_given(graph)).union(*(inner.output for inner in graph.node))
+        for inner in graph.node:
+            names |= captured_names(inner).union(inner.input) - own
+        names |= {output.name for output in graph.output} - own
+    return names - {""}
+
+
+def _check_graph(graph: GraphProto, scopes: tuple[set[str], ...]) -> None:
+    outputs = [output.name for output in graph.output]
+    _check_nodes(graph.node, _given(graph), outputs, scopes, f"graph {graph.name!r}")
+
+
+def _check_nodes(nodes: Any, given: list[str], outputs: list[str], scopes: tuple[set[str], ...], where: str) -> None:
+    """Check one graph or function body within the names of the graphs around it."""
+    for node in nodes:
+        _check_node(node)
+    producers: dict[str, int] = dict.fromkeys(given, -1)
+    if "" in producers:
+        raise ModelError("OP123", "an input or initializer has no name", where=where)
+    if len(producers) < len(given):
+        name = next(name for name, count in Counter(given).items() if count > 1)
+        raise ModelError("OP107", f"{name!r} is defined twice", where=where)
+    for index, node in enumerate(nodes):
+        for name in filter(None, node.output):
+            if name in producers:
+                raise ModelError("OP107", f"{name!r} is defined twice", where=describe(node))
+            producers[name] = index
+
+    inner = (*scopes, set(producers))
+    needs: list[set[int]] = []
+    for node in nodes:
+        reads = captured_names(node).union(node.input) - {""}
+        for name in sorted(reads.difference(producers)):
+            if not any(name in scope for scope in scopes):
+                raise ModelError("OP106", f"nothing produces {name!r}", where=describe(node))
+        needs.append({producers[name] for name in reads if producers.get(name, -1) >= 0})
+        for graph in subgraphs(node):
+            _check_graph(graph, inner)
+    for name in outputs:
+        if not any(name in scope for scope in inner):
+            raise ModelError("OP106", f"nothing produces the output {name!r}", where=where)
+    _sort(nodes, needs)
+
+
+def _check_node(node: NodeProto) -> None:
+    names = [attribute.name for attribute in node.attribute]
+    if not node.op_type:
+        raise ModelError("OP123", "a node has no operator type", where=describe(node))
+    if not all(names) or len(set(names)) < len(names):
+        raise ModelError("OP123", "an attribute has no name of its own", where=describe(node))
+    for attribute in node.attribute:
+        field = _CONTENTS.get(attribute.type)
+        absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))
+        if absent and not attribute.ref_attr_name:  # a reference to a function's attribute
+            cause = f"attribute {attribute.name!r} has no value"
+            raise ModelError("OP123", cause, where=describe(node))
+
+
+def _sort(nodes: Any, needs: list[set[int]]) -> None:
+    """Bring nodes into topological order, earlier ones first where there is a choice."""
+    if all(max(before, default=-1) < index for index, before in enumerate(needs)):
+        return
+    users: list[list[int]] = [[] for _ in needs]
+    waiting = [len(before) for before in needs]
+    for index, before in enumerate(needs):
+        for producer in before:
+            users[producer].append(index)
+    ready = [index for index, count in enumerate(waiting) if not count]
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for user in users[order[-1]]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(needs):
+        raise _cycle(nodes, needs, waiting)
+    copies = [NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
+    del nodes[:]
+    nodes.extend(copies)
+
+
+def _cycle(nodes: Any, needs: list[set[int]], waiting: list[int]) -> ModelError:
+    """Name the nodes of one cycle, by going back from any node that never became ready."""
+    path: list[int] = []
+    index = next(index for index, count in enumerate(waiting) if count)
+    while index not in path:
+        path.append(index)
+        index = min(before for before in needs[index] if waiting[before])
+    cycle = path[path.index(index) :][::-1]
+    first = cycle.index(min(cycle))
+    names = [describe(nodes[index]) for index in cycle[first:] + cycle[:first]]
+    where = " -> ".join(names[:5]) + (" -> ..." if len(names) > 5 else "")
+    return ModelError("OP105", f"the graph has a cycle of {len(cycle)} nodes", where=where)
+
+
+def describe(node: NodeProto) -> str:
+    """Name a node for people: its operator, and its name or first output."""
+    return f'{node.op_type} "{node.name or next(filter(None, node.output), "")}"'
+
+
+def _given(graph: GraphProto) -> list[str]:
+    """List the names that a graph has before any node; an initializer may be an input's default."""
+    inputs = [value.name for value in graph.input]
+    defaults = set(inputs)
+    constants = [tensor.name for tensor in graph.initializer]
+    constants += [sparse.values.name for sparse in graph.sparse_initializer]
+    return inputs + [name for name in constants if name not in defaults]
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Go through the graphs among a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+class _Fields(NamedTuple):
+    """The fields of a message type that hold text or messages, one or several."""
+
+    text: list[str]
+    texts: list[str]
+    child: list[str]
+    children: list[str]
+
+
+@functools.cache
+def _fields(kind: Descriptor) -> _Fields:
+    found = _Fields([], [], [], [])
+    for field in kind.fields:  # ONNX is proto2, where all but repeated fields have presence
+        if field.type == field.TYPE_STRING:
+            (found.text if field.has_presence else found.texts).append(field.name)
+        elif field.type == field.TYPE_MESSAGE:
+            (found.child if field.has_presence else found.children).append(field.name)
+    return found

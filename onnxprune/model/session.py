@@ -1,0 +1,112 @@
+"""Models run by ONNX Runtime, of any size, its failures turned into our errors."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
+
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.model.bodies import close_bodies
+from onnxprune.model.file import save
+from onnxprune.runtime.library import import_onnxruntime, session_options
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
+
+
+def session(
+    model: onnx.ModelProto | bytes | Path,
+    *,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    optimize: bool = True,
+    threads: int | None = None,
+    configure: Callable[[Any], None] | None = None,
+) -> InferenceSession:
+    """Open a model in ONNX Runtime.
+
+    Args:
+        model: The model; a ModelProto may be larger than 2 GiB.
+        providers: Execution providers in order of preference, each a name or (name, options).
+        optimize: Whether ONNX Runtime may optimize the graph.
+        threads: Threads within an operator; ONNX Runtime's default if None.
+        configure: Sets whatever else is wanted on the SessionOptions.
+
+    Raises:
+        UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
+        ModelError: ONNX Runtime refuses the model (OP122).
+    """
+    runtime = import_onnxruntime()
+    wanted = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    _require(wanted, runtime.get_available_providers())
+    options = session_options(runtime, optimize, threads)
+    if configure is not None:
+        configure(options)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            opened: InferenceSession = runtime.InferenceSession(
+                _loadable(model, Path(folder)),
+                options,
+                providers=list(providers),
+                enable_fallback=0,  # else it prints to stdout and goes on with another provider
+            )
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError("OP122", f"ONNX Runtime can't load the model: {_message(error)}") from error
+    _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
+    return opened
+
+
+def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Run a session on named inputs; gives every output by its name.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on these inputs (OP122).
+    """
+    names = [output.name for output in opened.get_outputs()]
+    try:
+        return dict(zip(names, opened.run(names, dict(feeds)), strict=True))
+    except Exception as error:
+        cause = f"ONNX Runtime can't run the model: {_message(error)}"
+        raise ModelError("OP122", cause) from error
+
+
+def _loadable(model: onnx.ModelProto | bytes | Path, folder: Path) -> bytes | str:
+    """Turn a model into what InferenceSession takes, by way of `folder` when it is too large."""
+    if isinstance(model, bytes):
+        return model
+    if isinstance(model, Path):
+        return str(model)
+    model = close_bodies(model)
+    try:
+        return bytes(model.SerializeToString())
+    except EncodeError:  # above 2 GiB
+        save(model, folder / "model.onnx", external=True)
+        return str(folder / "model.onnx")
+
+
+def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in present:
+            raise UsageError(
+                "OP608",
+                f"the execution provider {name} isn't available",
+                hint=f"there is {', '.join(present)}; `onnxprune doctor` tells why one is missing",
+            )
+
+
+def _message(error: Exception) -> str:
+    """Shorten ONNX Runtime's message: without its prefix, file positions and signatures."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", text)[:400]

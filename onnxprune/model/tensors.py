@@ -1,0 +1,193 @@
+"""Tensors as protobuf: whether they are sound, and their values as arrays."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
+
+from onnxprune.errors import ModelError
+
+_PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+_PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+_TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+DATA_FIELDS = ("raw_data", "string_data", *_TYPED_FIELDS)
+_KNOWN_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+_MAX_RANK = 64  # NumPy's
+_MAX_DENSE_BYTES = 2**28
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """A model's initializers as arrays, made anew at every access so that none stays in memory.
+
+    Arrays are read-only views of the tensor's bytes where its encoding allows. bfloat16, float8 and
+    4-bit types are those of ml_dtypes.
+    """
+
+    def __init__(self, proto: ModelProto) -> None:
+        """Index the initializers of a model that `load` found valid."""
+        self._tensors: dict[str, TensorProto] = {t.name: t for t in proto.graph.initializer}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Give the values of an initializer."""
+        return numpy_helper.to_array(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names in the graph's order."""
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        """Count the initializers."""
+        return len(self._tensors)
+
+    def tensor(self, name: str) -> TensorProto:
+        """Give the initializer itself; changes to it are changes of the model."""
+        return self._tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Give the shape without reading the values."""
+        return tuple(self._tensors[name].dims)
+
+    def dtype(self, name: str) -> np.dtype[np.generic]:
+        """Give the element type without reading the values."""
+        return helper.tensor_dtype_to_np_dtype(self._tensors[name].data_type)
+
+
+def by_group(array: np.ndarray, groups: int) -> np.ndarray:
+    """Turn the weight of a grouped convolution around: the other side's channels first, group after group.
+
+    From ``(g o) i ...`` to ``(g i) o ...``; done twice, it is as before.
+    """
+    outer, inner, *rest = array.shape
+    split = array.reshape(groups, outer // groups, inner, *rest).swapaxes(1, 2)
+    return split.reshape(groups * inner, outer // groups, *rest)
+
+
+def weights(proto: ModelProto) -> Weights:
+    """Give lazy access to the values of a model's initializers."""
+    return Weights(proto)
+
+
+def set_tensor(tensor: TensorProto, array: np.ndarray) -> None:
+    """Store an array in a tensor, with the array's shape and type; name and notes stay."""
+    for field in (*DATA_FIELDS, "dims", "segment", "external_data", "data_location"):
+        tensor.ClearField(field)
+    if array.dtype.isbuiltin and array.dtype.kind in "biuf" and sys.byteorder == "little":
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor.dims.extend(array.shape)
+        tensor.raw_data = array.tobytes()  # large ones without the copies that from_array makes
+    else:
+        tensor.MergeFrom(numpy_helper.from_array(np.asarray(array, order="C")))
+
+
+def elements(tensor: TensorProto | SparseTensorProto) -> int:
+    """Count the elements that a tensor's dimensions ask for."""
+    return math.prod(tensor.dims)
+
+
+def byte_size(tensor: TensorProto) -> int:
+    """Give the size of a tensor's values as raw data; the tensor may lack them."""
+    return -(-elements(tensor) * _bits(tensor.data_type) // 8)
+
+
+def raw_bytes(tensor: TensorProto) -> bytes:
+    """Give a sound tensor's values as raw data, whichever field holds them."""
+    if not tensor.HasField("raw_data"):
+        tensor = numpy_helper.from_array(numpy_helper.to_array(tensor))
+    return bytes(tensor.raw_data)
+
+
+def check_type(tensor: TensorProto, where: str) -> None:
+    """Check a tensor's type and dimensions, not its data.
+
+    Raises:
+        ModelError: The type is unknown (OP112), or the dimensions are impossible (OP111).
+    """
+    if not is_known_type(tensor.data_type):
+        raise ModelError("OP112", f"unknown data type {tensor.data_type}", where=where)
+    _check_dims(tensor, where)
+
+
+def check_data(tensor: TensorProto, where: str) -> None:
+    """Check that a tensor of known type holds just the data that its dimensions ask for.
+
+    Raises:
+        ModelError: It doesn't (OP110).
+    """
+    stored = {field: count for field in DATA_FIELDS if (count := len(getattr(tensor, field)))}
+    if tensor.HasField("segment") or len(stored) > 1:
+        raise ModelError("OP110", "the tensor's data is in segments or in two places", where=where)
+    name, field = _type_name(tensor.data_type), helper.tensor_dtype_to_field(tensor.data_type)
+    if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
+        field, wanted, unit = "raw_data", byte_size(tensor), "bytes"
+    else:
+        # One value each, except that complex numbers are pairs, and 2 or 4 bits share a byte.
+        share = 8 // _PACKED_BITS.get(name, 8)
+        pairs = 2 if name.startswith("COMPLEX") else 1
+        wanted, unit = -(-elements(tensor) * pairs // share), "values"
+    if stored != ({field: wanted} if wanted else {}):
+        found = ", ".join(f"{count} in {field}" for field, count in stored.items()) or "none"
+        cause = f"shape {list(tensor.dims)} of {name} needs {wanted} {unit} in {field}"
+        raise ModelError("OP110", f"{cause}, found {found}", where=where)
+    try:
+        for text in tensor.string_data:
+            text.decode()
+    except UnicodeDecodeError as error:
+        raise ModelError("OP110", "a string of the tensor isn't UTF-8", where=where) from error
+
+
+def densify(sparse: SparseTensorProto, where: str) -> TensorProto:
+    """Make a sparse tensor dense.
+
+    Args:
+        sparse: Values [n] and indices, linear [n] or by axis [n, rank]; both tensors are sound.
+        where: The place, for errors.
+
+    Raises:
+        ModelError: It is malformed, or too large when dense (OP113).
+    """
+    _check_dims(sparse, where)
+    dense = TensorProto(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
+    if byte_size(dense) > _MAX_DENSE_BYTES:
+        cause = f"a sparse tensor of shape {list(sparse.dims)} is too large to be made dense"
+        raise ModelError("OP113", cause, where=where)
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    linear = indices.shape == values.shape
+    sizes = np.array([elements(sparse)] if linear else sparse.dims, dtype=np.int64)
+    if (
+        values.ndim != 1
+        or values.dtype == object
+        or indices.dtype != np.int64
+        or not (linear or indices.shape == (len(values), len(sparse.dims)))
+        or ((indices < 0) | (indices >= sizes)).any()
+    ):
+        raise ModelError("OP113", "the sparse tensor's indices don't fit its shape", where=where)
+    array = np.zeros(tuple(sparse.dims), dtype=values.dtype)
+    array[np.unravel_index(indices, array.shape) if linear else tuple(indices.T)] = values
+    set_tensor(dense, array)
+    return dense
+
+
+def is_known_type(data_type: int) -> bool:
+    """Tell whether onnx knows an element type."""
+    return data_type in _KNOWN_TYPES
+
+
+def _check_dims(tensor: TensorProto | SparseTensorProto, where: str) -> None:
+    # Zeros don't count in the product: NumPy refuses shapes whose other sizes overflow.
+    volume = math.prod(size for size in tensor.dims if size)
+    if len(tensor.dims) > _MAX_RANK or min(tensor.dims, default=0) < 0 or volume >= 2**56:
+        shape = ", ".join(map(str, tensor.dims[:8])) + (", ..." if len(tensor.dims) > 8 else "")
+        raise ModelError("OP111", f"impossible dimensions [{shape}]", where=where)
+
+
+def _bits(data_type: int) -> int:
+    name = _type_name(data_type)
+    return _PACKED_BITS.get(name) or 8 * helper.tensor_dtype_to_np_dtype(data_type).itemsize
+
+
+def _type_name(data_type: int) -> str:
+    return str(TensorProto.DataType.Name(data_type))

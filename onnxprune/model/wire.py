@@ -1,0 +1,84 @@
+"""Writing models in pieces, so that neither 2 GiB nor memory limits them.
+
+The protobuf package serializes a message as one string: a second copy of every weight, and at most
+2 GiB. A model's weights are one repeated field of its graph; written by hand one by one, in valid
+protobuf, they are never all in memory twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""The largest message that protobuf reads."""
+
+_M = TypeVar("_M", ModelProto, GraphProto, NodeProto, TensorProto)
+
+
+def copy_without(message: _M, *fields: str) -> _M:
+    """Copy a message except for some of its fields, which are not touched."""
+    copy: _M = type(message)()
+    for field in message.DESCRIPTOR.fields:
+        name = field.name
+        if name in fields:
+            continue
+        if not field.has_presence:  # repeated: ONNX is proto2
+            getattr(copy, name).extend(getattr(message, name))
+        elif message.HasField(name):
+            if field.message_type is not None:
+                getattr(copy, name).CopyFrom(getattr(message, name))
+            else:
+                setattr(copy, name, getattr(message, name))
+    return copy
+
+
+def pieces(
+    model: ModelProto, replace: Callable[[TensorProto], TensorProto] = lambda tensor: tensor
+) -> tuple[int, Iterator[bytes]]:
+    """Serialize a model: its size in bytes, and the bytes in pieces.
+
+    Args:
+        model: The model, of any size; it must not change until the pieces are read.
+        replace: What to write instead of each initializer.
+    """
+    head = copy_without(model, "graph").SerializeToString(deterministic=True)
+    body = copy_without(model.graph, "initializer").SerializeToString(deterministic=True)
+    tensors = [replace(tensor) for tensor in model.graph.initializer]
+    payloads = [len(tensor.raw_data) for tensor in tensors]
+    prefixes = [_prefix(tensor, payload) for tensor, payload in zip(tensors, payloads, strict=True)]
+    weights = sum(payloads) + sum(map(len, prefixes))
+    head += _key(ModelProto, "graph", len(body) + weights) + body
+
+    def parts() -> Iterator[bytes]:
+        yield head
+        for prefix, tensor in zip(prefixes, tensors, strict=True):
+            yield prefix
+            yield tensor.raw_data
+
+    return len(head) + weights, parts()
+
+
+def _prefix(tensor: TensorProto, payload: int) -> bytes:
+    """Serialize an initializer up to its raw_data's bytes, which come last."""
+    stub: bytes = copy_without(tensor, "raw_data").SerializeToString(deterministic=True)
+    if tensor.HasField("raw_data"):
+        stub += _key(TensorProto, "raw_data", payload)
+    return _key(GraphProto, "initializer", len(stub) + payload) + stub
+
+
+def _key(kind: type[ModelProto | GraphProto | TensorProto], field: str, length: int) -> bytes:
+    """Encode the key and the length of a length-delimited field."""
+    number = kind.DESCRIPTOR.fields_by_name[field].number
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)

@@ -1,0 +1,99 @@
+"""A node as its gradient rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from onnxprune.model.tape import Shape, Tape, Tensor
+
+
+class GradientNode:
+    """One node of the forward pass, and which of its inputs the gradient is wanted for.
+
+    Attributes:
+        node: the node.
+        tape: the graph it is in, to which the rule appends.
+        index: the input.
+    """
+
+    def __init__(self, node: NodeProto, tape: Tape, index: int, gradients: Callable[[str], Tensor | None]) -> None:
+        """Set up a node for its rule; made by `backward`."""
+        self.node = node
+        self.tape = tape
+        self.index = index
+        self._gradients = gradients
+        self._attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+    def has(self, i: int) -> bool:
+        """Tell whether the optional input ``i`` is given."""
+        return i < len(self.node.input) and bool(self.node.input[i])
+
+    def x(self, i: int = 0) -> Tensor:
+        """Return input ``i``."""
+        return self.tape[self.node.input[i]]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """All inputs that are given."""
+        return [self.tape[name] for name in self.node.input if name]
+
+    def y(self, i: int = 0) -> Tensor:
+        """Return output ``i``; one that the node leaves out is added to it."""
+        while len(self.node.output) <= i:
+            self.node.output.append("")
+        return self.tape[self.node.output[i]]
+
+    def added_output(self, i: int, shape: Shape, dtype: int) -> Tensor:
+        """Return an optional output of known shape and type, adding it where the node leaves it out."""
+        while len(self.node.output) <= i:
+            self.node.output.append("")
+        if not self.node.output[i]:
+            self.node.output[i] = self.tape.unique(f"{self.node.output[0]}.{i}")
+            self.tape.know(self.node.output[i], shape, dtype)
+        return self.tape[self.node.output[i]]
+
+    def dy(self, i: int) -> Tensor:
+        """Return the gradient of output ``i``, zeros if nothing depends on it."""
+        found = self._gradients(self.node.output[i])
+        return self.tape[self.node.output[i]].zeros() if found is None else found
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute's value, strings decoded, or the default."""
+        value = self._attributes.get(name, default)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def const(self, i: int) -> NDArray[Any] | None:
+        """Return the value of a parameter; None if it isn't given.
+
+        Raises:
+            LookupError: it is computed from data.
+        """
+        if not self.has(i):
+            return None
+        name = self.node.input[i]
+        if name not in self.tape.constants:
+            raise LookupError(f"its input {i} is computed from data")
+        return self.tape.constants[name]
+
+    def scalar(self, i: int, default: float) -> float:
+        """Return the value of a parameter that is one number."""
+        value = self.const(i)
+        return default if value is None else float(np.asarray(value).reshape(()))
+
+    def axis(self, default: int = 0, rank: int | None = None) -> int:
+        """Return the attribute ``axis``, counted from the left."""
+        return int(self.attr("axis", default)) % max(self.x().rank if rank is None else rank, 1)
+
+    def axes(self, i: int) -> list[int]:
+        """Return the axes given as input ``i`` or as an attribute, counted from the left; all if there are none."""
+        given = self._attributes.get("axes")
+        given = self.const(i) if given is None else np.asarray(given)
+        rank = self.x().rank
+        if given is None or not given.size:
+            return [] if self.attr("noop_with_empty_axes", 0) else list(range(rank))
+        return sorted(int(a) % rank for a in given.ravel())

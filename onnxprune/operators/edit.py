@@ -1,0 +1,158 @@
+"""A node as its rewriting rule sees it: what it looked like, what remains, and how to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from onnxprune.channels.values import Mask, Shape
+from onnxprune.errors import RewriteError
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+
+class RewriteNode:
+    """One node of the pruned model, a copy that its rule may change.
+
+    Attributes:
+        node: the copy.
+        before: nodes to be inserted in front of it.
+        after: nodes to be inserted behind it.
+        constants: new initializers it needs, by name.
+    """
+
+    def __init__(self, node: NodeProto, version: int, kept: PrunedGraph, unique: Callable[[str], str]) -> None:
+        """Set up a copied node for its rule; made by `rewrite`."""
+        self.node = node
+        self.version = version
+        self.before: list[NodeProto] = []
+        self.after: list[NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+        self._kept = kept
+        self._shapes = kept.graph.shapes
+        self._inputs = list(node.input)
+        self._unique = unique
+        self._attributes = {a.name: a for a in node.attribute}
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute's value, or the default."""
+        if name not in self._attributes:
+            return default
+        return helper.get_attribute_value(self._attributes[name])
+
+    def axis(self, default: int) -> int:
+        """Return the attribute ``axis``, counted from the left."""
+        return int(self.attr("axis", default)) % len(self.old_shape(0))
+
+    def const(self, i: int) -> NDArray[Any] | None:
+        """Return the value that the parameter at input ``i`` had, or None."""
+        return self._shapes.values.get(self._inputs[i]) if i < len(self._inputs) else None
+
+    def param(self, i: int, name: str) -> NDArray[Any] | None:
+        """Return the value that a parameter had, an attribute in older opsets."""
+        if name in self._attributes:
+            return np.asarray(self.attr(name))
+        return self.const(i)
+
+    def old_shape(self, i: int) -> Shape:
+        """Return the shape that input ``i`` had."""
+        return self._shapes.shapes[self._inputs[i]]
+
+    def new_shape(self, i: int) -> Shape:
+        """Return the shape that input ``i`` has now."""
+        return self._kept.shape(self._inputs[i])
+
+    def new_out_shape(self, i: int) -> Shape:
+        """Return the shape that output ``i`` has now."""
+        return self._kept.shape(self.node.output[i])
+
+    def mask(self, i: int, axis: int) -> Mask | None:
+        """Return which positions of an axis of input ``i`` remain; None for an axis without channels."""
+        return self._kept.mask(self._inputs[i], axis)
+
+    def out_mask(self, i: int, axis: int) -> Mask | None:
+        """Return which positions of an axis of output ``i`` remain; None for an axis without channels."""
+        return self._kept.mask(self.node.output[i], axis)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Set an attribute."""
+        self.remove_attr(name)
+        self.node.attribute.append(helper.make_attribute(name, value))
+
+    def remove_attr(self, name: str) -> None:
+        """Remove an attribute, if it is there."""
+        for i, attribute in enumerate(self.node.attribute):
+            if attribute.name == name:
+                del self.node.attribute[i]
+                return
+
+    def set_param(self, i: int, name: str, value: NDArray[Any], *, since: int = 1, is_shape: bool = False) -> None:
+        """Set a parameter that is an attribute before opset ``since`` and input ``i`` from then on.
+
+        A parameter that the model computes at run time goes on being computed. Entries that change are overridden; the
+        entries of a shape are scaled instead, which is right even where a part of the axis is an input's size.
+
+        Raises:
+            RewriteError: the opset has no operator to override entries with.
+        """
+        if name in self._attributes or self.version < since:
+            self.set_attr(name, value.tolist())
+            return
+        old = self.const(i)
+        if old is not None and np.array_equal(old, value):
+            return
+        if old is not None:
+            value = value.astype(old.dtype)
+        given = self._inputs[i] if i < len(self._inputs) else ""
+        self.node.input.extend([""] * (i + 1 - len(self.node.input)))
+        if old is None or given in self._shapes.static:
+            new = self._constant(given or f"{self.node.output[0]}_{name}", value)
+        elif is_shape:
+            new = self._unique(f"{given}_pruned")
+            self.before += self._scaled(given, old, value, new)
+        else:
+            new = self._override(given, np.asarray(old != value), self._constant(given, value))
+        self.node.input[i] = new
+
+    def scale_output(self, now: NDArray[Any], before: NDArray[Any]) -> None:
+        """Multiply the sizes that the node computes at run time by what they were over what they are.
+
+        Args:
+            now: the sizes it computes since channels have gone, at the sizes that were traced.
+            before: the sizes it computed.
+        """
+        name = self.node.output[0]
+        self.node.output[0] = self._unique(f"{name}_computed")
+        self.after += self._scaled(self.node.output[0], now, before, name)
+
+    def _override(self, computed: str, changed: NDArray[Any], value: str) -> str:
+        """Replace the changed entries of a parameter that is computed at run time."""
+        mask, out = self._constant(f"{computed}_changed", changed), self._unique(f"{computed}_pruned")
+        self.before.append(self._where(mask, value, computed, out))
+        return out
+
+    def _scaled(self, computed: str, old: NDArray[Any], new: NDArray[Any], out: str) -> list[NodeProto]:
+        """Multiply sizes that are computed at run time by new over old ones: right whatever else they are made of."""
+        changed = (old != new) & (old > 0)
+        times = self._constant(f"{computed}_times", np.where(changed, new, 1).astype(old.dtype))
+        over = self._constant(f"{computed}_over", np.where(changed, old, 1).astype(old.dtype))
+        product = self._unique(f"{computed}_multiplied")
+        return [
+            helper.make_node("Mul", [computed, times], [product], name=self._unique(f"{product}_node")),
+            helper.make_node("Div", [product, over], [out], name=self._unique(f"{out}_node")),
+        ]
+
+    def _where(self, mask: str, value: str, computed: str, out: str) -> NodeProto:
+        if self.version < 9 and self.node.domain in ("", "ai.onnx"):
+            cause = f'"{computed}" is computed at run time, and opset {self.version} has no Where to adapt it'
+            where = f'{self.node.op_type} "{self.node.name}"'
+            raise RewriteError("OP402", cause, where=where, hint="convert the model to opset 9 or newer")
+        return helper.make_node("Where", [mask, value, computed], [out], name=self._unique(f"{out}_where"))
+
+    def _constant(self, base: str, value: NDArray[Any]) -> str:
+        name = self._unique(f"{base}_pruned")
+        self.constants[name] = value
+        return name

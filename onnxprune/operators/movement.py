@@ -1,0 +1,118 @@
+"""Operators that only move data: the same movement is done to the id arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.channels.values import Factor, transpose
+from onnxprune.operators.edit import RewriteNode
+from onnxprune.operators.registry import leave, rewrites, rule
+from onnxprune.operators.traced import TraceNode
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(op: TraceNode) -> None:
+    """Ids are reshaped."""
+    op.give(op.reshape(op.x(0), op.out_shape()))
+
+
+@rewrites("Reshape")
+def reshape_target(edit: RewriteNode) -> None:
+    """Entries 0 (copy the input's size) and -1 (infer) go on meaning the right thing; others are made anew."""
+    target = edit.param(1, "shape")
+    if target is None:
+        return
+    new = np.array(edit.new_out_shape(0), dtype=np.int64)
+    copied = (target == 0) & (not edit.attr("allowzero", 0))
+    for i in np.flatnonzero(copied):
+        if edit.new_shape(0)[i] != new[i]:
+            copied[i] = False
+    edit.set_param(1, "shape", np.where(copied | (target == -1), target, new), is_shape=True)
+
+
+@rewrites("Squeeze")
+def squeeze_axes(edit: RewriteNode) -> None:
+    """Axes that were meant by their size of one are named: another may have come down to one."""
+    if edit.param(1, "axes") is None:
+        axes = [a for a, n in enumerate(edit.old_shape(0)) if n == 1]
+        edit.set_param(1, "axes", np.array(axes, dtype=np.int64), since=13)
+
+
+@rule("Transpose")
+def transposed(op: TraceNode) -> None:
+    """Ids are transposed."""
+    op.give(transpose(op.x(0), op.attr("perm") or range(len(op.shape(0)))[::-1]))
+
+
+@rule("Expand")
+def expand(op: TraceNode) -> None:
+    """Axes keep their ids; those that are spread hold new channels, as those of a weight do."""
+    op.align("*a -> *a", [op.x(0)])
+    out, before = op.outputs[0], op.shape(0)
+    before = (1,) * (len(out.shape) - len(before)) + before
+    spread = [a for a, (m, n) in enumerate(zip(before, out.shape, strict=True)) if n > m]
+    op.give(out.moved(out.shape, [*out.factors, *(Factor((a,), op.channels.fresh(out.shape[a])) for a in spread)]))
+
+
+@rewrites("Expand")
+def expand_target(edit: RewriteNode) -> None:
+    """The sizes that remain; 1 goes on meaning any."""
+    target = edit.param(1, "shape")
+    if target is not None:
+        new = np.array(edit.new_out_shape(0), dtype=np.int64)[-len(target) :]
+        edit.set_param(1, "shape", np.where(target == 1, target, new), is_shape=True)
+
+
+@rule("Shape")
+def shape_of(op: TraceNode) -> None:
+    """The sizes of a tensor, as positions: reading them doesn't stop channels from leaving."""
+    op.give(op.positions())
+
+
+@rewrites("Shape")
+def shape_as_it_was(edit: RewriteNode) -> None:
+    """Arithmetic on sizes goes on seeing the original ones, so that whatever is derived keeps its value.
+
+    An attention's 1/sqrt(d) must not change with d; a Reshape's target is adapted where it is used.
+    """
+    old, new = np.array(edit.old_shape(0), dtype=np.int64), np.array(edit.new_shape(0), dtype=np.int64)
+    part = slice(edit.attr("start", 0), edit.attr("end"))
+    if (old[part] != new[part]).any():
+        edit.scale_output(new[part], old[part])
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(op: TraceNode) -> None:
+    """Channels as those of a weight."""
+    op.give(op.constant())
+
+
+@rewrites("ConstantOfShape")
+def constant_of_shape_target(edit: RewriteNode) -> None:
+    """The shape that remains."""
+    if edit.param(0, "") is not None:
+        edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64), is_shape=True)
+
+
+@rule("Size")
+def size_of(op: TraceNode) -> None:
+    """The number of elements, which must not change."""
+    op.give_up("OP209", "its number of elements is read")
+
+
+@rule("OneHot")
+def one_hot(op: TraceNode) -> None:
+    """A new axis of positions; the others are those of the indices."""
+    names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
+    axis = op.axis(-1, rank=len(names) + 1)
+    op.align(f"{' '.join(names)} -> {' '.join([*names[:axis], 'z', *names[axis:]])}", [op.x(0)])
+
+
+leave("its values are drawn for each position", "Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike")
+leave("its result is a matrix of positions", "EyeLike")
+
+
+@rule("Range", "RandomNormal", "RandomUniform")
+def positions(op: TraceNode) -> None:
+    """Made from parameters: their axes hold positions."""
+    op.give(op.positions())

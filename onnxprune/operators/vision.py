@@ -1,0 +1,78 @@
+"""Operators of detection and geometry: positions move, channels stay."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from onnxprune.operators.contraction import conv_groups, convolve
+from onnxprune.operators.edit import RewriteNode
+from onnxprune.operators.registry import leave, rewrites, rule
+from onnxprune.operators.traced import TraceNode
+
+
+@rule("GridSample", "MaxRoiPool", "RoiAlign")
+def sample(op: TraceNode) -> None:
+    """Positions are sampled at run time, in every channel the same."""
+    for i in range(1, len(op.node.input)):
+        op.const(i)  # says where to sample, so nothing of it can leave
+    op.align("n c *s -> m c *t", [op.x(0)])
+
+
+@rule("MaxUnpool")
+def max_unpool(op: TraceNode) -> None:
+    """Indices count through all channels."""
+    op.give_up("OP204", "its indices count through all channels")
+
+
+@rule("Col2Im")
+def col2im(op: TraceNode) -> None:
+    """The positions of a block lie in the channel axis and leave with their channel."""
+    block = op.const(2)
+    if block is None:
+        op.give_up("OP205", "its block is only known at run time")
+        return
+    op.align("n (c k) l -> n c *t", [op.x(0)], k=prod(int(b) for b in block))
+
+
+@rule("CenterCropPad")
+def center_crop_pad(op: TraceNode) -> None:
+    """An axis whose size stays keeps its ids; the others are cut or padded."""
+    names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
+    same = [m == n for m, n in zip(op.shape(0), op.out_shape(), strict=True)]
+    target = [n if s else "z" + n for n, s in zip(names, same, strict=True)]
+    op.align(f"{' '.join(names)} -> {' '.join(target)}", [op.x(0)])
+
+
+@rewrites("CenterCropPad")
+def center_crop_pad_target(edit: RewriteNode) -> None:
+    """The sizes that remain."""
+    target = edit.param(1, "")
+    if target is not None:
+        axes = edit.attr("axes") or range(len(edit.old_shape(0)))
+        edit.set_param(1, "", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=target.dtype), is_shape=True)
+
+
+@rule("DeformConv")
+def deform_conv(op: TraceNode) -> None:
+    """A convolution at positions that are given at run time, the same for all channels."""
+    if op.attr("offset_group", 1) > 1:
+        op.give_up("OP211", "groups of channels with positions of their own are left alone")
+        return
+    convolve(op, "n (g i) *s, g o i *k, n *q, (g o), n *r -> n (g o) *t")
+
+
+rewrites("DeformConv")(conv_groups)
+
+
+@rule("Trilu")
+def trilu(op: TraceNode) -> None:
+    """Half of each matrix is cleared, by position."""
+    rank = len(op.shape(0))
+    op.give(op.pin_axes(op.x(0), [rank - 2, rank - 1], "OP204", "it clears entries by their position"))
+
+
+leave("what it keeps depends on values", "NonMaxSuppression", "NonZero")
+leave("it needs the whole matrix", "Det")
+leave("it transforms the axis as a whole", "DFT", "MelWeightMatrix", "STFT")

@@ -1,0 +1,96 @@
+"""Windows that slide over the positions of a tensor, as convolutions and pooling have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.model.tape import Shape, Tensor
+from onnxprune.operators.differentiated import GradientNode
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where the positions of an output lie in its input, axis by axis.
+
+    Attributes:
+        kernel: the window's size.
+        strides: the distance between windows.
+        dilations: the distance between a window's positions.
+        before: the padding in front.
+        size: the input's size.
+        out: the output's size.
+    """
+
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    before: Shape
+    size: Shape
+    out: Shape
+
+    @classmethod
+    def of(cls, op: GradientNode, kernel: Sequence[int], out: Sequence[int]) -> Window:
+        """Read a node's attributes, automatic padding included."""
+        size = op.x().shape[2:]
+        rank = len(size)
+        strides = tuple(op.attr("strides") or [1] * rank)
+        dilations = tuple(op.attr("dilations") or [1] * rank)
+        reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+        auto = op.attr("auto_pad", "NOTSET")
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            total = [max(s * (o - 1) + r - n, 0) for s, o, r, n in zip(strides, out, reach, size, strict=True)]
+            before = [(t + (auto == "SAME_LOWER")) // 2 for t in total]
+        else:
+            before = [0] * rank if auto == "VALID" else list(op.attr("pads") or [0] * rank)[:rank]
+        return cls(tuple(kernel), strides, dilations, tuple(before), tuple(size), tuple(out))
+
+    @property
+    def reach(self) -> Shape:
+        """How many positions a window spans."""
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
+
+    @property
+    def after(self) -> Shape:
+        """The padding behind, as far as windows reach into it; negative for what they leave out."""
+        spans = zip(self.strides, self.out, self.reach, self.size, self.before, strict=True)
+        return tuple(s * (o - 1) + r - n - b for s, o, r, n, b in spans)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every output position is made of the one input position of the same place."""
+        ones = set(self.kernel) | set(self.strides)
+        return ones == {1} and not any(self.before) and self.size == self.out
+
+    @property
+    def apart(self) -> bool:
+        """Whether no input position is in two windows."""
+        return all(s >= r for s, r in zip(self.strides, self.reach, strict=True))
+
+    def pad(self, x: Tensor, first: int = 2) -> Tensor:
+        """Pad a tensor, or cut it, to what the windows span; its positions are on the axes from ``first`` on."""
+        rest = [0] * (x.rank - first - len(self.size))
+        lead = [0] * first
+        padded = x.pad([*lead, *self.before, *rest], [*lead, *(max(a, 0) for a in self.after), *rest])
+        axes = [first + i for i, a in enumerate(self.after) if a < 0]
+        if not axes:
+            return padded
+        return padded.slice(axes, [0] * len(axes), [padded.shape[a] + self.after[a - first] for a in axes])
+
+    def tap(self, padded: Tensor, position: Sequence[int], first: int = 2) -> Tensor:
+        """Cut out of a padded tensor what each window has at one of its positions."""
+        starts = [d * p for d, p in zip(self.dilations, position, strict=True)]
+        ends = [b + s * (o - 1) + 1 for b, s, o in zip(starts, self.strides, self.out, strict=True)]
+        return padded.slice(list(range(first, first + len(starts))), starts, ends, list(self.strides))
+
+    def spread(self, dy: Tensor, weight: Tensor, group: int) -> Tensor:
+        """Add what each output position gives to its window: a transposed convolution."""
+        return dy.op(
+            "ConvTranspose",
+            weight,
+            group=group,
+            strides=list(self.strides),
+            dilations=list(self.dilations),
+            pads=[*self.before, *(max(a, 0) for a in self.after)],
+            output_padding=[max(-a, 0) for a in self.after],
+        )

@@ -1,0 +1,199 @@
+"""A pruning plan as data: what leaves which initializer, and which blocks leave, for which model, made how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+
+from onnxprune.channels.align import Attention, Grouped
+from onnxprune.errors import PlanError
+from onnxprune.plan.residual_blocks import without_blocks
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph, nothing
+
+FORMAT = 2  # 2 added residual blocks; plans of format 1 remove none
+_FORMATS = (1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What to remove from a model.
+
+    Attributes:
+        model: sha256 of the source model, hexadecimal.
+        removed: positions in the original that leave, by initializer and axis, ascending. Along the second axis of a
+            grouped convolution's weight positions count through all groups, as the convolution's inputs do.
+        settings: how the plan was made: criterion, budget, constraints, seed.
+        before: cost of the source model (params, macs, size, memory).
+        after: predicted cost of the pruned model.
+        inputs: the input sizes at which the costs were counted.
+        blocks: residual blocks that leave as a whole, by the names of the nodes that sum.
+    """
+
+    model: str
+    removed: Mapping[str, Mapping[int, tuple[int, ...]]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    before: Mapping[str, int] = field(default_factory=dict)
+    after: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        removed = {
+            name: {str(axis): list(positions) for axis, positions in axes.items()}
+            for name, axes in self.removed.items()
+        }
+        document = {
+            "format": FORMAT,
+            "model_sha256": self.model,
+            "settings": dict(self.settings),
+            "cost": {"before": dict(self.before), "after": dict(self.after)},
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "blocks": list(self.blocks),
+            "removed": removed,
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+    @property
+    def policies(self) -> dict[str, str]:
+        """What leaves together, as the model must be traced for the plan to fit: arguments of `onnxprune.trace.trace`.
+
+        Plans that say nothing were made with the defaults, and so are those that say what isn't known.
+        """
+        known = {"attention": get_args(Attention), "grouped": get_args(Grouped)}
+        given = {name: self.settings.get(name) for name in known}
+        return {name: str(given[name]) if given[name] in choices else choices[0] for name, choices in known.items()}
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over the model and what is removed, hexadecimal: equal plans have equal digests."""
+        removed = [
+            [name, axis, list(positions)]
+            for name, axes in sorted(self.removed.items())
+            for axis, positions in sorted(axes.items())
+        ]
+        what = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str | None = None) -> PrunePlan:
+        """Read a plan.
+
+        Args:
+            text: JSON text as `to_json` gives it.
+            where: the file, for the error.
+
+        Raises:
+            PlanError: the text is no plan (OP305).
+        """
+        try:
+            document = json.loads(text)
+            if document["format"] not in _FORMATS:
+                raise PlanError(
+                    "OP305",
+                    f"plan format {document['format']!r} is not known, this version reads {FORMAT} and older",
+                    where=where,
+                )
+            return cls(
+                model=str(document["model_sha256"]),
+                removed={
+                    str(name): {int(a): tuple(map(_position, p)) for a, p in axes.items()}
+                    for name, axes in document["removed"].items()
+                },
+                settings=dict(document["settings"]),
+                before=dict(document["cost"]["before"]),
+                after=dict(document["cost"]["after"]),
+                inputs={n: tuple(map(_position, s)) for n, s in document["inputs"].items()},
+                blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            hint = "make one with `onnxprune plan MODEL -o PLAN.json`"
+            cause = f"not a pruning plan ({type(error).__name__}: {error})"
+            raise PlanError("OP305", cause, where=where, hint=hint) from error
+
+
+def _position(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no position")
+    return value
+
+
+def plan_of(
+    graph: ChannelGraph,
+    removed: np.ndarray[Any, np.dtype[np.bool_]],
+    model: str,
+    settings: Mapping[str, Any],
+) -> PrunePlan:
+    """Write down what removing some units of a traced model means.
+
+    Args:
+        graph: the traced model.
+        removed: for every unit whether it leaves, shape (units,).
+        model: sha256 of the source model.
+        settings: how the choice was made.
+    """
+    from onnxprune.cost.cost import cost
+
+    kept = PrunedGraph(graph, removed)
+    return PrunePlan(
+        model=model,
+        removed={
+            name: {axis: tuple(gone.tolist()) for axis, gone in axes.items()} for name, axes in kept.positions().items()
+        },
+        settings=settings,
+        before=cost(nothing(graph.original)).totals(),
+        after=cost(kept).totals(),
+        inputs=graph.shapes.inputs,
+        blocks=tuple(block.name for block in graph.blocks),
+    )
+
+
+def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> PrunedGraph:
+    """Find the units that a plan removes.
+
+    Args:
+        graph: the model, traced.
+        plan: a plan for it.
+
+    Returns:
+        The traced model without these blocks and units.
+
+    Raises:
+        PlanError: the plan names what the model doesn't have, or what can't leave (OP307), or only part of a unit
+            (OP401).
+    """
+    graph = without_blocks(graph, plan.blocks)
+    removed = np.zeros(len(graph.pinned), dtype=bool)
+    for name, axes in plan.removed.items():
+        for axis, positions in axes.items():
+            ids = graph.slots.get((name, axis))
+            if ids is None or (positions and max(positions) >= len(ids)):
+                raise PlanError(
+                    "OP307",
+                    "the plan removes what the model doesn't have",
+                    where=f"{name} axis {axis}",
+                )
+            units = graph.unit_of[ids[list(positions)]]
+            if graph.pinned[units].any():
+                pin = graph.pins(int(units[graph.pinned[units]][0]))[0]
+                cause = f"the plan removes channels that can't leave: {pin.reason} ({pin.code})"
+                raise PlanError("OP307", cause, where=f"{name} axis {axis}")
+            removed[units] = True
+    kept = PrunedGraph(graph, removed)
+    for name, gone_axes in kept.positions().items():
+        for axis, gone in gone_axes.items():
+            if set(gone.tolist()) != set(plan.removed.get(name, {}).get(axis, ())):
+                cause = "the plan removes channels without all that is coupled to them"
+                raise PlanError("OP307", cause, where=f"{name} axis {axis}")
+    if not graph.balanced(removed):
+        raise PlanError("OP307", "the plan takes more of one group of a convolution than of another")
+    for (name, axis), ids in graph.slots.items():
+        if removed[graph.unit_of[ids]].all():
+            raise PlanError("OP307", "the plan leaves nothing of a layer", where=f"{name} axis {axis}")
+    return kept

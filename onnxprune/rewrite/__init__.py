@@ -1,0 +1,1 @@
+"""Carrying a plan out, and proving the result against the masked original."""

@@ -1,0 +1,162 @@
+"""The masked original: the model that a pruned one is held against, made without the rewriter.
+
+Every removed slice of every initializer is set to zero, and so is what a removed residual block adds. Operators that
+take statistics over channels (a LayerNorm, a mean over channels) would count those zeroes, so they are run on the
+channels that remain: gathered in front of the node, and spread out again behind it.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from onnxprune.channels.values import Mask
+from onnxprune.model.bodies import mark_alike
+from onnxprune.model.tensors import by_group, set_tensor
+from onnxprune.plan.residual_blocks import Block
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+
+def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
+    """Return the normalized original with everything that was removed set to zero.
+
+    Args:
+        kept: the traced model and what was removed from it.
+        readers_only: zero only the weights that read removed channels. This says the same, and is needed where a zero
+            would poison what it is to silence: x / 0, log 0.
+    """
+    model = ModelProto()
+    model.CopyFrom(kept.graph.original.proto)
+    for block in kept.graph.blocks:
+        _silence(block, model, kept.graph.original.shapes.types[block.branch])
+    zeros = _zeros(kept)
+    removed = kept.positions()
+    for tensor in model.graph.initializer:
+        if tensor.name not in removed:
+            continue
+        array = np.array(numpy_helper.to_array(tensor))
+        zero = np.broadcast_to(zeros.get(tensor.name, np.zeros((), array.dtype)), array.shape)
+        for axis, positions in removed[tensor.name].items():
+            if readers_only and (tensor.name, axis) not in kept.graph.summed:
+                continue
+            if groups := kept.graph.per_group.get((tensor.name, axis)):
+                turned = by_group(array, groups)
+                turned[positions] = by_group(zero, groups)[positions]
+                array = by_group(turned, groups)
+            else:
+                gone = (slice(None),) * axis + (positions,)
+                array[gone] = zero[gone]
+        set_tensor(tensor, array)
+    statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes += _on_remaining(node, kept, model) if node.name in statistical else [node]
+    copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return model
+
+
+# Of quantized operators: the inputs of data and of its zero point, and the axis along which zero points differ.
+_ZERO_POINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "ConvInteger": ((0, 2, 0), (1, 3, 0)),
+    "DequantizeLinear": ((0, 2, 1),),
+    "DynamicQuantizeLSTM": ((1, 9, 0), (2, 11, 0)),
+    "DynamicQuantizeMatMul": ((1, 3, -1),),
+    "MatMulIntegerToFloat": ((0, 4, -2), (1, 5, -1)),
+    "QEmbedLayerNormalization": tuple((data, data + 11, 0) for data in range(2, 7)),
+    "QGemm": ((3, 5, -1),),
+    "MatMulInteger": ((0, 2, -2), (1, 3, -1)),
+    "QAttention": ((1, 7, -1),),
+    "QLinearConv": ((0, 2, 0), (3, 5, 0)),
+    "QLinearMatMul": ((0, 2, -2), (3, 5, -1)),
+}
+
+
+def _zeros(kept: PrunedGraph) -> dict[str, np.ndarray]:
+    """Return what stands for zero in quantized weights, ready to broadcast against them."""
+    graph = kept.graph
+    zeros = {}
+    for node in graph.proto.graph.node:
+        for data, zero, axis in _ZERO_POINTS.get(node.op_type, ()):
+            point = graph.shapes.values.get(node.input[zero]) if zero < len(node.input) else None
+            shape = graph.shapes.shapes.get(node.input[data])
+            if point is not None and shape is not None and node.input[data] in graph.values:
+                attributes = {a.name: a.i for a in node.attribute}
+                axis = 0 if attributes.get("transB") else attributes.get("axis", axis)
+                zeros[node.input[data]] = _spread(point, shape, axis)
+    return zeros
+
+
+def _spread(point: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Broadcast a zero point for all, for each position of an axis, or for each block of positions."""
+    if point.size == 1:
+        return point.reshape(())
+    if point.ndim == 1:
+        return point.reshape([-1 if d == axis % len(shape) else 1 for d in range(len(shape))])
+    if point.ndim < len(shape):  # of each direction, for each column
+        return np.expand_dims(point, 1)
+    block = -(-shape[axis] // point.shape[axis])
+    return np.take(np.repeat(point, block, axis), range(shape[axis]), axis)
+
+
+def _silence(block: Block, model: ModelProto, kind: int) -> None:
+    """Add zero instead of what a residual block computes."""
+    node = next(n for n in model.graph.node if n.name == block.name)
+    zero = f"{block.name}::nothing"
+    model.graph.initializer.append(helper.make_tensor(zero, kind, [], [0]))
+    node.input[:] = [zero if name == block.branch else name for name in node.input]
+
+
+def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list[NodeProto]:
+    """Run a node on the channels that remain: gather, compute, spread."""
+    inner = NodeProto()
+    inner.CopyFrom(node)
+    _fix_scale(inner, kept)
+    names = (f"{node.name}::masked{i}" for i in count())
+    before: list[NodeProto] = []
+    after: list[NodeProto] = []
+
+    def gather(data: str, index: np.ndarray, axis: int, out: str) -> NodeProto:
+        indices = next(names)
+        model.graph.initializer.append(numpy_helper.from_array(index, indices))
+        return helper.make_node("Gather", [data, indices], [out], name=out, axis=axis)
+
+    for i, name in enumerate(node.input):
+        for axis, mask in _partial(kept, name):
+            out = next(names)
+            before.append(gather(inner.input[i], np.flatnonzero(mask), axis, out))
+            inner.input[i] = out
+    for i, name in enumerate(node.output):
+        small = name
+        partial = _partial(kept, name)
+        for last, (axis, mask) in enumerate(partial, start=1 - len(partial)):
+            if small == name:
+                small = inner.output[i] = next(names)
+            # Removed places hold a copy of another: nobody reads them.
+            out = next(names) if last else name
+            after.append(gather(small, np.where(mask, np.cumsum(mask) - 1, 0), axis, out))
+            small = out
+    mark_alike(node, [*before, *after])
+    return [*before, inner, *after]
+
+
+def _fix_scale(node: NodeProto, kept: PrunedGraph) -> None:
+    """Have an attention scale its scores by the width that heads have in the original."""
+    heads = {a.name: a.i for a in node.attribute if a.name in ("num_heads", "q_num_heads")}
+    attends = node.op_type in ("Attention", "MultiHeadAttention")
+    if attends and all(a.name != "scale" for a in node.attribute):
+        shape = kept.graph.shapes.shapes[node.input[0]]
+        width = shape[3] if len(shape) == 4 else shape[2] // next(iter(heads.values()))
+        node.attribute.append(helper.make_attribute("scale", float(width**-0.5)))
+
+
+def _partial(kept: PrunedGraph, tensor: str) -> list[tuple[int, Mask]]:
+    for block in reversed(kept.graph.blocks):  # what is left of a sum is what was added to
+        tensor = block.skip if tensor == block.output else tensor
+    value = kept.graph.values.get(tensor)
+    axes = range(len(value.shape)) if value is not None else ()
+    masks = [(axis, kept.mask(tensor, axis)) for axis in axes]
+    return [(axis, mask) for axis, mask in masks if mask is not None and not mask.all()]

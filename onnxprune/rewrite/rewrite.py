@@ -1,0 +1,121 @@
+"""From a plan to a smaller model: weights are sliced, attributes and parameters adapted, the rest carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+
+from onnxprune.channels.values import Ids
+from onnxprune.model.bodies import close_bodies, mark_alike
+from onnxprune.model.graph import behind, reads, unique
+from onnxprune.model.tensors import by_group, set_tensor
+from onnxprune.model.wire import copy_without
+from onnxprune.operators.edit import RewriteNode
+from onnxprune.operators.registry import operator_key, rules
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+
+def rewrite(kept: PrunedGraph) -> ModelProto:
+    """Build the model without what has left.
+
+    Everything else comes out as it went in: names, metadata, opsets, symbolic dimensions. Dead nodes and unused
+    initializers go; value_info tells the new shapes, so that `onnx.checker` passes with full_check.
+
+    Args:
+        kept: the traced model and what was removed from it.
+
+    Returns:
+        A new model; the traced one is untouched.
+
+    Raises:
+        RewriteError: a parameter computed at run time can't be adapted.
+    """
+    source = kept.graph.proto
+    model = copy_without(source, "graph")
+    model.graph.CopyFrom(copy_without(source.graph, "node", "initializer", "value_info"))
+    nodes, constants = _nodes(kept)
+    nodes = behind((o.name for o in model.graph.output), nodes)
+    model.graph.node.extend(nodes)
+    used = {name for node in nodes for name in reads(node)} | {o.name for o in model.graph.output}
+    _add_weights(model, kept, used)
+    model.graph.initializer.extend(t for t in constants if t.name in used)
+    made = {name for node in nodes for name in node.output}
+    model.graph.value_info.extend(_value_info(kept, made))
+    return close_bodies(model)
+
+
+def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return copies of all nodes, adapted, and the initializers that were made for them."""
+    graph = kept.graph
+    table = rules()
+    versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
+    namer = _namer(graph.proto.graph)
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+    for source in graph.proto.graph.node:
+        node = NodeProto()
+        node.CopyFrom(source)
+        rule = table.get(operator_key(node.domain, node.op_type))
+        if rule is not None and rule.rewrite is not None and _changed(kept, node):
+            edit = RewriteNode(node, versions.get(node.domain or "ai.onnx", 1), kept, namer)
+            rule.rewrite(edit)
+            mark_alike(node, [*edit.before, *edit.after])
+            nodes += [*edit.before, node, *edit.after]
+            constants += [numpy_helper.from_array(v, n) for n, v in edit.constants.items()]
+        else:
+            nodes.append(node)
+    return nodes, constants
+
+
+def _changed(kept: PrunedGraph, node: NodeProto) -> bool:
+    known = kept.graph.shapes.shapes
+    names = [n for n in [*node.input, *node.output] if n in known]
+    return any(kept.shape(n) != known[n] for n in names)
+
+
+def _namer(graph: GraphProto) -> Callable[[str], str]:
+    taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    taken |= {name for n in graph.node for name in [n.name, *n.output]}
+    return lambda base: unique(base, taken)
+
+
+def _add_weights(model: ModelProto, kept: PrunedGraph, used: set[str]) -> None:
+    """Add what is left of the weights; each is sliced when its turn has come, so that few are held twice."""
+    gone = kept.positions()
+    for tensor in kept.graph.proto.graph.initializer:
+        if tensor.name not in used:
+            continue
+        removed = gone.get(tensor.name)
+        if removed is None:
+            model.graph.initializer.append(tensor)
+        else:
+            sliced = model.graph.initializer.add(name=tensor.name, doc_string=tensor.doc_string)
+            set_tensor(sliced, _sliced(kept, tensor, removed))
+
+
+def _sliced(kept: PrunedGraph, tensor: TensorProto, removed: Mapping[int, Ids]) -> np.ndarray:
+    array = numpy_helper.to_array(tensor)
+    for axis, positions in sorted(removed.items(), reverse=True):  # the groups along the first axis come last
+        groups = kept.graph.per_group.get((tensor.name, axis))
+        turned = array if groups is None else by_group(array, groups)
+        keep = np.ones(turned.shape[0 if groups else axis], dtype=bool)
+        keep[positions] = False
+        turned = np.compress(keep, turned, 0 if groups else axis)
+        array = turned if groups is None else by_group(turned, groups)
+    return array
+
+
+def _value_info(kept: PrunedGraph, made: set[str]) -> Iterable[ValueInfoProto]:
+    """Carry over the shapes the model states, with the sizes of pruned axes brought up to date."""
+    for source in kept.graph.proto.graph.value_info:
+        if source.name not in made:
+            continue
+        info = ValueInfoProto()
+        info.CopyFrom(source)
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            mask = kept.mask(info.name, axis)
+            if mask is not None and not mask.all():
+                dim.dim_value = int(mask.sum())
+        yield info

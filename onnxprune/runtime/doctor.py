@@ -1,0 +1,222 @@
+"""What is installed, whether it fits together, and why an execution provider doesn't start."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.errors import UsageError
+from onnxprune.runtime.environment import cpu_model, gpus, usable_cores, versions
+from onnxprune.runtime.library import import_onnxruntime, max_ir_version
+from onnxprune.runtime.provider import CPU
+
+Level = Literal["error", "warning", "note"]
+
+_PACKAGES = ("onnxprune", "onnx", "onnx-graphsurgeon", "numpy", "pillow", "scipy", "scikit-learn", "torch")
+_RUNTIME = "onnxruntime"  # the package that all builds of ONNX Runtime install
+_REMOTE = "AzureExecutionProvider"  # calls a service, runs no node of any model by itself
+_TIMEOUT = 120  # seconds; a first start of TensorRT takes long
+
+_MISSING = re.compile(r"(\S+\.(?:so|dylib)[.\d]*): cannot open shared object file|(\S+\.dll)\b.* (?:is missing|126)")
+_TROUBLE = re.compile(r"(?:\[E:onnxruntime|\[W:onnxruntime|[Ee]rror|EP Error).*")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)>=([\d.]+)")
+
+_PROBE = """
+import sys
+sys.path[:] = {path!r}
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 2
+opened = onnxruntime.InferenceSession({model!r}, options, providers=[{provider!r}], enable_fallback=0)
+sys.exit(0 if {provider!r} in opened.get_providers() else 3)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that was noticed.
+
+    Attributes:
+        level: "error" for what can't work, "warning" for what may not, "note" for what is good to know.
+        what: what it is, in a line.
+        hint: what to do about it; may be empty.
+    """
+
+    level: Level
+    what: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """Whether an execution provider of the installed ONNX Runtime starts.
+
+    Attributes:
+        name: the provider.
+        works: whether a session starts with it.
+        why: why not: missing libraries by name, or ONNX Runtime's own words.
+    """
+
+    name: str
+    works: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was found.
+
+    Attributes:
+        python: version and place of Python.
+        cpu: the processor.
+        cores: cores that may be used.
+        gpus: NVIDIA's GPUs with their drivers.
+        packages: versions of the packages that matter; None for those that aren't installed.
+        runtimes: the distributions that install ONNX Runtime, with versions.
+        providers: the execution providers of the installed ONNX Runtime.
+        findings: what was noticed, errors first.
+    """
+
+    python: str
+    cpu: str
+    cores: int
+    gpus: tuple[str, ...]
+    packages: Mapping[str, str | None]
+    runtimes: Mapping[str, str]
+    providers: tuple[ProviderState, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing that can't work."""
+        return all(finding.level != "error" for finding in self.findings)
+
+
+def diagnose() -> Diagnosis:
+    """Look at the installation; providers are tried in processes of their own, for they may crash."""
+    found = versions(*_PACKAGES)
+    runtimes = versions(*runtime_distributions())
+    providers: tuple[ProviderState, ...] = ()
+    findings = list(_conflicts(runtimes))
+    try:
+        providers = tuple(_states(import_onnxruntime().get_available_providers()))
+    except UsageError as error:
+        findings.append(Finding("error", error.cause, error.hint or ""))
+    else:
+        findings += [*_unused_gpu(providers), *_model_versions()]
+    findings += [Finding("error", f"{p.name} doesn't start: {p.why}", _hint(p)) for p in providers if not p.works]
+    findings += _too_old()
+    order: Sequence[Level] = ("error", "warning", "note")
+    return Diagnosis(
+        python=f"{sys.version.split()[0]}, {sys.executable}",
+        cpu=cpu_model(),
+        cores=usable_cores(),
+        gpus=gpus(),
+        packages={name: found.get(name) for name in _PACKAGES},
+        runtimes=runtimes,
+        providers=providers,
+        findings=tuple(sorted(findings, key=lambda f: order.index(f.level))),
+    )
+
+
+def runtime_distributions() -> tuple[str, ...]:
+    """Return the installed distributions that bring a package called onnxruntime, each once."""
+    return tuple(sorted(set(metadata.packages_distributions().get(_RUNTIME, ()))))
+
+
+def missing_libraries(log: str) -> tuple[str, ...]:
+    """Return the names of the shared libraries that a loader's messages say it didn't find."""
+    found = (a or b for a, b in _MISSING.findall(log))
+    return tuple(dict.fromkeys(Path(name).name for name in found))
+
+
+def try_provider(name: str) -> ProviderState:
+    """Open a small model with a provider, in a process of its own."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        model = Path(folder, "probe.onnx")
+        model.write_bytes(_probe_model())
+        command = [sys.executable, "-c", _PROBE.format(path=sys.path, model=str(model), provider=name)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return ProviderState(name, False, f"it did not start within {_TIMEOUT} seconds")
+    if done.returncode == 0:
+        return ProviderState(name, True)
+    log = done.stderr + done.stdout
+    libraries = missing_libraries(log)
+    if libraries:
+        return ProviderState(name, False, f"missing {', '.join(libraries)}")
+    if done.returncode < 0:
+        return ProviderState(name, False, f"it crashed (signal {-done.returncode})")
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    telling = next(
+        (line for line in lines if _TROUBLE.search(line)), lines[-1] if lines else "ONNX Runtime doesn't say"
+    )
+    return ProviderState(name, False, telling[:300])
+
+
+def _states(names: Sequence[str]) -> Iterator[ProviderState]:
+    for name in names:
+        yield ProviderState(name, True) if name in (CPU, _REMOTE) else try_provider(name)
+
+
+def _conflicts(runtimes: Mapping[str, str]) -> Iterator[Finding]:
+    if len(runtimes) > 1:
+        hint = f"pip uninstall -y {' '.join(runtimes)}, then install one of them"
+        yield Finding("error", f"{' and '.join(runtimes)} are installed at once and overwrite each other", hint)
+
+
+def _unused_gpu(providers: Sequence[ProviderState]) -> Iterator[Finding]:
+    """Notice a GPU that this build of ONNX Runtime can't use."""
+    if gpus() and not any(p.name not in (CPU, _REMOTE) for p in providers):
+        hint = "pip uninstall -y onnxruntime, then pip install 'onnxprune[gpu]'"
+        yield Finding("warning", f"{gpus()[0]} is not used: this ONNX Runtime is built for the CPU", hint)
+
+
+def _model_versions() -> Iterator[Finding]:
+    if max_ir_version() < onnx.IR_VERSION:
+        yield Finding(
+            "note",
+            f"onnx writes models of IR version {onnx.IR_VERSION} by default, this ONNX Runtime reads "
+            f"{max_ir_version()} at most; what onnxprune writes is fine",
+        )
+
+
+def _too_old() -> Iterator[Finding]:
+    """Hold installed versions against what this distribution asks for; nothing is known of a source tree."""
+    try:
+        requirements = metadata.requires("onnxprune") or []
+    except metadata.PackageNotFoundError:
+        return
+    for name, least in (m.group(1, 2) for m in map(_REQUIREMENT.match, requirements) if m):
+        installed = versions(name).get(name)
+        if installed is not None and _number(installed) < _number(least):
+            yield Finding("error", f"{name} {installed} is too old: {least} is needed", f"pip install -U {name}")
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _hint(state: ProviderState) -> str:
+    if "cud" in state.why.lower() or "cublas" in state.why or "nvrtc" in state.why:
+        return "install the CUDA and cuDNN that this ONNX Runtime was built for, or put them on the loader's path"
+    return "leave the provider out, or install what it needs"
+
+
+def _probe_model() -> bytes:
+    """Return a model that adds two numbers, of versions that any ONNX Runtime reads."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,90 @@
+"""What remains of a traced model once units have left: masks and shapes in closed form, without rewriting anything."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+
+from onnxprune.channels.values import Factor, Ids, Mask, Shape
+from onnxprune.errors import RewriteError
+from onnxprune.trace.graph import ChannelGraph
+
+
+class PrunedGraph:
+    """A traced model without some of its units.
+
+    Attributes:
+        graph: the traced model.
+        removed: for every unit whether it has left, shape (units,).
+    """
+
+    def __init__(self, graph: ChannelGraph, removed: Mask) -> None:
+        """Note which units have left."""
+        self.graph = graph
+        self.removed = removed
+        self._masks: dict[int, tuple[Mask, ...]] = {}
+        self._shapes: dict[str, Shape] = {}
+
+    def mask(self, tensor: str, axis: int) -> Mask | None:
+        """Return which positions of a tensor's axis remain, or None if the axis holds no channels."""
+        value = self.graph.values.get(tensor)
+        factor = value.on(axis) if value is not None else None
+        return None if factor is None else self._of(factor)[factor.axes.index(axis)]
+
+    def shape(self, tensor: str) -> Shape:
+        """Return a tensor's shape after the removal.
+
+        Raises:
+            KeyError: the tensor's shape is not known.
+        """
+        if tensor not in self._shapes:
+            self._shapes[tensor] = self._shape(tensor)
+        return self._shapes[tensor]
+
+    def _shape(self, tensor: str) -> Shape:
+        value = self.graph.values.get(tensor)
+        if value is None:
+            return self.graph.shapes.shapes[tensor]
+        shape = list(value.shape)
+        for factor in value.factors:
+            for axis, mask in zip(factor.axes, self._of(factor), strict=True):
+                shape[axis] = int(np.count_nonzero(mask))
+        return tuple(shape)
+
+    def positions(self) -> dict[str, dict[int, Ids]]:
+        """Return what leaves each initializer: positions in the original, by name and axis."""
+        removed: dict[str, dict[int, Ids]] = {}
+        for (name, axis), ids in self.graph.slots.items():
+            gone = np.flatnonzero(self.removed[self.graph.unit_of[ids]])
+            if len(gone):
+                removed.setdefault(name, {})[axis] = gone
+        return removed
+
+    def _of(self, factor: Factor) -> tuple[Mask, ...]:
+        """Return the mask along each dimension of a factor, remembered by the identity of its id array."""
+        key = id(factor.ids)
+        if key not in self._masks:
+            self._masks[key] = masks(~self.removed[self.graph.unit_of[factor.ids]])
+        return self._masks[key]
+
+
+def nothing(graph: ChannelGraph) -> PrunedGraph:
+    """Return a traced model of which nothing has left."""
+    return PrunedGraph(graph, np.zeros(graph.unit_count, dtype=bool))
+
+
+def masks(keep: Mask) -> tuple[Mask, ...]:
+    """Return which positions remain along each dimension of an id array, given which ids do.
+
+    Raises:
+        RewriteError: what remains is no rectangle (OP401).
+    """
+    if keep.ndim == 1:
+        return (keep,)
+    dims = range(keep.ndim)
+    along = tuple(np.asarray(keep.any(axis=tuple(e for e in dims if e != d))) for d in dims)
+    if not np.array_equal(keep, reduce(np.logical_and.outer, along)):
+        cause = "what a removal leaves of a reshaped axis is no rectangle"
+        raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")
+    return along

@@ -1,0 +1,102 @@
+"""Which initializers are trained: those that contractions and normalizations take as their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.errors import PlanError
+from onnxprune.model.file import Weights, weights
+from onnxprune.operators.registry import operator_key
+
+_CONTRACTIONS: Mapping[str, Sequence[int]] = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Einsum": range(16),
+    "GRU": (1, 2, 3),
+    "Gather": (0,),
+    "Gemm": (0, 1, 2),
+    "LSTM": (1, 2, 3),
+    "MatMul": (0, 1),
+    "RNN": (1, 2, 3),
+}
+_NORMALIZATIONS: Mapping[str, Sequence[int]] = {
+    "BatchNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "PRelu": (1,),
+    "RMSNormalization": (1,),
+    "SimplifiedLayerNormalization": (1,),
+}
+_ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+_NOT_VALUES: Mapping[str, Sequence[int]] = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2)}
+
+
+def trainable(proto: ModelProto, *, freeze: Sequence[str] = (), also: Sequence[str] = ()) -> list[str]:
+    """Return the initializers that training changes, in the model's order.
+
+    These are the weights and biases of contractions and normalizations, whatever they pass through before they are
+    used, and vectors that are added or multiplied behind a contraction. Masks, tables of positions and constants of
+    preprocessing stay, unless they are asked for.
+
+    Args:
+        proto: a normalized model.
+        freeze: patterns of initializers, or of nodes that read them, that stay as they are.
+        also: patterns of initializers that are trained although they don't look like weights.
+
+    Raises:
+        PlanError: a pattern matches nothing (OP304).
+    """
+    stored = weights(proto)
+    found = _used_as_weights(proto, stored) | _matching(also, stored)
+    for pattern in freeze:
+        nodes = [n for n in proto.graph.node if fnmatchcase(n.name, pattern)]
+        gone = _matching([pattern], stored, required=not nodes) | {name for node in nodes for name in node.input}
+        found -= gone
+    return [name for name in stored if name in found and stored.dtype(name).kind == "f"]
+
+
+def _used_as_weights(proto: ModelProto, stored: Weights) -> set[str]:
+    sources: dict[str, set[str]] = {name: {name} for name in stored}  # of tensors made of initializers alone
+    behind: set[str] = set()  # tensors that some contraction comes before
+    found: set[str] = set()
+    for node in proto.graph.node:
+        key = operator_key(node.domain, node.op_type)
+        given = [name for name in node.input if name]
+        if given and all(name in sources for name in given):
+            skipped = _NOT_VALUES.get(key, ())
+            made = [sources[name] for i, name in enumerate(node.input) if name and i not in skipped]
+            sources.update(dict.fromkeys(filter(None, node.output), set().union(*made)))
+            continue
+        places = _CONTRACTIONS.get(key) or _NORMALIZATIONS.get(key) or ()
+        if key in _ARITHMETIC and not behind.isdisjoint(given):
+            places = [i for i, name in enumerate(node.input) if name in sources and _vectors(sources[name], stored)]
+        for i, name in enumerate(node.input):
+            if i in places and name in sources:
+                found |= sources[name]
+        if key in _CONTRACTIONS or not behind.isdisjoint(given):
+            behind.update(filter(None, node.output))
+    return {name for name in found if np.prod(stored.shape(name)) > 1}
+
+
+def _vectors(names: Iterable[str], stored: Weights) -> bool:
+    return all(is_vector(stored.shape(name)) for name in names)
+
+
+def is_vector(shape: Sequence[int]) -> bool:
+    """Tell whether one axis holds all elements: so do biases and normalizations' parameters."""
+    return int(np.prod(shape)) == max(shape, default=1)
+
+
+def _matching(patterns: Iterable[str], stored: Weights, *, required: bool = True) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        names = {name for name in stored if fnmatchcase(name, pattern)}
+        if not names and required:
+            raise PlanError("OP304", f"the pattern {pattern!r} matches no weight", hint="see `onnxprune inspect`")
+        found |= names
+    return found

@@ -1,0 +1,127 @@
+"""Pruning in several steps, with training in between.
+
+Each step removes the same share of what is left, and the network recovers before the next: later channels are chosen
+by weights that have adapted to the loss of earlier ones (H. Li et al., "Pruning filters for efficient ConvNets", ICLR
+2017, among others).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.data import Dataset
+from onnxprune.errors import PlanError
+from onnxprune.model.file import Source
+from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.recover import Method, recover
+from onnxprune.train.finetune import FineTuned, finetune
+from onnxprune.train.settings import TrainSettings
+from onnxprune.workflow.pipeline import PlanSettings, Pruned, TracedModel, analyze, make_plan, prune
+
+_CALIBRATION = 512
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One step: what was removed, and what training made of the rest.
+
+    Attributes:
+        plan: what this step and those before removed, as a plan for the original.
+        pruned: the model before training, with the step's own plan and its proof.
+        tuned: the same after training.
+    """
+
+    plan: PrunePlan
+    pruned: Pruned
+    tuned: FineTuned
+
+
+def prune_iteratively(
+    model: Source | TracedModel,
+    data: Dataset,
+    settings: PlanSettings,
+    steps: int,
+    *,
+    training: TrainSettings | None = None,
+    validation: Dataset | None = None,
+    repair: Method | None = "reconstruct",
+    rewind: Source | None = None,
+    progress: Callable[[Round], None] = lambda done: None,
+) -> tuple[ModelProto, tuple[Round, ...]]:
+    """Prune a model to a target in several steps, trained by the original after each.
+
+    Args:
+        model: the model, or what `analyze` makes of it.
+        data: what to train on, to choose channels by and to repair with; labels aren't needed.
+        settings: how it is pruned, to a target.
+        steps: how many steps there are.
+        training: how it is trained after each.
+        validation: samples to judge by.
+        repair: how it is repaired before that; None for not at all.
+        rewind: the same model with other weights, those of an early stage of its training, which what remains goes
+            back to before it is trained (Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019; Renda et
+            al., "Comparing rewinding and fine-tuning", ICLR 2020). Nothing is repaired then.
+        progress: told of each step that is done.
+
+    Returns:
+        The model, and the steps.
+
+    Raises:
+        PlanError: there is no target (OP302), or no step (OP303); a step can't reach its part of the target (OP301);
+            the model to rewind to isn't the same network (OP307).
+        VerificationError: a pruned model isn't what it should be.
+        TrainingError: it can't be trained.
+    """
+    if settings.target is None:
+        raise PlanError("OP302", "pruning in steps needs a target", hint='for example Target("macs", 0.5)')
+    if steps < 1:
+        raise PlanError("OP303", f"{steps} is out of range: must be at least 1", where="steps")
+    original = model if isinstance(model, TracedModel) else analyze(model)
+    policies: dict[str, Any] = {"attention": original.attention, "grouped": original.grouped}
+    early = None if rewind is None else analyze(rewind, **policies)
+    share = replace(settings.target, value=settings.target.value ** (1 / steps))
+    calibration = data.subset(range(min(_CALIBRATION, len(data))))
+
+    def batches() -> Iterator[Mapping[str, NDArray[Any]]]:
+        return (batch.inputs for batch in calibration.batches(_BATCH))
+
+    analysis, rounds = original, list[Round]()
+    for _ in range(steps):
+        plan = make_plan(analysis, replace(settings, target=share), batches=batches)
+        pruned = prune(analysis, plan)
+        whole = _joined(original, rounds[-1].plan, plan) if rounds else plan
+        start = pruned.proto
+        if early is not None:
+            start = prune(early, replace(whole, model=early.model.sha256)).proto
+        elif repair is not None:
+            recover(apply_plan(analysis.graph, plan), start, batches, method=repair, seed=settings.seed)
+        tuned = finetune(start, data, teacher=original.graph.proto, validation=validation, settings=training)
+        rounds.append(Round(whole, pruned, tuned))
+        progress(rounds[-1])
+        analysis = analyze(tuned.proto, **policies)
+    return rounds[-1].tuned.proto, tuple(rounds)
+
+
+def _joined(original: TracedModel, first: PrunePlan, second: PrunePlan) -> PrunePlan:
+    """Return a plan that removes from a model what a plan removes, and then another from what that leaves."""
+    slots = original.graph.slots
+    removed = {name: {axis: list(gone) for axis, gone in axes.items()} for name, axes in first.removed.items()}
+    for name, axes in second.removed.items():
+        for axis, gone in axes.items():
+            before = removed.setdefault(name, {}).setdefault(axis, [])
+            left = np.setdiff1d(np.arange(len(slots[name, axis])), before)
+            before.extend(left[list(gone)].tolist())
+    both = replace(
+        first,
+        removed={n: {axis: tuple(sorted(gone)) for axis, gone in axes.items()} for n, axes in removed.items()},
+        blocks=(*first.blocks, *second.blocks),
+    )
+    kept = apply_plan(original.graph, both)
+    return plan_of(kept.graph, kept.removed, first.model, first.settings)
