@@ -58,7 +58,7 @@ class Outcome:
         prune: seconds to plan, rewrite and prove.
         macs: share of the MACs that is left.
         error: the oracle's.
-        telling: whether the oracle had anything to get wrong.
+        informative: whether the oracle had anything to get wrong.
         failure: why there is no result, empty where there is one.
     """
 
@@ -72,7 +72,7 @@ class Outcome:
     prune: float = 0.0
     macs: float = 1.0
     error: float = 0.0
-    telling: bool = True
+    informative: bool = True
     failure: str = ""
 
 
@@ -139,7 +139,7 @@ def _pruned(name: str, exporter: str, params: int, path: Path) -> Outcome:
         prune=done - loaded,
         macs=plan.after["macs"] / plan.before["macs"],
         error=verification.error,
-        telling=verification.informative,
+        informative=verification.informative,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.version import __version__
+from onnxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from onnxprune.cost.cost import Cost, model_cost
