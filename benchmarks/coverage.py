@@ -28,7 +28,7 @@ from onnxprune import (
 )
 from onnxprune.cost.cost import cost
 from onnxprune.normalize import normalize
-from onnxprune.plan.plan import PrunePlan, apply_plan
+from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.report.coupling import explain_node
 from onnxprune.report.index import Index
 from onnxprune.report.layout import percent, share, si

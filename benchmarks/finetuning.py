@@ -24,8 +24,8 @@ from onnx import ModelProto
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, log
 from onnxprune import PlanSettings, Target, analyze, load, make_plan, prune
 from onnxprune.data import Data, open_data, read_recipe
-from onnxprune.evaluate import evaluate
-from onnxprune.plan.plan import apply_plan
+from onnxprune.evaluation import evaluate
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.train import Augmentation, TrainSettings, finetune
 

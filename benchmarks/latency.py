@@ -18,14 +18,14 @@ from benchmarks.common import ROOT, Column, Report, Table, chosen, log, millisec
 from benchmarks.turns import turns
 from models.fill import fill
 from onnxprune import Target, TracedModel, analyze
-from onnxprune.benchmark.statistics import ratio, summarize
+from onnxprune.benchmarking.statistics import ratio, summarize
 from onnxprune.channels.values import Mask
 from onnxprune.errors import PlanError
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.importance import Scores, score
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.normalize import normalize
-from onnxprune.plan.budget import Constraints, choose
+from onnxprune.planning.budget import Constraints, choose
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs

@@ -18,14 +18,14 @@ from benchmarks.common import ROOT, Column, Report, Table, chosen, log, millisec
 from benchmarks.turns import turns
 from models.fill import fill
 from onnxprune import Target, TracedModel, analyze
-from onnxprune.benchmark import BenchmarkSettings, Provider, benchmark, parse_provider
-from onnxprune.benchmark.statistics import ratio
+from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
+from onnxprune.benchmarking.statistics import ratio
 from onnxprune.errors import PlanError
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.importance import score
 from onnxprune.latency import LatencyResult, Options, plan_for_latency
 from onnxprune.model.file import load
-from onnxprune.plan.budget import Constraints, choose
+from onnxprune.planning.budget import Constraints, choose
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs

@@ -22,10 +22,10 @@ from benchmarks.recovery_cases import NONE, SEED, SUBJECTS, Calibration, Case, S
 from benchmarks.recovery_tables import Interval, Result, Times, report
 from onnxprune.data import Dataset
 from onnxprune.errors import OnnxPruneError
-from onnxprune.evaluate import evaluate
+from onnxprune.evaluation import evaluate
 from onnxprune.model.stream import Batches, Inputs
-from onnxprune.plan.budget import Target
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Target
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.sensitivity import Curve
 from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune, sensitivities

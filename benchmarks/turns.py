@@ -8,10 +8,10 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.benchmark.rounds import take_turns, warm_up
-from onnxprune.benchmark.session import Opened
-from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.benchmark.statistics import Rounds, ratio
+from onnxprune.benchmarking.rounds import take_turns, warm_up
+from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.statistics import Rounds, ratio
 from onnxprune.runtime.provider import CPU, Provider
 
 _WARM_UP = 2.0

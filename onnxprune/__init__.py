@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     )
     from onnxprune.importance import criterion, score
     from onnxprune.model.file import Model, load, save
-    from onnxprune.plan.budget import Constraints, Target
-    from onnxprune.plan.plan import PrunePlan, apply_plan
+    from onnxprune.planning.budget import Constraints, Target
+    from onnxprune.planning.plan import PrunePlan, apply_plan
     from onnxprune.rewrite.verify import Verification
     from onnxprune.trace import ChannelGraph, Group, Pin, Slice, Unit
     from onnxprune.trace.pruned_graph import PrunedGraph
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "plan.budget": ("Constraints", "Target"),
+    "planning.budget": ("Constraints", "Target"),
     "cost.cost": ("Cost", "model_cost"),
     "data": ("open_data",),
     "errors": (
@@ -62,7 +62,7 @@ _HOME = {
         "prune",
         "sensitivities",
     ),
-    "plan.plan": ("PrunePlan", "apply_plan"),
+    "planning.plan": ("PrunePlan", "apply_plan"),
     "workflow.max_drop": ("MaxDropResult", "prune_within"),
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
     "rewrite.verify": ("Verification",),

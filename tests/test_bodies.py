@@ -10,8 +10,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from onnxprune.model.bodies import close_bodies, in_body, is_open
 from onnxprune.model.file import load
 from onnxprune.normalize import normalize
-from onnxprune.plan.budget import Constraints
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Constraints
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.plan import budget
-from onnxprune.plan.budget import QUANTITIES, Constraints, Target, choose, ladder, multiples
+from onnxprune.planning import budget
+from onnxprune.planning.budget import QUANTITIES, Constraints, Target, choose, ladder, multiples
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnxprune.cost.cost import cost
 from onnxprune.cost.forecast import Forecast
 from onnxprune.cost.terms import Quantity
-from onnxprune.plan.budget import QUANTITIES
+from onnxprune.planning.budget import QUANTITIES
 from tests.property.nets import Sample, samples
 from tests.toolbox import Net, analyze, nothing, removal
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
-from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples

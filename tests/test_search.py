@@ -7,7 +7,7 @@ import pytest
 
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, VerificationError
-from onnxprune.plan.budget import Constraints
+from onnxprune.planning.budget import Constraints
 from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.pipeline import PlanSettings
 from tests.sensitivity.support import MODELS, digits

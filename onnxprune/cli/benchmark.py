@@ -16,7 +16,7 @@ from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.benchmark import BenchmarkSettings, Provider
+    from onnxprune.benchmarking import BenchmarkSettings, Provider
 
 _EXAMPLES = """\b
 Examples:
@@ -107,7 +107,7 @@ def command(
     Models take turns, so that what disturbs the machine disturbs all of them. A provider that was asked
     for and isn't there, or runs nothing, is an error: ONNX Runtime itself would fall back silently.
     """
-    from onnxprune.benchmark import benchmark, check, compare
+    from onnxprune.benchmarking import benchmark, check, compare
     from onnxprune.cli.models import by_name, read_arrays
     from onnxprune.model.file import load
     from onnxprune.report.benchmark import benchmark_fields, benchmark_tables, changes_table
@@ -158,7 +158,7 @@ def _settings(
     Raises:
         UsageError: a provider isn't known (OP608), or an option can't be read (OP602).
     """
-    from onnxprune.benchmark import BenchmarkSettings, parse_provider
+    from onnxprune.benchmarking import BenchmarkSettings, parse_provider
 
     found = [parse_provider(name) for name in providers]
     for text in provider_options:

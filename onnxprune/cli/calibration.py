@@ -161,7 +161,7 @@ def repair(
     out: Output, analysis: TracedModel, pruned: Pruned, batches: Batches, method: str | None, seed: int
 ) -> list[Repair]:
     """Repair a pruned model in place."""
-    from onnxprune.plan.plan import apply_plan
+    from onnxprune.planning.plan import apply_plan
     from onnxprune.recover import recover
 
     if method == "none":

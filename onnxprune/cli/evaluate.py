@@ -74,7 +74,7 @@ def command(
     """
     from onnxprune.data import open_data, read_recipe
     from onnxprune.data.functions import is_function_name
-    from onnxprune.evaluate import evaluate
+    from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load
     from onnxprune.report import documents
     from onnxprune.report.evaluation import evaluation_fields, evaluation_table

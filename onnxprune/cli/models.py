@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from onnxprune.plan.plan import PrunePlan
+    from onnxprune.planning.plan import PrunePlan
     from onnxprune.report.comparison import Port
     from onnxprune.workflow.pipeline import TracedModel
 

@@ -14,7 +14,7 @@ import click
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.plan.budget import Constraints
+    from onnxprune.planning.budget import Constraints
     from onnxprune.workflow.pipeline import PlanSettings
 
 Function = Callable[..., Any]
@@ -308,7 +308,7 @@ def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool
         PlanError: there is more than one budget, or one that isn't wanted (OP302).
         UsageError: there is none (OP602).
     """
-    from onnxprune.plan.budget import Target
+    from onnxprune.planning.budget import Target
     from onnxprune.workflow.pipeline import PlanSettings
 
     targets = [Target(*target) for target in planning.get("targets", ())]
@@ -328,6 +328,6 @@ def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool
 
 def constraints_of(planning: Mapping[str, Any]) -> Constraints:
     """Turn planning options into limits on what may leave."""
-    from onnxprune.plan.budget import Constraints
+    from onnxprune.planning.budget import Constraints
 
     return Constraints(**{name: planning[name] for name in _CONSTRAINTS if name in planning})

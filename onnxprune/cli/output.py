@@ -22,7 +22,7 @@ from onnxprune.report.layout import printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from onnxprune.plan.plan import PrunePlan
+    from onnxprune.planning.plan import PrunePlan
     from onnxprune.report.documents import Document
     from onnxprune.rewrite.verify import Verification
 

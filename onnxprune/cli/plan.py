@@ -53,7 +53,7 @@ def command(
 
     The plan can be read, reviewed and applied later with `onnxprune prune MODEL --plan PLAN.json`.
     """
-    from onnxprune.plan.plan import apply_plan
+    from onnxprune.planning.plan import apply_plan
     from onnxprune.report import console, documents
     from onnxprune.report.latency import latency_table
     from onnxprune.report.summary import summarize_plan

@@ -89,7 +89,7 @@ def command(
     take turns.
     """
     from onnxprune.model.file import file_size, save
-    from onnxprune.plan.plan import apply_plan
+    from onnxprune.planning.plan import apply_plan
     from onnxprune.report import console, documents
     from onnxprune.report.evaluation import evaluation_fields, evaluation_table
     from onnxprune.report.latency import latency_table

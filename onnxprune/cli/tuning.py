@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from onnxprune.cli.calibration import Given
-    from onnxprune.plan.plan import PrunePlan
+    from onnxprune.planning.plan import PrunePlan
     from onnxprune.recover import Method
     from onnxprune.train import FineTuned
     from onnxprune.workflow.pipeline import PlanSettings, TracedModel

@@ -46,7 +46,7 @@ def command(
     The exit status is 1 if PRUNED fails.
     """
     from onnxprune.model.file import load
-    from onnxprune.plan.plan import apply_plan
+    from onnxprune.planning.plan import apply_plan
     from onnxprune.report import console, documents
     from onnxprune.report.comparison import check_origin, compare_outputs, interface_changes
     from onnxprune.rewrite.verify import generate_inputs

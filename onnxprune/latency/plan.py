@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.benchmark.isolated import tells_layers
-from onnxprune.benchmark.profile import notes_on_use, profile
-from onnxprune.benchmark.rounds import take_turns, warm_up
-from onnxprune.benchmark.session import Opened
-from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.benchmark.statistics import Seconds, ratio, summarize
+from onnxprune.benchmarking.isolated import tells_layers
+from onnxprune.benchmarking.profile import notes_on_use, profile
+from onnxprune.benchmarking.rounds import take_turns, warm_up
+from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.statistics import Seconds, ratio, summarize
 from onnxprune.channels.values import Mask
 from onnxprune.errors import PlanError
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Numbers, Probe, probe_states
 from onnxprune.latency.rungs import Choice, State, choice, kept_importance, removal, total_value
@@ -26,7 +26,7 @@ from onnxprune.latency.search import deepest, search
 from onnxprune.latency.sizes import Sizes
 from onnxprune.latency.table import Table
 from onnxprune.latency.work import tensors_of, works
-from onnxprune.plan.budget import Constraints, Scores, Target, nothing_to_prune, ways_down
+from onnxprune.planning.budget import Constraints, Scores, Target, nothing_to_prune, ways_down
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU, Provider

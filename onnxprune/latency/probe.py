@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.benchmark.isolated import isolated
-from onnxprune.benchmark.layers import heads
-from onnxprune.benchmark.profile import profile
-from onnxprune.benchmark.session import Feeds
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking.isolated import isolated
+from onnxprune.benchmarking.layers import heads
+from onnxprune.benchmarking.profile import profile
+from onnxprune.benchmarking.session import Feeds
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.latency.rungs import State
 from onnxprune.latency.sizes import Sizes
 from onnxprune.latency.table import Table

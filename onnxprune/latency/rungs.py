@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.channels.values import Ids, Mask
-from onnxprune.plan.budget import ReductionStep
+from onnxprune.planning.budget import ReductionStep
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median_low
 
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.runtime.environment import environment
 
 FORMAT = 3

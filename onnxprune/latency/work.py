@@ -10,7 +10,7 @@ from math import prod
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.benchmark.layers import partition
+from onnxprune.benchmarking.layers import partition
 from onnxprune.latency.rungs import State
 from onnxprune.latency.sizes import Sizes
 from onnxprune.operators.macs import contraction

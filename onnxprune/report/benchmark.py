@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxprune.benchmark.gate import FORMAT, Change
-from onnxprune.benchmark.paid import LayerChange
-from onnxprune.benchmark.result import Benchmark, Case, Result
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.benchmarking.gate import FORMAT, Change
+from onnxprune.benchmarking.paid import LayerChange
+from onnxprune.benchmarking.result import Benchmark, Case, Result
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.layout import (
     BAD,
     CODE,

@@ -13,7 +13,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
-from onnxprune.plan.plan import PrunePlan
+from onnxprune.planning.plan import PrunePlan
 from onnxprune.rewrite.verify import difference
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -69,7 +69,7 @@ def check_origin(pruned: ModelProto, plan: PrunePlan) -> None:
     Raises:
         VerificationError: the model's metadata names another plan (OP505).
     """
-    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan.plan"), None)
+    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.planning.plan"), None)
     if digest not in (None, plan.digest):
         cause = "the pruned model was made by another plan"
         raise VerificationError("OP505", cause, where=f"its plan is {digest[:12]}")

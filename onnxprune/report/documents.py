@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from onnxprune.channels.ledger import Pin
 from onnxprune.errors import CodeInfo
-from onnxprune.plan.plan import PrunePlan
+from onnxprune.planning.plan import PrunePlan
 from onnxprune.report.comparison import OutputDistance, inputs_of, outputs_of
 from onnxprune.report.coupling import Axis, HeldAxis
 from onnxprune.report.index import Reach

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxprune.evaluate.evaluation import Evaluation
-from onnxprune.evaluate.intervals import Estimate
-from onnxprune.evaluate.meter import Score
+from onnxprune.evaluation.evaluation import Evaluation
+from onnxprune.evaluation.intervals import Estimate
+from onnxprune.evaluation.meter import Score
 from onnxprune.report.layout import FAINT, count, heading, paragraph, stack, table
 
 _TITLES = {

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxprune.channels.values import Mask
 from onnxprune.model.bodies import mark_alike
 from onnxprune.model.tensors import by_group, set_tensor
-from onnxprune.plan.residual_blocks import Block
+from onnxprune.planning.residual_blocks import Block
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.channels.values import Mask
 from onnxprune.cost.forecast import Forecast
 from onnxprune.importance import Scores
-from onnxprune.plan.budget import Constraints, Target, choose
+from onnxprune.planning.budget import Constraints, Target, choose
 from onnxprune.sensitivity.curves import Curve
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group

@@ -8,9 +8,9 @@ from dataclasses import replace
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.model.stream import Batches
-from onnxprune.plan.budget import Constraints, Target
-from onnxprune.plan.residual_blocks import without_blocks
-from onnxprune.plan.residual_scores import rank_blocks
+from onnxprune.planning.budget import Constraints, Target
+from onnxprune.planning.residual_blocks import without_blocks
+from onnxprune.planning.residual_scores import rank_blocks
 from onnxprune.rewrite.masked import masked
 from onnxprune.sensitivity.allocation import predicted_error, spend
 from onnxprune.sensitivity.curves import Curve, share_out

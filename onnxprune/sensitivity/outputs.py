@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.channels.values import Ids
 from onnxprune.data import Dataset
 from onnxprune.errors import UsageError
-from onnxprune.evaluate import Evaluation, evaluate
+from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.stream import Batches, Stream
 
 # What ends a network without telling more than its input does, and less where it saturates.
@@ -120,7 +120,7 @@ class MetricLoss:
         Args:
             model: the original.
             data: samples to judge by.
-            metric: see `onnxprune.evaluate.METRICS`, or module:function.
+            metric: see `onnxprune.evaluation.METRICS`, or module:function.
         """
         self._model, self._data, self._metric = model, data, metric
 

@@ -19,7 +19,7 @@ from onnxprune.trace.bundles import Bundle, bundle
 from onnxprune.trace.groups import Group, footprints, make_groups
 
 if TYPE_CHECKING:
-    from onnxprune.plan.residual_blocks import Block
+    from onnxprune.planning.residual_blocks import Block
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxprune.data import Dataset, split
 from onnxprune.data.functions import find_function, guarded, is_function_name
 from onnxprune.errors import OnnxPruneError, TrainingError
-from onnxprune.evaluate import Evaluation
+from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize

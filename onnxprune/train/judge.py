@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
-from onnxprune.evaluate import Evaluation, evaluate
+from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.session import Provider
 
 _PREFERRED = ("kl", "miou", "top1", "mse")

@@ -18,7 +18,7 @@ from onnx import ModelProto
 from onnxprune.data import Dataset
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Source
-from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.recover import Method, recover
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.train.settings import TrainSettings

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnxprune.cost.terms import Quantity
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, PlanError, VerificationError
-from onnxprune.evaluate import Evaluation, evaluate
+from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.stream import Batches, Inputs
-from onnxprune.plan.budget import Target
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Target
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.sensitivity import Curve, loss
 from onnxprune.workflow.pipeline import PlanSettings, Pruned, TracedModel, make_plan, prune, sensitivities

@@ -19,10 +19,10 @@ from onnxprune.latency import LatencyResult, Options, plan_for_latency
 from onnxprune.model.file import Model, Source, load, outline
 from onnxprune.model.stream import Batches
 from onnxprune.normalize import normalize
-from onnxprune.plan.budget import Constraints, Target, choose
-from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
-from onnxprune.plan.residual_blocks import without_blocks
-from onnxprune.plan.residual_scores import choose_blocks
+from onnxprune.planning.budget import Constraints, Target, choose
+from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.planning.residual_blocks import without_blocks
+from onnxprune.planning.residual_scores import choose_blocks
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import Verification, generate_inputs, verify
 from onnxprune.sensitivity import (
@@ -307,7 +307,7 @@ def _sign(proto: ModelProto, plan: PrunePlan) -> None:
     """Write the plan's digest and settings into the model's metadata."""
     notes = {
         "onnxprune.version": __version__,
-        "onnxprune.plan.plan": plan.digest,
+        "onnxprune.planning.plan": plan.digest,
         "onnxprune.source": plan.model,
         "onnxprune.settings": json.dumps(plan.settings, sort_keys=True),
     }

@@ -10,11 +10,11 @@ import pytest
 
 from onnxprune import BenchmarkSettings as Planning
 from onnxprune import analyze, load, make_plan, prune, save
-from onnxprune.benchmark import BenchmarkSettings, Provider, benchmark, parse_provider
-from onnxprune.benchmark.inputs import make_inputs
-from onnxprune.benchmark.session import Opened
-from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.benchmark.worker import Worker
+from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
+from onnxprune.benchmarking.inputs import make_inputs
+from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.worker import Worker
 from onnxprune.errors import BenchmarkError, ModelError, UsageError
 from onnxprune.model.file import Model
 from onnxprune.runtime.library import import_onnxruntime

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from onnxprune.benchmark import Benchmark, BenchmarkSettings, Case, Result, check, compare
-from onnxprune.benchmark.statistics import Summary
+from onnxprune.benchmarking import Benchmark, BenchmarkSettings, Case, Result, check, compare
+from onnxprune.benchmarking.statistics import Summary
 from onnxprune.errors import BenchmarkError, RegressionError
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.benchmark import benchmark_fields
 from onnxprune.report.documents import document, to_json
 from onnxprune.runtime.environment import Environment

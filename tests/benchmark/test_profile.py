@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from onnxprune.benchmark.layers import TimedLayer, layers, partition, tag, tag_of
-from onnxprune.benchmark.paid import compare_layers
-from onnxprune.benchmark.profile import Kernel, Profile, profile, read
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking.layers import TimedLayer, layers, partition, tag, tag_of
+from onnxprune.benchmarking.paid import compare_layers
+from onnxprune.benchmarking.profile import Kernel, Profile, profile, read
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.normalize import normalize
 from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import Provider

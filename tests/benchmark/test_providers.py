@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from onnxprune import load
-from onnxprune.benchmark import BenchmarkSettings, benchmark, parse_provider
-from onnxprune.benchmark.inputs import make_inputs
-from onnxprune.benchmark.session import Opened
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking import BenchmarkSettings, benchmark, parse_provider
+from onnxprune.benchmarking.inputs import make_inputs
+from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.latency import Options, plan_for_latency
-from onnxprune.plan.budget import Constraints, Target
+from onnxprune.planning.budget import Constraints, Target
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.doctor import try_provider
 from onnxprune.runtime.library import import_onnxruntime

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.benchmark.rounds import take_turns, warm_up
-from onnxprune.benchmark.statistics import ratio
+from onnxprune.benchmarking.rounds import take_turns, warm_up
+from onnxprune.benchmarking.statistics import ratio
 from tests.benchmark.timers import Clock, Synthetic
 
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from onnxprune.cli.options import settings_of
 from onnxprune.model.session import run, session
-from onnxprune.plan.budget import Constraints
+from onnxprune.planning.budget import Constraints
 from tests.cli.support import DIGITS, document, invoke, refused
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from onnxprune.data import Recipe, open_data
 from onnxprune.errors import UsageError, VerificationError
-from onnxprune.evaluate import METRICS, evaluate
+from onnxprune.evaluation import METRICS, evaluate
 from tests.data.support import model, refused
 
 RNG = np.random.default_rng(0)

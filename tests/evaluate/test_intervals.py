@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.evaluate.intervals import Estimate, paired_proportions, percentile, wilson
-from onnxprune.evaluate.meter import Resampler
+from onnxprune.evaluation.intervals import Estimate, paired_proportions, percentile, wilson
+from onnxprune.evaluation.meter import Resampler
 
 
 @pytest.mark.parametrize(

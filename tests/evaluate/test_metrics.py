@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.data import IGNORED
-from onnxprune.evaluate.classes import classes_of
-from onnxprune.evaluate.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
-from onnxprune.evaluate.views import BatchView, class_output, view
+from onnxprune.evaluation.classes import classes_of
+from onnxprune.evaluation.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
+from onnxprune.evaluation.views import BatchView, class_output, view
 from tests.data.support import refused
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxprune.data import Recipe, open_data, split
-from onnxprune.evaluate import evaluate
+from onnxprune.evaluation import evaluate
 from onnxprune.model.file import load
 
 SHARED = Path(__file__).parents[2] / "../shared"

@@ -12,8 +12,8 @@ from onnx import ModelProto
 from onnxprune.channels.align import Attention
 from onnxprune.model.file import load
 from onnxprune.normalize import normalize
-from onnxprune.plan.budget import Constraints, Target
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Constraints, Target
+from onnxprune.planning.plan import apply_plan
 from onnxprune.report.summary import summarize
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.latency.rungs import Choice, choice
-from onnxprune.plan.budget import Constraints, ways_down
+from onnxprune.planning.budget import Constraints, ways_down
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyze
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from onnxprune.benchmark import isolated as isolated_module
-from onnxprune.benchmark.isolated import isolated
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking import isolated as isolated_module
+from onnxprune.benchmarking.isolated import isolated
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.cli import cli
 from onnxprune.cli.latency import cache_folder
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency import plan as plan_module
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Probe
 from onnxprune.latency.table import Table
-from onnxprune.plan.budget import Constraints, Target
+from onnxprune.planning.budget import Constraints, Target
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.provider import Provider
 from onnxprune.trace.pruned_graph import PrunedGraph

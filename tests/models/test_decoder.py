@@ -10,7 +10,7 @@ import pytest
 
 from models.builders.decoder import Decoder, write_decoder
 from onnxprune.model.file import load, save
-from onnxprune.plan.budget import Constraints, Target
+from onnxprune.planning.budget import Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune
 from tests.toolbox import run_once

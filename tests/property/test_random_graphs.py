@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxprune.plan.residual_blocks import find_blocks, without_blocks
+from onnxprune.planning.residual_blocks import find_blocks, without_blocks
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify

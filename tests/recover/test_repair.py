@@ -17,8 +17,8 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.model.session import run, session
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.model.tensors import DATA_FIELDS, weights
-from onnxprune.plan.budget import Target
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Target
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import Method, Repair, recover, repeat
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import difference

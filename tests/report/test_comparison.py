@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import VerificationError
-from onnxprune.plan.plan import PrunePlan
+from onnxprune.planning.plan import PrunePlan
 from onnxprune.report.comparison import Port, check_origin, compare_outputs, inputs_of, interface_changes, outputs_of
 from tests.report.network import network
 
@@ -73,7 +73,7 @@ def test_origin() -> None:
     plan = PrunePlan("0" * 64, {})
     signed = scaled(1)
     check_origin(signed, plan)
-    signed.metadata_props.add(key="onnxprune.plan.plan", value=plan.digest)
+    signed.metadata_props.add(key="onnxprune.planning.plan", value=plan.digest)
     check_origin(signed, plan)
     with pytest.raises(VerificationError, match="OP505"):
         check_origin(signed, PrunePlan(plan.model, {"w": {0: (1,)}}))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from onnxprune.errors import CATALOG
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.plan import apply_plan
 from onnxprune.report import documents
 from onnxprune.report.comparison import OutputDistance
 from onnxprune.report.coupling import explain_node, held_by

@@ -7,8 +7,8 @@ import pytest
 
 from onnxprune.cost.cost import cost
 from onnxprune.importance import score
-from onnxprune.plan.budget import Constraints, Target, choose
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Constraints, Target, choose
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, Point, slopes, spend

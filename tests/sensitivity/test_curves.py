@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxprune.importance import views
-from onnxprune.plan.budget import Constraints
+from onnxprune.planning.budget import Constraints
 from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, OutputError, measure, share_out

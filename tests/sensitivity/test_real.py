@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from onnxprune.data import open_data
-from onnxprune.evaluate import evaluate
+from onnxprune.evaluation import evaluate
 from onnxprune.model.stream import Inputs
-from onnxprune.plan.budget import Target
-from onnxprune.plan.plan import apply_plan
+from onnxprune.planning.budget import Target
+from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune
 

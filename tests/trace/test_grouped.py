@@ -15,8 +15,8 @@ from onnxprune.errors import PlanError
 from onnxprune.importance import score
 from onnxprune.model.file import load, save
 from onnxprune.normalize import normalize
-from onnxprune.plan.budget import Constraints, choose
-from onnxprune.plan.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.planning.budget import Constraints, choose
+from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
 from onnxprune.trace import trace

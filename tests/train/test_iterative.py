@@ -14,7 +14,7 @@ import onnxprune as op
 from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import PlanError
-from onnxprune.evaluate import evaluate
+from onnxprune.evaluation import evaluate
 from onnxprune.train import TrainSettings
 from onnxprune.workflow.iterative import prune_iteratively
 

@@ -14,7 +14,7 @@ from onnxprune.autodiff.backward import gradients, model_of
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import TrainingError
-from onnxprune.evaluate import evaluate
+from onnxprune.evaluation import evaluate
 from onnxprune.model.session import run, session
 from onnxprune.train import FineTuned, TrainSettings, finetune
 from onnxprune.train.sparsity import lasso

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.evaluate.intervals import Estimate, Floats, paired_proportions, percentile, wilson
-from onnxprune.evaluate.metrics import Metric
-from onnxprune.evaluate.views import BatchView
+from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
+from onnxprune.evaluation.metrics import Metric
+from onnxprune.evaluation.views import BatchView
 
 
 @dataclass(frozen=True, slots=True)

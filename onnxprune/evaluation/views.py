@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.data.batch import Array
 from onnxprune.errors import DataError, VerificationError
-from onnxprune.evaluate.classes import Classes, Ids, classes_of, flat_labels
+from onnxprune.evaluation.classes import Classes, Ids, classes_of, flat_labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxprune.benchmark.layers import heads, partition
-from onnxprune.benchmark.profile import Kernel, Profile
-from onnxprune.benchmark.rounds import warm_up
-from onnxprune.benchmark.session import Feeds, Opened
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking.layers import heads, partition
+from onnxprune.benchmarking.profile import Kernel, Profile
+from onnxprune.benchmarking.rounds import warm_up
+from onnxprune.benchmarking.session import Feeds, Opened
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.model.graph import extract, reads
 from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU

@@ -9,7 +9,7 @@ from onnxprune.errors import PlanError
 from onnxprune.importance.elements import Elements
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.operators.macs import contraction
-from onnxprune.plan.residual_blocks import Block, find_blocks
+from onnxprune.planning.residual_blocks import Block, find_blocks
 from onnxprune.trace.graph import ChannelGraph
 
 

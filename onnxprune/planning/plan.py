@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.channels.align import Attention, Grouped
 from onnxprune.errors import PlanError
-from onnxprune.plan.residual_blocks import without_blocks
+from onnxprune.planning.residual_blocks import without_blocks
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph, nothing
 

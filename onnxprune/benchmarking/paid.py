@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from onnxprune.benchmark.layers import TimedLayer
-from onnxprune.benchmark.profile import Kernel, Profile
+from onnxprune.benchmarking.layers import TimedLayer
+from onnxprune.benchmarking.profile import Kernel, Profile
 from onnxprune.channels.values import Shape
 
 _SLACK = 1.2  # a layer paid if it takes no more than this times its share of the work

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxprune.benchmark.statistics import Rounds, Seconds
+from onnxprune.benchmarking.statistics import Rounds, Seconds
 
 _WINDOW = 5  # runs, the medians of which are held against each other
 _SETTLED = 0.03  # relative change of the median below which a model is warm

@@ -11,17 +11,17 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.benchmark.inputs import Arrays, check_same_inputs, make_inputs
-from onnxprune.benchmark.isolated import isolated, tells_layers
-from onnxprune.benchmark.layers import TimedLayer, layers
-from onnxprune.benchmark.paid import LayerChange, compare_layers
-from onnxprune.benchmark.profile import Profile, notes_on_use, profile
-from onnxprune.benchmark.result import Benchmark, Case, Operator, Result
-from onnxprune.benchmark.rounds import take_turns, warm_up
-from onnxprune.benchmark.session import Feeds, Opened
-from onnxprune.benchmark.settings import BenchmarkSettings, SessionSettings
-from onnxprune.benchmark.statistics import ratio, summarize
-from onnxprune.benchmark.worker import Worker
+from onnxprune.benchmarking.inputs import Arrays, check_same_inputs, make_inputs
+from onnxprune.benchmarking.isolated import isolated, tells_layers
+from onnxprune.benchmarking.layers import TimedLayer, layers
+from onnxprune.benchmarking.paid import LayerChange, compare_layers
+from onnxprune.benchmarking.profile import Profile, notes_on_use, profile
+from onnxprune.benchmarking.result import Benchmark, Case, Operator, Result
+from onnxprune.benchmarking.rounds import take_turns, warm_up
+from onnxprune.benchmarking.session import Feeds, Opened
+from onnxprune.benchmarking.settings import BenchmarkSettings, SessionSettings
+from onnxprune.benchmarking.statistics import ratio, summarize
+from onnxprune.benchmarking.worker import Worker
 from onnxprune.cost.terms import is_weight
 from onnxprune.model.file import Model, file_size
 from onnxprune.normalize import normalize

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.evaluation.intervals import Estimate
 
 Seconds = NDArray[np.float64]
 Rounds = Sequence[Seconds]

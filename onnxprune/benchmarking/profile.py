@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.benchmark.layers import tag, tag_of, untagged
-from onnxprune.benchmark.session import Feeds
-from onnxprune.benchmark.settings import SessionSettings
+from onnxprune.benchmarking.layers import tag, tag_of, untagged
+from onnxprune.benchmarking.session import Feeds
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model import session as _runtime
 from onnxprune.runtime.provider import Provider

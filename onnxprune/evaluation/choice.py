@@ -7,9 +7,9 @@ from difflib import get_close_matches
 
 from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.errors import DataError
-from onnxprune.evaluate.classes import is_distribution
-from onnxprune.evaluate.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
-from onnxprune.evaluate.views import BatchView, floats
+from onnxprune.evaluation.classes import is_distribution
+from onnxprune.evaluation.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
+from onnxprune.evaluation.views import BatchView, floats
 
 METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "cosine")
 """The names of the metrics."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.benchmark.gate import Change, check, compare
-from onnxprune.benchmark.result import Benchmark, Case, Result
-from onnxprune.benchmark.run import benchmark
-from onnxprune.benchmark.settings import BenchmarkSettings
+from onnxprune.benchmarking.gate import Change, check, compare
+from onnxprune.benchmarking.result import Benchmark, Case, Result
+from onnxprune.benchmarking.run import benchmark
+from onnxprune.benchmarking.settings import BenchmarkSettings
 from onnxprune.runtime.provider import Provider, parse_provider
 
 __all__ = [

@@ -20,14 +20,14 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune import errors
-from onnxprune.benchmark.session import Feeds, Opened, forget_peak, peak_memory_since
-from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.benchmark.statistics import Seconds
+from onnxprune.benchmarking.session import Feeds, Opened, forget_peak, peak_memory_since
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.statistics import Seconds
 from onnxprune.errors import BenchmarkError, OnnxPruneError
 from onnxprune.model.file import save
 from onnxprune.runtime.provider import Provider
 
-_START = "import sys; sys.path[:] = {path!r}; from onnxprune.benchmark.worker import main; main()"
+_START = "import sys; sys.path[:] = {path!r}; from onnxprune.benchmarking.worker import main; main()"
 
 
 class Worker:

@@ -10,11 +10,11 @@ from onnx import ModelProto
 
 from onnxprune.data.batch import IGNORED, Dataset
 from onnxprune.errors import DataError, VerificationError
-from onnxprune.evaluate.choice import check_name, choose
-from onnxprune.evaluate.intervals import Floats
-from onnxprune.evaluate.meter import Meter, Resampler, Score
-from onnxprune.evaluate.runner import Runner
-from onnxprune.evaluate.views import BatchView, class_output, view
+from onnxprune.evaluation.choice import check_name, choose
+from onnxprune.evaluation.intervals import Floats
+from onnxprune.evaluation.meter import Meter, Resampler, Score
+from onnxprune.evaluation.runner import Runner
+from onnxprune.evaluation.views import BatchView, class_output, view
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 

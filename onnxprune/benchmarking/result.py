@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxprune.benchmark.paid import LayerChange
-from onnxprune.benchmark.profile import Placement
-from onnxprune.benchmark.settings import BenchmarkSettings
-from onnxprune.benchmark.statistics import Summary
-from onnxprune.evaluate.intervals import Estimate
+from onnxprune.benchmarking.paid import LayerChange
+from onnxprune.benchmarking.profile import Placement
+from onnxprune.benchmarking.settings import BenchmarkSettings
+from onnxprune.benchmarking.statistics import Summary
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.runtime.environment import Environment
 
 

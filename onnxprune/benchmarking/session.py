@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.benchmark.settings import SessionSettings
-from onnxprune.benchmark.statistics import Seconds
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.statistics import Seconds
 from onnxprune.errors import ModelError
 from onnxprune.model import session as _runtime
 from onnxprune.runtime.library import import_onnxruntime

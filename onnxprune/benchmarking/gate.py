@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxprune.benchmark.result import Benchmark
+from onnxprune.benchmarking.result import Benchmark
 from onnxprune.errors import BenchmarkError, RegressionError
 
 FORMAT = 1

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnxprune.data.batch import IGNORED, Array
 from onnxprune.data.functions import guarded
 from onnxprune.errors import DataError
-from onnxprune.evaluate.classes import Ids
-from onnxprune.evaluate.intervals import Floats
-from onnxprune.evaluate.views import BatchView
+from onnxprune.evaluation.classes import Ids
+from onnxprune.evaluation.intervals import Floats
+from onnxprune.evaluation.views import BatchView
 
 PerSample = Callable[[BatchView], Floats]
 
