@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from onnxprune.errors import CATALOG, ModelError, OnnxPruneError, VerificationError, errors
+from onnxprune import errors
+from onnxprune.errors import CATALOG, ModelError, OnnxPruneError, VerificationError
 
 
 def test_message_has_only_the_lines_that_are_present() -> None:

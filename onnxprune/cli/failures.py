@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 
 from onnxprune.errors import OnnxPruneError, UsageError
-from onnxprune.report.layout import printable
+from onnxprune.report.text import printable
 
 VERBOSITY = "onnxprune.verbosity"  # the key in a context's meta
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it

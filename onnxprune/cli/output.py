@@ -17,7 +17,7 @@ import click
 
 from onnxprune.cli.failures import VERBOSITY, colored
 from onnxprune.errors import ModelError, PlanError
-from onnxprune.report.layout import printable
+from onnxprune.report.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.report.text import printable
+
 CODE = "yellow"
 GROUP = "cyan"
 FAINT = "dim"
@@ -138,11 +140,6 @@ def share(part: int, whole: int) -> float:
 def dims(shape: Sequence[int | str | None]) -> str:
     """Write a shape: (1, 3, 224, 224) is "1x3x224x224", an unknown size "?", an empty shape "scalar"."""
     return "x".join("?" if n is None else str(n) for n in shape) or "scalar"
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would obey instead of showing; names come from files that anybody may have made."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def shorten(text: str, length: int) -> str:

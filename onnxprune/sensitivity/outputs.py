@@ -22,7 +22,7 @@ _ELEMENTS = 2**16
 _MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
-def telling(model: ModelProto) -> list[str]:
+def informative_outputs(model: ModelProto) -> list[str]:
     """Return the tensors to compare: the outputs, or what goes into the Softmax or the like that they come from."""
     maker = {name: node for node in model.graph.node for name in node.output}
     found = []
@@ -66,7 +66,7 @@ class OutputError:
         self._stream = Stream(model, batches)
         self._drawn: dict[int, Ids] = {}
         values: dict[str, list[NDArray[Any]]] = {}
-        for batch in self._stream.tensors(telling(model)):
+        for batch in self._stream.tensors(informative_outputs(model)):
             for name, value in batch.items():
                 if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                     values.setdefault(name, []).append(self._part(value))

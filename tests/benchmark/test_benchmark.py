@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune import BenchmarkSettings as Planning
-from onnxprune import analyze, load, make_plan, prune, save
+from onnxprune import PlanSettings, analyze, load, make_plan, prune, save
 from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
 from onnxprune.benchmarking.inputs import make_inputs
 from onnxprune.benchmarking.session import Opened
@@ -76,7 +75,7 @@ class TestBenchmark:
 
     def test_profile(self, tmp_path: Path) -> None:
         analysis = analyze(DIGITS)
-        pruned = prune(analysis, make_plan(analysis, Planning(ratio=0.5)), check=False).proto
+        pruned = prune(analysis, make_plan(analysis, PlanSettings(ratio=0.5)), check=False).proto
         save(pruned, tmp_path / "small.onnx")
         models = {"dense": load(DIGITS), "small": load(tmp_path / "small.onnx")}
         (case,) = benchmark(models, replace(QUICK, profile=True)).cases

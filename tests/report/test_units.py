@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.report.layout import change, count, dims, percent, printable, share, shorten, si
+from onnxprune.report.layout import change, count, dims, percent, share, shorten, si
+from onnxprune.report.text import printable
 
 
 @pytest.mark.parametrize(
