@@ -9,16 +9,15 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxprune.errors import TrainingError
 from onnxprune.model.checks import describe
 from onnxprune.model.tape import Tape, Tensor
+from onnxprune.operators.card import card_of, operator_key
 from onnxprune.operators.differentiated import GradientNode
-from onnxprune.operators.registry import operator_key
-from onnxprune.train.registry import find, is_flat
 
 
 def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str], still: Container[str] = ()) -> set[str]:
     """Return the tensors through which a gradient may reach some tensors, those included, but for ``still``."""
     moving = set(wrt)
     for node in nodes:
-        if not moving.isdisjoint(node.input) and not is_flat(operator_key(node.domain, node.op_type)):
+        if not moving.isdisjoint(node.input) and not card_of(node.domain, node.op_type).flat:
             moving.update(name for name in node.output if name and name not in still)
     return moving
 
@@ -48,20 +47,19 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
         return found[0] if found else None
 
     for node in reversed(forward):
-        key = operator_key(node.domain, node.op_type)
-        if is_flat(key) or not any(name in parts and name in moving for name in node.output):
+        if card_of(node.domain, node.op_type).flat or not any(name in parts and name in moving for name in node.output):
             continue
         for index, name in enumerate(node.input):
             if name in moving:
                 dy = total(node.output[0])
                 op = GradientNode(node, tape, index, total)
-                parts.setdefault(name, []).append(_apply(op, key, op.dy(0) if dy is None else dy))
+                parts.setdefault(name, []).append(_apply(op, op.dy(0) if dy is None else dy))
     return [total(t.name) or t.zeros() for t in wrt]
 
 
-def _apply(op: GradientNode, operator: str, dy: Tensor) -> Tensor:
-    rule = find(operator, op.index)
-    where = describe(op.node)
+def _apply(op: GradientNode, dy: Tensor) -> Tensor:
+    card, operator = card_of(op.node.domain, op.node.op_type), operator_key(op.node.domain, op.node.op_type)
+    rule, where = card.gradient(op.index), describe(op.node)
     if rule is None:
         cause = f"operator {operator} can't be differentiated with respect to its input {op.index}"
         hint = "freeze what comes before it, or train with another backend (--backend module:function)"

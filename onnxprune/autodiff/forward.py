@@ -17,10 +17,10 @@ from onnxprune.errors import TrainingError
 from onnxprune.model.checks import describe
 from onnxprune.model.file import weights
 from onnxprune.model.tape import Tape, Tensor
+from onnxprune.operators.card import WrittenOut, card_of
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.window import Window
 from onnxprune.shapes import Shapes, concretize
-from onnxprune.train.recurrent import RECURRENT, unrolled
 
 Norms = Literal["batch", "frozen"]
 
@@ -114,17 +114,17 @@ class _ForwardBuilder:
             self.moving.add(name)
         if node.op_type == "BatchNormalization" and self.norms == "batch" and len(node.output) == 1:
             self._use_batch_moments(copy)
-        elif node.op_type in RECURRENT:
-            self._write_out(copy)
+        elif (write := card_of(node.domain, node.op_type).written_out) is not None:
+            self._write_out(copy, write)
         elif self.fast and is_small(op := GradientNode(copy, tape, 0, lambda name: None)):
             self._replace(copy, [as_product(op)])
         else:
             tape.nodes.append(copy)
 
-    def _write_out(self, node: NodeProto) -> None:
-        """Put the steps of a recurrent layer in its place."""
+    def _write_out(self, node: NodeProto, write: WrittenOut) -> None:
+        """Put simpler operators in a node's place."""
         try:
-            made = unrolled(GradientNode(node, self.result.tape, 0, lambda name: None))
+            made = write(GradientNode(node, self.result.tape, 0, lambda name: None))
         except (LookupError, NotImplementedError) as error:
             cause = f"operator {node.op_type} can't be differentiated in this form: {error}"
             raise TrainingError("OP902", cause, where=describe(node)) from error
@@ -218,7 +218,7 @@ def is_small(op: GradientNode) -> bool:
 def as_product(op: GradientNode) -> Tensor:
     """Append the product of a channel's maps with a matrix that holds its kernel at every place, and many zeros."""
     x, w, shape = op.x(0), op.x(1), op.y().shape
-    window = Window.of(op, w.shape[2:], shape[2:])
+    window = Window.of(op, op.x().shape[2:], w.shape[2:], shape[2:])
     n, channels = shape[:2]
     size, out = prod(window.size), prod(window.out)
     matrices = w.reshape((channels, -1)) @ x.like(_places(window))

@@ -11,8 +11,7 @@ from onnx.shape_inference import infer_shapes
 from onnxprune.errors import TrainingError
 from onnxprune.model.file import skeleton
 from onnxprune.model.tape import Tensor
-from onnxprune.train.recurrent import RECURRENT
-from onnxprune.train.registry import has_rule
+from onnxprune.operators.card import card_of
 
 OPSET = 18
 """The oldest in which all operators that rules emit have the form of today."""
@@ -50,9 +49,7 @@ def upgraded(proto: ModelProto) -> ModelProto:
 def expanded(proto: ModelProto) -> ModelProto:
     """Replace operators that have no gradient rule by those that ONNX defines them with, if it does."""
     types = {n.op_type for n in proto.graph.node if n.domain in ("", "ai.onnx")}
-    lacking = [
-        t for t in sorted(types) if not has_rule(t) and t not in RECURRENT and _has_definition(t, opset_of(proto))
-    ]
+    lacking = [t for t in sorted(types) if not card_of("", t).differentiable and _has_definition(t, opset_of(proto))]
     if not lacking:
         return proto
 

@@ -18,7 +18,7 @@ from onnxprune.channels.values import Shape
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import reads
 from onnxprune.model.wire import copy_without
-from onnxprune.operators.macs import contraction
+from onnxprune.operators.contractions import contracts, multiply_accumulates
 from onnxprune.shapes import Shapes
 
 _TAG = re.compile(r"layer(\d+)\|")
@@ -55,7 +55,7 @@ def partition(proto: ModelProto) -> list[int]:
     layer_of: dict[str, int] = {}
     found, heads = [], 0
     for node in proto.graph.node:
-        if contraction(node) is not None:
+        if contracts(node):
             heads += 1
             layer = heads
         else:
@@ -67,7 +67,7 @@ def partition(proto: ModelProto) -> list[int]:
 
 def heads(proto: ModelProto) -> list[str]:
     """Return the names of the contractions, in order: those of the layers from number 1 on."""
-    return [node.name or node.output[0] for node in proto.graph.node if contraction(node) is not None]
+    return [node.name or node.output[0] for node in proto.graph.node if contracts(node)]
 
 
 def layers(proto: ModelProto, shapes: Shapes) -> list[TimedLayer]:
@@ -128,7 +128,7 @@ def untagged(name: str) -> str:
 
 
 def _macs(node: NodeProto, shapes: Shapes) -> int:
-    terms = contraction(node)
+    terms = multiply_accumulates(node, shapes.shapes)
     if terms is None or any(name not in shapes.shapes for name in terms[0]):
         return 0
     names, count = terms

@@ -6,6 +6,7 @@ each name belongs to one of them, and the outputs take their ids from what remai
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnxprune.channels.ledger import Approximation, Channels, Pin
+from onnxprune.channels.ledger import Approximation, Channels, Contraction, Pin
 from onnxprune.channels.notation import Axis, name_axes, parse
 from onnxprune.channels.values import Factor, Ids, Shape, Value
 
@@ -75,6 +76,7 @@ def align(
     name: str,
     label: str,
     balanced: Collection[str] = (),
+    inputs: Sequence[tuple[int, int]] | None = None,
 ) -> dict[int, Value]:
     """Tie the ids of operands as a spec says, and give the outputs theirs.
 
@@ -92,13 +94,14 @@ def align(
         name: the node's name.
         label: the node as reasons call it.
         balanced: structure along which other places may leave at each, as long as it is as many.
+        inputs: for a contraction, the node's input that each operand is, and that input's rank; it is recorded then.
 
     Returns:
         A value for every output that is wanted.
     """
     parsed = parse(spec)
-    given_operands = ((v, t) for v, t in zip(operands, parsed.operands, strict=False) if v is not None)
-    named = [(v, name_axes(t, len(v.shape))) for v, t in given_operands]
+    present = [i for i, (v, _) in enumerate(zip(operands, parsed.operands, strict=False)) if v is not None]
+    named = [(v, name_axes(parsed.operands[i], len(v.shape))) for i in present if (v := operands[i]) is not None]
     out_axes = {i: name_axes(parsed.outputs[i], len(shape)) for i, shape in outputs.items()}
     sizes = _sizes(named, given)
     stays = given if structure is None else structure
@@ -106,6 +109,8 @@ def align(
     kept = {name for axes in out_axes.values() for axis in axes for name in axis}
     terms = _terms(job)
     made = kept.union(given)
+    if inputs is not None:
+        _record(job, [inputs[i] for i in present], kept)
     job.channels.summed += [t.ids.ravel() for t in terms if t.constant and not made.issuperset(t.names)]
     terms = _meet_positions(job, terms)
     terms = _merge(job, terms)
@@ -116,6 +121,23 @@ def align(
         i: Value(outputs[i], tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
         for i, axes in out_axes.items()
     }
+
+
+def _record(job: Alignment, inputs: Sequence[tuple[int, int]], kept: Set[str]) -> None:
+    """Record which axes the node sums products over: those of names that two operands share, and of kernels."""
+    holders = Counter(n for _, axes in job.operands for n in {name for axis in axes for name in axis})
+    left = {n for n, count in holders.items() if n not in kept and (count > 1 or n.startswith("*k"))}
+    summed, weights = [], []
+    for (i, rank), (value, axes) in zip(inputs, job.operands, strict=True):
+        if value.constant and any(n in left or n.startswith("*k") for axis in axes for n in axis):
+            weights.append(i)
+        if len(axes) > rank:  # the first axis was split into groups
+            axes = [axes[0] + axes[1], *axes[2:]]
+        for a, axis in enumerate(axes):
+            if left.issuperset(axis):
+                left.difference_update(axis)
+                summed.append((i, a))
+    job.channels.contractions[job.node] = Contraction(job.node, tuple(summed), tuple(weights))
 
 
 def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str, int]) -> dict[str, int]:

@@ -40,6 +40,23 @@ class Approximation:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """What a node sums products over, as its spec says it.
+
+    Its multiply-accumulates are the size of its first output times the sizes of the axes that are summed over.
+
+    Attributes:
+        node: index of the node.
+        axes: the axes that are summed over, each name once, as (input of the node, axis).
+        weights: the inputs that stand on weights.
+    """
+
+    node: int
+    axes: tuple[tuple[int, int], ...]
+    weights: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Channels:
     """Hands out channel ids and records what is known of them. Ids are arrays; nothing here loops over channels.
@@ -57,6 +74,7 @@ class Channels:
             for it.
         blocks: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group, whose
             first is what the weight's value holds.
+        contractions: the nodes that sum products over channels, by index.
         pieces: id arrays of axes that were cut out of longer ones and must not become empty.
     """
 
@@ -71,6 +89,7 @@ class Channels:
     blocks: dict[str, Ids] = field(default_factory=dict)
     pieces: list[Ids] = field(default_factory=list)
     summed: list[Ids] = field(default_factory=list)
+    contractions: dict[int, Contraction] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Ids:
         """Return ``count`` new ids, shape (count,)."""

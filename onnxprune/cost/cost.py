@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxprune.channels.values import Shape
 from onnxprune.cost.terms import ShapeOf, Term, terms_of, weights_of
-from onnxprune.operators.macs import contraction
+from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.shapes import Shapes
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -76,7 +76,7 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
 
 def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
     elements = {name: prod(shape(name)) for name in weights_of(proto)}
-    layers = tuple(_layers(proto, shape, elements))
+    layers = tuple(_layers(proto, shapes.shapes, shape, elements))
     return Cost(
         params=sum(elements.values()),
         macs=sum(layer.macs for layer in layers),
@@ -86,9 +86,11 @@ def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
     )
 
 
-def _layers(proto: ModelProto, shape: ShapeOf, elements: Mapping[str, int]) -> Iterator[LayerCost]:
+def _layers(
+    proto: ModelProto, shapes: Mapping[str, Shape], shape: ShapeOf, elements: Mapping[str, int]
+) -> Iterator[LayerCost]:
     for node in proto.graph.node:
-        call = contraction(node)
+        call = multiply_accumulates(node, shapes)
         macs = Term(*call).of(shape) if call else 0
         if not macs:
             continue

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.values import Shape
-from onnxprune.operators.macs import contraction
+from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.shapes import Shapes
 
 Quantity = Literal["macs", "params", "size", "memory"]
@@ -85,7 +85,7 @@ def _plain(amounts: Amounts) -> int:
 
 
 def _macs(proto: ModelProto, shapes: Shapes) -> Sum:
-    calls = (contraction(node) for node in proto.graph.node)
+    calls = (multiply_accumulates(node, shapes.shapes) for node in proto.graph.node)
     return Sum(tuple(Term(*call) for call in calls if call), _plain)
 
 

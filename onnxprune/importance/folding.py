@@ -8,7 +8,7 @@ weights up and gamma down changes no output, and changes no score either.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.helper import get_attribute_value
 
-from onnxprune.channels.values import Ids, Shape
 from onnxprune.errors import ModelError
 from onnxprune.model.file import weights
+from onnxprune.operators.card import card_of
+from onnxprune.operators.node import Node
 from onnxprune.trace.graph import ChannelGraph
 
 Factors: TypeAlias = NDArray[np.float64]
@@ -55,9 +56,10 @@ class _Folding:
         """Return the factors of the weight before a BatchNormalization, by its name, if there is."""
         product, gamma, _, _, variance = norm.input
         node = self._makers.get(product)
-        if node is None or node.op_type not in _CHANNELS or self._reads[product] > 1:
+        linear = None if node is None else card_of(node.domain, node.op_type).linear
+        if node is None or linear is None or self._reads[product] > 1:
             return {}
-        if node.op_type == "MatMul" and len(self._shapes.get(product, ())) != 2:
+        if node.op_type in ("Einsum", "MatMul") and len(self._shapes.get(product, ())) != 2:
             return {}  # it is the second axis that is normalized, and the last that the weight makes
         source = self._source(node.input[1])
         if source is None or not {gamma, variance} <= self._weights.keys():
@@ -65,7 +67,10 @@ class _Folding:
         weight, axes = source
         shape = tuple(self._weights.shape(weight)[axis] for axis in axes)
         factors = self._factors(gamma, variance, _attribute(norm, "epsilon", 1e-5))
-        channels = _CHANNELS[node.op_type](node, shape)
+        layer = linear(Node(node), shape)
+        if layer is None:
+            return {}
+        channels = layer.outputs(shape)
         if factors.shape != (channels.max() + 1,):
             return {}
         return {weight: factors[channels].transpose(np.argsort(axes))}
@@ -102,32 +107,6 @@ def _require(sound: NDArray[np.bool_], tensor: str, otherwise: str) -> None:
     if not sound.all():
         cause = f"a BatchNormalization's {otherwise}"
         raise ModelError("OP126", cause, where=f'initializer "{tensor}"')
-
-
-def _conv(node: NodeProto, shape: Shape) -> Ids:
-    return np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
-
-
-def _conv_transpose(node: NodeProto, shape: Shape) -> Ids:
-    inputs, outputs = shape[:2]
-    group = np.arange(inputs) // max(1, inputs // max(1, _attribute(node, "group", 1)))
-    channels = group[:, None] * outputs + np.arange(outputs)
-    return np.asarray(channels.reshape(inputs, outputs, *[1] * (len(shape) - 2)))
-
-
-def _gemm(node: NodeProto, shape: Shape) -> Ids:
-    if _attribute(node, "transB", 0):
-        return np.arange(shape[0])[:, None]
-    return np.arange(shape[1])[None]
-
-
-# The channel that each element of a weight makes, in a shape that broadcasts to the weight's.
-_CHANNELS: Mapping[str, Callable[[NodeProto, Shape], Ids]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "MatMul": _gemm,
-}
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:

@@ -7,24 +7,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.operators.registry import operator_key
+from onnxprune.operators.card import card_of
 from onnxprune.trace.graph import ChannelGraph
 
 Role: TypeAlias = Literal["weight", "scale", "vector"]
-
-# Inputs that contractions don't tell: scales of what was normalized, and tables of which rows are picked.
-_INPUTS: Mapping[str, tuple[int, Role]] = {
-    "BatchNormalization": (1, "scale"),
-    "Gather": (0, "weight"),
-    "GroupNormalization": (1, "scale"),
-    "InstanceNormalization": (1, "scale"),
-    "LayerNormalization": (1, "scale"),
-    "RMSNormalization": (1, "scale"),
-    "SimplifiedLayerNormalization": (1, "scale"),
-    "com.microsoft:GroupNorm": (1, "scale"),
-    "com.microsoft:SkipLayerNormalization": (2, "scale"),
-    "com.microsoft:SkipSimplifiedLayerNormalization": (2, "scale"),
-}
 
 
 def roles(graph: ChannelGraph) -> Mapping[str, Role]:
@@ -41,9 +27,11 @@ def roles(graph: ChannelGraph) -> Mapping[str, Role]:
         owner[ids] = number[tensor]
     found: dict[str, Role] = {}
     for node in graph.proto.graph.node:
-        i, role = _INPUTS.get(operator_key(node.domain, node.op_type), (len(node.input), None))
-        value = graph.values.get(node.input[i]) if i < len(node.input) else None
-        if role is not None and value is not None and value.constant:
-            for factor in value.factors:
-                found.update((names[k], role) for k in np.unique(owner[factor.ids]).tolist() if k >= 0)
+        card = card_of(node.domain, node.op_type)
+        places: tuple[tuple[int | None, Role], ...] = ((card.table, "weight"), (card.scale, "scale"))
+        for i, role in places:
+            value = graph.values.get(node.input[i]) if i is not None and i < len(node.input) else None
+            if value is not None and value.constant:
+                for factor in value.factors:
+                    found.update((names[k], role) for k in np.unique(owner[factor.ids]).tolist() if k >= 0)
     return found | dict.fromkeys((tensor for tensor, _ in graph.summed), "weight")

@@ -13,7 +13,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnxprune.benchmarking.layers import partition
 from onnxprune.latency.rungs import State
 from onnxprune.latency.sizes import Sizes
-from onnxprune.operators.macs import contraction
+from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.shapes import Shapes
 
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -86,7 +86,7 @@ def works(proto: ModelProto, shapes: Shapes, sizes: Sizes) -> list[Work]:
 def _work(nodes: Sequence[NodeProto], shapes: Shapes, sizes: Sizes) -> Work:
     touched = dict.fromkeys(n for node in nodes for n in (*node.input, *node.output))
     tensors = [n for n in touched if n in sizes and n in shapes.types]
-    operands, count = contraction(nodes[0]) or ((), _nothing)
+    operands, count = multiply_accumulates(nodes[0], shapes.shapes) or ((), _nothing)
     if any(name not in sizes for name in operands):
         operands, count = (), _nothing
     return Work(

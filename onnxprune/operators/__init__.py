@@ -1,1 +1,1 @@
-"""Operators, a file per family. Each module registers its own on import; see `onnxprune.operators.registry`."""
+"""Operators, a file per family; `onnxprune.operators.card` says what is known of each."""

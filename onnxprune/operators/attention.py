@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
-from onnxprune.channels.values import Mask
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import rewrites, rule
+from onnxprune.channels.values import Mask, Shape, Value, take
+from onnxprune.operators.card import describe, rewrites, traces, without
+from onnxprune.operators.node import Node
+from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
+
+
+def _macs(node: Node, x: list[Shape], y: Shape) -> int:
+    """Count scores, then their product with the values; the outputs are as wide as the values of all heads."""
+    queries, keys = prod(x[0]), x[1][-2]
+    return queries * keys + prod(y) * keys
+
+
+def _grouped_macs(node: Node, x: list[Shape], y: Shape) -> int:
+    """As an attention; queries, keys and values may come in one tensor."""
+    keys = x[0][1] + (x[3][2] if len(x) > 3 and x[3] else 0)
+    return 2 * prod(y) * keys
+
+
+def _projected_macs(node: Node, x: list[Shape], y: Shape) -> int:
+    """Count the projection, then scores and their product with the values."""
+    batch, steps, _ = x[0]
+    return batch * steps * prod(x[1]) + 2 * prod(y) * steps
+
+
+_PROJECTED = ("com.microsoft:Attention", "com.microsoft:QAttention")
+describe("Attention", "com.microsoft:MultiHeadAttention", attends=True, macs=_macs)
+describe("com.microsoft:GroupQueryAttention", attends=True, macs=_grouped_macs)
+describe(*_PROJECTED, factors=(0, 1), attends=True, macs=_projected_macs)
+describe("com.microsoft:Attention", weights=(1, 2))
+describe("com.microsoft:QAttention", zero_points=((1, 7, -1),))
+without("linear", "its weight projects queries, keys and values in one", "com.microsoft:Attention")
+without("linear", "its weights are integers", "com.microsoft:QAttention")
+without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", "com.microsoft:Attention")
+without("gradient", "its weights are integers", "com.microsoft:QAttention")
 
 
 def structure_of(op: TraceNode) -> set[str]:
@@ -28,7 +61,7 @@ def score_bias(op: TraceNode, i: int, heads: str) -> str:
     return " ".join(["b", heads if apart else "u", "x", "y"][4 - rank :]) if rank else ""
 
 
-@rule("Attention")
+@traces("Attention")
 def attention(op: TraceNode) -> None:
     """Queries meet keys, scores meet values, head by head; r query heads share one head of keys and values."""
     if len(op.shape(0)) == 4:
@@ -52,8 +85,8 @@ def attention(op: TraceNode) -> None:
 @rewrites("Attention")
 def attention_heads(edit: RewriteNode) -> None:
     """Count the heads that remain; scores go on being scaled by the width a head had."""
-    four = len(edit.old_shape(0)) == 4
-    old_width = edit.old_shape(0)[3] if four else edit.old_shape(0)[2] // edit.attr("q_num_heads")
+    four = len(edit.shape(0)) == 4
+    old_width = edit.shape(0)[3] if four else edit.shape(0)[2] // edit.attr("q_num_heads")
     if not four:
         for i, name in ((0, "q_num_heads"), (1, "kv_num_heads")):
             edit.set_attr(name, heads_left(edit.mask(i, 2), edit.attr(name)))
@@ -61,7 +94,7 @@ def attention_heads(edit: RewriteNode) -> None:
         edit.set_attr("scale", float(old_width**-0.5))
 
 
-@rule("RotaryEmbedding", "com.microsoft:RotaryEmbedding")
+@traces("RotaryEmbedding", "com.microsoft:RotaryEmbedding")
 def rotary_embedding(op: TraceNode) -> None:
     """Pairs of a head's width are rotated into each other: the width stays, heads may leave."""
     if len(op.shape(0)) == 4:
@@ -75,10 +108,172 @@ def rotary_embedding(op: TraceNode) -> None:
 @rewrites("RotaryEmbedding", "com.microsoft:RotaryEmbedding")
 def rotary_heads(edit: RewriteNode) -> None:
     """Count the heads that remain."""
-    if len(edit.old_shape(0)) == 3 and edit.attr("num_heads", 0):
+    if len(edit.shape(0)) == 3 and edit.attr("num_heads", 0):
         edit.set_attr("num_heads", heads_left(edit.mask(0, 2), edit.attr("num_heads")))
 
 
 def heads_left(mask: Mask | None, heads: int) -> int:
     """Return how many heads remain of a mask over all heads' widths."""
     return heads if mask is None else int(np.count_nonzero(mask.reshape(heads, -1).any(axis=1)))
+
+
+@traces("com.microsoft:MultiHeadAttention")
+def multi_head_attention(op: TraceNode) -> None:
+    """As Attention, with the heads in one axis and a bias for queries, keys and values in a row."""
+    heads = op.attr("num_heads")
+    if not op.has(1) or not op.has(2) or len(op.shape(1)) == 5 or op.has(8):
+        op.give_up("OP211", "packed keys and values, and caches that are written in place, are left alone")
+        return
+    k, v = (f"b h t {w}" if len(op.shape(i)) == 4 else f"b t (h {w})" for i, w in ((1, "d"), (2, "e")))
+    d = op.shape(0)[2] // heads
+    e = op.shape(2)[3] if len(op.shape(2)) == 4 else op.shape(2)[2] // heads
+    bias = _pieces(op, 3, 0, [heads * d, heads * d, heads * e])
+    op.const(4)  # says which keys count, so nothing of it can leave
+    if op.attention == "width":
+        for i in (0, 1):
+            op.approximate(op.x(i), [len(op.shape(i)) - 1], "it sums products of two activations over these channels")
+    op.align(
+        f"b s (h d), {k}, {v}, (h d), (h d), (h e), {score_bias(op, 5, 'h')}, b h p d, b h p e"
+        " -> b s (h e), b h z d, b h z e",
+        [*(op.x(i) for i in range(3)), *bias, *_optional(op, 5, 6, 7)],
+        structure=structure_of(op),
+        h=heads,
+        d=d,
+        e=e,
+    )
+
+
+@rewrites("com.microsoft:MultiHeadAttention")
+def multi_head_attention_heads(edit: RewriteNode) -> None:
+    """Count the heads that remain; scores go on being scaled by the width a head had."""
+    heads = edit.attr("num_heads")
+    edit.set_attr("num_heads", heads_left(edit.mask(0, 2), heads))
+    _keep_scale(edit, edit.shape(0)[2] // heads)
+
+
+@traces("com.microsoft:GroupQueryAttention")
+def group_query_attention(op: TraceNode) -> None:
+    """Several heads of queries share one of keys and values, which may all come in one tensor."""
+    heads, queries = op.attr("kv_num_heads"), op.attr("num_heads")
+    packed = not op.has(1)
+    d = op.shape(0)[2] // (queries + 2 * heads if packed else queries)
+    if op.attention == "width":
+        for value in filter(None, _optional(op, 0, 1, 2)):
+            op.pin_axes(value, [2], "OP211", "it takes heads of certain widths only", "prune it with --attention heads")
+        op.give(op.positions())
+        return
+    if any(op.has(i) for i in range(12, 16)):
+        op.give_up("OP211", "quantized caches and norms of queries and keys are left alone")
+        return
+    for i in range(5, 10):  # lengths and rotations, of which nothing can leave
+        op.const(i)
+    op.align(
+        f"b s (h r d), b t (h d), b t (h d), b h p d, b h p d, {score_bias(op, 10, '(h r)')}, (h r)"
+        " -> b s (h r d), b h z d, b h z d",
+        [
+            *(_pieces(op, 0, 2, [queries * d, heads * d, heads * d]) if packed else [op.x(i) for i in range(3)]),
+            *_optional(op, 3, 4, 10, 11),
+        ],
+        structure={"r", *structure_of(op)},
+        h=heads,
+        r=queries // heads,
+        d=d,
+    )
+
+
+@rewrites("com.microsoft:GroupQueryAttention")
+def group_query_heads(edit: RewriteNode) -> None:
+    """Count the heads that remain; scores go on being scaled by the width a head had."""
+    heads, queries, mask = edit.attr("kv_num_heads"), edit.attr("num_heads"), edit.out_mask(0, 2)
+    left = heads_left(mask, queries)
+    edit.set_attr("num_heads", left)
+    edit.set_attr("kv_num_heads", left * heads // queries)
+    packed = len(edit.node.input) < 2 or not edit.node.input[1]
+    _keep_scale(edit, edit.shape(0)[2] // (queries + 2 * heads if packed else queries))
+
+
+@traces("com.microsoft:Attention")
+def packed_attention(op: TraceNode) -> None:
+    """Projection and attention in one: the weight's columns are queries, keys and values, head by head."""
+    _project_and_attend(op, vectors=(2,), mask=3, past=4, bias=5)
+
+
+@traces("com.microsoft:QAttention")
+def quantized_attention(op: TraceNode) -> None:
+    """As Attention of this domain, the scale and zero point of the weight one for all or one for each column.
+
+    Queries, keys and values are of one width.
+    """
+    _project_and_attend(op, vectors=(2, 4, 7), mask=5, past=8, bias=9, width="d")
+
+
+def _project_and_attend(
+    op: TraceNode, *, vectors: tuple[int, ...], mask: int, past: int, bias: int, width: str = "e"
+) -> None:
+    """Apply the spec of a projection and an attention.
+
+    Args:
+        op: the node.
+        vectors: the inputs that have a number for each of the weight's columns, or one for all.
+        mask: the input that says which keys count.
+        past: the cached keys and values.
+        bias: the input that is added to the scores.
+        width: the name of a head's width of values: d for that of queries and keys.
+    """
+    if op.attr("do_rotary", 0) or op.has(bias + 1):
+        op.give_up("OP211", "rotated positions, and caches that are written in place, are left alone")
+        return
+    heads, widths = op.attr("num_heads"), _widths(op.attr("qkv_hidden_sizes"), op.shape(1)[1])
+    given = [i for i in vectors if op.has(i) and op.shape(i) == (sum(widths),)]
+    op.const(mask)
+    op.align(
+        f"b s c, c (h d), c (h d), c (h {width}),{f' (h d), (h d), (h {width}),' * len(given)}"
+        f" {score_bias(op, bias, 'h')}, t b h p d -> b s (h {width}), t b h z d",
+        [
+            op.x(0),
+            *_pieces(op, 1, 1, widths),
+            *(piece for i in given for piece in _pieces(op, i, 0, widths)),
+            *_optional(op, bias, past),
+        ],
+        structure={"t", *structure_of(op)},
+        t=2,
+        h=heads,
+        d=widths[0] // heads,
+        e=widths[2] // heads,
+    )
+
+
+@rewrites("com.microsoft:Attention", "com.microsoft:QAttention")
+def packed_attention_heads(edit: RewriteNode) -> None:
+    """Count the heads that remain, and how wide queries, keys and values are, if not alike."""
+    heads, columns, mask = edit.attr("num_heads"), edit.shape(1)[1], edit.mask(1, 1)
+    before = _widths(edit.attr("qkv_hidden_sizes"), columns)
+    parts = np.split(np.ones(columns, bool) if mask is None else mask, np.cumsum(before)[:-1])
+    widths = [int(np.count_nonzero(part)) for part in parts]
+    if edit.attr("qkv_hidden_sizes") or len(set(widths)) > 1:
+        edit.set_attr("qkv_hidden_sizes", widths)
+    edit.set_attr("num_heads", heads_left(parts[0], heads))
+    _keep_scale(edit, before[0] // heads)
+
+
+def _widths(given: list[int] | None, columns: int) -> list[int]:
+    """Return how wide queries, keys and values are."""
+    return list(given) if given else [columns // 3] * 3
+
+
+def _keep_scale(edit: RewriteNode, width: int) -> None:
+    """Have scores scaled as before by the width that a head had."""
+    if not edit.attr("scale"):
+        edit.set_attr("scale", float(width**-0.5))
+
+
+def _pieces(op: TraceNode, i: int, axis: int, sizes: list[int]) -> list[Value | None]:
+    """Cut what stands in a row along an axis of an optional input into pieces."""
+    if not op.has(i):
+        return [None] * len(sizes)
+    places = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    return [op.piece(take(op.x(i), axis, part), axis) for part in places]
+
+
+def _optional(op: TraceNode, *places: int) -> list[Value | None]:
+    return [op.x(i) if op.has(i) else None for i in places]

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from onnxprune.model.tape import Shape, Tape, Tensor
+from onnxprune.operators.node import Node
 
 
-class GradientNode:
+class GradientNode(Node):
     """One node of the forward pass, and which of its inputs the gradient is wanted for.
 
     Attributes:
@@ -23,15 +24,10 @@ class GradientNode:
 
     def __init__(self, node: NodeProto, tape: Tape, index: int, gradients: Callable[[str], Tensor | None]) -> None:
         """Set up a node for its rule; made by `backward`."""
-        self.node = node
+        super().__init__(node)
         self.tape = tape
         self.index = index
         self._gradients = gradients
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-    def has(self, i: int) -> bool:
-        """Tell whether the optional input ``i`` is given."""
-        return i < len(self.node.input) and bool(self.node.input[i])
 
     def x(self, i: int = 0) -> Tensor:
         """Return input ``i``."""
@@ -62,11 +58,6 @@ class GradientNode:
         found = self._gradients(self.node.output[i])
         return self.tape[self.node.output[i]].zeros() if found is None else found
 
-    def attr(self, name: str, default: Any = None) -> Any:
-        """Return an attribute's value, strings decoded, or the default."""
-        value = self._attributes.get(name, default)
-        return value.decode() if isinstance(value, bytes) else value
-
     def const(self, i: int) -> NDArray[Any] | None:
         """Return the value of a parameter; None if it isn't given.
 
@@ -85,15 +76,13 @@ class GradientNode:
         value = self.const(i)
         return default if value is None else float(np.asarray(value).reshape(()))
 
-    def axis(self, default: int = 0, rank: int | None = None) -> int:
-        """Return the attribute ``axis``, counted from the left."""
-        return int(self.attr("axis", default)) % max(self.x().rank if rank is None else rank, 1)
+    def shape(self, i: int) -> Shape:
+        """Return the shape of input ``i``."""
+        return self.x(i).shape
 
     def axes(self, i: int) -> list[int]:
         """Return the axes given as input ``i`` or as an attribute, counted from the left; all if there are none."""
-        given = self._attributes.get("axes")
-        given = self.const(i) if given is None else np.asarray(given)
-        rank = self.x().rank
+        given, rank = self.param(i, "axes"), self.x().rank
         if given is None or not given.size:
             return [] if self.attr("noop_with_empty_axes", 0) else list(range(rank))
         return sorted(int(a) % rank for a in given.ravel())

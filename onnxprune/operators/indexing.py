@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value, compact, take
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import rewrites, rule
+from onnxprune.model.tape import INT64, Tensor
+from onnxprune.operators.card import describe, gradient, rewrites, traces
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 _AT_RUN_TIME = "what is picked is only known at run time"
+
+
 _JOINED = "is joined with positions"
 
 
-@rule("Concat")
+@traces("Concat")
 def concat(op: TraceNode) -> None:
     """Ids are joined on the axis; on the other axes the inputs meet."""
     join(op, op.inputs, op.axis(rank=len(op.out_shape())))
+
+
+@gradient("Concat", of=None)
+def concat_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Cut the piece out."""
+    axis = op.axis(0)
+    sizes = [x.shape[axis] for x in op.inputs]
+    start = sum(sizes[: op.index])
+    return dy.slice([axis], [start], [start + sizes[op.index]])
 
 
 def join(op: TraceNode, values: list[Value], axis: int) -> None:
@@ -67,7 +82,7 @@ def _join(op: TraceNode, values: list[Value], axis: int) -> list[Factor]:
     return [joined]
 
 
-@rule("Split")
+@traces("Split")
 def split(op: TraceNode) -> None:
     """Each output has its piece of the ids."""
     axis, start = op.axis(0), 0
@@ -87,7 +102,14 @@ def split_sizes(edit: RewriteNode) -> None:
     edit.remove_attr("num_outputs")
 
 
-@rule("Slice")
+@gradient("Split")
+def split_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Put the pieces together."""
+    pieces = [op.dy(i) for i in range(len(op.node.output))]
+    return op.tape.emit("Concat", *pieces, axis=op.axis(0))
+
+
+@traces("Slice")
 def slice_(op: TraceNode) -> None:
     """Ids are sliced; every n-th position can't be picked again once some are gone."""
     value = op.x(0)
@@ -137,7 +159,7 @@ def slice_bounds(edit: RewriteNode) -> None:
     if starts is None or ends is None:
         return
     new_starts, new_ends = starts.copy(), ends.copy()
-    shape = edit.old_shape(0)
+    shape = edit.shape(0)
     for i in range(len(starts)):
         axis = (i if axes is None else int(axes[i])) % len(shape)
         mask = edit.mask(0, axis)
@@ -154,13 +176,70 @@ def slice_bounds(edit: RewriteNode) -> None:
     edit.set_param(2, "ends", new_ends)
 
 
-@rule("Gather")
+@gradient("Slice")
+def cut(op: GradientNode, dy: Tensor) -> Tensor:
+    """Put the piece into zeros; where steps leave gaps, element by element."""
+    starts, ends, axes, steps = _slice_of(op)
+    shape = op.x().shape
+    pieces = [slice(0, n, 1) for n in shape]
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        first, last, step = slice(start, end if abs(end) < 2**62 else None, step).indices(shape[axis])
+        pieces[axis] = slice(first, last, step)
+    if all(p.step == 1 for p in pieces):
+        return dy.pad(
+            [p.start for p in pieces], [n - p.start - m for p, n, m in zip(pieces, shape, dy.shape, strict=True)]
+        )
+    for axis, piece in enumerate(pieces):
+        if piece != slice(0, shape[axis], 1):
+            places = np.arange(shape[axis])[_whole(piece)]
+            dy = _placed(dy, axis, places, shape[axis])
+    return dy
+
+
+def _whole(piece: slice) -> slice:
+    return slice(piece.start, None if piece.stop < 0 else piece.stop, piece.step)
+
+
+def _placed(dy: Tensor, axis: int, places: np.ndarray, size: int) -> Tensor:
+    """Add positions along an axis into zeros of another size, at given places."""
+    shape = (*dy.shape[:axis], size, *dy.shape[axis + 1 :])
+    column = places.astype(np.int64).reshape([-1 if a == axis else 1 for a in range(dy.rank)])
+    indices = dy.tape.constant(column).expand(dy.shape)
+    return dy.like(np.zeros((1,) * dy.rank)).expand(shape).scatter_add(indices, dy, axis)
+
+
+def _slice_of(op: GradientNode) -> tuple[list[int], list[int], list[int], list[int]]:
+    starts, ends, axes, steps = (None if v is None else v.tolist() for v in map(op.const, range(1, 5)))
+    assert starts is not None and ends is not None
+    axes = range(len(starts)) if axes is None else axes
+    return list(starts), list(ends), [a % op.x().rank for a in axes], steps or [1] * len(starts)
+
+
+describe("Gather", weights=(0,), table=0)
+
+
+@traces("Gather")
 def gather(op: TraceNode) -> None:
     """Ids are gathered; each picked position stands for itself."""
     _gather(op, op.axis(0), op.const(1), op.shape(1))
 
 
-@rule("GatherND")
+@gradient("Gather")
+def gather_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Add each piece to where it was taken from."""
+    axis, table, indices = op.axis(0), op.x(0), op.x(1)
+    before, after = table.shape[:axis], table.shape[axis + 1 :]
+    count = indices.size
+    pieces = dy.reshape((prod(before), count, prod(after)))
+    if op.node.input[1] in op.tape.constants:
+        places = op.tape.constants[indices.name].ravel().astype(np.int64) % table.shape[axis]
+        return _placed(pieces, 1, places, table.shape[axis]).reshape(table.shape)
+    wanted = indices.cast(INT64).reshape((1, count, 1)).expand(pieces.shape)
+    zeros = pieces.like(np.zeros((1, 1, 1))).expand((prod(before), table.shape[axis], prod(after)))
+    return zeros.scatter_add(wanted, pieces, 1).reshape(table.shape)
+
+
+@traces("GatherND")
 def gather_nd(op: TraceNode) -> None:
     """With indices of one number, which pick along the first axis, a Gather; else positions are picked at run time."""
     *picked, numbers = op.shape(1)
@@ -215,7 +294,15 @@ def _moved(edit: RewriteNode, axis: int, index: Ids) -> Ids | None:
     return moved
 
 
-@rule("Pad")
+@gradient("GatherND")
+def gather_nd_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Add each piece to where it was taken from."""
+    if op.attr("batch_dims", 0):
+        raise NotImplementedError("it has batch axes")
+    return op.tape.emit("ScatterND", op.x().zeros(), op.x(1), dy, reduction="add")
+
+
+@traces("Pad")
 def pad(op: TraceNode) -> None:
     """Padding on an axis of channels makes channels of its own."""
     value, rank = op.x(0), len(op.shape(0))
@@ -250,7 +337,7 @@ def _pads(op: TraceNode | RewriteNode, rank: int) -> Ids | None:
 @rewrites("Pad")
 def pad_amounts(edit: RewriteNode) -> None:
     """As much padding as remains."""
-    shape = edit.old_shape(0)
+    shape = edit.shape(0)
     pads, amounts, axes = _pads(edit, len(shape)), edit.param(1, "pads"), edit.const(3)
     if pads is None or amounts is None:
         return
@@ -263,7 +350,29 @@ def pad_amounts(edit: RewriteNode) -> None:
     edit.set_param(1, "pads", pads[:, order].ravel().astype(amounts.dtype))
 
 
-@rule("Tile")
+@gradient("Pad")
+def pad_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Cut the padding off; where it repeats the content, add it to where that came from."""
+    shape, mode = op.x().shape, op.attr("mode", "constant")
+    given = op.const(1)
+    assert given is not None
+    chosen = op.const(3)
+    axes = range(len(shape)) if chosen is None else [int(a) % len(shape) for a in chosen]
+    amounts = dict(zip(axes, given.reshape(2, -1).T.tolist(), strict=True))
+    if mode == "constant":
+        starts = [max(amounts[a][0], 0) for a in axes]
+        ends = [dy.shape[a] - max(amounts[a][1], 0) for a in axes]
+        inner = dy.slice(list(axes), starts, ends)
+        lost = [[max(-amounts.get(a, (0, 0))[side], 0) for a in range(len(shape))] for side in (0, 1)]
+        return inner.pad(*lost)
+    for axis, (before, after) in amounts.items():
+        if before or after:
+            places = np.pad(np.arange(shape[axis]), (before, after), mode=mode)
+            dy = _placed(dy, axis, places, shape[axis])
+    return dy
+
+
+@traces("Tile")
 def tile(op: TraceNode) -> None:
     """Ids are tiled."""
     value, repeats = op.x(0), op.const(1)
@@ -276,7 +385,15 @@ def tile(op: TraceNode) -> None:
     op.give(value.moved(op.out_shape(), value.factors))
 
 
-@rule("GatherElements", "ScatterElements")
+@gradient("Tile")
+def tile_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Sum over the copies."""
+    shape = op.x().shape
+    apart = [size for n, m in zip(dy.shape, shape, strict=True) for size in (n // m, m)]
+    return dy.reshape(apart).sum(range(0, 2 * len(shape), 2)).reshape(shape)
+
+
+@traces("GatherElements", "ScatterElements")
 def along_axis(op: TraceNode) -> None:
     """Along the axis positions are picked at run time; along others, where all are as long, elements meet."""
     axis, rank, values = op.axis(0), len(op.shape(0)), op.inputs
@@ -286,7 +403,35 @@ def along_axis(op: TraceNode) -> None:
     op.align(f"{', '.join(operands)} -> {result}", [op.pin_axes(v, own, "OP205", _AT_RUN_TIME) for v in values])
 
 
-@rule(
+@gradient("GatherElements")
+def gather_elements(op: GradientNode, dy: Tensor) -> Tensor:
+    """Add each element to where it was taken from."""
+    return op.x().zeros().scatter_add(op.x(1), dy, op.axis(0))
+
+
+@gradient("ScatterElements")
+def elements_into(op: GradientNode, dy: Tensor) -> Tensor:
+    """Nothing passes where something was written over."""
+    if op.attr("reduction", "none") == "add":
+        return dy
+    _replacing(op)
+    return op.tape.emit("ScatterElements", dy, op.x(1), op.x(2).zeros(), axis=op.axis(0))
+
+
+@gradient("ScatterElements", of=2)
+def elements(op: GradientNode, dy: Tensor) -> Tensor:
+    """Gather from where it was written."""
+    _replacing(op, "add")
+    return dy.op("GatherElements", op.x(1), axis=op.axis(0))
+
+
+def _replacing(op: GradientNode, *others: str) -> None:
+    reduction = op.attr("reduction", "none")
+    if reduction not in ("none", *others):
+        raise NotImplementedError(f"its reduction is {reduction!r}")
+
+
+@traces(
     "Compress",
     "ReverseSequence",
     "ScatterND",
@@ -295,3 +440,19 @@ def along_axis(op: TraceNode) -> None:
 def data_dependent(op: TraceNode) -> None:
     """Positions are picked at run time."""
     op.give_up("OP205", _AT_RUN_TIME)
+
+
+@gradient("ScatterND")
+def scattered_into(op: GradientNode, dy: Tensor) -> Tensor:
+    """Nothing passes where something was written over."""
+    if op.attr("reduction", "none") == "add":
+        return dy
+    _replacing(op)
+    return op.tape.emit("ScatterND", dy, op.x(1), op.x(2).zeros())
+
+
+@gradient("ScatterND", of=2)
+def scattered(op: GradientNode, dy: Tensor) -> Tensor:
+    """Gather from where it was written."""
+    _replacing(op, "add")
+    return dy.op("GatherND", op.x(1))

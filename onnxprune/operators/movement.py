@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.channels.values import Factor, transpose
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import leave, rewrites, rule
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.card import flat, gradient, leave, rewrites, traces
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 
-@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@traces("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(op: TraceNode) -> None:
     """Ids are reshaped."""
     op.give(op.reshape(op.x(0), op.out_shape()))
@@ -34,17 +36,30 @@ def reshape_target(edit: RewriteNode) -> None:
 def squeeze_axes(edit: RewriteNode) -> None:
     """Axes that were meant by their size of one are named: another may have come down to one."""
     if edit.param(1, "axes") is None:
-        axes = [a for a, n in enumerate(edit.old_shape(0)) if n == 1]
+        axes = [a for a, n in enumerate(edit.shape(0)) if n == 1]
         edit.set_param(1, "axes", np.array(axes, dtype=np.int64), since=13)
 
 
-@rule("Transpose")
+@gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Give the shape back."""
+    return dy.reshape(op.x().shape)
+
+
+@traces("Transpose")
 def transposed(op: TraceNode) -> None:
     """Ids are transposed."""
     op.give(transpose(op.x(0), op.attr("perm") or range(len(op.shape(0)))[::-1]))
 
 
-@rule("Expand")
+@gradient("Transpose")
+def transpose_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Put the axes back."""
+    order = op.attr("perm") or range(op.x().rank)[::-1]
+    return dy.transpose(np.argsort(order).tolist())
+
+
+@traces("Expand")
 def expand(op: TraceNode) -> None:
     """Axes keep their ids; those that are spread hold new channels, as those of a weight do."""
     op.align("*a -> *a", [op.x(0)])
@@ -63,7 +78,13 @@ def expand_target(edit: RewriteNode) -> None:
         edit.set_param(1, "shape", np.where(target == 1, target, new), is_shape=True)
 
 
-@rule("Shape")
+@gradient("Expand")
+def expand_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Sum over the copies, which is done for every rule."""
+    return dy
+
+
+@traces("Shape")
 def shape_of(op: TraceNode) -> None:
     """The sizes of a tensor, as positions: reading them doesn't stop channels from leaving."""
     op.give(op.positions())
@@ -75,13 +96,13 @@ def shape_as_it_was(edit: RewriteNode) -> None:
 
     An attention's 1/sqrt(d) must not change with d; a Reshape's target is adapted where it is used.
     """
-    old, new = np.array(edit.old_shape(0), dtype=np.int64), np.array(edit.new_shape(0), dtype=np.int64)
+    old, new = np.array(edit.shape(0), dtype=np.int64), np.array(edit.new_shape(0), dtype=np.int64)
     part = slice(edit.attr("start", 0), edit.attr("end"))
     if (old[part] != new[part]).any():
         edit.scale_output(new[part], old[part])
 
 
-@rule("ConstantOfShape")
+@traces("ConstantOfShape")
 def constant_of_shape(op: TraceNode) -> None:
     """Channels as those of a weight."""
     op.give(op.constant())
@@ -94,13 +115,13 @@ def constant_of_shape_target(edit: RewriteNode) -> None:
         edit.set_param(0, "", np.array(edit.new_out_shape(0), dtype=np.int64), is_shape=True)
 
 
-@rule("Size")
+@traces("Size")
 def size_of(op: TraceNode) -> None:
     """The number of elements, which must not change."""
     op.give_up("OP209", "its number of elements is read")
 
 
-@rule("OneHot")
+@traces("OneHot")
 def one_hot(op: TraceNode) -> None:
     """A new axis of positions; the others are those of the indices."""
     names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
@@ -109,10 +130,15 @@ def one_hot(op: TraceNode) -> None:
 
 
 leave("its values are drawn for each position", "Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike")
+
+
 leave("its result is a matrix of positions", "EyeLike")
 
 
-@rule("Range", "RandomNormal", "RandomUniform")
+@traces("Range", "RandomNormal", "RandomUniform")
 def positions(op: TraceNode) -> None:
     """Made from parameters: their axes hold positions."""
     op.give(op.positions())
+
+
+flat(*["ConstantOfShape", "EyeLike", "NonZero", "OneHot", "Range", "Shape", "Size"])

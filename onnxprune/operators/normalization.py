@@ -2,46 +2,155 @@
 
 from __future__ import annotations
 
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import rewrites, rule
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.card import describe, gradient, rewrites, traces
+from onnxprune.operators.convolution import dot_channels
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 _MOMENTS = "its mean and variance are taken over these channels"
 
 
-@rule("BatchNormalization")
+describe(
+    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", weights=(1, 2), scale=1
+)
+describe("RMSNormalization", "SimplifiedLayerNormalization", weights=(1,), scale=1)
+describe("com.microsoft:GroupNorm", weights=(1, 2), scale=1)
+describe("com.microsoft:SkipLayerNormalization", weights=(2, 3, 4), scale=2)
+describe("com.microsoft:SkipSimplifiedLayerNormalization", weights=(2, 3), scale=2)
+describe("com.microsoft:QEmbedLayerNormalization", zero_points=tuple((data, data + 11, 0) for data in range(2, 7)))
+
+
+@traces("BatchNormalization")
 def batch_normalization(op: TraceNode) -> None:
     """Every channel by itself."""
     op.align("n c *s, c, c, c, c -> n c *s, c, c, c, c")
 
 
-@rule("InstanceNormalization")
+def _channels(vector: Tensor, rank: int) -> Tensor:
+    """Put a vector on axis 1."""
+    return vector.reshape((1, -1, *[1] * (rank - 2)))
+
+
+def _others(x: Tensor) -> list[int]:
+    """Return all axes but that of channels."""
+    return [a for a in range(x.rank) if a != 1]
+
+
+def _batch(op: GradientNode) -> tuple[Tensor, Tensor]:
+    """Return the mean and one over the deviation that were used, per channel."""
+    mean, variance = (op.y(1), op.y(2)) if op.attr("training_mode", 0) else (op.x(3), op.x(4))
+    return mean, _inverse(variance, op.attr("epsilon", 1e-5))
+
+
+def _products(op: GradientNode, dy: Tensor) -> Tensor:
+    """Return the sums of dy times the normalized input, per channel."""
+    mean, inverse = _batch(op)
+    return (dot_channels(dy, op.x()) - mean * dy.sum(_others(dy), keep=False)) * inverse
+
+
+def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Return slope x + offset per channel, as a normalization that does it in one go."""
+    channels = x.shape[1:2]
+    zeros, ones = x.like(np.zeros(channels)), x.like(np.ones(channels))
+    return x.op("BatchNormalization", slope, offset, zeros, ones, epsilon=0.0)
+
+
+@gradient("BatchNormalization")
+def batch_norm(op: GradientNode, dy: Tensor) -> Tensor:
+    """A scale; through the batch's moments, a line in x and the mean of dy as well, per channel."""
+    x, scale = op.x(), op.x(1)
+    mean, inverse = _batch(op)
+    factor = scale * inverse
+    if not op.attr("training_mode", 0):
+        return dy * _channels(factor, x.rank)
+    share = x.shape[1] / x.size
+    slope = inverse * _products(op, dy) * share
+    offset = dy.sum(_others(dy), keep=False) * share - slope * mean
+    return (dy - _line(x, slope, offset)) * _channels(factor, x.rank)
+
+
+@gradient("BatchNormalization", of=1)
+def batch_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The sums of dy times the normalized input."""
+    return _products(op, dy)
+
+
+@gradient("BatchNormalization", of=2)
+def batch_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
+    """The sums of dy."""
+    return dy.sum(_others(dy), keep=False)
+
+
+@traces("InstanceNormalization")
 def instance_normalization(op: TraceNode) -> None:
     """Every channel by itself; statistics over positions."""
     op.align("n c *s, c, c -> n c *s", approximate={"*s": _MOMENTS})
 
 
-@rule("LRN")
+@traces("LRN")
 def lrn(op: TraceNode) -> None:
     """A sum over neighboring channels."""
     op.align("n c *s -> n c *s", approximate={"c": "it sums over neighboring channels"})
 
 
-@rule("LpNormalization")
+@gradient("LRN")
+def local_response(op: GradientNode, dy: Tensor) -> Tensor:
+    """Of x s^-beta with s = bias + alpha/size sum(x^2) over neighboring channels."""
+    x, size = op.x(), int(op.attr("size"))
+    alpha, beta, bias = (float(op.attr(*pair)) for pair in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    before = (size - 1) // 2
+    s = _window(x * x, before, size - 1 - before) * (alpha / size) + bias
+    back = _window(dy * x * s ** (-beta - 1), size - 1 - before, before)
+    return dy * s ** (-beta) - x * back * (2 * alpha * beta / size)
+
+
+def _window(x: Tensor, before: int, after: int) -> Tensor:
+    """Sum over neighboring channels."""
+    rest = [0] * (x.rank - 2)
+    padded = x.pad([0, before, *rest], [0, after, *rest])
+    pieces = [padded.slice([1], [i], [i + x.shape[1]]) for i in range(before + after + 1)]
+    return x.tape.emit("Sum", *pieces) if len(pieces) > 1 else pieces[0]
+
+
+@traces("LpNormalization")
 def lp_normalization(op: TraceNode) -> None:
     """A norm over the axis."""
     op.approximate(op.x(0), [op.axis(-1)], "its norm is taken over these channels")
     op.give(op.x(0))
 
 
-@rule("MeanVarianceNormalization")
+@gradient("LpNormalization")
+def lp_normalization_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Of x / norm: (dy - dnorm sum(y dy)) / norm, where dnorm is the norm's own derivative."""
+    axis, x = [op.axis(-1)], op.x()
+    inner = (dy * op.y()).sum(axis)
+    if op.attr("p", 2) == 1:
+        return (dy - x.op("Sign") * inner) / x.reduce("ReduceL1", axis)
+    return (dy - op.y() * inner) / x.reduce("ReduceL2", axis)
+
+
+@traces("MeanVarianceNormalization")
 def mean_variance_normalization(op: TraceNode) -> None:
     """Mean and variance over the axes."""
     op.approximate(op.x(0), op.attr("axes", [0, 2, 3]), _MOMENTS)
     op.give(op.x(0))
 
 
-@rule("GroupNormalization")
+@gradient("MeanVarianceNormalization")
+def mean_variance_norm(op: GradientNode, dy: Tensor) -> Tensor:
+    """Through the moments over its axes."""
+    axes = [int(a) for a in op.attr("axes", [0, 2, 3])]
+    normal, inverse = _moments(op.x(), axes, 1e-9)
+    return _through(dy, normal, axes, inverse)
+
+
+@traces("GroupNormalization")
 def group_normalization(op: TraceNode) -> None:
     """Groups stay; all drop as many of their channels. The scale is per group before opset 21."""
     per_channel = op.shape(1) != (op.attr("num_groups"),) or op.version >= 21
@@ -57,16 +166,157 @@ def group_normalization(op: TraceNode) -> None:
 @rewrites("GroupNormalization")
 def norm_groups(edit: RewriteNode) -> None:
     """Groups stay, unless they are channels or have a scale of their own: then they leave as a whole."""
-    groups, channels = edit.attr("num_groups"), edit.old_shape(0)[1]
+    groups, channels = edit.attr("num_groups"), edit.shape(0)[1]
     if channels == groups:
         edit.set_attr("num_groups", edit.new_shape(0)[1])
-    elif edit.old_shape(1) == (groups,):
+    elif edit.shape(1) == (groups,):
         edit.set_attr("num_groups", edit.new_shape(1)[0])
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def _groups(op: GradientNode) -> int:
+    return int(op.attr("num_groups", op.x().shape[1]))
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    return x.reshape((x.shape[0], groups, -1))
+
+
+def _group(op: GradientNode) -> tuple[Tensor, Tensor]:
+    return _moments(_grouped(op.x(), _groups(op)), [2], op.attr("epsilon", 1e-5))
+
+
+def _spread(op: GradientNode, vector: Tensor) -> Tensor:
+    """Put a scale on the channels; before opset 21 that of a GroupNormalization is per group."""
+    channels = op.x().shape[1]
+    each = vector.reshape((-1, 1)).expand((vector.size, channels // vector.size)).reshape((channels,))
+    return _channels(each, op.x().rank)
+
+
+@gradient("GroupNormalization", "InstanceNormalization")
+def group_norm(op: GradientNode, dy: Tensor) -> Tensor:
+    """Through the moments of each group."""
+    normal, inverse = _group(op)
+    dn = _grouped(dy * _spread(op, op.x(1)), _groups(op))
+    return _through(dn, normal, [2], inverse).reshape(op.x().shape)
+
+
+@gradient("GroupNormalization", "InstanceNormalization", of=1)
+def group_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The normalized input, summed for each entry of the scale."""
+    normal, _ = _group(op)
+    sums = (dy * normal.reshape(dy.shape)).sum(_others(dy), keep=False)
+    return sums.reshape((op.x(1).size, -1)).sum([1], keep=False)
+
+
+@gradient("GroupNormalization", "InstanceNormalization", of=2)
+def group_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
+    """Summed for each entry of the shift."""
+    return dy.sum(_others(dy), keep=False).reshape((op.x(2).size, -1)).sum([1], keep=False)
+
+
+@traces("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(op: TraceNode) -> None:
     """Mean and variance over the last axes."""
     axis = op.axis(-1)
     before = " ".join(f"b{chr(97 + i)}" for i in range(axis))
     op.align(f"{before} *c, *c, *c -> {before} *c, {before} *m, {before} *v", approximate={"*c": _MOMENTS})
+
+
+def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centered: bool = True) -> Tensor:
+    """Return the gradient of what was normalized.
+
+    Args:
+        dn: the gradient of the normalized tensor.
+        normal: the normalized tensor.
+        axes: the axes over which the moments were taken.
+        inverse: one over the deviation.
+        centered: whether the mean was subtracted.
+    """
+    inner = dn - normal * (dn * normal).mean(axes)
+    return (inner - dn.mean(axes) if centered else inner) * inverse
+
+
+def _inverse(variance: Tensor, epsilon: float) -> Tensor:
+    return 1 / (variance + epsilon).op("Sqrt")
+
+
+def _moments(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return a tensor normalized over axes, and one over its deviation."""
+    centered = x - x.mean(axes)
+    inverse = _inverse((centered * centered).mean(axes), epsilon)
+    return centered * inverse, inverse
+
+
+def _last(op: GradientNode) -> list[int]:
+    return list(range(op.axis(-1), op.x().rank))
+
+
+def _layer(op: GradientNode) -> tuple[Tensor, Tensor]:
+    return _moments(op.x(), _last(op), op.attr("epsilon", 1e-5))
+
+
+@gradient("LayerNormalization")
+def layer_norm(op: GradientNode, dy: Tensor) -> Tensor:
+    """Through the moments over the last axes."""
+    normal, inverse = _layer(op)
+    return _through(dy * op.x(1), normal, _last(op), inverse)
+
+
+@gradient("LayerNormalization", of=1)
+def layer_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The normalized input, summed."""
+    return dy * _layer(op)[0]
+
+
+@gradient("LayerNormalization", of=2)
+def layer_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
+    """Summed."""
+    return dy
+
+
+def _rms(op: GradientNode) -> tuple[Tensor, Tensor]:
+    x = op.x()
+    inverse = _inverse((x * x).mean(_last(op)), op.attr("epsilon", 1e-5))
+    return x * inverse, inverse
+
+
+@gradient("RMSNormalization", "SimplifiedLayerNormalization")
+def rms_norm(op: GradientNode, dy: Tensor) -> Tensor:
+    """Through the root mean square."""
+    normal, inverse = _rms(op)
+    return _through(dy * op.x(1), normal, _last(op), inverse, centered=False)
+
+
+@gradient("RMSNormalization", "SimplifiedLayerNormalization", of=1)
+def rms_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
+    """The normalized input, summed."""
+    return dy * _rms(op)[0]
+
+
+@traces("com.microsoft:SkipLayerNormalization", "com.microsoft:SkipSimplifiedLayerNormalization")
+def skip_layer_normalization(op: TraceNode) -> None:
+    """A sum, then a normalization over the last axis."""
+    vectors = "c, c" if op.node.op_type == "SkipSimplifiedLayerNormalization" else "c, c, c"
+    op.align(f"*b c, *b c, {vectors} -> *b c, *m, *v, *b c", approximate={"c": _MOMENTS})
+
+
+@traces("com.microsoft:EmbedLayerNormalization", "com.microsoft:QEmbedLayerNormalization")
+def embed_layer_normalization(op: TraceNode) -> None:
+    """A sum of three embeddings, then a normalization over the last axis; 8-bit ones have a scale for each operand."""
+    tables = [op.pin_axes(op.x(i), [0], "OP205", "rows are looked up at run time") for i in (2, 3, 4) if op.has(i)]
+    spec = ", ".join(f"v{i} c" for i in range(len(tables)))
+    op.align(
+        f"{spec}, c, c -> b s c, b, b s c",
+        [*tables, op.x(5), op.x(6)],
+        approximate={"c": _MOMENTS},
+    )
+
+
+@traces("com.microsoft:GroupNorm")
+def grouped_moments(op: TraceNode) -> None:
+    """GroupNormalization, channels last."""
+    groups = op.attr("groups")
+    if op.attr("channels_last", 1):
+        op.align("n *s (g c), (g c), (g c) -> n *s (g c)", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
+    else:
+        op.align("n (g c) *s, (g c), (g c) -> n (g c) *s", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from onnxprune.operators.contraction import conv_groups, convolve
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import rewrites, rule
+import numpy as np
+from onnx import helper
+
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.card import describe, gradient, leave, traces
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.indexing import join
 from onnxprune.operators.traced import TraceNode
 
+describe("DequantizeLinear", "com.microsoft:DequantizeLinear", zero_points=((0, 2, 1),))
 
-@rule("DequantizeLinear", "QuantizeLinear", "com.microsoft:DequantizeLinear", "com.microsoft:QuantizeLinear")
+
+@traces("DequantizeLinear", "QuantizeLinear", "com.microsoft:DequantizeLinear", "com.microsoft:QuantizeLinear")
 def quantize(op: TraceNode) -> None:
     """One scale for all, one for each position of the axis, or one for each block of positions."""
     rank, axis = len(op.shape(0)), op.axis(1, rank=max(len(op.shape(0)), 1))
@@ -19,66 +25,96 @@ def quantize(op: TraceNode) -> None:
     if blocked:
         scales = [" ".join("b" if i == axis else n for i, n in enumerate(names))] * 2
     else:
-        scales = [_per_channel(op, i, names[axis] if rank else "u") for i in (1, 2)]
+        scales = [per_channel(op, i, names[axis] if rank else "u") for i in (1, 2)]
     op.align(f"{data}, {', '.join(scales)} -> {data}", b=scale[axis] if blocked else 1)
 
 
-@rule("DynamicQuantizeLinear")
+def _along(op: GradientNode, index: int) -> Tensor:
+    """Return the scale or the zero point in a shape that broadcasts to the data's."""
+    x, values = op.x(), op.x(index)
+    if op.attr("block_size", 0):
+        raise NotImplementedError("it quantizes in blocks")
+    if values.size == 1:
+        return values.reshape(())
+    axis = op.axis(1)
+    return values.reshape([-1 if a == axis else 1 for a in range(x.rank)])
+
+
+@gradient("QuantizeLinear")
+def quantize_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Of round(x / scale) + zero: dy / scale, zero where the result would lie beyond its range."""
+    limits, scale = np.iinfo(helper.tensor_dtype_to_np_dtype(op.y().dtype)), _along(op, 1)
+    real = op.x() / scale
+    if op.has(2):
+        real = real + _along(op, 2).cast(real.dtype)
+    inside = (real > limits.min - 0.5) & (real < limits.max + 0.5)
+    return inside.where(dy / scale, 0.0)
+
+
+@gradient("DequantizeLinear")
+def dequantize(op: GradientNode, dy: Tensor) -> Tensor:
+    """Of (q - zero) scale: dy scale."""
+    return dy * _along(op, 1)
+
+
+@traces("DynamicQuantizeLinear")
 def dynamic_quantize(op: TraceNode) -> None:
     """One scale for all, from the smallest and largest value."""
     op.approximate(op.x(0), range(len(op.shape(0))), "its scale is taken over these channels")
     op.align("*a -> *a, , ")
 
 
-@rule("QLinearConv", "com.microsoft:QLinearConv")
-def qlinear_conv(op: TraceNode) -> None:
-    """As Conv; the weight's scale and zero point are one for all or one for each output channel.
-
-    ONNX Runtime's own may have its channels last.
-    """
-    last = bool(op.attr("channels_last", 0))
-    x, y = ("n *s (g i)", "n *t (g o)") if last else ("n (g i) *s", "n (g o) *t")
-    w_scale, w_zero = (_per_channel(op, i, "(g o)") for i in (4, 5))
-    convolve(
-        op,
-        f"{x}, {_per_channel(op, 1, 'u')}, {_per_channel(op, 2, 'u')}, g o i *k, {w_scale}, {w_zero},"
-        f" {_per_channel(op, 6, 'u')}, {_per_channel(op, 7, 'u')}, (g o) -> {y}",
-        weight=3,
-        axis=-1 if last else 1,
-    )
-
-
-@rule("ConvInteger")
-def conv_integer(op: TraceNode) -> None:
-    """As Conv, with zero points."""
-    convolve(op, f"n (g i) *s, g o i *k, {_per_channel(op, 2, 'u')}, {_per_channel(op, 3, '(g o)')} -> n (g o) *t")
-
-
-rewrites("ConvInteger")(conv_groups)
-
-
-@rewrites("QLinearConv", "com.microsoft:QLinearConv")
-def qlinear_conv_groups(edit: RewriteNode) -> None:
-    """As for Conv."""
-    if edit.attr("group", 1) > 1:
-        channels = edit.new_shape(0)[-1 if edit.attr("channels_last", 0) else 1]
-        edit.set_attr("group", channels // edit.new_shape(3)[1])
-
-
-@rule("MatMulInteger")
-def matmul_integer(op: TraceNode) -> None:
-    """As MatMul, with zero points for rows and columns."""
-    op.align(f"*b m k, *b k n, {_per_channel(op, 2, 'm')}, {_per_channel(op, 3, 'n')} -> *b m n")
-
-
-@rule("QLinearMatMul")
-def qlinear_matmul(op: TraceNode) -> None:
-    """As MatMul, with scales and zero points for rows and columns."""
-    a, b, y = ([_per_channel(op, i, n) for i in pair] for n, pair in (("m", (1, 2)), ("n", (4, 5)), ("u", (6, 7))))
-    op.align(f"*b m k, {a[0]}, {a[1]}, *b k n, {b[0]}, {b[1]}, {y[0]}, {y[1]} -> *b m n")
-
-
-def _per_channel(op: TraceNode, i: int, axis: str) -> str:
+def per_channel(op: TraceNode, i: int, axis: str) -> str:
     """Return the spec of a scale or zero point: nothing for a scalar, an axis for one value per channel."""
     shape = op.shape(i) if op.has(i) else ()
     return "" if not shape else (axis if shape[0] > 1 else "u")
+
+
+@traces("com.microsoft:QLinearAdd", "com.microsoft:QLinearMul")
+def binary(op: TraceNode) -> None:
+    """Data, scale and zero point of each operand: axes of the same place are one axis."""
+    op.align("*a, *a -> *a", [op.x(0), op.x(3)])
+
+
+@traces("com.microsoft:QLinearWhere")
+def where(op: TraceNode) -> None:
+    """A condition, then data, scale and zero point of each operand."""
+    op.align("*a, *a, *a -> *a", [op.x(0), op.x(1), op.x(4)])
+
+
+@traces("com.microsoft:QLinearLeakyRelu", "com.microsoft:QLinearSigmoid")
+def unary(op: TraceNode) -> None:
+    """Each element by itself."""
+    op.give(op.x(0))
+
+
+@traces("com.microsoft:QLinearSoftmax")
+def softmax(op: TraceNode) -> None:
+    """Every position of the axis counts."""
+    axis = op.axis(-1)
+    op.give(op.pin_axes(op.x(0), [axis], "OP204", "it normalizes over this axis, so each position counts"))
+
+
+@traces("com.microsoft:QLinearAveragePool", "com.microsoft:QLinearGlobalAveragePool")
+def pool(op: TraceNode) -> None:
+    """Positions are mixed within a channel."""
+    op.align("n *s c -> n *t c" if op.attr("channels_last", 0) else "n c *s -> n c *t", [op.x(0)])
+
+
+@traces("com.microsoft:NhwcMaxPool")
+def max_pool(op: TraceNode) -> None:
+    """Positions are mixed within a channel, channels last."""
+    op.align("n *s c -> n *t c")
+
+
+@traces("com.microsoft:QLinearConcat")
+def concat(op: TraceNode) -> None:
+    """Scale and zero point of the result, then data, scale and zero point of each operand."""
+    join(op, [op.x(i) for i in range(2, len(op.node.input), 3)], op.axis(0, rank=len(op.out_shape())))
+
+
+leave(
+    "its weights are packed",
+    *("com.microsoft:GatherBlockQuantized", "com.microsoft:MatMulBnb4", "com.microsoft:MatMulFpQ4"),
+    *("com.microsoft:QMoE", "com.microsoft:QOrderedAttention", "com.microsoft:QOrderedMatMul"),
+)

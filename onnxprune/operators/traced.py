@@ -6,20 +6,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxprune.channels.align import Attention, Grouped, align
 from onnxprune.channels.ledger import Approximation, Channels, Pin, fresh_value
 from onnxprune.channels.values import Factor, Ids, Shape, Value, reshape
+from onnxprune.operators.card import Card
+from onnxprune.operators.node import Node
 
 
 class ShapeUnknown(Exception):
     """A rule asked for the shape of a tensor that nobody could tell. Caught by the tracer, which pins."""
 
 
-class TraceNode:
+class TraceNode(Node):
     """One node during the walk: its inputs' values, attributes and parameters, and a place for its outputs' values."""
 
     def __init__(
@@ -27,6 +28,7 @@ class TraceNode:
         index: int,
         node: NodeProto,
         version: int,
+        card: Card,
         look: Callable[[str], Value],
         read: Callable[[str], NDArray[Any] | None],
         shapes: Mapping[str, Shape],
@@ -37,9 +39,9 @@ class TraceNode:
         owned: Mapping[str, str],
     ) -> None:
         """Set up a node for its rule; made by the tracer."""
+        super().__init__(node, version)
         self.index = index
-        self.node = node
-        self.version = version
+        self.card = card
         self.outputs: dict[int, Value] = {}
         self.channels = channels
         self.attention = attention
@@ -49,23 +51,6 @@ class TraceNode:
         self._varies = varies
         self._owned = owned
         self._shapes = shapes
-        self._attributes = {a.name: a for a in node.attribute}
-
-    @property
-    def label(self) -> str:
-        """The node as messages name it."""
-        return f'{self.node.op_type} "{self.node.name}"'
-
-    def has(self, i: int) -> bool:
-        """Whether the optional input ``i`` is given."""
-        return i < len(self.node.input) and bool(self.node.input[i])
-
-    def attr(self, name: str, default: Any = None) -> Any:
-        """Return an attribute's value, strings decoded, or the default."""
-        if name not in self._attributes:
-            return default
-        value = onnx.helper.get_attribute_value(self._attributes[name])
-        return value.decode() if isinstance(value, bytes) else value
 
     def x(self, i: int) -> Value:
         """Return what is known of input ``i``."""
@@ -88,20 +73,9 @@ class TraceNode:
         """Read input ``i`` as a parameter (a shape, an index): its value, or None if that is only known at run time."""
         return self._read(self.node.input[i]) if self.has(i) else None
 
-    def param(self, i: int, name: str) -> NDArray[Any] | None:
-        """Read a parameter that is input ``i`` in newer opsets and the attribute ``name`` in older ones."""
-        if name in self._attributes:
-            return np.asarray(self.attr(name))
-        return self.const(i)
-
     def varies(self, i: int) -> NDArray[np.bool_]:
         """Tell which entries of the parameter at input ``i`` change with the size of a model's input."""
         return self._varies(self.node.input[i])
-
-    def axis(self, default: int = 0, *, rank: int | None = None) -> int:
-        """Return the attribute ``axis``, counted from the left."""
-        rank = len(self.shape(0)) if rank is None else rank
-        return int(self.attr("axis", default)) % max(rank, 1)
 
     def give(self, value: Value, i: int = 0) -> None:
         """Set output ``i``."""
@@ -112,18 +86,29 @@ class TraceNode:
         spec: str,
         operands: Sequence[Value | None] | None = None,
         *,
+        inputs: Sequence[int] | None = None,
         approximate: Mapping[str, str] | None = None,
         structure: Collection[str] | None = None,
         balanced: Collection[str] = (),
         **given: int,
     ) -> None:
-        """Apply a spec (see `notation`) to the operands, all inputs by default, and set the outputs it lists.
+        """Apply a spec (see `notation`) to operands, and set the outputs it lists.
 
-        An operand may be None, as an optional input that isn't given. Optional outputs whose shape nobody could tell
-        are left out: mostly nobody reads them either.
+        Args:
+            spec: the spec.
+            operands: the operands, by default the inputs; None for an optional one that isn't given.
+            inputs: which inputs the operands are, by default all in order.
+            approximate: names over which statistics are taken, and which.
+            structure: names that stay; see `onnxprune.channels.align`.
+            balanced: names along which as many places leave everywhere.
+            given: sizes of names inside parentheses.
+
+        Optional outputs of unknown shape are left out: usually nothing reads them.
         """
+        inputs = range(len(self.node.input)) if inputs is None else inputs
         if operands is None:
-            operands = [self.x(i) if self.has(i) else None for i in range(len(self.node.input))]
+            operands = [self.x(i) if self.has(i) else None for i in inputs]
+        record = self.card.contracts and self.card.macs is None
         listed = spec.partition("->")[2].count(",") + 1
         wanted = [i for i, name in enumerate(self.node.output[:listed]) if name and (i == 0 or self.is_known(name))]
         outputs = {i: self.out_shape(i) for i in wanted}
@@ -140,6 +125,7 @@ class TraceNode:
             node=self.index,
             name=self.node.name,
             label=self.label,
+            inputs=[(i, len(self.shape(i)) if self.has(i) else 0) for i in inputs] if record else None,
         )
         self.outputs.update(results)
 

@@ -6,13 +6,14 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.operators.contraction import conv_groups, convolve
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import leave, rewrites, rule
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.card import gradient, leave, rewrites, traces
+from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 
-@rule("GridSample", "MaxRoiPool", "RoiAlign")
+@traces("GridSample", "MaxRoiPool", "RoiAlign")
 def sample(op: TraceNode) -> None:
     """Positions are sampled at run time, in every channel the same."""
     for i in range(1, len(op.node.input)):
@@ -20,13 +21,13 @@ def sample(op: TraceNode) -> None:
     op.align("n c *s -> m c *t", [op.x(0)])
 
 
-@rule("MaxUnpool")
+@traces("MaxUnpool")
 def max_unpool(op: TraceNode) -> None:
     """Indices count through all channels."""
     op.give_up("OP204", "its indices count through all channels")
 
 
-@rule("Col2Im")
+@traces("Col2Im")
 def col2im(op: TraceNode) -> None:
     """The positions of a block lie in the channel axis and leave with their channel."""
     block = op.const(2)
@@ -36,7 +37,7 @@ def col2im(op: TraceNode) -> None:
     op.align("n (c k) l -> n c *t", [op.x(0)], k=prod(int(b) for b in block))
 
 
-@rule("CenterCropPad")
+@traces("CenterCropPad")
 def center_crop_pad(op: TraceNode) -> None:
     """An axis whose size stays keeps its ids; the others are cut or padded."""
     names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
@@ -50,29 +51,28 @@ def center_crop_pad_target(edit: RewriteNode) -> None:
     """The sizes that remain."""
     target = edit.param(1, "")
     if target is not None:
-        axes = edit.attr("axes") or range(len(edit.old_shape(0)))
+        axes = edit.attr("axes") or range(len(edit.shape(0)))
         edit.set_param(1, "", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=target.dtype), is_shape=True)
 
 
-@rule("DeformConv")
-def deform_conv(op: TraceNode) -> None:
-    """A convolution at positions that are given at run time, the same for all channels."""
-    if op.attr("offset_group", 1) > 1:
-        op.give_up("OP211", "groups of channels with positions of their own are left alone")
-        return
-    convolve(op, "n (g i) *s, g o i *k, n *q, (g o), n *r -> n (g o) *t")
-
-
-rewrites("DeformConv")(conv_groups)
-
-
-@rule("Trilu")
+@traces("Trilu")
 def trilu(op: TraceNode) -> None:
     """Half of each matrix is cleared, by position."""
     rank = len(op.shape(0))
     op.give(op.pin_axes(op.x(0), [rank - 2, rank - 1], "OP204", "it clears entries by their position"))
 
 
+@gradient("Trilu")
+def trilu_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Keep the same triangle."""
+    k = [op.x(1)] if op.has(1) else []
+    return dy.op("Trilu", *k, upper=op.attr("upper", 1))
+
+
 leave("what it keeps depends on values", "NonMaxSuppression", "NonZero")
+
+
 leave("it needs the whole matrix", "Det")
+
+
 leave("it transforms the axis as a whole", "DFT", "MelWeightMatrix", "STFT")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.model.tape import Shape, Tensor
-from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.node import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,38 @@ class Window:
     out: Shape
 
     @classmethod
-    def of(cls, op: GradientNode, kernel: Sequence[int], out: Sequence[int]) -> Window:
-        """Read a node's attributes, automatic padding included."""
-        size = op.x().shape[2:]
-        rank = len(size)
-        strides = tuple(op.attr("strides") or [1] * rank)
-        dilations = tuple(op.attr("dilations") or [1] * rank)
+    def of(cls, node: Node, size: Sequence[int], kernel: Sequence[int], out: Sequence[int]) -> Window:
+        """Read a convolution's or a pool's attributes, automatic padding included."""
+        strides, dilations = _steps(node, len(size))
         reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-        auto = op.attr("auto_pad", "NOTSET")
+        auto = node.attr("auto_pad", "NOTSET")
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             total = [max(s * (o - 1) + r - n, 0) for s, o, r, n in zip(strides, out, reach, size, strict=True)]
             before = [(t + (auto == "SAME_LOWER")) // 2 for t in total]
         else:
-            before = [0] * rank if auto == "VALID" else list(op.attr("pads") or [0] * rank)[:rank]
+            before = [0] * len(size) if auto == "VALID" else list(node.attr("pads") or [0] * len(size))[: len(size)]
         return cls(tuple(kernel), strides, dilations, tuple(before), tuple(size), tuple(out))
+
+    @classmethod
+    def of_transposed(cls, node: Node, size: Sequence[int], kernel: Sequence[int], out: Sequence[int]) -> Window:
+        """Read a transposed convolution's attributes: the window of the convolution from its output to its input.
+
+        Args:
+            node: the transposed convolution.
+            size: the size of its input.
+            kernel: the window's size.
+            out: the size of its output.
+        """
+        strides, dilations = _steps(node, len(size))
+        extra = node.attr("output_padding") or [0] * len(size)
+        auto = node.attr("auto_pad", "NOTSET")
+        if auto == "NOTSET" and node.attr("output_shape") is None:
+            before = tuple(node.attr("pads") or [0] * len(size))[: len(size)]
+        else:
+            spans = zip(strides, size, dilations, kernel, extra, out, strict=True)
+            total = [max(s * (n - 1) + d * (k - 1) + 1 + e - o, 0) for s, n, d, k, e, o in spans]
+            before = tuple(t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total)
+        return cls(tuple(kernel), strides, dilations, before, tuple(out), tuple(size))
 
     @property
     def reach(self) -> Shape:
@@ -94,3 +112,8 @@ class Window:
             pads=[*self.before, *(max(a, 0) for a in self.after)],
             output_padding=[max(-a, 0) for a in self.after],
         )
+
+
+def _steps(node: Node, rank: int) -> tuple[Shape, Shape]:
+    """Return the strides and dilations of a node, one for each axis of positions."""
+    return tuple(node.attr("strides") or [1] * rank), tuple(node.attr("dilations") or [1] * rank)

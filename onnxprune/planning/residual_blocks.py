@@ -12,7 +12,7 @@ from onnxprune.errors import PlanError
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import behind, reads
 from onnxprune.model.wire import copy_without
-from onnxprune.operators.macs import contraction
+from onnxprune.operators.contractions import contracts
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.tracer import trace
 
@@ -80,7 +80,7 @@ class _Search:
         inside = self._only_for(branch, index)
         read = {name for i in inside for name in reads(self._nodes[i])}
         weights = {n for n in read & self._initializers if self._readers[n] <= inside}
-        inputs = (node.input for node in map(self._nodes.__getitem__, inside) if contraction(node))
+        inputs = (node.input for node in map(self._nodes.__getitem__, inside) if contracts(node))
         if self._source(skip) not in map(self._source, read) or all(map(weights.isdisjoint, inputs)):
             return None
         names = tuple(self._nodes[i].name for i in sorted(inside))

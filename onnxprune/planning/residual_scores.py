@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnxprune.errors import PlanError
 from onnxprune.importance.elements import Elements
 from onnxprune.model.stream import Batches, Stream
-from onnxprune.operators.macs import contraction
+from onnxprune.operators.contractions import contracts
 from onnxprune.planning.residual_blocks import Block, find_blocks
 from onnxprune.trace.graph import ChannelGraph
 
@@ -77,7 +77,7 @@ def _weight_norms(graph: ChannelGraph, blocks: tuple[Block, ...]) -> NDArray[np.
     nodes = {node.name: node for node in graph.proto.graph.node}
     scores = []
     for block in blocks:
-        layers = {n for name in block.nodes if contraction(nodes[name]) for n in nodes[name].input}
+        layers = {n for name in block.nodes if contracts(nodes[name]) for n in nodes[name].input}
         own = [n for n in block.weights if n in layers and len(graph.shapes.shapes[n]) > 1]
         total = sum(float(elements.power_sums(name, 0, 2).sum()) for name in own)
         scores.append(np.sqrt(total / max(1, sum(np.prod(graph.shapes.shapes[name]) for name in own))))

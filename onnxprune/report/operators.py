@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnx import defs
 
-from onnxprune.operators.registry import Rule, rules
+from onnxprune.operators.card import Card, cards
 
 State = Literal["rule", "left alone", "unknown"]
 
@@ -36,19 +36,19 @@ class Operator:
 
 def operators() -> tuple[Operator, ...]:
     """List every operator of ai.onnx that isn't deprecated, and those of other domains that have a rule."""
-    table = dict(rules())
+    table = dict(cards())
     schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
     names = sorted({*schemas, *table}, key=lambda name: (":" in name, name))
     return tuple(_operator(name, schemas.get(name), table.get(name)) for name in names)
 
 
-def _operator(name: str, schema: defs.OpSchema | None, rule: Rule | None) -> Operator:
-    if rule is not None and rule.trace is not None:
-        family = rule.trace.__module__.rpartition(".")[2]
-        note = (rule.trace.__doc__ or rule.trace.__name__).strip().splitlines()[0]
-        return Operator(name, "rule", family, note, rule.rewrite is not None)
-    if rule is not None:
-        return Operator(name, "left alone", note=rule.reason)
+def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Operator:
+    if card is not None and card.trace is not None:
+        family = card.trace.__module__.rpartition(".")[2]
+        note = (card.trace.__doc__ or card.trace.__name__).strip().splitlines()[0]
+        return Operator(name, "rule", family, note, card.rewrite is not None)
+    if card is not None:
+        return Operator(name, "left alone", note=card.reasons.get("trace"))
     if schema is not None and any(a.type in _SUBGRAPHS for a in schema.attributes.values()):
         return Operator(name, "left alone", note=_BODY)
     return Operator(name, "unknown")

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxprune.channels.values import Mask
 from onnxprune.model.bodies import mark_alike
 from onnxprune.model.tensors import by_group, set_tensor
+from onnxprune.operators.card import card_of
 from onnxprune.planning.residual_blocks import Block
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -59,28 +60,12 @@ def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
     return model
 
 
-# Of quantized operators: the inputs of data and of its zero point, and the axis along which zero points differ.
-_ZERO_POINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "ConvInteger": ((0, 2, 0), (1, 3, 0)),
-    "DequantizeLinear": ((0, 2, 1),),
-    "DynamicQuantizeLSTM": ((1, 9, 0), (2, 11, 0)),
-    "DynamicQuantizeMatMul": ((1, 3, -1),),
-    "MatMulIntegerToFloat": ((0, 4, -2), (1, 5, -1)),
-    "QEmbedLayerNormalization": tuple((data, data + 11, 0) for data in range(2, 7)),
-    "QGemm": ((3, 5, -1),),
-    "MatMulInteger": ((0, 2, -2), (1, 3, -1)),
-    "QAttention": ((1, 7, -1),),
-    "QLinearConv": ((0, 2, 0), (3, 5, 0)),
-    "QLinearMatMul": ((0, 2, -2), (3, 5, -1)),
-}
-
-
 def _zeros(kept: PrunedGraph) -> dict[str, np.ndarray]:
     """Return what stands for zero in quantized weights, ready to broadcast against them."""
     graph = kept.graph
     zeros = {}
     for node in graph.proto.graph.node:
-        for data, zero, axis in _ZERO_POINTS.get(node.op_type, ()):
+        for data, zero, axis in card_of(node.domain, node.op_type).zero_points:
             point = graph.shapes.values.get(node.input[zero]) if zero < len(node.input) else None
             shape = graph.shapes.shapes.get(node.input[data])
             if point is not None and shape is not None and node.input[data] in graph.values:

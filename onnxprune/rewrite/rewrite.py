@@ -12,8 +12,8 @@ from onnxprune.model.bodies import close_bodies, mark_alike
 from onnxprune.model.graph import behind, reads, unique
 from onnxprune.model.tensors import by_group, set_tensor
 from onnxprune.model.wire import copy_without
-from onnxprune.operators.edit import RewriteNode
-from onnxprune.operators.registry import operator_key, rules
+from onnxprune.operators.card import card_of
+from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 
@@ -49,7 +49,6 @@ def rewrite(kept: PrunedGraph) -> ModelProto:
 def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return copies of all nodes, adapted, and the initializers that were made for them."""
     graph = kept.graph
-    table = rules()
     versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
     namer = _namer(graph.proto.graph)
     nodes: list[NodeProto] = []
@@ -57,10 +56,10 @@ def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
     for source in graph.proto.graph.node:
         node = NodeProto()
         node.CopyFrom(source)
-        rule = table.get(operator_key(node.domain, node.op_type))
-        if rule is not None and rule.rewrite is not None and _changed(kept, node):
-            edit = RewriteNode(node, versions.get(node.domain or "ai.onnx", 1), kept, namer)
-            rule.rewrite(edit)
+        adapt = card_of(node.domain, node.op_type).rewrite
+        if adapt is not None and _changed(kept, node):
+            edit = RewriteNode(node, versions.get(node.domain or "ai.onnx", 1), graph.shapes, kept, namer)
+            adapt(edit)
             mark_alike(node, [*edit.before, *edit.after])
             nodes += [*edit.before, node, *edit.after]
             constants += [numpy_helper.from_array(v, n) for n, v in edit.constants.items()]

@@ -19,6 +19,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.model.session import run, session
+from onnxprune.operators.card import card_of
 from onnxprune.rewrite.masked import masked
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -36,7 +37,6 @@ TOLERANCES: Mapping[int, float] = {
 # A recurrent layer that rounds its state to 8 bits at every step: sums that are apart in the last place of a float may
 # be a step of 1/255 apart behind it.
 ROUNDED = 2e-2
-_ROUNDING = frozenset({"DynamicQuantizeLSTM"})
 
 # An output that is smaller than this all over is compared in absolute terms: a Sigmoid near zero is rounded in steps of
 # 1e-7 whatever its size, as a comparison of ONNX Runtime with and without graph optimizations shows.
@@ -176,7 +176,7 @@ def default_tolerance(proto: ModelProto) -> float:
     """Return the tolerance for a model's coarsest weight type, or for operators that round what they pass on."""
     types = {t.data_type for t in proto.graph.initializer if t.data_type in TOLERANCES}
     limit = max((TOLERANCES[t] for t in types), default=TOLERANCES[TensorProto.FLOAT])
-    rounds = any(node.op_type in _ROUNDING for node in proto.graph.node)
+    rounds = any(card_of(node.domain, node.op_type).rounds for node in proto.graph.node)
     return max(limit, ROUNDED) if rounds else limit
 
 

@@ -1,33 +1,10 @@
-"""Where a graph multiplies activations with activations: the heart of every attention, however it is written."""
+"""Where a graph multiplies activations with activations: the pattern common to all attention implementations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from onnx import GraphProto, NodeProto
 
-from onnxprune.operators.registry import operator_key
-
-_FACTORS: Mapping[str, tuple[int, ...]] = {
-    "Einsum": (0, 1, 2, 3),
-    "MatMul": (0, 1),
-    "MatMulInteger": (0, 1),
-    "QLinearMatMul": (0, 3),
-    "com.microsoft:FusedMatMul": (0, 1),
-    "com.microsoft:MatMulIntegerToFloat": (0, 1),
-}
-"""Of products, the inputs that are multiplied. Those of quantized ones have scales and zero points besides."""
-
-_ATTENTIONS = frozenset({"Attention", "com.microsoft:GroupQueryAttention", "com.microsoft:MultiHeadAttention"})
-_WITH_PROJECTIONS = frozenset({"com.microsoft:Attention", "com.microsoft:QAttention"})
-_WITH_WEIGHTS = """
-    Conv ConvInteger ConvTranspose GRU Gemm LSTM QLinearConv RNN com.microsoft:DynamicQuantizeLSTM
-    com.microsoft:DynamicQuantizeMatMul com.microsoft:FusedConv com.microsoft:FusedGemm com.microsoft:MatMulNBits
-    com.microsoft:QGemm com.microsoft:QLinearConv
-"""
-_CONTRACTIONS = frozenset(_WITH_WEIGHTS.split())
-_STARTS = _ATTENTIONS | _WITH_PROJECTIONS | _FACTORS.keys()
-_ENDS = _CONTRACTIONS | _STARTS
+from onnxprune.operators.card import Card, card_of
 
 
 def attention_nodes(graph: GraphProto) -> set[int]:
@@ -35,8 +12,8 @@ def attention_nodes(graph: GraphProto) -> set[int]:
 
     Among these, channels that a Reshape split in two are heads and the width of a head.
     """
-    operators = [operator_key(node.domain, node.op_type) for node in graph.node]
-    if _STARTS.isdisjoint(operators):
+    known = [card_of(node.domain, node.op_type) for node in graph.node]
+    if not any(card.attends or len(card.factors) > 1 for card in known):
         return set()
     constant = {t.name for t in graph.initializer}
     for node in graph.node:
@@ -46,21 +23,23 @@ def attention_nodes(graph: GraphProto) -> set[int]:
     def activations(node: NodeProto) -> list[str]:
         return [n for n in node.input if n and n not in constant]
 
-    def multiplies(node: NodeProto, operator: str) -> bool:
-        factors = [node.input[i] for i in _FACTORS.get(operator, ()) if i < len(node.input)]
-        return operator in _ATTENTIONS or sum(n not in constant for n in factors) > 1
+    def multiplies(node: NodeProto, card: Card) -> bool:
+        factors = [node.input[i] for i in card.factors if i < len(node.input)]
+        attends = card.attends and not card.contracts
+        return attends or sum(bool(n) and n not in constant for n in factors) > 1
 
     found: set[int] = set()
     wanted: set[str] = set()
     for index in reversed(range(len(graph.node))):
-        node, operator = graph.node[index], operators[index]
-        if multiplies(node, operator) or (operator not in _ENDS and not wanted.isdisjoint(node.output)):
+        node, card = graph.node[index], known[index]
+        ends = card.attends or card.contracts
+        if multiplies(node, card) or (not ends and not wanted.isdisjoint(node.output)):
             found.add(index)
             wanted.update(activations(node))
     made: set[str] = set()
-    for index, (node, operator) in enumerate(zip(graph.node, operators, strict=True)):
-        starts = operator in _WITH_PROJECTIONS or multiplies(node, operator)
-        if starts or (operator not in _ENDS and not made.isdisjoint(activations(node))):
+    for index, (node, card) in enumerate(zip(graph.node, known, strict=True)):
+        ends = card.attends or card.contracts
+        if card.attends or multiplies(node, card) or (not ends and not made.isdisjoint(activations(node))):
             found.add(index)
             made.update(node.output)
     return found

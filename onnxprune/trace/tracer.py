@@ -20,7 +20,7 @@ from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import count_uses, owned_weights
-from onnxprune.operators.registry import operator_key, rules
+from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode
 from onnxprune.shapes import Shapes, concretize, elsewhere
 from onnxprune.trace.attention import attention_nodes
@@ -70,6 +70,7 @@ def _uncollected() -> Iterator[None]:
 
 
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+_UNKNOWN = Card("")
 
 
 class _Tracer:
@@ -92,7 +93,7 @@ class _Tracer:
             if entry.name in self.shapes.shapes and entry.name not in self.initializers:
                 origin = f'graph input "{entry.name}"'
                 self.values[entry.name] = Value(self.shapes.shapes[entry.name], origin=origin)
-        table = rules()
+        table = cards()
         for index, node in enumerate(self.proto.graph.node):
             self.step(index, node, table)
         for name, reader in self.parameters.items():
@@ -103,13 +104,15 @@ class _Tracer:
                 reason = "its size is what the model's users expect"
                 self.pin(self.values[entry.name], Pin("OP202", f'graph output "{entry.name}"', reason))
 
-    def step(self, index: int, node: NodeProto, table: Mapping[str, Any]) -> None:
+    def step(self, index: int, node: NodeProto, table: Mapping[str, Card]) -> None:
         version = self.versions.get(node.domain or "ai.onnx", 1)
         policy = self.attention if index in self.in_attention else None
+        card = table.get(operator_key(node.domain, node.op_type), _UNKNOWN)
         op = TraceNode(
             index,
             node,
             version,
+            card,
             self.look,
             self.read,
             self.shapes.shapes,
@@ -119,17 +122,16 @@ class _Tracer:
             self.varies,
             self.owned,
         )
-        rule = table.get(operator_key(node.domain, node.op_type))
         try:
             if any(a.type in _SUBGRAPHS for a in node.attribute):
                 self.capture(op)
-            elif rule is None:
+            elif card.trace is None and "trace" not in card.reasons:
                 hint = "see `onnxprune rules` for the operators that are known"
                 op.give_up("OP203", f"no rule for operator {operator_key(node.domain, node.op_type)}", hint)
-            elif rule.trace is None:
-                op.give_up("OP211", rule.reason or "deliberately left alone")
+            elif card.trace is None:
+                op.give_up("OP211", card.reasons["trace"])
             else:
-                rule.trace(op)
+                card.trace(op)
                 self.check_outputs(op)
         except ShapeUnknown as unknown:
             op.outputs.clear()

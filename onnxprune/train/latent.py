@@ -1,7 +1,7 @@
 """Weights that a quantized model stores as integers, trained as the real numbers that they are rounded from.
 
 A DequantizeLinear that reads integers gets a QuantizeLinear before it, which reads real numbers: then gradients can
-pass (`onnxprune.train.rules.quantized`), and steps too small to change an integer add up.
+pass (`onnxprune.operators.quantized`), and steps too small to change an integer add up.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _with_pads(node: NodeProto, op: GradientNode) -> NodeProto:
     if op.attr("auto_pad", "NOTSET") == "NOTSET" or node.op_type not in ("AveragePool", "Conv", "MaxPool"):
         return node
     kernel = op.attr("kernel_shape") or op.x(1).shape[2:]
-    window = Window.of(op, kernel, op.y().shape[2:])
+    window = Window.of(op, op.x().shape[2:], kernel, op.y().shape[2:])
     copy = NodeProto()
     copy.CopyFrom(node)
     kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]

@@ -10,28 +10,8 @@ from onnx import ModelProto
 
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Weights, weights
-from onnxprune.operators.registry import operator_key
+from onnxprune.operators.card import card_of, operator_key
 
-_CONTRACTIONS: Mapping[str, Sequence[int]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Einsum": range(16),
-    "GRU": (1, 2, 3),
-    "Gather": (0,),
-    "Gemm": (0, 1, 2),
-    "LSTM": (1, 2, 3),
-    "MatMul": (0, 1),
-    "RNN": (1, 2, 3),
-}
-_NORMALIZATIONS: Mapping[str, Sequence[int]] = {
-    "BatchNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "PRelu": (1,),
-    "RMSNormalization": (1,),
-    "SimplifiedLayerNormalization": (1,),
-}
 _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 _NOT_VALUES: Mapping[str, Sequence[int]] = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2)}
 
@@ -72,13 +52,14 @@ def _used_as_weights(proto: ModelProto, stored: Weights) -> set[str]:
             made = [sources[name] for i, name in enumerate(node.input) if name and i not in skipped]
             sources.update(dict.fromkeys(filter(None, node.output), set().union(*made)))
             continue
-        places = _CONTRACTIONS.get(key) or _NORMALIZATIONS.get(key) or ()
+        card = card_of(node.domain, node.op_type)
+        places: Sequence[int] = card.weights if card.differentiable else ()
         if key in _ARITHMETIC and not behind.isdisjoint(given):
             places = [i for i, name in enumerate(node.input) if name in sources and _vectors(sources[name], stored)]
         for i, name in enumerate(node.input):
             if i in places and name in sources:
                 found |= sources[name]
-        if key in _CONTRACTIONS or not behind.isdisjoint(given):
+        if card.contracts or card.table is not None or not behind.isdisjoint(given):
             behind.update(filter(None, node.output))
     return {name for name in found if np.prod(stored.shape(name)) > 1}
 

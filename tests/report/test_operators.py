@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import defs
 
-from onnxprune.operators.registry import rules
+from onnxprune.operators.card import cards
 from onnxprune.report.operators import operators
 
 
@@ -13,16 +13,16 @@ def test_every_operator_of_the_standard_is_listed_once() -> None:
     assert len(names) == len(set(names))
     standard = {s.name for s in defs.get_all_schemas() if not s.domain and not s.deprecated}
     assert standard <= set(names)
-    assert rules().keys() <= set(names)
+    assert cards().keys() <= set(names)
 
 
 def test_states() -> None:
     known = {o.name: o for o in operators()}
     assert known["Conv"].state == "rule"
-    assert (known["Conv"].family, known["Conv"].rewrites) == ("contraction", True)
+    assert (known["Conv"].family, known["Conv"].rewrites) == ("convolution", True)
     assert known["Relu"].state == "rule"
     assert known["If"].state == "left alone"
     for operator in known.values():
         assert (operator.state == "unknown") == (operator.note is None)
-        rule = rules().get(operator.name)
-        assert (operator.state == "rule") == (rule is not None and rule.trace is not None)
+        card = cards().get(operator.name)
+        assert (operator.state == "rule") == (card is not None and card.trace is not None)

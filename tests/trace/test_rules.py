@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.operators.registry import rules
+from onnxprune.operators.card import cards
 from tests.toolbox import Net, analyze, assert_proved, inputs_of, removal, run_once
 from tests.trace.golden import Golden, build, found, parse
 
@@ -51,10 +51,10 @@ def test_pruned_equals_masked(golden: Golden) -> None:
 
 
 def test_every_rule_has_a_golden_line() -> None:
-    assert {name for name, rule in rules().items() if rule.trace} <= {g.operator for g in GOLDEN} <= set(rules())
+    assert {name for name, card in cards().items() if card.trace} <= {g.operator for g in GOLDEN} <= set(cards())
 
 
-@pytest.mark.parametrize("name", sorted(name for name, rule in rules().items() if not rule.trace))
+@pytest.mark.parametrize("name", sorted(name for name, card in cards().items() if not card.trace))
 def test_left_alone(name: str) -> None:
     """What touches an operator that is deliberately left alone stays, for the reason that the rule gives."""
     domain, _, operator = name.rpartition(":")
@@ -65,7 +65,7 @@ def test_left_alone(name: str) -> None:
     graph = analyze(net.model(check=False))
     assert not graph.groups
     (reason,) = {pin.reason for unit in range(len(graph.pinned)) for pin in graph.pins(unit) if pin.code == "OP211"}
-    assert reason == rules()[name].reason
+    assert reason == cards()[name].reasons["trace"]
 
 
 def test_unknown_operators_pin() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,21 @@ from onnx import NodeProto, helper
 
 from onnxprune.channels.values import Mask, Shape
 from onnxprune.errors import RewriteError
-from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.operators.node import Node
+from onnxprune.shapes import Shapes
 
 
-class RewriteNode:
+class Remaining(Protocol):
+    """What is left of each tensor once channels are gone."""
+
+    def shape(self, tensor: str) -> Shape:
+        """Return a tensor's shape."""
+
+    def mask(self, tensor: str, axis: int) -> Mask | None:
+        """Return which positions of an axis remain; None for an axis without channels."""
+
+
+class RewriteNode(Node):
     """One node of the pruned model, a copy that its rule may change.
 
     Attributes:
@@ -24,58 +35,42 @@ class RewriteNode:
         constants: new initializers it needs, by name.
     """
 
-    def __init__(self, node: NodeProto, version: int, kept: PrunedGraph, unique: Callable[[str], str]) -> None:
+    def __init__(
+        self, node: NodeProto, version: int, shapes: Shapes, remaining: Remaining, unique: Callable[[str], str]
+    ) -> None:
         """Set up a copied node for its rule; made by `rewrite`."""
-        self.node = node
-        self.version = version
+        super().__init__(node, version)
         self.before: list[NodeProto] = []
         self.after: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
-        self._kept = kept
-        self._shapes = kept.graph.shapes
+        self._remaining = remaining
+        self._shapes = shapes
         self._inputs = list(node.input)
         self._unique = unique
-        self._attributes = {a.name: a for a in node.attribute}
-
-    def attr(self, name: str, default: Any = None) -> Any:
-        """Return an attribute's value, or the default."""
-        if name not in self._attributes:
-            return default
-        return helper.get_attribute_value(self._attributes[name])
-
-    def axis(self, default: int) -> int:
-        """Return the attribute ``axis``, counted from the left."""
-        return int(self.attr("axis", default)) % len(self.old_shape(0))
 
     def const(self, i: int) -> NDArray[Any] | None:
         """Return the value that the parameter at input ``i`` had, or None."""
         return self._shapes.values.get(self._inputs[i]) if i < len(self._inputs) else None
 
-    def param(self, i: int, name: str) -> NDArray[Any] | None:
-        """Return the value that a parameter had, an attribute in older opsets."""
-        if name in self._attributes:
-            return np.asarray(self.attr(name))
-        return self.const(i)
-
-    def old_shape(self, i: int) -> Shape:
+    def shape(self, i: int) -> Shape:
         """Return the shape that input ``i`` had."""
         return self._shapes.shapes[self._inputs[i]]
 
     def new_shape(self, i: int) -> Shape:
         """Return the shape that input ``i`` has now."""
-        return self._kept.shape(self._inputs[i])
+        return self._remaining.shape(self._inputs[i])
 
     def new_out_shape(self, i: int) -> Shape:
         """Return the shape that output ``i`` has now."""
-        return self._kept.shape(self.node.output[i])
+        return self._remaining.shape(self.node.output[i])
 
     def mask(self, i: int, axis: int) -> Mask | None:
         """Return which positions of an axis of input ``i`` remain; None for an axis without channels."""
-        return self._kept.mask(self._inputs[i], axis)
+        return self._remaining.mask(self._inputs[i], axis)
 
     def out_mask(self, i: int, axis: int) -> Mask | None:
         """Return which positions of an axis of output ``i`` remain; None for an axis without channels."""
-        return self._kept.mask(self.node.output[i], axis)
+        return self._remaining.mask(self.node.output[i], axis)
 
     def set_attr(self, name: str, value: Any) -> None:
         """Set an attribute."""

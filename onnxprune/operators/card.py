@@ -1,0 +1,191 @@
+"""Cards: everything that the package knows of an operator, in one table.
+
+An operator is named by its type, with its domain in front unless that is ai.onnx: ``Conv``, ``com.microsoft:Gelu``.
+The files beside this one describe a family of operators each. Decorators register functions (`traces`, `rewrites`,
+`gradient`, `written_out`), and `describe` registers facts::
+
+    describe("Gemm", factors=(0, 1), weights=(0, 1, 2), linear=product)
+
+    @traces("Gemm")
+    def gemm(op: TraceNode) -> None: ...
+
+    @gradient("Gemm", of=1)
+    def gemm_b(op: GradientNode, dy: Tensor) -> Tensor: ...
+
+A facet that is missing has a reason, which `onnxprune rules` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from onnxprune.channels.values import Shape
+    from onnxprune.model.tape import Tensor
+    from onnxprune.operators.differentiated import GradientNode
+    from onnxprune.operators.linear import LinearLayer
+    from onnxprune.operators.node import Node
+    from onnxprune.operators.rewritten import RewriteNode
+    from onnxprune.operators.traced import TraceNode
+
+Trace: TypeAlias = "Callable[[TraceNode], None]"
+Rewrite: TypeAlias = "Callable[[RewriteNode], None]"
+Gradient: TypeAlias = "Callable[[GradientNode, Tensor], Tensor]"
+WrittenOut: TypeAlias = "Callable[[GradientNode], list[Tensor]]"
+Count: TypeAlias = "Callable[[Node, list[Shape], Shape], int]"
+Linear: TypeAlias = "Callable[[Node, Shape], LinearLayer | None]"
+Facet = Literal["trace", "gradient", "linear"]
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Card:
+    """What is known of an operator.
+
+    Attributes:
+        name: the operator.
+        trace: passes channel ids from inputs to outputs; None for an operator that is deliberately left alone.
+        rewrite: adapts attributes and parameters once channels are gone; None where nothing depends on their number.
+        gradients: gradient rules by input; the key None stands for all inputs alike.
+        flat: whether outputs don't change with small changes of inputs: gradients end there.
+        written_out: writes the node in simpler operators, which have gradients.
+        factors: the inputs that a contraction multiplies. Channels are summed over; one factor may be a weight.
+        attends: whether scores of queries and keys are computed within, whatever the factors are.
+        macs: counts multiply-accumulates, from the node, the shapes of its inputs and that of its first output, where
+            the spec of the trace doesn't say them.
+        linear: gives a node with a weight as a linear map, see `onnxprune.operators.linear`; None for a node that isn't
+            of that form.
+        weights: the inputs that are trained: weights, biases, scales and shifts.
+        scale: the input that scales what was normalized, if it is a normalization.
+        table: the input whose rows are picked, as a product with one-hot rows would.
+        zero_points: (data, zero point, axis) for each quantized input: the inputs' numbers, and the axis along which
+            zero points differ.
+        rounds: whether the state is rounded to 8 bits at every step, so that small errors become steps.
+        reasons: for each facet that is missing, why.
+    """
+
+    name: str
+    trace: Trace | None = None
+    rewrite: Rewrite | None = None
+    gradients: dict[int | None, Gradient] = field(default_factory=dict)
+    flat: bool = False
+    written_out: WrittenOut | None = None
+    factors: tuple[int, ...] = ()
+    attends: bool = False
+    macs: Count | None = None
+    linear: Linear | None = None
+    weights: tuple[int, ...] = ()
+    scale: int | None = None
+    table: int | None = None
+    zero_points: tuple[tuple[int, int, int], ...] = ()
+    rounds: bool = False
+    reasons: dict[Facet, str] = field(default_factory=dict)
+
+    @property
+    def contracts(self) -> bool:
+        """Whether it sums products over channels."""
+        return bool(self.factors)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether anything is known of its gradient."""
+        return self.flat or bool(self.gradients) or self.written_out is not None
+
+    def gradient(self, index: int) -> Gradient | None:
+        """Return the gradient rule for an input, None if there is none."""
+        return self.gradients.get(index) or self.gradients.get(None)
+
+
+_CARDS: dict[str, Card] = {}
+
+
+def _card(name: str) -> Card:
+    return _CARDS.setdefault(name, Card(name))
+
+
+def traces(*operators: str) -> Callable[[Trace], Trace]:
+    """Register a function as the tracing rule of operators."""
+    return _register(operators, "trace")
+
+
+def rewrites(*operators: str) -> Callable[[Rewrite], Rewrite]:
+    """Register a function as the rewriting rule of operators."""
+    return _register(operators, "rewrite")
+
+
+def written_out(*operators: str) -> Callable[[WrittenOut], WrittenOut]:
+    """Register a function that writes operators in simpler ones, which have gradients."""
+    return _register(operators, "written_out")
+
+
+def gradient(*operators: str, of: int | None = 0) -> Callable[[Gradient], Gradient]:
+    """Register the gradient with respect to input ``of`` of operators; None for all inputs alike.
+
+    A rule gets the node and the gradient dy of its first output, and returns the gradient of the input. Where the input
+    was broadcast, the caller sums over the broadcast axes.
+    """
+
+    def register(rule: Gradient) -> Gradient:
+        for name in operators:
+            _card(name).gradients[of] = rule
+        return rule
+
+    return register
+
+
+def describe(*operators: str, **facts: Any) -> None:
+    """Set facts of operators, see the attributes of `Card`."""
+    for name in operators:
+        for fact, value in facts.items():
+            setattr(_card(name), fact, value)
+
+
+def flat(*operators: str) -> None:
+    """Register operators whose outputs don't change with small changes of their inputs: gradients end there."""
+    describe(*operators, flat=True)
+
+
+def without(facet: Facet, reason: str, *operators: str) -> None:
+    """Register why operators lack a facet."""
+    for name in operators:
+        _card(name).reasons[facet] = reason
+
+
+def leave(reason: str, *operators: str) -> None:
+    """Register operators as deliberately left alone: what touches them is pinned with this reason."""
+    without("trace", reason, *operators)
+
+
+def _register(operators: tuple[str, ...], facet: str) -> Callable[[_F], _F]:
+    def register(rule: _F) -> _F:
+        describe(*operators, **{facet: rule})
+        return rule
+
+    return register
+
+
+def operator_key(domain: str, op_type: str) -> str:
+    """Return an operator's name in the table."""
+    return op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}"
+
+
+@cache
+def cards() -> Mapping[str, Card]:
+    """Return the whole table, every family loaded."""
+    package = import_module("onnxprune.operators")
+    for module in iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{module.name}")
+    return _CARDS
+
+
+_UNKNOWN = Card("")
+
+
+def card_of(domain: str, op_type: str) -> Card:
+    """Return an operator's card, an empty one if it is unknown."""
+    return cards().get(operator_key(domain, op_type), _UNKNOWN)

@@ -1,1 +1,0 @@
-"""Gradients of operators, a file per family."""
