@@ -277,3 +277,8 @@ def _pieces(op: TraceNode, i: int, axis: int, sizes: list[int]) -> list[Value | 
 
 def _optional(op: TraceNode, *places: int) -> list[Value | None]:
     return [op.x(i) if op.has(i) else None for i in places]
+
+
+_FUSED = ("com.microsoft:GroupQueryAttention", "com.microsoft:MultiHeadAttention", "com.microsoft:RotaryEmbedding")
+without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED)
+without("linear", "it multiplies activations, and adds a bias", "Attention", "com.microsoft:MultiHeadAttention")

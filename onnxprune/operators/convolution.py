@@ -37,7 +37,6 @@ without("linear", "it carries inputs over from one run to the next", "CausalConv
 without("linear", "its weights are integers", "ConvInteger", "QLinearConv", "com.microsoft:QLinearConv")
 without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", "com.microsoft:FusedConv")
 without("gradient", "its sampling positions have no gradient rule", "DeformConv")
-without("gradient", "it has no kernel in ONNX Runtime", "CausalConvWithState")
 without("gradient", "its weights are integers", "ConvInteger", "QLinearConv", "com.microsoft:QLinearConv")
 
 

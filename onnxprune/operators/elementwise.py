@@ -9,7 +9,7 @@ from math import pi, sqrt
 import numpy as np
 
 from onnxprune.model.tape import BOOL, Tensor
-from onnxprune.operators.card import describe, flat, gradient, traces
+from onnxprune.operators.card import describe, flat, gradient, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
@@ -345,3 +345,7 @@ flat(
 
 
 flat(*["IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Round", "Sign", "Xor"])
+
+
+without("gradient", "no gradient rule is written for this operator of early exporters", "Affine", "ParametricSoftplus")
+without("gradient", "it reads the bits of a number", "BitCast")

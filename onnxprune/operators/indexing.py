@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value, compact, take
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import describe, gradient, rewrites, traces
+from onnxprune.operators.card import describe, gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
@@ -456,3 +456,6 @@ def scattered(op: GradientNode, dy: Tensor) -> Tensor:
     """Gather from where it was written."""
     _replacing(op, "add")
     return dy.op("GatherND", op.x(1))
+
+
+without("gradient", "what it picks depends on values", "Compress", "ReverseSequence", "Unique")

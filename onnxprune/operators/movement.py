@@ -142,3 +142,6 @@ def positions(op: TraceNode) -> None:
 
 
 flat(*["ConstantOfShape", "EyeLike", "NonZero", "OneHot", "Range", "Shape", "Size"])
+
+
+flat("RandomNormal", "RandomUniform")

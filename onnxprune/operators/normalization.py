@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import describe, gradient, rewrites, traces
+from onnxprune.operators.card import describe, gradient, rewrites, traces, without
 from onnxprune.operators.convolution import dot_channels
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
@@ -320,3 +320,11 @@ def grouped_moments(op: TraceNode) -> None:
         op.align("n *s (g c), (g c), (g c) -> n *s (g c)", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
     else:
         op.align("n (g c) *s, (g c), (g c) -> n (g c) *s", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
+
+
+_FUSED = """
+    com.microsoft:EmbedLayerNormalization com.microsoft:GroupNorm com.microsoft:SkipLayerNormalization
+    com.microsoft:SkipSimplifiedLayerNormalization
+"""
+without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED.split())
+without("gradient", "its weights are integers", "com.microsoft:QEmbedLayerNormalization")

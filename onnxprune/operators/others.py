@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.operators.card import leave, traces
+from onnxprune.operators.card import flat, leave, traces
 from onnxprune.operators.traced import TraceNode
 
 _BLOCKED = "AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample"
@@ -56,3 +56,6 @@ leave(
     "its data lie in blocks of channels, as suits one processor: save the model with extended optimizations at most",
     *(f"com.microsoft.nchwc:{name}" for name in _BLOCKED.split()),
 )
+
+
+flat("BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "ImageDecoder")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import gradient, rewrites, traces
+from onnxprune.operators.card import gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
@@ -234,3 +234,6 @@ def space_to_depth(op: TraceNode) -> None:
 def space_to_depth_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     """Spread the blocks again."""
     return dy.op("DepthToSpace", blocksize=op.attr("blocksize"))
+
+
+without("gradient", "no gradient rule is written for this operator of early exporters", "Crop", "ImageScaler")

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import helper
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import describe, gradient, leave, traces
+from onnxprune.operators.card import describe, gradient, leave, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.indexing import join
 from onnxprune.operators.traced import TraceNode
@@ -118,3 +118,12 @@ leave(
     *("com.microsoft:GatherBlockQuantized", "com.microsoft:MatMulBnb4", "com.microsoft:MatMulFpQ4"),
     *("com.microsoft:QMoE", "com.microsoft:QOrderedAttention", "com.microsoft:QOrderedMatMul"),
 )
+
+
+_INTEGER = """
+    com.microsoft:DequantizeLinear com.microsoft:NhwcMaxPool com.microsoft:QLinearAdd
+    com.microsoft:QLinearAveragePool com.microsoft:QLinearConcat com.microsoft:QLinearGlobalAveragePool
+    com.microsoft:QLinearLeakyRelu com.microsoft:QLinearMul com.microsoft:QLinearSigmoid com.microsoft:QLinearSoftmax
+    com.microsoft:QLinearWhere com.microsoft:QuantizeLinear
+"""
+without("gradient", "it computes with integers; models in QDQ form can be trained", *_INTEGER.split())

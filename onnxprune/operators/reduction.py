@@ -6,7 +6,7 @@ from math import prod
 
 from onnxprune.channels.values import Factor
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import flat, gradient, traces
+from onnxprune.operators.card import flat, gradient, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
@@ -164,3 +164,6 @@ def top_k_gradient(op: GradientNode, dy: Tensor) -> Tensor:
 
 
 flat("ArgMax", "ArgMin", "Hardmax")
+
+
+without("gradient", "no gradient rule is written", "CumProd")

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import gradient, leave, rewrites, traces
+from onnxprune.operators.card import gradient, leave, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
@@ -76,3 +76,7 @@ leave("it needs the whole matrix", "Det")
 
 
 leave("it transforms the axis as a whole", "DFT", "MelWeightMatrix", "STFT")
+
+
+without("gradient", "its sampling positions have no gradient rule", "GridSample", "MaxRoiPool", "RoiAlign")
+without("gradient", "no gradient rule is written", "Col2Im", "MaxUnpool")
