@@ -67,7 +67,7 @@ def _has_definition(op_type: str, opset: int) -> bool:
     if not defs.has(op_type, opset, ""):
         return False
     schema = defs.get_schema(op_type, opset, "")
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return any(getattr(schema, kind) for kind in ("has_function", "has_context_dependent_function"))
 
 
 def _without_weights(proto: ModelProto, transform: Callable[[ModelProto], ModelProto]) -> ModelProto:
