@@ -28,12 +28,14 @@ describe("Conv", factors=(0, 1), weights=(1, 2), linear=ConvolutionLayer.of)
 describe("com.microsoft:FusedConv", factors=(0, 1), weights=(1, 2))
 describe("ConvTranspose", factors=(0, 1), weights=(1, 2), linear=TransposedLayer.of)
 describe("DeformConv", factors=(0, 1), weights=(1, 3))
-describe("CausalConvWithState", factors=(0, 1), weights=(1, 2))
+describe("CausalConvWithState", "com.microsoft:CausalConvWithState", factors=(0, 1), weights=(1, 2))
 describe("ConvInteger", factors=(0, 1), zero_points=((0, 2, 0), (1, 3, 0)))
 describe("QLinearConv", "com.microsoft:QLinearConv", factors=(0, 3), zero_points=((0, 2, 0), (3, 5, 0)))
 without("linear", "an activation is fused into it", "com.microsoft:FusedConv")
 without("linear", "it reads positions that are only known at run time", "DeformConv")
 without("linear", "it carries inputs over from one run to the next", "CausalConvWithState")
+without("linear", "it carries inputs over from one run to the next", "com.microsoft:CausalConvWithState")
+without("gradient", "it carries inputs over from one run to the next", "com.microsoft:CausalConvWithState")
 without("linear", "its weights are integers", "ConvInteger", "QLinearConv", "com.microsoft:QLinearConv")
 without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", "com.microsoft:FusedConv")
 without("gradient", "its sampling positions have no gradient rule", "DeformConv")
@@ -251,6 +253,16 @@ def transposed_weight(op: GradientNode, dy: Tensor) -> Tensor:
 @traces("CausalConvWithState")
 def causal_conv(op: TraceNode) -> None:
     """A depthwise convolution over time whose last inputs are carried along."""
+    op.align("n c *s, c i *k, c, n c *p -> n c *s, n c *p")
+
+
+@traces("com.microsoft:CausalConvWithState")
+def causal_conv_contrib(op: TraceNode) -> None:
+    """As the standard's, channels first or last; further states and pieces of channels are left alone."""
+    extra = any(op.has(i) for i in range(4, len(op.node.input))) or len(op.node.output) > 2
+    if extra or any(op.attr(name, 0) for name in ("channels_last", "state_channels_last", "input_channels")):
+        op.give_up("OP211", "further states, pieces of channels and channels in the last axis are left alone")
+        return
     op.align("n c *s, c i *k, c, n c *p -> n c *s, n c *p")
 
 

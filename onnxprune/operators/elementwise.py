@@ -21,12 +21,16 @@ _UNARY = """
 """
 
 
+_FUSED = """
+    com.microsoft:BiasAdd com.microsoft:BiasDropout com.microsoft:BiasSplitGelu com.microsoft:ScaledSiLU
+    com.microsoft:SwiGLU
+"""
 _EXPERIMENTAL = "Affine ParametricSoftplus ScaledTanh"  # of early exporters
 
 
 _BROADCAST = """
     Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
-    Mul Or PRelu Pow Sub Sum SwiGLU Where Xor
+    Mul Or PRelu Pow Sub Sum SwiGLU Where Xor com.microsoft:SwiGLU
 """
 
 
@@ -199,7 +203,7 @@ def identity(op: GradientNode, dy: Tensor) -> Tensor:
     return dy
 
 
-@traces("CastLike", "Clip", "Dropout")
+@traces("CastLike", "Clip", "Dropout", "com.microsoft:ScaledSiLU")
 def unary_with_parameters(op: TraceNode) -> None:
     """Each element by itself; further inputs are scalars, further outputs masks."""
     for i in range(len(op.node.output)):
@@ -349,3 +353,18 @@ flat(*["IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Round", "Sign", "X
 
 without("gradient", "no gradient rule is written for this operator of early exporters", "Affine", "ParametricSoftplus")
 without("gradient", "it reads the bits of a number", "BitCast")
+
+
+@traces("com.microsoft:BiasAdd", "com.microsoft:BiasDropout")
+def biased_sum(op: TraceNode) -> None:
+    """A tensor, a bias and a residual, added up."""
+    op.align("*a, *a, *a -> *a, *a", inputs=range(min(3, len(op.node.input))))
+
+
+@traces("com.microsoft:BiasSplitGelu")
+def split_gelu(op: TraceNode) -> None:
+    """The first half of the channels times Gelu of the second: a channel leaves both."""
+    op.align("*b (p c), (p c) -> *b c", p=2)
+
+
+without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED.split())

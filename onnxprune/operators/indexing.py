@@ -216,6 +216,13 @@ def _slice_of(op: GradientNode) -> tuple[list[int], list[int], list[int], list[i
 
 
 describe("Gather", weights=(0,), table=0)
+describe("com.microsoft:TorchEmbedding", table=0)
+
+
+@traces("com.microsoft:TorchEmbedding")
+def embedding(op: TraceNode) -> None:
+    """Rows of the table are looked up."""
+    _gather(op, 0, op.const(1), op.shape(1))
 
 
 @traces("Gather")
@@ -239,7 +246,7 @@ def gather_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     return zeros.scatter_add(wanted, pieces, 1).reshape(table.shape)
 
 
-@traces("GatherND")
+@traces("GatherND", "com.microsoft:GatherND")
 def gather_nd(op: TraceNode) -> None:
     """With indices of one number, which pick along the first axis, a Gather; else positions are picked at run time."""
     *picked, numbers = op.shape(1)
@@ -273,7 +280,7 @@ def gather_index(edit: RewriteNode) -> None:
         edit.set_param(1, "", moved)
 
 
-@rewrites("GatherND")
+@rewrites("GatherND", "com.microsoft:GatherND")
 def gather_nd_index(edit: RewriteNode) -> None:
     """The same, each index in a list of its own."""
     index = edit.param(1, "")
@@ -302,7 +309,7 @@ def gather_nd_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     return op.tape.emit("ScatterND", op.x().zeros(), op.x(1), dy, reduction="add")
 
 
-@traces("Pad")
+@traces("Pad", "com.microsoft:Pad")
 def pad(op: TraceNode) -> None:
     """Padding on an axis of channels makes channels of its own."""
     value, rank = op.x(0), len(op.shape(0))
@@ -334,7 +341,7 @@ def _pads(op: TraceNode | RewriteNode, rank: int) -> Ids | None:
     return full
 
 
-@rewrites("Pad")
+@rewrites("Pad", "com.microsoft:Pad")
 def pad_amounts(edit: RewriteNode) -> None:
     """As much padding as remains."""
     shape = edit.shape(0)
@@ -431,12 +438,7 @@ def _replacing(op: GradientNode, *others: str) -> None:
         raise NotImplementedError(f"its reduction is {reduction!r}")
 
 
-@traces(
-    "Compress",
-    "ReverseSequence",
-    "ScatterND",
-    "Unique",
-)
+@traces("Compress", "ReverseSequence", "ScatterND", "Unique", "com.microsoft:Unique")
 def data_dependent(op: TraceNode) -> None:
     """Positions are picked at run time."""
     op.give_up("OP205", _AT_RUN_TIME)
@@ -458,4 +460,9 @@ def scattered(op: GradientNode, dy: Tensor) -> Tensor:
     return dy.op("GatherND", op.x(1))
 
 
-without("gradient", "what it picks depends on values", "Compress", "ReverseSequence", "Unique")
+without("gradient", "what it picks depends on values", "Compress", "ReverseSequence", "Unique", "com.microsoft:Unique")
+without(
+    "gradient",
+    "no gradient rule is written: its twin of the standard can be trained",
+    *("com.microsoft:GatherND", "com.microsoft:Pad", "com.microsoft:TorchEmbedding"),
+)

@@ -6,13 +6,13 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, transpose
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import flat, gradient, leave, rewrites, traces
+from onnxprune.operators.card import flat, gradient, leave, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 
-@traces("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@traces("Reshape", "Flatten", "Squeeze", "Unsqueeze", "com.microsoft:ExpandDims")
 def reshape(op: TraceNode) -> None:
     """Ids are reshaped."""
     op.give(op.reshape(op.x(0), op.out_shape()))
@@ -135,7 +135,7 @@ leave("its values are drawn for each position", "Bernoulli", "Multinomial", "Ran
 leave("its result is a matrix of positions", "EyeLike")
 
 
-@traces("Range", "RandomNormal", "RandomUniform")
+@traces("Range", "RandomNormal", "RandomUniform", "com.microsoft:Range")
 def positions(op: TraceNode) -> None:
     """Made from parameters: their axes hold positions."""
     op.give(op.positions())
@@ -144,4 +144,5 @@ def positions(op: TraceNode) -> None:
 flat(*["ConstantOfShape", "EyeLike", "NonZero", "OneHot", "Range", "Shape", "Size"])
 
 
-flat("RandomNormal", "RandomUniform")
+flat("RandomNormal", "RandomUniform", "com.microsoft:Range")
+without("gradient", "no gradient rule is written: its twin of the standard can be trained", "com.microsoft:ExpandDims")

@@ -20,7 +20,8 @@ describe(
     "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", weights=(1, 2), scale=1
 )
 describe("RMSNormalization", "SimplifiedLayerNormalization", weights=(1,), scale=1)
-describe("com.microsoft:GroupNorm", weights=(1, 2), scale=1)
+describe("com.microsoft:GroupNorm", "com.microsoft:SkipGroupNorm", weights=(1, 2), scale=1)
+describe("com.microsoft:GatedRMSNorm", weights=(1,), scale=1)
 describe("com.microsoft:SkipLayerNormalization", weights=(2, 3, 4), scale=2)
 describe("com.microsoft:SkipSimplifiedLayerNormalization", weights=(2, 3), scale=2)
 describe("com.microsoft:QEmbedLayerNormalization", zero_points=tuple((data, data + 11, 0) for data in range(2, 7)))
@@ -312,6 +313,38 @@ def embed_layer_normalization(op: TraceNode) -> None:
     )
 
 
+@traces("com.microsoft:SkipGroupNorm")
+def skip_group_norm(op: TraceNode) -> None:
+    """A sum, then a GroupNormalization, channels last."""
+    if not op.attr("channels_last", 1):
+        op.give_up("OP211", "channels first are left alone")
+        return
+    x = "n *s (g c)"
+    op.align(
+        f"{x}, (g c), (g c), {x}, (g c) -> {x}, {x}",
+        approximate={"c": _MOMENTS},
+        balanced={"g"},
+        g=op.attr("groups"),
+    )
+
+
+@rewrites("com.microsoft:GroupNorm", "com.microsoft:SkipGroupNorm")
+def contrib_groups(edit: RewriteNode) -> None:
+    """Groups stay, unless they are channels: then they leave as a whole."""
+    axis = -1 if edit.attr("channels_last", 1) else 1
+    if edit.shape(0)[axis] == edit.attr("groups"):
+        edit.set_attr("groups", edit.new_shape(0)[axis])
+
+
+@traces("com.microsoft:GatedRMSNorm")
+def gated_rms_norm(op: TraceNode) -> None:
+    """A root-mean-square normalization of the last axis, times a gate."""
+    if op.shape(0)[-1:] != op.shape(1):
+        op.give_up("OP211", "several normalizations in one axis are left alone")
+        return
+    op.align("*b c, c, *b c -> *b c", approximate={"c": "its mean square is taken over these channels"})
+
+
 @traces("com.microsoft:GroupNorm")
 def grouped_moments(op: TraceNode) -> None:
     """GroupNormalization, channels last."""
@@ -323,7 +356,8 @@ def grouped_moments(op: TraceNode) -> None:
 
 
 _FUSED = """
-    com.microsoft:EmbedLayerNormalization com.microsoft:GroupNorm com.microsoft:SkipLayerNormalization
+    com.microsoft:EmbedLayerNormalization com.microsoft:GatedRMSNorm com.microsoft:GroupNorm
+    com.microsoft:SkipGroupNorm com.microsoft:SkipLayerNormalization
     com.microsoft:SkipSimplifiedLayerNormalization
 """
 without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED.split())

@@ -59,3 +59,68 @@ leave(
 
 
 flat("BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "ImageDecoder")
+
+
+def _contrib(names: str) -> list[str]:
+    return [f"com.microsoft:{name}" for name in names.split()]
+
+
+leave(
+    "it is an attention with a layout of its own",
+    *_contrib(
+        """
+        DecoderAttention DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DynamicSparseAttention
+        LongformerAttention PackedAttention PackedMultiHeadAttention PackedSparseAttentionIndexer
+        PackedSparseAttentionIndexerMerge PagedAttention QOrderedLongformerAttention SparseAttention
+        SparseAttentionIndexer SparsePagedAttention
+        """
+    ),
+)
+leave(
+    "its state has the model's own layout",
+    *_contrib(
+        """
+        AttnLSTM ConvStateReplay EngramGate GatedDeltaNet GatedDeltaNetStateReplay HyperConnectionLowRankMix
+        HyperConnectionPostMix HyperConnectionPreMix LinearAttention LinearAttentionGate Mamba2Verify
+        SpeculativePrefixCommit VarlenCausalConvWithState
+        """
+    ),
+)
+leave(
+    "its weights are packed",
+    *_contrib(
+        """
+        DequantizeBFP DequantizeWithOrder GemmFloat8 MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight
+        MatMulNBitsMlp MatMulNBitsQLoRA MatMulNBitsQkv MatMulPacked QOrderedGelu QOrderedLayerNormalization
+        QuantizeBFP QuantizeWithOrder
+        """
+    ),
+)
+leave("experts are chosen by values", *_contrib("MoE MoEGroupRouter MoEPacked RouterGateUpProj"))
+leave("it needs the whole matrix", "com.microsoft:Inverse")
+leave("it transforms the axis as a whole", *_contrib("ComplexMul ComplexMulConj Irfft Rfft UnfoldTensor"))
+leave(
+    "positions of a head's width are rotated into each other",
+    *_contrib("GemmaRotaryEmbedding MRotaryEmbedding RMSNormRotary"),
+)
+leave(
+    "it works on positions and values, not on channels",
+    *_contrib(
+        """
+        BifurcationDetector CDist DynamicTimeWarping GatedRelativePositionBias GatherPacked IsAllFinite MurmurHash3
+        NGramHashMapping NGramRepeatBlock RelativePositionBias RemovePadding RestorePadding SparseToDenseMatMul
+        Tokenizer VarlenNGramHashMapping WordConvEmbedding
+        """
+    ),
+)
+leave("dropout with a mask of bits is for training", *_contrib("BitmaskBiasDropout BitmaskDropout"))
+leave("its weights have channels last", "com.microsoft:NhwcConv")
+leave("it normalizes over its last axes, and its bias broadcasts in a way of its own", "com.microsoft:BiasSoftmax")
+leave("its padding is only known at run time", "com.microsoft:ConvTransposeWithDynamicPads")
+leave("its axis holds several branches", "com.microsoft:BranchwiseRMSNorm")
+leave("its gate is one number for each row", "com.microsoft:GatedAdd")
+leave(
+    "it computes with integers in a form of ONNX Runtime's own",
+    *_contrib("MatMulInteger16 MulInteger QLinearReduceMean ReduceSumInteger"),
+)
+leave("it is internal to ONNX Runtime", *_contrib("MaxpoolWithMask SampleOp Snpe"))

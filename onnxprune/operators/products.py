@@ -19,6 +19,7 @@ _ZERO_POINTS, _GROUP_INDEX = 3, 4  # of MatMulNBits
 
 describe("Gemm", factors=(0, 1), weights=(0, 1, 2), linear=ProductLayer.of)
 describe("com.microsoft:FusedGemm", factors=(0, 1), weights=(0, 1, 2))
+describe("com.microsoft:FusedMatMulActivation", "com.microsoft:GemmFastGelu", factors=(0, 1), weights=(0, 1))
 describe("com.microsoft:QGemm", factors=(0, 3), zero_points=((3, 5, -1),))
 describe("MatMul", factors=(0, 1), weights=(0, 1), linear=ProductLayer.of)
 describe(
@@ -37,11 +38,12 @@ _INTEGERS = (
     *("MatMulInteger", "QLinearMatMul", "com.microsoft:DynamicQuantizeMatMul", "com.microsoft:MatMulIntegerToFloat"),
     *("com.microsoft:MatMulNBits", "com.microsoft:QGemm"),
 )
-_FUSED = ("com.microsoft:FusedGemm", "com.microsoft:FusedMatMul", "com.microsoft:TransposeMatMul")
 without("linear", "its weights are integers", *_INTEGERS)
-without("linear", "an activation is fused into it", "com.microsoft:FusedGemm")
+_FUSED = ("com.microsoft:FusedMatMul", "com.microsoft:TransposeMatMul")
+_ACTIVATED = ("com.microsoft:FusedGemm", "com.microsoft:FusedMatMulActivation", "com.microsoft:GemmFastGelu")
+without("linear", "an activation is fused into it", *_ACTIVATED)
 without("gradient", "its weights are integers", *_INTEGERS)
-without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED)
+without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_ACTIVATED, *_FUSED)
 
 
 def _matrices(op: TraceNode) -> tuple[str, str]:
@@ -104,7 +106,7 @@ def matmul(op: TraceNode) -> None:
     op.align(f"{a}, {b} -> {batch}{' m' if 'm' in a else ''}{' n' if 'n' in b else ''}")
 
 
-@traces("com.microsoft:FusedMatMul", "com.microsoft:TransposeMatMul")
+@traces("com.microsoft:FusedMatMul", "com.microsoft:FusedMatMulActivation", "com.microsoft:TransposeMatMul")
 def fused_matmul(op: TraceNode) -> None:
     """MatMul of transposed matrices."""
     a, b = _matrices(op)
@@ -142,6 +144,12 @@ def _as_matrices(op: GradientNode, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _restored(found: Tensor, operand: Tensor, given: Tensor) -> Tensor:
     return found.sum_to(operand.shape).reshape(given.shape)
+
+
+@traces("com.microsoft:GemmFastGelu")
+def matmul_gelu(op: TraceNode) -> None:
+    """MatMul, a bias for each column and Gelu."""
+    op.align("*b m k, *b k n, n -> *b m n")
 
 
 @traces("Einsum")

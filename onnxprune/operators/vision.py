@@ -13,7 +13,7 @@ from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 
-@traces("GridSample", "MaxRoiPool", "RoiAlign")
+@traces("GridSample", "MaxRoiPool", "RoiAlign", "com.microsoft:CropAndResize", "com.microsoft:GridSample")
 def sample(op: TraceNode) -> None:
     """Positions are sampled at run time, in every channel the same."""
     for i in range(1, len(op.node.input)):
@@ -55,7 +55,7 @@ def center_crop_pad_target(edit: RewriteNode) -> None:
         edit.set_param(1, "", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=target.dtype), is_shape=True)
 
 
-@traces("Trilu")
+@traces("Trilu", "com.microsoft:Trilu")
 def trilu(op: TraceNode) -> None:
     """Half of each matrix is cleared, by position."""
     rank = len(op.shape(0))
@@ -78,5 +78,7 @@ leave("it needs the whole matrix", "Det")
 leave("it transforms the axis as a whole", "DFT", "MelWeightMatrix", "STFT")
 
 
-without("gradient", "its sampling positions have no gradient rule", "GridSample", "MaxRoiPool", "RoiAlign")
+_CONTRIB = ("com.microsoft:CropAndResize", "com.microsoft:GridSample")
+without("gradient", "its sampling positions have no gradient rule", "GridSample", "MaxRoiPool", "RoiAlign", *_CONTRIB)
 without("gradient", "no gradient rule is written", "Col2Im", "MaxUnpool")
+without("gradient", "no gradient rule is written: its twin of the standard can be trained", "com.microsoft:Trilu")

@@ -12,6 +12,7 @@ output that has one): convolutions or matrix products over that axis, called by 
   constants. ``None``: an input that isn't given.
 - ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody
   reads; ``int32[1,c4]``: one of another type than the first input, where onnx can't tell.
+- ``=>`` instead of ``->``: the shapes are declared, for onnx and ONNX Runtime can't infer them.
 - After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1
   (``4/2``: units that leave two at a time, one of each group), and the nodes whose weights they slice; and the codes of
   the pins that the operator sets.
@@ -49,14 +50,16 @@ class Golden:
     call: ast.Call
     outputs: tuple[ast.expr, ...]
     expected: tuple[str, ...]
+    declared: bool = False
 
     def __str__(self) -> str:
-        return self.text.partition(" -> ")[0]
+        return self.text.partition(" => " if self.declared else " -> ")[0]
 
 
 def parse(line: str) -> Golden:
     """Parse a golden line."""
-    left, _, right = line.partition(" -> ")
+    declared = " => " in line  # in value_info
+    left, _, right = line.partition(" => " if declared else " -> ")
     shapes, _, expected = right.partition(":")
     match = re.fullmatch(r"([\w.:]+?)(?:@(\d+))?(\(.*\))", left.strip())
     assert match, line
@@ -65,7 +68,7 @@ def parse(line: str) -> Golden:
     assert isinstance(call, ast.Call)
     assert isinstance(outputs, ast.List)
     words = tuple(sorted(w.strip() for w in expected.split(",") if w.strip()))
-    return Golden(line, match[1], int(match[2] or 21), call, tuple(outputs.elts), words)
+    return Golden(line, match[1], int(match[2] or 21), call, tuple(outputs.elts), words, declared)
 
 
 def build(golden: Golden) -> ModelProto:
@@ -91,7 +94,12 @@ def build(golden: Golden) -> ModelProto:
                 result = net.op("Add", result, _produce(net, "z", shape, axis))  # constants alone are no network
             _consume(net, result, axis, f"out{index or ''}")
     known = not domain and defs.has(golden.operator, golden.opset)
-    return net.model(check=known and not defs.get_schema(golden.operator, golden.opset, "").deprecated)
+    model = net.model(check=known and not defs.get_schema(golden.operator, golden.opset, "").deprecated)
+    if golden.declared:
+        model.graph.value_info.extend(
+            helper.make_tensor_value_info(result, FLOAT, shape) for result, shape in zip(results, shapes, strict=True)
+        )
+    return model
 
 
 def found(graph: ChannelGraph) -> tuple[str, ...]:
