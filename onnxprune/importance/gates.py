@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from onnx.helper import make_node
 
 from onnxprune.channels.values import Ids
 from onnxprune.errors import UsageError
+from onnxprune.model.graph import with_inputs, with_nodes
 from onnxprune.model.session import run, session
 from onnxprune.model.stream import Batches
-from onnxprune.model.wire import copy_without
 from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.trace.graph import ChannelGraph
 
@@ -113,17 +113,15 @@ class _Runner:
 
 def _gated(proto: ModelProto, names: Container[str]) -> ModelProto:
     """Return a model in which some nodes read through an Identity of their own, named ``gate:`` and the node."""
-    copy = copy_without(proto, "graph")
-    copy.graph.CopyFrom(copy_without(proto.graph, "node"))
+    nodes: list[NodeProto] = []
     for node in proto.graph.node:
-        gated = copy.graph.node.add()
-        gated.CopyFrom(node)
         if node.name in names:
             gate = f"gate:{node.name}"
-            gated.input[0] = gate
-            gated.name = f"{node.name}:gated"
-            copy.graph.node.insert(len(copy.graph.node) - 1, make_node("Identity", [node.input[0]], [gate], name=gate))
-    return copy
+            nodes.append(make_node("Identity", [node.input[0]], [gate], name=gate))
+            node = with_inputs(node, [gate, *node.input[1:]])
+            node.name += ":gated"
+        nodes.append(node)
+    return with_nodes(proto, nodes)
 
 
 def _channels(graph: ChannelGraph, layer: LinearLayer) -> tuple[int, Ids] | None:

@@ -21,7 +21,7 @@ from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import Moments, Rows
 from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters
 from onnxprune.recover.samples import WIDE
-from onnxprune.recover.targets import Wiring
+from onnxprune.recover.targets import LayerIndex
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 
@@ -138,25 +138,25 @@ def gather(
         UsageError: there are no inputs (OP604).
     """
     layers = find_layers(graph.proto)
-    wiring = Wiring(graph.proto, {}, graph.shapes.shapes)
+    index = LayerIndex(graph.proto, {}, graph.shapes.shapes)
     units = {i: found for i, layer in enumerate(layers) if (found := read_units(graph, layer)) is not None}
     readers: dict[int, list[int]] = {g.index: [] for g in graph.groups}
     owner = np.full(graph.unit_count, -1, dtype=np.int64)
     for group in graph.groups:
         owner[group.units] = group.index
     for i, found in units.items():
-        for index in np.unique(owner[found]).tolist():
-            if index >= 0:
-                readers[index].append(i)
-    for chunk in _chunks(list(groups), readers, layers, wiring.weights, budget):
+        for group_index in np.unique(owner[found]).tolist():
+            if group_index >= 0:
+                readers[group_index].append(i)
+    for chunk in _chunks(list(groups), readers, layers, index.weights, budget):
         wanted = sorted({i for group in chunk for i in readers[group.index]})
-        found_sums = _run(graph, {i: layers[i] for i in wanted}, wiring, batches, seed)
+        found_sums = _run(graph, {i: layers[i] for i in wanted}, index, batches, seed)
         readings = {
             i: Reading(
                 layers[i],
                 units[i],
-                parameters(layers[i], wiring.weights),
-                intercept_place(layers[i], wiring),
+                parameters(layers[i], index.weights),
+                intercept_place(layers[i], index),
                 found_sums[i],
             )
             for i in wanted
@@ -210,16 +210,15 @@ def _bytes(layer: LinearLayer, weights: Weights) -> int:
 
 
 def _run(
-    graph: ChannelGraph, layers: Mapping[int, LinearLayer], wiring: Wiring, batches: Batches, seed: int
+    graph: ChannelGraph, layers: Mapping[int, LinearLayer], index: LayerIndex, batches: Batches, seed: int
 ) -> dict[int, Sums]:
     """Run the network and sum up what layers read."""
     stream = Stream(graph.proto, batches)
-    place = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
     sums = {}
     for number, layer in layers.items():
-        stream.advance(place[layer.node.name])
+        stream.advance(index.positions[layer.node.name])
         rng, own = np.random.default_rng((seed, number)), Sums()
-        intercept = intercept_place(layer, wiring) is not None
+        intercept = intercept_place(layer, index) is not None
         for batch in stream.tensors([layer.x, layer.y]):
             features, _ = layer.sample(batch[layer.x], [batch[layer.y]], _POSITIONS, rng)
             own.add(features, intercept=intercept)

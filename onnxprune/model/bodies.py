@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.model.checks import DEFAULT_DOMAINS, subgraphs
-from onnxprune.model.graph import unique
+from onnxprune.model.graph import unique, with_nodes
 from onnxprune.model.wire import copy_without
 
 _KEY = "onnxprune.body"  # of the mark on a node: the If's name and which of its bodies
@@ -52,12 +52,7 @@ def close_bodies(model: ModelProto) -> ModelProto:
         members.setdefault(_mark(node), []).append(node)
     opened = {node.name for node in nodes if is_open(node)}
     main = [n for n in nodes if _mark(n).partition(_SEPARATOR)[0] not in opened]
-    closed = copy_without(model, "graph")
-    closed.graph.CopyFrom(copy_without(model.graph, "node", "value_info"))
-    closed.graph.node.extend(_closed(node, members) for node in main)
-    made = {name for node in closed.graph.node for name in node.output}
-    closed.graph.value_info.extend(v for v in model.graph.value_info if v.name in made)
-    return closed
+    return with_nodes(model, (_closed(node, members) for node in main))
 
 
 def is_open(node: NodeProto) -> bool:

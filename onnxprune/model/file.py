@@ -31,7 +31,7 @@ from onnxprune.model.checks import (
 )
 from onnxprune.model.external import detach, embed
 from onnxprune.model.tensors import Weights, densify, elements, set_tensor, weights
-from onnxprune.model.wire import PROTOBUF_LIMIT, copy_without, pieces
+from onnxprune.model.wire import PROTOBUF_LIMIT, copy_model, pieces
 from onnxprune.runtime.library import max_ir_version
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
     Every initializer of more than 1024 elements becomes a graph input of its type, after the
     model's own inputs.
     """
-    copy = copy_without(proto, "graph")
-    copy.graph.CopyFrom(copy_without(proto.graph, "initializer"))
+    copy = copy_model(proto, "initializer")
     inputs = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
         if elements(tensor) <= _BIG:
@@ -178,8 +177,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
 
 def outline(model: Model) -> Model:
     """Copy a model without the data of its initializers, which keep their names, types and shapes."""
-    proto = copy_without(model.proto, "graph")
-    proto.graph.CopyFrom(copy_without(model.proto.graph, "initializer"))
+    proto = copy_model(model.proto, "initializer")
     for tensor in model.proto.graph.initializer:
         proto.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     return replace(model, proto=proto)

@@ -7,9 +7,10 @@ protobuf, they are never all in memory twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
+from google.protobuf.message import Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -19,11 +20,24 @@ _M = TypeVar("_M", ModelProto, GraphProto, NodeProto, TensorProto)
 
 
 def copy_without(message: _M, *fields: str) -> _M:
-    """Copy a message except for some of its fields, which are not touched."""
+    """Return a copy of a message except for some of its fields, which are not touched."""
     copy: _M = type(message)()
+    _fill(copy, message, fields)
+    return copy
+
+
+def copy_model(model: ModelProto, *graph_fields: str) -> ModelProto:
+    """Return a copy of a model except for some fields of its graph, which are not touched."""
+    copy = copy_without(model, "graph")
+    copy.graph.SetInParent()
+    _fill(copy.graph, model.graph, graph_fields)
+    return copy
+
+
+def _fill(copy: Message, message: Message, without: Collection[str]) -> None:
     for field in message.DESCRIPTOR.fields:
         name = field.name
-        if name in fields:
+        if name in without:
             continue
         if not field.has_presence:  # repeated: ONNX is proto2
             getattr(copy, name).extend(getattr(message, name))
@@ -32,7 +46,6 @@ def copy_without(message: _M, *fields: str) -> _M:
                 getattr(copy, name).CopyFrom(getattr(message, name))
             else:
                 setattr(copy, name, getattr(message, name))
-    return copy
 
 
 def pieces(

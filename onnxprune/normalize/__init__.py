@@ -11,7 +11,7 @@ from collections.abc import Callable
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxprune.model.bodies import open_bodies
-from onnxprune.model.wire import copy_without
+from onnxprune.model.wire import copy_model, copy_without
 from onnxprune.normalize.constants import inline_functions, materialize_constants
 from onnxprune.normalize.draft import Draft, add, forget
 from onnxprune.normalize.leftovers import (
@@ -48,10 +48,8 @@ def normalize(proto: ModelProto, *, consume: bool = False) -> ModelProto:
         ModelError: A function can't be inlined (OP120), a constant is too large (OP121) or
             malformed (OP123, or a tensor's code).
     """
-    shell = copy_without(proto, "graph")
-    shell.graph.CopyFrom(copy_without(proto.graph, "node", "initializer"))
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    draft = Draft(shell, list(proto.graph.node), tensors)
+    draft = Draft(copy_model(proto, "node", "initializer"), list(proto.graph.node), tensors)
     if proto.functions:
         inline_functions(draft, proto)
     for rewrite in _PASSES:

@@ -9,9 +9,10 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from onnxprune.errors import ModelError
 from onnxprune.model.checks import DEFAULT_DOMAINS, describe, subgraphs
 from onnxprune.model.file import skeleton
+from onnxprune.model.graph import attribute, with_inputs
 from onnxprune.model.tensors import byte_size, check_data, check_type, densify, elements
-from onnxprune.model.wire import copy_without
-from onnxprune.normalize.draft import Draft, forget, with_inputs
+from onnxprune.model.wire import copy_model
+from onnxprune.normalize.draft import Draft, forget
 
 _MAX_CONSTANT_BYTES = 2**32
 
@@ -82,9 +83,9 @@ def _text(tensor: TensorProto, where: str) -> TensorProto:
 def _filled(node: NodeProto, shape: TensorProto, budget: int) -> TensorProto:
     """Give what a ConstantOfShape node makes of a constant shape, in at most `budget` bytes."""
     where = describe(node)
-    value = next((a.t for a in node.attribute if a.name == "value"), None)
-    value = TensorProto(data_type=1, dims=[1], float_data=[0]) if value is None else value
-    if shape.data_type != TensorProto.INT64 or len(shape.dims) != 1 or elements(value) != 1:
+    value = attribute(node, "value", TensorProto(data_type=1, dims=[1], float_data=[0]))
+    single = isinstance(value, TensorProto) and elements(value) == 1
+    if shape.data_type != TensorProto.INT64 or len(shape.dims) != 1 or not single:
         raise ModelError("OP123", "the shape or the value isn't a vector", where=where)
     filled = TensorProto(data_type=value.data_type, dims=numpy_helper.to_array(shape).tolist())
     check_type(filled, where)
@@ -112,8 +113,7 @@ def inline_functions(draft: Draft, proto: ModelProto) -> None:
     if result.functions:
         name = result.functions[0].name
         raise ModelError("OP120", "the function can't be inlined", where=f"function {name!r}")
-    shell = copy_without(result, "graph")
-    shell.graph.CopyFrom(copy_without(result.graph, "node", "initializer", "input"))
+    shell = copy_model(result, "node", "initializer", "input")
     shell.graph.input.extend(proto.graph.input)
     draft.shell, draft.nodes = shell, list(result.graph.node)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune.model.checks import captured_names, subgraphs
-from onnxprune.model.wire import copy_without
+from onnxprune.model.checks import subgraphs
+from onnxprune.model.graph import fixed_names
 
 
 @dataclass(slots=True)
@@ -28,8 +28,7 @@ class Draft:
 
     def fixed_names(self) -> set[str]:
         """Collect the names that readers outside of the nodes' inputs rely on."""
-        names = {value.name for value in self.shell.graph.output}
-        return names.union(*map(captured_names, self.nodes))
+        return fixed_names(self.shell.graph.output, self.nodes)
 
 
 def add(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> None:
@@ -38,13 +37,6 @@ def add(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> None:
         copy = graph.initializer.add()
         copy.CopyFrom(tensor)
         copy.name = name
-
-
-def with_inputs(node: NodeProto, inputs: list[str]) -> NodeProto:
-    """Give a copy of a node with other inputs."""
-    copy = copy_without(node, "input")
-    copy.input.extend(inputs)
-    return copy
 
 
 def forget(values: Any, names: Container[str]) -> None:

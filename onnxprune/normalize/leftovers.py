@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.model.graph import behind, unique
+from onnxprune.model.graph import attribute, behind, unique, with_inputs
 from onnxprune.model.tensors import elements
 from onnxprune.model.wire import copy_without
-from onnxprune.normalize.draft import Draft, forget, names_of, with_inputs
+from onnxprune.normalize.draft import Draft, forget, names_of
 
 _IR_VERSION = 8  # the first in which all that we write is valid
 
@@ -122,13 +122,13 @@ def unflatten_scales(draft: Draft) -> None:
     """Scales and zero points of weights in blocks of a few bits have an axis for rows and one for blocks."""
     taken = {*names_of(draft.nodes), *draft.tensors}
     for index, node in enumerate(draft.nodes):
-        if node.op_type != "MatMulNBits":
+        rows = attribute(node, "N")
+        if node.op_type != "MatMulNBits" or not isinstance(rows, int) or rows < 1:
             continue
-        rows = next((a.i for a in node.attribute if a.name == "N"), 0)
         inputs = list(node.input)
         for place in (2, 3):
             tensor = draft.tensors.get(inputs[place]) if place < len(inputs) else None
-            if tensor is not None and len(tensor.dims) == 1 and rows and tensor.dims[0] % rows == 0:
+            if tensor is not None and len(tensor.dims) == 1 and tensor.dims[0] % rows == 0:
                 inputs[place] = unique(f"{inputs[place]}::rows", taken)
                 split = copy_without(tensor, "dims")
                 split.dims.extend([rows, tensor.dims[0] // rows])

@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value, reshape, transpose
 from onnxprune.errors import OnnxPruneError
-from onnxprune.model.graph import count_uses
+from onnxprune.model.graph import GraphIndex, attribute
 from onnxprune.shapes import Shapes, concretize, elsewhere
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
@@ -43,35 +43,38 @@ def merge_shuffles(proto: ModelProto) -> tuple[list[NodeProto], dict[str, Tensor
     others = elsewhere(proto, shapes) if shapes.symbols else shapes
     if others is None:
         return list(proto.graph.node), {}
-    replaced: dict[int, NodeProto] = {}
+    replaced: dict[str, NodeProto] = {}
     positions: dict[str, TensorProto] = {}
     for chain in chains:
         for end in range(2, len(chain) + 1):
-            nodes = [proto.graph.node[i] for i in chain[:end]]
+            nodes = chain[:end]
             found = _permutation(nodes, shapes)
             if found and _same(found, _permutation(nodes, others)):
                 axis, index = found
                 name = f"{nodes[-1].output[0]}::shuffle"
                 positions[name] = numpy_helper.from_array(index, name)
                 inputs = [nodes[0].input[0], name]
-                replaced[chain[end - 1]] = helper.make_node(
+                replaced[nodes[-1].name] = helper.make_node(
                     "Gather", inputs, nodes[-1].output, name=nodes[-1].name, axis=axis
                 )
                 break
-    return [replaced.get(i, node) for i, node in enumerate(proto.graph.node)], positions
+    return [replaced.get(node.name, node) for node in proto.graph.node], positions
 
 
-def _chains(graph: GraphProto) -> Iterator[list[int]]:
+def _chains(graph: GraphProto) -> Iterator[list[NodeProto]]:
     """Go through the runs of movements that split, transpose and merge axes; inner results have one reader."""
-    uses = count_uses(graph)
-    reader = {node.input[0]: i for i, node in enumerate(graph.node) if node.input and _moves(node)}
-    for start, node in enumerate(graph.node):
-        if not _moves(node) or node.op_type == "Transpose":
+    index = GraphIndex(graph)
+    for start in index.nodes:
+        if not _moves(start) or start.op_type == "Transpose":
             continue
         chain = [start]
-        while len(chain) < _LONGEST and uses[(made := graph.node[chain[-1]].output[0])] == 1 and made in reader:
-            chain.append(reader[made])
-        operators = [graph.node[i].op_type for i in chain]
+        while len(chain) < _LONGEST:
+            made = chain[-1].output[0]
+            reader = index.only_reader(made)
+            if reader is None or not _moves(reader) or reader.input[0] != made:
+                break
+            chain.append(reader)
+        operators = [node.op_type for node in chain]
         if "Transpose" in operators and not _MERGES.isdisjoint(operators[operators.index("Transpose") :]):
             yield chain
 
@@ -104,8 +107,7 @@ def _permutation(nodes: Sequence[NodeProto], shapes: Shapes) -> tuple[int, Ids] 
 
 def _moved(node: NodeProto, value: Value, shapes: Mapping[str, Shape]) -> Value | None:
     if node.op_type == "Transpose":
-        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-        return transpose(value, perm or range(len(value.shape))[::-1])
+        return transpose(value, attribute(node, "perm") or range(len(value.shape))[::-1])
     if node.output[0] not in shapes:
         return None
     result = reshape(value, shapes[node.output[0]])

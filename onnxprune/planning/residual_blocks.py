@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 
 from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.errors import PlanError
-from onnxprune.model.checks import captured_names
-from onnxprune.model.graph import behind, reads
-from onnxprune.model.wire import copy_without
+from onnxprune.model.graph import GraphIndex, behind, fixed_names, reads, with_inputs, with_nodes
 from onnxprune.operators.contractions import contracts
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.tracer import trace
@@ -47,68 +44,53 @@ def find_blocks(graph: ChannelGraph) -> tuple[Block, ...]:
     A sum of two tensors of one shape counts if one of them is computed from the other, by at least one layer with
     weights, and nobody else needs what computes it.
     """
-    found = list(_Search(graph).blocks())
+    found = list(_BlockSearch(graph).blocks())
     sums = {block.name for block in found}
     return tuple(block for block in found if sums.isdisjoint(block.nodes))
 
 
-class _Search:
+class _BlockSearch:
     def __init__(self, graph: ChannelGraph) -> None:
-        proto = graph.proto.graph
-        self._nodes = list(proto.node)
+        self._index = GraphIndex(graph.proto.graph)
+        self._outputs = set(self._index.outputs)
         self._shapes = graph.shapes.shapes
-        self._initializers = {t.name for t in proto.initializer}
-        self._maker = {o: i for i, node in enumerate(self._nodes) for o in node.output if o}
-        self._readers: dict[str, set[int]] = {}
-        for i, node in enumerate(self._nodes):
-            for name in reads(node):
-                self._readers.setdefault(name, set()).add(i)
-        for entry in proto.output:
-            self._readers.setdefault(entry.name, set()).add(len(self._nodes))
 
     def blocks(self) -> Iterator[Block]:
-        for index, node in enumerate(self._nodes):
+        for node in self._index.nodes:
             if node.op_type in _SUMS and len(node.input) == 2:
                 a, b = node.input
-                found = (self._block(index, *pair) for pair in ((a, b), (b, a)) if a != b)
+                found = (self._block(node, *pair) for pair in ((a, b), (b, a)) if a != b)
                 yield from list(filter(None, found))[:1]
 
-    def _block(self, index: int, skip: str, branch: str) -> Block | None:
-        output = self._nodes[index].output[0]
+    def _block(self, node: NodeProto, skip: str, branch: str) -> Block | None:
+        output = node.output[0]
         if self._shapes.get(skip) is None or self._shapes.get(skip) != self._shapes.get(output):
             return None
-        inside = self._only_for(branch, index)
-        read = {name for i in inside for name in reads(self._nodes[i])}
-        weights = {n for n in read & self._initializers if self._readers[n] <= inside}
-        inputs = (node.input for node in map(self._nodes.__getitem__, inside) if contracts(node))
-        if self._source(skip) not in map(self._source, read) or all(map(weights.isdisjoint, inputs)):
+        inside = self._only_for(branch)
+        read = {name for inner in inside.values() for name in reads(inner)}
+        weights = {n for n in read & self._index.initializers.keys() if self._only_within(n, inside)}
+        inputs = (inner.input for inner in inside.values() if contracts(inner))
+        sources = (self._index.source(name, _SAME) for name in read)
+        if self._index.source(skip, _SAME) not in sources or all(map(weights.isdisjoint, inputs)):
             return None
-        names = tuple(self._nodes[i].name for i in sorted(inside))
-        return Block(self._nodes[index].name, skip, branch, output, names, tuple(sorted(weights)))
+        names = tuple(sorted(inside, key=self._index.positions.__getitem__))
+        return Block(node.name, skip, branch, output, names, tuple(sorted(weights)))
 
-    def _only_for(self, tensor: str, reader: int) -> set[int]:
-        """Return the nodes that nobody needs but one reader of a tensor."""
-        inside: set[int] = set()
-        waiting = [-self._maker[tensor]] if tensor in self._maker else []  # the last node first: readers before makers
-        seen = set(waiting)
-        while waiting:
-            index = -heappop(waiting)
-            makes = [o for o in self._nodes[index].output if o]
-            if tensor in makes and self._readers[tensor] != {reader}:
-                return set()
-            if any(not self._readers.get(o, set()) <= inside for o in makes if o != tensor):
-                continue
-            inside.add(index)
-            for maker in {-self._maker[n] for n in reads(self._nodes[index]) if n in self._maker} - seen:
-                seen.add(maker)
-                heappush(waiting, maker)
+    def _only_for(self, tensor: str) -> dict[str, NodeProto]:
+        """Return the nodes, by name, that only the single reader of a tensor needs."""
+        inside: dict[str, NodeProto] = {}
+        wanted = set() if self._index.only_reader(tensor) is None else {tensor}
+        for node in reversed(self._index.nodes):  # readers before makers
+            makes = [name for name in node.output if name]
+            if not wanted.isdisjoint(makes) and all(n == tensor or self._only_within(n, inside) for n in makes):
+                inside[node.name] = node
+                wanted.update(reads(node))
         return inside
 
-    def _source(self, tensor: str) -> str:
-        """Return the tensor whose data this one holds."""
-        while (maker := self._maker.get(tensor)) is not None and self._nodes[maker].op_type in _SAME:
-            tensor = self._nodes[maker].input[0]
-        return tensor
+    def _only_within(self, tensor: str, inside: Mapping[str, NodeProto]) -> bool:
+        """Whether all that read a tensor are nodes of a part of the graph."""
+        readers = self._index.readers.get(tensor, [])
+        return tensor not in self._outputs and all(reader.name in inside for reader in readers)
 
 
 def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> ChannelGraph:
@@ -147,11 +129,10 @@ def _bypassed(proto: ModelProto, blocks: Sequence[Block]) -> ModelProto:
     """Copy a normalized model without blocks, and without what only they need."""
     sums = {block.name: block for block in blocks}
     instead: dict[str, str] = {}
-    fixed = {o.name for o in proto.graph.output}.union(*map(captured_names, proto.graph.node))
+    fixed = fixed_names(proto.graph.output, proto.graph.node)
     nodes: list[NodeProto] = []
     for source in proto.graph.node:
-        node = copy_without(source, "input")
-        node.input.extend(instead.get(name, name) for name in source.input)
+        node = with_inputs(source, (instead.get(name, name) for name in source.input))
         block = sums.get(node.name)
         if block is None:
             nodes.append(node)
@@ -161,12 +142,7 @@ def _bypassed(proto: ModelProto, blocks: Sequence[Block]) -> ModelProto:
             nodes.append(helper.make_node("Identity", [skip], [block.output], name=node.name))
         else:
             instead[block.output] = skip
-    model = copy_without(proto, "graph")
-    model.graph.CopyFrom(copy_without(proto.graph, "node", "initializer", "value_info"))
-    nodes = behind((o.name for o in model.graph.output), nodes)
-    needed = {name for node in nodes for name in reads(node)} | {o.name for o in model.graph.output}
-    made = {name for node in nodes for name in node.output}
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(t for t in proto.graph.initializer if t.name in needed)
-    model.graph.value_info.extend(v for v in proto.graph.value_info if v.name in made)
-    return model
+    outputs = [o.name for o in proto.graph.output]
+    nodes = behind(outputs, nodes)
+    needed = {*outputs, *(name for node in nodes for name in reads(node))}
+    return with_nodes(proto, nodes, (t for t in proto.graph.initializer if t.name in needed))

@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.model.tensors import Weights, set_tensor
 from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Rows
-from onnxprune.recover.targets import Wiring
+from onnxprune.recover.targets import LayerIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +29,20 @@ class InterceptPlace:
     sign: float
 
 
-def intercept_place(layer: LinearLayer, wiring: Wiring) -> InterceptPlace | None:
+def intercept_place(layer: LinearLayer, index: LayerIndex) -> InterceptPlace | None:
     """Return where a layer's intercepts can go, or None if there is no place."""
-    weights = wiring.weights
-    follower = wiring.only_reader(layer.y)
+    weights = index.weights
+    follower = index.only_reader(layer.y)
     if layer.bias is not None:
         place = InterceptPlace(layer.bias, 1.0)
     elif follower is not None and follower.op_type == "BatchNormalization":
         place = InterceptPlace(follower.input[3], -1.0)
     elif follower is not None and follower.op_type == "Add":
-        place = InterceptPlace(next((n for n in follower.input if wiring.per_channel(n, layer) is not None), ""), 1.0)
+        place = InterceptPlace(next((n for n in follower.input if index.per_channel(n, layer) is not None), ""), 1.0)
     else:
         return None
     outputs = layer.matrix(weights[layer.weight]).shape[:2]
-    own = place.name in weights and len(wiring.readers[place.name]) == 1
+    own = place.name in weights and index.uses[place.name] == 1
     return place if own and weights[place.name].size == outputs[0] * outputs[1] else None
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.errors import UsageError
+from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import Evidence, Rows, reconstruct, rescale, shift
 from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters, set_parameters
 from onnxprune.recover.samples import evidence
-from onnxprune.recover.targets import RegressionTarget, Wiring, own_output, target_of
+from onnxprune.recover.targets import LayerIndex, RegressionTarget, own_output, target_of
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 Method = Literal["bias", "bn", "reconstruct"]
@@ -88,18 +89,18 @@ def recover(
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
     touched = _touched(kept, pruned)
     now, then = Stream(pruned, batches), Stream(kept.graph.proto, batches)
-    places = [{n.name: i for i, n in enumerate(s.model.graph.node)} for s in (now, then)]
+    index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
+    places = index.positions, GraphIndex(kept.graph.proto.graph).positions
     repairs = []
     for number, layer in enumerate(layers):
         if layer.x in touched:
             for stream, place in zip((now, then), places, strict=True):
                 stream.advance(place[layer.node.name])
-            wiring = Wiring(pruned, numbers, kept.graph.shapes.shapes)
             rng = np.random.default_rng((seed, number))
-            target = target_of(layer, number, wiring) if method in _MAKE_UP else own_output(layer)
-            sink = intercept_place(layer, wiring)
+            target = target_of(layer, number, index) if method in _MAKE_UP else own_output(layer)
+            sink = intercept_place(layer, index)
             moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
-            repairs.append(_refit(layer, wiring, sink, *moments, _FITS[method]))
+            repairs.append(_refit(layer, index, sink, *moments, _FITS[method]))
         progress(number + 1, len(layers))
     return repairs
 
@@ -162,19 +163,19 @@ def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[t
 
 def _refit(
     layer: LinearLayer,
-    wiring: Wiring,
+    index: LayerIndex,
     place: InterceptPlace | None,
     fitted: Evidence,
     held: Evidence,
     fit: Callable[[Evidence, Evidence, Rows], Rows],
 ) -> Repair:
     """Solve for a layer's weights and write them."""
-    start = parameters(layer, wiring.weights)
+    start = parameters(layer, index.weights)
     found = fit(fitted, held, start)
     judge = held if held.count else fitted
     power = max(float(judge.power.sum()) / judge.count, 1e-30)
     before, after = judge.error(start) / power, judge.error(found) / power
-    set_parameters(layer, wiring.weights, place, found)
+    set_parameters(layer, index.weights, place, found)
     return Repair(layer.node.name, before, after)
 
 

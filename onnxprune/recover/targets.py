@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
-from onnx.helper import get_node_attr_value
+from onnx import ModelProto
 
 from onnxprune.channels.values import Shape
+from onnxprune.model.graph import GraphIndex, attribute
 from onnxprune.model.tensors import Weights
 from onnxprune.recover.layers import LinearLayer
 
@@ -42,8 +42,8 @@ class RegressionTarget:
     shift: Vector
 
 
-class Wiring:
-    """Who makes and who reads each tensor of a model, and which layers a tensor depends on."""
+class LayerIndex(GraphIndex):
+    """Index of a pruned network with its layers: which of them a tensor depends on, and which constants are added."""
 
     def __init__(self, model: ModelProto, layers: Mapping[str, int], shapes: Mapping[str, Shape]) -> None:
         """Index a model.
@@ -53,23 +53,13 @@ class Wiring:
             layers: its layers' numbers by node name, in topological order.
             shapes: shapes of the original's tensors, by which it is told what broadcasts.
         """
+        super().__init__(model.graph)
         self.weights = Weights(model)
         self.shapes = shapes
-        self.readers: dict[str, list[NodeProto]] = {}
         self._latest: dict[str, int] = {}
-        outputs = {o.name for o in model.graph.output}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        for node in self.nodes:
             latest = max((self._latest.get(n, -1) for n in node.input), default=-1)
-            latest = max(latest, layers.get(node.name, -1))
-            self._latest.update(dict.fromkeys(node.output, latest))
-        self._outputs = outputs
-
-    def only_reader(self, tensor: str) -> NodeProto | None:
-        """Return the node that alone reads a tensor, or None."""
-        readers = self.readers.get(tensor, [])
-        return readers[0] if len(readers) == 1 and tensor not in self._outputs else None
+            self._latest.update(dict.fromkeys(node.output, max(latest, layers.get(node.name, -1))))
 
     def same_shape(self, *tensors: str) -> bool:
         """Whether tensors are known to have one shape, so that nothing is spread between them."""
@@ -98,28 +88,27 @@ def own_output(layer: LinearLayer) -> RegressionTarget:
     return RegressionTarget(layer.y, None, np.ones(()), np.zeros(()))
 
 
-def target_of(layer: LinearLayer, number: int, wiring: Wiring) -> RegressionTarget:
-    """Find a layer's target in the wiring of the pruned network."""
+def target_of(layer: LinearLayer, number: int, index: LayerIndex) -> RegressionTarget:
+    """Find a layer's target in the index of the pruned network."""
     scale, shift = np.ones(()), np.zeros(())
-    tensor, node = layer.y, wiring.only_reader(layer.y)
+    tensor, node = layer.y, index.only_reader(layer.y)
     while node is not None:
-        if node.op_type == "BatchNormalization" and all(n in wiring.weights for n in node.input[1:5]):
-            gamma, beta, mean, variance = (np.asarray(wiring.weights[n], dtype=np.float64) for n in node.input[1:5])
-            epsilon = next((get_node_attr_value(node, "epsilon") for a in node.attribute if a.name == "epsilon"), 1e-5)
-            a = gamma / np.sqrt(variance + epsilon)
+        if node.op_type == "BatchNormalization" and all(n in index.weights for n in node.input[1:5]):
+            gamma, beta, mean, variance = (np.asarray(index.weights[n], dtype=np.float64) for n in node.input[1:5])
+            a = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
             scale, shift = scale * a, shift * a + beta - mean * a
         elif node.op_type == "Add":
             other = next((n for n in node.input if n != tensor), tensor)
-            constant = wiring.per_channel(other, layer)
+            constant = index.per_channel(other, layer)
             if constant is None:
                 total = node.output[0]
-                ready = other != tensor and wiring.latest_layer(other) < number
+                ready = other != tensor and index.latest_layer(other) < number
                 even = np.abs(scale).min() > _SMALLEST * np.abs(scale).max()
-                if ready and even and wiring.same_shape(layer.y, other, total):
+                if ready and even and index.same_shape(layer.y, other, total):
                     return RegressionTarget(total, other, scale, shift)
                 break
             shift = shift + constant
         elif node.op_type != "Identity":
             break
-        tensor, node = node.output[0], wiring.only_reader(node.output[0])
+        tensor, node = node.output[0], index.only_reader(node.output[0])
     return own_output(layer)

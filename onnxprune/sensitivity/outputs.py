@@ -13,6 +13,7 @@ from onnxprune.channels.values import Ids
 from onnxprune.data import Dataset
 from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluation, evaluate
+from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Stream
 
 # What ends a network without telling more than its input does, and less where it saturates.
@@ -24,15 +25,11 @@ _MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Un
 
 def informative_outputs(model: ModelProto) -> list[str]:
     """Return the tensors to compare: the outputs, or what goes into the Softmax or the like that they come from."""
-    maker = {name: node for node in model.graph.node for name in node.output}
+    index = GraphIndex(model.graph)
     found = []
-    for output in model.graph.output:
-        tensor = at = output.name
-        while at in maker and maker[at].op_type in _SQUASHING | _MOVING:
-            node = maker[at]
-            at = node.input[0]
-            if node.op_type in _SQUASHING:
-                tensor = at
+    for tensor in index.outputs:
+        while (node := index.makers.get(index.source(tensor, _MOVING))) is not None and node.op_type in _SQUASHING:
+            tensor = node.input[0]
         found.append(tensor)
     return list(dict.fromkeys(found))
 

@@ -15,7 +15,7 @@ from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.session import session
-from onnxprune.model.wire import copy_without
+from onnxprune.model.wire import copy_model
 from onnxprune.runtime.library import import_onnxruntime
 from onnxprune.shapes.known import Shape, piece
 from onnxprune.shapes.walk import Conflict, ShapeWalk
@@ -62,8 +62,7 @@ def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterab
     """
     if sum(map(prod, inputs.values())) > _RUN_ELEMENTS:
         return {}
-    model = copy_without(proto, "graph")
-    model.graph.CopyFrom(copy_without(proto.graph, "value_info"))  # it may be wrong
+    model = copy_model(proto, "value_info")  # which may be wrong
     present = {output.name for output in model.graph.output}
     names = list(dict.fromkeys(names))
     model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)

@@ -13,6 +13,7 @@ from onnx.shape_inference import infer_node_outputs, infer_shapes
 
 from onnxprune.model.bodies import close_bodies, in_body, is_open, results
 from onnxprune.model.file import skeleton
+from onnxprune.model.graph import attributes
 from onnxprune.shapes.fold import RANDOM, fold
 from onnxprune.shapes.known import Known, NodeStep, Shape, is_tensor, plain_domain, step_of
 
@@ -101,7 +102,7 @@ class ShapeWalk:
         if step.operator not in ("Conv", "Gemm"):
             return None
         x, w = (*(self.known.shapes.get(name, ()) for name in step.reads[:2]), (), ())[:2]
-        given = {a.name: a.i for a in step.node.attribute}
+        given = attributes(step.node)
         if step.operator == "Gemm" and len(x) == len(w) == 2:
             found, wanted = x[not given.get("transA")], w[bool(given.get("transB"))]
         elif step.operator == "Conv" and len(x) == len(w) > 2:

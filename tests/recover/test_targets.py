@@ -11,7 +11,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.normalize import normalize
 from onnxprune.recover.layers import find_layers
-from onnxprune.recover.targets import RegressionTarget, Wiring, target_of
+from onnxprune.recover.targets import LayerIndex, RegressionTarget, target_of
 from onnxprune.shapes import concretize
 from tests.toolbox import Net, run_once
 
@@ -21,8 +21,8 @@ def targets(net: Net, output: str) -> tuple[ModelProto, dict[str, RegressionTarg
     net.output(output)
     model = normalize(net.model())
     layers = find_layers(model)
-    wiring = Wiring(model, {layer.node.name: i for i, layer in enumerate(layers)}, concretize(model).shapes)
-    return model, {layer.node.name: target_of(layer, i, wiring) for i, layer in enumerate(layers)}
+    index = LayerIndex(model, {layer.node.name: i for i, layer in enumerate(layers)}, concretize(model).shapes)
+    return model, {layer.node.name: target_of(layer, i, index) for i, layer in enumerate(layers)}
 
 
 def every_tensor(model: ModelProto, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
