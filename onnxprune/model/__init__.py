@@ -1,1 +1,1 @@
-"""ONNX models as such: loading, checking, saving, running, extracting a part, and building a graph."""
+"""ONNX models as such: load, check, save, run and index them, extract a part, and build a graph."""

@@ -1,11 +1,11 @@
-"""Bodies of If nodes opened up: their nodes stand in the main graph while it is worked on, and go back to be run.
+"""Move the nodes of If bodies into the main graph while it is worked on, and back to run it.
 
-A graph without subgraphs can be traced, sliced and masked as it is. So `open_bodies` moves the nodes of every body in
-front of its If, under names of their own, each marked with where it belongs, and makes the body's results inputs of
-the If. `close_bodies` undoes this. Weights stay in the main graph, where a body may read them. What the If gives is
-its own, so nothing leaves through it; inside of a body channels are as free as anywhere.
+A graph without subgraphs can be traced, sliced and masked directly. `open_bodies` moves the nodes of every body before
+its If, under unique names, each marked with its If and body, and makes the body's results inputs of the If.
+`close_bodies` undoes this. Weights stay in the main graph, where a body may read them. The channels of the If's own
+outputs can't be removed; inside of a body channels are as free as anywhere.
 
-Bodies with inputs (of Loop, Scan, SequenceMap) run many times on something else each time and are left closed.
+Bodies with inputs (of Loop, Scan, SequenceMap) run many times on different data and are left closed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from onnxprune.model.checks import DEFAULT_DOMAINS, subgraphs
 from onnxprune.model.graph import unique, with_nodes
 from onnxprune.model.wire import copy_without
 
-_KEY = "onnxprune.body"  # of the mark on a node: the If's name and which of its bodies
+_KEY = "onnxprune.body"  # metadata of a node: the If's name, and which of its bodies the node belongs to
 _SEPARATOR = "\n"
 
 
 def open_bodies(nodes: Sequence[NodeProto], outside: Iterable[str]) -> tuple[list[NodeProto], dict[str, TensorProto]]:
-    """Move the nodes of all bodies of If into the graph around them.
+    """Move the nodes of all If bodies into the graph around them.
 
-    What is in a body keeps its name, unless something outside, or in another body, has it too.
+    Nodes and tensors of a body keep their names, unless these exist outside or in another body.
 
     Args:
         nodes: the nodes of the main graph, in order; they aren't changed.
@@ -43,7 +43,7 @@ def open_bodies(nodes: Sequence[NodeProto], outside: Iterable[str]) -> tuple[lis
 
 
 def close_bodies(model: ModelProto) -> ModelProto:
-    """Put the nodes of bodies back where they belong; a model without any is returned as it is."""
+    """Return a model with the nodes of bodies moved back; a model without opened bodies is returned as it is."""
     nodes = model.graph.node
     if not any(map(is_open, nodes)):
         return model
@@ -56,23 +56,23 @@ def close_bodies(model: ModelProto) -> ModelProto:
 
 
 def is_open(node: NodeProto) -> bool:
-    """Whether a node is an If whose bodies' nodes stand outside of it."""
+    """Whether a node is an If whose bodies are opened."""
     return node.op_type == "If" and node.domain in DEFAULT_DOMAINS and len(node.input) > 1
 
 
 def results(node: NodeProto) -> Mapping[str, list[str]]:
-    """Return what each body of an opened If gives, by the body's name."""
+    """Return the results of each body of an opened If, by the body's name."""
     names = iter(node.input[1:])
     return {a.name: [next(names) for _ in a.g.output] for a in node.attribute if a.HasField("g")}
 
 
 def in_body(node: NodeProto) -> bool:
-    """Whether a node belongs into a body: it may not run, or not on such shapes."""
+    """Whether a node belongs to a body: it may not run, or not on the shapes known."""
     return bool(_mark(node))
 
 
 def mark_alike(node: NodeProto, others: Iterable[NodeProto]) -> None:
-    """Have nodes belong where another one does."""
+    """Mark nodes as belonging to the same body as another one."""
     mark = _mark(node)
     for other in others if mark else ():
         other.metadata_props.add(key=_KEY, value=mark)
@@ -107,7 +107,7 @@ def _opens(node: NodeProto) -> bool:
 
 
 def _names_within(nodes: Iterable[NodeProto]) -> Iterator[str]:
-    """Go through the names in bodies that stay closed, however deep."""
+    """Yield the names in bodies that stay closed, at any depth."""
     for node in nodes:
         for body in subgraphs(node):
             if not _opens(node):
@@ -117,13 +117,13 @@ def _names_within(nodes: Iterable[NodeProto]) -> Iterator[str]:
 
 
 def _rename(body: GraphProto, taken: set[str]) -> None:
-    """Give what a body makes, and its nodes, names that nobody else has; bodies within it follow."""
+    """Give a body's tensors and nodes unique names, also where bodies within it read them."""
     own = [t.name for t in body.initializer] + [o for n in body.node for o in n.output if o]
     names = {name: unique(name, taken) for name in own}
     for tensor in body.initializer:
         tensor.name = names[tensor.name]
     for node in body.node:
-        if not _opens(node):  # which gets its name when it is opened
+        if not _opens(node):  # otherwise it is named when it is opened
             node.name = unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
     _replace(body, names)
 
@@ -154,7 +154,7 @@ def _closed(node: NodeProto, members: Mapping[str, list[NodeProto]]) -> NodeProt
         made = {name for inner in inside for name in inner.output}
         for i, (output, name) in enumerate(zip(body.output, gives[attribute.name], strict=True)):
             output.name = name
-            if name not in made:  # what comes from outside, or is given before, needs a node in the body
+            if name not in made:  # a result from outside of the body, or one returned twice, needs a node in it
                 output.name = f"{name}::{attribute.name}{i}"
                 body.node.append(helper.make_node("Identity", [name], [output.name], name=output.name))
             made.discard(name)

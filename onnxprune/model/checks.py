@@ -1,6 +1,6 @@
-"""Whether a decoded model is one: text, operator sets, tensors, names and order.
+"""Checks of a decoded model: text, operator sets, tensors, names, and the order of nodes.
 
-Nothing here trusts the model: strings may not be text, sizes may be absurd, nesting endless.
+Nothing here trusts the model: strings may not be text, sizes may be huge, and nesting may be deep.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 import onnx
@@ -17,7 +18,7 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxprune.errors import ModelError
-from onnxprune.model.tensors import check_data, check_type, is_known_type
+from onnxprune.model.tensors import is_known_type
 from onnxprune.runtime.library import max_ir_version
 
 OLDEST_OPSET = 7
@@ -33,7 +34,7 @@ _CONTENTS = {  # kinds of attribute whose default isn't a value
 
 
 def messages(model: ModelProto) -> Iterator[Message]:
-    """Go through all of a model's messages, parents before children.
+    """Yield all of a model's messages, parents before children.
 
     Raises:
         ModelError: Messages are nested too deeply (OP119), or a string isn't text (OP103).
@@ -47,7 +48,7 @@ def messages(model: ModelProto) -> Iterator[Message]:
         texts = [getattr(message, name) for name in fields.text]
         for name in fields.texts:
             texts += getattr(message, name)
-        if bytes in map(type, texts):  # protobuf's answer where a string isn't UTF-8
+        if bytes in map(type, texts):  # what protobuf returns for a string that isn't UTF-8
             raise ModelError("OP103", f"a {message.DESCRIPTOR.name} has a name or note that isn't UTF-8 text")
         yield message
         for name in fields.children:
@@ -58,10 +59,10 @@ def messages(model: ModelProto) -> Iterator[Message]:
 
 
 def check_header(model: ModelProto) -> None:
-    """Check that there is a graph, of versions that can be worked with.
+    """Check that a model has a graph and that its versions are supported.
 
     Raises:
-        ModelError: No graph, nodes or outputs (OP104); opset (OP108) or IR version (OP109)
+        ModelError: there is no graph, node or output (OP104), or the opset (OP108) or IR version (OP109) is
             unsupported.
     """
     graph = model.graph
@@ -87,10 +88,10 @@ def check_header(model: ModelProto) -> None:
 
 
 def check_values(values: Collection[ValueInfoProto]) -> None:
-    """Check the types of a model's inputs or outputs: known, with sizes that can be.
+    """Check that the types of inputs or outputs are known and that their sizes are possible.
 
     Raises:
-        ModelError: The element type is unknown (OP112), or a size impossible (OP111).
+        ModelError: an element type is unknown (OP112), or a size is impossible (OP111).
     """
     for value in values:
         if value.type.WhichOneof("value") != "tensor_type":
@@ -104,27 +105,16 @@ def check_values(values: Collection[ValueInfoProto]) -> None:
 
 
 def tensors_of(found: Sequence[Message]) -> list[tuple[TensorProto, str]]:
-    """Pick the tensors out of a model's messages, each with its place."""
+    """Return the tensors among a model's messages, each with its place for error messages."""
     return [(m, f"tensor {m.name!r}") for m in found if isinstance(m, TensorProto)]
 
 
-def check_tensors(tensors: Sequence[tuple[TensorProto, str]]) -> None:
-    """Check type, dimensions and data of tensors that are given with their places.
-
-    Raises:
-        ModelError: OP110, OP111 or OP112.
-    """
-    for tensor, where in tensors:
-        check_type(tensor, where)
-        check_data(tensor, where)
-
-
 def check_graphs(model: ModelProto) -> None:
-    """Check the names and the order of all graphs; nodes out of order are sorted, stably.
+    """Check the names of all graphs, and bring their nodes into topological order; sorting is stable.
 
     Raises:
-        ModelError: A cycle (OP105), a name without producer (OP106) or with two (OP107), or a
-            malformed node (OP123).
+        ModelError: there is a cycle (OP105), a name without a producer (OP106) or with two (OP107), or a malformed
+            node (OP123).
     """
     _check_graph(model.graph, ())
     for function in model.functions:
@@ -133,7 +123,7 @@ def check_graphs(model: ModelProto) -> None:
 
 
 def captured_names(node: NodeProto) -> set[str]:
-    """Collect the names that a node's subgraphs (If, Loop, Scan bodies) read from outside."""
+    """Return the names that a node's bodies (of If, Loop, Scan) read from the graphs around them."""
     names: set[str] = set()
     for graph in subgraphs(node):
         own = set(_given(graph)).union(*(inner.output for inner in graph.node))
@@ -149,7 +139,7 @@ def _check_graph(graph: GraphProto, scopes: tuple[set[str], ...]) -> None:
 
 
 def _check_nodes(nodes: Any, given: list[str], outputs: list[str], scopes: tuple[set[str], ...], where: str) -> None:
-    """Check one graph or function body within the names of the graphs around it."""
+    """Check one graph or function body, given the names of the graphs around it."""
     for node in nodes:
         _check_node(node)
     producers: dict[str, int] = dict.fromkeys(given, -1)
@@ -198,47 +188,34 @@ def _sort(nodes: Any, needs: list[set[int]]) -> None:
     """Bring nodes into topological order, earlier ones first where there is a choice."""
     if all(max(before, default=-1) < index for index, before in enumerate(needs)):
         return
-    users: list[list[int]] = [[] for _ in needs]
-    waiting = [len(before) for before in needs]
-    for index, before in enumerate(needs):
-        for producer in before:
-            users[producer].append(index)
-    ready = [index for index, count in enumerate(waiting) if not count]
+    sorter = TopologicalSorter(dict(enumerate(needs)))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = error.args[1][1:]
+        first = cycle.index(min(cycle))
+        names = [describe(nodes[index]) for index in cycle[first:] + cycle[:first]]
+        where = " -> ".join(names[:5]) + (" -> ..." if len(names) > 5 else "")
+        raise ModelError("OP105", f"the graph has a cycle of {len(cycle)} nodes", where=where) from None
+    ready: list[int] = []
     order = []
-    while ready:
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heapq.heappush(ready, index)
         order.append(heapq.heappop(ready))
-        for user in users[order[-1]]:
-            waiting[user] -= 1
-            if not waiting[user]:
-                heapq.heappush(ready, user)
-    if len(order) < len(needs):
-        raise _cycle(nodes, needs, waiting)
+        sorter.done(order[-1])
     copies = [NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
     del nodes[:]
     nodes.extend(copies)
 
 
-def _cycle(nodes: Any, needs: list[set[int]], waiting: list[int]) -> ModelError:
-    """Name the nodes of one cycle, by going back from any node that never became ready."""
-    path: list[int] = []
-    index = next(index for index, count in enumerate(waiting) if count)
-    while index not in path:
-        path.append(index)
-        index = min(before for before in needs[index] if waiting[before])
-    cycle = path[path.index(index) :][::-1]
-    first = cycle.index(min(cycle))
-    names = [describe(nodes[index]) for index in cycle[first:] + cycle[:first]]
-    where = " -> ".join(names[:5]) + (" -> ..." if len(names) > 5 else "")
-    return ModelError("OP105", f"the graph has a cycle of {len(cycle)} nodes", where=where)
-
-
 def describe(node: NodeProto) -> str:
-    """Name a node for people: its operator, and its name or first output."""
+    """Return a node's description for messages: its operator, and its name or first output."""
     return f'{node.op_type} "{node.name or next(filter(None, node.output), "")}"'
 
 
 def _given(graph: GraphProto) -> list[str]:
-    """List the names that a graph has before any node; an initializer may be an input's default."""
+    """Return the names of a graph's inputs and initializers; an initializer may be an input's default."""
     inputs = [value.name for value in graph.input]
     defaults = set(inputs)
     constants = [tensor.name for tensor in graph.initializer]
@@ -247,7 +224,7 @@ def _given(graph: GraphProto) -> list[str]:
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Go through the graphs among a node's attributes."""
+    """Yield the graphs among a node's attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

@@ -1,4 +1,4 @@
-"""External data: weights in files beside the model, read and written with suspicion."""
+"""External data: weights in files beside the model. Locations and sizes are not trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.tensors import DATA_FIELDS, byte_size, check_type, raw_bytes
 from onnxprune.model.wire import copy_without
 
-_ALIGNMENT = 4096  # a page: so that readers may map the file into memory
+_ALIGNMENT = 4096  # a page, so that readers can map the file into memory
 _SMALLEST = 1024  # bytes; smaller tensors stay in the model file
 
 
@@ -24,11 +24,11 @@ def embed(tensors: Iterable[tuple[TensorProto, str]], model: Path | None) -> tup
         model: The model's file, or None if it has none.
 
     Returns:
-        The files read, in order of name.
+        The files that were read, in order of name.
 
     Raises:
-        ModelError: A location leaves the model's folder (OP114); a file is absent or ends before
-            the tensor (OP115); a length or type contradicts the shape (OP110, OP111, OP112).
+        ModelError: A location leaves the model's folder (OP114); a file is absent or ends before the tensor (OP115);
+            a length or type contradicts the shape (OP110, OP111, OP112).
     """
     files: dict[str, Path] = {}
     for tensor, where in tensors:
@@ -50,8 +50,8 @@ def detach(model: ModelProto, data: BinaryIO, location: str) -> dict[str, Tensor
 
     Args:
         model: The model; it isn't changed.
-        data: Where the values go, each at a multiple of the page size.
-        location: The data file's name as the tensors are to give it.
+        data: The file for the values, each at a multiple of the page size.
+        location: The data file's name, as stored in the tensors.
 
     Returns:
         By name, what the model file holds in place of each tensor that was written.
@@ -72,7 +72,7 @@ def detach(model: ModelProto, data: BinaryIO, location: str) -> dict[str, Tensor
 
 
 def _resolve(location: str, model: Path | None, where: str) -> Path:
-    """Find a data file, refusing every way out of the model's folder."""
+    """Return the path of a data file; locations outside of the model's folder are refused."""
     if model is None:
         raise ModelError(
             "OP115",
@@ -85,13 +85,13 @@ def _resolve(location: str, model: Path | None, where: str) -> Path:
             raise _outside(location, where)
     try:
         found = (model.parent / location).resolve()
-        # A cache may hold links to both files; then the model's own file tells the folder.
+        # A cache may hold links to both files; then the folder is that of the file behind the model's link.
         folders = (model.parent.resolve(), model.resolve().parent)
         if not any(found.is_relative_to(folder) for folder in folders):
             raise _outside(location, where)
         if not found.is_file():
             raise ModelError("OP115", f"external data {location!r} doesn't exist", where=where)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise ModelError("OP115", f"external data {location!r}: {error}", where=where) from error
     return found
 
@@ -102,7 +102,7 @@ def _read(path: Path, tensor: TensorProto, entries: dict[str, str], where: str) 
         offset = int(entries.get("offset") or 0)
         length = int(entries.get("length") or size)
     except ValueError as error:
-        raise ModelError("OP115", "external data at no number", where=where) from error
+        raise ModelError("OP115", "external data's offset or length isn't a number", where=where) from error
     if tensor.data_type == TensorProto.STRING or length != size:
         cause = f"shape {list(tensor.dims)} needs {size} bytes, external data has {length}"
         raise ModelError("OP110", cause, where=where)

@@ -1,4 +1,4 @@
-"""Models: loaded with every check that later parts rely on, saved atomically.
+"""Load models with every check that later parts rely on, and save them atomically.
 
 After `load`, external data is in memory, sparse initializers are dense, nodes are in topological
 order, every name has one producer, and every tensor's data fits its shape.
@@ -24,13 +24,12 @@ from onnxprune.model.checks import (
     captured_names,
     check_graphs,
     check_header,
-    check_tensors,
     check_values,
     messages,
     tensors_of,
 )
 from onnxprune.model.external import detach, embed
-from onnxprune.model.tensors import Weights, densify, elements, set_tensor, weights
+from onnxprune.model.tensors import Weights, check_data, check_type, densify, elements, set_tensor, weights
 from onnxprune.model.wire import PROTOBUF_LIMIT, copy_model, pieces
 from onnxprune.runtime.library import max_ir_version
 
@@ -67,11 +66,11 @@ class Model:
 
     Attributes:
         proto: The model with all its data in memory; treat it as read-only.
-        path: The file it was loaded from, if any.
-        sha256: Digest of the file's bytes followed by those of its external data files in order of
-            name; of the bytes it was given as; or of its serialization as `save` writes it.
+        path: The file that it was loaded from, or None.
+        sha256: Digest of the file's bytes followed by those of its external data files in order of name; of the bytes
+            that were given; or of the serialization that `save` writes.
         external: Whether weights were in external data.
-        data_files: The external data files it was read from.
+        data_files: The external data files that it was read from.
     """
 
     proto: ModelProto
@@ -88,18 +87,18 @@ def load(source: Source) -> Model:
     """Load a model and check it.
 
     Args:
-        source: A path, a file's bytes, a ModelProto or graphsurgeon Graph (neither is changed), or
-            a Model, which is given back.
+        source: A path, a file's bytes, a ModelProto or graphsurgeon Graph (neither is changed), or a Model, which is
+            returned as it is.
 
     Raises:
-        ModelError: It can't be read or isn't a valid model (OP101 to OP120).
+        ModelError: The source can't be read or isn't a valid model (OP101 to OP120).
     """
     if isinstance(source, Model):
         return source
     try:
         return _load(source)
     except (MemoryError, RecursionError) as error:
-        cause = f"the model is beyond this machine's memory ({type(error).__name__})"
+        cause = f"the model doesn't fit into this machine's memory ({type(error).__name__})"
         raise ModelError("OP118", cause) from error
 
 
@@ -114,14 +113,13 @@ def save(
 
     Args:
         model: The model, of any size; it isn't changed.
-        path: Where to. External data goes beside it, into `<stem>.onnx.data`.
+        path: The file. External data goes beside it, into `<stem>.onnx.data`.
         force: Whether existing files may be overwritten.
-        external: Whether large initializers go into external data; None for as the Model came, or
-            if it is too large for one file.
+        external: Whether large initializers go into external data. None means as the Model was loaded, or if it is
+            too large for one file.
 
     Raises:
-        ModelError: A file exists (OP116), can't be written (OP117), or the model is too large for
-            one file (OP118).
+        ModelError: A file exists (OP116), can't be written (OP117), or the model is too large for one file (OP118).
     """
     proto, sources = (model.proto, model.data_files) if isinstance(model, Model) else (model, ())
     target = Path(path)
@@ -154,16 +152,15 @@ def save(
 
 
 def file_size(model: Model) -> int:
-    """Return the bytes of a model's files on disk; 0 for one that came from memory."""
+    """Return the size of a model's files on disk in bytes; 0 for a model from memory."""
     files = [f for f in (model.path, *model.data_files) if f is not None]
     return sum(f.stat().st_size for f in files)
 
 
 def skeleton(proto: ModelProto) -> ModelProto:
-    """Copy a model without its weights, for shape inference at any size.
+    """Return a copy of a model without its weights, for shape inference at any size.
 
-    Every initializer of more than 1024 elements becomes a graph input of its type, after the
-    model's own inputs.
+    Every initializer of more than 1024 elements becomes a graph input of its type, after the model's own inputs.
     """
     copy = copy_model(proto, "initializer")
     inputs = {value.name for value in proto.graph.input}
@@ -176,7 +173,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
 
 
 def outline(model: Model) -> Model:
-    """Copy a model without the data of its initializers, which keep their names, types and shapes."""
+    """Return a copy of a model without the data of its initializers, which keep names, types and shapes."""
     proto = copy_model(model.proto, "initializer")
     for tensor in model.proto.graph.initializer:
         proto.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
@@ -194,7 +191,7 @@ def _load(source: str | os.PathLike[str] | bytes | ModelProto | gs.Graph) -> Mod
         del content
     else:
         given = source if isinstance(source, ModelProto) else _export(source)
-        for _ in messages(given):  # before copying, which nesting could overflow
+        for _ in messages(given):  # before copying: deep nesting would overflow the copy
             pass
         proto = ModelProto()
         proto.CopyFrom(given)
@@ -204,7 +201,9 @@ def _load(source: str | os.PathLike[str] | bytes | ModelProto | gs.Graph) -> Mod
     check_values([*proto.graph.input, *proto.graph.output])
     tensors = tensors_of(found)
     data_files = embed(tensors, path)
-    check_tensors(tensors)
+    for tensor, where in tensors:
+        check_type(tensor, where)
+        check_data(tensor, where)
     for sparse in proto.graph.sparse_initializer:
         proto.graph.initializer.append(densify(sparse, f"tensor {sparse.values.name!r}"))
     proto.graph.ClearField("sparse_initializer")
@@ -262,7 +261,7 @@ def _export(graph: gs.Graph) -> ModelProto:
 
 @contextmanager
 def _atomically(targets: list[Path], force: bool) -> Iterator[list[Path]]:
-    """Give temporary names beside the targets; on success they take their places, in order."""
+    """Yield temporary names beside the targets; on success these files replace the targets, in order."""
     for target in targets:
         if os.path.lexists(target) and (target.is_dir() or not force):
             hint = None if target.is_dir() else "pass --force (force=True) to overwrite it"

@@ -1,4 +1,4 @@
-"""Models run by ONNX Runtime, of any size, its failures turned into our errors."""
+"""Run models of any size in ONNX Runtime, and turn its failures into our errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def session(
         providers: Execution providers in order of preference, each a name or (name, options).
         optimize: Whether ONNX Runtime may optimize the graph.
         threads: Threads within an operator; ONNX Runtime's default if None.
-        configure: Sets whatever else is wanted on the SessionOptions.
+        configure: Called with the SessionOptions to set anything else.
 
     Raises:
         UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
@@ -56,7 +56,7 @@ def session(
                 _loadable(model, Path(folder)),
                 options,
                 providers=list(providers),
-                enable_fallback=0,  # else it prints to stdout and goes on with another provider
+                enable_fallback=0,  # otherwise it prints to stdout and continues with another provider
             )
         except ModelError:
             raise
@@ -67,7 +67,7 @@ def session(
 
 
 def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Run a session on named inputs; gives every output by its name.
+    """Run a session on named inputs and return every output by its name.
 
     Raises:
         ModelError: ONNX Runtime can't run the model on these inputs (OP122).
@@ -81,7 +81,7 @@ def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def _loadable(model: onnx.ModelProto | bytes | Path, folder: Path) -> bytes | str:
-    """Turn a model into what InferenceSession takes, by way of `folder` when it is too large."""
+    """Return what InferenceSession takes: the model's bytes, or a file in `folder` if it is too large for that."""
     if isinstance(model, bytes):
         return model
     if isinstance(model, Path):
@@ -100,12 +100,12 @@ def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
             raise UsageError(
                 "OP608",
                 f"the execution provider {name} isn't available",
-                hint=f"there is {', '.join(present)}; `onnxprune doctor` tells why one is missing",
+                hint=f"available: {', '.join(present)}; `onnxprune doctor` explains why one is missing",
             )
 
 
 def _message(error: Exception) -> str:
-    """Shorten ONNX Runtime's message: without its prefix, file positions and signatures."""
+    """Return ONNX Runtime's message without its prefix, file positions and signatures."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

@@ -1,9 +1,8 @@
-"""A network run on calibration inputs, a stretch at a time.
+"""Run a network on calibration inputs, one part after the other.
 
-To repair layer after layer, tensors ever deeper in a network are wanted on the same inputs. Running it from the start
-each time would cost the square of its depth. A stream holds the tensors at a *cut*, everything that nodes behind it
-read of nodes before it, and moves the cut along; where they would take too much memory the cut stays, and runs get
-longer.
+Repairing layer after layer needs tensors ever deeper in a network, on the same inputs. Running it from the start each
+time would cost the square of its depth. A stream holds the tensors at a *cut*: everything that nodes after it read of
+nodes before it. The cut moves along with the layers, unless its tensors would take too much memory.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ _BUDGET = 2 * 2**30
 
 
 class Stream:
-    """A model whose tensors can be asked for, batch by batch.
+    """A model's tensors on calibration inputs, batch by batch.
 
     Attributes:
-        model: the model. Its weights may change behind the cut.
+        model: the model. Its weights may change after the cut.
     """
 
     def __init__(self, model: ModelProto, batches: Batches, budget: int = _BUDGET) -> None:
@@ -37,8 +36,8 @@ class Stream:
 
         Args:
             model: a model in topological order.
-            batches: gives the inputs, anew at each call, always the same.
-            budget: how many bytes of tensors to hold.
+            batches: returns the inputs; the same ones at each call.
+            budget: the bytes of tensors that may be held.
         """
         self.model = model
         self._batches = batches
@@ -50,7 +49,7 @@ class Stream:
 
         Args:
             names: the tensors.
-            of: a model that is the same in front of the cut; the stream's own by default.
+            of: a model that is the same before the cut; the stream's own by default.
         """
         names = list(dict.fromkeys(names))
         source: Iterable[Inputs] = self._batches() if self._held is None else self._held
@@ -66,9 +65,9 @@ class Stream:
             yield ready
 
     def advance(self, position: int) -> None:
-        """Move the cut to the front of the node at a position, if the tensors there fit the budget."""
+        """Move the cut to just before the node at a position, if the tensors there fit the budget."""
         nodes = self.model.graph.node
-        while position and in_body(nodes[position - 1]):  # which stand in front of their If and run only with it
+        while position and in_body(nodes[position - 1]):  # which come before their If and run only with it
             position -= 1
         made = {i.name for i in self.model.graph.input} | {o for n in nodes[:position] for o in n.output}
         read = {n for node in nodes[position:] for n in reads(node)}
@@ -84,7 +83,7 @@ class Stream:
                     return
             elif size * count > self._budget and i == 0:
                 return
-            else:  # what is in front of the cut is let go at once
+            else:  # frees what was before the cut
                 assert self._held is not None
                 self._held[i] = batch
         if count is None:
@@ -92,5 +91,5 @@ class Stream:
 
 
 def _yielding(options: Any) -> None:
-    """Let ONNX Runtime's threads sleep between runs, when NumPy's are at work: spinning, they would be in their way."""
+    """Let ONNX Runtime's threads sleep between runs: spinning, they would slow down NumPy's."""
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,4 +1,4 @@
-"""Tensors as protobuf: whether they are sound, and their values as arrays."""
+"""Tensors as protobuf: checks, and their values as arrays."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MAX_DENSE_BYTES = 2**28
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """A model's initializers as arrays, made anew at every access so that none stays in memory.
+    """A model's initializers as arrays. Each access makes a new array, so that none stays in memory.
 
-    Arrays are read-only views of the tensor's bytes where its encoding allows. bfloat16, float8 and
-    4-bit types are those of ml_dtypes.
+    Arrays are read-only views of the tensor's bytes where its encoding allows. bfloat16, float8 and 4-bit types are
+    those of ml_dtypes.
     """
 
     def __init__(self, proto: ModelProto) -> None:
@@ -32,34 +32,34 @@ class Weights(Mapping[str, np.ndarray]):
         self._tensors: dict[str, TensorProto] = {t.name: t for t in proto.graph.initializer}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Give the values of an initializer."""
+        """Return the values of an initializer."""
         return numpy_helper.to_array(self._tensors[name])
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names in the graph's order."""
+        """Yield the names in the graph's order."""
         return iter(self._tensors)
 
     def __len__(self) -> int:
-        """Count the initializers."""
+        """Return the number of initializers."""
         return len(self._tensors)
 
     def tensor(self, name: str) -> TensorProto:
-        """Give the initializer itself; changes to it are changes of the model."""
+        """Return the initializer itself; changing it changes the model."""
         return self._tensors[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Give the shape without reading the values."""
+        """Return an initializer's shape without reading its values."""
         return tuple(self._tensors[name].dims)
 
     def dtype(self, name: str) -> np.dtype[np.generic]:
-        """Give the element type without reading the values."""
+        """Return an initializer's element type without reading its values."""
         return helper.tensor_dtype_to_np_dtype(self._tensors[name].data_type)
 
 
 def by_group(array: np.ndarray, groups: int) -> np.ndarray:
-    """Turn the weight of a grouped convolution around: the other side's channels first, group after group.
+    """Swap the channel axes of a grouped convolution's weight: from ``(g o) i ...`` to ``(g i) o ...``.
 
-    From ``(g o) i ...`` to ``(g i) o ...``; done twice, it is as before.
+    Applied twice, it returns the weight as it was.
     """
     outer, inner, *rest = array.shape
     split = array.reshape(groups, outer // groups, inner, *rest).swapaxes(1, 2)
@@ -67,44 +67,44 @@ def by_group(array: np.ndarray, groups: int) -> np.ndarray:
 
 
 def weights(proto: ModelProto) -> Weights:
-    """Give lazy access to the values of a model's initializers."""
+    """Return lazy access to the values of a model's initializers."""
     return Weights(proto)
 
 
 def set_tensor(tensor: TensorProto, array: np.ndarray) -> None:
-    """Store an array in a tensor, with the array's shape and type; name and notes stay."""
+    """Store an array in a tensor, with the array's shape and type; its name and doc_string stay."""
     for field in (*DATA_FIELDS, "dims", "segment", "external_data", "data_location"):
         tensor.ClearField(field)
     if array.dtype.isbuiltin and array.dtype.kind in "biuf" and sys.byteorder == "little":
         tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor.dims.extend(array.shape)
-        tensor.raw_data = array.tobytes()  # large ones without the copies that from_array makes
+        tensor.raw_data = array.tobytes()  # from_array would copy large arrays more often
     else:
         tensor.MergeFrom(numpy_helper.from_array(np.asarray(array, order="C")))
 
 
 def elements(tensor: TensorProto | SparseTensorProto) -> int:
-    """Count the elements that a tensor's dimensions ask for."""
+    """Return the number of elements that a tensor's dimensions call for."""
     return math.prod(tensor.dims)
 
 
 def byte_size(tensor: TensorProto) -> int:
-    """Give the size of a tensor's values as raw data; the tensor may lack them."""
+    """Return the size in bytes that a tensor's values have as raw data, by its type and dimensions."""
     return -(-elements(tensor) * _bits(tensor.data_type) // 8)
 
 
 def raw_bytes(tensor: TensorProto) -> bytes:
-    """Give a sound tensor's values as raw data, whichever field holds them."""
+    """Return a valid tensor's values as raw data, whichever field holds them."""
     if not tensor.HasField("raw_data"):
         tensor = numpy_helper.from_array(numpy_helper.to_array(tensor))
     return bytes(tensor.raw_data)
 
 
 def check_type(tensor: TensorProto, where: str) -> None:
-    """Check a tensor's type and dimensions, not its data.
+    """Check a tensor's type and dimensions, but not its data.
 
     Raises:
-        ModelError: The type is unknown (OP112), or the dimensions are impossible (OP111).
+        ModelError: the type is unknown (OP112), or the dimensions are impossible (OP111).
     """
     if not is_known_type(tensor.data_type):
         raise ModelError("OP112", f"unknown data type {tensor.data_type}", where=where)
@@ -112,10 +112,10 @@ def check_type(tensor: TensorProto, where: str) -> None:
 
 
 def check_data(tensor: TensorProto, where: str) -> None:
-    """Check that a tensor of known type holds just the data that its dimensions ask for.
+    """Check that a tensor of known type holds exactly the data that its dimensions call for.
 
     Raises:
-        ModelError: It doesn't (OP110).
+        ModelError: it doesn't (OP110).
     """
     stored = {field: count for field in DATA_FIELDS if (count := len(getattr(tensor, field)))}
     if tensor.HasField("segment") or len(stored) > 1:
@@ -124,7 +124,7 @@ def check_data(tensor: TensorProto, where: str) -> None:
     if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
         field, wanted, unit = "raw_data", byte_size(tensor), "bytes"
     else:
-        # One value each, except that complex numbers are pairs, and 2 or 4 bits share a byte.
+        # One value per element, except that complex numbers are pairs, and types of 2 or 4 bits share a byte.
         share = 8 // _PACKED_BITS.get(name, 8)
         pairs = 2 if name.startswith("COMPLEX") else 1
         wanted, unit = -(-elements(tensor) * pairs // share), "values"
@@ -140,14 +140,14 @@ def check_data(tensor: TensorProto, where: str) -> None:
 
 
 def densify(sparse: SparseTensorProto, where: str) -> TensorProto:
-    """Make a sparse tensor dense.
+    """Return a sparse tensor as a dense one.
 
     Args:
-        sparse: Values [n] and indices, linear [n] or by axis [n, rank]; both tensors are sound.
-        where: The place, for errors.
+        sparse: values of shape (n,) and indices, linear (n,) or by axis (n, rank); both are valid tensors.
+        where: the place, for errors.
 
     Raises:
-        ModelError: It is malformed, or too large when dense (OP113).
+        ModelError: the tensor is malformed, or too large when dense (OP113).
     """
     _check_dims(sparse, where)
     dense = TensorProto(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
@@ -172,12 +172,12 @@ def densify(sparse: SparseTensorProto, where: str) -> TensorProto:
 
 
 def is_known_type(data_type: int) -> bool:
-    """Tell whether onnx knows an element type."""
+    """Whether onnx knows an element type."""
     return data_type in _KNOWN_TYPES
 
 
 def _check_dims(tensor: TensorProto | SparseTensorProto, where: str) -> None:
-    # Zeros don't count in the product: NumPy refuses shapes whose other sizes overflow.
+    # Zeros are left out of the product: NumPy refuses shapes whose other sizes overflow.
     volume = math.prod(size for size in tensor.dims if size)
     if len(tensor.dims) > _MAX_RANK or min(tensor.dims, default=0) < 0 or volume >= 2**56:
         shape = ", ".join(map(str, tensor.dims[:8])) + (", ..." if len(tensor.dims) > 8 else "")

@@ -1,8 +1,7 @@
-"""Writing models in pieces, so that neither 2 GiB nor memory limits them.
+"""Copy models in part, and write them in pieces, so that neither 2 GiB nor memory limits their size.
 
-The protobuf package serializes a message as one string: a second copy of every weight, and at most
-2 GiB. A model's weights are one repeated field of its graph; written by hand one by one, in valid
-protobuf, they are never all in memory twice.
+The protobuf package serializes a message as one string: a second copy of every weight, and at most 2 GiB. A model's
+weights are one repeated field of its graph. Here they are written one by one, as valid protobuf, and never held twice.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ def _fill(copy: Message, message: Message, without: Collection[str]) -> None:
 def pieces(
     model: ModelProto, replace: Callable[[TensorProto], TensorProto] = lambda tensor: tensor
 ) -> tuple[int, Iterator[bytes]]:
-    """Serialize a model: its size in bytes, and the bytes in pieces.
+    """Return the size in bytes of a serialized model, and its bytes in pieces.
 
     Args:
         model: The model, of any size; it must not change until the pieces are read.
-        replace: What to write instead of each initializer.
+        replace: Returns the tensor to write in place of an initializer.
     """
     head = copy_without(model, "graph").SerializeToString(deterministic=True)
     body = copy_without(model.graph, "initializer").SerializeToString(deterministic=True)
@@ -75,7 +74,7 @@ def pieces(
 
 
 def _prefix(tensor: TensorProto, payload: int) -> bytes:
-    """Serialize an initializer up to its raw_data's bytes, which come last."""
+    """Return the bytes of a serialized initializer up to those of its raw_data, which come last."""
     stub: bytes = copy_without(tensor, "raw_data").SerializeToString(deterministic=True)
     if tensor.HasField("raw_data"):
         stub += _key(TensorProto, "raw_data", payload)
@@ -83,7 +82,7 @@ def _prefix(tensor: TensorProto, payload: int) -> bytes:
 
 
 def _key(kind: type[ModelProto | GraphProto | TensorProto], field: str, length: int) -> bytes:
-    """Encode the key and the length of a length-delimited field."""
+    """Return the encoded key and length of a length-delimited field."""
     number = kind.DESCRIPTOR.fields_by_name[field].number
     return _varint(number << 3 | 2) + _varint(length)
 
