@@ -1,7 +1,7 @@
-"""One shape for the many ways in which exporters write the same network.
+"""Bring the many ways in which exporters write the same network into one form.
 
-`normalize` is a pipeline of passes over a `Draft`. Each pass has one contract, keeps topological
-order and what the model computes, bit for bit, and finds nothing to do when run again.
+`normalize` runs passes over `ModelParts`. Each pass keeps topological order and what the model computes, bit for bit,
+and finds nothing to do when run again.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxprune.model.bodies import open_bodies
 from onnxprune.model.wire import copy_model, copy_without
-from onnxprune.normalize.constants import inline_functions, materialize_constants
-from onnxprune.normalize.draft import Draft, add, forget
-from onnxprune.normalize.leftovers import (
+from onnxprune.normalize.cleanup import (
     drop_dead,
     drop_unread,
     drop_zero_states,
@@ -24,58 +22,62 @@ from onnxprune.normalize.leftovers import (
     unflatten_scales,
     unshare_vectors,
 )
+from onnxprune.normalize.constants import inline_functions, materialize_constants
+from onnxprune.normalize.parts import ModelParts, add_initializers, remove_named
 from onnxprune.normalize.shuffles import merge_shuffles
 from onnxprune.normalize.statistics import compute_statistics
 
 
 def normalize(proto: ModelProto, *, consume: bool = False) -> ModelProto:
-    """Rewrite a model into the shape that the rest of the package works on.
+    """Rewrite a model into the form that the rest of the package works on.
 
-    In the result there are no model-local functions; Constant nodes, ConstantOfShape of constants,
-    Identity of initializers and statistics of initializers are initializers; initializers aren't graph
-    inputs, and all are read; every node has a name of its own; a vector serves one node input only; a
-    channel shuffle is a Gather; the nodes of If's bodies stand in the main graph (`onnxprune.model.bodies`),
-    those of other subgraphs are left alone. The result computes bit for bit what the model computes.
+    The result computes bit for bit what the model computes, and:
+
+    - has no model-local functions; Constant nodes, ConstantOfShape of constants, Identity of initializers and
+      statistics of initializers are initializers;
+    - initializers aren't graph inputs, and all are read; a vector is read by one node input only;
+    - every node has a unique name, and channel shuffles are Gathers;
+    - the nodes of If bodies are in the main graph (`onnxprune.model.bodies`); other bodies are left alone.
 
     Args:
-        proto: A model as `load` gives it.
-        consume: Whether it may be changed into the result, which saves a copy of all weights.
+        proto: A model from `load`.
+        consume: Whether the model may be changed into the result, which saves a copy of all weights.
 
     Returns:
-        A new model, or the one given; the same for the same input.
+        A new model, or the given one; deterministic.
 
     Raises:
-        ModelError: A function can't be inlined (OP120), a constant is too large (OP121) or
-            malformed (OP123, or a tensor's code).
+        ModelError: A function can't be inlined (OP120), or a constant is too large (OP121) or malformed (OP123, or a
+            tensor's code).
     """
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    draft = Draft(copy_model(proto, "node", "initializer"), list(proto.graph.node), tensors)
+    parts = ModelParts(copy_model(proto, "node", "initializer"), list(proto.graph.node), tensors)
     if proto.functions:
-        inline_functions(draft, proto)
+        inline_functions(parts, proto)
     for rewrite in _PASSES:
-        rewrite(draft)
-    draft.shell.graph.node.extend(draft.nodes)
+        rewrite(parts)
+    parts.shell.graph.node.extend(parts.nodes)
     if consume:
-        _move_into(proto, draft)
+        _move_into(proto, parts)
     else:
-        add(draft.shell.graph, draft.tensors)
-    _gather_shuffles(draft)
-    return draft.shell
+        add_initializers(parts.shell.graph, parts.tensors)
+    _gather_shuffles(parts)
+    return parts.shell
 
 
-def _move_into(proto: ModelProto, draft: Draft) -> None:
-    """Make the draft's source the model that the draft describes; its initializers stay where they are."""
-    graph, shell = proto.graph, draft.shell
+def _move_into(proto: ModelProto, parts: ModelParts) -> None:
+    """Change the source model into the one that the parts describe; its initializers stay where they are."""
+    graph, shell = proto.graph, parts.shell
     place = {id(tensor): i for i, tensor in enumerate(graph.initializer)}
     stay: dict[int, str] = {}
     more: dict[str, TensorProto] = {}
-    for name, tensor in draft.tensors.items():
+    for name, tensor in parts.tensors.items():
         index = place.get(id(tensor))
-        if index is None or index in stay:  # made by a pass, or the same data under a second name
+        if index is None or index in stay:  # made by a pass, or the same tensor under a second name
             more[name] = tensor
         else:
             stay[index] = name
-    add(graph, more)
+    add_initializers(graph, more)
     for index in reversed(range(len(place))):
         if index in stay:
             graph.initializer[index].name = stay[index]
@@ -87,33 +89,33 @@ def _move_into(proto: ModelProto, draft: Draft) -> None:
                 message.ClearField(field.name)
     graph.MergeFrom(shell.graph)
     proto.MergeFrom(copy_without(shell, "graph"))
-    draft.shell = proto
+    parts.shell = proto
 
 
-def _gather_shuffles(draft: Draft) -> None:
-    """Channel shuffles are Gathers; works on the whole model, whose shapes it must know."""
-    graph = draft.shell.graph
-    nodes, positions = merge_shuffles(draft.shell)
+def _gather_shuffles(parts: ModelParts) -> None:
+    """Replace channel shuffles by Gathers. Works on the whole model, as it needs shapes."""
+    graph = parts.shell.graph
+    nodes, positions = merge_shuffles(parts.shell)
     if not positions:
         return
-    draft.nodes = nodes
-    drop_dead(draft)
-    before = draft.tensors
-    drop_unread(draft)
-    forget(graph.initializer, before.keys() - draft.tensors)
-    add(graph, positions)
-    live = [NodeProto.FromString(node.SerializeToString()) for node in draft.nodes]  # not views of what is deleted
+    parts.nodes = nodes
+    drop_dead(parts)
+    before = parts.tensors
+    drop_unread(parts)
+    remove_named(graph.initializer, before.keys() - parts.tensors)
+    add_initializers(graph, positions)
+    live = [NodeProto.FromString(node.SerializeToString()) for node in parts.nodes]  # copies: the originals are deleted
     del graph.node[:]
     graph.node.extend(live)
 
 
-def _open_all_bodies(draft: Draft) -> None:
-    """Nodes of the bodies of If stand in the main graph, see `onnxprune.model.bodies`."""
-    draft.nodes, weights = open_bodies(draft.nodes, {*draft.tensors, *(i.name for i in draft.shell.graph.input)})
-    draft.tensors |= weights
+def _open_all_bodies(parts: ModelParts) -> None:
+    """Move the nodes of If bodies into the main graph, see `onnxprune.model.bodies`."""
+    parts.nodes, weights = open_bodies(parts.nodes, {*parts.tensors, *(i.name for i in parts.shell.graph.input)})
+    parts.tensors |= weights
 
 
-_PASSES: tuple[Callable[[Draft], None], ...] = (
+_PASSES: tuple[Callable[[ModelParts], None], ...] = (
     _open_all_bodies,
     separate_inputs,
     open_negative_sizes,

@@ -1,4 +1,4 @@
-"""Nodes that give constants become initializers."""
+"""Turn nodes that compute constants into initializers, and inline functions."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from onnxprune.model.file import skeleton
 from onnxprune.model.graph import attribute, with_inputs
 from onnxprune.model.tensors import byte_size, check_data, check_type, densify, elements
 from onnxprune.model.wire import copy_model
-from onnxprune.normalize.draft import Draft, forget
+from onnxprune.normalize.parts import ModelParts, remove_named
 
 _MAX_CONSTANT_BYTES = 2**32
 
 
-def materialize_constants(draft: Draft) -> None:
-    """Nodes that give constants are initializers of the same name; copies of them are bypassed.
+def materialize_constants(parts: ModelParts) -> None:
+    """Replace nodes that compute constants by initializers of the same name, and bypass copies of initializers.
 
-    An Identity stays where its output's name is needed: by the caller or by a subgraph.
+    An Identity stays if its output is an output of the graph or captured by a body.
     """
-    fixed = draft.fixed_names()
+    fixed = parts.fixed_names()
     aliases: dict[str, str] = {}
     nodes: list[NodeProto] = []
     budget = _MAX_CONSTANT_BYTES
-    for node in draft.nodes:
+    for node in parts.nodes:
         if not aliases.keys().isdisjoint(node.input):
             node = with_inputs(node, [aliases.get(name, name) for name in node.input])
-        source = draft.tensors.get(node.input[0]) if len(node.input) == 1 else None
+        source = parts.tensors.get(node.input[0]) if len(node.input) == 1 else None
         op = node.op_type if node.domain in DEFAULT_DOMAINS and len(node.output) == 1 else ""
         if op == "Constant":
-            draft.tensors[node.output[0]] = _constant(node)
+            parts.tensors[node.output[0]] = _constant(node)
         elif op == "ConstantOfShape" and source is not None:
             filled = _filled(node, source, budget)
             budget -= byte_size(filled)
-            draft.tensors[node.output[0]] = filled
+            parts.tensors[node.output[0]] = filled
         elif op == "Identity" and source is not None and node.output[0] not in fixed:
             aliases[node.output[0]] = node.input[0]
         else:
             nodes.append(node)
-    draft.nodes = nodes
-    forget(draft.shell.graph.value_info, aliases)
+    parts.nodes = nodes
+    remove_named(parts.shell.graph.value_info, aliases)
 
 
 def _constant(node: NodeProto) -> TensorProto:
-    """Give a Constant node's value, however it is spelled."""
+    """Return the value of a Constant node, whichever attribute holds it."""
     where = describe(node)
     if len(node.attribute) != 1:
         raise ModelError("OP123", "a Constant needs one attribute, its value", where=where)
@@ -81,7 +81,7 @@ def _text(tensor: TensorProto, where: str) -> TensorProto:
 
 
 def _filled(node: NodeProto, shape: TensorProto, budget: int) -> TensorProto:
-    """Give what a ConstantOfShape node makes of a constant shape, in at most `budget` bytes."""
+    """Return the output of a ConstantOfShape node for a constant shape, of at most `budget` bytes."""
     where = describe(node)
     value = attribute(node, "value", TensorProto(data_type=1, dims=[1], float_data=[0]))
     single = isinstance(value, TensorProto) and elements(value) == 1
@@ -100,8 +100,8 @@ _MAX_INLINED_NODES = 200_000
 _MAX_CALL_DEPTH = 50
 
 
-def inline_functions(draft: Draft, proto: ModelProto) -> None:
-    """Calls of model-local functions are replaced by their bodies; no function remains."""
+def inline_functions(parts: ModelParts, proto: ModelProto) -> None:
+    """Replace calls of model-local functions by their bodies, and remove the functions."""
     _check_calls(proto)
     result = skeleton(proto)
     try:
@@ -115,11 +115,11 @@ def inline_functions(draft: Draft, proto: ModelProto) -> None:
         raise ModelError("OP120", "the function can't be inlined", where=f"function {name!r}")
     shell = copy_model(result, "node", "initializer", "input")
     shell.graph.input.extend(proto.graph.input)
-    draft.shell, draft.nodes = shell, list(result.graph.node)
+    parts.shell, parts.nodes = shell, list(result.graph.node)
 
 
 def _check_calls(proto: ModelProto) -> None:
-    """Refuse functions that never end, or that grow beyond bounds, when they are inlined."""
+    """Raise ModelError (OP120) for functions that are recursive, or too large when inlined."""
     bodies = {(f.domain, f.name, f.overload): f for f in proto.functions}
     if len(bodies) < len(proto.functions):
         raise ModelError("OP120", "a function is defined twice")

@@ -1,8 +1,7 @@
-"""Channel shuffles as what they are: a Gather, which goes on being right whichever channels leave.
+"""Replace channel shuffles by Gather, which stays correct whichever channels are removed.
 
-Exporters write a shuffle as Reshape, Transpose, Reshape. That chain asks for a rectangle: the same places of every
-group, and, shuffle after shuffle, most of a network coupled to one channel. A Gather picks each channel by its
-position, so that none is coupled to another.
+Exporters write a shuffle as Reshape, Transpose, Reshape. That chain needs the same positions in every group, which
+couples most channels of a network that has many shuffles. A Gather picks each channel by its position and couples none.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ _LONGEST = 6  # nodes of one shuffle
 
 
 def merge_shuffles(proto: ModelProto) -> tuple[list[NodeProto], dict[str, TensorProto]]:
-    """Replace chains of movements that permute one axis and move nothing else.
+    """Replace chains of data movements that permute one axis and move nothing else.
 
-    A chain is looked at at two sizes of every symbolic dimension, so that none is taken for a shuffle by accident.
+    A chain is checked at two sizes of every symbolic dimension, so that none is taken for a shuffle by accident.
 
     Args:
         proto: a model with its constants as initializers; weights aren't read.
 
     Returns:
-        All nodes, and the positions that the new ones pick, by name; none if nothing was found.
+        All nodes, and the indices of the new Gathers by name; empty if there are no shuffles.
     """
     chains = list(_chains(proto.graph))
     if not chains:
         return list(proto.graph.node), {}
     try:
         shapes = concretize(proto)
-    except OnnxPruneError:  # the tracer, who knows the user's sizes, will tell
+    except OnnxPruneError:  # the tracer will report it, at the sizes that the user gives
         return list(proto.graph.node), {}
     others = elsewhere(proto, shapes) if shapes.symbols else shapes
     if others is None:
@@ -62,7 +61,7 @@ def merge_shuffles(proto: ModelProto) -> tuple[list[NodeProto], dict[str, Tensor
 
 
 def _chains(graph: GraphProto) -> Iterator[list[NodeProto]]:
-    """Go through the runs of movements that split, transpose and merge axes; inner results have one reader."""
+    """Yield the chains of nodes that split, transpose and merge axes; inner results have one reader."""
     index = GraphIndex(graph)
     for start in index.nodes:
         if not _moves(start) or start.op_type == "Transpose":
@@ -84,7 +83,7 @@ def _moves(node: NodeProto) -> bool:
 
 
 def _permutation(nodes: Sequence[NodeProto], shapes: Shapes) -> tuple[int, Ids] | None:
-    """Return the one axis whose positions a chain permutes, and how; None if it does anything else."""
+    """Return the axis that a chain permutes and the permutation; None if it does anything else."""
     before, after = (shapes.shapes.get(n) for n in (nodes[0].input[0], nodes[-1].output[0]))
     if before is None or before != after:
         return None

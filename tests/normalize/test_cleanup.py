@@ -1,4 +1,4 @@
-"""What says nothing goes."""
+"""Clean-up passes of `normalize`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in parts, as the passes of `normalize` work on it."""
+"""The parts of a model that the passes of `normalize` work on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnxprune.model.graph import fixed_names
 
 
 @dataclass(slots=True)
-class Draft:
-    """A model in parts, so that passes neither copy weights nor touch their input.
+class ModelParts:
+    """A model in parts, so that passes neither copy weights nor change their input.
 
     Attributes:
-        shell: The model without nodes and initializers; ours to change.
-        nodes: In topological order; a pass replaces a node, it never changes one.
-        tensors: Initializers by name, which overrides the tensor's own; shared, never changed.
+        shell: The model without nodes and initializers; passes may change it.
+        nodes: The nodes in topological order; a pass replaces a node but never changes one.
+        tensors: Initializers by name, which overrides the tensor's own name; passes never change one.
     """
 
     shell: ModelProto
@@ -27,11 +27,15 @@ class Draft:
     tensors: dict[str, TensorProto]
 
     def fixed_names(self) -> set[str]:
-        """Collect the names that readers outside of the nodes' inputs rely on."""
+        """Return the names of outputs and those that bodies capture, see `onnxprune.model.graph.fixed_names`."""
         return fixed_names(self.shell.graph.output, self.nodes)
 
+    def all_names(self) -> set[str]:
+        """Return the names of all tensors, those inside of bodies included."""
+        return {*_names_of(self.nodes), *self.tensors, *(value.name for value in self.shell.graph.input)}
 
-def add(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> None:
+
+def add_initializers(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> None:
     """Add copies of tensors to a graph's initializers, under these names."""
     for name, tensor in tensors.items():
         copy = graph.initializer.add()
@@ -39,19 +43,18 @@ def add(graph: GraphProto, tensors: Mapping[str, TensorProto]) -> None:
         copy.name = name
 
 
-def forget(values: Any, names: Container[str]) -> None:
-    """Delete the entries of these names from a list of inputs or types."""
+def remove_named(values: Any, names: Container[str]) -> None:
+    """Delete the inputs or declared types with these names from a repeated field."""
     for index in reversed(range(len(values))):
         if values[index].name in names:
             del values[index]
 
 
-def names_of(nodes: Iterable[NodeProto]) -> Iterator[str]:
-    """Go through the names that nodes read or give, those inside of subgraphs included."""
+def _names_of(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield from (*node.input, *node.output)
         for graph in subgraphs(node):
             yield from (value.name for value in graph.input)
             yield from (tensor.name for tensor in graph.initializer)
             yield from (sparse.values.name for sparse in graph.sparse_initializer)
-            yield from names_of(graph.node)
+            yield from _names_of(graph.node)
