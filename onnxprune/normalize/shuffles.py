@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnxprune.channels.values import Factor, Ids, Shape, Value, reshape, transpose
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.graph import GraphIndex, attribute
-from onnxprune.shapes import Shapes, concretize, elsewhere
+from onnxprune.shapes import Shapes, concretize, concretize_otherwise
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _MERGES = frozenset({"Flatten", "Reshape"})
@@ -39,7 +39,7 @@ def merge_shuffles(proto: ModelProto) -> tuple[list[NodeProto], dict[str, Tensor
         shapes = concretize(proto)
     except OnnxPruneError:  # the tracer will report it, at the sizes that the user gives
         return list(proto.graph.node), {}
-    others = elsewhere(proto, shapes) if shapes.symbols else shapes
+    others = concretize_otherwise(proto, shapes) if shapes.symbols else shapes
     if others is None:
         return list(proto.graph.node), {}
     replaced: dict[str, NodeProto] = {}

@@ -23,7 +23,7 @@ from onnxprune.model.session import run, session
 from onnxprune.model.tensors import byte_size
 from onnxprune.normalize.parts import ModelParts, add_initializers
 from onnxprune.shapes import concretize
-from onnxprune.shapes.fold import RANDOM
+from onnxprune.shapes.walk import RANDOM
 
 _MOST_ELEMENTS = 2**28  # of an intermediate tensor, which can be much larger than the weights
 

@@ -1,4 +1,4 @@
-"""Where onnx's inference ends: ONNX Runtime's own, a run of the model, and what the model declares."""
+"""Types that onnx can't infer: from ONNX Runtime's inference, from a run of the model, or as the model declares."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from onnxprune.runtime.library import import_onnxruntime
 from onnxprune.shapes.known import Shape, piece
 from onnxprune.shapes.walk import Conflict, ShapeWalk
 
-_RUN_ELEMENTS = 1 << 23  # no inputs larger than this are made up for a run
+_RUN_ELEMENTS = 1 << 23  # of all inputs together; the model isn't run on more
 _RUN_SECONDS = 30.0
 
 
 def runtime_types(walk: ShapeWalk, names: Sequence[str]) -> dict[str, TypeProto]:
-    """Have ONNX Runtime infer some tensors' types from what a walk knows; it runs nothing."""
+    """Return the types that ONNX Runtime infers from what a walk knows; nothing is run."""
     wanted = set(names)
     steps = [step for step in walk.steps if not wanted.isdisjoint(step.outputs)]
     try:
         opened = session(piece(walk.proto, walk.known, steps, names), optimize=False)
     except OnnxPruneError:
         return {}
-    # An empty shape may be a scalar's, or that of which nothing is known.
+    # An empty shape may be that of a scalar, or an unknown one.
     return _complete_types((entry, entry.shape) for entry in opened.get_outputs() if entry.shape)
 
 
 def is_refused(walk: ShapeWalk, conflict: Conflict) -> bool:
-    """Whether ONNX Runtime sees a contradiction as well, so that the model can't be run."""
+    """Whether ONNX Runtime finds a contradiction as well, so that the model can't be run."""
     step = walk.steps[conflict.step]
     if walk.mismatch(step):
         return True
@@ -49,16 +49,16 @@ def is_refused(walk: ShapeWalk, conflict: Conflict) -> bool:
 
 
 def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterable[str]) -> dict[str, TypeProto]:
-    """Run a model once in ONNX Runtime on random inputs, to see the types of some of its tensors.
+    """Run a model once in ONNX Runtime on random inputs, and return the types of some of its tensors.
 
     Args:
-        proto: The model. It is not changed.
+        proto: The model. It isn't changed.
         inputs: The shapes of its inputs. Floats are drawn from a normal distribution, integers are 0 or 1.
         names: Tensors of the main graph.
 
     Returns:
-        The types of those that came out as tensors without an axis of size zero (a detector that found nothing says
-        nothing about its outputs). Empty if the model can't be run, or not within half a minute.
+        The types of those that are tensors without an axis of size zero: a detector that found nothing has outputs of
+        size zero. Empty if the model can't be run within half a minute.
     """
     if sum(map(prod, inputs.values())) > _RUN_ELEMENTS:
         return {}
@@ -82,16 +82,16 @@ def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterab
             arrays = opened.run(names, feeds, options)
         finally:
             stop.cancel()
-    except Exception:  # of many kinds, and all mean the same: no shapes, which is no error
+    except Exception:  # of many kinds; without shapes from the run, they stay unknown
         return {}
     entries = {entry.name: entry for entry in opened.get_outputs()}
     return _complete_types((entries[n], np.shape(a)) for n, a in zip(names, arrays, strict=True))
 
 
 def declared_types(graph: GraphProto, symbols: Mapping[str, int], names: Iterable[str]) -> dict[str, TypeProto]:
-    """Read tensors' types as the model declares them, right or wrong, where they are complete.
+    """Return complete types of tensors as the model declares them, right or wrong.
 
-    An empty shape is not taken for a scalar's: it is also how exporters write that they don't know.
+    An empty shape isn't taken for that of a scalar: exporters also write it for an unknown one.
     """
     wanted = set(names)
     types: dict[str, TypeProto] = {}
@@ -105,7 +105,7 @@ def declared_types(graph: GraphProto, symbols: Mapping[str, int], names: Iterabl
 
 
 def _complete_types(found: Iterable[tuple[Any, Sequence[Any]]]) -> dict[str, TypeProto]:
-    """Turn a session's outputs and their shapes into types, where they are complete."""
+    """Return the types of a session's outputs, given with their shapes, that are complete."""
     types: dict[str, TypeProto] = {}
     for entry, shape in found:
         element = re.fullmatch(r"tensor\((\w+)\)", entry.type)

@@ -1,26 +1,38 @@
-"""The dimensions of a model's inputs: as declared, and as the user gives them."""
+"""The sizes of a model's inputs: as declared, as the user gives them, and a search for those of symbolic dimensions."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from onnx import GraphProto
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.shapes.known import Shape, is_tensor
+from onnxprune.shapes.walk import ShapeWalk
 
 Dims = tuple[int | str, ...]  # sizes, and the names of symbolic dimensions
 
-_NAMELESS = {"", "?", "None", "-1"}  # what exporters write time and again for "unknown"
+# Limits of the search: walks, and visits of nodes during all of them.
+_TRIES = 48
+_VISITS = 200_000
+
+_BATCH = (1, 2, 4, 8)
+_CHANNELS = (3, 1, 4, 2)
+_IMAGE = (224, 256, 32, 64, 640, 128, 416, 299, 28, 96, 160, 320, 512, 227, 384, 1024)
+_VOLUME = (32, 16, 64, 112, 128, 96, 224)
+_SEQUENCE = (16, 32, 64, 128, 256, 512, 1024, 2048, 16000)
+
+_NAMELESS = {"", "?", "None", "-1"}  # what exporters write for "unknown"
 
 
 def declared_inputs(graph: GraphProto) -> dict[str, Dims | None]:
-    """Give the declared dimensions of the tensors that are fed; None where there are none.
+    """Return the declared dimensions of the inputs that aren't initializers; None for one without any.
 
     Raises:
-        ModelError: One has an axis of size zero (OP111).
+        ModelError: An input has an axis of size zero (OP111).
     """
     given = {tensor.name for tensor in graph.initializer}
     given.update(sparse.values.name for sparse in graph.sparse_initializer)
@@ -52,10 +64,10 @@ def declared_inputs(graph: GraphProto) -> dict[str, Dims | None]:
 def bind(
     declared: Mapping[str, Dims | None], given: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, Dims], dict[str, int]]:
-    """Fit the user's shapes to the inputs.
+    """Combine the declared dimensions of inputs with the shapes that the user gives.
 
     Returns:
-        Every input's dimensions, the user's where they are given, and the sizes that they give to symbols.
+        Every input's dimensions, the user's where given, and the sizes of symbols that follow from these.
 
     Raises:
         ModelError: An input has neither a declared nor a given shape (OP124).
@@ -83,8 +95,8 @@ def bind(
 
 
 def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str, int]) -> Shape:
-    """Check the shape given for an input, and note the sizes that it gives to symbols."""
-    where = f"--input-shape {name}:{','.join(map(str, given))}"
+    """Check the shape given for an input, and store the sizes of symbols that follow from it."""
+    where = f"input_shapes, {name}:{shape_text(given)}"
     declared = None if shape is None else f'"{name}" is declared as {shape_text(shape)}'
 
     def misfit(cause: str) -> UsageError:
@@ -109,5 +121,93 @@ def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str,
 
 
 def shape_text(shape: Iterable[object] | None) -> str:
-    """Write a shape as the command line takes it."""
-    return ",".join(map(str, shape or ()))
+    """Return a shape as text, the way the command line takes it."""
+    return "" if shape is None else ",".join(map(str, shape))
+
+
+class _FreeSize(NamedTuple):
+    """Symbols that get the same size, and the sizes to try."""
+
+    names: list[str]
+    sizes: tuple[int, ...]
+
+
+def _free_sizes(inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> list[_FreeSize]:
+    """Return the sizes that can be varied, the usual value first; batch sizes come last."""
+    seen = set(bound)
+    batch: list[_FreeSize] = []
+    others: list[_FreeSize] = []
+    for dims in inputs.values():
+        if dims and isinstance(dims[0], str) and dims[0] not in seen:
+            seen.add(dims[0])
+            batch.append(_FreeSize([dims[0]], _BATCH if len(dims) > 1 else (1, *_SEQUENCE)))
+    for dims in inputs.values():
+        spatial: dict[tuple[int, ...], list[str]] = {}
+        for axis, size in enumerate(dims):
+            if isinstance(size, str) and size not in seen:
+                seen.add(size)
+                usual = _usual_sizes(dims, axis)
+                if usual in (_IMAGE, _VOLUME):
+                    spatial.setdefault(usual, []).append(size)
+                else:
+                    others.append(_FreeSize([size], usual))
+        others.extend(_FreeSize(names, usual) for usual, names in spatial.items())
+    return others + batch
+
+
+def _usual_sizes(dims: Dims, axis: int) -> tuple[int, ...]:
+    """Return the usual sizes of an axis other than the first, the most likely one first."""
+    last = dims[-1]
+    if len(dims) in (4, 5):
+        channels = len(dims) - 1 if isinstance(last, int) and last <= 4 else 1
+        if axis == channels:
+            return _CHANNELS
+        return _IMAGE if len(dims) == 4 else _VOLUME
+    # A recurrent state, [layers, batch, size], as opposed to a sequence, [batch, steps, size]
+    state = len(dims) == 3 and axis == 1 and dims[0] != 1 and isinstance(dims[0], int)
+    return (*_BATCH, *_SEQUENCE) if state and isinstance(last, int) else _SEQUENCE
+
+
+def search(base: ShapeWalk, inputs: Mapping[str, Dims], bound: Mapping[str, int]) -> tuple[ShapeWalk, dict[str, int]]:
+    """Walk at the first sizes without a contradiction, or at the usual ones if none are found.
+
+    At a contradiction, symbols are varied one by one; a size with which the walk gets further is kept.
+
+    Args:
+        base: A walk whose inputs have no sizes yet.
+        inputs: The dimensions of every input.
+        bound: The sizes of symbols that aren't free.
+
+    Returns:
+        The walk, and the size of every symbol.
+    """
+    free = _free_sizes(inputs, bound)
+
+    def attempt(picks: Sequence[int]) -> tuple[ShapeWalk, dict[str, int]]:
+        symbols = dict(bound)
+        for size, pick in zip(free, picks, strict=True):
+            symbols.update(dict.fromkeys(size.names, size.sizes[pick]))
+        sizes = {
+            name: tuple(size if isinstance(size, int) else symbols[size] for size in dims)
+            for name, dims in inputs.items()
+        }
+        walk = base.at(sizes)
+        walk.run(stop=bool(free))
+        return walk, symbols
+
+    picks = [0] * len(free)
+    usual = best = attempt(picks)
+    tries = min(_TRIES, _VISITS // max(1, len(base.steps)))
+    options = [(i, pick) for i, size in enumerate(free) for pick in range(len(size.sizes))]
+    for i, pick in (options * 2)[:tries]:
+        if best[0].conflict is None:
+            return best
+        if pick != picks[i]:
+            trial = [*picks[:i], pick, *picks[i + 1 :]]
+            walk, symbols = attempt(trial)
+            if walk.conflict is None or walk.conflict.step > best[0].conflict.step:
+                best, picks = (walk, symbols), trial
+    if best[0].conflict is None:
+        return best
+    usual[0].run()  # past the contradiction
+    return usual

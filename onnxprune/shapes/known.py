@@ -1,4 +1,4 @@
-"""What is known of a graph's tensors while it is being found out."""
+"""What is known of a graph's tensors during the walk."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SMALL = 4096  # values of more elements are weights or data, not shape arithmeti
 
 @dataclass(slots=True)
 class Known:
-    """Types, shapes and values of tensors, so far.
+    """Types, shapes and values of tensors that are known so far.
 
     Attributes:
-        types: Every tensor with a known type, with whatever part of its shape is known.
-        shapes: Those whose shape is known in full.
-        values: Those whose value is known.
-        constant: Those that depend on no input, not even on an input's size.
+        types: The known types, with the part of the shape that is known.
+        shapes: The shapes that are known in full.
+        values: The known values.
+        constant: The tensors that depend on no input, not even on an input's size.
     """
 
     types: dict[str, TypeProto] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
-    _tensors: dict[str, TensorProto] = field(default_factory=dict)  # the values, as onnx wants them
+    _tensors: dict[str, TensorProto] = field(default_factory=dict)  # the values as onnx takes them
 
     def copy(self) -> Known:
         """Return a copy that can learn more on its own."""
@@ -47,7 +47,7 @@ class Known:
         )
 
     def learn(self, name: str, kind: TypeProto) -> None:
-        """Note a tensor's type; an output that is left out, which has no name, is no tensor."""
+        """Store a tensor's type. An empty name, of an output that is left out, is ignored."""
         if not name:
             return
         self.types[name] = kind
@@ -58,17 +58,17 @@ class Known:
                 self.shapes[name] = shape
 
     def knows(self, names: Iterable[str]) -> bool:
-        """Whether all these tensors' shapes are known."""
+        """Whether the shapes of all these tensors are known."""
         return all(name in self.shapes for name in names)
 
     def tensor(self, name: str) -> TensorProto:
-        """Give a known value as a TensorProto."""
+        """Return a known value as a TensorProto."""
         if name not in self._tensors:
             self._tensors[name] = from_array(self.values[name], name)
         return self._tensors[name]
 
     def learn_initializers(self, graph: GraphProto) -> None:
-        """Note what a graph holds: the types of all of its initializers, the values of small ones."""
+        """Store the types of a graph's initializers, and the values of small ones."""
         for tensor in graph.initializer:
             self.learn(tensor.name, make_tensor_type_proto(tensor.data_type, tensor.dims))
             self.constant.add(tensor.name)
@@ -85,22 +85,22 @@ class Known:
 
 
 def is_tensor(kind: TypeProto) -> bool:
-    """Whether a type is a tensor's, or says nothing."""
+    """Whether a type is that of a tensor, or undefined."""
     return kind.WhichOneof("value") in ("tensor_type", None)
 
 
 class NodeStep(NamedTuple):
-    """A node, with what the walk asks of it time and again."""
+    """A node, with what the walk needs of it at every pass."""
 
     node: NodeProto
     operator: str  # preceded by its domain, unless that is onnx's own
-    reads: list[str]  # what its subgraphs capture included
+    reads: list[str]  # including what its bodies capture
     outputs: list[str]
-    nested: bool  # whether it has subgraphs
+    nested: bool  # whether it has bodies
 
 
 def step_of(node: NodeProto) -> NodeStep:
-    """Look a node over."""
+    """Return what the walk needs of a node."""
     nested = any(True for _ in subgraphs(node))
     reads = [name for name in node.input if name]
     if nested:
@@ -110,14 +110,14 @@ def step_of(node: NodeProto) -> NodeStep:
 
 
 def plain_domain(name: str) -> str:
-    """Give an operator domain its usual name: onnx's own has two."""
+    """Return the usual name of an operator domain: onnx's own has two."""
     return "" if name in DEFAULT_DOMAINS else name
 
 
 def model_of(
     proto: ModelProto, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]
 ) -> ModelProto:
-    """Make a model of some of another's nodes."""
+    """Return a model of some of another's nodes."""
     return ModelProto(
         ir_version=max(proto.ir_version, 8),  # from 4 on, initializers needn't be inputs
         opset_import=proto.opset_import,
@@ -132,7 +132,7 @@ def model_of(
 
 
 def piece(proto: ModelProto, known: Known, steps: Sequence[NodeStep], outputs: Sequence[str]) -> ModelProto:
-    """Cut some nodes out as a model: what is known of the tensors they read is its input."""
+    """Return a model of some nodes. Known values that they read are its initializers, known types its inputs."""
     made = {name for step in steps for name in step.outputs}
     reads = dict.fromkeys(name for step in steps for name in step.reads if name not in made)
     fed = [name for name in reads if name not in known.values]

@@ -1,4 +1,4 @@
-"""The way from a model to all that is known of its tensors."""
+"""From a model to all that is known of its tensors: `concretize`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from onnx import ModelProto, TypeProto
 from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.model.checks import describe
 from onnxprune.shapes.fallback import declared_types, is_refused, run_for_shapes, runtime_types
-from onnxprune.shapes.inputs import bind, declared_inputs, shape_text
+from onnxprune.shapes.inputs import bind, declared_inputs, search, shape_text
 from onnxprune.shapes.known import Shape
-from onnxprune.shapes.search import search
 from onnxprune.shapes.walk import Conflict, ShapeWalk
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What is known of a graph's tensors once every input has a size.
+    """What is known of a graph's tensors when every input has a size.
 
     Attributes:
-        shapes: The shape of every tensor of the main graph for which it is known.
+        shapes: The known shapes of the main graph's tensors.
         types: Element types (`TensorProto.DataType`).
-        values: Values of up to 4096 elements: constants, and whatever is computed from constants and from the sizes of
-            tensors alone.
+        values: Values of up to 4096 elements: constants, and what is computed from constants and the sizes of tensors.
         static: The names in `values` that depend on constants only, not on any input's size.
         inputs: The shapes of the real inputs (those that aren't initializers).
-        symbols: The size given to each symbolic dimension; a nameless one is called `input[axis]`.
+        symbols: The size of each symbolic dimension; one without a name is called `input[axis]`.
     """
 
     shapes: dict[str, Shape]
@@ -41,19 +39,19 @@ class Shapes:
 
 
 def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
-    """Give every input a size and find every tensor's shape, type and, where it is small, value.
+    """Choose the size of every input, and find the shape, type and, if it is small, value of every tensor.
 
-    A size given by the user wins; a symbol has the same size everywhere. Else the leading axis gets 1, and other axes
-    the first of the usual sizes at which the graph's shapes don't contradict each other. The search is bounded, and
-    varies one symbol at a time (an image's height and width together).
+    Sizes that the user gives come first; a symbol has the same size everywhere. Otherwise the first axis gets 1, and
+    other axes the first of the usual sizes at which the graph's shapes don't contradict each other. The search is
+    bounded, and varies one symbol at a time (an image's height and width together).
 
     Args:
-        proto: A model with its nodes in order, best a normalized one. It is not changed.
+        proto: A model in topological order, preferably a normalized one. It isn't changed.
         input_shapes: The shapes of some inputs.
 
     Returns:
-        What is known. Left out are tensors whose shape nobody can tell, such as those made by operators that neither
-        onnx nor ONNX Runtime knows.
+        What is known. Tensors whose shape can't be found are left out, such as those of operators that neither onnx nor
+        ONNX Runtime knows.
 
     Raises:
         ModelError: An input has no declared rank (OP124) or an axis of size zero (OP111), or no sizes fit the graph
@@ -64,7 +62,7 @@ def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
     walk, symbols = search(ShapeWalk(proto), *bind(declared, input_shapes or {}))
     known = walk.known
     inputs = {name: known.shapes[name] for name in declared}
-    # Without any freedom a contradiction is the model's own, and ONNX Runtime's to judge.
+    # With fixed sizes only, a contradiction is in the model itself, and left for ONNX Runtime to report.
     if walk.conflict and (symbols or input_shapes) and is_refused(walk, walk.conflict):
         raise _misfit(walk, walk.conflict, inputs)
     sources: tuple[Callable[[list[str]], Mapping[str, TypeProto]], ...] = (
@@ -96,12 +94,12 @@ def _misfit(walk: ShapeWalk, conflict: Conflict, inputs: Mapping[str, Shape]) ->
     )
 
 
-def elsewhere(proto: ModelProto, shapes: Shapes) -> Shapes | None:
-    """Concretize at sizes that all differ from those given; None if no others are found that fit.
+def concretize_otherwise(proto: ModelProto, shapes: Shapes) -> Shapes | None:
+    """Concretize at other sizes of all symbolic dimensions; None if no others fit.
 
     Args:
         proto: the model.
-        shapes: what is known of it at the sizes it was traced at.
+        shapes: what is known of it at the sizes to avoid.
     """
     for times, plus in ((1, 1), (2, 0)):
         inputs = {}

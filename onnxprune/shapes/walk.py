@@ -1,21 +1,31 @@
-"""The pass over a graph's nodes that finds out what their outputs are."""
+"""Go over a graph's nodes in order, and find the shapes, types and small values of their outputs."""
 
 from __future__ import annotations
 
 import copy
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from math import prod
+from typing import Any, NamedTuple
 
-from onnx import ModelProto, TypeProto, defs
-from onnx.helper import make_tensor_type_proto
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, TypeProto, defs
+from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 from onnx.shape_inference import infer_node_outputs, infer_shapes
 
 from onnxprune.model.bodies import close_bodies, in_body, is_open, results
 from onnxprune.model.file import skeleton
 from onnxprune.model.graph import attributes
-from onnxprune.shapes.fold import RANDOM, fold
-from onnxprune.shapes.known import Known, NodeStep, Shape, is_tensor, plain_domain, step_of
+from onnxprune.shapes.known import SMALL, Known, NodeStep, Shape, is_tensor, model_of, plain_domain, step_of
+
+RANDOM = {
+    *("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"),
+    *("RandomUniform", "RandomUniformLike"),
+}
+"""Operators whose result differs from run to run: neither constant nor worth evaluating."""
+
+_SIZED_BY_DATA = {"Compress", "NonZero", "Unique"}
 
 
 class Conflict(NamedTuple):
@@ -26,13 +36,13 @@ class Conflict(NamedTuple):
 
 
 class ShapeWalk:
-    """A pass that can be repeated, at other sizes or once more is known.
+    """A pass over the nodes that can be repeated, at other sizes or when more is known.
 
     Attributes:
         proto: The model.
         steps: Its nodes.
-        known: What the passes have found out so far.
-        conflict: The first contradiction that the last pass met.
+        known: What the passes have found so far.
+        conflict: The first contradiction that the last pass found.
     """
 
     def __init__(self, proto: ModelProto) -> None:
@@ -88,7 +98,7 @@ class ShapeWalk:
             if step.operator not in RANDOM:
                 if known.constant.issuperset(step.reads):
                     known.constant.update(step.outputs)
-                fold(self.proto, step, known)
+                _fold(self.proto, step, known)
 
     def unknown(self) -> list[str]:
         """List the tensors whose shape isn't known, though something reads them."""
@@ -98,7 +108,7 @@ class ShapeWalk:
         return [name for name in needed if name not in types or is_tensor(types[name])]
 
     def mismatch(self, step: NodeStep) -> str | None:
-        """Check contracted axes: onnx's inference doesn't, and there a wrong size shows."""
+        """Return how a node's contracted axes contradict each other, if so; onnx's inference doesn't check them."""
         if step.operator not in ("Conv", "Gemm"):
             return None
         x, w = (*(self.known.shapes.get(name, ()) for name in step.reads[:2]), (), ())[:2]
@@ -112,17 +122,17 @@ class ShapeWalk:
         return None if found == wanted else f"it expects {wanted} channels and gets {found}"
 
     def _infer_graph(self) -> None:
-        """Infer everything at once, as far as onnx can."""
+        """Infer the whole graph at once, as far as onnx can."""
         try:
             inferred = infer_shapes(self._shell, strict_mode=True, data_prop=True)
-        except Exception:  # of many kinds; what is wrong will be found node by node
+        except Exception:  # of many kinds; the walk finds errors node by node
             return
         for entry in (*inferred.graph.value_info, *inferred.graph.output):
             if entry.name not in self.known.shapes and entry.type.WhichOneof("value") is not None:
                 self.known.learn(entry.name, entry.type)
 
     def _choose_branch(self, step: NodeStep) -> None:
-        """An opened If gives what the body gives that is run, or both, if they give the same."""
+        """Take the outputs of an opened If from the body that runs, or from both if their types agree."""
         if not is_open(step.node):
             return
         gives = results(step.node)
@@ -137,7 +147,7 @@ class ShapeWalk:
                 self.known.values[output] = self.known.values[names[0]]
 
     def _infer(self, step: NodeStep) -> str | None:
-        """Infer a node's outputs from its inputs; return how these contradict each other, if so."""
+        """Infer a node's outputs from its inputs, and return how these contradict each other, if so."""
         known, schema = self.known, self._schema(step)
         if schema is None or not all(name in known.types for name in step.node.input if name):
             return None
@@ -146,7 +156,7 @@ class ShapeWalk:
         version = self.proto.ir_version
         try:
             made = infer_node_outputs(schema, step.node, types, data, None, self._opsets, version)
-        except Exception as error:  # onnx's C++ raises whatever it likes for malformed nodes
+        except Exception as error:  # onnx's C++ raises many kinds for malformed nodes
             return re.sub(r"\[\w+\] ", "", str(error))
         for name, kind in made.items():
             if kind.WhichOneof("value") is not None:
@@ -154,7 +164,7 @@ class ShapeWalk:
         return None
 
     def _schema(self, step: NodeStep) -> defs.OpSchema | None:
-        """Look up an operator's definition; None if onnx has none."""
+        """Return an operator's definition; None if onnx has none."""
         if step.operator not in self._schemas:
             domain = plain_domain(step.node.domain)
             try:
@@ -166,10 +176,52 @@ class ShapeWalk:
 
 
 def _undeclared(proto: ModelProto) -> ModelProto:
-    """Copy a model without its weights, and without the shapes that it declares but for inputs."""
+    """Return a copy of a model without its weights and without declared shapes other than the inputs'."""
     shell = close_bodies(skeleton(proto))
     del shell.graph.value_info[:]
     for output in shell.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
     return shell
+
+
+def _fold(proto: ModelProto, step: NodeStep, known: Known) -> None:
+    """Evaluate a node and store its values, if its inputs are known and its outputs small."""
+    feeds = _operands(step, known)
+    if feeds is None or step.nested or all(name in known.values for name in step.outputs):
+        return
+    if not (known.knows(step.outputs) or step.operator in _SIZED_BY_DATA):
+        return
+    if any(prod(known.shapes.get(name, ())) > SMALL for name in step.outputs):
+        return
+    for name, value in _evaluate(proto, step, feeds).items():
+        element = known.types.get(name, TypeProto()).tensor_type.elem_type
+        is_numeric = element not in (TensorProto.UNDEFINED, TensorProto.STRING)
+        if not is_numeric or not isinstance(value, (np.ndarray, np.generic)):
+            continue
+        if known.shapes.setdefault(name, value.shape) == value.shape and value.size <= SMALL:
+            known.learn(name, make_tensor_type_proto(element, value.shape))
+            known.values[name] = np.asarray(value, tensor_dtype_to_np_dtype(element))
+
+
+def _operands(step: NodeStep, known: Known) -> dict[str, NDArray[Any]] | None:
+    """Return the inputs that a node is evaluated on, or None if they aren't known."""
+    if step.operator in ("Shape", "Size") and known.knows(step.reads):
+        zero = np.float32(0)  # the values don't matter, and take no memory
+        return {name: np.broadcast_to(zero, known.shapes[name]) for name in step.reads}
+    if all(name in known.values for name in step.reads):
+        return {name: known.values[name] for name in step.reads}
+    return None
+
+
+def _evaluate(proto: ModelProto, step: NodeStep, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Run a node on onnx's reference implementation; return nothing if it can't be run."""
+    from onnx.reference import ReferenceEvaluator  # slow to import, and often not needed
+
+    model = model_of(proto, [step.node], feeds, step.outputs)
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(model).run(None, dict(feeds))
+    except Exception:  # a malformed node can raise anything; its value stays unknown
+        return {}
+    return dict(zip(step.outputs, results, strict=True))

@@ -22,7 +22,7 @@ from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import count_uses, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode
-from onnxprune.shapes import Shapes, concretize, elsewhere
+from onnxprune.shapes import Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.graph import ChannelGraph
 
@@ -199,7 +199,7 @@ class _Tracer:
     @cached_property
     def elsewhere(self) -> Mapping[str, NDArray[Any]]:
         """Known values at other sizes of the symbolic dimensions; none if no other sizes are found that fit."""
-        there = elsewhere(self.proto, self.shapes)
+        there = concretize_otherwise(self.proto, self.shapes)
         return {} if there is None else there.values
 
     def capture(self, op: TraceNode) -> None:
