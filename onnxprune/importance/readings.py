@@ -18,9 +18,8 @@ from onnxprune.errors import UsageError
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.recover.layers import LinearLayer, find_layers
-from onnxprune.recover.lstsq import Moments, Rows
+from onnxprune.recover.lstsq import WIDE, Moments, Rows
 from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters
-from onnxprune.recover.samples import WIDE
 from onnxprune.recover.targets import LayerIndex
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group

@@ -1,4 +1,4 @@
-"""Recovery without gradients: what pruning lost is won back from a few hundred unlabeled inputs."""
+"""Recover accuracy after pruning without gradients, from a few hundred unlabeled inputs."""
 
 from __future__ import annotations
 

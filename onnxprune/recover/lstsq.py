@@ -1,8 +1,12 @@
-"""Least squares from moments: weights that make a layer's inputs give its targets, near the weights it has.
+"""Least squares for one layer: weights that map its inputs to its targets, near the weights that it has.
 
-Minimizes over W  sum_i |W x_i - y_i|^2 + lambda |W - W0|^2  from the moments G = sum x x^T and R = sum y x^T, which fit
-in memory however many samples there are. The ridge pulls toward the weights that pruning left, not toward zero: with
-little data the layer stays as it was. Its strength is the one that does best on moments of samples held back.
+Minimizes over W  sum_i |W x_i - y_i|^2 + lambda |W - W0|^2. The ridge pulls toward the weights W0 that pruning left,
+not toward zero: with little data the layer stays as it was. lambda is the value that does best on held-back samples.
+
+`Moments` holds G = sum x x^T and R = sum y x^T, whose size doesn't depend on the number of samples. `Samples` holds the
+samples themselves, for layers with more features than samples, such as a fully connected layer after a flattened image
+with tens of thousands of features. There the moments wouldn't fit into memory, and the minimum lies among combinations
+of the samples: with X the samples in rows and E their residuals, the change is  E^T (X X^T + lambda I)^-1 X.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Evidence(Protocol):
-    """What samples tell of a layer: `Moments` of any number of them, or `onnxprune.recover.samples.Samples`."""
+    """What a fit needs of a layer's samples: `Moments` or `Samples`."""
 
     power: Rows
     count: int
@@ -37,12 +41,12 @@ class Evidence(Protocol):
         """Return the means of features and targets."""
 
     def spread(self, matrix: Rows) -> Rows:
-        """Return the variance of what a matrix makes of the features."""
+        """Return the variance of a matrix's outputs."""
 
 
 @dataclass(slots=True)
 class Moments:
-    """Running second moments of features and targets, per group; features get a last column of ones.
+    """Running second moments of features and targets per conv group; a last feature is all ones.
 
     Attributes:
         gram: sum of x x^T, shape (groups, features + 1, features + 1).
@@ -62,7 +66,7 @@ class Moments:
         Args:
             features: shape (n, groups, features).
             targets: shape (n, groups x outputs).
-            intercept: whether the layer can take one; otherwise the last feature is zero, and fits leave it alone.
+            intercept: whether the layer can take an intercept; if not, the last feature is zero and isn't fitted.
         """
         n, groups, _ = features.shape
         last = np.full((n, groups, 1), float(intercept))
@@ -102,28 +106,108 @@ class Moments:
         return self.gram[:, :, -1] / self.count, self.cross[:, :, -1] / self.count
 
     def spread(self, matrix: Rows) -> Rows:
-        """Return the variance of what a matrix (groups, outputs, features + 1) makes of the features."""
+        """Return the variance of the outputs of a matrix (groups, outputs, features + 1), shape (groups, outputs)."""
         mean, _ = self.means()
         covariance = self.gram / self.count - mean[:, :, None] * mean[:, None, :]
         return np.asarray(np.einsum("gof,gfh,goh->go", matrix, covariance, matrix))
 
 
+class Samples:
+    """Features and targets of some samples per conv group.
+
+    Attributes:
+        power: sum of y^2, shape (groups, outputs).
+        count: number of samples.
+    """
+
+    def __init__(self) -> None:
+        """Start without samples."""
+        self.power: Rows = np.zeros(())
+        self.count = 0
+        self._intercept = True
+        self._x: list[NDArray[np.float32]] = []
+        self._y: list[Rows] = []
+
+    def add(self, features: Rows, targets: Rows, *, intercept: bool = True) -> None:
+        """Add samples as `Moments.add` does, up to a limit of memory."""
+        _, groups, width = features.shape
+        room = max(_BYTES // (4 * groups * width) - self.count, 0)
+        x, y = features[:room], targets[:room].reshape(-1, groups, targets.shape[1] // groups)
+        self._x.append(x.transpose(1, 0, 2).astype(np.float32))
+        self._y.append(y.transpose(1, 0, 2))
+        self.power = self.power + (y**2).sum(axis=0)
+        self.count += len(x)
+        self._intercept = intercept
+
+    def error(self, matrix: Rows) -> float:
+        """Return the mean squared error of a matrix (groups, outputs, features + 1) per sample."""
+        residual = self._targets - self._predict(matrix)
+        return float((residual**2).sum()) / max(self.count, 1)
+
+    def solve(self, start: Rows, ridge: float) -> Rows:
+        """Return the minimizer for one ridge, see `Moments.solve`."""
+        found = start.copy()
+        residual = self._targets - self._predict(start)
+        for g, x in enumerate(self._features.astype(np.float64)):
+            mean, target = (x.mean(axis=0), residual[g].mean(axis=0)) if self._intercept else (0.0, 0.0)
+            damping = ridge * max(float((x**2).sum()) / x.shape[1], 1e-12)
+            centered = x - mean
+            weights = np.linalg.solve(centered @ centered.T + damping * np.eye(len(x)), residual[g] - target)
+            change = weights.T @ centered
+            found[g, :, :-1] += change
+            found[g, :, -1] += target - change @ mean if self._intercept else 0.0
+        return found
+
+    def means(self) -> tuple[Rows, Rows]:
+        """Return the means of features (with the ones), (groups, features + 1), and of targets, (groups, outputs)."""
+        means = self._features.mean(axis=1, dtype=np.float64)
+        ones = np.full((len(means), 1), float(self._intercept))
+        return np.concatenate([means, ones], axis=1), self._targets.mean(axis=1)
+
+    def spread(self, matrix: Rows) -> Rows:
+        """Return the variance of the outputs of a matrix (groups, outputs, features + 1), shape (groups, outputs)."""
+        return np.asarray(self._predict(matrix).var(axis=1))
+
+    @property
+    def _features(self) -> NDArray[np.float32]:
+        return np.concatenate(self._x, axis=1)
+
+    @property
+    def _targets(self) -> Rows:
+        return np.concatenate(self._y, axis=1)
+
+    def _predict(self, matrix: Rows) -> Rows:
+        """Return outputs, shape (groups, samples, outputs)."""
+        last = matrix[:, None, :, -1] if self._intercept else 0.0
+        return np.asarray(self._features @ matrix[..., :-1].transpose(0, 2, 1) + last)
+
+
+# Layers with more features in a conv group keep samples, up to this many bytes.
+WIDE = 6144
+_BYTES = 2**28
+
+
+def evidence(features: int) -> Evidence:
+    """Return empty evidence for a layer with some number of features per group: samples if there are very many."""
+    return Moments() if features <= WIDE else Samples()
+
+
 def reconstruct(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
-    """Fit all weights, with the ridge that does best on samples held back; the weights as they are stand for election.
+    """Fit all weights, with the ridge that does best on held-back samples; the current weights are a candidate too.
 
     Args:
         moments: of the samples to fit.
         held_back: of other samples.
-        start: the weights as they are, shape (groups, outputs, features + 1).
+        start: the current weights, shape (groups, outputs, features + 1).
     """
-    if not held_back.count:  # too little to choose by: stay close
+    if not held_back.count:  # nothing to choose a ridge by: stay close
         return moments.solve(start, RIDGES[-1])
     candidates = (start if ridge is None else moments.solve(start, ridge) for ridge in (None, *RIDGES))
     return min(candidates, key=held_back.error)
 
 
 def shift(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
-    """Fit the intercepts: each output gets its mean back, what removed channels contributed on average."""
+    """Fit the intercepts, so that each output gets back what removed channels contributed on average."""
     mean_x, mean_y = moments.means()
     shifted = start.copy()
     shifted[..., -1] += mean_y - np.einsum("gof,gf->go", start, mean_x)
@@ -131,9 +215,9 @@ def shift(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
 
 
 def rescale(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
-    """Fit a scale and an intercept for each output, so that it gets its mean and variance back.
+    """Fit a scale and an intercept for each output that restore its mean and variance.
 
-    This is what re-estimating batch normalization does, and works the same where the normalization has been folded.
+    The effect is that of re-estimating batch normalization, also where the normalization is folded into the weights.
     """
     mean_x, mean_y = moments.means()
     now = moments.spread(start)

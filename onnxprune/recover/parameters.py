@@ -1,6 +1,6 @@
-"""A layer's weights and intercepts as one matrix, and back into the model.
+"""Read a layer's weights and intercepts as one matrix, and write them back into the model.
 
-Not every layer has a bias to take an intercept. What follows may have room for one: the mean of a normalization, a
+A layer without a bias may still take an intercept in the node after it: in the mean of a normalization, or in a
 constant that is added.
 """
 
@@ -18,11 +18,11 @@ from onnxprune.recover.targets import LayerIndex
 
 @dataclass(frozen=True, slots=True)
 class InterceptPlace:
-    """Where a layer's intercepts go.
+    """The initializer that holds a layer's intercepts.
 
     Attributes:
         name: an initializer with one element for each output.
-        sign: of what is added there for a larger intercept.
+        sign: 1 if the element is added to the output, -1 if it is subtracted.
     """
 
     name: str
@@ -30,7 +30,7 @@ class InterceptPlace:
 
 
 def intercept_place(layer: LinearLayer, index: LayerIndex) -> InterceptPlace | None:
-    """Return where a layer's intercepts can go, or None if there is no place."""
+    """Return the initializer that can hold a layer's intercepts, or None if there is none."""
     weights = index.weights
     follower = index.only_reader(layer.y)
     if layer.bias is not None:
@@ -56,13 +56,13 @@ def parameters(layer: LinearLayer, weights: Weights) -> Rows:
 
 
 def set_parameters(layer: LinearLayer, weights: Weights, place: InterceptPlace | None, new: Rows) -> None:
-    """Write weights and intercepts into the model.
+    """Write a layer's weights and intercepts into the model.
 
     Args:
         layer: the layer.
-        weights: the model's.
-        place: where intercepts go; without one they stay as they are.
-        new: as `parameters` gives them.
+        weights: the model's initializers.
+        place: where the intercepts go; if None, they aren't written.
+        new: the values, as `parameters` returns them.
     """
     change = new[..., -1] - parameters(layer, weights)[..., -1]
     set_tensor(weights.tensor(layer.weight), layer.weight_of(new[..., :-1], weights[layer.weight]))

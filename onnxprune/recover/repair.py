@@ -1,13 +1,13 @@
-"""Repair of a pruned network from unlabeled inputs, layer by layer, without gradients.
+"""Repair a pruned network from unlabeled inputs, layer by layer, without gradients.
 
-Inputs of each layer are taken from the network as pruned and repaired so far, targets from the original, so that a
-layer makes up for the errors of those before it (He, Zhang and Sun, "Channel pruning for accelerating very deep neural
-networks", ICCV 2017). Of the activations only running moments are kept, and those at the current layer.
+Inputs of each layer come from the network as pruned and repaired so far, targets from the original, so that a layer
+makes up for the errors of those before it (He, Zhang and Sun, "Channel pruning for accelerating very deep neural
+networks", ICCV 2017). Activations are kept at the current layer only, as running moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +19,8 @@ from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.recover.layers import LinearLayer, find_layers
-from onnxprune.recover.lstsq import Evidence, Rows, reconstruct, rescale, shift
+from onnxprune.recover.lstsq import Evidence, Rows, evidence, reconstruct, rescale, shift
 from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters, set_parameters
-from onnxprune.recover.samples import evidence
 from onnxprune.recover.targets import LayerIndex, RegressionTarget, own_output, target_of
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -33,21 +32,21 @@ _FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {
     "reconstruct": reconstruct,
 }
 
-# Those that can make up for another branch's errors. To take on their variance as well would only add to them.
+# Methods that can make up for another branch's errors. Matching the variance of these would only add to them.
 _MAKE_UP: tuple[Method, ...] = ("bias", "reconstruct")
-# Of every five samples one is held back to choose ridges by.
+# One of every five samples is held back to choose ridges by.
 _HELD_BACK = 5
-# Positions per batch and feature: enough for stable moments, few enough to be fast.
+# Output positions sampled per batch: enough for stable moments, few enough to be fast.
 _POSITIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What became of one layer.
+    """The repair of one layer.
 
     Attributes:
-        node: its name.
-        before: mean squared error of its output on inputs held back, relative to the target's mean square.
+        node: the layer's name.
+        before: mean squared error of its output on held-back inputs, relative to the target's mean square.
         after: the same after the repair.
     """
 
@@ -71,12 +70,12 @@ def recover(
     Args:
         kept: the traced original and what was removed from it.
         pruned: the rewritten model; its weights change, its shapes don't.
-        batches: gives the inputs, anew at each call, always the same.
+        batches: returns the inputs; the same ones at each call.
         method: "reconstruct" refits all weights by least squares, "bn" a scale and an intercept for each output, "bias"
-            the intercepts.
-        seed: of the draw of output positions.
-        positions: how many output positions are drawn from a batch.
-        progress: told how many layers of how many are done.
+            the intercepts only.
+        seed: of the random choice of output positions.
+        positions: the number of output positions sampled from a batch.
+        progress: called with the number of layers done and of all layers.
 
     Returns:
         The error of every repaired layer before and after.
@@ -87,13 +86,13 @@ def recover(
     """
     layers = find_layers(pruned)
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
-    touched = _touched(kept, pruned)
+    changed = _changed_tensors(kept, pruned)
     now, then = Stream(pruned, batches), Stream(kept.graph.proto, batches)
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
     places = index.positions, GraphIndex(kept.graph.proto.graph).positions
     repairs = []
     for number, layer in enumerate(layers):
-        if layer.x in touched:
+        if layer.x in changed:
             for stream, place in zip((now, then), places, strict=True):
                 stream.advance(place[layer.node.name])
             rng = np.random.default_rng((seed, number))
@@ -105,15 +104,15 @@ def recover(
     return repairs
 
 
-def _touched(kept: PrunedGraph, pruned: ModelProto) -> set[str]:
-    """Return the tensors in front of which something has changed."""
+def _changed_tensors(kept: PrunedGraph, pruned: ModelProto) -> set[str]:
+    """Return the tensors that depend on something that was pruned."""
     shapes = kept.graph.shapes.shapes
-    touched: set[str] = set()
+    changed: set[str] = set()
     for node in pruned.graph.node:
-        changed = any(n in shapes and kept.shape(n) != shapes[n] for n in [*node.input, *node.output])
-        if changed or not touched.isdisjoint(node.input):
-            touched.update(node.output)
-    return touched
+        resized = any(n in shapes and kept.shape(n) != shapes[n] for n in [*node.input, *node.output])
+        if resized or not changed.isdisjoint(node.input):
+            changed.update(node.output)
+    return changed
 
 
 def _moments(
@@ -127,7 +126,7 @@ def _moments(
     *,
     intercept: bool,
 ) -> tuple[Evidence, Evidence]:
-    """Run both networks up to a layer and gather the moments of its inputs and targets."""
+    """Run both networks up to a layer; return the moments of its inputs and targets, fitted and held back."""
     wanted = [layer.x, *([target.other] if target.other else [])]
     axis = len(kept.graph.shapes.shapes[target.tensor]) - 1 if layer.channels_last else 1
     mask = kept.mask(target.tensor, axis)
@@ -137,7 +136,7 @@ def _moments(
         x, goal = have[layer.x], goals[target.tensor]
         tensors = [goal]
         if target.other:
-            if len(x) != len(goal):  # the layer's output is spread over the batch when it is added
+            if len(x) != len(goal):  # the layer's output is broadcast over the batch when it is added
                 return _moments(kept, now, then, layer, own_output(layer), rng, positions, intercept=intercept)
             other = have[target.other]
             shape = [other.shape[axis] if a == axis else n for a, n in enumerate(goal.shape)]
@@ -154,7 +153,7 @@ def _moments(
 
 
 def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[tuple[slice, Evidence]]:
-    """Share a batch out: whole samples are held back, as positions of one sample resemble each other."""
+    """Split a batch into held-back and fitted samples; whole samples, as positions of one sample are alike."""
     if samples > 1:
         part = -(-samples // _HELD_BACK)
         return [(slice(part), held), (slice(part, None), fitted)]
@@ -169,7 +168,7 @@ def _refit(
     held: Evidence,
     fit: Callable[[Evidence, Evidence, Rows], Rows],
 ) -> Repair:
-    """Solve for a layer's weights and write them."""
+    """Fit a layer's weights and write them."""
     start = parameters(layer, index.weights)
     found = fit(fitted, held, start)
     judge = held if held.count else fitted
@@ -180,10 +179,6 @@ def _refit(
 
 
 def repeat(batches: Iterable[Inputs]) -> Batches:
-    """Return inputs that are in memory in the form that `recover` takes."""
+    """Return inputs in memory as the function that `recover` takes."""
     held = list(batches)
-
-    def again() -> Iterator[Inputs]:
-        return iter(held)
-
-    return again
+    return lambda: held

@@ -1,8 +1,8 @@
-"""What a layer of the pruned network should put out.
+"""Regression targets for the layers of a pruned network.
 
-Usually what it put out in the original. Where its output is added to another branch, the sum is what counts: the layer
-that comes last is aimed at the original's sum minus what the other branch gives in the pruned network, so that it makes
-up for the other's error as well.
+The target of a layer is usually its output in the original. Where its output is added to another branch, only the sum
+matters: the target of the last layer is the original's sum minus the other branch in the pruned network, so that the
+layer makes up for the other's error as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnxprune.recover.layers import LinearLayer
 
 Vector = NDArray[np.float64]
 
-# A normalization can be looked through where it doesn't squash some channel to this share of another.
+# A normalization is inverted only if its smallest scale is at least this share of its largest.
 _SMALLEST = 1e-3
 
 
@@ -51,7 +51,7 @@ class LayerIndex(GraphIndex):
         Args:
             model: the pruned network.
             layers: its layers' numbers by node name, in topological order.
-            shapes: shapes of the original's tensors, by which it is told what broadcasts.
+            shapes: shapes of the original's tensors, which show what broadcasts.
         """
         super().__init__(model.graph)
         self.weights = Weights(model)
@@ -62,12 +62,12 @@ class LayerIndex(GraphIndex):
             self._latest.update(dict.fromkeys(node.output, max(latest, layers.get(node.name, -1))))
 
     def same_shape(self, *tensors: str) -> bool:
-        """Whether tensors are known to have one shape, so that nothing is spread between them."""
+        """Whether tensors are known to have the same shape, so that none is broadcast."""
         shapes = [self.shapes.get(t) for t in tensors]
         return shapes[0] is not None and all(s == shapes[0] for s in shapes)
 
     def per_channel(self, tensor: str, layer: LinearLayer) -> Vector | None:
-        """Return a constant that is added to a layer's output as a vector over channels, or None if it is another."""
+        """Return a constant that is added to a layer's output as a vector over channels, or None if it isn't one."""
         if tensor not in self.weights:
             return None
         rank = len(self.shapes.get(layer.y, ()))
@@ -84,12 +84,18 @@ class LayerIndex(GraphIndex):
 
 
 def own_output(layer: LinearLayer) -> RegressionTarget:
-    """Return what a layer put out in the original as its target."""
+    """Return a layer's output in the original as its target."""
     return RegressionTarget(layer.y, None, np.ones(()), np.zeros(()))
 
 
 def target_of(layer: LinearLayer, number: int, index: LayerIndex) -> RegressionTarget:
-    """Find a layer's target in the index of the pruned network."""
+    """Return a layer's target.
+
+    Args:
+        layer: the layer.
+        number: its number among all layers.
+        index: the pruned network.
+    """
     scale, shift = np.ones(()), np.zeros(())
     tensor, node = layer.y, index.only_reader(layer.y)
     while node is not None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.recover import samples
-from onnxprune.recover.lstsq import Evidence, Moments
-from onnxprune.recover.samples import Samples, evidence
+from onnxprune.recover import lstsq
+from onnxprune.recover.lstsq import WIDE, Evidence, Moments, Samples, evidence
 
 GROUPS, OUTPUTS, FEATURES, COUNT = 2, 3, 40, 25
 
@@ -46,7 +45,7 @@ def test_means_and_variances_are_the_same() -> None:
 
 
 def test_room_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "_BYTES", 4 * GROUPS * FEATURES * 12)
+    monkeypatch.setattr(lstsq, "_BYTES", 4 * GROUPS * FEATURES * 12)
     found = filled(Samples)
     assert found.count == 12 and found.solve(START, 0.1).shape == START.shape
-    assert isinstance(evidence(samples.WIDE), Moments) and isinstance(evidence(samples.WIDE + 1), Samples)
+    assert isinstance(evidence(WIDE), Moments) and isinstance(evidence(WIDE + 1), Samples)
