@@ -1,17 +1,13 @@
-"""How much each unit matters: criteria score the units of a group over all its weights.
+"""Importance criteria: score the units of a group over all its weights.
 
-A criterion is a function from a `GroupView` to one raw score per unit: of its weights, or of what the layers that read
-it were given when the network ran on inputs (`readings`). Another package adds one through the entry-point group
-"onnxprune.criteria"; `score` makes the scores of groups compare.
+A criterion is a function from a `GroupView` to one raw score per unit, by its weights or by activations on inputs.
+Other packages add criteria through the entry-point group "onnxprune.criteria". `score` makes the scores of different
+groups comparable.
 """
 
 from __future__ import annotations
 
-from onnxprune.importance import (  # noqa: F401, importing them registers them
-    activations,
-    magnitude,
-    surgeon,
-)
+from onnxprune.importance import builtin, surgeon  # noqa: F401, importing them registers them
 from onnxprune.importance.base import Criterion, GroupView, Scores, SlotRows
 from onnxprune.importance.registry import criteria, criterion
 from onnxprune.importance.roles import Role

@@ -1,4 +1,4 @@
-"""What a criterion sees of a group, and what it is."""
+"""The criterion interface: `Criterion`, and the `GroupView` that it scores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.channels.values import Ids
-from onnxprune.importance.elements import Elements, Power
-from onnxprune.importance.gates import Gates
-from onnxprune.importance.readings import Readings
+from onnxprune.importance.activations import Activations
+from onnxprune.importance.gates import GateGradients
 from onnxprune.importance.roles import Role
+from onnxprune.importance.weight_view import Power, WeightView
 from onnxprune.trace.groups import Group
 
 Scores: TypeAlias = NDArray[np.float64]
@@ -23,17 +23,17 @@ Scores: TypeAlias = NDArray[np.float64]
 class SlotRows:
     """One weight axis of a group, a row for every unit.
 
-    Weights are seen with the BatchNormalization that follows them folded in (`folding`), so that a
-    model scores the same whether or not its exporter folded it.
+    A BatchNormalization after a weight is folded into it (`folding`), so that a model scores the same whether or not
+    its exporter folded it.
 
     Attributes:
         tensor: the initializer.
         axis: its axis.
         role: "weight" of a contraction, "scale" of a normalization, or "vector" for anything else.
-        reads: whether a contraction sums over the axis: the weight reads the units, rather than making them.
+        reads: whether a contraction sums over the axis: the weight reads the units. Otherwise it produces them.
         units: the group's units, shape (units,).
         labels: the unit of every position of the axis, shape (axis length,).
-        elements: where the values come from.
+        weights: the initializers' values.
     """
 
     tensor: str
@@ -42,11 +42,11 @@ class SlotRows:
     reads: bool
     units: Ids
     labels: Ids
-    elements: Elements
+    weights: WeightView
 
     @property
     def positions(self) -> Ids:
-        """Where every unit is along the axis, ascending, shape (units, positions of one)."""
+        """The positions of every unit along the axis, ascending, shape (units, positions of one)."""
         nearest = np.searchsorted(self.units, self.labels).clip(max=len(self.units) - 1)
         mine = np.flatnonzero(self.units[nearest] == self.labels)
         by_unit = mine[np.argsort(nearest[mine], kind="stable")]
@@ -56,20 +56,20 @@ class SlotRows:
     def rows(self) -> NDArray[np.floating[Any]]:
         """All elements at each unit's positions, shape (units, features), in float32 or float64.
 
-        Made anew at every access: hold it no longer than needed.
+        Each access makes a new array.
 
         Raises:
             ModelError: an element isn't finite (OP126).
         """
-        return self.elements.take(self.tensor, self.axis, self.positions)
+        return self.weights.take(self.tensor, self.axis, self.positions)
 
     def power_sums(self, power: Power) -> Scores:
-        """Return each unit's sum of absolute values to a power, shape (units,), making no rows.
+        """Return each unit's sum of absolute values to a power, shape (units,), without making rows.
 
         Raises:
             ModelError: an element isn't finite (OP126).
         """
-        sums = self.elements.power_sums(self.tensor, self.axis, power)
+        sums = self.weights.power_sums(self.tensor, self.axis, power)
         return np.asarray(sums[self.positions].sum(axis=1))
 
 
@@ -80,26 +80,27 @@ class GroupView:
     Attributes:
         group: the group.
         rows: all its weight axes.
-        rng: a random generator of the group's own.
-        readings: what each layer that reads the group's units read of them on the data given; empty without data.
-        gates: how the loss changes with units on the data given; None without data.
+        rng: a random generator for this group.
+        activations: statistics, on the given inputs, of what each layer reads of the group's units; empty without
+            inputs.
+        gates: gradients of the loss with respect to the units, on the given inputs; None without inputs.
     """
 
     group: Group
     rows: tuple[SlotRows, ...]
     rng: np.random.Generator
-    readings: Readings = ()
-    gates: Gates | None = None
+    activations: Activations = ()
+    gates: GateGradients | None = None
 
     def of(self, role: Role) -> Iterator[SlotRows]:
-        """Go through the rows with a role."""
+        """Yield the rows with a role."""
         return (rows for rows in self.rows if rows.role == role)
 
     @property
     def unscored(self) -> Scores:
-        """The scores of a group that has not what a criterion reads: NaN, shape (units,)."""
+        """The scores of a group without what a criterion reads: NaN, shape (units,)."""
         return np.full(len(self.group.units), np.nan)
 
 
 Criterion: TypeAlias = Callable[[GroupView], Scores]
-"""Gives every unit of a group a raw score, shape (units,): higher is more important, NaN stays."""
+"""A function that returns the raw scores of a group's units, shape (units,): higher is more important, NaN is kept."""

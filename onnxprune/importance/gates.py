@@ -1,7 +1,7 @@
-"""Gradients of gates: by how much the loss of a sample changes, to first order, as a unit's activations are scaled.
+"""Gate gradients: the first-order change of a sample's loss when a unit's activations are scaled.
 
-A gate multiplies all that is read of a unit; its gradient is the sum over readers and positions of activation times
-gradient. Samples need no labels: they are drawn from the network's own prediction, as the Fisher information asks for.
+A gate multiplies all that layers read of a unit; its gradient is the sum over readers and positions of activation times
+gradient. Inputs need no labels: these are sampled from the network's own prediction, as the Fisher information demands.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx.helper import make_node
 
 from onnxprune.channels.values import Ids
 from onnxprune.errors import UsageError
+from onnxprune.importance.activations import channel_units
 from onnxprune.model.graph import with_inputs, with_nodes
 from onnxprune.model.session import run, session
 from onnxprune.model.stream import Batches
@@ -36,8 +37,8 @@ class _Sums:
     count: int = 0
 
 
-class Gates:
-    """Gradients of the gates of all units of a traced network, found when they are first asked for."""
+class GateGradients:
+    """Gate gradients of all units of a traced network, computed at first use."""
 
     def __init__(self, graph: ChannelGraph, batches: Batches, seed: int) -> None:
         """Take a network and inputs for it; nothing is run yet."""
@@ -53,7 +54,7 @@ class Gates:
         return np.asarray(self._sums.absolute[units] / self._sums.count)
 
     def mean_square(self, units: Ids) -> Array:
-        """Return the mean over samples of the squared gradient, likewise."""
+        """Return the mean over samples of the squared gradient; raises as `mean_absolute` does."""
         return np.asarray(self._sums.squares[units] / self._sums.count)
 
     @cached_property
@@ -75,7 +76,7 @@ class Gates:
 
 
 class _Runner:
-    """A graph that gives gradients of gates for batches of one shape."""
+    """A session that computes gate gradients for batches of one shape."""
 
     def __init__(self, graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) -> None:
         from onnxprune.autodiff.backward import gradients, model_of
@@ -89,7 +90,7 @@ class _Runner:
         read = {name: tape[name] for name in self._units if name in tape}
         scores = scores_of(step, graph.proto, graph.proto.graph.output[0].name)
         self._noise = scores.shape
-        # The largest of logits plus Gumbel noise is a draw from their Softmax.
+        # The index of the largest of logits plus Gumbel noise is a sample from their Softmax.
         drawn = (scores + tape.input(_NOISE, scores.shape)).op("ArgMax", axis=1, keepdims=1)
         order = tape.constant(np.arange(scores.shape[1]).reshape(1, -1, *[1] * (scores.rank - 2)))
         chosen = drawn.equals(order).cast(scores.dtype)
@@ -112,7 +113,7 @@ class _Runner:
 
 
 def _gated(proto: ModelProto, names: Container[str]) -> ModelProto:
-    """Return a model in which some nodes read through an Identity of their own, named ``gate:`` and the node."""
+    """Return a model in which each of some nodes reads its input through an Identity named ``gate:<node>``."""
     nodes: list[NodeProto] = []
     for node in proto.graph.node:
         if node.name in names:
@@ -125,13 +126,7 @@ def _gated(proto: ModelProto, names: Container[str]) -> ModelProto:
 
 
 def _channels(graph: ChannelGraph, layer: LinearLayer) -> tuple[int, Ids] | None:
-    """Return the axis on which a layer reads channels, and the unit of each; None where none of them could leave."""
-    value = graph.values.get(layer.x)
-    if value is None:
-        return None
-    axis = len(value.shape) - 1 if layer.channels_last else 1
-    factor = value.on(axis)
-    if axis == 0 or factor is None or len(factor.axes) > 1 or layer.groups == len(factor.ids) > 1:
-        return None
-    units = graph.unit_of[factor.ids]
-    return None if graph.pinned[units].all() else (axis, units)
+    """Return the axis on which a layer reads channels, and the unit of each; None if they can't be gated."""
+    units = channel_units(graph, layer)
+    axis = len(graph.values[layer.x].shape) - 1 if layer.channels_last else 1
+    return None if units is None or axis == 0 else (axis, units)

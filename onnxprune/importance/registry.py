@@ -1,4 +1,4 @@
-"""The table of criteria: those built in, those a program registers, those packages bring."""
+"""The registry of criteria: built-in ones, those that a program registers, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.importance.base import Criterion
 
 GROUP = "onnxprune.criteria"
-"""The entry-point group in which a package names its criteria."""
+"""The entry-point group for the criteria of a package."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of a criterion.
+    """A registered criterion.
 
     Attributes:
         function: the criterion.
-        reads: what it needs a group to have, in words; empty if nothing.
-        comparable: whether scores of different groups compare as they are.
-        data: whether it needs what the network reads of inputs, `View.readings`.
+        reads: what a group must have to be scored, in words for messages; empty if nothing.
+        comparable: whether scores of different groups are comparable without scaling.
+        data: whether it needs inputs, for `GroupView.activations` or `GroupView.gates`.
     """
 
     function: Criterion
@@ -41,10 +41,10 @@ def criterion(
     """Register a function as a criterion.
 
     Args:
-        name: what users call it.
-        reads: what a group must have to be scored, in words, for messages.
-        comparable: whether scores of different groups compare as they are.
-        data: whether it needs `View.readings`, for which the network is run on inputs.
+        name: the name for users.
+        reads: what a group must have to be scored, in words for messages.
+        comparable: whether scores of different groups are comparable without scaling.
+        data: whether it needs inputs, for `GroupView.activations` or `GroupView.gates`.
     """
 
     def register(function: Criterion) -> Criterion:
@@ -55,7 +55,7 @@ def criterion(
 
 
 def criteria() -> Mapping[str, Criterion]:
-    """Return all criteria by name, registered ones before those of packages.
+    """Return all criteria by name, registered ones before those of installed packages.
 
     Raises:
         UsageError: a package's criterion can't be loaded (OP607).
@@ -64,10 +64,10 @@ def criteria() -> Mapping[str, Criterion]:
 
 
 def find(name: str) -> Entry:
-    """Return a criterion. Only where no registered one has the name are packages looked at.
+    """Return a criterion. Installed packages are searched only if no registered criterion has the name.
 
     Raises:
-        PlanError: there is none of this name (OP308).
+        PlanError: there is no criterion of this name (OP308).
         UsageError: the package's criterion can't be loaded (OP607).
     """
     if name in _TABLE:
@@ -79,7 +79,7 @@ def find(name: str) -> Entry:
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
         raise PlanError("OP308", f"there is no criterion {name!r}", hint=hint)
     function = _load(plugins[name])
-    # A package may have used the decorator, under whatever name.
+    # A package may have used the decorator, under any name.
     return next((e for e in _TABLE.values() if e.function is function), Entry(function))
 
 
@@ -87,7 +87,7 @@ def _plugins() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         if found.setdefault(point.name, point) != point:
-            cause = f"two packages bring a criterion {point.name!r}"
+            cause = f"two packages have a criterion {point.name!r}"
             where = f"{_package(found[point.name])} and {_package(point)}"
             raise UsageError("OP607", cause, where=where, hint="uninstall one of them")
     return found
@@ -96,12 +96,12 @@ def _plugins() -> dict[str, EntryPoint]:
 def _load(point: EntryPoint) -> Criterion:
     try:
         function: Any = point.load()
-    except Exception as error:  # whatever a package's import may raise
+    except Exception as error:  # a package's import can raise anything
         cause = f"criterion {point.name!r} can't be loaded: {type(error).__name__}: {error}"
         raise _broken(point, cause) from error
     if not callable(function):
         kind = type(function).__name__
-        raise _broken(point, f"criterion {point.name!r} is no function but a {kind}")
+        raise _broken(point, f"criterion {point.name!r} is a {kind}, not a function")
     return function  # type: ignore[no-any-return]
 
 

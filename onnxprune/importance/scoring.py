@@ -1,4 +1,4 @@
-"""Scores of all groups, made to compare."""
+"""Score all groups of a traced model with a criterion."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from onnxprune.errors import OnnxPruneError, PlanError
+from onnxprune.importance.activations import Activations, gather
 from onnxprune.importance.base import GroupView, Scores, SlotRows
-from onnxprune.importance.elements import Elements
-from onnxprune.importance.gates import Gates
-from onnxprune.importance.readings import Readings, gather
+from onnxprune.importance.gates import GateGradients
 from onnxprune.importance.registry import find
 from onnxprune.importance.roles import roles
+from onnxprune.importance.weight_view import WeightView
 from onnxprune.model.stream import Batches
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
@@ -21,29 +21,29 @@ from onnxprune.trace.groups import Group
 def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batches | None = None) -> list[Scores]:
     """Score the units of every group.
 
-    Raw scores are divided by the mean of their absolute values over the group, as DepGraph does
-    (Fang et al., CVPR 2023), so that a layer of large weights is no more important for that.
-    Criteria whose scores compare as they are (lamp, obs) are left alone.
+    Raw scores are divided by the mean of their absolute values over the group, as in DepGraph (Fang et al., CVPR 2023):
+    large weights alone don't make a layer more important. The scores of lamp and obs are comparable already and aren't
+    divided.
 
     Args:
         graph: the traced model.
         name: the criterion.
-        seed: for criteria that draw lots.
-        batches: gives inputs, anew at each call, for criteria that need the network to be run.
+        seed: for random criteria.
+        batches: returns the inputs, for criteria that run the network.
 
     Returns:
-        For every group of ``graph.groups`` the scores of its units in their order, shape (units,);
-        higher is more important, NaN where the criterion can't tell.
+        For every group of ``graph.groups`` the scores of its units in their order, shape (units,); higher is more
+        important, NaN means not scored.
 
     Raises:
-        PlanError: there is no such criterion (OP308), it failed (OP309), or it can score no group
-            (OP311), or it needs inputs (OP312); or the seed is negative (OP303).
+        PlanError: there is no such criterion (OP308), it failed (OP309), it can score no group (OP311), or it needs
+            inputs (OP312); or the seed is negative (OP303).
         ModelError: a weight isn't finite (OP126).
         UsageError: the criterion's package can't be loaded (OP607).
     """
     entry = find(name)
     if entry.data and batches is None:
-        hint = "give some, without labels, with --data; or use a criterion that reads the weights, such as l2"
+        hint = "give unlabeled inputs as data, or use a criterion that reads only weights, such as l2"
         raise PlanError("OP312", f"criterion {name!r} needs inputs", hint=hint)
     scores = [raw_scores(name, view) for view in views(graph, seed=seed, batches=batches if entry.data else None)]
     if scores and all(np.isnan(s).all() for s in scores):
@@ -61,26 +61,26 @@ def views(
     batches: Batches | None = None,
     groups: Iterable[Group] | None = None,
 ) -> Iterator[GroupView]:
-    """Go through a traced model's groups as criteria see them; weights are read when asked for.
+    """Yield a traced model's groups as criteria see them; weights are read when they are needed.
 
     Args:
         graph: the traced model.
-        seed: of the random generators; every group has one of its own.
-        batches: gives inputs, for `GroupView.readings` and `GroupView.gates`.
-        groups: the groups wanted, in this order; all by default.
+        seed: of the random generators, one for each group.
+        batches: returns the inputs, for `GroupView.activations` and `GroupView.gates`.
+        groups: the groups to yield, in this order; all by default.
 
     Raises:
         PlanError: the seed is negative (OP303).
     """
     if seed < 0:
-        raise PlanError("OP303", f"{seed} is out of range: must be at least 0", where="--seed")
-    elements, role = Elements(graph), roles(graph)
+        raise PlanError("OP303", f"{seed} is out of range: must be at least 0", where="seed")
+    weights, role = WeightView(graph), roles(graph)
     summed = graph.summed
     labels = {slot: graph.unit_of[ids] for slot, ids in graph.slots.items()}
     chosen = graph.groups if groups is None else groups
-    gates = None if batches is None else Gates(graph, batches, seed)
-    unread: Iterable[tuple[Group, Readings]] = ((group, ()) for group in chosen)
-    for group, readings in unread if batches is None else gather(graph, chosen, batches, seed=seed):
+    gates = None if batches is None else GateGradients(graph, batches, seed)
+    unread: Iterable[tuple[Group, Activations]] = ((group, ()) for group in chosen)
+    for group, activations in unread if batches is None else gather(graph, chosen, batches, seed=seed):
         rows = tuple(
             SlotRows(
                 tensor=slot[0],
@@ -89,15 +89,15 @@ def views(
                 reads=slot in summed,
                 units=group.units,
                 labels=labels[slot],
-                elements=elements,
+                weights=weights,
             )
             for slot in group.slots
         )
-        yield GroupView(group, rows, np.random.default_rng((seed, group.index)), readings, gates)
+        yield GroupView(group, rows, np.random.default_rng((seed, group.index)), activations, gates)
 
 
 def raw_scores(name: str, view: GroupView) -> Scores:
-    """Return what a criterion gives for one group, shape (units,); `score` makes them compare.
+    """Return a criterion's scores of one group, shape (units,); `score` makes those of groups comparable.
 
     Raises:
         PlanError: there is no such criterion (OP308), or it failed (OP309).
@@ -111,12 +111,12 @@ def raw_scores(name: str, view: GroupView) -> Scores:
             scores = np.asarray(entry.function(view), dtype=np.float64)
     except OnnxPruneError:
         raise
-    except Exception as error:  # whatever a package's criterion may raise
+    except Exception as error:  # a package's criterion can raise anything
         cause = f"criterion {name!r} failed: {type(error).__name__}: {error}"
         raise PlanError("OP309", cause, where=where) from error
     if scores.shape != view.group.units.shape or np.isinf(scores).any():
         units = len(view.group.units)
-        cause = f"criterion {name!r} didn't give each of {units} units a finite score"
+        cause = f"criterion {name!r} didn't return a finite score for each of {units} units"
         raise PlanError("OP309", cause, where=where)
     return scores
 

@@ -1,10 +1,10 @@
-"""Reconstruction error: what is lost when a unit leaves and its readers are refitted.
+"""Reconstruction error: the output error when a unit is removed and the layers that read it are refitted.
 
-Removing the inputs B of a layer with weights W and input covariance C, and refitting the rest by least squares, costs
-tr(W_B (C^-1_BB)^-1 W_B^T) of mean squared output error (Hassibi and Stork, "Second order derivatives for network
-pruning: optimal brain surgeon", NIPS 1992, with a layer's quadratic error in the place of the loss, and all inputs of a
-channel in the place of one weight). Channels are taken out greedily, the cheapest first, weights and inverse updated in
-between, so that of two channels that can stand in for each other only one is cheap.
+Removing the inputs B of a layer with weights W and input covariance C, and refitting the rest by least squares, adds a
+mean squared output error of tr(W_B (C^-1_BB)^-1 W_B^T) (Hassibi and Stork, "Second order derivatives for network
+pruning: optimal brain surgeon", NIPS 1992, with a layer's quadratic error instead of the loss, and all inputs of a
+channel instead of one weight). Channels are removed greedily, the cheapest first. Weights and inverse are updated in
+between, so that of two channels that can replace each other only one is cheap.
 """
 
 from __future__ import annotations
@@ -14,59 +14,58 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxprune.channels.values import Ids
+from onnxprune.importance.activations import LayerActivations
 from onnxprune.importance.base import GroupView, Scores
-from onnxprune.importance.readings import Reading
+from onnxprune.importance.builtin import READER
 from onnxprune.importance.registry import criterion
 from onnxprune.recover.lstsq import Rows
 
-# A group is emptied in so many rounds: one channel a round costs more, and gains nothing that could be measured.
+# Rounds to empty a group in: one channel per round takes longer, without measurably better results.
 _ROUNDS = 48
 _RIDGE = 1e-3
 
 
-@criterion(
-    "obs", reads="a convolution or matrix product that reads it with weights of its own", comparable=True, data=True
-)
+@criterion("obs", reads=READER, comparable=True, data=True)
 def obs(view: GroupView) -> Scores:
-    """Score a unit by the output error that its removal adds once its readers are refitted, cheaper ones having left.
+    """Score a unit by the output error that its removal adds after all cheaper ones, with its readers refitted.
 
     Errors are relative to the variance of a reader's output, and add up over readers.
     """
-    patients = [p for reading in view.readings for p in _patients(reading)]
+    layers = [state for layer in view.activations for state in _layer_states(layer)]
     units = view.group.units
-    if not patients:
+    if not layers:
         return view.unscored
     scores, worst = np.zeros(len(units)), 0.0
     left = np.arange(len(units))
     portion = -(-len(units) // _ROUNDS)
     while len(left):
-        costs = np.sum([p.costs(units[left]) for p in patients], axis=0)
-        next_ = np.argsort(costs, kind="stable")[:portion]
-        scores[left[next_]] = np.maximum(costs[next_], worst)  # rounding apart, costs only grow
-        worst = float(scores[left[next_]].max())
-        for p in patients:
-            p.remove(units[left[next_]])
-        left = np.delete(left, next_)
+        costs = np.sum([layer.costs(units[left]) for layer in layers], axis=0)
+        cheapest = np.argsort(costs, kind="stable")[:portion]
+        scores[left[cheapest]] = np.maximum(costs[cheapest], worst)  # costs only grow, apart from rounding
+        worst = float(scores[left[cheapest]].max())
+        for layer in layers:
+            layer.remove(units[left[cheapest]])
+        left = np.delete(left, cheapest)
     return scores
 
 
-def _patients(reading: Reading) -> Iterator[_Patient]:
-    scale = 1 / reading.variance
-    for covariance, weight, units in zip(reading.covariance, reading.parameters, reading.units, strict=True):
+def _layer_states(layer: LayerActivations) -> Iterator[_LayerState]:
+    scale = 1 / layer.variance
+    for covariance, weight, units in zip(layer.covariance, layer.parameters, layer.units, strict=True):
         ridge = _RIDGE * max(float(np.trace(covariance)) / len(covariance), 1e-12)
         inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-        yield _Patient(weight[:, :-1], inverse, units, scale)
+        yield _LayerState(weight[:, :-1], inverse, units, scale)
 
 
-class _Patient:
-    """A conv group of a layer from which channels are taken."""
+class _LayerState:
+    """A conv group of a layer during the removal of its input channels."""
 
     def __init__(self, weight: Rows, inverse: Rows, units: Ids, scale: float) -> None:
-        """Take the weights (outputs, features), the inverse covariance, every feature's unit, and what costs count."""
+        """Take weights (outputs, features), inverse covariance, each feature's unit, and a factor for costs."""
         self._weight, self._inverse, self._units, self._scale = weight, inverse, units, scale
 
     def costs(self, units: Ids) -> Rows:
-        """Return what each unit costs, shape (units,); all features of a unit leave together."""
+        """Return the cost of removing each unit with all its features, shape (units,)."""
         blocks = [np.flatnonzero(self._units == unit) for unit in units]
         costs = np.zeros(len(units))
         for size in {len(b) for b in blocks} - {0}:
@@ -78,7 +77,7 @@ class _Patient:
         return np.asarray(np.maximum(costs, 0) * self._scale)
 
     def remove(self, units: Ids) -> None:
-        """Take units out and refit the others."""
+        """Remove units and refit the weights of the others."""
         gone = np.isin(self._units, units)
         if gone.any():
             solved = np.linalg.solve(self._inverse[np.ix_(gone, gone)], self._inverse[gone])

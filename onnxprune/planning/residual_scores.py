@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.importance.elements import Elements
+from onnxprune.importance.weight_view import WeightView
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.operators.contractions import contracts
 from onnxprune.planning.residual_blocks import Block, find_blocks
@@ -73,13 +73,13 @@ def score_blocks(graph: ChannelGraph, blocks: tuple[Block, ...], batches: Batche
 
 
 def _weight_norms(graph: ChannelGraph, blocks: tuple[Block, ...]) -> NDArray[np.float64]:
-    elements = Elements(graph)
+    weights = WeightView(graph)
     nodes = {node.name: node for node in graph.proto.graph.node}
     scores = []
     for block in blocks:
         layers = {n for name in block.nodes if contracts(nodes[name]) for n in nodes[name].input}
         own = [n for n in block.weights if n in layers and len(graph.shapes.shapes[n]) > 1]
-        total = sum(float(elements.power_sums(name, 0, 2).sum()) for name in own)
+        total = sum(float(weights.power_sums(name, 0, 2).sum()) for name in own)
         scores.append(np.sqrt(total / max(1, sum(np.prod(graph.shapes.shapes[name]) for name in own))))
     return np.array(scores, dtype=np.float64)
 

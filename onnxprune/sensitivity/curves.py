@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.importance import GroupView, Scores, views
-from onnxprune.importance.readings import Readings
+from onnxprune.importance.activations import Activations
 from onnxprune.importance.scoring import raw_scores
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.model.tensors import Weights
@@ -114,12 +114,12 @@ def measure(
         order = group.deal(scores).ravel()
         points = []
         for removed in counts:
-            model = lesion(graph, group, order[:removed].tolist(), view.readings)
+            model = lesion(graph, group, order[:removed].tolist(), view.activations)
             points.append(Point(removed, judge(model, since[group.index])))
         yield Curve(group.index, tuple(order.tolist()), tuple(points))
 
 
-def lesion(graph: ChannelGraph, group: Group, positions: Iterable[int], readings: Readings) -> ModelProto:
+def lesion(graph: ChannelGraph, group: Group, positions: Iterable[int], readings: Activations) -> ModelProto:
     """Return a network that no longer reads some units, their readers refitted; all shapes stay.
 
     Args:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxprune.errors import PlanError
-from onnxprune.importance import magnitude, score
+from onnxprune.importance import builtin, score
 from onnxprune.trace import ChannelGraph
 from tests.importance.network import Arrays, build, folded, nodes, weights
 
@@ -200,6 +200,6 @@ def test_bn_scale_needs_a_normalization() -> None:
 
 def test_fpgm_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = score(build(weights()), "fpgm")
-    monkeypatch.setattr(magnitude, "_DISTANCES", 60)  # 5 of 12 units at a time, 6 of 10
+    monkeypatch.setattr(builtin, "_DISTANCES", 60)  # 5 of 12 units at a time, 6 of 10
     for a, b in zip(score(build(weights()), "fpgm"), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 
 import onnxprune as op
 from onnxprune.errors import PlanError
-from onnxprune.importance.gates import Gates
+from onnxprune.importance.gates import GateGradients
 from onnxprune.model.file import set_tensor, weights
 from onnxprune.model.session import run, session
 from onnxprune.recover.repair import repeat
@@ -49,7 +49,7 @@ def test_gradients_are_those_of_differences() -> None:
     y = next(iter(run(session(graph.proto), x).values()))
     noise = np.random.default_rng(0).gumbel(size=y.shape).astype(np.float32)
     labels = (y + noise).argmax(axis=1)
-    gates = Gates(graph, repeat([x]), seed=0)
+    gates = GateGradients(graph, repeat([x]), seed=0)
     for group in graph.groups:
         found = gates.mean_absolute(group.units)
         for unit, value in zip(group.units, found, strict=True):

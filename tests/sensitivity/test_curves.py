@@ -48,7 +48,7 @@ def test_a_lesion_is_the_pruned_network(refitted: bool) -> None:
     removed = np.zeros(GRAPH.unit_count, dtype=bool)
     removed[group.units[list(gone)]] = True
     pruned = logits(rewrite(PrunedGraph(GRAPH, removed)))
-    found = logits(lesion(GRAPH, group, gone, view.readings if refitted else ()))
+    found = logits(lesion(GRAPH, group, gone, view.activations if refitted else ()))
     if not refitted:
         assert np.allclose(found, pruned, atol=1e-3)
         return

@@ -1,4 +1,4 @@
-"""The elements of initializers as numbers to be scored: one pass over each, little memory."""
+"""Read initializers for scoring, in one pass over each and with little memory."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from numpy.typing import NDArray
 from onnxprune.channels.values import Ids
 from onnxprune.errors import ModelError
 from onnxprune.importance.folding import Factors, folded_scales
-from onnxprune.model.file import weights
-from onnxprune.model.tensors import by_group
+from onnxprune.model.tensors import Weights, by_group
 from onnxprune.trace.graph import ChannelGraph
 
 Array: TypeAlias = NDArray[Any]
 Power: TypeAlias = Literal[1, 2]
 
-# Elements worked on at a time: few enough to stay in a processor's cache.
+# Elements processed at a time: few enough to stay in a processor's cache.
 _BLOCK = 1 << 18
 
-# Where even the largest sum is below, most of the others' terms may have vanished from float32.
+# If even the largest sum is smaller, terms of the others may have underflowed in float32.
 _SMALL = 1e-25
 
 _POWERS = {1: np.abs, 2: np.square}
 
 
-class Elements:
+class WeightView:
     """The initializers of a traced model, with following BatchNormalizations folded in."""
 
     def __init__(self, graph: ChannelGraph) -> None:
-        """Read nothing yet."""
+        """Take a traced model; weights are read when they are needed."""
         self._graph = graph
-        self._weights = weights(graph.proto)
+        self._weights = Weights(graph.proto)
         self._sums: dict[tuple[str, Power], list[NDArray[np.float64]]] = {}
 
     def take(self, tensor: str, axis: int, positions: Ids) -> NDArray[np.floating[Any]]:
-        """Return elements along an axis, shape (units, features), positions of shape (units, n)."""
+        """Return the elements at positions of shape (units, n) along an axis, shape (units, features)."""
         array, scale, axis = self._seen_along(tensor, axis)
         taken = _take(array, axis, positions.ravel()).astype(_working_type(array), copy=False)
         if scale is not None:
@@ -48,7 +47,7 @@ class Elements:
         return np.moveaxis(taken, axis, 0).reshape(len(positions), -1)
 
     def power_sums(self, tensor: str, axis: int, power: Power) -> NDArray[np.float64]:
-        """Sum absolute values to a power at every position of an axis, shape (axis length,)."""
+        """Return the sum of absolute values to a power at every position of an axis, shape (axis length,)."""
         blocks = (tensor, axis) in self._graph.per_group
         key = (f"{tensor} by group" if blocks else tensor, power)
         if key not in self._sums:
@@ -62,7 +61,7 @@ class Elements:
         return self._sums[key][0 if blocks else axis]
 
     def _seen_along(self, tensor: str, axis: int) -> tuple[Array, Array | None, int]:
-        """Return an initializer, its scale, and the axis on which the channels are that leave along an axis."""
+        """Return an initializer, its folded scale, and the axis of both that holds the channels of an axis."""
         array, scale = self._weights[tensor], self._scales.get(tensor)
         groups = self._graph.per_group.get((tensor, axis))
         if groups is None:
@@ -80,7 +79,7 @@ def _working_type(array: Array) -> type[np.floating[Any]]:
 
 
 def _take(array: Array, axis: int, positions: Ids) -> Array:
-    """Take positions along an axis, without a copy where they are a run of it."""
+    """Return positions along an axis, without a copy if they are consecutive."""
     if len(positions) and np.array_equal(positions, np.arange(len(positions)) + positions[0]):
         run = slice(int(positions[0]), int(positions[0]) + len(positions))
         return array[(slice(None),) * axis + (run,)]
@@ -97,7 +96,7 @@ def _require_finite(tensor: str, array: Array) -> None:
 def _power_sums(
     array: Array, scale: Array | None, power: Power, dtype: type[np.floating[Any]]
 ) -> list[NDArray[np.float64]]:
-    """Sum powers over all axes but one, for every axis, in one pass over blocks of the first."""
+    """Return sums of powers over all axes but one, for every axis, in one pass over blocks of the first."""
     first = np.empty(len(array), dtype=np.float64)
     rest = np.zeros(array.shape[1:], dtype=np.float64)
     step = max(1, _BLOCK // max(1, rest.size))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
 from onnxprune.importance import Scores, score
-from onnxprune.importance.readings import Reading, gather
+from onnxprune.importance.activations import LayerActivations, gather
 from onnxprune.model.graph import extract
 from onnxprune.model.stream import Inputs
 from onnxprune.recover import repeat
@@ -49,10 +49,10 @@ def tensor(graph: ChannelGraph, name: str, data: list[Inputs]) -> Array:
     return np.moveaxis(values, 1, -1).reshape(-1, values.shape[1]).astype(np.float64)
 
 
-def reader(graph: ChannelGraph, data: list[Inputs]) -> Reading:
-    ((_, readings),) = gather(graph, graph.groups[:1], repeat(data))
-    (reading,) = readings
-    return reading
+def reader(graph: ChannelGraph, data: list[Inputs]) -> LayerActivations:
+    ((_, activations),) = gather(graph, graph.groups[:1], repeat(data))
+    (layer,) = activations
+    return layer
 
 
 def relative(values: Array) -> Array:
@@ -79,8 +79,8 @@ def test_criteria_of_activations(name: str) -> None:
 
 def left_over(graph: ChannelGraph, data: list[Inputs], gone: list[int]) -> float:
     """Fit the reader's output by its other inputs and a constant; return the error relative to its variance."""
-    reading = reader(graph, data)
-    x, y = tensor(graph, reading.layer.x, data), tensor(graph, reading.layer.y, data)
+    layer = reader(graph, data)
+    x, y = tensor(graph, layer.layer.x, data), tensor(graph, layer.layer.y, data)
     kept = [c for c in range(CHANNELS) if c not in gone]
     features = np.column_stack([x[:, kept], np.ones(len(x))])
     residual = y - features @ np.linalg.lstsq(features, y, rcond=None)[0]
@@ -114,23 +114,23 @@ def test_of_two_alike_channels_one_is_free() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_what_is_left_without_a_unit_is_the_least_squares_solution(bias: bool) -> None:
     graph, data = network(bias=bias), inputs()
-    reading = reader(graph, data)
-    assert (reading.place is not None) == bias
-    found = reading.without(graph.groups[0].units[[1, 4]])[0]
-    x, y = tensor(graph, reading.layer.x, data), tensor(graph, reading.layer.y, data)
+    layer = reader(graph, data)
+    assert (layer.place is not None) == bias
+    found = layer.without(graph.groups[0].units[[1, 4]])[0]
+    x, y = tensor(graph, layer.layer.x, data), tensor(graph, layer.layer.y, data)
     kept = [0, 2, 3, 5, 6, 7]
     features = np.column_stack([x[:, kept], np.ones(len(x))]) if bias else x[:, kept]
     exact = np.linalg.lstsq(features, y, rcond=None)[0].T
     columns = [*kept, CHANNELS] if bias else kept
     assert np.allclose(found[:, columns], exact, atol=0.02)
-    assert not np.allclose(reading.parameters[0][:, columns], exact, atol=0.05)
+    assert not np.allclose(layer.parameters[0][:, columns], exact, atol=0.05)
     assert not found[:, [1, 4]].any()
 
 
 def test_each_group_of_a_convolution_is_refitted_by_itself() -> None:
     graph, data = network(), inputs()
-    found = {g.index: readings for g, readings in gather(graph, graph.groups, repeat(data))}
-    grouped = next(r for readings in found.values() for r in readings if r.layer.groups == 2)
+    found = {g.index: activations for g, activations in gather(graph, graph.groups, repeat(data))}
+    grouped = next(r for activations in found.values() for r in activations if r.layer.groups == 2)
     assert grouped.units.shape == (2, 3)
     unit = int(grouped.units[1, 0])
     new = grouped.without(np.array([unit]))
@@ -138,7 +138,7 @@ def test_each_group_of_a_convolution_is_refitted_by_itself() -> None:
     assert not np.allclose(new[1][:, 1:], grouped.parameters[1][:, 1:], atol=1e-3)
 
 
-def test_little_memory_means_more_runs_and_the_same_readings() -> None:
+def test_little_memory_means_more_runs_and_the_same_activations() -> None:
     graph, data = network(), inputs()
     runs = 0
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.importance import elements, score, views
+from onnxprune.importance import score, views, weight_view
 from tests.importance.network import Arrays, build, weights
 
 
@@ -68,7 +68,7 @@ def test_roles_of_a_normalized_layer() -> None:
 
 def test_small_blocks_give_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = score(build(weights()), "l2")
-    monkeypatch.setattr(elements, "_BLOCK", 250)  # two rows of conv2 at a time, one of fc
+    monkeypatch.setattr(weight_view, "_BLOCK", 250)  # two rows of conv2 at a time, one of fc
     for a, b in zip(score(build(weights()), "l2"), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -147,7 +147,7 @@ def test_weights_of_zeros_score_zero(name: str) -> None:
 
 
 def test_large_weights_are_not_copied() -> None:
-    """Sums need one read of a weight and no more; rows along the first axis are no further copy."""
+    """ActivationSums need one read of a weight and no more; rows along the first axis are no further copy."""
     size = 4096 * 2048
     rng = np.random.default_rng(0)
     arrays: dict[str, NDArray[Any]] = {
