@@ -1,4 +1,4 @@
-"""A pruning plan as data: what leaves which initializer, and which blocks leave, for which model, made how."""
+"""A pruning plan as data: what is removed from which model, and how it was chosen."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from onnxprune.channels.align import Attention, Grouped
+from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning.residual_blocks import without_blocks
 from onnxprune.trace.graph import ChannelGraph
@@ -26,13 +27,13 @@ class PrunePlan:
 
     Attributes:
         model: sha256 of the source model, hexadecimal.
-        removed: positions in the original that leave, by initializer and axis, ascending. Along the second axis of a
+        removed: positions to remove from the original, by initializer and axis, ascending. Along the second axis of a
             grouped convolution's weight positions count through all groups, as the convolution's inputs do.
         settings: how the plan was made: criterion, budget, constraints, seed.
         before: cost of the source model (params, macs, size, memory).
         after: predicted cost of the pruned model.
         inputs: the input sizes at which the costs were counted.
-        blocks: residual blocks that leave as a whole, by the names of the nodes that sum.
+        blocks: names of the residual blocks to remove as a whole.
     """
 
     model: str
@@ -62,9 +63,9 @@ class PrunePlan:
 
     @property
     def policies(self) -> dict[str, str]:
-        """What leaves together, as the model must be traced for the plan to fit: arguments of `onnxprune.trace.trace`.
+        """The arguments of `onnxprune.trace.trace` with which the model must be traced for the plan to fit.
 
-        Plans that say nothing were made with the defaults, and so are those that say what isn't known.
+        Defaults replace missing and unknown values.
         """
         known = {"attention": get_args(Attention), "grouped": get_args(Grouped)}
         given = {name: self.settings.get(name) for name in known}
@@ -72,7 +73,7 @@ class PrunePlan:
 
     @property
     def digest(self) -> str:
-        """Sha256 over the model and what is removed, hexadecimal: equal plans have equal digests."""
+        """Sha256 of the model and what is removed, hexadecimal."""
         removed = [
             [name, axis, list(positions)]
             for name, axes in sorted(self.removed.items())
@@ -86,18 +87,18 @@ class PrunePlan:
         """Read a plan.
 
         Args:
-            text: JSON text as `to_json` gives it.
+            text: JSON text as `to_json` returns it.
             where: the file, for the error.
 
         Raises:
-            PlanError: the text is no plan (OP305).
+            PlanError: the text isn't a plan (OP305).
         """
         try:
             document = json.loads(text)
             if document["format"] not in _FORMATS:
                 raise PlanError(
                     "OP305",
-                    f"plan format {document['format']!r} is not known, this version reads {FORMAT} and older",
+                    f"plan format {document['format']!r} is unknown; this version reads {FORMAT} and older",
                     where=where,
                 )
             return cls(
@@ -120,7 +121,7 @@ class PrunePlan:
 
 def _position(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no position")
+        raise ValueError(f"{value!r} isn't a position")
     return value
 
 
@@ -130,16 +131,14 @@ def plan_of(
     model: str,
     settings: Mapping[str, Any],
 ) -> PrunePlan:
-    """Write down what removing some units of a traced model means.
+    """Return the plan that removes some units of a traced model.
 
     Args:
         graph: the traced model.
-        removed: for every unit whether it leaves, shape (units,).
+        removed: whether each unit is removed, shape (units,).
         model: sha256 of the source model.
         settings: how the choice was made.
     """
-    from onnxprune.cost.cost import cost
-
     kept = PrunedGraph(graph, removed)
     return PrunePlan(
         model=model,
@@ -155,18 +154,18 @@ def plan_of(
 
 
 def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> PrunedGraph:
-    """Find the units that a plan removes.
+    """Apply a plan to a traced model.
 
     Args:
-        graph: the model, traced.
+        graph: the traced model.
         plan: a plan for it.
 
     Returns:
-        The traced model without these blocks and units.
+        The traced model without the plan's blocks and units.
 
     Raises:
-        PlanError: the plan names what the model doesn't have, or what can't leave (OP307), or only part of a unit
-            (OP401).
+        PlanError: the plan names what the model doesn't have, or what can't be removed (OP307).
+        RewriteError: what remains of a weight isn't a rectangle (OP401).
     """
     graph = without_blocks(graph, plan.blocks)
     removed = np.zeros(len(graph.pinned), dtype=bool)
@@ -174,25 +173,21 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> PrunedGraph:
         for axis, positions in axes.items():
             ids = graph.slots.get((name, axis))
             if ids is None or (positions and max(positions) >= len(ids)):
-                raise PlanError(
-                    "OP307",
-                    "the plan removes what the model doesn't have",
-                    where=f"{name} axis {axis}",
-                )
+                raise PlanError("OP307", "the plan removes what the model doesn't have", where=f"{name} axis {axis}")
             units = graph.unit_of[ids[list(positions)]]
             if graph.pinned[units].any():
                 pin = graph.pins(int(units[graph.pinned[units]][0]))[0]
-                cause = f"the plan removes channels that can't leave: {pin.reason} ({pin.code})"
+                cause = f"the plan removes channels that can't be removed: {pin.reason} ({pin.code})"
                 raise PlanError("OP307", cause, where=f"{name} axis {axis}")
             removed[units] = True
     kept = PrunedGraph(graph, removed)
     for name, gone_axes in kept.positions().items():
         for axis, gone in gone_axes.items():
             if set(gone.tolist()) != set(plan.removed.get(name, {}).get(axis, ())):
-                cause = "the plan removes channels without all that is coupled to them"
+                cause = "the plan removes channels without those that are coupled to them"
                 raise PlanError("OP307", cause, where=f"{name} axis {axis}")
     if not graph.balanced(removed):
-        raise PlanError("OP307", "the plan takes more of one group of a convolution than of another")
+        raise PlanError("OP307", "the plan removes more from one group of a convolution than from another")
     for (name, axis), ids in graph.slots.items():
         if removed[graph.unit_of[ids]].all():
             raise PlanError("OP307", "the plan leaves nothing of a layer", where=f"{name} axis {axis}")

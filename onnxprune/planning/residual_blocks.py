@@ -1,20 +1,27 @@
-"""Finds the residual blocks of a graph: sums of a tensor and something computed from it."""
+"""Residual blocks: find them, score them, and remove them by rewiring.
+
+A residual block is a sum of a tensor and something computed from it, x + f(x). Without the block, x takes its place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.errors import PlanError
+from onnxprune.importance.weight_view import WeightView
 from onnxprune.model.graph import GraphIndex, behind, fixed_names, reads, with_inputs, with_nodes
+from onnxprune.model.stream import Batches, Stream
 from onnxprune.operators.contractions import contracts
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.tracer import trace
 
 _SUMS = frozenset({"Add", "Sum"})
-_SAME = frozenset({"DequantizeLinear", "Identity", "QuantizeLinear"})  # the same data, perhaps rounded
+_SAME = frozenset({"DequantizeLinear", "Identity", "QuantizeLinear"})  # return their input, perhaps rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,10 @@ class Block:
 
 
 def find_blocks(graph: ChannelGraph) -> tuple[Block, ...]:
-    """Find the residual blocks of a traced model, in order: the innermost where they are nested.
+    """Return the residual blocks of a traced model, in order; of nested ones the innermost.
 
-    A sum of two tensors of one shape counts if one of them is computed from the other, by at least one layer with
-    weights, and nobody else needs what computes it.
+    A sum of two tensors of the same shape is a block if one of them is computed from the other by at least one layer
+    with weights, and nothing else needs the nodes that compute it.
     """
     found = list(_BlockSearch(graph).blocks())
     sums = {block.name for block in found}
@@ -97,12 +104,12 @@ def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> ChannelGraph:
     """Trace a model without some of its residual blocks.
 
     Args:
-        graph: the model, traced.
-        names: the nodes that sum, as `find_blocks` names the blocks.
+        graph: the traced model.
+        names: the names of the blocks to remove.
 
     Returns:
-        The dependencies of what remains, which knows what it was made from (`ChannelGraph.original`); the graph itself
-        if it is without these blocks and no others.
+        The trace of the remaining model, with the whole one as `ChannelGraph.original`; the given graph if exactly
+        these blocks are missing from it.
 
     Raises:
         PlanError: the model has no such block (OP307).
@@ -126,7 +133,7 @@ def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> ChannelGraph:
 
 
 def _bypassed(proto: ModelProto, blocks: Sequence[Block]) -> ModelProto:
-    """Copy a normalized model without blocks, and without what only they need."""
+    """Return a copy of a normalized model without some blocks and without what only they need."""
     sums = {block.name: block for block in blocks}
     instead: dict[str, str] = {}
     fixed = fixed_names(proto.graph.output, proto.graph.node)
@@ -146,3 +153,86 @@ def _bypassed(proto: ModelProto, blocks: Sequence[Block]) -> ModelProto:
     nodes = behind(outputs, nodes)
     needed = {*outputs, *(name for node in nodes for name in reads(node))}
     return with_nodes(proto, nodes, (t for t in proto.graph.initializer if t.name in needed))
+
+
+def choose_blocks(graph: ChannelGraph, count: int, batches: Batches | None = None) -> tuple[str, ...]:
+    """Choose the least important residual blocks.
+
+    Args:
+        graph: the traced model.
+        count: the number of blocks.
+        batches: returns inputs to score blocks on; without them they are scored by their weights.
+
+    Returns:
+        The names of the blocks, in the model's order.
+
+    Raises:
+        PlanError: the count is negative (OP303), or the model has fewer blocks (OP315).
+        ModelError: a weight isn't finite, or the model can't be run.
+    """
+    if count < 0:
+        raise PlanError("OP303", f"{count} is out of range: must be at least 0", where="remove_blocks")
+    blocks = find_blocks(graph)
+    if count > len(blocks):
+        names = ", ".join(block.name for block in blocks) or "none"
+        cause = f"{count} residual blocks can't be removed: the model has {len(blocks)}"
+        raise PlanError("OP315", cause, hint=f"removable blocks: {names}")
+    chosen = rank_blocks(graph, batches)[:count]
+    return tuple(block.name for block in blocks if block.name in chosen)
+
+
+def rank_blocks(graph: ChannelGraph, batches: Batches | None = None) -> tuple[str, ...]:
+    """Return the names of all residual blocks, the least important first; see `score_blocks`.
+
+    Raises:
+        ModelError: a weight isn't finite, or the model can't be run on the inputs.
+    """
+    blocks = find_blocks(graph)
+    scores = score_blocks(graph, blocks, batches)
+    return tuple(blocks[i].name for i in np.argsort(scores, kind="stable").tolist())
+
+
+def score_blocks(graph: ChannelGraph, blocks: tuple[Block, ...], batches: Batches | None = None) -> NDArray[np.float64]:
+    """Score residual blocks, higher is more important, shape (blocks,).
+
+    With inputs, the score is 1 - cos(block's input, block's output), averaged over samples ("block influence", Men et
+    al., ShortGPT, 2024). Without, it is the root mean square of the weights of the block's layers, normalizations
+    folded in.
+
+    Raises:
+        ModelError: a weight isn't finite, or the model can't be run on the inputs.
+    """
+    if batches is None:
+        return _weight_norms(graph, blocks)
+    sums = np.zeros(len(blocks))
+    samples = 0
+    stream = Stream(graph.proto, batches)
+    for tensors in stream.tensors([name for b in blocks for name in (b.skip, b.output)]):
+        before = [_rows(tensors[b.skip]) for b in blocks]
+        after = [_rows(tensors[b.output]) for b in blocks]
+        sums += [float((1 - _cosines(x, y)).sum()) for x, y in zip(before, after, strict=True)]
+        samples += len(before[0]) if before else 0
+    return sums / max(samples, 1)
+
+
+def _weight_norms(graph: ChannelGraph, blocks: tuple[Block, ...]) -> NDArray[np.float64]:
+    weights = WeightView(graph)
+    nodes = {node.name: node for node in graph.proto.graph.node}
+    scores = []
+    for block in blocks:
+        layers = {n for name in block.nodes if contracts(nodes[name]) for n in nodes[name].input}
+        own = [n for n in block.weights if n in layers and len(graph.shapes.shapes[n]) > 1]
+        total = sum(float(weights.power_sums(name, 0, 2).sum()) for name in own)
+        scores.append(np.sqrt(total / max(1, sum(np.prod(graph.shapes.shapes[name]) for name in own))))
+    return np.array(scores, dtype=np.float64)
+
+
+def _rows(array: NDArray[np.generic]) -> NDArray[np.float64]:
+    return array.reshape(len(array), -1).astype(np.float64)
+
+
+def _cosines(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine between the rows of two arrays; 1 if a row is zero."""
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    products = (x * y).sum(axis=1)
+    return np.asarray(np.divide(products, norms, out=np.ones_like(norms), where=norms > 0))

@@ -1,10 +1,9 @@
-"""How sensitive outputs are to the removal of each group's channels, and allocations that follow from it."""
+"""Measure how sensitive outputs are to the removal of each group's channels, and allocate budgets accordingly."""
 
 from __future__ import annotations
 
-from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend
+from onnxprune.sensitivity.allocation import added_errors, predicted_error, rest_of, slopes, spend, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
-from onnxprune.sensitivity.depth import rest_of, spend_blocks
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, loss
 from onnxprune.sensitivity.store import Record, read_record, resume
 

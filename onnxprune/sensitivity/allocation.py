@@ -1,29 +1,37 @@
-"""Where a budget costs least: units by the output error that they add for each multiply-accumulate saved.
+"""Allocate a budget where it adds the least output error: to units by error per cost saved, and to residual blocks.
 
-What a unit saves depends on what else has left: a convolution between two narrow layers is cheap already. So units are
-chosen by what they save in the full network, then again by what they save in the network chosen, a few times over.
+What a unit saves depends on what else is removed: a convolution between two narrow layers is cheap already. So units
+are chosen by their savings in the full network, and then, a few times, by their savings in the network chosen before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from onnxprune.channels.values import Mask
+from onnxprune.cost.cost import cost
 from onnxprune.cost.forecast import Forecast
+from onnxprune.errors import PlanError
 from onnxprune.importance import Scores
+from onnxprune.model.stream import Batches
 from onnxprune.planning.budget import Constraints, Target, choose
-from onnxprune.sensitivity.curves import Curve
+from onnxprune.planning.residual_blocks import rank_blocks, without_blocks
+from onnxprune.rewrite.masked import masked
+from onnxprune.sensitivity.curves import Curve, share_out
+from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
+from onnxprune.trace.pruned_graph import nothing
 
 _ROUNDS = 4
-# What saves nothing is dear, not free of charge: savings count at least as so small a share of the whole cost.
+# Least saving, as a share of the whole cost: keeps the ratio finite for units that save nothing.
 _LEAST = 1e-9
-# Errors below are rounding, above the network is gone.
+# Smaller errors are rounding; larger ones mean a broken network.
 _SMALLEST, _LARGEST = 1e-9, 1e9
 
 
@@ -35,17 +43,17 @@ def spend(
     ratio: float | None = None,
     target: Target | None = None,
 ) -> Mask:
-    """Choose the units to remove so that errors, added up, are small.
+    """Choose the units to remove so that the sum of errors is small.
 
     Args:
         graph: the traced network.
-        curves: of its groups; those without one stay whole.
-        constraints: limits.
+        curves: sensitivities of its groups; a group without a curve stays whole.
+        constraints: limits on what may be removed.
         ratio: the share of all channels to remove.
         target: the limit to stay below.
 
     Returns:
-        For every unit whether it leaves, shape (units,).
+        Whether each unit is removed, shape (units,).
 
     Raises:
         PlanError: as `choose` does.
@@ -62,7 +70,7 @@ def spend(
 
 
 def _scores(graph: ChannelGraph, curves: Mapping[int, Curve], saving: Callable[[Group], float]) -> list[Scores]:
-    """Score every unit by the error that it adds for what it saves."""
+    """Score every unit by the error that it adds per cost saved."""
     scores = []
     for group in graph.groups:
         own = np.full(len(group.units), np.nan)
@@ -74,9 +82,9 @@ def _scores(graph: ChannelGraph, curves: Mapping[int, Curve], saving: Callable[[
 
 
 def slopes(curve: Curve) -> Scores:
-    """Return what each unit adds to the error, in the order of their removal, shape (units,).
+    """Return the error that each unit adds, in the order of removal, shape (units,).
 
-    It never falls: the curve is taken by its lower convex hull.
+    These never fall: they are the slopes of the curve's lower convex hull.
     """
     errors = errors_of(curve)
     hull = [0]
@@ -85,14 +93,14 @@ def slopes(curve: Curve) -> Scores:
             hull.pop()
         hull.append(n)
     each = np.concatenate([np.full(end - start, _slope(errors, start, end)) for start, end in pairwise(hull)])
-    return np.asarray(each + 1e-12 * np.arange(len(each)))  # in the order of the criterion where the curve is straight
+    return np.asarray(each + 1e-12 * np.arange(len(each)))  # where slopes are equal, keep the criterion's order
 
 
 def errors_of(curve: Curve) -> Scores:
     """Return the error with 0, 1, 2, ... units removed, shape (units + 1,).
 
-    Between points the error is taken to be a power of the number of units, as it is where units are chosen well; before
-    the first and beyond the last point, with the exponent next to it, which is a square where there is one point only.
+    Errors between two points are interpolated as a power of the number of units. The exponent at either end is used
+    beyond it; with one point only, it is 2.
     """
     removed = np.array([point.removed for point in curve.points])
     errors = np.array([point.error for point in curve.points])
@@ -110,7 +118,7 @@ def _slope(errors: Scores, start: int, end: int) -> float:
 
 
 def _saving(group: Group, removed: Mask, forecast: Forecast | None) -> float:
-    """Return what a unit of a group saves on average, between none and half of them gone, all else as it is."""
+    """Return the mean saving per unit of a group when half of them are removed, and all else stays as it is."""
     if forecast is None:
         return 1.0
     whole = removed.copy()
@@ -123,17 +131,78 @@ def _saving(group: Group, removed: Mask, forecast: Forecast | None) -> float:
 
 
 def added_errors(graph: ChannelGraph, curves: Iterable[Curve]) -> list[Scores]:
-    """Score every unit by the error that it adds, whatever it saves; NaN for groups without a curve."""
+    """Score every unit by the error that it adds, regardless of its saving; NaN for groups without a curve."""
     return _scores(graph, {curve.group: curve for curve in curves}, lambda group: 1.0)
 
 
 def predicted_error(graph: ChannelGraph, curves: Mapping[int, Curve], removed: Mask) -> float:
-    """Return the sum of the errors of all groups by themselves.
+    """Return the sum of the errors of all groups, each pruned by itself.
 
     Args:
         graph: the traced network.
-        curves: of its groups, by the group's index.
-        removed: for every unit whether it leaves, shape (units,).
+        curves: sensitivities of its groups, by the group's index.
+        removed: whether each unit is removed, shape (units,).
     """
     gone = {i: int(removed[graph.groups[i].units].sum()) for i in curves}
     return sum(float(errors_of(curve)[gone[i]]) for i, curve in curves.items())
+
+
+def spend_blocks(
+    graph: ChannelGraph,
+    target: Target,
+    constraints: Constraints,
+    batches: Batches,
+    sensitivities: Callable[[ChannelGraph], Sequence[Curve]],
+) -> tuple[ChannelGraph, Sequence[Curve]]:
+    """Choose the number of residual blocks that minimizes the output error at a target that channels make up.
+
+    Blocks are removed one after the other, the least important first. Their joint error is measured and added to that
+    of the channels, which is predicted from sensitivities. The search ends with the first block that doesn't pay.
+
+    Args:
+        graph: the whole model, traced.
+        target: the limit, on a cost that is counted.
+        constraints: limits on the channels to remove.
+        batches: returns inputs to measure errors on.
+        sensitivities: measures the sensitivities of a graph's groups.
+
+    Returns:
+        The trace of the remaining model, and the sensitivities of its groups.
+
+    Raises:
+        PlanError: the target is out of reach, with blocks and without (OP301), nothing can be pruned (OP310), or the
+            target is a latency (OP302).
+        ModelError: a weight isn't finite, or the model can't be run.
+    """
+    limit = target.value * getattr(cost(nothing(graph)), target.counted)
+    judge = OutputError(graph.proto, share_out(batches)[1])
+    best: tuple[float, ChannelGraph, Sequence[Curve]] | None = None
+    ranked, failure = rank_blocks(graph, batches), None
+    for count in range(len(ranked) + 1):
+        reduced = without_blocks(graph, ranked[:count])
+        error = judge(masked(nothing(reduced))) if count else 0.0
+        too_much = getattr(cost(nothing(reduced)), target.counted) < limit
+        if too_much or (best is not None and error >= best[0]):
+            break
+        curves = sensitivities(reduced)
+        try:
+            removed = spend(reduced, curves, constraints, target=rest_of(target, reduced))
+        except PlanError as out_of_reach:
+            failure = failure or out_of_reach
+            continue
+        error += predicted_error(reduced, {curve.group: curve for curve in curves}, removed)
+        if best is not None and error >= best[0]:
+            break
+        best = error, reduced, curves
+    if best is None:
+        assert failure is not None
+        raise failure
+    return best[1:]
+
+
+def rest_of(target: Target | None, graph: ChannelGraph) -> Target | None:
+    """Return a target for what remains without some residual blocks that equals one for the whole model."""
+    if target is None or target.quantity == "latency":
+        return target
+    whole, left = (getattr(cost(nothing(g)), target.quantity) for g in (graph.original, graph))
+    return replace(target, value=min(1.0, target.value * whole / max(left, 1)))

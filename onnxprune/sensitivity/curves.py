@@ -1,8 +1,7 @@
-"""What each group's removal costs by itself: the output's error at several shares, readers refitted.
+"""Sensitivity curves: the output error when several shares of one group's units are removed.
 
-A group's least important units are taken out of the network, the layers that read them refitted in closed form, and the
-network run to its outputs: the error says what the removal really does, however many layers a group's channels go
-through. All else stays as it is.
+The least important units of a group are masked, the layers that read them are refitted in closed form, and the network
+is run to its outputs. All other groups stay whole.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of a group's units at which it is measured; more than the constraints allow is the most that they allow."""
+"""Shares of a group's units to measure at; reduced to the most that the constraints allow."""
 
-# Every so many batches one is held back to measure errors on; nothing is fitted to it.
+# One of every four batches is held back to measure errors on; nothing is fitted to it.
 _HELD_BACK = 4
-# Where the criterion can tell nothing of a group.
+# Criterion for groups that the chosen one can't score.
 _FALLBACK = "l2"
 _NO_LIMITS = Constraints()
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What removing some units of a group does.
+    """The error at one number of units removed from a group.
 
     Attributes:
-        removed: how many leave, the least important ones.
-        error: how much worse the outputs are.
+        removed: the number of units removed, the least important ones.
+        error: the output error, as the judge returns it.
     """
 
     removed: int
@@ -52,12 +51,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What removing ever more units of a group does.
+    """The sensitivity of the outputs to one group.
 
     Attributes:
         group: the group's index.
         order: its units by importance, as positions in `Group.units`, the least important first.
-        points: by number of units removed.
+        points: errors by number of units removed, ascending.
     """
 
     group: int
@@ -66,10 +65,10 @@ class Curve:
 
 
 class Judge(Protocol):
-    """Tells how much worse a changed network is."""
+    """Measures how much worse a changed network is."""
 
     def __call__(self, model: ModelProto, since: int) -> float:
-        """Judge a network that differs from the original nowhere in front of the node at position ``since``."""
+        """Return the error of a network that equals the original before the node at position ``since``."""
 
 
 def measure(
@@ -83,17 +82,17 @@ def measure(
     seed: int = 0,
     known: Mapping[int, Curve] | None = None,
 ) -> Iterator[Curve]:
-    """Measure group after group, in the order in which the network computes them.
+    """Measure one group after the other, in the order in which the network computes them.
 
     Args:
         graph: the traced network.
-        batches: gives inputs to refit readers on, anew at each call.
+        batches: returns inputs to refit readers on.
         judge: measures errors.
-        criterion: says which units are the least important.
-        constraints: limits on what may leave; groups that they exclude aren't measured.
-        shares: shares of units at which to measure, rounded to counts that the constraints allow.
-        seed: of whatever is drawn.
-        known: curves that were measured before; they are not measured again, nor yielded.
+        criterion: ranks units by importance.
+        constraints: limits on what may be removed; groups that they exclude aren't measured.
+        shares: shares of units to measure at, rounded to counts that the constraints allow.
+        seed: of all random choices.
+        known: curves from before, by group; these groups are neither measured nor yielded.
 
     Raises:
         PlanError: there is no such criterion (OP308), or it failed (OP309); a pattern matches nothing (OP304).
@@ -114,39 +113,39 @@ def measure(
         order = group.deal(scores).ravel()
         points = []
         for removed in counts:
-            model = lesion(graph, group, order[:removed].tolist(), view.activations)
+            model = ablated(graph, group, order[:removed].tolist(), view.activations)
             points.append(Point(removed, judge(model, since[group.index])))
         yield Curve(group.index, tuple(order.tolist()), tuple(points))
 
 
-def lesion(graph: ChannelGraph, group: Group, positions: Iterable[int], readings: Activations) -> ModelProto:
-    """Return a network that no longer reads some units, their readers refitted; all shapes stay.
+def ablated(graph: ChannelGraph, group: Group, positions: Iterable[int], activations: Activations) -> ModelProto:
+    """Return a network that doesn't read some units, with the layers that read them refitted; all shapes stay.
 
     Args:
         graph: the traced network.
-        group: the group that the units are of.
-        positions: which of its units, as positions in `Group.units`.
-        readings: of the layers that read them.
+        group: the units' group.
+        positions: the units, as positions in `Group.units`.
+        activations: statistics of the layers that read them; without any, nothing is refitted.
     """
     units = group.units[list(positions)]
     removed = np.zeros(graph.unit_count, dtype=bool)
     removed[units] = True
     model = masked(PrunedGraph(graph, removed), readers_only=True)
     weights = Weights(model)
-    for reading in readings:
-        set_parameters(reading.layer, weights, reading.place, reading.without(units))
+    for reader in activations:
+        set_parameters(reader.layer, weights, reader.place, reader.without(units))
     return model
 
 
 def first_change(graph: ChannelGraph, group: Group) -> int:
-    """Return the position of the first node that computes something else when units of a group leave."""
+    """Return the position of the first node whose result changes when units of a group are removed."""
     read = {tensor for tensor, axis in group.slots if (tensor, axis) in graph.summed}
     nodes = enumerate(graph.proto.graph.node)
     return next((i for i, n in nodes if n.name in group.statistics or not read.isdisjoint(n.input)), 0)
 
 
 def share_out(batches: Batches) -> tuple[Batches, Batches]:
-    """Divide inputs into those to fit on and those to measure errors on: every fourth batch; one alone is both."""
+    """Split inputs into batches to fit on and, every fourth, batches to measure errors on; a single one is both."""
 
     def part(held: bool) -> Batches:
         def some() -> Iterator[Inputs]:
@@ -166,7 +165,7 @@ def _scores(view: GroupView, criterion: str) -> Scores:
 
 
 def _counts(group: Group, shares: Sequence[float], kept: Sequence[int]) -> list[int]:
-    """Return how many units to remove at each share, of the counts of sets that may be kept."""
+    """Return the numbers of units to remove: for each share the nearest that leaves an allowed count of sets."""
     sets, size = group.sets.shape
     allowed = [(sets - count) * size for count in kept]
     units = len(group.units)

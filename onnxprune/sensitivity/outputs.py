@@ -1,4 +1,4 @@
-"""How far a changed network's outputs are from the original's, on inputs that nothing was fitted to."""
+"""Errors of a changed network's outputs against the original's, on inputs that nothing was fitted to."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Stream
 
-# What ends a network without telling more than its input does, and less where it saturates.
+# Operators at the end of a network that add no information to their input, and lose some where they saturate.
 _SQUASHING = {"ArgMax", "Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh", "TopK"}
-# Elements of an output that are kept of a batch; of a larger one, so many drawn at random.
+# Elements kept of an output per batch; of larger outputs, a random sample of this size.
 _ELEMENTS = 2**16
 _MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def informative_outputs(model: ModelProto) -> list[str]:
-    """Return the tensors to compare: the outputs, or what goes into the Softmax or the like that they come from."""
+    """Return the tensors to compare: the outputs, or the inputs of a final Softmax or similar operator."""
     index = GraphIndex(model.graph)
     found = []
     for tensor in index.outputs:
@@ -45,8 +45,8 @@ class _Reference:
 class OutputError:
     """Mean squared error of outputs relative to their variance, averaged over outputs; 0 for the original itself.
 
-    For small changes it is quadratic in them, so that errors of independent changes add up. Of large outputs a part is
-    compared, as the original's have to be kept.
+    It is quadratic in small changes, so errors of independent changes add up. Only a part of large outputs is compared,
+    as those of the original are kept.
     """
 
     def __init__(self, model: ModelProto, batches: Batches) -> None:
@@ -54,11 +54,11 @@ class OutputError:
 
         Args:
             model: the original.
-            batches: gives the inputs, anew at each call.
+            batches: returns the inputs.
 
         Raises:
             ModelError: ONNX Runtime can't run it on the inputs.
-            UsageError: there are no inputs, or outputs that vary with them (OP604).
+            UsageError: there are no inputs, or no output varies with them (OP604).
         """
         self._stream = Stream(model, batches)
         self._drawn: dict[int, Ids] = {}
@@ -70,13 +70,13 @@ class OutputError:
         references = {name: _Reference(own, _spread(own)) for name, own in values.items()}
         self._references = {name: r for name, r in references.items() if r.spread > 0}
         if not self._references:
-            raise UsageError("OP604", "no output varies with the inputs, so that no change in it can be measured")
+            raise UsageError("OP604", "no output varies with the inputs, so no change of it can be measured")
 
     def __call__(self, model: ModelProto, since: int = 0) -> float:
         """Return the error of a changed network; infinite if an output isn't finite.
 
         Args:
-            model: the original, changed nowhere in front of a node.
+            model: a network that equals the original before a node.
             since: that node's position in the original. It must not decrease from call to call.
         """
         self._stream.advance(since)
@@ -89,7 +89,7 @@ class OutputError:
         return float(np.mean(errors)) if np.isfinite(errors).all() else float("inf")
 
     def _part(self, value: NDArray[Any]) -> NDArray[Any]:
-        """Return the elements of an output that are compared, the same ones of all that have its size."""
+        """Return the elements of an output that are compared, the same ones for all outputs of its size."""
         if value.size <= _ELEMENTS:
             return value
         if value.size not in self._drawn:
@@ -104,7 +104,7 @@ def _spread(values: list[NDArray[Any]]) -> float:
     return total if np.isfinite(total) else 0.0
 
 
-# Where nothing is lost these are 1, and have no value of the original's to be compared with.
+# Metrics against the original that are 1 if nothing is lost.
 _LIKENESS = ("agreement", "cosine")
 
 
@@ -112,17 +112,17 @@ class MetricLoss:
     """The loss of a metric against the original: a drop of accuracy, disagreement, or a distance."""
 
     def __init__(self, model: ModelProto, data: Dataset, metric: str) -> None:
-        """Take what is needed.
+        """Take the original, data and a metric.
 
         Args:
             model: the original.
-            data: samples to judge by.
+            data: samples to measure on.
             metric: see `onnxprune.evaluation.METRICS`, or module:function.
         """
         self._model, self._data, self._metric = model, data, metric
 
     def __call__(self, model: ModelProto, since: int = 0) -> float:
-        """Return how much a changed network loses.
+        """Return the loss of a changed network.
 
         Raises:
             DataError: the metric can't be measured (OP711), or the data don't fit.
@@ -132,7 +132,7 @@ class MetricLoss:
 
 
 def loss(evaluation: Evaluation, metric: str) -> float:
-    """Return how much of a metric was lost against the original; what is measured against it is a distance itself.
+    """Return the loss of a metric against the original; a metric that compares with the original is a loss itself.
 
     Raises:
         DataError: the metric wasn't measured (OP711).

@@ -1,4 +1,4 @@
-"""Sensitivities on file: kept as they are measured, so that a run that was stopped goes on; later plans use them."""
+"""Sensitivities on file: written while they are measured, so that a stopped run can be resumed; used by plans."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Curves, and what they are of.
+    """The curves of a model.
 
     Attributes:
         model: sha256 of the model, hexadecimal.
-        settings: how they were measured.
-        curves: by the index of their group.
+        settings: how the curves were measured.
+        curves: the curves by the index of their group.
     """
 
     model: str
@@ -31,11 +31,11 @@ class Record:
     curves: Mapping[int, Curve] = field(default_factory=dict)
 
     def with_curve(self, curve: Curve) -> Record:
-        """Return the record with one curve more."""
+        """Return the record with another curve."""
         return Record(self.model, self.settings, {**self.curves, curve.group: curve})
 
     def document(self, graph: ChannelGraph) -> dict[str, Any]:
-        """Return the record as a document that JSON can write; groups have their names for people."""
+        """Return the record as a JSON document, with the names of groups for readers."""
         return {
             "format": FORMAT,
             "model_sha256": self.model,
@@ -57,7 +57,7 @@ class Record:
 
 
 def resume(path: Path, record: Record, graph: ChannelGraph) -> Record:
-    """Read what a file has of a measurement already.
+    """Read the part of a measurement that a file holds already.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def resume(path: Path, record: Record, graph: ChannelGraph) -> Record:
     found = read_record(path, record.model, graph)
     if found.settings != record.settings:
         cause = "the file holds sensitivities that were measured with other settings"
-        raise PlanError("OP313", cause, where=str(path), hint="pass --force to begin anew")
+        raise PlanError("OP313", cause, where=str(path), hint="overwrite it with --force")
     return found
 
 
@@ -83,7 +83,7 @@ def read_record(path: Path, model: str, graph: ChannelGraph) -> Record:
         graph: the traced model.
 
     Raises:
-        PlanError: it can't be read or holds something else (OP313), or it is about another model (OP306).
+        PlanError: the file can't be read or holds something else (OP313), or belongs to another model (OP306).
     """
     hint = "measure it with `onnxprune sensitivity MODEL --data DATA -o FILE`"
     try:

@@ -21,8 +21,7 @@ from onnxprune.model.stream import Batches
 from onnxprune.normalize import normalize
 from onnxprune.planning.budget import Constraints, Target, choose
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
-from onnxprune.planning.residual_blocks import without_blocks
-from onnxprune.planning.residual_scores import choose_blocks
+from onnxprune.planning.residual_blocks import choose_blocks, without_blocks
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import Verification, generate_inputs, verify
 from onnxprune.sensitivity import (

@@ -17,8 +17,7 @@ from onnxprune.errors import PlanError
 from onnxprune.model.file import load, save
 from onnxprune.planning.budget import Constraints, Target
 from onnxprune.planning.plan import PrunePlan, apply_plan
-from onnxprune.planning.residual_blocks import find_blocks, without_blocks
-from onnxprune.planning.residual_scores import choose_blocks, score_blocks
+from onnxprune.planning.residual_blocks import choose_blocks, find_blocks, score_blocks, without_blocks
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify

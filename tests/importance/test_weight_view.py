@@ -147,7 +147,7 @@ def test_weights_of_zeros_score_zero(name: str) -> None:
 
 
 def test_large_weights_are_not_copied() -> None:
-    """ActivationSums need one read of a weight and no more; rows along the first axis are no further copy."""
+    """Sums need one read of a weight and no more; rows along the first axis are no further copy."""
     size = 4096 * 2048
     rng = np.random.default_rng(0)
     arrays: dict[str, NDArray[Any]] = {

@@ -11,7 +11,7 @@ from onnxprune.planning.budget import Constraints
 from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, OutputError, measure, share_out
-from onnxprune.sensitivity.curves import lesion
+from onnxprune.sensitivity.curves import ablated
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.pipeline import PlanSettings, sensitivities
 from tests.sensitivity.support import batches, digits, images
@@ -48,7 +48,7 @@ def test_a_lesion_is_the_pruned_network(refitted: bool) -> None:
     removed = np.zeros(GRAPH.unit_count, dtype=bool)
     removed[group.units[list(gone)]] = True
     pruned = logits(rewrite(PrunedGraph(GRAPH, removed)))
-    found = logits(lesion(GRAPH, group, gone, view.activations if refitted else ()))
+    found = logits(ablated(GRAPH, group, gone, view.activations if refitted else ()))
     if not refitted:
         assert np.allclose(found, pruned, atol=1e-3)
         return
