@@ -13,14 +13,4 @@ from onnxprune.importance.registry import criteria, criterion
 from onnxprune.importance.roles import Role
 from onnxprune.importance.scoring import score, views
 
-__all__ = [
-    "Criterion",
-    "GroupView",
-    "Role",
-    "Scores",
-    "SlotRows",
-    "criteria",
-    "criterion",
-    "score",
-    "views",
-]
+__all__ = ["Criterion", "GroupView", "Role", "Scores", "SlotRows", "criteria", "criterion", "score", "views"]

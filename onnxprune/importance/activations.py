@@ -115,12 +115,7 @@ Activations = tuple[LayerActivations, ...]
 
 
 def gather(
-    graph: ChannelGraph,
-    groups: Iterable[Group],
-    batches: Batches,
-    *,
-    seed: int = 0,
-    budget: int = _BUDGET,
+    graph: ChannelGraph, groups: Iterable[Group], batches: Batches, *, seed: int = 0, budget: int = _BUDGET
 ) -> Iterator[tuple[Group, Activations]]:
     """Run a network on inputs and yield each group with its activation statistics, empty if no layer reads it.
 

@@ -55,11 +55,7 @@ def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batc
 
 
 def views(
-    graph: ChannelGraph,
-    *,
-    seed: int = 0,
-    batches: Batches | None = None,
-    groups: Iterable[Group] | None = None,
+    graph: ChannelGraph, *, seed: int = 0, batches: Batches | None = None, groups: Iterable[Group] | None = None
 ) -> Iterator[GroupView]:
     """Yield a traced model's groups as criteria see them; weights are read when they are needed.
 

@@ -20,14 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.model.checks import (
-    captured_names,
-    check_graphs,
-    check_header,
-    check_values,
-    messages,
-    tensors_of,
-)
+from onnxprune.model.checks import captured_names, check_graphs, check_header, check_values, messages, tensors_of
 from onnxprune.model.external import detach, embed
 from onnxprune.model.tensors import Weights, check_data, check_type, densify, elements, set_tensor, weights
 from onnxprune.model.wire import PROTOBUF_LIMIT, copy_model, pieces
@@ -103,11 +96,7 @@ def load(source: Source) -> Model:
 
 
 def save(
-    model: Model | ModelProto,
-    path: str | os.PathLike[str],
-    *,
-    force: bool = False,
-    external: bool | None = None,
+    model: Model | ModelProto, path: str | os.PathLike[str], *, force: bool = False, external: bool | None = None
 ) -> None:
     """Write a model; the file appears whole or not at all.
 

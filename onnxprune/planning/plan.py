@@ -126,10 +126,7 @@ def _position(value: Any) -> int:
 
 
 def plan_of(
-    graph: ChannelGraph,
-    removed: np.ndarray[Any, np.dtype[np.bool_]],
-    model: str,
-    settings: Mapping[str, Any],
+    graph: ChannelGraph, removed: np.ndarray[Any, np.dtype[np.bool_]], model: str, settings: Mapping[str, Any]
 ) -> PrunePlan:
     """Return the plan that removes some units of a traced model.
 
