@@ -14,8 +14,9 @@ from onnx import ModelProto, TensorProto, helper
 from onnxprune.cost.cost import cost, model_cost
 from onnxprune.normalize import normalize
 from onnxprune.shapes import Shapes, concretize
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples
-from tests.toolbox import Net, analyze, inputs_of, nothing, removal, run_once
+from tests.toolbox import Net, analyze, inputs_of, removal, run_once
 
 
 def counted(net: Net) -> Any:
@@ -142,8 +143,8 @@ def slow_peak(model: ModelProto, shapes: Shapes) -> int:
 @settings(max_examples=60)
 def test_peak_memory_against_a_simulation(sample: Sample) -> None:
     graph = analyze(sample.model, sample.shapes)
-    assert cost(nothing(graph)).memory == slow_peak(graph.proto, graph.shapes)
-    assert model_cost(graph.proto, graph.shapes) == cost(nothing(graph))
+    assert cost(PrunedGraph(graph)).memory == slow_peak(graph.proto, graph.shapes)
+    assert model_cost(graph.proto, graph.shapes) == cost(PrunedGraph(graph))
 
 
 def test_peak_memory_by_hand() -> None:
@@ -241,7 +242,7 @@ def test_predictions_are_monotone(sample: Sample) -> None:
     graph = analyze(sample.model, sample.shapes)
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     partly = np.zeros_like(kept.removed)
-    last = cost(nothing(graph))
+    last = cost(PrunedGraph(graph))
     for group in graph.groups:
         partly[group.units] = kept.removed[group.units]
         now = cost(type(kept)(graph, partly.copy()))
@@ -257,5 +258,5 @@ def test_the_figures_are_of_the_sizes_that_were_asked() -> None:
     x = net.input((1, 3, 8, 8), symbols={0: "N", 2: "H", 3: "W"})
     net.output(net.conv(x, 4, 3), symbols={0: "N", 2: "H", 3: "W"})
     small, large = (analyze(net.model(), {"input0": (1, 3, n, n)}) for n in (8, 16))
-    assert 4 * cost(nothing(small)).macs == cost(nothing(large)).macs
+    assert 4 * cost(PrunedGraph(small)).macs == cost(PrunedGraph(large)).macs
     assert run_once(small.proto, inputs_of(small))["conv0_out0"].shape == (1, 4, 8, 8)

@@ -10,8 +10,9 @@ from onnxprune.cost.cost import cost
 from onnxprune.cost.forecast import Forecast
 from onnxprune.cost.terms import Quantity
 from onnxprune.planning.budget import QUANTITIES
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples
-from tests.toolbox import Net, analyze, nothing, removal
+from tests.toolbox import Net, analyze, removal
 
 
 @given(samples(most=8), st.sampled_from(QUANTITIES), st.integers(0, 2**16))
@@ -19,7 +20,7 @@ from tests.toolbox import Net, analyze, nothing, removal
 def test_equals_the_count_of_every_removal(sample: Sample, quantity: Quantity, seed: int) -> None:
     graph, rng = analyze(sample.model, sample.shapes), np.random.default_rng(seed)
     forecast = Forecast(graph, quantity)
-    removals = [nothing(graph), *(removal(graph.groups, graph, rng) for _ in range(3))]
+    removals = [PrunedGraph(graph), *(removal(graph.groups, graph, rng) for _ in range(3))]
     for kept in [*removals, *reversed(removals)]:  # each once after a larger model, once after a smaller one
         assert forecast(kept.removed) == cost(kept).totals()[quantity]
 

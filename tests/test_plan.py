@@ -18,7 +18,7 @@ from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples
-from tests.toolbox import Net, analyze, nothing, removal
+from tests.toolbox import Net, analyze, removal
 
 ALL = tuple(range(6))
 
@@ -34,7 +34,7 @@ def network() -> ChannelGraph:
 
 def plan(seed: int = 0, settings: dict[str, Any] | None = None) -> PrunePlan:
     kept = removal(network().groups, network(), np.random.default_rng(seed))
-    return plan_of(network(), kept.removed, "ab" * 32, settings or {"ratio": 0.5, "seed": seed})
+    return plan_of(PrunedGraph(network(), kept.removed), "ab" * 32, settings or {"ratio": 0.5, "seed": seed})
 
 
 @given(samples(), st.integers(0, 2**16))
@@ -42,7 +42,7 @@ def plan(seed: int = 0, settings: dict[str, Any] | None = None) -> PrunePlan:
 def test_round_trip(sample: Sample, seed: int) -> None:
     graph = analyze(sample.model, sample.shapes)
     kept = removal(graph.groups, graph, np.random.default_rng(seed))
-    made = plan_of(graph, kept.removed, "0" * 64, {"seed": seed, "nested": {"a": [1, None]}})
+    made = plan_of(PrunedGraph(graph, kept.removed), "0" * 64, {"seed": seed, "nested": {"a": [1, None]}})
     assert PrunePlan.from_json(made.to_json()) == made
     assert PrunePlan.from_json(made.to_json().encode()).digest == made.digest
     assert (apply_plan(graph, made).removed == kept.removed).all()
@@ -55,7 +55,7 @@ def test_what_a_plan_says() -> None:
     assert document["model_sha256"] == "ab" * 32
     assert document["inputs"] == {"input0": [1, 3, 6, 6]}
     kept = apply_plan(network(), made)
-    assert document["cost"] == {"before": cost(nothing(network())).totals(), "after": cost(kept).totals()}
+    assert document["cost"] == {"before": cost(PrunedGraph(network())).totals(), "after": cost(kept).totals()}
     # Coupled weights lose the same places: the stem's outputs, the block's, and what the head reads.
     removed = document["removed"]
     assert removed["stem_w"]["0"] == removed["outer_w"]["0"] == removed["head_w"]["1"] == removed["inner_w"]["1"]
@@ -150,7 +150,7 @@ def test_plans_that_do_not_fit(made: PrunePlan) -> None:
 
 
 def test_an_empty_plan() -> None:
-    made = plan_of(network(), np.zeros(len(network().pinned), dtype=bool), "0" * 64, {})
+    made = plan_of(PrunedGraph(network(), np.zeros(len(network().pinned), dtype=bool)), "0" * 64, {})
     assert made.removed == {}
     assert made.before == made.after
     assert not apply_plan(network(), made).removed.any()
@@ -161,7 +161,7 @@ def test_the_prediction_is_of_what_leaves() -> None:
     inner = next(g for g in network().groups if len(g.units) == 6)
     removed = np.zeros(len(network().pinned), dtype=bool)
     removed[inner.units[[1, 4]]] = True
-    made = plan_of(network(), removed, "0" * 64, {})
+    made = plan_of(PrunedGraph(network(), removed), "0" * 64, {})
     assert made.removed == {"inner_w": {0: (1, 4)}, "inner_b": {0: (1, 4)}, "outer_w": {1: (1, 4)}}
     assert made.before["params"] - made.after["params"] == 2 * (8 * 9 + 1 + 8)
     assert made.before["macs"] - made.after["macs"] == 2 * 36 * (8 * 9 + 8)

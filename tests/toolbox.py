@@ -265,11 +265,6 @@ def analyze(
     return trace(normalize(proto), input_shapes, attention=attention)
 
 
-def nothing(graph: ChannelGraph) -> PrunedGraph:
-    """Return the traced model with everything kept."""
-    return PrunedGraph(graph, np.zeros(len(graph.pinned), dtype=bool))
-
-
 def removal(groups: Iterable[Group], graph: ChannelGraph, rng: np.random.Generator) -> PrunedGraph:
     """Remove random units of each group: at least one set of those that leave together, and never all."""
     removed = np.zeros(len(graph.pinned), dtype=bool)
@@ -296,7 +291,7 @@ def swapped(kept: PrunedGraph, rng: np.random.Generator) -> PrunedGraph | None:
     other = kept.removed.copy()
     other[rng.choice(units[gone])] = False
     other[rng.choice(units[~gone])] = True
-    return PrunedGraph(kept.graph, other)
+    return kept.without(other)
 
 
 def zeroed(kept: PrunedGraph) -> ModelProto:

@@ -15,7 +15,7 @@ from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning.residual_blocks import without_blocks
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.pruned_graph import PrunedGraph, nothing
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 FORMAT = 2  # 2 added residual blocks; plans of format 1 remove none
 _FORMATS = (1, 2)
@@ -125,28 +125,24 @@ def _position(value: Any) -> int:
     return value
 
 
-def plan_of(
-    graph: ChannelGraph, removed: np.ndarray[Any, np.dtype[np.bool_]], model: str, settings: Mapping[str, Any]
-) -> PrunePlan:
-    """Return the plan that removes some units of a traced model.
+def plan_of(kept: PrunedGraph, model: str, settings: Mapping[str, Any]) -> PrunePlan:
+    """Return the plan that removes what is missing from a traced model.
 
     Args:
-        graph: the traced model.
-        removed: whether each unit is removed, shape (units,).
+        kept: the traced model without what leaves.
         model: sha256 of the source model.
         settings: how the choice was made.
     """
-    kept = PrunedGraph(graph, removed)
     return PrunePlan(
         model=model,
         removed={
             name: {axis: tuple(gone.tolist()) for axis, gone in axes.items()} for name, axes in kept.positions().items()
         },
         settings=settings,
-        before=cost(nothing(graph.original)).totals(),
+        before=cost(PrunedGraph(kept.original)).totals(),
         after=cost(kept).totals(),
-        inputs=graph.shapes.inputs,
-        blocks=tuple(block.name for block in graph.blocks),
+        inputs=kept.graph.shapes.inputs,
+        blocks=tuple(block.name for block in kept.blocks),
     )
 
 
@@ -164,7 +160,8 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> PrunedGraph:
         PlanError: the plan names what the model doesn't have, or what can't be removed (OP307).
         RewriteError: what remains of a weight isn't a rectangle (OP401).
     """
-    graph = without_blocks(graph, plan.blocks)
+    whole = without_blocks(graph, plan.blocks)
+    graph = whole.graph
     removed = np.zeros(len(graph.pinned), dtype=bool)
     for name, axes in plan.removed.items():
         for axis, positions in axes.items():
@@ -177,7 +174,7 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> PrunedGraph:
                 cause = f"the plan removes channels that can't be removed: {pin.reason} ({pin.code})"
                 raise PlanError("OP307", cause, where=f"{name} axis {axis}")
             removed[units] = True
-    kept = PrunedGraph(graph, removed)
+    kept = whole.without(removed)
     for name, gone_axes in kept.positions().items():
         for axis, gone in gone_axes.items():
             if set(gone.tolist()) != set(plan.removed.get(name, {}).get(axis, ())):

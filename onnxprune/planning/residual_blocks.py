@@ -6,7 +6,6 @@ A residual block is a sum of a tensor and something computed from it, x + f(x). 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,31 +17,11 @@ from onnxprune.model.graph import GraphIndex, behind, fixed_names, reads, with_i
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.operators.contractions import contracts
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import Block, PrunedGraph
 from onnxprune.trace.tracer import trace
 
 _SUMS = frozenset({"Add", "Sum"})
 _SAME = frozenset({"DequantizeLinear", "Identity", "QuantizeLinear"})  # return their input, perhaps rounded
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A residual block, x + f(x).
-
-    Attributes:
-        name: the node that sums.
-        skip: the tensor x.
-        branch: the tensor f(x).
-        output: the sum.
-        nodes: the nodes that compute f(x) and nothing else, in order.
-        weights: the initializers that only they read.
-    """
-
-    name: str
-    skip: str
-    branch: str
-    output: str
-    nodes: tuple[str, ...]
-    weights: tuple[str, ...]
 
 
 def find_blocks(graph: ChannelGraph) -> tuple[Block, ...]:
@@ -100,7 +79,7 @@ class _BlockSearch:
         return tensor not in self._outputs and all(reader.name in inside for reader in readers)
 
 
-def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> ChannelGraph:
+def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> PrunedGraph:
     """Trace a model without some of its residual blocks.
 
     Args:
@@ -108,28 +87,22 @@ def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> ChannelGraph:
         names: the names of the blocks to remove.
 
     Returns:
-        The trace of the remaining model, with the whole one as `ChannelGraph.original`; the given graph if exactly
-        these blocks are missing from it.
+        The model without these blocks, from which no channels were removed yet.
 
     Raises:
         PlanError: the model has no such block (OP307).
     """
-    whole, wanted = graph.original, tuple(dict.fromkeys(names))
-    if set(wanted) == {block.name for block in graph.blocks}:
-        return graph
+    wanted = tuple(dict.fromkeys(names))
     if not wanted:
-        return whole
-    if whole.reduced is None or {b.name for b in whole.reduced.blocks} != set(wanted):
-        known = {block.name: block for block in find_blocks(whole)}
-        for name in wanted:
-            if name not in known:
-                raise PlanError("OP307", "the model has no residual block of this name", where=name)
-        blocks = tuple(block for name, block in known.items() if name in wanted)
-        proto = _bypassed(whole.proto, blocks)
-        reduced = trace(proto, whole.shapes.inputs, attention=whole.attention, grouped=whole.grouped)
-        reduced.original, reduced.blocks = whole, blocks
-        whole.reduced = reduced
-    return whole.reduced
+        return PrunedGraph(graph)
+    known = {block.name: block for block in find_blocks(graph)}
+    for name in wanted:
+        if name not in known:
+            raise PlanError("OP307", "the model has no residual block of this name", where=name)
+    blocks = tuple(block for name, block in known.items() if name in wanted)
+    proto = _bypassed(graph.proto, blocks)
+    rest = trace(proto, graph.shapes.inputs, attention=graph.attention, grouped=graph.grouped)
+    return PrunedGraph(rest, original=graph, blocks=blocks)
 
 
 def _bypassed(proto: ModelProto, blocks: Sequence[Block]) -> ModelProto:

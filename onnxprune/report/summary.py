@@ -16,7 +16,7 @@ from onnxprune.channels.values import Ids, Shape
 from onnxprune.cost.cost import Cost, LayerCost, cost
 from onnxprune.report.index import KERNEL, Index, Reach
 from onnxprune.trace import ChannelGraph, Group
-from onnxprune.trace.pruned_graph import PrunedGraph, nothing
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class PlanSummary:
 def summarize(graph: ChannelGraph) -> ModelSummary:
     """Compute the figures of a traced model."""
     index = Index(graph)
-    total = cost(nothing(graph))
+    total = cost(PrunedGraph(graph))
     nodes = {node.name: node for node in graph.proto.graph.node}
     return ModelSummary(
         cost=total,
@@ -160,11 +160,11 @@ def summarize_plan(kept: PrunedGraph) -> PlanSummary:
     """Compute what a plan does, from what remains of the traced model."""
     removed = (int(np.count_nonzero(kept.removed[g.units])) for g in kept.graph.groups)
     return PlanSummary(
-        before=cost(nothing(kept.graph.original)),
+        before=cost(PrunedGraph(kept.original)),
         after=cost(kept),
         inputs=kept.graph.shapes.inputs,
         groups=tuple(map(GroupChange, kept.graph.groups, removed)),
-        blocks=tuple(block.name for block in kept.graph.blocks),
+        blocks=tuple(block.name for block in kept.blocks),
     )
 
 

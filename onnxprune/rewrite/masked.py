@@ -16,8 +16,7 @@ from onnxprune.channels.values import Mask
 from onnxprune.model.bodies import mark_alike
 from onnxprune.model.tensors import by_group, set_tensor
 from onnxprune.operators.card import card_of
-from onnxprune.planning.residual_blocks import Block
-from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.trace.pruned_graph import Block, PrunedGraph
 
 
 def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
@@ -29,9 +28,9 @@ def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
             would poison what it is to silence: x / 0, log 0.
     """
     model = ModelProto()
-    model.CopyFrom(kept.graph.original.proto)
-    for block in kept.graph.blocks:
-        _silence(block, model, kept.graph.original.shapes.types[block.branch])
+    model.CopyFrom(kept.original.proto)
+    for block in kept.blocks:
+        _silence(block, model, kept.original.shapes.types[block.branch])
     zeros = _zeros(kept)
     removed = kept.positions()
     for tensor in model.graph.initializer:
@@ -139,7 +138,7 @@ def _fix_scale(node: NodeProto, kept: PrunedGraph) -> None:
 
 
 def _partial(kept: PrunedGraph, tensor: str) -> list[tuple[int, Mask]]:
-    for block in reversed(kept.graph.blocks):  # what is left of a sum is what was added to
+    for block in reversed(kept.blocks):  # what is left of a sum is what was added to
         tensor = block.skip if tensor == block.output else tensor
     value = kept.graph.values.get(tensor)
     axes = range(len(value.shape)) if value is not None else ()

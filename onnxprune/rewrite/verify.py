@@ -142,7 +142,7 @@ def verify(
         ModelError: ONNX Runtime can't run a model (OP122).
         VerificationError: the outputs' names or shapes changed (OP503), or nothing finite comes out (OP504).
     """
-    original = kept.graph.original.proto
+    original = kept.original.proto
     limit = default_tolerance(original) if tolerance is None else tolerance
 
     def outputs(model: ModelProto) -> dict[str, Any]:

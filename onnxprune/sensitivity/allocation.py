@@ -26,7 +26,7 @@ from onnxprune.sensitivity.curves import Curve, share_out
 from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.trace.pruned_graph import nothing
+from onnxprune.trace.pruned_graph import PrunedGraph
 
 _ROUNDS = 4
 # Least saving, as a share of the whole cost: keeps the ratio finite for units that save nothing.
@@ -153,7 +153,7 @@ def spend_blocks(
     constraints: Constraints,
     batches: Batches,
     sensitivities: Callable[[ChannelGraph], Sequence[Curve]],
-) -> tuple[ChannelGraph, Sequence[Curve]]:
+) -> tuple[PrunedGraph, Sequence[Curve]]:
     """Choose the number of residual blocks that minimizes the output error at a target that channels make up.
 
     Blocks are removed one after the other, the least important first. Their joint error is measured and added to that
@@ -167,30 +167,30 @@ def spend_blocks(
         sensitivities: measures the sensitivities of a graph's groups.
 
     Returns:
-        The trace of the remaining model, and the sensitivities of its groups.
+        The model without these blocks, and the sensitivities of its groups.
 
     Raises:
         PlanError: the target is out of reach, with blocks and without (OP301), nothing can be pruned (OP310), or the
             target is a latency (OP302).
         ModelError: a weight isn't finite, or the model can't be run.
     """
-    limit = target.value * getattr(cost(nothing(graph)), target.counted)
+    limit = target.value * getattr(cost(PrunedGraph(graph)), target.counted)
     judge = OutputError(graph.proto, share_out(batches)[1])
-    best: tuple[float, ChannelGraph, Sequence[Curve]] | None = None
+    best: tuple[float, PrunedGraph, Sequence[Curve]] | None = None
     ranked, failure = rank_blocks(graph, batches), None
     for count in range(len(ranked) + 1):
         reduced = without_blocks(graph, ranked[:count])
-        error = judge(masked(nothing(reduced))) if count else 0.0
-        too_much = getattr(cost(nothing(reduced)), target.counted) < limit
+        error = judge(masked(reduced)) if count else 0.0
+        too_much = getattr(cost(reduced), target.counted) < limit
         if too_much or (best is not None and error >= best[0]):
             break
-        curves = sensitivities(reduced)
+        curves = sensitivities(reduced.graph)
         try:
-            removed = spend(reduced, curves, constraints, target=rest_of(target, reduced))
+            removed = spend(reduced.graph, curves, constraints, target=rest_of(target, reduced))
         except PlanError as out_of_reach:
             failure = failure or out_of_reach
             continue
-        error += predicted_error(reduced, {curve.group: curve for curve in curves}, removed)
+        error += predicted_error(reduced.graph, {curve.group: curve for curve in curves}, removed)
         if best is not None and error >= best[0]:
             break
         best = error, reduced, curves
@@ -200,9 +200,9 @@ def spend_blocks(
     return best[1:]
 
 
-def rest_of(target: Target | None, graph: ChannelGraph) -> Target | None:
+def rest_of(target: Target | None, kept: PrunedGraph) -> Target | None:
     """Return a target for what remains without some residual blocks that equals one for the whole model."""
     if target is None or target.quantity == "latency":
         return target
-    whole, left = (getattr(cost(nothing(g)), target.quantity) for g in (graph.original, graph))
+    whole, left = (getattr(cost(k), target.quantity) for k in (PrunedGraph(kept.original), kept))
     return replace(target, value=min(1.0, target.value * whole / max(left, 1)))

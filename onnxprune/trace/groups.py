@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.channels.ledger import Approximation
 from onnxprune.channels.values import Ids
-from onnxprune.trace.bundles import Bundle
-
-if TYPE_CHECKING:
-    from onnxprune.trace.graph import ChannelGraph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,93 +68,3 @@ class Group:
             own = self.sets[places]
             dealt[places] = own[np.argsort(scores[own], kind="stable")]
         return dealt[np.argsort(scores[dealt].mean(axis=1), kind="stable")]
-
-
-def make_groups(graph: ChannelGraph) -> tuple[Group, ...]:
-    """Gather the removable units of a solved graph into groups, in the order of their first channels."""
-    unit, slot, count, _ = graph.incidence
-    begin = np.searchsorted(unit, np.arange(graph.unit_count + 1)).tolist()  # where each unit's slots are
-    names = list(graph.slots)
-    made = np.array([s not in graph.summed for s in graph.slots] + [False] * (len(graph.pieces)), dtype=bool)
-    members = list(_members(graph))
-    group_of = np.full(graph.unit_count, -1, dtype=np.int64)
-    for index, (sets, _) in enumerate(members):
-        group_of[sets] = index
-    notes: dict[int, list[Approximation]] = {}
-    for units, note in graph.approximations():
-        for index in np.unique(group_of[units]).tolist():
-            notes.setdefault(index, []).append(note)
-    rank = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
-    makes = _made(graph)
-    groups = []
-    for index, (sets, kinds) in enumerate(members):
-        single = sets.shape[1] == 1  # as it mostly is; such units are in order
-        units = sets[:, 0] if single else np.sort(sets, axis=None)
-        first = sets[0].tolist()
-        places: dict[int, list[int]] = {}  # how often every slot holds a unit of the first set, for each that it holds
-        for u in first:
-            mine = slice(begin[u], begin[u + 1])
-            for s, n in zip(slot[mine].tolist(), count[mine].tolist(), strict=True):
-                places.setdefault(s, []).append(n)
-        weights = {s: ns for s, ns in places.items() if s < len(names)}
-        own = {s: ns for s, ns in places.items() if made[s]} or weights
-        slots = tuple(names[s] for s in weights)
-        nodes = sorted({n for tensor, _ in slots for n in graph.consumers(tensor)}, key=rank.__getitem__)
-        producers = tuple(n for n in nodes if not makes.get(n, frozenset()).isdisjoint(first))
-        groups.append(
-            Group(
-                index=index,
-                name=next(iter([*producers, *nodes, slots[0][0]])),
-                nodes=tuple(nodes),
-                producers=producers,
-                units=units,
-                sets=np.arange(len(sets))[:, None] if single else np.searchsorted(units, sets),
-                kinds=kinds,
-                width=max(max(ns) for ns in weights.values()),
-                widths=tuple(sorted({sum(ns) for ns in own.values()})),
-                slots=slots,
-                approximations=tuple(dict.fromkeys(notes.get(index, ()))),
-            )
-        )
-    return tuple(groups)
-
-
-def footprints(graph: ChannelGraph) -> NDArray[np.uint64]:
-    """Tell where each unit stands: units with equal numbers stand as often in the same slots, shape (units,).
-
-    The numbers are sums of random ones, one for each slot.
-    """
-    unit, slot, count, lengths = graph.incidence
-    random = np.random.default_rng(0).integers(1, 2**63, size=len(lengths), dtype=np.uint64)
-    footprint = np.zeros(graph.unit_count, dtype=np.uint64)
-    np.add.at(footprint, unit, random[slot] * count.astype(np.uint64))
-    return footprint
-
-
-def _members(graph: ChannelGraph) -> Iterator[tuple[Ids, Ids]]:
-    """Yield the units of each group, a row for those that leave together, and their kinds."""
-    footprint = footprints(graph)
-    free = ~graph.pinned
-    bundles = [b for b in graph.bundles if len(b.units) > 1]
-    for b in bundles:
-        free[b.units] = False
-    single = np.flatnonzero(free)
-    found: dict[tuple[int, ...], list[Bundle]] = {}
-    for b in bundles:
-        found.setdefault((int(footprint[b.units].sum()), len(b.units)), []).append(b)
-    rows = [(np.stack([b.units for b in own]), np.stack([b.kinds for b in own])) for own in found.values()]
-    _, group_of = np.unique(footprint[single], return_inverse=True)
-    by_group = np.split(single[np.argsort(group_of, kind="stable")], np.cumsum(np.bincount(group_of))[:-1])
-    rows += [(units[:, None], np.zeros((len(units), 1), dtype=np.int64)) for units in by_group if len(units)]
-    yield from sorted(rows, key=lambda row: int(row[0][0, 0] if row[0].shape[1] == 1 else row[0].min()))
-
-
-def _made(graph: ChannelGraph) -> dict[str, set[int]]:
-    """Return the units that each contraction's output has, by the node's name."""
-    made = {}
-    for node in graph.proto.graph.node:
-        value = graph.values.get(node.output[0])
-        operands = (graph.values.get(name) for name in node.input[1:])
-        if value is not None and any(v is not None and len(v.factors) > 1 for v in operands):
-            made[node.name] = {u for f in value.factors for u in graph.unit_of[f.ids].ravel().tolist()}
-    return made

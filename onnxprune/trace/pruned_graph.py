@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -11,20 +12,56 @@ from onnxprune.errors import RewriteError
 from onnxprune.trace.graph import ChannelGraph
 
 
-class PrunedGraph:
-    """A traced model without some of its units.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual block, x + f(x).
 
     Attributes:
-        graph: the traced model.
-        removed: for every unit whether it has left, shape (units,).
+        name: the node that sums.
+        skip: the tensor x.
+        branch: the tensor f(x).
+        output: the sum.
+        nodes: the nodes that compute f(x) and nothing else, in order.
+        weights: the initializers that only they read.
     """
 
-    def __init__(self, graph: ChannelGraph, removed: Mask) -> None:
-        """Note which units have left."""
+    name: str
+    skip: str
+    branch: str
+    output: str
+    nodes: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+class PrunedGraph:
+    """A traced model without some of its residual blocks and units.
+
+    Attributes:
+        graph: the model, traced without the blocks.
+        removed: for every unit of ``graph`` whether it has left, shape (units,).
+        original: the whole model, traced; ``graph`` itself if no block was removed.
+        blocks: the residual blocks that were removed from the original.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        removed: Mask | None = None,
+        *,
+        original: ChannelGraph | None = None,
+        blocks: tuple[Block, ...] = (),
+    ) -> None:
+        """Note what has left: no units by default."""
         self.graph = graph
-        self.removed = removed
+        self.removed = np.zeros(graph.unit_count, dtype=bool) if removed is None else removed
+        self.original = graph if original is None else original
+        self.blocks = blocks
         self._masks: dict[int, tuple[Mask, ...]] = {}
         self._shapes: dict[str, Shape] = {}
+
+    def without(self, removed: Mask) -> PrunedGraph:
+        """Return the model without the same blocks and other units, for every unit whether it leaves."""
+        return PrunedGraph(self.graph, removed, original=self.original, blocks=self.blocks)
 
     def mask(self, tensor: str, axis: int) -> Mask | None:
         """Return which positions of a tensor's axis remain, or None if the axis holds no channels."""
@@ -67,11 +104,6 @@ class PrunedGraph:
         if key not in self._masks:
             self._masks[key] = masks(~self.removed[self.graph.unit_of[factor.ids]])
         return self._masks[key]
-
-
-def nothing(graph: ChannelGraph) -> PrunedGraph:
-    """Return a traced model of which nothing has left."""
-    return PrunedGraph(graph, np.zeros(graph.unit_count, dtype=bool))
 
 
 def masks(keep: Mask) -> tuple[Mask, ...]:

@@ -25,6 +25,7 @@ from onnxprune.operators.traced import ShapeUnknown, TraceNode
 from onnxprune.shapes import Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.solve import solve
 
 
 def trace(
@@ -54,7 +55,7 @@ def trace(
     with _uncollected():
         walk = _Tracer(proto, shapes, attention, grouped)
         walk.run()
-        return ChannelGraph(proto, shapes, walk.values, walk.channels, attention, grouped)
+        return solve(proto, shapes, walk.values, walk.channels, attention, grouped)
 
 
 @contextmanager

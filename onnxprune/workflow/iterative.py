@@ -123,5 +123,4 @@ def _joined(original: TracedModel, first: PrunePlan, second: PrunePlan) -> Prune
         removed={n: {axis: tuple(sorted(gone)) for axis, gone in axes.items()} for n, axes in removed.items()},
         blocks=(*first.blocks, *second.blocks),
     )
-    kept = apply_plan(original.graph, both)
-    return plan_of(kept.graph, kept.removed, first.model, first.settings)
+    return plan_of(apply_plan(original.graph, both), first.model, first.settings)

@@ -151,15 +151,16 @@ def make_plan(
         ModelError: a weight isn't finite, or the model can't be run.
         UsageError: there are no inputs (OP604).
     """
-    graph, constraints, target = analysis.graph, settings.constraints, settings.target
+    kept, constraints, target = PrunedGraph(analysis.graph), settings.constraints, settings.target
     if settings.remove_blocks:
         if curves is not None:
             raise PlanError("OP302", "sensitivities that were measured before don't go with --remove-blocks")
         if settings.remove_blocks == "auto":
-            graph, curves = _spend_blocks(analysis, settings, batches, progress)
+            kept, curves = _spend_blocks(analysis, settings, batches, progress)
         else:
-            graph = without_blocks(graph, choose_blocks(graph.original, settings.remove_blocks, batches))
-        analysis, target = replace(analysis, graph=graph), rest_of(target, graph)
+            kept = without_blocks(kept.graph, choose_blocks(kept.graph, settings.remove_blocks, batches))
+        analysis, target = replace(analysis, graph=kept.graph), rest_of(target, kept)
+    graph = kept.graph
     timed = None
     if target is not None and target.quantity == "latency":
         timed = partial(
@@ -183,12 +184,12 @@ def make_plan(
     notes: dict[str, Any] = {"attention": analysis.attention, "grouped": analysis.grouped}
     if found is not None:
         removed, notes["latency"] = found.removed, found.fields()
-    return plan_of(graph, removed, analysis.model.sha256, {**asdict(settings), **notes})
+    return plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
 
 
 def _spend_blocks(
     analysis: TracedModel, settings: PlanSettings, batches: Batches | None, progress: Callable[[int, int], None]
-) -> tuple[ChannelGraph, Sequence[Curve]]:
+) -> tuple[PrunedGraph, Sequence[Curve]]:
     """Remove as many residual blocks as pay."""
     counted = settings.target is not None and settings.target.quantity != "latency"
     if settings.target is None or not counted or settings.allocation != "reconstruction":
@@ -201,8 +202,7 @@ def _spend_blocks(
         return sensitivities(replace(analysis, graph=graph), settings, batches, progress=progress)
 
     settings.target.check()
-    whole = analysis.graph.original
-    return spend_blocks(whole, settings.target, settings.constraints, _needed(batches), curves)
+    return spend_blocks(analysis.graph, settings.target, settings.constraints, _needed(batches), curves)
 
 
 def sensitivities(

@@ -22,7 +22,7 @@ from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.pruned_graph import nothing
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.pipeline import PlanSettings, TracedModel, analyze, make_plan, prune
 from tests.toolbox import Net, assert_sound, inputs_of, largest_difference, run_once
 
@@ -60,7 +60,7 @@ def traced(model: ModelProto) -> ChannelGraph:
 
 
 def dense_without(graph: ChannelGraph, name: str) -> ChannelGraph:
-    return without_blocks(graph, [name])
+    return without_blocks(graph, [name]).graph
 
 
 def test_what_is_a_block() -> None:
@@ -119,20 +119,20 @@ def test_each_block_leaves_and_is_proved(model: ModelProto) -> None:
     blocks = find_blocks(analysis.graph)
     inputs = inputs_of(analysis.graph)
     for block in blocks:
-        kept = nothing(dense_without(analysis.graph, block.name))
+        kept = PrunedGraph(dense_without(analysis.graph, block.name))
         pruned = rewrite(kept)
         assert_sound(kept, pruned)
         assert verify(kept, pruned, inputs).passed
         gone = {t.name for t in pruned.graph.initializer}.isdisjoint(block.weights)
         assert gone and not {n.name for n in pruned.graph.node} & set(block.nodes)
         other = next(b.name for b in blocks if b is not block)
-        assert not verify(kept, rewrite(nothing(dense_without(analysis.graph, other))), inputs).passed
+        assert not verify(kept, rewrite(PrunedGraph(dense_without(analysis.graph, other))), inputs).passed
 
 
 def test_zeroed_by_hand() -> None:
     """The oracle itself, against weights of the branch's last layer set to zero, which makes the branch zero."""
     graph = traced(residual())
-    kept = nothing(dense_without(graph, "sum1"))
+    kept = PrunedGraph(dense_without(graph, "sum1"))
     model = ModelProto.FromString(graph.proto.SerializeToString())
     for tensor in model.graph.initializer:
         if tensor.name in ("second1_w", "second1_b"):
@@ -148,7 +148,7 @@ def test_blocks_and_channels(model: ModelProto) -> None:
     plan = make_plan(analysis, PlanSettings(target=Target("macs", 0.4), remove_blocks=1, constraints=SMALL))
     assert len(plan.blocks) == 1
     assert plan.removed
-    assert plan.before == cost(nothing(analysis.graph)).totals()
+    assert plan.before == cost(PrunedGraph(analysis.graph)).totals()
     assert plan.after["macs"] <= 0.4 * plan.before["macs"]
     pruned = prune(analysis, plan)
     assert pruned.verification is not None
@@ -259,13 +259,15 @@ def test_refusals() -> None:
     assert caught.value.code == "OP303"
 
 
-def test_graphs_know_where_they_come_from() -> None:
+def test_what_leaves_is_known() -> None:
     graph = traced(residual())
     reduced = without_blocks(graph, ["sum1"])
-    assert reduced.original is graph
-    assert without_blocks(reduced, ["sum1"]) is reduced
-    assert without_blocks(reduced, []) is graph
-    assert {b.name for b in without_blocks(reduced, ["sum0"]).blocks} == {"sum0"}
+    assert reduced.original is graph and reduced.graph is not graph
+    assert [b.name for b in reduced.blocks] == ["sum1"]
+    assert not reduced.removed.any()
+    other = reduced.without(~reduced.graph.pinned)
+    assert (other.original, other.blocks) == (graph, reduced.blocks) and other.removed.any()
+    assert without_blocks(graph, []).graph is graph
 
 
 def test_command_line(tmp_path: Path) -> None:
@@ -296,4 +298,3 @@ def test_analysis_stays_whole() -> None:
     before = TracedModel(analysis.model, analysis.graph)
     make_plan(analysis, ONE)
     assert analysis.graph is before.graph
-    assert not analysis.graph.blocks

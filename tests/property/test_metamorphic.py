@@ -19,7 +19,6 @@ from tests.property.nets import Sample, samples
 from tests.toolbox import (
     analyze,
     inputs_of,
-    nothing,
     removal,
     run_once,
     snapshot,
@@ -202,7 +201,7 @@ def _weights(model: ModelProto) -> dict[str, bytes]:
 @given(samples(most=8))
 def test_an_empty_removal_keeps_every_bit(sample: Sample) -> None:
     graph = analyze(sample.model, sample.shapes)
-    pruned = rewrite(nothing(graph))
+    pruned = rewrite(PrunedGraph(graph))
     inputs = inputs_of(graph)
     for optimize in (False, True):
         before, after = (run_once(m, inputs, optimize=optimize) for m in (sample.model, pruned))

@@ -36,18 +36,19 @@ def examine(sample: Sample, seed: int) -> Counter[str]:
     seen: Counter[str] = Counter(models=1)
     rng = np.random.default_rng(seed)
     graph = analyze(sample.model, sample.shapes, "width" if seed % 2 else "heads")
-    blocks = find_blocks(graph)
+    blocks, whole = find_blocks(graph), PrunedGraph(graph)
     if blocks and rng.random() < 0.5:
-        graph = without_blocks(graph, [blocks[rng.integers(len(blocks))].name])
+        whole = without_blocks(graph, [blocks[rng.integers(len(blocks))].name])
+        graph = whole.graph
         seen["shortened"] += 1
     groups = [g for g in graph.groups if rng.random() < 0.9]
-    kept = removal(groups, graph, rng)
+    kept = whole.without(removal(groups, graph, rng).removed)
     pruned = assert_proved(kept, tolerance=TOLERANCE)
     if not kept.removed.any():
         return seen
     seen["pruned"] += 1
     inputs = inputs_of(graph)
-    if all(g.exact for g in groups) and not graph.blocks:
+    if all(g.exact for g in groups) and not kept.blocks:
         bare = run_once(zeroed(kept), inputs)
         if all(np.isfinite(v).all() for v in bare.values()):
             seen["zeroed"] += 1

@@ -25,7 +25,7 @@ from onnxprune.rewrite.verify import difference
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.pipeline import PlanSettings, make_plan
 from onnxprune.workflow.pipeline import analyze as analyze_file
-from tests.toolbox import Net, analyze, nothing, run_once
+from tests.toolbox import Net, analyze, run_once
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = ("digits_resnet", "digits_cnn_dynamo")
@@ -124,7 +124,7 @@ def test_every_layer_gains(name: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", DIGITS)
 def test_where_nothing_is_removed_nothing_changes(name: str, method: Method) -> None:
-    kept = nothing(halved(name).graph)
+    kept = PrunedGraph(halved(name).graph)
     model = rewrite(kept)
     before = model.SerializeToString(deterministic=True)
 

@@ -17,8 +17,9 @@ from onnxprune.report.layout import Name, table
 from onnxprune.report.operators import Operator, operators
 from onnxprune.report.summary import summarize, summarize_plan
 from onnxprune.rewrite.verify import OutputCheck, Verification
+from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.report.network import network
-from tests.toolbox import analyze, nothing
+from tests.toolbox import analyze
 
 LONG = "StatefulPartitionedCall/model/block_7/expand/Conv2D;model/block_7/expand_BN/FusedBatchNormV3"
 
@@ -40,7 +41,7 @@ def with_long_names() -> ModelProto:
 
 def reports(model: ModelProto) -> dict[str, RenderableType]:
     graph = analyze(model)
-    index, summary, plan = Index(graph), summarize(graph), summarize_plan(nothing(graph))
+    index, summary, plan = Index(graph), summarize(graph), summarize_plan(PrunedGraph(graph))
     checks = (OutputCheck("logits", 1e-7, 0.8),)
     node = graph.proto.graph.node[0]
     return {

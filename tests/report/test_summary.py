@@ -10,7 +10,7 @@ from onnxprune.report.summary import PinSummary, summarize, summarize_pins, summ
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.report.network import MACS, PARAMS, network
-from tests.toolbox import Net, analyze, nothing, removal
+from tests.toolbox import Net, analyze, removal
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_plan(graph: ChannelGraph) -> None:
 
 
 def test_nothing_removed(graph: ChannelGraph) -> None:
-    kept: PrunedGraph = nothing(graph)
+    kept: PrunedGraph = PrunedGraph(graph)
     summary = summarize_plan(kept)
     assert summary.before == summary.after
     assert not any(change.removed for change in summary.groups)

@@ -104,7 +104,7 @@ def build(golden: Golden) -> ModelProto:
 
 def found(graph: ChannelGraph) -> tuple[str, ...]:
     """Describe a traced graph as golden lines do."""
-    codes = {pin.code for _, pin in graph._channels.pins if '"op"' in pin.node}
+    codes = {pin.code for _, pin in graph.ledger.pins if '"op"' in pin.node}
     return tuple(sorted([*map(_group, graph.groups), *codes]))
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from onnxprune.cost.cost import cost
 from onnxprune.trace.graph import ChannelGraph
-from tests.toolbox import analyze, nothing
+from onnxprune.trace.pruned_graph import PrunedGraph
+from tests.toolbox import analyze
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 MODELS = sorted(path.stem for path in LIGHT.glob("light_*.onnx"))
@@ -25,7 +26,7 @@ SNAPSHOT = Path(__file__).with_name("coverage.json")
 
 def coverage(graph: ChannelGraph) -> dict[str, Any]:
     """Count groups, and the layers and parameters that they reach."""
-    whole = cost(nothing(graph))
+    whole = cost(PrunedGraph(graph))
     layers = {layer.node for layer in whole.layers}
     reached = {n for g in graph.groups for n in g.nodes} & layers
     makers = {n for g in graph.groups for n in g.producers} & layers

@@ -97,12 +97,12 @@ def test_a_plan_that_is_out_of_balance_is_refused() -> None:
     removed = np.zeros(graph.unit_count, dtype=bool)
     removed[units[[0, 1]]] = True
     assert not graph.balanced(removed)
-    with pytest.raises(PlanError, match="more of one group") as caught:
-        apply_plan(graph, plan_of(graph, removed, "0" * 64, {}))
+    with pytest.raises(PlanError, match="more from one group") as caught:
+        apply_plan(graph, plan_of(PrunedGraph(graph, removed), "0" * 64, {}))
     assert caught.value.code == "OP307"
     removed[units[[5, 7]]] = True
     assert graph.balanced(removed)
-    assert (apply_plan(graph, plan_of(graph, removed, "0" * 64, {})).removed == removed).all()
+    assert (apply_plan(graph, plan_of(PrunedGraph(graph, removed), "0" * 64, {})).removed == removed).all()
 
 
 def test_whole_groups_leave() -> None:
