@@ -79,7 +79,7 @@ def _contraction(node: NodeProto, card: Card, shapes: Mapping[str, Shape]) -> Co
         return np.zeros((), dtype=bool)
 
     ledger = Channels()
-    op = TraceNode(0, node, 1, card, look, read, shapes, ledger, None, "channels", varies, {})
+    op = TraceNode(0, node, 1, True, look, read, shapes, ledger, None, "channels", varies, {})
     try:
         if card.trace is not None:
             card.trace(op)

@@ -12,7 +12,6 @@ from onnx import NodeProto
 from onnxprune.channels.align import Attention, Grouped, align
 from onnxprune.channels.ledger import Approximation, Channels, Pin, fresh_value
 from onnxprune.channels.values import Factor, Ids, Shape, Value, reshape
-from onnxprune.operators.card import Card
 from onnxprune.operators.node import Node
 
 
@@ -28,7 +27,7 @@ class TraceNode(Node):
         index: int,
         node: NodeProto,
         version: int,
-        card: Card,
+        records: bool,
         look: Callable[[str], Value],
         read: Callable[[str], NDArray[Any] | None],
         shapes: Mapping[str, Shape],
@@ -41,7 +40,7 @@ class TraceNode(Node):
         """Set up a node for its rule; made by the tracer."""
         super().__init__(node, version)
         self.index = index
-        self.card = card
+        self._records = records
         self.outputs: dict[int, Value] = {}
         self.channels = channels
         self.attention = attention
@@ -108,7 +107,6 @@ class TraceNode(Node):
         inputs = range(len(self.node.input)) if inputs is None else inputs
         if operands is None:
             operands = [self.x(i) if self.has(i) else None for i in inputs]
-        record = self.card.contracts and self.card.macs is None
         listed = spec.partition("->")[2].count(",") + 1
         wanted = [i for i, name in enumerate(self.node.output[:listed]) if name and (i == 0 or self.is_known(name))]
         outputs = {i: self.out_shape(i) for i in wanted}
@@ -125,7 +123,7 @@ class TraceNode(Node):
             node=self.index,
             name=self.node.name,
             label=self.label,
-            inputs=[(i, len(self.shape(i)) if self.has(i) else 0) for i in inputs] if record else None,
+            inputs=[(i, len(self.shape(i)) if self.has(i) else 0) for i in inputs] if self._records else None,
         )
         self.outputs.update(results)
 

@@ -113,7 +113,7 @@ class _Tracer:
             index,
             node,
             version,
-            card,
+            card.contracts and card.macs is None,
             self.look,
             self.read,
             self.shapes.shapes,
