@@ -65,6 +65,21 @@ def test_what_has_no_gradient_is_named() -> None:
     assert 'Det "volume"' in str(caught.value)
 
 
+@pytest.mark.parametrize("spatial", [1, 0])
+def test_a_model_that_the_converter_refuses(spatial: int) -> None:
+    """Statistics for each position, which newer operators don't have."""
+    net = Net(7)
+    x = net.input((2, 3), "x")
+    statistics = [net.between(0.5, 1.5, 3) for _ in range(4)]
+    net.output(net.op("BatchNormalization", x, *statistics, spatial=spatial))
+    if spatial:
+        assert step_of(net.model(), {"x": (2, 3)})
+        return
+    with pytest.raises(TrainingError) as caught:
+        step_of(net.model(), {"x": (2, 3)})
+    assert caught.value.code == "OP903"
+
+
 def test_half_precision_is_widened() -> None:
     net = Net(17)
     x = net.input((2, 3, 8, 8), "x", dtype=10)
