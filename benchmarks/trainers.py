@@ -14,11 +14,11 @@ from benchmarks.small_networks import CLASSES, SIZE
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.train.machine import GraphMachine
 from onnxprune.train.objective import objective, write_losses
-from onnxprune.train.ort_forms import in_its_forms
-from onnxprune.train.ort_training import Worker, loss_model, statistics_of
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import trainable
+from onnxprune_ort_training.backend import Worker, loss_model, statistics_of
+from onnxprune_ort_training.forms import in_its_forms
 
 Step = Callable[[], tuple[float, float]]
 """Makes a step; gives its loss, and CPU seconds that another process has used so far."""

@@ -1,4 +1,7 @@
-"""A step of training beside torch and onnxruntime-training, in one run: ``python -m benchmarks.training``."""
+"""A step of training beside torch and onnxruntime-training, in one run: ``python -m benchmarks.training``.
+
+It needs the plug-in: ``pip install plugins/onnxprune_ort_training``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from benchmarks.trainers import Step, draw_batch, eager, native, ort_training
 from benchmarks.training_memory import peak_memory
 from onnxprune.normalize import normalize
 from onnxprune.report.layout import si
-from onnxprune.train.ort_training import Worker
+from onnxprune_ort_training.backend import Worker
 
 NOTES = (
     "A step is forward, loss (cross-entropy), backward and AdamW, on random images of 3x32x32; batch normalizations "

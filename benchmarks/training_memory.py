@@ -20,7 +20,7 @@ from benchmarks.memory import forget_peak, held, peak
 from benchmarks.small_networks import TINY, build, export
 from benchmarks.trainers import Arrays, draw_batch, eager, native, ort_training
 from onnxprune.normalize import normalize
-from onnxprune.train.ort_training import Worker
+from onnxprune_ort_training.backend import Worker
 
 _STEPS = 3
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import ast
 import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +23,11 @@ def test_message_has_only_the_lines_that_are_present() -> None:
         "a.onnx",
         "check the path",
     )
+
+
+def test_every_kind_of_error_is_exported() -> None:
+    kinds = {k for k, v in vars(errors).items() if isinstance(v, type) and issubclass(v, OnnxPruneError)}
+    assert kinds == {name for name in errors.__all__ if name.endswith("Error")}
 
 
 def test_exit_status_is_one_for_a_failed_gate_and_two_for_bad_input() -> None:
@@ -64,3 +73,29 @@ def test_every_code_is_well_formed_and_explained() -> None:
         assert info.explanation.endswith(".") and len(info.explanation) > 60
         assert "  " not in info.explanation
     assert {f"OP{n}" for n in range(201, 215)} <= CATALOG.keys()
+
+
+RAISED_ELSEWHERE = {"OP403", "OP404"}
+"""Codes that no module raises yet."""
+
+
+def codes_in(source: str) -> set[str]:
+    """Return the codes that Python code names in strings of their own: arguments of errors and of pins."""
+    strings = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return {text for text in strings if re.fullmatch(r"OP\d+", text)}
+
+
+def test_the_catalog_has_the_codes_that_are_used_and_no_others() -> None:
+    package = Path(errors.__file__).parents[1]
+    used = {code for path in package.rglob("*.py") for code in codes_in(path.read_text(encoding="utf-8"))}
+    assert used - CATALOG.keys() == set()
+    assert CATALOG.keys() - used - RAISED_ELSEWHERE == set()
+    assert codes_in('raise ModelError("OP999", "OP998 is meant")') == {"OP999"}
+
+
+def test_the_catalog_is_read_when_a_code_is_looked_up() -> None:
+    check = "from onnxprune import errors; read = lambda: '_entries' in vars(errors.CATALOG)"
+    used = "errors.OnnxPruneError('OP101', '')"
+    for then, expected in [("None", "False"), (used, "True")]:
+        command = [sys.executable, "-c", f"{check}; {then}; print(read())"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == expected

@@ -7,10 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import RewriteError
+from onnxprune.errors import RewriteError, VerificationError
 from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import verify
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.trace.pruned_graph import PrunedGraph, masks
 from tests.toolbox import Net, analyze, assert_proved, inputs_of, removal, run_once
 
 
@@ -222,19 +223,36 @@ def test_names_of_new_tensors_are_free() -> None:
     assert_proved(half(analyze(net.model())))
 
 
-def test_targets_computed_before_opset_9() -> None:
-    """There is no Where to adapt them with: refused, with what to do."""
-    net = Net(opset=8)
+@pytest.mark.parametrize("opset", [8, 9])
+def test_targets_computed_at_run_time(opset: int) -> None:
+    """They are scaled, which needs no Where: there is none before opset 9."""
+    net = Net(opset)
     x = net.conv(net.input((2, 3, 4, 4), "x"), 8)
     shape = net.op("Shape", net.conv(x, 8, name="other"))
     (y,) = net.ops("Reshape", x, shape, count=1, shapes=[[2, 8, 4, 4]])
     net.output(net.conv(y, 2))
     graph = analyze(net.model())
-    try:
-        assert_proved(half(graph))
-    except RewriteError as error:
-        assert error.code == "OP402"
-        assert "opset" in str(error)
+    pruned = assert_proved(half(graph))
+    assert [n.op_type for n in pruned.graph.node].count("Mul") > 0
+    assert "Where" not in {n.op_type for n in pruned.graph.node}
+
+
+@pytest.mark.parametrize("opset", [8, 9])
+@pytest.mark.parametrize("seed", range(3))
+def test_indices_computed_from_a_size(opset: int, seed: int) -> None:
+    """As many of them as remain, and not those that the size of the pruned layer would give."""
+    net = Net(opset)
+    image = net.input((1, 3, 4, 4), "x")
+    x, y = net.conv(image, 8, name="picked"), net.conv(image, 6, name="sized")
+    size = net.slice(net.op("Shape", y), [1], [2], [0])
+    first = net.op("Sub", size, net.const(np.array([5])))
+    index = net.op("Concat", first, net.const(np.array([0, 2, 3, 4, 5, 6, 7])), axis=0)
+    net.output(net.conv(net.op("Gather", x, index, axis=1, name="pick"), 2))
+    net.output(net.conv(y, 2))
+    graph = analyze(net.model())
+    assert [len(group.units) for group in graph.groups] == [8, 6]
+    pruned = assert_proved(half(graph, seed))
+    assert sorted(value(pruned, node(pruned, "pick").input[1])) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -283,3 +301,25 @@ def test_weights_keep_their_type(dtype: int) -> None:
     for tensor in pruned.graph.initializer:
         expected = original[tensor.name].take(kept, 1 if tensor.name == "w" else 0)
         assert numpy_helper.to_array(tensor).tobytes() == expected.tobytes()
+
+
+def test_what_remains_is_a_rectangle() -> None:
+    rows, columns = masks(np.array([[True, False, True], [False] * 3]))
+    assert rows.tolist() == [True, False] and columns.tolist() == [True, False, True]
+    with pytest.raises(RewriteError) as caught:
+        masks(np.array([[True, False], [False, True]]))
+    assert caught.value.code == "OP401"
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_outputs_that_are_not_finite_prove_nothing(finite: bool) -> None:
+    net = Net()
+    x = net.conv(net.op("Relu", net.conv(net.input((1, 3, 4, 4)), 8)), 2)
+    net.output(x if finite else net.op("Log", net.op("Neg", net.op("Abs", x))))
+    kept = half(analyze(net.model()))
+    if finite:
+        assert_proved(kept)
+        return
+    with pytest.raises(VerificationError) as caught:
+        verify(kept, rewrite(kept), inputs_of(kept.graph))
+    assert caught.value.code == "OP504"

@@ -68,7 +68,7 @@ def forward(
             mode among them, which other providers don't know.
 
     Raises:
-        TrainingError: the model can't be converted to the opset needed (OP903).
+        TrainingError: the model can't be converted to the opset needed (OP903), or a shape is unknown (OP902).
         ModelError: the shapes don't fit.
     """
     proto = prepared(proto)
@@ -110,6 +110,9 @@ class _ForwardBuilder:
         copy = NodeProto()
         copy.CopyFrom(node)
         for name in filter(None, node.output):
+            if name not in self.shapes.shapes:
+                cause = f"the shape of what operator {node.op_type} gives is unknown"
+                raise TrainingError("OP902", cause, where=describe(node))
             tape.know(name, self.shapes.shapes[name], self.shapes.types[name])
             self.moving.add(name)
         if node.op_type == "BatchNormalization" and self.norms == "batch" and len(node.output) == 1:

@@ -40,10 +40,27 @@ def upgraded(proto: ModelProto) -> ModelProto:
     if opset_of(proto) >= OPSET:
         return proto
     try:
-        return _without_weights(proto, lambda light: version_converter.convert_version(light, OPSET))
+        converted = _without_weights(proto, lambda light: version_converter.convert_version(light, OPSET))
     except Exception as error:  # whatever the converter's C++ throws
         cause = f"opset {opset_of(proto)} can't be converted to {OPSET}: {' '.join(str(error).split())[:200]}"
         raise TrainingError("OP903", cause, hint="export the model with opset 18 or newer") from error
+    if opset_of(proto) < 11:
+        _count_as_before_opset_11(converted)
+    return converted
+
+
+def _count_as_before_opset_11(model: ModelProto) -> None:
+    """Have each Resize find positions as it and Upsample did then, which onnx's converter doesn't say."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            scales = weights.get(node.input[2])
+            smaller = scales is not None and bool((numpy_helper.to_array(scales) < 1).any())
+            for name, value in {
+                "coordinate_transformation_mode": "asymmetric",
+                "nearest_mode": "ceil" if smaller else "floor",
+            }.items():
+                node.attribute.append(helper.make_attribute(name, value))
 
 
 def expanded(proto: ModelProto) -> ModelProto:

@@ -50,14 +50,14 @@ Examples:
     default="native",
     show_default=True,
     metavar="NAME",
-    help="What trains: native, ort-training, or a Python function module:function that takes the model and the data, "
-    "and returns the trained model.",
+    help="What trains: native, a plug-in's backend (ort-training), or a Python function module:function that takes the "
+    "model and the data, and returns the trained model.",
 )
 @click.option(
     "--training-python",
     type=click.Path(path_type=Path),
     metavar="PYTHON",
-    help="The interpreter of --backend ort-training; see `onnxprune training-env`.",
+    help="The interpreter that --backend ort-training trains in; `python -m onnxprune_ort_training` makes one.",
 )
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Keep all that is needed to go on here."

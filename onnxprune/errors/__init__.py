@@ -1,9 +1,8 @@
 """Errors with a stable code.
 
-An error is one line of cause, the place and a hint; `CATALOG` explains its code at length.
-Families: OP1xx models and files, OP2xx why channels are pinned (reasons, never raised), OP3xx plans
-and budgets, OP4xx rewriting, OP5xx verification, OP6xx usage, OP7xx data and metrics, OP9xx
-training.
+An error is one line of cause, the place and a hint; `CATALOG` explains its code at length (``codes.md`` has the text).
+Families: OP1xx models and files, OP2xx why channels are pinned (reasons, never raised), OP3xx plans and budgets, OP4xx
+rewriting, OP5xx verification, OP6xx usage, OP7xx data and metrics, OP8xx benchmarks, OP9xx training.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ __all__ = [
     "BenchmarkError",
     "CodeInfo",
     "DataError",
+    "DivergenceError",
     "InstallationError",
     "ModelError",
     "OnnxPruneError",
     "PlanError",
+    "RegressionError",
     "RewriteError",
     "TrainingError",
     "UsageError",
@@ -120,13 +121,13 @@ class BenchmarkError(OnnxPruneError):
 
 
 class RegressionError(BenchmarkError):
-    """A model is slower than it may be (OP806)."""
+    """A model is slower than the baseline allows (OP806)."""
 
     exit_status: ClassVar[int] = 1
 
 
 class DivergenceError(TrainingError):
-    """A training went astray (OP907)."""
+    """A training diverged (OP907)."""
 
     exit_status: ClassVar[int] = 1
 

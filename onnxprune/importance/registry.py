@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
 
-from onnxprune.errors import PlanError, UsageError
+from onnxprune.errors import PlanError
 from onnxprune.importance.base import Criterion
+from onnxprune.runtime import plugins
 
 GROUP = "onnxprune.criteria"
 """The entry-point group for the criteria of a package."""
@@ -60,7 +59,7 @@ def criteria() -> Mapping[str, Criterion]:
     Raises:
         UsageError: a package's criterion can't be loaded (OP607).
     """
-    return {name: find(name).function for name in [*_TABLE, *_plugins()]}
+    return {name: find(name).function for name in [*_TABLE, *plugins.installed(GROUP, "criterion")]}
 
 
 def find(name: str) -> Entry:
@@ -72,44 +71,12 @@ def find(name: str) -> Entry:
     """
     if name in _TABLE:
         return _TABLE[name]
-    plugins = _plugins()
-    if name not in plugins:
-        known = [*_TABLE, *plugins]
+    points = plugins.installed(GROUP, "criterion")
+    if name not in points:
+        known = [*_TABLE, *points]
         close = get_close_matches(name.lower(), known, 1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
         raise PlanError("OP308", f"there is no criterion {name!r}", hint=hint)
-    function = _load(plugins[name])
+    function: Criterion = plugins.load(points[name], "criterion")
     # A package may have used the decorator, under any name.
     return next((e for e in _TABLE.values() if e.function is function), Entry(function))
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if found.setdefault(point.name, point) != point:
-            cause = f"two packages have a criterion {point.name!r}"
-            where = f"{_package(found[point.name])} and {_package(point)}"
-            raise UsageError("OP607", cause, where=where, hint="uninstall one of them")
-    return found
-
-
-def _load(point: EntryPoint) -> Criterion:
-    try:
-        function: Any = point.load()
-    except Exception as error:  # a package's import can raise anything
-        cause = f"criterion {point.name!r} can't be loaded: {type(error).__name__}: {error}"
-        raise _broken(point, cause) from error
-    if not callable(function):
-        kind = type(function).__name__
-        raise _broken(point, f"criterion {point.name!r} is a {kind}, not a function")
-    return function  # type: ignore[no-any-return]
-
-
-def _broken(point: EntryPoint, cause: str) -> UsageError:
-    package = _package(point)
-    where, hint = f"{package}, entry point {point.value}", f"update or uninstall {package}"
-    return UsageError("OP607", cause, where=where, hint=hint)
-
-
-def _package(point: EntryPoint) -> str:
-    return f"package {point.dist.name}" if point.dist else f"package of {point.module}"

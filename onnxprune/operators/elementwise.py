@@ -106,11 +106,6 @@ def _shrink(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     return (x.op("Abs") > float(op.attr("lambd", 0.5))).cast(x.dtype)
 
 
-def _scaled_tanh(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
-    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
-    return (alpha - y * y * (1 / alpha)) * beta
-
-
 # dy/dx by the operator's name, from the node, its input and its output.
 _DERIVATIVES: dict[str, Derivative] = {
     "Abs": lambda op, x, y: x.op("Sign"),
@@ -134,7 +129,6 @@ _DERIVATIVES: dict[str, Derivative] = {
     "Mish": lambda op, x, y: _softplus_tanh(x),
     "Neg": lambda op, x, y: x.like(-1.0),
     "Reciprocal": lambda op, x, y: -(y * y),
-    "ScaledTanh": _scaled_tanh,
     "Selu": lambda op, x, y: _elu(
         x, y, op.attr("gamma", _SELU[1]) * op.attr("alpha", _SELU[0]), op.attr("gamma", _SELU[1])
     ),

@@ -274,10 +274,10 @@ def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape) -> None:
 
 @rewrites("Gather")
 def gather_index(edit: RewriteNode) -> None:
-    """Picked positions move up to where they went."""
+    """Picked positions move up to where they went; indices that an input's size changes were pinned."""
     index = edit.param(1, "")
     if index is not None and (moved := _moved(edit, edit.axis(0), index)) is not None:
-        edit.set_param(1, "", moved)
+        edit.fix_param(1, moved)
 
 
 @rewrites("GatherND", "com.microsoft:GatherND")
@@ -285,7 +285,7 @@ def gather_nd_index(edit: RewriteNode) -> None:
     """The same, each index in a list of its own."""
     index = edit.param(1, "")
     if index is not None and index.shape[-1] == 1 and (moved := _moved(edit, 0, index[..., 0])) is not None:
-        edit.set_param(1, "", moved[..., None])
+        edit.fix_param(1, moved[..., None])
 
 
 def _moved(edit: RewriteNode, axis: int, index: Ids) -> Ids | None:

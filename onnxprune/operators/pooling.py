@@ -139,7 +139,7 @@ def resize_sizes(edit: RewriteNode) -> None:
         edit.set_param(3, "sizes", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=sizes.dtype), is_shape=True)
 
 
-@gradient("Resize", "Upsample")
+@gradient("Resize")
 def resize_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     """Apply the transposed map, axis by axis."""
     shape = op.x().shape

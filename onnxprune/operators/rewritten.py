@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from onnxprune.channels.values import Mask, Shape
-from onnxprune.errors import RewriteError
 from onnxprune.operators.node import Node
 from onnxprune.shapes import Shapes
 
@@ -89,9 +88,6 @@ class RewriteNode(Node):
 
         A parameter that the model computes at run time goes on being computed. Entries that change are overridden; the
         entries of a shape are scaled instead, which is right even where a part of the axis is an input's size.
-
-        Raises:
-            RewriteError: the opset has no operator to override entries with.
         """
         if name in self._attributes or self.version < since:
             self.set_attr(name, value.tolist())
@@ -112,6 +108,11 @@ class RewriteNode(Node):
             new = self._override(given, np.asarray(old != value), self._constant(given, value))
         self.node.input[i] = new
 
+    def fix_param(self, i: int, value: NDArray[Any]) -> None:
+        """Put a constant in place of a parameter that no input's size changes, even if it is computed at run time."""
+        if not np.array_equal(np.asarray(self.const(i)), value):
+            self.node.input[i] = self._constant(self._inputs[i], value)
+
     def scale_output(self, now: NDArray[Any], before: NDArray[Any]) -> None:
         """Multiply the sizes that the node computes at run time by what they were over what they are.
 
@@ -126,7 +127,7 @@ class RewriteNode(Node):
     def _override(self, computed: str, changed: NDArray[Any], value: str) -> str:
         """Replace the changed entries of a parameter that is computed at run time."""
         mask, out = self._constant(f"{computed}_changed", changed), self._unique(f"{computed}_pruned")
-        self.before.append(self._where(mask, value, computed, out))
+        self.before.append(helper.make_node("Where", [mask, value, computed], [out], name=self._unique(f"{out}_where")))
         return out
 
     def _scaled(self, computed: str, old: NDArray[Any], new: NDArray[Any], out: str) -> list[NodeProto]:
@@ -139,13 +140,6 @@ class RewriteNode(Node):
             helper.make_node("Mul", [computed, times], [product], name=self._unique(f"{product}_node")),
             helper.make_node("Div", [product, over], [out], name=self._unique(f"{out}_node")),
         ]
-
-    def _where(self, mask: str, value: str, computed: str, out: str) -> NodeProto:
-        if self.version < 9 and self.node.domain in ("", "ai.onnx"):
-            cause = f'"{computed}" is computed at run time, and opset {self.version} has no Where to adapt it'
-            where = f'{self.node.op_type} "{self.node.name}"'
-            raise RewriteError("OP402", cause, where=where, hint="convert the model to opset 9 or newer")
-        return helper.make_node("Where", [mask, value, computed], [out], name=self._unique(f"{out}_where"))
 
     def _constant(self, base: str, value: NDArray[Any]) -> str:
         name = self._unique(f"{base}_pruned")

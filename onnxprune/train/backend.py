@@ -1,17 +1,18 @@
-"""What trains: a backend takes a job and gives back a model and what happened."""
+"""Training backends: a backend takes a job, and returns a model and what happened."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.errors import TrainingError
 from onnxprune.model.session import Provider
+from onnxprune.runtime import plugins
 from onnxprune.train.history import Epoch, Progress
 from onnxprune.train.settings import TrainSettings
 
@@ -69,7 +70,7 @@ class Trained:
 
 
 class TrainingBackend(Protocol):
-    """Trains models."""
+    """Trains models. Packages may bring one, see `GROUP`."""
 
     def train(self, job: Job) -> Trained:
         """Train a model.
@@ -77,3 +78,42 @@ class TrainingBackend(Protocol):
         Raises:
             TrainingError: it can't be trained.
         """
+
+
+BackendFactory: TypeAlias = Callable[[Path | None], TrainingBackend]
+"""Makes a backend; gets the interpreter that training is to run in, if one is given."""
+
+GROUP = "onnxprune.training_backends"
+"""The entry-point group in which a package names its backends, each a `BackendFactory`."""
+
+_HOME = {"ort-training": "onnxprune-ort-training"}
+"""The packages of known plug-ins."""
+
+_REGISTERED: dict[str, BackendFactory] = {}
+
+
+def register_backend(name: str, factory: BackendFactory) -> None:
+    """Make a backend known under a name in this process, as an entry point does for an installed package."""
+    _REGISTERED[name] = factory
+
+
+def plugin_backend(name: str, python: Path | None) -> TrainingBackend:
+    """Return a backend that was registered or that an installed package brings.
+
+    Args:
+        name: its name.
+        python: the interpreter that it is to train in, if one is given.
+
+    Raises:
+        TrainingError: there is none of this name (OP908).
+        UsageError: the package that brings it can't be loaded (OP607).
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name](python)
+    points = plugins.installed(GROUP, "training backend")
+    if name not in points:
+        known = ", ".join(["native", "module:function", *sorted({*_REGISTERED, *points})])
+        hint = f"install the package {_HOME[name]}, which brings it" if name in _HOME else f"there are {known}"
+        raise TrainingError("OP908", f"there is no training backend {name!r}", hint=hint)
+    factory: BackendFactory = plugins.load(points[name], "training backend")
+    return factory(python)

@@ -17,7 +17,7 @@ from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
-from onnxprune.train.backend import Job, Trained, TrainingBackend
+from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backend
 from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.history import Epoch, Progress
 from onnxprune.train.judge import judge_or_none
@@ -25,7 +25,6 @@ from onnxprune.train.latent import rounded, with_latents
 from onnxprune.train.loop import Loop
 from onnxprune.train.machine import machine_for
 from onnxprune.train.objective import objective
-from onnxprune.train.ort_training import OrtTraining
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 
@@ -84,8 +83,9 @@ def finetune(
         validation: samples to judge by.
         hold_out: without these, this share of the data is held back to judge by; 0 for none.
         settings: how it is trained.
-        backend: "native", "ort-training", "module:function" of a function that trains, or any `TrainingBackend`.
-        training_python: the interpreter of ort-training.
+        backend: "native", "module:function" of a function that trains, the name of a plug-in's backend
+            ("ort-training"), or any `TrainingBackend`.
+        training_python: the interpreter that a plug-in trains in.
         metric: what decides; by default the distance from the teacher, or without one accuracy.
         progress: told after each step.
         checkpoint: where to keep checkpoints.
@@ -167,16 +167,11 @@ def find_backend(name: str, training_python: Path | None = None) -> TrainingBack
     Raises:
         TrainingError: there is none (OP908).
         DataError: a function can't be imported (OP710).
+        UsageError: a plug-in can't be loaded (OP607).
     """
     if name == "native":
         return Native()
-    if name == "ort-training":
-        return OrtTraining(training_python)
-    if is_function_name(name):
-        return Function(name)
-    raise TrainingError(
-        "OP908", f"there is no training backend {name!r}", hint="native, ort-training, or module:function"
-    )
+    return Function(name) if is_function_name(name) else plugin_backend(name, training_python)
 
 
 _CPU = "CPUExecutionProvider"

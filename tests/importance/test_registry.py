@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.importance import GroupView, criteria, registry, score
 from onnxprune.importance.registry import GROUP
+from onnxprune.runtime import plugins
 from tests.importance.network import build, weights
 
 BUILT_IN = {"apoz", "bn-scale", "fpgm", "l1", "l2", "lamp", "mean-abs", "obs", "random", "variance"}
@@ -36,7 +37,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def install(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     found = [EntryPoint(name.replace("_", "-"), value, GROUP) for name, value in points.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: found if group == GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: found if group == GROUP else [])
 
 
 def test_built_in() -> None:
@@ -76,7 +77,7 @@ def test_a_broken_package_is_named_and_harms_no_other(plugin: ModuleType, monkey
 
 def test_two_packages_with_one_name(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("widest", value, GROUP) for value in ("some_package:widest", "other_package:widest")]
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: points)
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: points)
     with pytest.raises(UsageError) as caught:
         score(build(weights()), "widest")
     assert "some_package" in str(caught.value) and "other_package" in str(caught.value)

@@ -42,7 +42,6 @@ def coverage(graph: ChannelGraph) -> dict[str, Any]:
         "layers whose outputs can leave": len(makers),
         "share of layer parameters reached": round(sum(weights[n] for n in reached) / sum(weights.values()), 4),
         "share of parameters reached": round(sum(params.get(t, 0) for t in touched) / sum(params.values()), 4),
-        "sizes": sorted((len(g.units), g.width) for g in graph.groups),
     }
 
 

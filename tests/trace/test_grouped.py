@@ -105,6 +105,19 @@ def test_a_plan_that_is_out_of_balance_is_refused() -> None:
     assert (apply_plan(graph, plan_of(PrunedGraph(graph, removed), "0" * 64, {})).removed == removed).all()
 
 
+def test_channels_without_a_partner_in_the_other_group_stay() -> None:
+    """Half of what the grouped convolution reads is the model's input: the other half can't leave alone."""
+    net = Net()
+    x = net.input((1, 4, 6, 6))
+    x = net.op("Concat", x, net.conv(x, 4, 3, name="in"), axis=1)
+    net.output(net.conv(net.conv(x, 8, 3, group=2, name="grouped"), 2, name="out"))
+    graph = analyze(net.model())
+    (unit, *_) = graph.unit_of[graph.slots["in_w", 0]]
+    assert [pin.code for pin in graph.pins(int(unit))] == ["OP216"]
+    assert {group.name for group in graph.groups} == {"grouped"}
+    assert_proved(removal(graph.groups, graph, np.random.default_rng(0)))
+
+
 def test_whole_groups_leave() -> None:
     """With the other policy a group's inputs leave with its outputs, and the attribute counts down."""
     graph = trace(normalize(grouped(4, 8, 12)), grouped="groups")

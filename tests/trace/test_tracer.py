@@ -256,6 +256,20 @@ def test_pins_tell_where_and_why() -> None:
     assert reasons(graph, "mid_w", 0) == set()
 
 
+def test_two_sets_of_channels_merged_into_one_axis() -> None:
+    """Only one set can be followed through the product of two; the other stays."""
+    net = Net()
+    x = net.input((2, 3))
+    rows, columns = net.linear(x, 6, name="rows"), net.linear(x, 4, name="columns")
+    product = net.op("Mul", net.unsqueeze(rows, [2]), net.unsqueeze(columns, [1]))
+    net.output(net.linear(net.op("Reshape", product, net.const(np.array([2, 24])), name="merge"), 2))
+    graph = analyze(net.model())
+    assert sizes(graph) == {"rows": 6}
+    assert reasons(graph, "columns_w", 1) == {("OP208", 'Reshape "merge"')}
+    assert not reasons(graph, "rows_w", 1)
+    prove(graph)
+
+
 def test_the_path_of_a_coupling() -> None:
     net = Net()
     x = net.conv(net.input((1, 3, 6, 6)), 4, name="stem")

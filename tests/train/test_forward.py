@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.autodiff.backward import gradients, model_of
 from onnxprune.autodiff.forward import feeds_of, forward
@@ -63,6 +63,33 @@ def test_what_has_no_gradient_is_named() -> None:
     with pytest.raises(TrainingError, match="OP901") as caught:
         step_of(net.model(), {"x": (2, 4)})
     assert 'Det "volume"' in str(caught.value)
+
+
+@pytest.mark.parametrize(("opset", "code"), [(9, "OP903"), (18, "OP902")])
+def test_an_operator_that_newer_opsets_lack(opset: int, code: str) -> None:
+    """ONNX Runtime has it up to opset 9; the shape of its output is unknown in opset 18."""
+    x, y = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]), helper.make_empty_tensor_value_info("y")
+    tanh = helper.make_node("ScaledTanh", ["x"], ["y"], name="early", alpha=1.0, beta=1.0)
+    graph = helper.make_graph([tanh], "early", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    with pytest.raises(TrainingError) as caught:
+        step_of(model, {"x": (2, 3)})
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("spatial", [1, 0])
+def test_a_model_that_the_converter_refuses(spatial: int) -> None:
+    """Statistics for each position, which newer operators don't have."""
+    net = Net(7)
+    x = net.input((2, 3), "x")
+    statistics = [net.between(0.5, 1.5, 3) for _ in range(4)]
+    net.output(net.op("BatchNormalization", x, *statistics, spatial=spatial))
+    if spatial:
+        assert step_of(net.model(), {"x": (2, 3)})
+        return
+    with pytest.raises(TrainingError) as caught:
+        step_of(net.model(), {"x": (2, 3)})
+    assert caught.value.code == "OP903"
 
 
 def test_half_precision_is_widened() -> None:

@@ -111,6 +111,11 @@ def test_what_passes(name: str) -> None:
     check(Case(name, [X], {"to": 1} if name == "Cast" else {}, linear=True))
 
 
+def test_what_passes_to_the_first_operand() -> None:
+    check(Case("CastLike", [X, np.float64([2.0])], of=[0], linear=True))
+    check(Case("Mod", [X, np.float64([0.7])], {"fmod": 1}, of=[0]))
+
+
 CONTRIB = {
     "BiasGelu": [X, RNG.uniform(-1, 1, 5)],
     "FastGelu": [X, RNG.uniform(-1, 1, 5)],

@@ -56,6 +56,9 @@ NORMS: dict[str, Case] = {
     "GroupNormalization, opset 18": Case("GroupNormalization", [X, SCALE[:3], SHIFT[:3]], {"num_groups": 3}),
     "GroupNormalization": Case("GroupNormalization", [X, SCALE, SHIFT], {"num_groups": 3}, opset=21, runtime=True),
     "RMSNormalization": Case("RMSNormalization", [X, POSITIVE[0, 0, 0]], opset=23),
+    "SimplifiedLayerNormalization": Case(
+        "SimplifiedLayerNormalization", [X, POSITIVE[0, 0, 0]], {"axis": -1, "epsilon": 0.1}, runtime=True
+    ),
     "MeanVarianceNormalization": Case("MeanVarianceNormalization", [X], runtime=True),
     "LRN": Case("LRN", [X], {"size": 3, "alpha": 0.7, "beta": 0.6, "bias": 1.5}, runtime=True),
 }

@@ -17,20 +17,20 @@ from onnxprune.autodiff.backward import model_of
 from onnxprune.autodiff.forward import Forward, feeds_of, forward
 from onnxprune.errors import PlanError, TrainingError
 from onnxprune.model.tape import Tensor
-from onnxprune.train import ort_worker
 from onnxprune.train.backend import Job, Trained
 from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.loop import Loop
 from onnxprune.train.objective import objective, write_losses
-from onnxprune.train.ort_forms import in_its_forms
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.trainable import trainable
+from onnxprune_ort_training import worker as remote
+from onnxprune_ort_training.forms import in_its_forms
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _NEWEST_OPSET = 21
 _OPTIMIZERS = ("adamw", "sgd")
-_ADVICE = "make an environment with `onnxprune training-env create PATH`, and name its interpreter"
+_ADVICE = "make an environment with `python -m onnxprune_ort_training PATH`, and name its interpreter"
 
 
 class OrtTraining:
@@ -79,7 +79,7 @@ class Worker(AbstractContextManager["Worker"]):
 
     def __init__(self, python: Path) -> None:
         """Start it."""
-        command = [str(python), "-I", ort_worker.__file__]
+        command = [str(python), "-I", remote.__file__]
         self._where = str(python)
         self._folder = TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
         self._noise = (Path(self._folder.name) / "stderr").open("w+b")
@@ -115,8 +115,8 @@ class Worker(AbstractContextManager["Worker"]):
         """
         stdin, stdout = _present(self._process.stdin), _present(self._process.stdout)
         try:
-            ort_worker.send(stdin, message, None if arrays is None else dict(arrays))
-            answer = ort_worker.receive(stdout)
+            remote.send(stdin, message, None if arrays is None else dict(arrays))
+            answer = remote.receive(stdout)
         except OSError:
             answer = None
         if answer is None:

@@ -18,18 +18,18 @@ from onnx import ModelProto
 import onnxprune as op
 from onnxprune.autodiff.backward import model_of
 from onnxprune.autodiff.forward import feeds_of, forward
-from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
 from onnxprune.train import FineTuned, TrainSettings, finetune
-from onnxprune.train.environment import PYTHONS, create_environment
-from onnxprune.train.ort_forms import in_its_forms
 from onnxprune.train.trainable import trainable
+from onnxprune_ort_training.__main__ import command
+from onnxprune_ort_training.environment import PYTHONS, create_environment
+from onnxprune_ort_training.forms import in_its_forms
 from tests.toolbox import Net
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 SETTINGS = TrainSettings(epochs=2, batch=32, optimizer="adamw", clip=0.0, decay=0.0)
 
 
@@ -103,7 +103,7 @@ def test_settings_beyond_it(pruned: ModelProto, data: Dataset, changes: dict[str
 def test_an_interpreter_that_is_not_there(pruned: ModelProto, data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="OP908"):
         train(pruned, data, tmp_path / "python")
-    with pytest.raises(TrainingError, match="training-env create"):
+    with pytest.raises(TrainingError, match="python -m onnxprune_ort_training"):
         finetune(pruned, data, settings=SETTINGS, backend="ort-training")
 
 
@@ -155,7 +155,7 @@ def test_no_worker_is_left(pruned: ModelProto, data: Dataset, python: Path) -> N
 
 
 def test_an_environment_is_not_made_over_something(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli, ["training-env", "create", str(tmp_path)])
+    result = CliRunner().invoke(command, [str(tmp_path)])
     assert result.exit_code == 2 and "OP908" in result.stderr
-    broken = CliRunner().invoke(cli, ["training-env", "create", str(tmp_path / "new"), "--python", "no-such-python"])
+    broken = CliRunner().invoke(command, [str(tmp_path / "new"), "--python", "no-such-python"])
     assert broken.exit_code == 2 and "OP908" in broken.stderr and not (tmp_path / "new").exists()
