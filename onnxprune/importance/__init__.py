@@ -7,7 +7,7 @@ groups comparable.
 
 from __future__ import annotations
 
-from onnxprune.importance import builtin, surgeon  # noqa: F401, importing them registers them
+from onnxprune.importance import builtin  # noqa: F401, importing it registers its criteria
 from onnxprune.importance.base import Criterion, GroupView, Scores, SlotRows
 from onnxprune.importance.registry import criteria, criterion
 from onnxprune.importance.roles import Role

@@ -18,8 +18,7 @@ from onnxprune.model.stream import Batches, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import WIDE, Moments, Rows
-from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters
-from onnxprune.recover.targets import LayerIndex
+from onnxprune.recover.regression import InterceptPlace, LayerIndex, intercept_place, parameters
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 import onnx
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.tensors import is_known_type
@@ -104,11 +104,6 @@ def check_values(values: Collection[ValueInfoProto]) -> None:
                 raise ModelError("OP111", f"impossible size {dim.dim_value}", where=value.name)
 
 
-def tensors_of(found: Sequence[Message]) -> list[tuple[TensorProto, str]]:
-    """Return the tensors among a model's messages, each with its place for error messages."""
-    return [(m, f"tensor {m.name!r}") for m in found if isinstance(m, TensorProto)]
-
-
 def check_graphs(model: ModelProto) -> None:
     """Check the names of all graphs, and bring their nodes into topological order; sorting is stable.
 
@@ -175,7 +170,7 @@ def _check_node(node: NodeProto) -> None:
     if not node.op_type:
         raise ModelError("OP123", "a node has no operator type", where=describe(node))
     if not all(names) or len(set(names)) < len(names):
-        raise ModelError("OP123", "an attribute has no name of its own", where=describe(node))
+        raise ModelError("OP123", "an attribute has no name, or that of another", where=describe(node))
     for attribute in node.attribute:
         field = _CONTENTS.get(attribute.type)
         absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))

@@ -24,6 +24,10 @@ Batches = Callable[[], Iterable[Inputs]]
 _BUDGET = 2 * 2**30
 
 
+def _sleeping(options: Any) -> None:
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow down NumPy
+
+
 class Stream:
     """A model's tensors on calibration inputs, batch by batch.
 
@@ -58,7 +62,7 @@ class Stream:
             ready = {n: batch[n] for n in names if n in batch}
             missing = [n for n in names if n not in ready]
             if missing and runner is None:
-                runner = session(extract(of or self.model, missing, batch), configure=_yielding)
+                runner = session(extract(of or self.model, missing, batch), configure=_sleeping)
                 feeds = {i.name for i in runner.get_inputs()}
             if missing:
                 ready |= run(runner, {n: a for n, a in batch.items() if n in feeds})
@@ -88,8 +92,3 @@ class Stream:
                 self._held[i] = batch
         if count is None:
             self._held = held
-
-
-def _yielding(options: Any) -> None:
-    """Let ONNX Runtime's threads sleep between runs: spinning, they would slow down NumPy's."""
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -20,8 +20,16 @@ from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import Evidence, Rows, evidence, reconstruct, rescale, shift
-from onnxprune.recover.parameters import InterceptPlace, intercept_place, parameters, set_parameters
-from onnxprune.recover.targets import LayerIndex, RegressionTarget, own_output, target_of
+from onnxprune.recover.regression import (
+    InterceptPlace,
+    LayerIndex,
+    RegressionTarget,
+    intercept_place,
+    own_output,
+    parameters,
+    set_parameters,
+    target_of,
+)
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 Method = Literal["bias", "bn", "reconstruct"]

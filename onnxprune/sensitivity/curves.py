@@ -20,7 +20,7 @@ from onnxprune.importance.scoring import raw_scores
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.model.tensors import Weights
 from onnxprune.planning.budget import Constraints, eligible, ladder, multiples
-from onnxprune.recover.parameters import set_parameters
+from onnxprune.recover.regression import set_parameters
 from onnxprune.rewrite.masked import masked
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group

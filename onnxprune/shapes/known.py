@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any, NamedTuple
 
@@ -38,13 +38,7 @@ class Known:
 
     def copy(self) -> Known:
         """Return a copy that can learn more on its own."""
-        return Known(
-            types=self.types.copy(),
-            shapes=self.shapes.copy(),
-            values=self.values.copy(),
-            constant=self.constant.copy(),
-            _tensors=self._tensors.copy(),
-        )
+        return Known(*(getattr(self, part.name).copy() for part in fields(self)))
 
     def learn(self, name: str, kind: TypeProto) -> None:
         """Store a tensor's type. An empty name, of an output that is left out, is ignored."""

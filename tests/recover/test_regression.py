@@ -11,7 +11,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.normalize import normalize
 from onnxprune.recover.layers import find_layers
-from onnxprune.recover.targets import LayerIndex, RegressionTarget, target_of
+from onnxprune.recover.regression import LayerIndex, RegressionTarget, target_of
 from onnxprune.shapes import concretize
 from tests.toolbox import Net, run_once
 
