@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data.batch import Array, Batch
-from onnxprune.data.ports import fixed_batch, inputs_of
+from onnxprune.data.inputs import fixed_batch, inputs_of
 from onnxprune.errors import ModelError
 from onnxprune.model.session import Provider, run, session
 
