@@ -149,7 +149,7 @@ def test_users_metrics_are_compared_too(tmp_path: Path, monkeypatch: pytest.Monk
         (["agreement"], None, Y, "agreement can't be measured: it compares with the original"),
         (["mse"], None, Y, "compares with the original"),
         (["top1"], None, None, "no labels"),
-        (["miou"], None, RNG.integers(0, 3, (N, 3)), "a score for each class, in a shape that goes with the labels"),
+        (["miou"], None, RNG.integers(0, 3, (N, 3)), "a score for each class, in a shape that matches the labels"),
         (["top1"], None, RNG.random(N), "a score for each class"),
         ([], None, Y, "nothing to measure"),
     ],

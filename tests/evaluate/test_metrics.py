@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.data import IGNORED
-from onnxprune.evaluation.classes import classes_of
+from onnxprune.evaluation.classes import BatchView, class_output, classes_of, view
 from onnxprune.evaluation.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
-from onnxprune.evaluation.views import BatchView, class_output, view
 from tests.data.support import refused
 
 RNG = np.random.default_rng(0)
@@ -149,7 +148,7 @@ def test_a_users_metric_gives_a_number_for_each_sample_or_for_the_batch() -> Non
     expected = np.mean(SCORES.argmax(axis=1) != LABELS)
     assert value(user_metric("m:f", error), SCORES, LABELS) == pytest.approx(expected)
     assert value(user_metric("m:f", lambda o, y: error(o, y).mean()), SCORES, LABELS) == pytest.approx(expected)
-    for wrong, reason in ((lambda o, y: [1, 2], r"gave shape \[2\]"), (lambda o, y: np.nan, "aren't finite")):
+    for wrong, reason in ((lambda o, y: [1, 2], r"returned shape \[2\]"), (lambda o, y: np.nan, "aren't finite")):
         with refused("OP710", f"{reason}.*m:f"):
             value(user_metric("m:f", wrong), SCORES, LABELS)
     with refused("OP710", "KeyError.*m:f"):
