@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.benchmarking.statistics import ratio, summarize
+from onnxprune.benchmarking.rounds import ratio, summarize
 
 
 def drawn(
