@@ -121,7 +121,7 @@ class TestLayers:
 
 
 class TestPaid:
-    """The reason that is told of a layer which stayed slow."""
+    """The reason given for a layer that stayed slow."""
 
     def layer(self, out: int, channels: int, *, macs: int | None = None, traffic: int = 1000) -> list[TimedLayer]:
         start = TimedLayer("start", "", 0, 0, ())
@@ -132,17 +132,17 @@ class TestPaid:
         own = Kernel("c", "Conv", domain, "CPU", 1, seconds)
         return Profile((own, *(Kernel(op, op, "", "CPU", 1, t) for op, t in extra)), seconds)
 
-    def told(self, before: Any, after: Any) -> tuple[bool | None, str]:
+    def verdict(self, before: Any, after: Any) -> tuple[bool | None, str]:
         (found,) = (c for c in compare_layers(before, after) if c.name == "c")
         return found.paid, found.reason
 
     def test_half_the_work_in_half_the_time(self) -> None:
         before = self.layer(64, 64), self.kernels(1e-3)
-        assert self.told(before, (self.layer(32, 64), self.kernels(0.5e-3))) == (True, "")
+        assert self.verdict(before, (self.layer(32, 64), self.kernels(0.5e-3))) == (True, "")
 
     def test_a_layer_that_was_left_alone(self) -> None:
         side = self.layer(64, 64), self.kernels(1e-3)
-        assert self.told(side, side) == (None, "")
+        assert self.verdict(side, side) == (None, "")
 
     @pytest.mark.parametrize(
         ("layer", "kernels", "reason"),
@@ -158,12 +158,12 @@ class TestPaid:
         before = self.layer(64, 64), self.kernels(1e-3)
         options = dict(kernels)
         after = self.layer(*layer, traffic=100), self.kernels(0.9e-3, *options.pop("extra", ()), **options)
-        paid, found = self.told(before, after)
+        paid, found = self.verdict(before, after)
         assert paid is False and reason in found
 
     def test_a_depthwise_layer_has_one_input_channel_by_design(self) -> None:
         before = self.layer(64, 1), self.kernels(1e-3)
-        assert "few channels" not in self.told(before, (self.layer(32, 1), self.kernels(0.9e-3)))[1]
+        assert "few channels" not in self.verdict(before, (self.layer(32, 1), self.kernels(0.9e-3)))[1]
 
     def test_memory_bound(self) -> None:
         """One layer shows what the machine computes in a second, another what it moves."""
