@@ -36,7 +36,7 @@ def data(**options: Any) -> Any:
     return open_data({"x": X, "labels": Y}, MODEL, **options)
 
 
-def test_by_itself_a_model_is_judged_by_labels() -> None:
+def test_a_single_model_is_evaluated_by_labels() -> None:
     result = evaluate(MODEL, data())
     assert [s.metric for s in result.scores] == ["top1", "top5"] and result.samples == N
     assert result["top1"].model.value == pytest.approx(np.mean((X + SHIFT).argmax(axis=1) == Y))
@@ -211,7 +211,7 @@ def test_labels_that_are_shifted_are_noticed() -> None:
     assert evaluate(ORIGINAL, mended).notes == () == evaluate(ORIGINAL, data()).notes
 
 
-def test_dense_predictions_are_judged_by_iou_and_positions() -> None:
+def test_dense_predictions_are_evaluated_by_iou_and_positions() -> None:
     images = RNG.standard_normal((9, 4, 5, 6)).astype(np.float32)
     masks = np.where(RNG.random((9, 5, 6)) < 0.8, images.argmax(axis=1), 255)
     proto = model("float[N,4,5,6] x")

@@ -52,7 +52,7 @@ def test_of_equal_scores_the_first_wins() -> None:
     assert value(top_k(5), flat, np.full(60, 4)) == 1 and value(top_k(5), flat, np.full(60, 5)) == 0
 
 
-def test_ignored_labels_are_not_judged_and_nan_is_never_right() -> None:
+def test_ignored_labels_do_not_count_and_nan_is_never_right() -> None:
     labels = np.where(np.arange(60) < 20, IGNORED, LABELS)
     expected = np.mean(SCORES[20:].argmax(axis=1) == LABELS[20:])
     assert value(top_k(1), SCORES, labels) == pytest.approx(expected)
@@ -69,12 +69,12 @@ MASKS = np.where(RNG.random((60, 6, 7)) < 0.3, RNG.integers(0, 4, (60, 6, 7)), M
 @pytest.mark.parametrize("form", ["NCHW", "NHWC", "ids"])
 def test_mean_iou_is_scikit_learns(form: str) -> None:
     sklearn = pytest.importorskip("sklearn.metrics", reason="needs the dev extra: scikit-learn")
-    predicted, judged = DENSE.argmax(axis=1), MASKS != IGNORED
-    expected = sklearn.jaccard_score(MASKS[judged], predicted[judged], average="macro")
+    predicted, counted = DENSE.argmax(axis=1), MASKS != IGNORED
+    expected = sklearn.jaccard_score(MASKS[counted], predicted[counted], average="macro")
     output = {"NCHW": DENSE, "NHWC": DENSE.transpose(0, 2, 3, 1), "ids": predicted}[form]
     assert value(mean_iou(), output, MASKS) == pytest.approx(expected)
     assert value(mean_iou(), np.roll(output, 1, axis=0), MASKS) < expected / 2  # the control
-    assert value(top_k(1), output, MASKS) == pytest.approx(np.mean((predicted == MASKS)[judged]))
+    assert value(top_k(1), output, MASKS) == pytest.approx(np.mean((predicted == MASKS)[counted]))
 
 
 def test_models_that_give_indices_need_not_tell_how_many_there_are() -> None:

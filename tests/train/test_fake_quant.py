@@ -1,4 +1,4 @@
-"""Training of quantized models: integer weights are trained as real ones with fake quantization, and become integers again."""
+"""Training of quantized models: integer weights are trained with fake quantization, and become integers again."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(6, 5), (3, 5, 2, 2)])
 def test_cross_entropy(shape: tuple[int, ...], smoothing: float) -> None:
     logits = RNG.standard_normal(shape)
-    labels = RNG.integers(-1, 5, (shape[0], *shape[2:]))  # -1 isn't judged
+    labels = RNG.integers(-1, 5, (shape[0], *shape[2:]))  # -1 is ignored
     log = np.moveaxis(log_softmax(logits), 1, -1).reshape(-1, 5)
     kept = labels.ravel() >= 0
     hard = log[np.arange(len(log)), labels.ravel()]
