@@ -18,7 +18,7 @@ from benchmarks.common import ROOT, Column, Report, Table, chosen, log, millisec
 from benchmarks.turns import turns
 from models.fill import fill
 from onnxprune import Target, TracedModel, analyze
-from onnxprune.benchmarking.statistics import ratio, summarize
+from onnxprune.benchmarking.rounds import ratio, summarize
 from onnxprune.channels.values import Mask
 from onnxprune.errors import PlanError
 from onnxprune.evaluation.intervals import Estimate

@@ -16,7 +16,7 @@ from onnx import ModelProto
 from benchmarks.common import Column, Report, Table, Timing, chosen, log, measure, milliseconds, options, yes
 from benchmarks.turns import speedup, turns
 from onnxprune import ModelError
-from onnxprune.benchmarking.statistics import summarize
+from onnxprune.benchmarking.rounds import summarize
 from onnxprune.channels.values import Shape
 from onnxprune.cost.cost import Cost, model_cost
 from onnxprune.model.session import session

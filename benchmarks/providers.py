@@ -19,7 +19,7 @@ from benchmarks.turns import turns
 from models.fill import fill
 from onnxprune import Target, TracedModel, analyze
 from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
-from onnxprune.benchmarking.statistics import ratio
+from onnxprune.benchmarking.rounds import ratio
 from onnxprune.errors import PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.importance import score

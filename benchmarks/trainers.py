@@ -12,8 +12,8 @@ from onnx import ModelProto
 
 from benchmarks.small_networks import CLASSES, SIZE
 from onnxprune.autodiff.forward import feeds_of, forward
-from onnxprune.train.machine import GraphMachine
 from onnxprune.train.objective import objective, write_losses
+from onnxprune.train.runner import HostRunner
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import trainable
@@ -39,8 +39,8 @@ def native(model: ModelProto, batch: Arrays, threads: int) -> Step:
     """Steps of onnxprune, of a normalized model."""
     goal = objective(model, SETTINGS, labeled=True, teacher=False)
     step = build_step(model, goal, SETTINGS, batch)
-    machine = GraphMachine(step, providers=["CPUExecutionProvider"], threads=threads)
-    return lambda: (machine.feed([batch], SETTINGS.peak)["loss"], 0.0)
+    runner = HostRunner(step, providers=["CPUExecutionProvider"], threads=threads)
+    return lambda: (runner.step([batch], SETTINGS.peak)["loss"], 0.0)
 
 
 def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:

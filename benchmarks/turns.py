@@ -8,10 +8,9 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.benchmarking.rounds import take_turns, warm_up
-from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.rounds import Rounds, ratio, run_interleaved, warm_up
+from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.benchmarking.statistics import Rounds, ratio
 from onnxprune.runtime.provider import CPU, Provider
 
 _WARM_UP = 2.0
@@ -43,9 +42,9 @@ def turns(
         ModelError: ONNX Runtime can't load or run a model (OP122).
     """
     settings = SessionSettings(provider or Provider(CPU), threads)
-    opened = {name: Opened(model, inputs, settings) for name, model in models.items()}
+    opened = {name: TimedSession(model, inputs, settings) for name, model in models.items()}
     typical = [warm_up(subject, _WARM_UP).typical for subject in opened.values()]
-    found = take_turns(list(opened.values()), typical, rounds=rounds, seconds=seconds)
+    found = run_interleaved(list(opened.values()), typical, rounds=rounds, seconds=seconds)
     return dict(zip(models, found, strict=True))
 
 

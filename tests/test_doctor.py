@@ -47,7 +47,7 @@ class TestProviders:
         found = missing_libraries(log)
         assert set(names) <= set(found) and (names or "well" not in log or not found)
 
-    def test_a_library_that_is_missing_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_library_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A loader that really fails, in a process of its own: the probe opens a library that isn't there."""
         monkeypatch.setattr(
             doctor, "_PROBE", "import ctypes; ctypes.CDLL('libcudnn_absent.so.9')  # {path}{model}{provider}"
@@ -55,7 +55,7 @@ class TestProviders:
         found = try_provider("CUDAExecutionProvider")
         assert found == ProviderState("CUDAExecutionProvider", False, "missing libcudnn_absent.so.9")
 
-    def test_a_crash_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_crash_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "_PROBE", "import os; os.abort()  # {path}{model}{provider}")
         assert "crashed (signal 6)" in try_provider("CUDAExecutionProvider").why
 

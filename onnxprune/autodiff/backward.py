@@ -37,7 +37,7 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
         TrainingError: an operator has no rule (OP901), or none for the way in which it is used (OP902).
     """
     forward = list(tape.nodes)
-    moving = dependents(forward, [t.name for t in wrt], tape.still)
+    moving = dependents(forward, [t.name for t in wrt], tape.stopped)
     parts: dict[str, list[Tensor]] = {loss.name: [loss.like(1.0).expand(loss.shape)]}
 
     def total(name: str) -> Tensor | None:

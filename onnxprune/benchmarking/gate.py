@@ -1,4 +1,4 @@
-"""The gate: a benchmark held against an earlier one, which fails where a model has become slower."""
+"""Regression gate: comparison with an earlier benchmark, failing if a model has become slower."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Key = tuple[str, int, str]  # provider, batch, model
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How a figure changed from an earlier benchmark to this one.
+    """The change of a figure from an earlier benchmark to this one.
 
     Attributes:
         provider: the execution provider.
-        batch: samples in a run.
+        batch: batch size.
         model: the model.
-        figure: the median of the latency, or where the hardware is another one, the speed-up over the first model.
-        before: the earlier figure, in seconds or times.
-        after: this one.
-        slower: by what share it is worse; negative where it is better.
+        figure: the median latency or, on different hardware, the speed-up over the first model.
+        before: the earlier figure, in seconds or as a factor.
+        after: the figure now.
+        slower: relative slowdown; negative for an improvement.
     """
 
     provider: str
@@ -42,14 +42,14 @@ class Change:
 def compare(found: Benchmark, baseline: Path) -> tuple[Change, ...]:
     """Compare a benchmark with an earlier one, case by case.
 
-    On the same hardware latencies compare. On another they don't, but speed-ups over the first model do.
+    Latencies are compared on the same hardware; on different hardware, speed-ups over the first model are.
 
     Args:
         found: a benchmark.
         baseline: the JSON document of an earlier one.
 
     Raises:
-        BenchmarkError: the file isn't such a document (OP804), or there is nothing in both (OP805).
+        BenchmarkError: the file isn't such a document (OP804), or they have no figure in common (OP805).
     """
     document = _read(baseline)
     try:
@@ -70,25 +70,25 @@ def compare(found: Benchmark, baseline: Path) -> tuple[Change, ...]:
                 now = result.speedup.value
                 changes.append(Change(*place, "speed-up", speedup, now, speedup / now - 1))
     if not changes:
-        cause = "the baseline has no figure that this benchmark has as well"
-        hint = "measure the same models, providers and batch sizes" + ("" if same else "; the hardware is another one")
+        cause = "the baseline has no figure in common with this benchmark"
+        hint = "measure the same models, providers and batch sizes" + ("" if same else "; the hardware differs")
         raise BenchmarkError("OP805", cause, where=str(baseline), hint=hint)
     return tuple(changes)
 
 
 def check(changes: tuple[Change, ...], most: float) -> None:
-    """Fail if anything became slower than is allowed.
+    """Raise an error if a figure became worse than is allowed.
 
     Args:
-        changes: against the baseline.
-        most: the largest share by which a figure may be worse.
+        changes: changes since the baseline.
+        most: the largest relative slowdown allowed.
 
     Raises:
-        RegressionError: one is worse by more (OP806).
+        RegressionError: a figure is worse by more (OP806).
     """
     worst = max(changes, key=lambda c: c.slower)
     if worst.slower > most:
-        cause = f"{worst.figure} is {worst.slower:.1%} worse than the baseline, allowed are {most:.1%}"
+        cause = f"{worst.figure} is {worst.slower:.1%} worse than the baseline; {most:.1%} is allowed"
         raise RegressionError("OP806", cause, where=f"{worst.model}, {worst.provider}, batch {worst.batch}")
 
 
@@ -100,9 +100,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _no_baseline(path, str(error)) from error
     if not isinstance(document, dict) or document.get("report") != "benchmark":
-        raise _no_baseline(path, "it isn't one by its field `report`")
+        raise _no_baseline(path, 'its field `report` isn\'t "benchmark"')
     if document.get("format") != FORMAT:
-        raise _no_baseline(path, f"format {document.get('format')!r} isn't known, this version reads {FORMAT}")
+        raise _no_baseline(path, f"unknown format {document.get('format')!r}; this version reads {FORMAT}")
     return document
 
 
@@ -118,4 +118,4 @@ def _figures(cases: Any) -> Iterator[tuple[Key, tuple[float, float | None]]]:
 
 def _no_baseline(path: Path, why: str) -> BenchmarkError:
     hint = "write one with `onnxprune benchmark ... -o BASELINE.json`"
-    return BenchmarkError("OP804", f"not a benchmark's document: {why}", where=str(path), hint=hint)
+    return BenchmarkError("OP804", f"not a benchmark document: {why}", where=str(path), hint=hint)

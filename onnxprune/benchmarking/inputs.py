@@ -1,4 +1,4 @@
-"""What the models are run on: arrays of one batch size that all of them take."""
+"""Inputs for benchmarks: arrays of a batch size that fit all models."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def make_inputs(
     given: Mapping[str, NDArray[Any]] | None = None,
     seed: int = 0,
 ) -> Arrays:
-    """Make inputs of a batch size.
+    """Return inputs of a batch size.
 
-    The first axis of inputs of two axes or more counts samples. Samples that were given are repeated or left out until
-    their number is right; without any, inputs are generated.
+    The batch axis is the first axis of inputs with two or more axes. Given samples are repeated or cut to the batch
+    size; if none are given, inputs are generated.
 
     Args:
         proto: the model.
-        batch: how many samples; None for as many as were given, or as the model or the shapes say.
+        batch: the batch size; None for that of the given arrays, the model or the shapes.
         shapes: sizes for inputs with symbolic dimensions.
         given: an array for each input.
-        seed: of generated inputs.
+        seed: random seed of generated inputs.
 
     Raises:
-        UsageError: the model is made for another batch size (OP603).
-        ModelError: an input's shape isn't known (OP124).
+        UsageError: the model has another fixed batch size (OP603).
+        ModelError: an input's shape is unknown (OP124).
     """
     sizes = {name: tuple(a.shape) for name, a in given.items()} if given else concretize(proto, shapes).inputs
     if batch is not None:
         declared = declared_inputs(proto.graph)
         for name, dims in declared.items():
             if dims and len(dims) > 1 and isinstance(dims[0], int) and dims[0] != batch:
-                cause = f'input "{name}" is made for batches of {dims[0]}, not {batch}'
-                raise UsageError("OP603", cause, where="--batch", hint="export the model with a symbolic first axis")
+                cause = f'input "{name}" has a fixed batch size of {dims[0]}, not {batch}'
+                raise UsageError("OP603", cause, where="batch", hint="export the model with a symbolic first axis")
         sizes = {name: (batch, *s[1:]) if len(s) > 1 else s for name, s in sizes.items()}
     if not given:
         return generate_inputs(proto, sizes, seed)
@@ -55,17 +55,17 @@ def make_inputs(
 
 
 def check_same_inputs(models: Sequence[tuple[str, ModelProto]]) -> None:
-    """Refuse models that can't be compared because they don't take the same inputs.
+    """Check that models take the same inputs.
 
     Raises:
-        BenchmarkError: the names or types of two models' inputs differ (OP803).
+        BenchmarkError: names or types of inputs differ (OP803).
     """
     (first, reference), *others = models
     wanted = _types(reference)
     for name, proto in others:
         if _types(proto) != wanted:
-            cause = f"{name} and {first} don't take the same inputs, so that their times don't compare"
-            raise BenchmarkError("OP803", cause, hint="measure them apart")
+            cause = f"{name} and {first} take different inputs, so their times can't be compared"
+            raise BenchmarkError("OP803", cause, hint="benchmark them separately")
 
 
 def _types(proto: ModelProto) -> dict[str, int]:

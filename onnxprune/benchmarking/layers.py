@@ -1,13 +1,13 @@
-"""Which nodes make up a layer: a contraction and what follows it, up to the next; and names that survive fusion.
+"""Layers for timing: a contraction and the nodes after it, up to the next; and names that survive fusion.
 
-ONNX Runtime fuses nodes, renames them and inserts others. So before a model is profiled each node and each tensor gets
-a *tag*, the number of its layer, in front of its name: whatever ONNX Runtime makes of them still carries it.
+ONNX Runtime fuses, renames and inserts nodes. Before a model is profiled, the names of nodes and tensors are therefore
+prefixed by a *tag*, the number of their layer, which the names that ONNX Runtime derives from them still contain.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -32,32 +32,29 @@ class TimedLayer:
     Attributes:
         name: the contraction's node.
         op: its operator.
-        nodes: positions in the graph of all its nodes.
         macs: multiply-accumulates of one run.
         traffic: bytes that the contraction reads and writes, weights included.
-        channels: sizes of the contraction's largest weight; of its output where it has none.
+        channels: shape of the contraction's largest weight, or of its output if it has no weight.
     """
 
     name: str
     op: str
-    nodes: tuple[int, ...]
     macs: int
     traffic: int
     channels: Shape
 
 
 def partition(proto: ModelProto) -> list[int]:
-    """Return the number of the layer that each node belongs to; 0 is what comes before the first contraction.
+    """Return the layer number of each node; 0 for nodes before the first contraction.
 
-    A node that is no contraction belongs to the latest layer that it reads from, where it can be fused: a residual sum
+    Other nodes belong to the latest layer that they read from, since they may be fused with it: a residual sum belongs
     to the branch that is computed last.
     """
     layer_of: dict[str, int] = {}
-    found, heads = [], 0
+    found, latest = [], 0
     for node in proto.graph.node:
         if contracts(node):
-            heads += 1
-            layer = heads
+            layer = latest = latest + 1
         else:
             layer = max((layer_of.get(name, 0) for name in reads(node)), default=0)
         found.append(layer)
@@ -65,42 +62,40 @@ def partition(proto: ModelProto) -> list[int]:
     return found
 
 
-def heads(proto: ModelProto) -> list[str]:
-    """Return the names of the contractions, in order: those of the layers from number 1 on."""
-    return [node.name or node.output[0] for node in proto.graph.node if contracts(node)]
+def layer_nodes(proto: ModelProto) -> list[list[NodeProto]]:
+    """Return the nodes of each layer, the contraction first. Layer 0 holds the nodes before the first contraction."""
+    numbers = partition(proto)
+    found: list[list[NodeProto]] = [[] for _ in range(max(numbers, default=0) + 1)]
+    for node, layer in zip(proto.graph.node, numbers, strict=True):
+        found[layer].append(node)
+    return found
+
+
+def layer_name(nodes: Sequence[NodeProto]) -> str:
+    """Return the name of a layer, that of its contraction, from its nodes."""
+    return str(nodes[0].name or nodes[0].output[0])
 
 
 def layers(proto: ModelProto, shapes: Shapes) -> list[TimedLayer]:
-    """List the layers of a model, number 0 first.
+    """Return the layers of a model, by their numbers.
 
     Args:
         proto: a normalized model.
         shapes: its concretized shapes.
     """
-    members: dict[int, list[int]] = {}
-    for position, layer in enumerate(partition(proto)):
-        members.setdefault(layer, []).append(position)
     weights = {t.name for t in proto.graph.initializer}
-    made = [TimedLayer(START, "", tuple(members.pop(0, ())), 0, 0, ())]
-    for positions in members.values():
-        node = proto.graph.node[positions[0]]
+    made = [TimedLayer(START, "", 0, 0, ())]
+    for nodes in layer_nodes(proto)[1:]:
+        node = nodes[0]
         own = max((n for n in node.input if n in weights), key=lambda n: prod(shapes.shapes.get(n, ())), default="")
+        traffic = sum(_bytes(name, shapes) for name in {*node.input, *node.output})
         shape = shapes.shapes.get(own or node.output[0], ())
-        made.append(
-            TimedLayer(
-                name=node.name or node.output[0],
-                op=node.op_type,
-                nodes=tuple(positions),
-                macs=_macs(node, shapes),
-                traffic=sum(_bytes(name, shapes) for name in {*node.input, *node.output}),
-                channels=shape,
-            )
-        )
+        made.append(TimedLayer(layer_name(nodes), node.op_type, _macs(node, shapes), traffic, shape))
     return made
 
 
 def tag(proto: ModelProto) -> ModelProto:
-    """Return a copy of a model in which the names of nodes and inner tensors tell their layers."""
+    """Return a copy of a model in which the names of nodes and inner tensors start with their layers' tags."""
     fixed = {o.name for o in proto.graph.output} | {n for node in proto.graph.node for n in captured_names(node)}
     names: dict[str, str] = {}
     tagged = copy_without(proto, "graph")
@@ -117,13 +112,13 @@ def tag(proto: ModelProto) -> ModelProto:
 
 
 def tag_of(names: Iterable[str]) -> int | None:
-    """Return the number of the layer that a node belongs to: the latest of those that its names tell, if any does."""
+    """Return the latest layer among the tags in some names, None if there are none."""
     found = [int(number) for name in names for number in _TAG.findall(name)]
     return max(found, default=None)
 
 
 def untagged(name: str) -> str:
-    """Return a name without the tags in it."""
+    """Return a name without its tags."""
     return _TAG.sub("", name)
 
 

@@ -1,10 +1,10 @@
-"""Where the time goes: ONNX Runtime's own profile, read per kernel, with the layer that each kernel belongs to."""
+"""ONNX Runtime's profiles, read per kernel, with the layer that each kernel belongs to."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from onnxprune.model import session as _runtime
 from onnxprune.runtime.provider import Provider
 
 _SUFFIX = "_kernel_time"
-_IGNORED = 3  # first runs, in which memory is laid out
+_IGNORED = 3  # first runs, which allocate memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Kernel:
 
     Attributes:
         name: its name.
-        op: its operator, which may be one that ONNX Runtime made by fusing.
-        domain: the operator's domain; empty where the optimized graph can't be written down.
+        op: its operator, possibly a fused one.
+        domain: the operator's domain; empty if the optimized graph can't be saved.
         provider: the execution provider that runs it.
-        layer: the number of its layer (see `layers`), None for what ONNX Runtime inserted between layers.
-        seconds: its time in one run.
+        layer: the number of its layer (see `layers`), None for nodes inserted between layers.
+        seconds: its time per run.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a provider runs of a model.
+    """The part of a model that a provider runs.
 
     Attributes:
         provider: its name.
-        nodes: its share of the nodes, after fusion.
-        time: its share of the time of all nodes.
+        nodes: its share of the nodes after fusion, 0 to 1.
+        time: its share of the nodes' time, 0 to 1.
     """
 
     provider: str
@@ -64,18 +64,18 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A model's time, kernel by kernel.
+    """A model's time by kernel.
 
     Attributes:
-        kernels: what was run, in order.
-        total: seconds of a whole run, profiling included.
+        kernels: the kernels in the order of their runs.
+        total: seconds of a whole run, including the overhead of profiling.
     """
 
     kernels: tuple[Kernel, ...]
     total: float
 
     def placement(self) -> tuple[Placement, ...]:
-        """Return the providers by their shares; first the one with most of the time."""
+        """Return the providers' shares, largest share of time first."""
         nodes, time = defaultdict[str, int](int), defaultdict[str, float](float)
         for kernel in self.kernels:
             nodes[kernel.provider] += 1
@@ -85,14 +85,14 @@ class Profile:
         return tuple(sorted(found, key=lambda p: -p.time))
 
     def by_layer(self) -> dict[int | None, list[Kernel]]:
-        """Return the kernels of each layer; those of none under None."""
+        """Return the kernels by layer; None holds those that belong to no layer."""
         found: dict[int | None, list[Kernel]] = {}
         for kernel in self.kernels:
             found.setdefault(kernel.layer, []).append(kernel)
         return found
 
     def by_operator(self) -> dict[str, tuple[int, float]]:
-        """Return for each operator its number of kernels and their seconds."""
+        """Return the number of kernels of each operator and their seconds."""
         found: dict[str, tuple[int, float]] = {}
         for kernel in self.kernels:
             count, seconds = found.get(kernel.op, (0, 0.0))
@@ -103,15 +103,15 @@ class Profile:
 def profile(proto: ModelProto, feeds: Feeds, settings: SessionSettings, *, seconds: float, most: int = 200) -> Profile:
     """Profile a model.
 
-    Profiling itself takes time at each kernel, so that the shares say more than the sum. On a GPU, where kernels only
-    start here and run on, times are those of starting; who runs what is right all the same.
+    Profiling adds time to each kernel, so shares are more accurate than sums. On GPUs, whose kernels run
+    asynchronously, times are those of launching kernels; the placement is right nevertheless.
 
     Args:
         proto: the model.
         feeds: an array for each input.
-        settings: the session's.
-        seconds: how long to run it, about.
-        most: runs at most.
+        settings: the session's settings.
+        seconds: approximate time to run it.
+        most: maximum number of runs.
 
     Raises:
         UsageError: the provider isn't available (OP608).
@@ -122,22 +122,23 @@ def profile(proto: ModelProto, feeds: Feeds, settings: SessionSettings, *, secon
         written = Path(folder, "optimized.onnx")
         try:
             opened = _session(tagged, settings, Path(folder), written)
-        except ModelError:  # providers that compile the graph can't write down what they made of it
+        except ModelError:  # providers that compile the graph can't save the optimized one
             opened = _session(tagged, settings, Path(folder), None)
         spent, runs = 0.0, 0
         while runs <= _IGNORED or (spent < seconds and runs < most):
-            spent += _timed(lambda: _runtime.run(opened, feeds))
-            runs += 1
+            start = perf_counter()
+            _runtime.run(opened, feeds)
+            spent, runs = spent + perf_counter() - start, runs + 1
         events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
         return read(events, _graph(written))
 
 
 def read(events: Iterable[Mapping[str, Any]], graph: Mapping[str, tuple[str, int | None]]) -> Profile:
-    """Read the events of a profile.
+    """Build a profile from ONNX Runtime's events.
 
     Args:
-        events: as ONNX Runtime writes them, times in microseconds.
-        graph: the domain and the layer of each node of the optimized graph, as far as it is known.
+        events: the events, times in microseconds.
+        graph: the domain and layer of nodes of the optimized graph, as far as known.
     """
     totals: list[float] = []
     times: dict[str, list[float]] = {}
@@ -148,7 +149,7 @@ def read(events: Iterable[Mapping[str, Any]], graph: Mapping[str, tuple[str, int
             totals.append(event["dur"] * 1e-6)
             end = -1.0
         elif totals and event.get("cat") == "Node" and event["name"].endswith(_SUFFIX) and event["ts"] >= end:
-            # What begins before the last node's end lies inside it: a node of its subgraph, counted with it.
+            # An event that begins before the last node's end is a node of its subgraph, and counted with it.
             name, end = event["name"].removesuffix(_SUFFIX), event["ts"] + event["dur"]
             about.setdefault(name, event["args"])
             own = times.setdefault(name, [])
@@ -174,7 +175,7 @@ def _session(tagged: ModelProto, settings: SessionSettings, folder: Path, writte
 
 
 def _graph(written: Path) -> dict[str, tuple[str, int | None]]:
-    """Read the graph that ONNX Runtime made; of a node that it inserted, the tensors around it tell the layer."""
+    """Return the domain and layer of each node of the optimized graph; an inserted node has its neighbors' layer."""
     if not written.exists():
         return {}
     nodes = onnx.load(written, load_external_data=False).graph.node
@@ -186,28 +187,22 @@ def _graph(written: Path) -> dict[str, tuple[str, int | None]]:
 
 
 def _typical(times: list[float]) -> float:
-    """Return the mean of the faster three quarters: times are cut to microseconds, too coarse for a median."""
+    """Return the mean of the fastest three quarters: times in whole microseconds are too coarse for a median."""
     ordered = np.sort(times[_IGNORED:] or times)
     return float(ordered[: max(1, len(ordered) * 3 // 4)].mean()) if len(ordered) else 0.0
 
 
-def _timed(work: Callable[[], Any]) -> float:
-    start = perf_counter()
-    work()
-    return perf_counter() - start
-
-
 def notes_on_use(name: str, provider: Provider, found: Profile, *, accept: bool = False) -> list[str]:
-    """Tell what ran elsewhere than was asked.
+    """Return notes on nodes that other providers run.
 
     Args:
-        name: the model.
-        provider: the provider that was asked for.
-        found: what ran.
-        accept: whether it may run nothing at all, with a note.
+        name: the model's name.
+        provider: the requested provider.
+        found: the model's profile.
+        accept: whether the provider may run no node at all.
 
     Raises:
-        UsageError: it runs nothing, and that isn't accepted (OP608).
+        UsageError: it runs no node, and that isn't accepted (OP608).
     """
     own = next((p for p in found.placement() if p.provider == provider.name), None)
     others = ", ".join(p.provider for p in found.placement() if p.provider != provider.name)
@@ -215,7 +210,7 @@ def notes_on_use(name: str, provider: Provider, found: Profile, *, accept: bool 
         cause = f"{provider.name} runs no node of {name}: {others} runs all of them"
         if accept:
             return [cause]
-        raise UsageError("OP608", cause, hint="leave the provider out; `onnxprune doctor` tells more")
+        raise UsageError("OP608", cause, hint="omit the provider; see `onnxprune doctor`")
     if not others:
         return []
     return [

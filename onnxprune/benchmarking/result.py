@@ -1,4 +1,4 @@
-"""What a benchmark found."""
+"""The results of a benchmark."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from onnxprune.benchmarking.paid import LayerChange
 from onnxprune.benchmarking.profile import Placement
+from onnxprune.benchmarking.rounds import Summary
 from onnxprune.benchmarking.settings import BenchmarkSettings
-from onnxprune.benchmarking.statistics import Summary
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.runtime.environment import Environment
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class OperatorTime:
     """The kernels of one operator in a model.
 
     Attributes:
         op: the operator, as ONNX Runtime runs it.
-        count: how many kernels.
-        seconds: their time in one run.
+        count: number of kernels.
+        seconds: their time per run.
     """
 
     op: str
@@ -34,19 +34,19 @@ class Result:
 
     Attributes:
         model: its name.
-        weights: the type that most of its weights have, such as float16; empty if it has none.
+        weights: the type of most of its weights, such as float16; empty if it has none.
         file_size: bytes of its files.
         load: time to open it.
         first: time of the first run.
         latency: the timings.
-        throughput: samples in a second, at the median.
-        speedup: how many times as fast as the first model; None for that itself.
-        settled: whether its median came to rest while it was warmed up.
-        peak_memory: bytes of the host's memory that it takes at most, from opening it; None where nobody keeps count.
-        copies: time to copy inputs to the device and outputs back; None where nothing is copied.
-        placement: which providers run it.
-        provider_options: the options that the provider really ran with.
-        operators: time by operator; empty unless it was profiled.
+        throughput: samples per second, at the median.
+        speedup: speed-up over the first model; None for the first model.
+        settled: whether its median became stable during warm-up.
+        peak_memory: peak bytes of host memory, from opening it; None if unsupported.
+        copies: time to copy inputs to the device and outputs back; None without a device.
+        placement: the providers that run it.
+        provider_options: the provider's effective options.
+        operators: time by operator; empty unless profiled.
     """
 
     model: str
@@ -62,7 +62,7 @@ class Result:
     copies: tuple[float, float] | None
     placement: tuple[Placement, ...]
     provider_options: Mapping[str, str]
-    operators: tuple[Operator, ...] = ()
+    operators: tuple[OperatorTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,11 @@ class Case:
 
     Attributes:
         provider: the provider's short name.
-        batch: samples in a run, as far as it can be told.
+        batch: the batch size, as far as known.
         shapes: the inputs' shapes.
-        results: of every model; the first is what the others are compared with.
-        layers: what became of each layer of the first model in the second; empty unless they were profiled.
-        notes: what must be known to read the results.
+        results: a result per model; the others are compared with the first.
+        layers: each layer in the first and the second model; empty unless profiled.
+        notes: remarks on the results.
     """
 
     provider: str
@@ -88,12 +88,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark with all that it takes to judge it.
+    """A benchmark.
 
     Attributes:
-        environment: where it was measured.
-        settings: how.
-        cases: one for each provider and batch size.
+        environment: the machine and the versions.
+        settings: the settings.
+        cases: one per provider and batch size.
     """
 
     environment: Environment

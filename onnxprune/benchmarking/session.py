@@ -1,4 +1,4 @@
-"""A model opened on an execution provider, ready to be run and timed."""
+"""Sessions that are run and timed, and the process's memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.benchmarking.rounds import Seconds
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.benchmarking.statistics import Seconds
 from onnxprune.errors import ModelError
 from onnxprune.model import session as _runtime
 from onnxprune.runtime.library import import_onnxruntime
@@ -22,18 +22,18 @@ from onnxprune.runtime.library import import_onnxruntime
 Feeds = Mapping[str, NDArray[Any]]
 Run = Callable[[], Any]
 
-_COPIES = 10  # of the inputs and outputs, whose median is told
+_COPIES = 10  # of inputs and outputs, whose median is reported
 
 
-class Opened:
-    """A session and what it is run with.
+class TimedSession:
+    """A session with its inputs.
 
-    On a device, inputs are copied there once and outputs stay there (IOBinding): a run is then the model's own time,
-    and copies are timed apart.
+    On a device, inputs are copied once and outputs stay there (IOBinding), so that runs take the model's own time;
+    copies are timed separately.
 
     Attributes:
         session: ONNX Runtime's session.
-        load: seconds that it took to open it.
+        load: seconds to open it.
         first: seconds of the first run, in which providers allocate, tune and compile.
     """
 
@@ -57,7 +57,7 @@ class Opened:
         self.first = perf_counter() - start
 
     def block(self, runs: int) -> Seconds:
-        """Run it so many times in a row; seconds of each run."""
+        """Run it a number of times in a row; return the seconds of each run, shape (runs,)."""
         run, times = self._run, np.empty(runs)
         for i in range(runs):
             start = perf_counter()
@@ -66,7 +66,7 @@ class Opened:
         return times
 
     def copies(self) -> tuple[float, float] | None:
-        """Time copying the inputs to the device and the outputs back, in seconds; None where nothing is copied."""
+        """Return the seconds to copy inputs to the device and outputs back; None without a device."""
         if self._device is None:
             return None
         outputs = self._binding.get_outputs()
@@ -75,7 +75,7 @@ class Opened:
         return there, back
 
     def provider_options(self) -> dict[str, str]:
-        """Return the options that the provider really runs with; those that it was given, where it tells none."""
+        """Return the provider's effective options; the given ones if it reports none."""
         given = self._settings.chain()[0][1]
         options = given | self.session.get_provider_options().get(self._settings.provider.name, {})
         return {str(key): str(value) for key, value in options.items()}
@@ -83,7 +83,7 @@ class Opened:
     def _once(self) -> None:
         try:
             self._run()
-        except Exception as error:  # ONNX Runtime raises several kinds, none of them documented
+        except Exception as error:  # ONNX Runtime raises several undocumented types
             text = " ".join(str(error).split())[:400]
             raise ModelError("OP122", f"ONNX Runtime can't run the model: {text}") from error
 
@@ -120,13 +120,13 @@ def _timed(work: Run) -> float:
 
 
 def peak_memory_since(base: int | None) -> int | None:
-    """Return the bytes by which this process' memory at its highest exceeds what it held before."""
+    """Return the bytes by which this process's peak memory exceeds a base; None if unsupported."""
     high = memory("VmHWM")
     return None if base is None or high is None else max(0, high - base)
 
 
-def forget_peak() -> int | None:
-    """Let the kernel forget the process' highest memory; return what it holds now, None where nobody keeps count."""
+def reset_peak_memory() -> int | None:
+    """Reset this process's peak memory counter; return its memory in bytes, None if unsupported."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # see proc_pid_clear_refs(5)
         return memory("VmRSS")
@@ -134,7 +134,7 @@ def forget_peak() -> int | None:
 
 
 def memory(key: str) -> int | None:
-    """Return a figure of this process' memory in bytes, None off Linux."""
+    """Return an entry of this process's memory status in bytes; None on systems other than Linux."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{key}:"):

@@ -1,7 +1,7 @@
-"""A model in a process of its own: nothing that another model did disturbs it, and its peak of memory is its own.
+"""Timing a model in a process of its own, isolated from other models, which also measures its peak memory.
 
-The two processes talk in lines of JSON over the child's standard streams: the parent sends a request, the child answers
-each with one line. Inputs travel in an .npz file.
+The processes exchange lines of JSON over the child's standard streams: one answer for each request. Inputs are passed
+in an .npz file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune import errors
-from onnxprune.benchmarking.session import Feeds, Opened, forget_peak, peak_memory_since
+from onnxprune.benchmarking.rounds import Seconds
+from onnxprune.benchmarking.session import Feeds, TimedSession, peak_memory_since, reset_peak_memory
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.benchmarking.statistics import Seconds
 from onnxprune.errors import BenchmarkError, OnnxPruneError
 from onnxprune.model.file import save
 from onnxprune.runtime.provider import Provider
@@ -30,11 +30,11 @@ from onnxprune.runtime.provider import Provider
 _START = "import sys; sys.path[:] = {path!r}; from onnxprune.benchmarking.worker import main; main()"
 
 
-class Worker:
-    """A child process that has a model open; used in a ``with`` statement, at whose end it leaves.
+class TimedProcess:
+    """A child process with an open model; a context manager that ends the process.
 
     Attributes:
-        load: seconds that opening took there.
+        load: seconds to open the model.
         first: seconds of the first run.
     """
 
@@ -42,7 +42,7 @@ class Worker:
         """Start a process and open a model there.
 
         Raises:
-            OnnxPruneError: whatever went wrong there.
+            OnnxPruneError: any error in the process.
             BenchmarkError: the process died (OP802).
         """
         self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
@@ -65,19 +65,19 @@ class Worker:
         self._copies = opened["copies"]
 
     def block(self, runs: int) -> Seconds:
-        """Run the model so many times in a row; seconds of each run."""
+        """Run the model a number of times in a row; return the seconds of each run, shape (runs,)."""
         return np.array(self._ask(runs=runs)["seconds"], dtype=np.float64)
 
     def copies(self) -> tuple[float, float] | None:
-        """Return the seconds that copies to and from the device take; None where nothing is copied."""
+        """Return the seconds to copy inputs to the device and outputs back; None without a device."""
         return None if self._copies is None else (self._copies[0], self._copies[1])
 
     def provider_options(self) -> dict[str, str]:
-        """Return the options that the provider really runs with."""
+        """Return the provider's effective options."""
         return self._options
 
     def peak_memory(self) -> int | None:
-        """Return the bytes that the model took at most, from opening it until now; None where nobody keeps count."""
+        """Return the model's peak memory in bytes, from opening it until now; None if unsupported."""
         peak = self._ask(peak=True)["peak"]
         return None if peak is None else int(peak)
 
@@ -89,8 +89,8 @@ class Worker:
         self._process.stdout.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> Worker:
-        """Give the worker itself."""
+    def __enter__(self) -> TimedProcess:
+        """Return the process."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -106,7 +106,7 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            cause = f"the process that ran the model ended with status {self._process.wait()}"
+            cause = f"the process that ran the model exited with status {self._process.wait()}"
             raise BenchmarkError("OP802", cause, hint="ONNX Runtime or a provider crashed, or memory ran out")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -116,14 +116,14 @@ class Worker:
 
 
 def main() -> None:
-    """Be the child."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what a provider prints mustn't come between the answers
+    """Run the child process: open the model, then answer requests until the input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # keeps a provider's output out of the answers
 
     def answer(**fields: Any) -> None:
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
-    base = forget_peak()
+    base = reset_peak_memory()
     try:
         opened = _open(json.loads(sys.stdin.readline()))
     except OnnxPruneError as error:
@@ -138,9 +138,9 @@ def main() -> None:
             answer(peak=peak_memory_since(base))
 
 
-def _open(request: Mapping[str, Any]) -> Opened:
+def _open(request: Mapping[str, Any]) -> TimedSession:
     settings = dict(request["settings"])
     settings["provider"] = Provider(**settings["provider"])
     with np.load(request["feeds"], allow_pickle=False) as arrays:
         feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(request["names"])}
-    return Opened(Path(request["model"]), feeds, SessionSettings(**settings))
+    return TimedSession(Path(request["model"]), feeds, SessionSettings(**settings))

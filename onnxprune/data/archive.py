@@ -1,4 +1,4 @@
-"""Zip archives from strangers: members are read one by one, checked, and never unpacked to where they ask."""
+"""Untrusted zip archives: members are checked and read one by one, and never extracted to their own paths."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from onnxprune.errors import DataError
 _ENCRYPTED = 0x1
 _LOCAL_HEADER = 30  # bytes, before the member's name
 _CHUNK = 1 << 20
-_SUSPICIOUS = 1 << 30  # bytes of a member that are plausible only
-_RATIO = 100  # if it isn't packed more tightly than so many to one
+_SUSPICIOUS = 1 << 30  # bytes; larger members are refused if they are
+_RATIO = 100  # times larger than compressed
 FILE_LIMIT = 1 << 28
-"""Bytes of one image file."""
+"""Maximum size of an image file, in bytes."""
 
 
 class Archive:
     """A zip archive, open for reading."""
 
     def __init__(self, path: Path) -> None:
-        """Open an archive and check its list of members.
+        """Open an archive and check its directory.
 
         Raises:
             DataError: it can't be read (OP701), or is damaged or unsafe (OP704).
@@ -42,7 +42,7 @@ class Archive:
             self._check(info)
 
     def read(self, name: str) -> bytes:
-        """Read a member that holds one image.
+        """Return the bytes of a member that holds one image.
 
         Raises:
             DataError: it is too large or damaged (OP704).
@@ -53,7 +53,7 @@ class Archive:
             return self._zip.read(name)
 
     def array(self, name: str) -> Array:
-        """Map a member that is a .npy file into memory: where it lies, or once it is unpacked to a nameless file.
+        """Memory-map a .npy member: in place if it is stored, else from an anonymous temporary file.
 
         Raises:
             DataError: it is damaged (OP703, OP704), empty (OP702), or doesn't fit on the disk (OP701).
@@ -73,7 +73,7 @@ class Archive:
         return map_array(unpacked, header, 0, where)
 
     def where(self, name: str) -> str:
-        """Name a member in messages."""
+        """Return a member's name for messages."""
         return f"{self.path}: {name}"
 
     def _check(self, info: zipfile.ZipInfo) -> None:
@@ -90,7 +90,7 @@ class Archive:
             raise DataError("OP704", cause, where=where)
 
     def _offset(self, info: zipfile.ZipInfo) -> int:
-        """Find where a stored member's bytes lie: after its local header, a name and an extra field."""
+        """Return the position of a stored member's bytes: after its local header, name and extra field."""
         with self.path.open("rb") as file:
             file.seek(info.header_offset)
             name, extra = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
@@ -105,6 +105,6 @@ class Archive:
             raise DataError("OP701", f"can't read the file: {error.strerror or error}", where=where) from error
         except DataError:
             raise
-        except Exception as error:  # zlib, lzma and zipfile have errors of their own
+        except Exception as error:  # zlib, lzma and zipfile raise their own types
             what = "the archive" if name is None else "the member"
             raise DataError("OP704", f"{what} is damaged: {error}", where=where) from error

@@ -1,25 +1,23 @@
-"""Data in arrays: in memory, or mapped from .npz and .npy files."""
+"""Data in arrays: in memory, or memory-mapped from .npz and .npy files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.archive import Archive
-from onnxprune.data.batch import Array, Batch, chunks
+from onnxprune.data.batch import Array, Batch, Source, chunks
+from onnxprune.data.inputs import InputSpec, assign
 from onnxprune.data.npy import map_npy
-from onnxprune.data.ports import InputSpec, assign
 from onnxprune.errors import DataError
 
 
-class ArraySource:
+class ArraySource(Source):
     """Samples along the first axis of arrays."""
-
-    sequential: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -29,14 +27,14 @@ class ArraySource:
         constants: Mapping[str, Array] | None = None,
         whole: bool = False,
     ) -> None:
-        """Take arrays that belong together.
+        """Check that the arrays have the same number of samples.
 
         Args:
-            where: what to call them in messages.
-            inputs: an array for each of a model's inputs, samples along the first axis.
+            where: their name, for messages.
+            inputs: an array for each model input, samples along the first axis.
             labels: an array of labels, likewise.
             constants: arrays for inputs that are the same for all samples.
-            whole: whether a sample is all that the model takes at once, without an axis of samples.
+            whole: whether each sample has the model's own shapes, without an axis of samples.
 
         Raises:
             DataError: the arrays have different lengths (OP706, OP708), or there are no samples (OP702).
@@ -55,11 +53,6 @@ class ArraySource:
             raise DataError("OP708", f"there are {count} labels for {self._length} samples", where=where)
 
     @property
-    def known_length(self) -> int | None:
-        """How many samples there are."""
-        return self._length
-
-    @property
     def labeled(self) -> bool:
         """Whether there is an array of labels."""
         return self.labels is not None
@@ -68,12 +61,8 @@ class ArraySource:
         """Count the samples."""
         return self._length
 
-    def name(self, index: int) -> str:
-        """Name a sample in a message."""
-        return f"{self.where}, sample {index}"
-
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
-        """Read samples (None for all), so many at a time; whole ones singly."""
+        """Yield samples (None for all) in batches of a size; whole samples come one by one."""
         chosen = np.arange(self._length) if indices is None else indices
         for rows in chunks(chosen, 1 if self.whole else size):
             labels = None if self.labels is None else _take(self.labels, rows)
@@ -84,7 +73,7 @@ class ArraySource:
 
 
 def archive_arrays(archive: Archive) -> dict[str, Array]:
-    """Map the .npy members of an archive.
+    """Memory-map the .npy members of an archive.
 
     Raises:
         DataError: one is damaged or empty (OP701 to OP704).
@@ -93,7 +82,7 @@ def archive_arrays(archive: Archive) -> dict[str, Array]:
 
 
 def folder_arrays(path: Path) -> dict[str, Array]:
-    """Map the .npy files of a folder.
+    """Memory-map the .npy files of a folder.
 
     Raises:
         DataError: one can't be read, is damaged or empty (OP701 to OP703).
@@ -104,13 +93,13 @@ def folder_arrays(path: Path) -> dict[str, Array]:
 def array_source(
     arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str
 ) -> tuple[ArraySource, tuple[str, ...]]:
-    """Assign arrays to a model's inputs.
+    """Match arrays to a model's inputs.
 
-    An array with one axis more than its input holds samples that are each all that the model takes at once; then the
-    others do too, or hold for all samples.
+    If an array has one axis more than its input, its samples are whole: each has the input's own shape. Arrays of the
+    other inputs are then stacked likewise, or apply to all samples.
 
     Returns:
-        The source, and sentences on what was assumed.
+        The source, and notes on what was assumed.
 
     Raises:
         DataError: the arrays don't fit (OP702, OP706, OP708).
@@ -126,7 +115,7 @@ def array_source(
 
 
 def _take(array: Array, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Copy rows of an array, which may be mapped, in this machine's byte order."""
+    """Copy rows of an array, in native byte order."""
     first, last = int(rows[0]), int(rows[-1])
     adjacent = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
     taken = array[first : last + 1] if adjacent else array[rows]

@@ -1,7 +1,8 @@
-"""What data are to the rest of the package: samples in a fixed order, given in batches."""
+"""Batches, and the interfaces of datasets and of the sources behind them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -13,7 +14,7 @@ Array = NDArray[Any]
 Indices = Sequence[int] | NDArray[np.int64]
 
 IGNORED = -1
-"""The label of what isn't to be judged: a sample, or a position of a dense label."""
+"""The label of a sample, or of a position of a dense label, that isn't evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,10 @@ class Batch:
     """Some samples.
 
     Attributes:
-        inputs: an array for each of a model's inputs. Samples are along the first axis, except that an array without
-            axes holds for all of them.
-        labels: what is known of the samples, along the first axis: class indices [n], classes of positions
-            [n, ...], or whatever a user's metric takes; `IGNORED` where a class isn't to be judged.
-        whole: whether the inputs are one sample as the model takes it: the model's inputs have no common axis of
-            samples.
+        inputs: an array for each model input, samples along the first axis. A scalar array applies to all samples.
+        labels: labels, samples along the first axis: class indices [n], classes of positions [n, ...], or whatever a
+            user's metric takes; `IGNORED` for classes that aren't evaluated.
+        whole: whether the inputs are a single sample in the model's own shapes, without an axis of samples.
     """
 
     inputs: Mapping[str, Array]
@@ -35,71 +34,82 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
+        """Number of samples."""
         if self.whole:
             return 1
         return next(len(array) for array in self.inputs.values() if array.ndim)
 
 
 class Dataset(Protocol):
-    """Samples in a fixed order that can be gone through any number of times."""
+    """Samples in a fixed order that can be iterated any number of times."""
 
     @property
     def known_length(self) -> int | None:
-        """How many samples there are, or None if they would have to be read to know."""
+        """Number of samples, or None if they have to be read to count them."""
 
     @property
     def labeled(self) -> bool:
         """Whether batches have labels."""
 
     def __len__(self) -> int:
-        """Count the samples; a stream is read once for it."""
+        """Count the samples. A stream is read once for this."""
 
     def name(self, position: int) -> str:
-        """Name a sample in a message: the file or the array, and where in it."""
+        """Return a sample's name for messages: its file or array, and the position there."""
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Go through the samples, so many at a time, the last batch perhaps fewer.
+        """Yield the samples in batches of a size; the last batch may be smaller.
 
-        A model of fixed batch size gets batches of its size instead.
+        Models with a fixed batch size get batches of that size instead.
 
         Raises:
             DataError: data can't be read, or don't fit the model.
         """
 
     def subset(self, indices: Indices) -> Dataset:
-        """Give some of the samples in the order of their indices; a stream gives them in its own order.
+        """Return some of the samples, in the order of the indices; streams keep their own order.
 
         Raises:
-            DataError: an index is out of range, or there is none (OP712).
+            DataError: an index is out of range, or there are no indices (OP712).
         """
 
 
-class Source(Protocol):
-    """Samples as they are stored, before anything is done to them."""
+class Source(ABC):
+    """Stored samples, before preprocessing.
 
-    sequential: ClassVar[bool]
+    Attributes:
+        where: name of the source, for messages.
+    """
+
+    sequential: ClassVar[bool] = False
     """Whether samples can only be read in ascending order of their indices."""
+
+    where: str
 
     @property
     def known_length(self) -> int | None:
-        """How many samples there are, or None if they would have to be read to know."""
+        """Number of samples, or None if they have to be read to count them."""
+        return len(self)
 
     @property
+    @abstractmethod
     def labeled(self) -> bool:
         """Whether batches have labels."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Count the samples."""
 
     def name(self, index: int) -> str:
-        """Name a sample in a message."""
+        """Return a sample's name for messages."""
+        return f"{self.where}, sample {index}"
 
+    @abstractmethod
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
-        """Read samples (None for all), so many at a time."""
+        """Yield samples (None for all) in batches of a size."""
 
 
 def chunks(indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Cut indices into pieces of a size."""
+    """Split indices into pieces of a size; the last may be smaller."""
     for start in range(0, len(indices), size):
         yield indices[start : start + size]

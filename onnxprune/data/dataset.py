@@ -1,4 +1,4 @@
-"""Data brought to a model's inputs: what `open_data` returns."""
+"""Data converted to a model's inputs: what `open_data` returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.data.batch import IGNORED, Array, Batch, Dataset, Indices, Source
 from onnxprune.data.fit import Fit
-from onnxprune.data.ports import fixed_batch
+from onnxprune.data.inputs import fixed_batch
 from onnxprune.data.recipe import Recipe
 from onnxprune.errors import DataError
 
@@ -22,11 +22,11 @@ class Data:
     """Samples of a source, preprocessed and checked: a `Dataset`.
 
     Attributes:
-        source: where the samples are.
-        fits: what brings each array to its input.
-        recipe: what is done to labels.
+        source: the stored samples.
+        fits: the conversion of each input's arrays.
+        recipe: the preprocessing of labels.
         chosen: indices of the samples, None for all.
-        notes: sentences on what was assumed.
+        notes: what was assumed.
     """
 
     source: Source
@@ -37,7 +37,7 @@ class Data:
 
     @property
     def known_length(self) -> int | None:
-        """How many samples there are, or None if they would have to be read to know."""
+        """Number of samples, or None if they have to be read to count them."""
         return self.source.known_length if self.chosen is None else len(self.chosen)
 
     @property
@@ -46,17 +46,17 @@ class Data:
         return self.source.labeled and self.recipe.labels != "none"
 
     def __len__(self) -> int:
-        """Count the samples; a stream is read once for it."""
+        """Count the samples. A stream is read once for this."""
         return len(self.source) if self.chosen is None else len(self.chosen)
 
     def name(self, position: int) -> str:
-        """Name the sample at a position of this dataset."""
+        """Return the name of the sample at a position of this dataset."""
         if self.chosen is None:
             return self.source.name(position)
         return self.source.name(int(self.chosen[position]))
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Go through the samples, so many at a time, or as many as the model is made for.
+        """Yield the samples in batches of a size, or of the model's fixed batch size.
 
         Raises:
             DataError: data can't be read, don't fit the model, or aren't finite (OP701 to OP710).
@@ -67,14 +67,14 @@ class Data:
             start += batch.count
 
     def subset(self, indices: Indices) -> Data:
-        """Give some of the samples in the order of their indices; a stream gives them in its own order.
+        """Return some of the samples, in the order of the indices; streams keep their own order.
 
         Raises:
-            DataError: an index is out of range, or there is none (OP712).
+            DataError: an index is out of range, or there are no indices (OP712).
         """
         wanted = np.asarray(indices, np.int64)
         if not wanted.size or wanted.min() < 0 or wanted.max() >= len(self):
-            raise DataError("OP712", f"indices of a subset are from 0 to {len(self) - 1}, one at least")
+            raise DataError("OP712", f"a subset needs at least one index, each from 0 to {len(self) - 1}")
         chosen = wanted if self.chosen is None else self.chosen[wanted]
         return replace(self, chosen=np.sort(chosen) if self.source.sequential else chosen)
 
@@ -93,7 +93,7 @@ class Data:
         return Batch(inputs, None if labels is None else self._labels(labels, start), batch.whole)
 
     def _labels(self, labels: Array, start: int) -> Array:
-        """Bring class labels to the model's indices; what isn't whole numbers or names is left as it is."""
+        """Convert class labels, integers or names, to the model's indices; leave other labels unchanged."""
         if labels.dtype.kind in "US":
             labels = self._from_names(labels.astype(str), start)
         if labels.dtype.kind not in "biu":
@@ -102,42 +102,44 @@ class Data:
                 raise DataError("OP707", "a label isn't finite", where=self._place(finite, start))
             return labels
         classes = labels.astype(np.int64)
-        judged = np.full(classes.shape, True) if self.recipe.ignore is None else classes != self.recipe.ignore
-        sound = ~judged | (classes >= max(0, -self.recipe.label_offset))
-        if not sound.all():
-            wrong = classes[~sound][0]
+        counted = np.full(classes.shape, True) if self.recipe.ignore is None else classes != self.recipe.ignore
+        valid = ~counted | (classes >= max(0, -self.recipe.label_offset))
+        if not valid.all():
+            wrong = classes[~valid][0]
             cause = f"the label {wrong} with label_offset={self.recipe.label_offset} is no class"
-            hint = f"say ignore={wrong} if it marks what isn't to be judged"
-            raise DataError("OP708", cause, where=self._place(sound, start), hint=hint)
-        return np.where(judged, classes + self.recipe.label_offset, IGNORED)
+            hint = f"add ignore={wrong} if it marks what isn't to be evaluated"
+            raise DataError("OP708", cause, where=self._place(valid, start), hint=hint)
+        return np.where(counted, classes + self.recipe.label_offset, IGNORED)
 
     def _from_names(self, labels: NDArray[np.str_], start: int) -> NDArray[np.int64]:
         if self.recipe.classes is None:
-            advice = "say classes=NAME,NAME,... in the model's order, or labels=none to do without"
-            raise DataError("OP708", "the labels are names", where=self.name(start), hint=advice)
+            hint = "add classes=NAME,NAME,... in the model's order, or labels=none to ignore them"
+            raise DataError("OP708", "the labels are names", where=self.name(start), hint=hint)
         order = {name: index for index, name in enumerate(self.recipe.classes)}
         known = np.isin(labels, self.recipe.classes)
         if not known.all():
             name = str(labels[~known][0])
             near = get_close_matches(name, order, n=1)
-            cause, hint = f"the label {name!r} is not one of the classes", f"did you mean {near[0]}?" if near else None
-            raise DataError("OP708", cause, where=self._place(known, start), hint=hint)
+            cause = f"the label {name!r} is not one of the classes"
+            suggestion = f"did you mean {near[0]}?" if near else None
+            raise DataError("OP708", cause, where=self._place(known, start), hint=suggestion)
         return np.vectorize(order.__getitem__, [np.int64])(labels)  # type: ignore[no-any-return]
 
-    def _place(self, sound: NDArray[Any], start: int) -> str:
-        return self.name(start + int(np.argwhere(~sound)[0][0]))
+    def _place(self, valid: NDArray[Any], start: int) -> str:
+        """Return the name of the first sample with an invalid label."""
+        return self.name(start + int(np.argwhere(~valid)[0][0]))
 
 
 def split(data: Dataset, held_out: int | float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Split data at random into a part to calibrate on and a part to judge by, without overlap.
+    """Split data at random into a calibration part and a held-out part, without overlap.
 
     Args:
         data: the samples.
-        held_out: size of the second part, a number of samples or a share below 1.
-        seed: seed of the choice.
+        held_out: size of the held-out part, a number of samples or a fraction below 1.
+        seed: random seed.
 
     Returns:
-        The rest, and the part held out, both in the order of the data.
+        The rest, and the held-out part, both in the order of the data.
 
     Raises:
         DataError: a part would be empty (OP712).
@@ -149,25 +151,3 @@ def split(data: Dataset, held_out: int | float, *, seed: int = 0) -> tuple[Datas
     order = np.random.default_rng(seed).permutation(count)
     rest, held = np.sort(order[size:]), np.sort(order[:size])
     return data.subset(rest), data.subset(held)
-
-
-def choose(count: int, limit: int | None, seed: int) -> NDArray[np.int64] | None:
-    """Choose samples at random, in order; None for all of them.
-
-    Raises:
-        DataError: the limit isn't positive (OP712).
-    """
-    check_limit(limit)
-    if limit is None or limit >= count:
-        return None
-    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False)).astype(np.int64)
-
-
-def check_limit(limit: int | None) -> None:
-    """Refuse a limit that lets nothing through.
-
-    Raises:
-        DataError: it isn't positive (OP712).
-    """
-    if limit is not None and limit < 1:
-        raise DataError("OP712", f"a limit of {limit} leaves no samples")

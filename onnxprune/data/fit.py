@@ -1,7 +1,8 @@
-"""What is done to an array before a model takes it, decided by its shape and type."""
+"""How an array becomes a model input: guessed from shapes and types, completed by the recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,27 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import Array
-from onnxprune.data.guess import guess_recipe, layout_of
+from onnxprune.data.inputs import Dims, InputSpec
 from onnxprune.data.pixels import arithmetic, reshape_images, values
-from onnxprune.data.ports import InputSpec
-from onnxprune.data.recipe import Recipe
+from onnxprune.data.recipe import WHERE, Channels, Layout, Recipe, merge
 from onnxprune.errors import DataError
 
-_CHANNELS = (1, 3, 4)
-_WHERE = "preprocessing recipe"
+_CHANNELS: Mapping[int, Channels] = {1: "GRAY", 3: "RGB", 4: "RGBA"}
+_IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+_IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The way from a stored array to an input.
+    """The conversion of stored arrays to a model input.
 
     Attributes:
         spec: the input.
-        rank: number of axes of the arrays that it is for.
+        rank: number of axes of the arrays.
         dtype: their type.
-        recipe: what to do, completed from the input where the array holds images.
-        images: where an array of images has its channels (0 if nowhere), None for other arrays.
-        whole: whether a sample is all that the model takes at once.
+        recipe: the preprocessing, completed from the input if the arrays hold images.
+        images: the channel axis of arrays of images (0 if they have none), None for other arrays.
+        whole: whether samples come one by one in the model's own shapes.
         note: what was assumed.
     """
 
@@ -66,33 +67,35 @@ class Fit:
 def fit(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype, recipe: Recipe, *, whole: bool = False) -> Fit:
     """Decide how an array becomes an input.
 
-    Bytes for an image input are images: they go through the recipe, completed by a guess. Other numbers are taken to
-    be prepared already, but what the recipe says of values, and the order of axes, still applies.
+    Bytes for an image input are images: the recipe applies to them, completed by a guess. Other numbers are taken as
+    preprocessed, except that the recipe's values and layout still apply.
 
     Args:
         spec: the input.
         shape: the array's shape, samples along the first axis.
         dtype: its type.
-        recipe: what is known.
-        whole: whether a sample is all that the model takes at once.
+        recipe: the given preprocessing.
+        whole: whether samples come one by one in the model's own shapes.
 
     Raises:
-        DataError: the recipe asks for what can't be done to such an array (OP709).
+        DataError: the recipe can't be applied to such an array (OP709).
     """
     if recipe.dtype not in (None, spec.dtype.name):
-        raise DataError("OP709", f"dtype is {recipe.dtype}, but input {spec} isn't", where=_WHERE)
+        raise DataError("OP709", f"dtype is {recipe.dtype}, but input {spec} isn't", where=WHERE)
     bytes_ = dtype == np.uint8
     axis = None if whole else _channel_axis(shape)
     layout = recipe.layout or layout_of(spec.shape)
     if layout is None:
         if bytes_ and axis and (spec.shape is None or len(spec.shape) == 4):
-            hint = "say layout=NCHW or layout=NHWC"
-            raise DataError("OP709", f"where does input {spec} have its channels?", where=_WHERE, hint=hint)
+            hint = "add layout=NCHW or layout=NHWC"
+            raise DataError("OP709", f"where does input {spec} have its channels?", where=WHERE, hint=hint)
         axis = None
     if axis is not None and bytes_:
         complete, note = guess_recipe(spec.name, spec.shape, spec.dtype, recipe)
         return Fit(spec, len(shape), dtype, complete, axis, note=note)
-    _refuse_geometry(recipe, spec)
+    if recipe.has_geometry:
+        cause = f"input {spec} gets arrays that aren't 8-bit images, and only those can be resized or cropped"
+        raise DataError("OP709", cause, where=WHERE)
     if axis is not None and not (recipe.channels is None and not recipe.has_values and spec.takes(shape)):
         complete, _ = guess_recipe(spec.name, spec.shape, spec.dtype, recipe)
         kept = Recipe(
@@ -102,8 +105,64 @@ def fit(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype, recipe: Recipe
     return Fit(spec, len(shape), dtype, recipe, whole=whole)
 
 
+def layout_of(shape: Dims | None) -> Layout | None:
+    """Return the layout of an image input, by where 1, 3 or 4 channels are; None if it isn't one."""
+    if shape is None or len(shape) != 4:
+        return None
+    if shape[1] in _CHANNELS:
+        return "NCHW"
+    return "NHWC" if shape[3] in _CHANNELS else None
+
+
+def guess_recipe(
+    name: str, shape: Dims | None, dtype: np.dtype, given: Recipe | None = None
+) -> tuple[Recipe, str | None]:
+    """Complete a recipe for images from a model's input.
+
+    Layout, type, number of channels and size follow from the input. The value range can't be known and is guessed:
+    color images are normalized by ImageNet's mean and deviation in NCHW models (as in PyTorch), to -1..1 in NHWC models
+    (as in TensorFlow); gray images are scaled to 0..1; integers stay raw.
+
+    Args:
+        name: the input's name.
+        shape: its shape, None for unknown sizes.
+        dtype: its type.
+        given: the given preprocessing.
+
+    Returns:
+        The recipe, and a sentence on what was assumed; None if nothing was.
+    """
+    given = given or Recipe()
+    layout = given.layout or layout_of(shape)
+    facts: dict[str, object] = {"layout": layout, "dtype": dtype.name}
+    if shape is not None and len(shape) == 4 and layout is not None:
+        channels, *size = (shape[1], *shape[2:]) if layout == "NCHW" else (shape[3], *shape[1:3])
+        facts["channels"] = _CHANNELS.get(channels or 0)
+        height, width = size
+        if not given.has_geometry and height and width:
+            square = height == width
+            facts |= {"resize": height, "crop": (height, width)} if square else {"resize": (height, width)}
+    known = merge(given, Recipe(**facts))  # type: ignore[arg-type]
+    complete = known if given.has_values else merge(known, _guess_values(known, dtype))
+    if complete == given:
+        return given, None
+    text = f"assumed for input {name!r}: {complete}"
+    return complete, text if given.has_values else f"{text} (the values are a guess)"
+
+
+def _guess_values(recipe: Recipe, dtype: np.dtype) -> Recipe:
+    if dtype.kind in "biu":
+        return Recipe()
+    if recipe.channels not in ("RGB", "BGR"):
+        return Recipe(scale=1 / 255)
+    if recipe.layout == "NHWC":
+        return Recipe(scale=1 / 127.5, mean=(1.0,))
+    order = slice(None, None, -1 if recipe.channels == "BGR" else 1)
+    return Recipe(scale=1 / 255, mean=_IMAGENET_MEAN[order], std=_IMAGENET_STD[order])
+
+
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Find where an array of images has its channels: last, first after the samples, or nowhere (0)."""
+    """Return the channel axis of an array of images: the last, the second, or 0 for none; None for other arrays."""
     if len(shape) == 3:
         return 0
     if len(shape) != 4:
@@ -111,14 +170,8 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
     return 3 if shape[3] in _CHANNELS else 1 if shape[1] in _CHANNELS else None
 
 
-def _refuse_geometry(recipe: Recipe, spec: InputSpec) -> None:
-    if recipe.has_geometry:
-        cause = f"input {spec} gets arrays that aren't images of 8 bits, and only those can be resized or cropped"
-        raise DataError("OP709", cause, where=_WHERE)
-
-
 def _cast(array: NDArray[Any], spec: InputSpec, where: str) -> Array:
-    """Convert to the input's type without loss, except of a float's precision."""
+    """Convert to the input's type; only floats may lose precision."""
     if array.dtype == spec.dtype:
         return array
     if array.dtype.kind not in "US":

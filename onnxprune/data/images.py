@@ -1,23 +1,24 @@
-"""Data in image files: a folder or a zip archive of them, decoded when they are needed."""
+"""Data in image files, in a folder or a zip archive, decoded on demand."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.data.archive import FILE_LIMIT, Archive
-from onnxprune.data.batch import Batch, chunks
+from onnxprune.data.archive import FILE_LIMIT
+from onnxprune.data.batch import Batch, Source, chunks
 from onnxprune.data.pixels import SUFFIXES, Pixels
 from onnxprune.data.recipe import Recipe
 from onnxprune.errors import DataError
 
 _PREFIX = re.compile(r"(\d+)_")  # 0017_n01443537_goldfish.jpg
+_DIGITS = 18  # of a label, to fit int64
 _SHOWN = 12
 
 
@@ -25,31 +26,31 @@ class Files(Protocol):
     """Files by name."""
 
     @property
-    def members(self) -> Sequence[str]:
-        """Their names, in order, with / between folders."""
+    def members(self) -> Iterable[str]:
+        """Their names, with / between folders."""
 
     def read(self, name: str) -> bytes:
-        """Read one."""
+        """Return a file's bytes."""
 
     def where(self, name: str) -> str:
-        """Name one in messages."""
+        """Return a file's name for messages."""
 
 
 class FolderFiles:
-    """The image files below a folder; links to folders aren't followed."""
+    """The files under a folder; links to folders aren't followed."""
 
     def __init__(self, path: Path) -> None:
-        """List the files below a folder.
+        """List the files under a folder.
 
         Raises:
-            DataError: it can't be read (OP701).
+            DataError: a folder can't be read (OP701).
         """
         self.path = path
         found = (Path(folder, file) for folder, _, files in os.walk(path, onerror=_unreadable) for file in files)
-        self.members = sorted(name for file in found if _is_image(name := file.relative_to(path).as_posix()))
+        self.members = [file.relative_to(path).as_posix() for file in found]
 
     def read(self, name: str) -> bytes:
-        """Read a file.
+        """Return a file's bytes.
 
         Raises:
             DataError: it can't be read, or is too large (OP701).
@@ -68,42 +69,31 @@ class FolderFiles:
         return content
 
     def where(self, name: str) -> str:
-        """Name a file in messages."""
+        """Return a file's name for messages."""
         return str(self.path / name)
 
 
-class ZipFiles:
-    """The image files of a zip archive."""
-
-    def __init__(self, archive: Archive) -> None:
-        """List the images among an archive's members."""
-        self.archive = archive
-        self.members = sorted(n for n in archive.members if _is_image(n))
-        self.read, self.where = archive.read, archive.where
-
-
-class ImageSource:
-    """Images decoded batch by batch."""
-
-    sequential: ClassVar[bool] = False
+class ImageSource(Source):
+    """Images, decoded batch by batch."""
 
     def __init__(
-        self, files: Files, labels: NDArray[np.int64] | None, name: str, prepare: Callable[[bytes, str], Pixels]
+        self,
+        files: Files,
+        names: Sequence[str],
+        labels: NDArray[np.int64] | None,
+        input_name: str,
+        prepare: Callable[[bytes, str], Pixels],
     ) -> None:
-        """Take files and what makes arrays of them.
+        """Set the files and their decoder.
 
         Args:
-            files: the files.
+            files: where the images are.
+            names: their names.
             labels: the class of each.
-            name: the input that they are for.
-            prepare: decodes a file of a name.
+            input_name: the model input that they are for.
+            prepare: decodes a file's bytes, given its name for messages.
         """
-        self.files, self.labels, self.input, self.prepare = files, labels, name, prepare
-
-    @property
-    def known_length(self) -> int | None:
-        """How many images there are."""
-        return len(self)
+        self.files, self.names, self.labels, self.input, self.prepare = files, names, labels, input_name, prepare
 
     @property
     def labeled(self) -> bool:
@@ -112,67 +102,82 @@ class ImageSource:
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self.files.members)
+        return len(self.names)
 
     def name(self, index: int) -> str:
-        """Name an image in a message."""
-        return self.files.where(self.files.members[index])
+        """Return an image's name for messages."""
+        return self.files.where(self.names[index])
 
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
-        """Decode images (None for all), so many at a time.
+        """Yield decoded images (None for all) in batches of a size.
 
         Raises:
-            DataError: one can't be read or decoded (OP701, OP704, OP705), or differs in size from its batch (OP706).
+            DataError: an image can't be read or decoded (OP701, OP704, OP705), or images of a batch differ in size
+                (OP706).
         """
         chosen = np.arange(len(self)) if indices is None else indices
         for rows in chunks(chosen, size):
             images = []
-            for name in (self.files.members[i] for i in rows):
+            for name in (self.names[i] for i in rows):
                 images.append(self.prepare(self.files.read(name), self.files.where(name)))
                 if images[-1].shape != images[0].shape:
                     sizes = " and ".join(f"{h}x{w}" for h, w, _ in (images[0].shape, images[-1].shape))
-                    hint = "say resize=HEIGHTxWIDTH"
-                    cause = f"images of different sizes, {sizes}"
+                    cause, hint = f"images of different sizes, {sizes}", "add resize=HEIGHTxWIDTH"
                     raise DataError("OP706", cause, where=self.files.where(name), hint=hint)
             yield Batch({self.input: np.stack(images)}, None if self.labels is None else self.labels[rows])
 
 
-def class_labels(files: Files, recipe: Recipe, where: str) -> tuple[NDArray[np.int64] | None, str]:
-    """Find the classes of images by their folders or the numbers that their names begin with.
+def image_names(members: Iterable[str], where: str) -> list[str]:
+    """Return the names of image files among others, sorted, without hidden ones.
 
-    Folders' names that are numbers are the labels; other folders are counted in the order of `recipe.classes`, or
+    Raises:
+        DataError: there are none (OP702).
+    """
+    names = []
+    for name in sorted(members):
+        path = PurePosixPath(name)
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts):
+            names.append(name)
+    if not names:
+        raise DataError("OP702", f"there are no images ({', '.join(sorted(SUFFIXES))})", where=where)
+    return names
+
+
+def class_labels(files: Files, images: Sequence[str], recipe: Recipe) -> tuple[NDArray[np.int64] | None, str]:
+    """Return the classes of images, from their folders or from the number that each file name begins with.
+
+    Numeric folder names are the labels themselves; other folders are numbered in the order of `recipe.classes`, or
     alphabetically.
 
     Returns:
-        The labels if there are any, and a sentence on where they come from.
+        The labels, None if there are none, and a note on where they come from.
 
     Raises:
-        DataError: there are no images (OP702), or not all of them have a label (OP708).
+        DataError: an image has no label (OP708).
     """
-    if not files.members:
-        raise DataError("OP702", f"there are no images ({', '.join(sorted(SUFFIXES))})", where=where)
     origin = recipe.labels
-    folders = _folders(files.members)
-    prefixes = [_PREFIX.match(PurePosixPath(name).name) for name in files.members]
+    folders = _folders(images)
+    prefixes = [_PREFIX.match(PurePosixPath(name).name) for name in images]
     if origin == "auto":
         origin = "folder" if any(folders) else "prefix" if all(prefixes) else "none"
     if origin == "none":
         return None, "the images have no labels"
     if origin == "prefix":
-        numbers = [_number(match[1]) if match else None for match in prefixes]
-        return _complete(numbers, files, "a name that begins with a number"), "labels are what file names begin with"
-    names = sorted(set(folders) - {""})
-    numeric = recipe.classes is None and bool(names) and all(name.isdecimal() for name in names)
-    order = {n: _number(n) for n in names} if numeric else {n: i for i, n in enumerate(recipe.classes or names)}
+        numbers = [int(match[1][:_DIGITS]) if match else None for match in prefixes]
+        labels = _complete(numbers, files, images, "a name that begins with a number")
+        return labels, "labels are the numbers that file names begin with"
+    classes = sorted(set(folders) - {""})
+    numeric = recipe.classes is None and bool(classes) and all(name.isdecimal() for name in classes)
+    order = {n: int(n[:_DIGITS]) if numeric else i for i, n in enumerate(recipe.classes or classes)}
     lacks = "a folder among the classes given" if recipe.classes else "a class folder"
-    labels = _complete([order.get(f) for f in folders], files, lacks)
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    labels = _complete([order.get(f) for f in folders], files, images, lacks)
+    shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
     way = "their names" if numeric else "in the order given" if recipe.classes else "in alphabetical order"
-    return labels, f"labels are those of {len(names)} folders, {way}: {shown}"
+    return labels, f"labels are those of {len(classes)} folders, {way}: {shown}"
 
 
 def _folders(names: Sequence[str]) -> list[str]:
-    """Give the folder of each file that stands for its class: the outermost that isn't common to all."""
+    """Return each file's class folder: the outermost folder that isn't common to all files."""
     parts = [PurePosixPath(name).parts[:-1] for name in names]
     depth = 0
     while all(len(p) > depth for p in parts) and len({p[depth] for p in parts}) == 1:
@@ -180,23 +185,13 @@ def _folders(names: Sequence[str]) -> list[str]:
     return [p[depth] if len(p) > depth else "" for p in parts]
 
 
-def _complete(labels: Sequence[int | None], files: Files, what: str) -> NDArray[np.int64]:
+def _complete(labels: Sequence[int | None], files: Files, images: Sequence[str], what: str) -> NDArray[np.int64]:
     if None in labels:
-        where = files.where(files.members[labels.index(None)])
-        raise DataError("OP708", f"the image lacks {what}", where=where, hint="say labels=none to do without")
+        where = files.where(images[labels.index(None)])
+        raise DataError("OP708", f"the image lacks {what}", where=where, hint="add labels=none to ignore labels")
     return np.array(labels, np.int64)
 
 
 def _unreadable(error: OSError) -> None:
     where = str(error.filename)
     raise DataError("OP701", f"can't read the folder: {error.strerror or error}", where=where) from error
-
-
-def _number(digits: str) -> int:
-    return int(digits[:18])
-
-
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden

@@ -1,10 +1,9 @@
-"""Inputs where there are none: seeded noise with the statistics that can be known.
+"""Data without files: synthetic inputs from a seed, and the digits that scikit-learn brings.
 
-Pictures show things in front of each other, whose edges networks look for, and networks have seen little else: white
-noise excites them as no picture does. So images are "dead leaves": shapes of all sizes that cover each other, each of a
-color of its own, over a texture whose amplitudes fall with frequency as those of nature do (Baradad et al., "Learning
-to see by looking at noise", NeurIPS 2021). Other inputs are standard normal, or zeros and ones where they are whole
-numbers.
+Networks trained on photographs respond to the edges of objects that occlude each other; white noise has none and leads
+to unrepresentative activations. Synthetic images are therefore "dead leaves": overlapping shapes of all sizes and
+colors, over a texture whose amplitudes fall with frequency as in natural images (Baradad et al., "Learning to see by
+looking at noise", NeurIPS 2021). Other inputs are standard normal, or zeros and ones for integer types.
 """
 
 from __future__ import annotations
@@ -16,48 +15,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import Array
-from onnxprune.data.guess import layout_of
-from onnxprune.data.ports import InputSpec
+from onnxprune.data.fit import layout_of
+from onnxprune.data.inputs import InputSpec
 from onnxprune.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]
 
 _SAMPLES = 512
-_BYTES = 2**28  # that all of them may take
-_OPEN = 64  # the size of an axis that the model leaves open
-# Of images: the mean and deviation of brightness and the range of contrast, in gray levels.
+_BYTES = 2**28  # of all samples
+_DYNAMIC = 64  # size used for dynamic axes
+# Images: mean and deviation of brightness, and range of contrast, in gray levels.
 _BRIGHTNESS, _CONTRAST = (127.5, 30.0), (30.0, 80.0)
-# Of leaves: how many, their radii as shares of the image's side (the density falls as r^-3), how flat they may be, and
-# how much of the color is its channel's own.
+# Leaves: their number, radii as fractions of the image's side (with a density of r^-3), smallest aspect ratio, and
+# weight of the color that differs between channels.
 _LEAVES, _RADII, _FLAT, _COLOR = 60, (1 / 16, 2 / 3), 0.3, 0.5
-# Of texture: how strong it is next to leaves, how fast amplitudes fall with frequency, how much is its channel's own.
+# Texture: its weight relative to the leaves, the exponent of its spectrum, and the weight of independent channels.
 _STRENGTH, _FALL, _OWN = 0.3, 1.5, 0.3
 
 
 def noise_arrays(inputs: Sequence[InputSpec], limit: int | None, seed: int) -> dict[str, Array]:
-    """Draw samples for each of a model's inputs.
+    """Generate samples for each model input.
 
     Args:
         inputs: the inputs.
-        limit: how many samples, 512 by default; fewer where they would take much memory.
-        seed: seed of the draw.
+        limit: number of samples, 512 by default; fewer if they are large.
+        seed: random seed.
 
     Returns:
-        Arrays by name: images as bytes (to be preprocessed), others as the input takes them.
+        Arrays by input: images as bytes, still to be preprocessed; others in the input's type.
     """
     rng = np.random.default_rng(seed)
-    sizes = [(1, _OPEN) if spec.shape is None else tuple(n or _OPEN for n in spec.shape) for spec in inputs]
+    sizes = [(1, _DYNAMIC) if spec.shape is None else tuple(n or _DYNAMIC for n in spec.shape) for spec in inputs]
     firsts = {spec.shape[0] for spec in inputs if spec.shape}
-    whole = len(firsts) > 1 and None not in firsts  # no axis counts samples: each is all that the model takes at once
+    whole = len(firsts) > 1 and None not in firsts  # no common batch axis: samples have the inputs' own shapes
     shapes = [shape if whole else shape[1:] for shape in sizes]
     count = max(1, min(limit or _SAMPLES, _BYTES // max(prod(shape) for shape in shapes)))
     return {
-        spec.name: _draw(spec, (count, *shape) if whole or spec.shape != () else (), rng)
+        spec.name: _generate(spec, (count, *shape) if whole or spec.shape != () else (), rng)
         for spec, shape in zip(inputs, shapes, strict=True)
     }
 
 
-def _draw(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _generate(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     layout = layout_of(spec.shape)
     if layout is not None and len(shape) == 4:
         return _images(shape if layout == "NHWC" else (shape[0], *shape[2:], shape[1]), rng)
@@ -67,7 +66,7 @@ def _draw(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw images [count, height, width, channels] from 0 to 255, one by one to save memory."""
+    """Return images [count, height, width, channels], 0 to 255, generated one by one to save memory."""
     images = np.empty(shape, dtype=np.uint8)
     for image in images:
         values = _leaves(image.shape, rng) + _STRENGTH * _texture(image.shape, rng)
@@ -77,12 +76,12 @@ def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 
 def _leaves(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """Cover an image [height, width, channels] with ellipses and rectangles, each behind those that come later."""
+    """Return an image [height, width, channels] of ellipses and rectangles, later ones in front."""
     height, width, channels = shape
     image = np.zeros(shape)
     smallest, largest = (share * max(height, width) for share in _RADII)
     for _ in range(_LEAVES):
-        radius = 1 / np.sqrt(rng.uniform(1 / largest**2, 1 / smallest**2))  # whose density falls as r^-3
+        radius = 1 / np.sqrt(rng.uniform(1 / largest**2, 1 / smallest**2))  # of density r^-3
         y, x, turn, flat = rng.uniform((0, 0, 0, _FLAT), (height, width, np.pi, 1))
         reach = 1.5 * radius  # of a rectangle's corners
         rows = slice(max(int(y - reach), 0), int(y + reach) + 2)
@@ -97,7 +96,7 @@ def _leaves(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
 
 
 def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """Draw noise [height, width, channels] of variance 1 whose amplitudes fall with frequency."""
+    """Return noise [height, width, channels] of variance 1 whose amplitudes fall with frequency."""
     height, width, channels = shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1 / max(height, width)
@@ -108,25 +107,25 @@ def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
 
 
 PARTS = ("digits", "digits:train", "digits:test")
-"""All of them, or three quarters to train on and the rest."""
+"""All digits, the three quarters for training, and the remaining quarter."""
 
 
 def digits_arrays(part: str) -> dict[str, Array]:
-    """Give the digits as images [N, 1, 8, 8] from -1 to 1, and their labels.
+    """Return the digits as images [n, 1, 8, 8], -1 to 1, and their labels.
 
-    The quarter held out is the same, stratified one with which this project's own models were tested.
+    The test quarter is stratified, and the one that this project's own models were tested on.
 
     Raises:
-        DataError: there is no such part (OP701).
+        DataError: the part is unknown (OP701).
         UsageError: scikit-learn isn't installed (OP605).
     """
     if part not in PARTS:
-        raise DataError("OP701", f"there is no part {part!r} of the digits", hint=f"there are {', '.join(PARTS)}")
+        raise DataError("OP701", f"there is no part {part!r} of the digits", hint=f"parts: {', '.join(PARTS)}")
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        cause = "the digits come with scikit-learn, which isn't installed"
+        cause = "the digits come from scikit-learn, which isn't installed"
         raise UsageError("OP605", cause, hint="pip install scikit-learn") from error
     digits = load_digits()
     images = (digits.images[:, None] / 8 - 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Arrays in files, mapped into memory rather than read, and never unpickled."""
+"""Untrusted .npy files: memory-mapped, never unpickled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.lib import format as npy
 from onnxprune.data.batch import Array
 from onnxprune.errors import DataError
 
-_KINDS = "biufUS"  # numbers, and texts as names of classes
-_HEADER = 10_000  # characters: what numpy.load takes from strangers
+_KINDS = "biufUS"  # numbers, and strings as class names
+_HEADER = 10_000  # characters, numpy.load's limit for untrusted files
 
 
 class Header(NamedTuple):
-    """What a .npy file says of its array."""
+    """The header of a .npy file."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -26,15 +26,15 @@ class Header(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the array."""
+        """Size of the array in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(stream: IO[bytes], where: str) -> Header:
-    """Read a .npy file up to its data.
+    """Read a .npy file's header, up to its data.
 
     Raises:
-        DataError: it isn't one, holds something other than numbers or texts (OP703), or nothing (OP702).
+        DataError: it isn't a .npy file, its elements aren't numbers or strings (OP703), or it has none (OP702).
     """
     try:
         version = npy.read_magic(stream)
@@ -42,9 +42,9 @@ def read_header(stream: IO[bytes], where: str) -> Header:
             header = Header(*npy.read_array_header_1_0(stream, max_header_size=_HEADER))
         elif version == (2, 0):
             header = Header(*npy.read_array_header_2_0(stream, max_header_size=_HEADER))
-        else:  # a later one is written only for fields whose names aren't ASCII
+        else:  # later versions are only for fields with non-ASCII names
             raise ValueError(f"format version {version}")
-    except Exception as error:  # NumPy raises errors of many kinds for files that aren't its own
+    except Exception as error:  # NumPy raises many types of errors on damaged files
         raise DataError("OP703", f"not a .npy array: {' '.join(str(error).split())}", where=where) from error
     if header.dtype.hasobject:
         hint = "save arrays of numbers; Python objects are never loaded"
@@ -59,12 +59,12 @@ def read_header(stream: IO[bytes], where: str) -> Header:
 
 
 def map_array(file: Path | IO[bytes], header: Header, offset: int, where: str) -> Array:
-    """Map an array of a file into memory, read-only.
+    """Memory-map an array of a file, read-only.
 
     Args:
         file: the file.
-        header: what its array is.
-        offset: where the array's data begin.
+        header: the array's header.
+        offset: position of the array's data in the file, in bytes.
         where: its name, for messages.
 
     Raises:
@@ -82,10 +82,10 @@ def map_array(file: Path | IO[bytes], header: Header, offset: int, where: str) -
 
 
 def map_npy(path: Path) -> Array:
-    """Map a .npy file into memory.
+    """Memory-map a .npy file.
 
     Raises:
-        DataError: it can't be read (OP701), or isn't an array of numbers (OP702, OP703).
+        DataError: it can't be read (OP701), is empty (OP702), or isn't an array of numbers or strings (OP703).
     """
     try:
         with path.open("rb") as stream:

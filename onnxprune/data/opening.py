@@ -1,4 +1,4 @@
-"""From what the user names to data that fit a model."""
+"""Opening data: from a path, a name, arrays or a function to samples that fit a model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from onnx import ModelProto
 from onnxprune.data.archive import Archive
 from onnxprune.data.arrays import archive_arrays, array_source, folder_arrays
 from onnxprune.data.batch import Array, Source
-from onnxprune.data.dataset import Data, check_limit, choose
+from onnxprune.data.dataset import Data
 from onnxprune.data.fit import Fit, fit
-from onnxprune.data.functions import find_function, is_function_name
-from onnxprune.data.images import Files, FolderFiles, ImageSource, ZipFiles, class_labels
+from onnxprune.data.functions import StreamSource, as_array, find_function, is_function_name
+from onnxprune.data.images import Files, FolderFiles, ImageSource, class_labels, image_names
+from onnxprune.data.inputs import InputSpec, inputs_of
 from onnxprune.data.noise import digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
-from onnxprune.data.ports import InputSpec, inputs_of
 from onnxprune.data.recipe import Recipe
-from onnxprune.data.stream import StreamSource, as_array
 from onnxprune.errors import DataError
 
 Function = Callable[[], Iterable[Any]]
@@ -34,9 +33,9 @@ Opened = tuple[Source, tuple[Fit, ...], tuple[str, ...]]
 _FORMS = (
     "give an .npz or .npy file, a folder of .npy files, a folder or .zip of images, module:function, digits, or random"
 )
-_NOISE = "the inputs are noise: what is measured and repaired on them holds for real ones only roughly"
+_NOISE = "the inputs are noise: results and repairs based on them hold only roughly for real inputs"
 _GIVEN = "the data given"
-_IMAGES = (1, 1, 1, 3)  # of which only the rank and the channels matter
+_IMAGES = (1, 1, 1, 3)  # only the rank and the channels matter
 
 
 def open_data(
@@ -47,27 +46,30 @@ def open_data(
     limit: int | None = None,
     seed: int = 0,
 ) -> Data:
-    """Open data for a model; nothing is read whole.
+    """Open data for a model, without reading them into memory.
 
     Args:
         spec: a path (.npz, .npy, a folder of .npy files, a folder or .zip of images), "module:function", "digits",
-            "digits:train" or "digits:test"; or "random" for noise; or arrays by name; or a function that gives batches.
+            "digits:train", "digits:test", or "random" for noise; or arrays by name; or a function that yields batches.
         model: the model that the data are for.
-        recipe: how they are preprocessed; what it leaves open is guessed, and said in `Data.notes`.
-        limit: take so many samples, chosen at random; of a function, the first ones.
-        seed: seed of the choice.
+        recipe: the preprocessing; missing keys are guessed, which `Data.notes` reports.
+        limit: maximum number of samples, chosen at random; of a function, the first ones.
+        seed: random seed of the choice.
 
     Raises:
         DataError: the data can't be read or don't fit the model (OP701 to OP710), or no samples are left (OP712).
         UsageError: Pillow or scikit-learn is needed and isn't installed (OP605).
     """
-    check_limit(limit)
+    if limit is not None and limit < 1:
+        raise DataError("OP712", f"a limit of {limit} leaves no samples")
     recipe = recipe or Recipe()
     inputs = inputs_of(model)
     if not inputs:
-        raise DataError("OP706", "the model has no inputs, so that data can't change what it gives")
+        raise DataError("OP706", "the model has no inputs to feed data to")
     source, fits, notes = _open(spec, inputs, recipe, limit, seed)
-    chosen = None if source.sequential else choose(len(source), limit, seed)
+    chosen = None
+    if limit is not None and not source.sequential and limit < len(source):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False)).astype(np.int64)
     return Data(source, fits, recipe, chosen, (*notes, *(fit.note for fit in fits if fit.note)))
 
 
@@ -87,7 +89,7 @@ def _open(spec: Spec, inputs: Inputs, recipe: Recipe, limit: int | None, seed: i
         return source, fits, (_NOISE, *notes)
     if is_function_name(text):
         return _stream(text, find_function(text), inputs, recipe, limit)
-    raise DataError("OP701", "there is no such file, folder or function", where=text, hint=_FORMS)
+    raise DataError("OP701", "no such file, folder or function", where=text, hint=_FORMS)
 
 
 def _from_path(path: Path, inputs: Inputs, recipe: Recipe) -> Opened:
@@ -102,8 +104,8 @@ def _from_path(path: Path, inputs: Inputs, recipe: Recipe) -> Opened:
         archive = Archive(path)
         if arrays := archive_arrays(archive):
             return _arrays(arrays, inputs, recipe, where)
-        return _images(ZipFiles(archive), inputs, recipe, where)
-    raise DataError("OP701", f"files of the kind {path.suffix!r} aren't read as data", where=where, hint=_FORMS)
+        return _images(archive, inputs, recipe, where)
+    raise DataError("OP701", f"{path.suffix!r} files can't be read as data", where=where, hint=_FORMS)
 
 
 def _arrays(arrays: Mapping[str, Array], inputs: Inputs, recipe: Recipe, where: str) -> Opened:
@@ -118,22 +120,23 @@ def _stream(name: str, function: Function, inputs: Inputs, recipe: Recipe, limit
 
 def _images(files: Files, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
     if len(inputs) > 1:
-        cause = f"the model has {len(inputs)} inputs, and images are for one"
-        raise DataError("OP706", cause, where=where, hint="give arrays by the inputs' names (.npz)")
-    labels, note = class_labels(files, recipe, where)
+        cause = f"the model has {len(inputs)} inputs, and images feed only one"
+        raise DataError("OP706", cause, where=where, hint="give arrays by input name (.npz)")
+    names = image_names(files.members, where)
+    labels, note = class_labels(files, names, recipe)
     (spec,) = inputs
     images = fit(spec, _IMAGES, np.dtype(np.uint8), recipe)
     if images.images is None:
         cause = f"the model's input {spec} doesn't take images"
         raise DataError("OP706", cause, where=where)
-    source = ImageSource(files, labels, spec.name, partial(decode, images.recipe))
-    # Files are decoded to their final size one by one, so that no batch of large ones is ever in memory.
+    source = ImageSource(files, names, labels, spec.name, partial(decode, images.recipe))
+    # Files are decoded and resized one by one, so that batches of large images are never in memory.
     decoded = replace(images, recipe=replace(images.recipe, resize=None, crop=None))
     return source, (decoded,), (note,)
 
 
 def _fits(source: Source, inputs: Inputs, recipe: Recipe) -> tuple[Fit, ...]:
-    """Decide by the first sample what brings arrays to their inputs."""
+    """Choose the conversion to each input by the first sample."""
     first = next(source.batches(np.zeros(1, np.int64), 1))
     arrays = [(spec, first.inputs[spec.name]) for spec in inputs]
     return tuple(fit(s, a.shape, a.dtype, recipe, whole=first.whole or not a.ndim) for s, a in arrays)

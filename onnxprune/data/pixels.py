@@ -1,4 +1,4 @@
-"""From image files to arrays, and from pixels to the values that a model takes."""
+"""Decoding of image files, and the conversion of pixels to model inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.data.recipe import Recipe, Size
+from onnxprune.data.recipe import WHERE, Recipe, Size
 from onnxprune.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,25 +22,25 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""How the names of image files end."""
+"""Suffixes of image files."""
 
 _MODES: Mapping[str | None, str] = {None: "RGB", "RGB": "RGB", "BGR": "RGB", "GRAY": "L", "RGBA": "RGBA"}
-_DEEP = ("I", "F")  # how the names of Pillow's modes of more than 8 bits begin
+_DEEP = ("I", "F")  # prefixes of Pillow's modes with more than 8 bits
 
 
 def decode(recipe: Recipe, content: bytes, where: str) -> Pixels:
-    """Decode an image file and bring it to the recipe's channels and size.
+    """Decode an image file and convert it to the recipe's channels and size.
 
     Args:
-        recipe: what to do; values aren't touched.
+        recipe: the preprocessing; its values aren't applied.
         content: the file's bytes.
         where: the file's name, for messages.
 
     Returns:
-        [height, width, channels].
+        Pixels, [height, width, channels].
 
     Raises:
-        DataError: it can't be decoded or isn't large enough (OP705).
+        DataError: it can't be decoded, or is smaller than the crop (OP705).
         UsageError: Pillow isn't installed (OP605).
     """
     pillow = _pillow()
@@ -48,23 +48,25 @@ def decode(recipe: Recipe, content: bytes, where: str) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             image = pillow.open(BytesIO(content), formats=_FORMATS)
-            _refuse_deep(image, where)
+            if image.mode.startswith(_DEEP):
+                cause = f"the image has more than 8 bits for a pixel (mode {image.mode})"
+                raise DataError("OP705", cause, where=where, hint="convert it to 8 bits, or give arrays (.npz)")
             return _prepare(image, recipe, where)
     except DataError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         cause = f"the image has more than {pillow.MAX_IMAGE_PIXELS:,} pixels"
         raise DataError("OP705", cause, where=where) from error
-    except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
+    except Exception as error:  # Pillow's plugins raise many types of errors on damaged files
         cause = f"the image can't be decoded ({type(error).__name__})"
-        raise DataError("OP705", cause, where=where, hint="mend or remove the file") from error
+        raise DataError("OP705", cause, where=where, hint="repair or remove the file") from error
 
 
 def reshape_images(images: Pixels, recipe: Recipe, where: str) -> Pixels:
-    """Bring decoded images [n, height, width, channels] to the recipe's channels and size.
+    """Convert decoded images [n, height, width, channels] to the recipe's channels and size.
 
     Raises:
-        DataError: they are not large enough (OP705).
+        DataError: they are smaller than the crop (OP705).
         UsageError: Pillow is needed and isn't installed (OP605).
     """
     channels = {"L": 1, "RGB": 3, "RGBA": 4}[_MODES[recipe.channels]]
@@ -76,12 +78,12 @@ def reshape_images(images: Pixels, recipe: Recipe, where: str) -> Pixels:
 
 
 def values(images: NDArray[Any], recipe: Recipe, dtype: np.dtype) -> NDArray[Any]:
-    """Compute (x * scale - mean) / std for images [n, height, width, channels], laid out as the model takes them.
+    """Return (x * scale - mean) / std of images [n, height, width, channels], in the model's layout.
 
     Args:
-        images: pixels in the order RGB, or other numbers.
-        recipe: what to do.
-        dtype: the type of the model's input; double precision is computed in double.
+        images: pixels in RGB order, or other numbers.
+        recipe: the preprocessing.
+        dtype: the type of the model's input; computed in float64 for float64, else in float32.
     """
     if recipe.channels == "BGR":
         images = images[..., ::-1]
@@ -90,17 +92,17 @@ def values(images: NDArray[Any], recipe: Recipe, dtype: np.dtype) -> NDArray[Any
 
 
 def arithmetic(array: NDArray[Any], recipe: Recipe, dtype: np.dtype) -> NDArray[Any]:
-    """Compute (x * scale - mean) / std, mean and deviation along the last axis; without any, the array itself.
+    """Return (x * scale - mean) / std, with channels along the last axis; the array itself if none is given.
 
     Raises:
-        DataError: there are not as many means or deviations as channels (OP709).
+        DataError: the number of means or deviations is neither 1 nor that of the channels (OP709).
     """
     if not recipe.has_values:
         return array
     for name, numbers in (("mean", recipe.mean), ("std", recipe.std)):
         if numbers is not None and len(numbers) not in (1, *array.shape[-1:]):
             cause = f"{name} has {len(numbers)} numbers for {array.shape[-1] if array.ndim else 1} channels"
-            raise DataError("OP709", cause, where="preprocessing recipe")
+            raise DataError("OP709", cause, where=WHERE)
     precision = np.float64 if dtype == np.float64 else np.float32
     result: NDArray[Any] = array.astype(precision)
     if recipe.scale is not None:
@@ -123,7 +125,7 @@ def _prepare(image: Image, recipe: Recipe, where: str) -> Pixels:
         top, left = (image.height - height) / 2, (image.width - width) / 2
         if top < 0 or left < 0:
             cause = f"{image.height}x{image.width} pixels are left to crop {height}x{width} from"
-            raise DataError("OP705", cause, where=where, hint="say resize= as well")
+            raise DataError("OP705", cause, where=where, hint="add resize=")
         corner = round(left), round(top)
         image = image.crop((*corner, corner[0] + width, corner[1] + height))
     pixels = np.asarray(image, np.uint8)
@@ -131,7 +133,7 @@ def _prepare(image: Image, recipe: Recipe, where: str) -> Pixels:
 
 
 def _target(size: Size, resize: int | Size) -> Size:
-    """Give the size to resize to; of a single number, the shorter side gets it."""
+    """Return the size to resize to; a single number is the length of the shorter side."""
     if not isinstance(resize, int):
         return resize
     height, width = size
@@ -140,17 +142,10 @@ def _target(size: Size, resize: int | Size) -> Size:
     return int(resize * height / width), resize
 
 
-def _refuse_deep(image: Image, where: str) -> None:
-    if image.mode.startswith(_DEEP):
-        cause = f"the image has more than 8 bits for a pixel (mode {image.mode})"
-        hint = "convert it to 8 bits, or give arrays (.npz)"
-        raise DataError("OP705", cause, where=where, hint=hint)
-
-
 def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        cause = "images are read by Pillow, which isn't installed"
+        cause = "images need Pillow, which isn't installed"
         raise UsageError("OP605", cause, hint="pip install 'onnxprune[data]'") from error
     return Image

@@ -1,27 +1,28 @@
-"""What a model's output says of classes: where their scores are, and which is predicted."""
+"""Class scores and labels: how a batch's outputs are read as classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import IGNORED, Array
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, VerificationError
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """An output as classes of samples, or of positions of samples.
+    """An output as classes of samples, or of positions within samples.
 
     Attributes:
-        predicted: index of the class predicted, `IGNORED` where scores are NaN: [n, positions].
-        scores: the score of each class, [n, classes, positions]; None if the model gives only indices.
+        predicted: index of the predicted class, `IGNORED` where scores are NaN: [n, positions].
+        scores: the score of each class, [n, classes, positions]; None if the model outputs only indices.
     """
 
     predicted: Ids
@@ -29,22 +30,22 @@ class Classes:
 
     @property
     def count(self) -> int | None:
-        """How many classes there are, if the model tells."""
+        """Number of classes, None if the model outputs only indices."""
         return None if self.scores is None else self.scores.shape[1]
 
 
 def classes_of(output: Array, labels: Array | None) -> Classes | None:
-    """Read an output as classes.
+    """Interpret an output as classes.
 
-    A sample's scores lie along its only axis that isn't single; scores of positions along the axis that the labels
-    lack. An output of whole numbers in the labels' shape is taken to be indices.
+    The class axis is the one that the labels lack, apart from axes of size 1. An integer output in the labels' shape is
+    taken to be class indices.
 
     Args:
         output: [n, ...].
         labels: class indices, [n] or [n, ...].
 
     Returns:
-        The classes, or None if the output can't be read so.
+        The classes, or None if the output has no class axis.
     """
     n = len(output)
     positions = () if labels is None else _drop_singles(labels.shape)
@@ -62,27 +63,27 @@ def classes_of(output: Array, labels: Array | None) -> Classes | None:
 
 
 def flat_labels(labels: Array, count: int | None, name: Callable[[int], str]) -> Ids:
-    """Bring class labels to [n, positions].
+    """Return class labels as [n, positions].
 
     Args:
         labels: class indices.
-        count: how many classes the model has, if that is known.
-        name: names a sample of the batch in messages.
+        count: the model's number of classes, if known.
+        name: returns the name of a sample of the batch, for messages.
 
     Raises:
-        DataError: a label is beyond the model's classes (OP708).
+        DataError: a label is not below the number of classes (OP708).
     """
     flat: Ids = labels.reshape(len(labels), -1).astype(np.int64)
     if count is not None and (wrong := flat >= count).any():
         sample, value = int(np.argwhere(wrong)[0][0]), flat[wrong][0]
-        hint = f"if {value} marks what isn't to be judged, say ignore={value}"
+        hint = f"add ignore={value} if {value} marks what isn't to be evaluated"
         cause = f"the label {value} is beyond the model's {count} classes"
         raise DataError("OP708", cause, where=name(sample), hint=hint)
     return flat
 
 
 def _class_axis(shape: tuple[int, ...], positions: tuple[int, ...]) -> int | None:
-    """Find the axis of classes: without it and without single axes, the shape is that of the positions."""
+    """Return the class axis: without it and axes of size 1, the shape is that of the positions."""
     fitting = [
         axis
         for axis in range(1, len(shape))
@@ -92,10 +93,107 @@ def _class_axis(shape: tuple[int, ...], positions: tuple[int, ...]) -> int | Non
 
 
 def _drop_singles(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Give the sizes of a sample's axes that aren't single."""
+    """Return the sizes of a sample's axes, without those of size 1."""
     return tuple(size for size in shape[1:] if size > 1)
 
 
 def is_distribution(scores: NDArray[Any]) -> bool:
-    """Tell whether scores [n, classes, positions] are probabilities already."""
+    """Whether scores [n, classes, positions] are probabilities already."""
     return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch's outputs and labels, as metrics take them.
+
+    Attributes:
+        outputs: the model's outputs, [n, ...] each.
+        labels: the labels as given.
+        classes: the class output, if there is one.
+        flat: the labels as [n, positions], if they are classes of that output.
+        original: the view of the original model, if there is one to compare with.
+    """
+
+    outputs: Mapping[str, Array]
+    labels: Array | None
+    classes: Classes | None
+    flat: Ids | None
+    original: BatchView | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.outputs.values())))
+
+    def not_finite(self) -> int:
+        """Count the samples with an output that isn't finite where the original's is."""
+        broken = np.zeros(self.count, bool)
+        for name, output in floats(self.outputs).items():
+            lost = ~np.isfinite(output)
+            if self.original is not None:
+                lost &= np.isfinite(self.original.outputs[name])
+            broken |= lost.reshape(self.count, -1).any(axis=1)
+        return int(broken.sum())
+
+
+def floats(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the floating-point outputs."""
+    return {name: output for name, output in outputs.items() if output.dtype.kind in "fV"}
+
+
+def class_output(outputs: Mapping[str, Array], labels: Array | None, name: str | None) -> str | None:
+    """Return the class output: the one named, else the first that can be read as classes, preferably of the labels.
+
+    None if there is none, or if several outputs have scores for different numbers of classes.
+
+    Raises:
+        DataError: no output has the name (OP711).
+    """
+    if name is not None:
+        if name not in outputs:
+            near = get_close_matches(name, outputs, n=1) or list(outputs)
+            hint = f"its outputs: {', '.join(near)}"
+            raise DataError("OP711", f"the model has no output {name!r}", hint=hint)
+        return name
+    for wanted in (labels, None):
+        read = {key: classes_of(output, wanted) for key, output in outputs.items()}
+        found = {key: classes for key, classes in read.items() if classes is not None}
+        scored = {key: classes for key, classes in found.items() if classes.scores is not None}
+        if len({classes.count for classes in scored.values()}) > 1:
+            return None
+        if found:
+            return next(iter(scored or found))
+    return None
+
+
+def view(
+    outputs: Mapping[str, Array],
+    labels: Array | None,
+    output: str | None,
+    sample: Callable[[int], str],
+    original: BatchView | None = None,
+) -> BatchView:
+    """Build the view of a batch.
+
+    Args:
+        outputs: the model's outputs.
+        labels: the labels, if there are any.
+        output: the class output, if there is one.
+        sample: returns the name of a sample of the batch, for messages.
+        original: the original model's view.
+
+    Raises:
+        DataError: a label isn't a class index (OP708).
+        VerificationError: an output's shape differs from the original's (OP503).
+    """
+    for key, value in outputs.items():
+        if original is not None and original.outputs[key].shape != value.shape:
+            shapes = " and ".join(str(list(o.shape)) for o in (original.outputs[key], value))
+            raise VerificationError("OP503", f"output {key!r} has shapes {shapes}", where="the original and the model")
+    if output is None:
+        return BatchView(outputs, labels, None, None, original)
+    if labels is not None and labels.dtype.kind in "biu":
+        classes = classes_of(outputs[output], labels)
+        if classes is not None:
+            return BatchView(outputs, labels, classes, flat_labels(labels, classes.count, sample), original)
+    return BatchView(outputs, labels, classes_of(outputs[output], None), None, original)

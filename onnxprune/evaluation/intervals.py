@@ -1,4 +1,4 @@
-"""Confidence intervals, each with where it comes from."""
+"""Confidence intervals, with their sources."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and the interval that it is known to lie in.
+    """A measured value and its confidence interval.
 
     Attributes:
-        value: the number as measured; NaN if nothing could be measured.
+        value: the measured value; NaN if nothing could be measured.
         low: lower end of the interval.
         high: upper end of the interval.
     """
@@ -30,8 +30,8 @@ class Estimate:
 def wilson(successes: float, trials: float, confidence: float) -> Estimate:
     """Estimate a proportion by Wilson's score interval.
 
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927). It keeps its
-    coverage for few trials and near 0 and 1, where the textbook interval doesn't.
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927). Unlike the
+    textbook interval, it keeps its coverage for few trials and near 0 and 1.
     """
     if not trials:
         return Estimate(float("nan"), 0.0, 1.0)
@@ -46,13 +46,13 @@ def paired_proportions(gains: float, losses: float, trials: float, confidence: f
     """Estimate the difference of two proportions measured on the same samples, by the adjusted Wald interval.
 
     D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial proportions based on
-    paired data, J. Educ. Behav. Stat. 37 (2012). As in McNemar's test, only samples on which the two differ count.
-    Where there are none the interval still has a width, as it should: few samples prove little.
+    paired data, J. Educ. Behav. Stat. 37 (2012). As in McNemar's test, only samples on which the two differ count. The
+    interval has a width even if there are none.
 
     Args:
-        gains: how many samples only the first of the two has right.
-        losses: how many only the second has right.
-        trials: how many samples there are.
+        gains: number of samples that only the first of the two gets right.
+        losses: number that only the second gets right.
+        trials: number of samples.
         confidence: coverage of the interval.
     """
     if not trials:
@@ -65,7 +65,7 @@ def paired_proportions(gains: float, losses: float, trials: float, confidence: f
 
 
 def percentile(value: float, resampled: Floats, confidence: float) -> Estimate:
-    """Estimate a statistic by the percentiles of its resampled values.
+    """Estimate a statistic by the percentiles of its bootstrap values.
 
     B. Efron, Bootstrap methods: another look at the jackknife, Ann. Statist. 7 (1979).
     """

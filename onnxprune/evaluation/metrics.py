@@ -1,13 +1,14 @@
-"""The metrics. Each makes rows of numbers that add up over samples, and a value of the sums.
+"""The metrics, and the choice of those that a batch allows.
 
-Because rows add up, a metric is computed in one pass, in memory that doesn't grow with the data, and so are its
-resampled values for an interval.
+Each metric maps a batch to rows of numbers that add up over samples, and sums to a value. So it is computed in one pass
+in constant memory, and so are its bootstrap values for an interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -15,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import IGNORED, Array
-from onnxprune.data.functions import guarded
+from onnxprune.data.functions import find_function, guarded, is_function_name
 from onnxprune.errors import DataError
-from onnxprune.evaluation.classes import Ids
+from onnxprune.evaluation.classes import BatchView, Ids, floats, is_distribution
 from onnxprune.evaluation.intervals import Floats
-from onnxprune.evaluation.views import BatchView
 
 PerSample = Callable[[BatchView], Floats]
 
-_INDICES = 256  # classes of which sums are kept where the model doesn't tell how many there are
+_INDICES = 256  # maximum number of classes of models that output only indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Metric:
     """A metric.
 
     Attributes:
-        name: what users call it.
-        rows: numbers [rows, columns] that add up over batches; a row for each sample, or one for the batch.
+        name: its name.
+        rows: maps a batch to additive rows, [rows, columns]: one per sample, or one for the batch.
         value: computes the metric along the last axis of sums.
-        output: the output that it is about, if it is about one of several.
-        share: whether it is a share of samples or positions.
-        paired: whether it is measured of the original too; others compare with it.
+        output: the output that it measures, if it is one of several.
+        share: whether it is a fraction of samples or positions.
+        paired: whether it is also measured on the original; other metrics compare with the original.
     """
 
     name: str
@@ -48,51 +48,51 @@ class Metric:
 
 
 def top_k(k: int) -> Metric:
-    """Count the labels among the k highest scores; of equal ones, the first counts as higher."""
+    """Return top-k accuracy: the share of labels among the k highest scores. Ties go to the first class."""
     return Metric(f"top{k}", partial(_top_k_rows, k), _mean, share=True, paired=True)
 
 
 def mean_iou() -> Metric:
-    """Average intersection over union of the classes that occur in labels or predictions, over all positions."""
+    """Return mean intersection over union, over the classes in labels or predictions and all positions."""
     return Metric("miou", _iou_rows, _mean_iou, share=True, paired=True)
 
 
 def agreement() -> Metric:
-    """Count the predictions that are the original's."""
+    """Return the share of predictions that equal the original's."""
     return Metric("agreement", _agreement_rows, _mean, share=True)
 
 
 def kl(probabilities: bool) -> Metric:
-    """Average the Kullback-Leibler divergence from the original's distribution of classes to the model's, in nats.
+    """Return the mean Kullback-Leibler divergence of the original's class distribution from the model's, in nats.
 
     Args:
-        probabilities: whether the output is a distribution; else its softmax is taken.
+        probabilities: whether the output is a distribution; else its softmax is used.
     """
     return Metric("kl", partial(_kl_rows, probabilities), _mean)
 
 
 def mse(output: str, named: bool) -> Metric:
-    """Average the squared difference from the original's output.
+    """Return the mean squared difference from the original's output.
 
     Args:
         output: the output.
-        named: whether there are others.
+        named: whether the metric is reported with the output's name.
     """
     return Metric("mse", partial(_distance_rows, _squared, output), _mean, output if named else None)
 
 
 def cosine(output: str, named: bool) -> Metric:
-    """Average the cosine of the angle between a sample's output and the original's.
+    """Return the mean cosine similarity between a sample's output and the original's.
 
     Args:
         output: the output.
-        named: whether there are others.
+        named: whether the metric is reported with the output's name.
     """
     return Metric("cosine", partial(_distance_rows, _cosine, output), _mean, output if named else None)
 
 
 def user_metric(name: str, function: Callable[..., Any]) -> Metric:
-    """Average what a user's function gives for (outputs, labels): a number for each sample, or one for the batch."""
+    """Return the mean of a user's function of (outputs, labels): a number for each sample, or one for the batch."""
     return Metric(name, partial(_user_rows, name, function), _mean, paired=True)
 
 
@@ -113,21 +113,21 @@ def _mean_iou(sums: Floats) -> Floats:
     return result
 
 
-def _hits(right: NDArray[np.bool_], judged: NDArray[np.bool_]) -> Floats:
-    return np.stack([(right & judged).sum(axis=1), judged.sum(axis=1)], axis=1).astype(np.float64)
+def _hits(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> Floats:
+    return np.stack([(right & counted).sum(axis=1), counted.sum(axis=1)], axis=1).astype(np.float64)
 
 
 def _top_k_rows(k: int, view: BatchView) -> Floats:
     classes, labels = view.classes, view.flat
     assert classes is not None and labels is not None
-    judged = labels != IGNORED
+    counted = labels != IGNORED
     if classes.scores is None:
-        return _hits(classes.predicted == labels, judged)
-    wanted = np.where(judged, labels, 0)[:, None]
+        return _hits(classes.predicted == labels, counted)
+    wanted = np.where(counted, labels, 0)[:, None]
     score = np.take_along_axis(classes.scores, wanted, axis=1)
     earlier = np.arange(classes.scores.shape[1])[None, :, None] < wanted
     rank = ((classes.scores > score) | ((classes.scores == score) & earlier)).sum(axis=1)
-    return _hits((rank < k) & (classes.predicted != IGNORED), judged)
+    return _hits((rank < k) & (classes.predicted != IGNORED), counted)
 
 
 def _iou_rows(view: BatchView) -> Floats:
@@ -135,18 +135,18 @@ def _iou_rows(view: BatchView) -> Floats:
     assert classes is not None and labels is not None
     n, count = len(labels), classes.count or _INDICES
     if max(labels.max(), classes.predicted.max()) >= count:
-        cause = f"miou can't be measured: where a model gives indices, classes are below {_INDICES}"
+        cause = f"miou can't be measured: class indices that a model outputs must be below {_INDICES}"
         raise DataError("OP711", cause)
-    judged = labels != IGNORED
-    same = judged & (classes.predicted == labels)
-    predicted = judged & (classes.predicted != IGNORED)
+    counted = labels != IGNORED
+    same = counted & (classes.predicted == labels)
+    predicted = counted & (classes.predicted != IGNORED)
     both = _histogram(labels, same, n, count)
-    either = _histogram(labels, judged, n, count) + _histogram(classes.predicted, predicted, n, count) - both
+    either = _histogram(labels, counted, n, count) + _histogram(classes.predicted, predicted, n, count) - both
     return np.concatenate([both, either], axis=1)
 
 
 def _histogram(ids: Ids, chosen: NDArray[np.bool_], n: int, count: int) -> Floats:
-    """Count each class in each sample, at chosen positions."""
+    """Return the count of each class in each sample, at chosen positions: [n, count]."""
     cells = np.arange(n)[:, None] * count + ids
     return np.bincount(cells[chosen], minlength=n * count).reshape(n, count).astype(np.float64)
 
@@ -165,14 +165,14 @@ def _kl_rows(probabilities: bool, view: BatchView) -> Floats:
 
 
 def _divergence(p: Array, q: Array, probabilities: bool) -> float:
-    """Compute the divergence of a sample's scores [classes, positions], averaged over positions."""
+    """Return the divergence of a sample's scores [classes, positions], averaged over positions."""
     with np.errstate(invalid="ignore"):
         log_p, log_q = (_log(scores.astype(np.float64), probabilities) for scores in (p, q))
         return float((np.exp(log_p) * (log_p - log_q)).sum(axis=0).mean())
 
 
 def _log(scores: Floats, probabilities: bool) -> Floats:
-    """Give logarithms of probabilities; none is taken to be smaller than the smallest normal float32."""
+    """Return log probabilities; probabilities are clamped to the smallest normal float32."""
     if probabilities:
         return np.log(np.maximum(scores, np.finfo(np.float32).tiny))
     shifted = scores - scores.max(axis=0)
@@ -194,13 +194,13 @@ def _squared(x: Floats, y: Floats) -> Floats:
 
 def _cosine(x: Floats, y: Floats) -> Floats:
     dot, norms = (x * y).sum(axis=1), np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    same = (x == y).all(axis=1).astype(np.float64)  # where a vector is zero, no angle is defined
+    same = (x == y).all(axis=1).astype(np.float64)  # the result for zero vectors, which have no angle
     result: Floats = np.divide(dot, norms, out=same, where=norms != 0)
     return result
 
 
 def _finite_rows(values: Floats) -> Floats:
-    """Make rows of a mean; samples for which there is no finite value aren't counted (but reported elsewhere)."""
+    """Return rows of a mean, without values that aren't finite (`Evaluation.not_finite` counts those)."""
     finite = np.isfinite(values)
     return np.stack([np.where(finite, values, 0), finite], axis=1).astype(np.float64)
 
@@ -211,7 +211,90 @@ def _user_rows(name: str, function: Callable[..., Any], view: BatchView) -> Floa
         given = np.asarray(function(dict(view.outputs), view.labels), np.float64)
     if given.shape not in ((), (n,)) or not np.isfinite(given).all():
         what = f"shape {list(given.shape)}" if given.shape not in ((), (n,)) else "values that aren't finite"
-        cause = f"the metric gave {what}, not a number for each of {n} samples or one for all"
+        cause = f"the metric returned {what}, not a number for each of {n} samples or one for all"
         raise DataError("OP710", cause, where=name)
     rows = [[float(given) * n, n]] if given.ndim == 0 else np.stack([given, np.ones(n)], axis=1)
     return np.asarray(rows, np.float64)
+
+
+METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "cosine")
+"""The names of the metrics."""
+
+_LABELED = ("top1", "top5", "miou")
+_DISTANCES = ("mse", "cosine")
+_UNCLEAR = "there is no output, or more than one, with a score for each class"
+_ONLY_INDICES = "the model outputs only the predicted class"
+
+
+def check_name(name: str) -> None:
+    """Check the name of a metric.
+
+    Raises:
+        DataError: it is neither a known name nor of the form module:function (OP711).
+    """
+    if name not in METRICS and not is_function_name(name):
+        near = get_close_matches(name.lower(), METRICS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"metrics: {', '.join(METRICS)}, or module:function"
+        raise DataError("OP711", f"there is no metric {name!r}", hint=hint)
+
+
+def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
+    """Return the metrics to measure.
+
+    Args:
+        first: the first batch.
+        wanted: names of metrics, or None for all that the batch allows.
+
+    Raises:
+        DataError: a metric can't be measured, or none can (OP711); a function can't be imported (OP710).
+    """
+    if wanted is None:
+        wanted = [name for name in METRICS if _lacks(name, first) is None and _sensible(name, first)]
+    if not wanted:
+        hint = "give data with class labels, or the original model (`against`)"
+        raise DataError("OP711", "there is nothing to measure the model by", hint=hint)
+    chosen: list[Metric] = []
+    for name in dict.fromkeys(wanted):
+        if is_function_name(name):
+            chosen.append(user_metric(name, find_function(name)))
+        elif lack := _lacks(name, first):
+            raise DataError("OP711", f"{name} can't be measured: {lack}")
+        else:
+            chosen += _make(name, first)
+    return chosen
+
+
+def _lacks(name: str, first: BatchView) -> str | None:
+    """Return what a metric lacks, None if nothing."""
+    if name in _LABELED:
+        if first.labels is None:
+            return "the data have no labels"
+        if first.flat is None or first.classes is None:
+            return f"{_UNCLEAR}, in a shape that matches the labels"
+        return _ONLY_INDICES if name == "top5" and first.classes.scores is None else None
+    if first.original is None:
+        return "it compares with the original model, which isn't given (`against`)"
+    if name in _DISTANCES:
+        return None if floats(first.outputs) else "no output has a floating-point type"
+    if first.classes is None:
+        return _UNCLEAR
+    return _ONLY_INDICES if name == "kl" and first.classes.scores is None else None
+
+
+def _sensible(name: str, first: BatchView) -> bool:
+    classes = first.classes
+    dense = classes is not None and classes.predicted.shape[1] > 1
+    if name == "top5":
+        return classes is not None and (classes.count or 0) > 5 and not dense
+    return dense if name == "miou" else True
+
+
+def _make(name: str, first: BatchView) -> list[Metric]:
+    if name in _DISTANCES:
+        make, names = {"mse": mse, "cosine": cosine}[name], list(floats(first.outputs))
+        return [make(output, named=len(names) > 1) for output in names]
+    if name == "kl":
+        assert first.original is not None and first.original.classes is not None
+        scores = first.original.classes.scores
+        return [kl(scores is not None and is_distribution(scores))]
+    return [{"top1": top_k(1), "top5": top_k(5), "miou": mean_iou(), "agreement": agreement()}[name]]

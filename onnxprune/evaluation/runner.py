@@ -1,4 +1,4 @@
-"""A model in ONNX Runtime that takes batches of any size."""
+"""Running models on batches of any size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data.batch import Array, Batch
-from onnxprune.data.ports import fixed_batch, inputs_of
+from onnxprune.data.inputs import fixed_batch, inputs_of
 from onnxprune.errors import ModelError
 from onnxprune.model.session import Provider, run, session
 
+_SINGLE = "use batches of one sample"
+
 
 class Runner:
-    """Runs a model on batches. One of fixed batch size runs as often as it takes, the last time on repeated samples."""
+    """Runs a model on batches. A model with a fixed batch size is run on pieces; the last one is padded."""
 
     def __init__(self, model: ModelProto, providers: Sequence[Provider], threads: int | None) -> None:
         """Open a model.
@@ -30,10 +32,10 @@ class Runner:
         """Run a batch.
 
         Returns:
-            The outputs that are tensors, [n, ...] each.
+            The tensor outputs, [n, ...] each.
 
         Raises:
-            ModelError: the model can't run on it, or its outputs' shapes differ from sample to sample (OP122).
+            ModelError: the model can't run on the batch, or an output's shape differs between samples (OP122).
         """
         size = batch.count if batch.whole or self._fixed is None else self._fixed
         parts = [self._run(batch, start, size) for start in range(0, batch.count, size)]
@@ -42,8 +44,8 @@ class Runner:
         try:
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         except ValueError as error:
-            cause = "an output's shape changes from sample to sample, so that samples can't be put together"
-            raise ModelError("OP122", cause, hint="ask for batches of one sample") from error
+            cause = "an output's shape differs between samples, so they can't be stacked"
+            raise ModelError("OP122", cause, hint=_SINGLE) from error
 
     def _run(self, batch: Batch, start: int, size: int) -> dict[str, Array]:
         feeds, rows = dict(batch.inputs), min(size, batch.count - start)
@@ -54,7 +56,7 @@ class Runner:
 
 
 def _piece(array: Array, start: int, size: int) -> Array:
-    """Cut so many samples out of an array, or repeat the last one if there are too few."""
+    """Return a slice of an array's samples, padded by repeating the last one."""
     if not array.ndim:
         return array
     piece = array[start : start + size]
@@ -62,10 +64,10 @@ def _piece(array: Array, start: int, size: int) -> Array:
 
 
 def _rows(name: str, array: Array, size: int) -> Array:
-    """Give an output an axis of samples; that of a single sample may lack it."""
+    """Return an output with an axis of samples, which a single sample's output may lack."""
     if array.ndim and len(array) == size:
         return array
     if size == 1:
         return array[None]
     cause = f"output {name!r} has shape {list(array.shape)} for {size} samples"
-    raise ModelError("OP122", cause, hint="ask for batches of one sample")
+    raise ModelError("OP122", cause, hint=_SINGLE)

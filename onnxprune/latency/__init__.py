@@ -1,9 +1,9 @@
-"""Plans for a latency: layers are measured on the execution provider, and channels leave where that buys time.
+"""Plans for a latency target: layers are measured on the provider, and channels removed where that saves time.
 
-A few pruned versions of the network are run and profiled, layer by layer, with its real shapes (`probe`); what was
-measured is kept on disk (`table`). From it comes an additive model of the network's time (`model`), and a
-multiple-choice knapsack (`knapsack`) that keeps as much importance as the time allows (`search`). The plan is then
-measured for real against the original, and the model corrected until the target is met (`plan`).
+Some pruned versions of the network are profiled layer by layer (`probe`; the times are cached on disk). From the times
+and the layers' `work` comes an additive `model` of the network's time, and a multiple-choice knapsack over each group's
+candidate `widths` keeps as much importance as the time allows (`search`). The pruned network is then measured against
+the original, and the model corrected, until the target is met (`plan`).
 """
 
 from __future__ import annotations

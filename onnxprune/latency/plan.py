@@ -1,4 +1,4 @@
-"""The loop that ends in a plan: predict, measure for real, correct, until the target is met or out of reach."""
+"""The planning loop: predict, measure, correct, until the target is met or found out of reach."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.benchmarking.isolated import tells_layers
+from onnxprune.benchmarking.isolated import has_layer_times
 from onnxprune.benchmarking.profile import notes_on_use, profile
-from onnxprune.benchmarking.rounds import take_turns, warm_up
-from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.rounds import Seconds, ratio, run_interleaved, summarize, warm_up
+from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.benchmarking.statistics import Seconds, ratio, summarize
 from onnxprune.channels.values import Mask
 from onnxprune.errors import PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency.model import NetworkModel
-from onnxprune.latency.probe import Numbers, Probe, probe_states
-from onnxprune.latency.rungs import Choice, State, choice, kept_importance, removal, total_value
-from onnxprune.latency.search import deepest, search
-from onnxprune.latency.sizes import Sizes
-from onnxprune.latency.table import Table
-from onnxprune.latency.work import tensors_of, works
+from onnxprune.latency.probe import LatencyTable, Numbers, Probe, probe_configs
+from onnxprune.latency.search import search
+from onnxprune.latency.widths import (
+    CandidateWidths,
+    Config,
+    candidate_widths,
+    full_width,
+    kept_importance,
+    narrowest,
+    removal,
+    total_value,
+)
+from onnxprune.latency.work import Sizes, tensors_of, works
 from onnxprune.planning.budget import Constraints, Scores, Target, nothing_to_prune, ways_down
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs
@@ -35,31 +41,31 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 
 Progress = Callable[[int, int], None]
 
-_CLOSE = 0.96  # of the target: a plan that takes less gave away too much
-_AIM = 0.985  # of the target: measurements scatter, and it is to be met from below
+_CLOSE = 0.96  # relative to the target: a faster plan removed too much
+_AIM = 0.985  # relative to the target: a margin for the scatter of measurements
 _TRIES = 8
-_PATIENCE = 3  # tries that all miss, after which the model isn't trusted
-_ROUNDS = 25  # short ones: what disturbs the machine then disturbs both networks
-_SURE = 0.03  # of the interval's width, relative, with which a measurement is good enough
-_TRUSTED = 0.1  # of the interval's width, relative, with which it may end the search
-_REPEATS = 4  # times so long to measure, at most, to get there
-_SECONDS = 0.8  # of measuring each network, or
-_FADING = 0.3  # how much less a measurement counts than the next one, which was nearer to the target
-_DOUBT = 0.01  # what a measurement may be off beyond its interval, relative
-_STIFFNESS = 3e-4  # variance of logarithms of predictions from which on measurements tell a slope
+_PATIENCE = 3  # misses in a row from the start, after which the model isn't trusted
+_ROUNDS = 25  # many short ones, so that disturbances affect both networks
+_SURE = 0.03  # relative width of the interval at which a measurement is precise enough
+_TRUSTED = 0.1  # relative width of the interval at which a measurement may end the loop
+_REPEATS = 4  # of a measurement, at most, to become precise enough
+_SECONDS = 0.8  # of measuring each network
+_RUNS = 500  # of measuring a fast network, at most
+_FADING = 0.3  # weight of a measurement relative to the next one, which is closer to the target
+_DOUBT = 0.01  # relative error of a measurement beyond its interval
+_STIFFNESS = 3e-4  # variance of log predictions from which measurements determine a slope
 _SLOPES = 0.25, 1.5
-_RUNS = 500  # runs where they are short
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where a latency is meant, and what may be kept between runs.
+    """How latency is measured.
 
     Attributes:
         provider: the execution provider.
         threads: threads within an operator, None for ONNX Runtime's default.
-        cache: the folder for tables of measured layers; None to keep nothing.
-        seed: of inputs and of the states that are measured.
+        cache: the folder for tables of measured layers; None for no cache.
+        seed: random seed of inputs and measured configurations.
     """
 
     provider: Provider = field(default_factory=lambda: Provider(CPU))
@@ -78,19 +84,19 @@ def plan_for_latency(
     errors: bool = False,
     progress: Progress | None = None,
 ) -> LatencyResult:
-    """Choose what to remove so that the network takes a share of its time, as measured here and now.
+    """Choose the units to remove so that the measured latency meets a target.
 
     Args:
         graph: the traced model; latencies are those at its input shapes.
-        scores: importance of the units of every group; NaN for those that must stay.
-        constraints: limits.
-        target: the latency to stay below.
-        options: where it is measured.
-        errors: whether scores are errors of the outputs that add up, not importances within a group.
-        progress: told how many networks of how many are measured; the last few may not be needed.
+        scores: importance of each group's units; NaN for units that must stay.
+        constraints: limits of the plan.
+        target: the latency to reach, relative to the original's.
+        options: how latency is measured.
+        errors: whether scores are output errors, which add up, instead of importances within a group.
+        progress: called with the number of measured networks and their maximum number.
 
     Returns:
-        The plan that keeps most of those that were measured and met the target.
+        The plan of most value among those measured to meet the target.
 
     Raises:
         PlanError: a setting is out of range (OP303), a pattern matches no node (OP304), nothing can be pruned (OP310),
@@ -100,125 +106,124 @@ def plan_for_latency(
     """
     target.check()
     fixed, ways = ways_down(graph, scores, constraints)
-    choices = [choice(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps]
-    if not choices:
+    candidates = [
+        candidate_widths(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps
+    ]
+    if not candidates:
         raise nothing_to_prune()
-    return _Pursuit(graph, choices, options or Options(), fixed, progress or (lambda done, total: None)).run(
-        target.value
-    )
+    planner = _Planner(graph, candidates, options or Options(), fixed, progress or (lambda done, total: None))
+    return planner.run(target.value)
 
 
-class _Pursuit:
-    """The state of the loop: the model of the network's time, and what it was fitted to."""
+class _Planner:
+    """The planning loop, with the measurements that the model of the network's time is fitted to."""
 
     def __init__(
         self,
         graph: ChannelGraph,
-        choices: Sequence[Choice],
+        candidates: Sequence[CandidateWidths],
         options: Options,
         fixed: Mask,
         progress: Progress,
     ) -> None:
-        self.graph, self.choices, self.options, self.fixed = graph, choices, options, fixed
+        self.graph, self.candidates, self.options, self.fixed = graph, candidates, options, fixed
         self.progress = progress
-        self.rungs = [len(own) for own in choices]
+        self.counts = [len(own) for own in candidates]
         self.settings = SessionSettings(options.provider, options.threads)
         self.feeds = generate_inputs(graph.proto, graph.shapes.inputs, options.seed)
-        self.sizes = Sizes(graph, choices, self.fixed, tensors_of(graph.proto))
+        self.sizes = Sizes(graph, candidates, self.fixed, tensors_of(graph.proto))
         self.works = works(graph.proto, graph.shapes, self.sizes)
         self.alone = False
         if options.provider.name != CPU or options.provider.device is not None:
             placed = profile(graph.proto, self.feeds, self.settings, seconds=0.0)
             notes_on_use("the model", options.provider, placed)
-            self.alone = not tells_layers(placed, self.settings)
-        table = Table(options.cache, self.settings)
+            self.alone = not has_layer_times(placed, self.settings)
+        table = LatencyTable(options.cache, self.settings)
         self.probe = Probe(self.works, self.sizes, table, self.feeds, self.settings, self._build, alone=self.alone)
-        self.original = Opened(graph.proto, self.feeds, self.settings)
+        self.original = TimedSession(graph.proto, self.feeds, self.settings)
         self.whole = _seconds(self.original)
-        self.states: list[State] = []
+        self.configs: list[Config] = []
         self.seconds: list[Numbers] = []
-        self.wholes: list[tuple[State, float]] = [(np.zeros(len(choices), dtype=np.int64), self.whole)]
+        self.wholes: list[tuple[Config, float]] = [(full_width(candidates), self.whole)]
 
     def run(self, target: float) -> LatencyResult:
-        """Predict, measure, correct, until it is done."""
-        probes = probe_states(self.rungs, self.options.seed)
-        for number, state in enumerate(probes):
+        """Predict, measure and correct until the target is met or out of reach."""
+        probes = probe_configs(self.counts, self.options.seed)
+        for number, config in enumerate(probes):
             self.progress(number, len(probes) + _TRIES)
-            self._learn(state)
+            self._learn(config)
             if self.alone:
-                self.wholes.append((state, _seconds(Opened(self._build(state), self.feeds, self.settings))))
-        lowest = deepest(self.choices)
-        tries: dict[tuple[int, ...], Try] = {}
-        best: tuple[float, State, Try] | None = None
+                self.wholes.append((config, _seconds(TimedSession(self._build(config), self.feeds, self.settings))))
+        lowest = narrowest(self.candidates)
+        tries: dict[tuple[int, ...], Trial] = {}
+        best: tuple[float, Config, Trial] | None = None
         for number in range(_TRIES):
             model = self._fit()
-            state = self._next(model, tries, target)
-            if tuple(state.tolist()) in tries:
+            config = self._next(model, tries, target)
+            if tuple(config.tolist()) in tries:
                 break
             self.progress(len(probes) + number, len(probes) + _TRIES)
-            done = tries[tuple(state.tolist())] = self._try(model, state)
+            done = tries[tuple(config.tolist())] = self._try(model, config)
             share = done.measured.value
-            worth = total_value(self.choices, state)
+            worth = total_value(self.candidates, config)
             if share <= target and (best is None or worth > best[0]):
-                best = worth, state, done
+                best = worth, config, done
             sure = done.measured.high - done.measured.low < _TRUSTED * share
-            if sure and (_CLOSE * target <= share <= target or (share > target and (state == lowest).all())):
+            if sure and (_CLOSE * target <= share <= target or (share > target and (config == lowest).all())):
                 break
-            self._learn(state)
+            self._learn(config)
             if self.alone:
-                self.wholes.append((state, share * self.whole))
-        if best is None and tuple(lowest.tolist()) not in tries:  # nothing is out of reach that wasn't tried
+                self.wholes.append((config, share * self.whole))
+        if best is None and tuple(lowest.tolist()) not in tries:  # try it before giving up
             done = tries[tuple(lowest.tolist())] = self._try(self._fit(), lowest)
             best = (0.0, lowest, done) if done.measured.value <= target else None
         if best is None:
             least = min(t.measured.value for t in tries.values())
             cause = f"the latency can't be brought to {target:.3g} of the original's on {self.options.provider.short}"
-            hint = (
-                f"{least:.3g} was reached with these constraints (--max-ratio, --min-channels, --exclude, --round-to)"
-            )
+            hint = f"{least:.3g} was reached within the constraints (max_ratio, min_channels, exclude, round_to)"
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 
-    def _next(self, model: NetworkModel, tries: Mapping[tuple[int, ...], Try], target: float) -> State:
-        """Return the state to try: that which the model finds, unless it isn't to be trusted or can't tell finely."""
+    def _next(self, model: NetworkModel, tries: Mapping[tuple[int, ...], Trial], target: float) -> Config:
+        """Return the configuration to try: the model's, or one between tries if those contradict it or it was tried."""
         if len(tries) >= _PATIENCE and all(t.measured.value > target for t in tries.values()):
             return self._between(tries, target)
         share = _to_predict(model, [(np.array(s), t.measured) for s, t in tries.items()], _AIM * target)
-        found = search(model, self.choices, share * model(np.zeros(len(self.choices), dtype=np.int64)))
-        state = deepest(self.choices) if found is None else found
-        return self._between(tries, target) if tuple(state.tolist()) in tries else state
+        found = search(model, self.candidates, share * model(full_width(self.candidates)))
+        config = narrowest(self.candidates) if found is None else found
+        return self._between(tries, target) if tuple(config.tolist()) in tries else config
 
-    def _try(self, model: NetworkModel, state: State) -> Try:
-        predicted = model(state) / model(np.zeros(len(self.choices), dtype=np.int64))
-        return Try(predicted, self._measure(state))
+    def _try(self, model: NetworkModel, config: Config) -> Trial:
+        predicted = model(config) / model(full_width(self.candidates))
+        return Trial(predicted, self._measure(config))
 
-    def _between(self, tries: Mapping[tuple[int, ...], Try], target: float) -> State:
-        """Return the state half way between the slowest that met the target and the fastest that didn't."""
+    def _between(self, tries: Mapping[tuple[int, ...], Trial], target: float) -> Config:
+        """Return the configuration halfway between the slowest that met the target and the fastest that missed it."""
         shares = {key: done.measured.value for key, done in tries.items()}
         met = max((k for k in shares if shares[k] <= target), key=shares.__getitem__, default=None)
         missed = min((k for k in shares if shares[k] > target), key=shares.__getitem__, default=None)
-        low = deepest(self.choices) if met is None else np.array(met)
-        high = np.zeros(len(self.choices), dtype=np.int64) if missed is None else np.array(missed)
+        low = narrowest(self.candidates) if met is None else np.array(met)
+        high = full_width(self.candidates) if missed is None else np.array(missed)
         return np.asarray((low + high + 1) // 2)
 
-    def _learn(self, state: State) -> None:
-        """Measure the layers of a state."""
-        self.states.append(state)
-        self.seconds.append(self.probe(state))
+    def _learn(self, config: Config) -> None:
+        """Measure the layers of a configuration."""
+        self.configs.append(config)
+        self.seconds.append(self.probe(config))
 
     def _fit(self) -> NetworkModel:
         seconds = np.stack(self.seconds)
-        return NetworkModel(self.works, self.sizes, self.states, seconds, self.rungs, self.wholes)
+        return NetworkModel(self.works, self.sizes, self.configs, seconds, self.counts, self.wholes)
 
-    def _measure(self, state: State) -> Estimate:
-        """Measure a pruned network against the original, taking turns; return its share of the original's time."""
-        pruned = Opened(self._build(state), self.feeds, self.settings)
+    def _measure(self, config: Config) -> Estimate:
+        """Return a pruned network's time relative to the original's, from interleaved rounds."""
+        pruned = TimedSession(self._build(config), self.feeds, self.settings)
         subjects = [self.original, pruned]
         typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
         seconds = min(_SECONDS, _RUNS * max(typical))
         original, own = list[Seconds](), list[Seconds]()
         for _ in range(_REPEATS):
-            more = take_turns(subjects, typical, rounds=_ROUNDS, seconds=seconds)
+            more = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=seconds)
             original += more[0]
             own += more[1]
             share = ratio(own, original, seed=self.options.seed)
@@ -227,57 +232,57 @@ class _Pursuit:
         self.seconds_of_original = summarize(original).median
         return share
 
-    def _build(self, state: State) -> ModelProto:
-        return rewrite(PrunedGraph(self.graph, removal(self.choices, state, self.fixed)))
+    def _build(self, config: Config) -> ModelProto:
+        return rewrite(PrunedGraph(self.graph, removal(self.candidates, config, self.fixed)))
 
-    def _found(self, state: State, done: Try, tries: tuple[Try, ...]) -> LatencyResult:
+    def _found(self, config: Config, done: Trial, tries: tuple[Trial, ...]) -> LatencyResult:
         table = self.probe.table
         return LatencyResult(
-            removed=removal(self.choices, state, self.fixed),
+            removed=removal(self.candidates, config, self.fixed),
             provider=self.options.provider.short,
             original=self.seconds_of_original,
             predicted=done.predicted,
             measured=done.measured,
-            importance=kept_importance(self.choices, state),
+            importance=kept_importance(self.candidates, config),
             tries=tries,
             layers_measured=table.measured,
             layers_known=table.reused,
         )
 
 
-def _to_predict(model: NetworkModel, measured: Sequence[tuple[State, Estimate]], target: float) -> float:
-    """Return the share that a model must predict for a target to be met, by what was measured where it predicted what.
+def _to_predict(model: NetworkModel, measured: Sequence[tuple[Config, Estimate]], target: float) -> float:
+    """Return the relative time that the model must predict for a target to be met, corrected by measurements.
 
-    A line through the logarithms of both, on which the later and the surer measurements weigh more. Its slope is one,
-    a constant factor, as long as little says otherwise; it is mostly below, for a search finds just those states that
-    the model takes for faster than they are.
+    The correction is a line through the logarithms of predicted and measured times, weighted toward later and more
+    precise measurements. Its slope is near one, a constant factor, unless the measurements say otherwise; it is mostly
+    lower, since the search favors configurations whose time the model underestimates.
     """
     if not measured:
         return target
     whole = model(np.zeros_like(measured[0][0]))
-    x = np.log([model(state) / whole for state, _ in measured])
+    x = np.log([model(config) / whole for config, _ in measured])
     y = np.log([share.value for _, share in measured])
     width = np.array([np.log(share.high / share.low) for _, share in measured])
     weights = _FADING ** np.arange(len(y))[::-1] / (width**2 + _DOUBT**2)
     weights /= weights.sum()
-    at, risen = x - weights @ x, y - weights @ y
-    slope = (weights @ (at * risen) + _STIFFNESS) / (weights @ at**2 + _STIFFNESS)
+    dx, dy = x - weights @ x, y - weights @ y
+    slope = (weights @ (dx * dy) + _STIFFNESS) / (weights @ dx**2 + _STIFFNESS)
     return float(np.exp(weights @ x + (np.log(target) - weights @ y) / np.clip(slope, *_SLOPES)))
 
 
-def _seconds(opened: Opened) -> float:
-    """Return what a run takes when nothing disturbs it: a disturbance only ever makes runs longer."""
+def _seconds(opened: TimedSession) -> float:
+    """Return the seconds of an undisturbed run: a low quantile, since disturbances only make runs longer."""
     typical = warm_up(opened, _SECONDS).typical
     return float(np.quantile(opened.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.1))
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """A plan that was measured.
+class Trial:
+    """A measured plan.
 
     Attributes:
-        predicted: its latency as a share of the original's, by the model as it was then.
-        measured: the share that was measured, with its interval.
+        predicted: the predicted latency, relative to the original's.
+        measured: the measured latency, relative to the original's, with its interval.
     """
 
     predicted: float
@@ -286,18 +291,18 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class LatencyResult:
-    """What became of a target on latency.
+    """A plan for a latency target.
 
     Attributes:
-        removed: for every unit whether it leaves, shape (units,).
+        removed: whether each unit is removed, shape (units,).
         provider: the execution provider's short name.
-        original: seconds of the original.
-        predicted: the plan's latency as a share of the original's, by the first model, before anything was corrected.
-        measured: the share that was measured.
-        importance: the share of importance that layers still read, on average.
-        tries: all that were measured.
-        layers_measured: how many layers were measured for it.
-        layers_known: how many the table knew.
+        original: the original's latency in seconds.
+        predicted: the predicted latency, relative to the original's.
+        measured: the measured latency, relative to the original's, with its interval.
+        importance: the share of importance kept, averaged over the layers that read it.
+        tries: all measured plans.
+        layers_measured: number of measured layers.
+        layers_known: number of layers found in the table.
     """
 
     removed: Mask
@@ -306,12 +311,12 @@ class LatencyResult:
     predicted: float
     measured: Estimate
     importance: float
-    tries: tuple[Try, ...]
+    tries: tuple[Trial, ...]
     layers_measured: int
     layers_known: int
 
     def fields(self) -> dict[str, Any]:
-        """Describe it in JSON's types, without the units."""
+        """Return it as JSON types, without the units."""
         return {
             "provider": self.provider,
             "original_seconds": self.original,

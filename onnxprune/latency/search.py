@@ -1,4 +1,4 @@
-"""From a model of the network's time to the state that keeps most within a budget."""
+"""Search for the configuration of most value within a time budget."""
 
 from __future__ import annotations
 
@@ -8,96 +8,96 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.latency.model import NetworkModel
-from onnxprune.latency.rungs import Choice, Numbers, State, total_value
+from onnxprune.latency.widths import CandidateWidths, Config, Numbers, full_width, narrowest, total_value
 
-_FAR = 10  # rounds from the whole network on
-_NEAR = 10  # rounds around the best state, at most
-_REACHES = (2, 2, 1, 1)  # rungs that each of their steps may go
-
-
-def deepest(choices: Sequence[Choice]) -> State:
-    """Return the state in which as much as is allowed has left."""
-    return np.array([len(own) - 1 for own in choices], dtype=np.int64)
+_FAR = 10  # rounds from the original network on
+_NEAR = 10  # rounds around the best configuration, at most
+_REACHES = (2, 2, 1, 1)  # candidates that each of their steps may move by
+_BINS = 2000  # of the knapsack's budget
 
 
-def search(model: NetworkModel, choices: Sequence[Choice], budget: float) -> State | None:
-    """Find the state of most value whose predicted time is within a budget.
+def search(model: NetworkModel, candidates: Sequence[CandidateWidths], budget: float) -> Config | None:
+    """Find the configuration of most value whose predicted time is within a budget.
 
-    A layer's time depends on two groups or more, those that it reads and those that it makes, so that the sum isn't
-    separable. It is made so around a state: each choice costs what its layers take at each of its rungs, all others
-    being as they are. The knapsack of that is solved exactly, and again around its solution; costs are averaged over
-    the rounds, so that they come to rest. Around the best state that keeps the budget the costs are exact for single
-    moves and good for small ones, so the last rounds look for better states a few rungs around it.
+    A layer's time depends on several groups, those that it reads and those that it makes, so the sum isn't separable.
+    It is made separable around a configuration: a group's cost at each of its widths is the time of its layers, with
+    all other groups unchanged. This knapsack is solved exactly, and again around its solution; costs are averaged over
+    the rounds so that they converge. Around the best configuration within the budget, costs are exact for changes of
+    one group and good for small changes, so the last rounds search its neighborhood.
 
     Args:
-        model: predicts the time of a state.
-        choices: the groups' choices.
+        model: predicts the time of a configuration.
+        candidates: the groups' candidate widths.
         budget: seconds.
 
     Returns:
-        The state, or None if the model knows none within the budget.
+        The configuration, or None if even the narrowest exceeds the budget.
     """
-    best = deepest(choices)
+    best = narrowest(candidates)
     if model(best) > budget:
         return None
-    rungs = [len(own) for own in choices]
-    state = np.zeros(len(choices), dtype=np.int64)
-    costs = model.around(state, rungs)
+    counts = [len(own) for own in candidates]
+    config = full_width(candidates)
+    costs = model.around(config, counts)
     for turn in range(_FAR):
-        state = _solved(model, choices, state, costs, budget, reach=max(rungs))
-        best = _better(model, choices, best, state, budget)
-        fresh = model.around(state, rungs)
+        config = _solved(model, candidates, config, costs, budget, reach=max(counts))
+        best = _better(model, candidates, best, config, budget)
+        fresh = model.around(config, counts)
         costs = [old + (new - old) / (turn + 2) ** 0.5 for old, new in zip(costs, fresh, strict=True)]
     for _ in range(_NEAR):
-        costs, limit, start = model.around(best, rungs), budget, best
+        costs, limit, start = model.around(best, counts), budget, best
         for reach in _REACHES:
-            state = _solved(model, choices, start, costs, limit, reach=reach)
-            best = _better(model, choices, best, state, budget)
-            limit = min(budget, limit - max(0.0, model(state) - budget))  # by how much the sum of moves was wrong
+            config = _solved(model, candidates, start, costs, limit, reach=reach)
+            best = _better(model, candidates, best, config, budget)
+            limit = min(budget, limit - max(0.0, model(config) - budget))  # the error of the separable sum
         if best is start:
             break
     return best
 
 
 def _solved(
-    model: NetworkModel, choices: Sequence[Choice], state: State, costs: Sequence[Numbers], budget: float, *, reach: int
-) -> State:
-    """Solve the knapsack around a state, with rungs no further away than some; give the deepest if none fits."""
-    # What the state takes beyond the choices' costs in it, negative, for layers count once for each of their choices.
-    rest = model(state) - sum(float(c[r]) for c, r in zip(costs, state.tolist(), strict=True))
-    low = np.maximum(state - reach, 0).tolist()
-    high = [min(r + reach + 1, len(own)) for r, own in zip(state.tolist(), choices, strict=True)]
+    model: NetworkModel,
+    candidates: Sequence[CandidateWidths],
+    config: Config,
+    costs: Sequence[Numbers],
+    budget: float,
+    *,
+    reach: int,
+) -> Config:
+    """Solve the knapsack around a configuration, within a reach; return the narrowest there if none fits."""
+    # The time beyond the groups' costs; negative, since a layer is counted once for each of its groups.
+    rest = model(config) - sum(float(c[r]) for c, r in zip(costs, config.tolist(), strict=True))
+    low = np.maximum(config - reach, 0).tolist()
+    high = [min(r + reach + 1, len(own)) for r, own in zip(config.tolist(), candidates, strict=True)]
     found = solve(
         [c[a:b] for c, a, b in zip(costs, low, high, strict=True)],
-        [own.values[a:b] for own, a, b in zip(choices, low, high, strict=True)],
+        [own.values[a:b] for own, a, b in zip(candidates, low, high, strict=True)],
         budget - rest,
     )
     return np.array(high) - 1 if found is None else np.array(low) + found
 
 
-def _better(model: NetworkModel, choices: Sequence[Choice], best: State, state: State, budget: float) -> State:
-    fits = model(state) <= budget
-    return state if fits and total_value(choices, state) > total_value(choices, best) else best
-
-
-_BINS = 2000
+def _better(
+    model: NetworkModel, candidates: Sequence[CandidateWidths], best: Config, config: Config, budget: float
+) -> Config:
+    fits = model(config) <= budget
+    return config if fits and total_value(candidates, config) > total_value(candidates, best) else best
 
 
 def solve(costs: Sequence[Numbers], values: Sequence[Numbers], budget: float) -> NDArray[np.int64] | None:
-    """Choose one option of every set so that costs stay within a budget and values add up to the most.
+    """Solve a multiple-choice knapsack: choose one option per set, maximizing total value within a budget of costs.
 
-    Dynamic programming over a budget cut into 2000 pieces (Dudzinski and Walukiewicz, Exact methods for the knapsack
-    problem and its generalizations, EJOR 28, 1987). Costs are rounded up to whole pieces, so that the answer always
-    keeps the budget; it is the best for a budget smaller by at most one piece for every set, which bounds what rounding
-    loses.
+    Dynamic programming over a budget divided into 2000 bins (Dudzinski and Walukiewicz, Exact methods for the knapsack
+    problem and its generalizations, EJOR 28, 1987). Costs are rounded up to bins, so the solution is within the budget,
+    and optimal for a budget that is smaller by at most one bin per set.
 
     Args:
-        costs: of every option, shape (options,) each; from which set the cheapest are taken may be negative.
-        values: of every option.
-        budget: the most that the costs may add up to.
+        costs: costs of each set's options, shape (options,) each; may be negative.
+        values: values of each set's options, shape (options,) each.
+        budget: maximum total cost.
 
     Returns:
-        The option of every set, or None if even the cheapest cost more than the budget.
+        The chosen option of each set, or None if even the cheapest options exceed the budget.
     """
     least = [float(c.min()) for c in costs]
     room = budget - sum(least)
@@ -121,8 +121,8 @@ def solve(costs: Sequence[Numbers], values: Sequence[Numbers], budget: float) ->
             found[better] = with_it[better]
             taken[i, better] = option
         best = found
-    state, left = np.zeros(len(costs), dtype=np.int64), _BINS
+    config, left = np.zeros(len(costs), dtype=np.int64), _BINS
     for i in reversed(range(len(costs))):
-        state[i] = taken[i, left]
-        left -= int(pieces[i][state[i]])
-    return state
+        config[i] = taken[i, left]
+        left -= int(pieces[i][config[i]])
+    return config

@@ -41,6 +41,7 @@ __all__ = [
     "set_tensor",
     "skeleton",
     "weights",
+    "written_whole",
 ]
 
 _BIG = 1024  # elements; larger initializers are left out of skeletons
@@ -117,7 +118,7 @@ def save(
     if not external:
         size, parts = pieces(proto)
         if size <= PROTOBUF_LIMIT:
-            with _atomically([target], force) as (file,):
+            with _saved(target, force=force) as (file,):
                 _write(file, parts)
             return
         if external is False:
@@ -131,7 +132,7 @@ def save(
             where=str(data),
             hint="choose another name or folder",
         )
-    with _atomically([data, target], force) as (data_file, file):
+    with _saved(data, target, force=force) as (data_file, file):
         with data_file.open("xb") as stream:
             stubs = detach(proto, stream, data.name)
         size, parts = pieces(proto, lambda tensor: stubs.get(tensor.name, tensor))
@@ -248,25 +249,36 @@ def _export(graph: gs.Graph) -> ModelProto:
 
 
 @contextmanager
-def _atomically(targets: list[Path], force: bool) -> Iterator[list[Path]]:
-    """Yield temporary names beside the targets; on success these files replace the targets, in order."""
-    for target in targets:
-        if os.path.lexists(target) and (target.is_dir() or not force):
-            hint = None if target.is_dir() else "pass --force (force=True) to overwrite it"
-            raise ModelError("OP116", "the output exists", where=str(target), hint=hint)
+def written_whole(*targets: Path) -> Iterator[list[Path]]:
+    """Yield a temporary path beside each target; on success these files replace the targets, in order.
+
+    On failure the temporary files are deleted, and targets that didn't exist before still don't.
+    """
     drafts = [target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp") for target in targets]
     new = [target for target in targets if not os.path.lexists(target)]
     try:
         yield drafts
         for draft, target in zip(drafts, targets, strict=True):
             os.replace(draft, target)
-    except BaseException as error:
+    except BaseException:
         for leftover in drafts + new:
             leftover.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            cause = f"can't write the model: {error.strerror or error}"
-            raise ModelError("OP117", cause, where=str(targets[-1])) from error
         raise
+
+
+@contextmanager
+def _saved(*targets: Path, force: bool) -> Iterator[list[Path]]:
+    """Do as `written_whole`, with ModelErrors for existing targets (OP116) and failures of writing (OP117)."""
+    for target in targets:
+        if os.path.lexists(target) and (target.is_dir() or not force):
+            hint = None if target.is_dir() else "pass --force (force=True) to overwrite it"
+            raise ModelError("OP116", "the output exists", where=str(target), hint=hint)
+    try:
+        with written_whole(*targets) as drafts:
+            yield drafts
+    except OSError as error:
+        cause = f"can't write the model: {error.strerror or error}"
+        raise ModelError("OP117", cause, where=str(targets[-1])) from error
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:

@@ -223,7 +223,7 @@ class Tape:
         nodes: the nodes so far, in topological order.
         constants: values of its constants, by name.
         inputs: what is fed, in order.
-        still: names of tensors that gradients don't pass.
+        stopped: names of tensors that gradients do not pass.
         opset: the version of ONNX's operators in it.
     """
 
@@ -233,7 +233,7 @@ class Tape:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.inputs: list[Tensor] = []
-        self.still: set[str] = set()
+        self.stopped: set[str] = set()
         self._tensors: dict[str, Tensor] = {}
         self._made: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
         self._opsets = [helper.make_opsetid("", opset)]
@@ -272,10 +272,10 @@ class Tape:
         """Add a constant vector of whole numbers."""
         return self.constant(np.array(values, np.int64))
 
-    def held(self, tensor: Tensor) -> Tensor:
-        """Return a tensor's value as if it were a constant: gradients don't pass."""
+    def stop_gradient(self, tensor: Tensor) -> Tensor:
+        """Return a copy of a tensor that gradients do not pass."""
         copy = self.emit("Identity", tensor)
-        self.still.add(copy.name)
+        self.stopped.add(copy.name)
         return copy
 
     def emit(self, op_type: str, *inputs: Tensor | None, **attributes: Any) -> Tensor:

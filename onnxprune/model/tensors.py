@@ -191,3 +191,13 @@ def _bits(data_type: int) -> int:
 
 def _type_name(data_type: int) -> str:
     return str(TensorProto.DataType.Name(data_type))
+
+
+def with_weights(proto: ModelProto, arrays: Mapping[str, np.ndarray]) -> ModelProto:
+    """Return a copy of a model with new values for some initializers, converted to their types."""
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    stored = weights(copy)
+    for name, array in arrays.items():
+        set_tensor(stored.tensor(name), array.astype(stored.dtype(name)))
+    return copy

@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxprune.evaluation.evaluation import Evaluation
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.evaluation.meter import Score
+from onnxprune.evaluation.measure import Evaluation, Score
 from onnxprune.report.layout import FAINT, count, heading, paragraph, stack, table
 
 _TITLES = {

@@ -1,1 +1,1 @@
-"""The installed ONNX Runtime: its library, its execution providers, and what may be wrong with them."""
+"""The installed ONNX Runtime: its library, its execution providers, and their diagnosis."""

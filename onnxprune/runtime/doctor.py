@@ -1,4 +1,4 @@
-"""What is installed, whether it fits together, and why an execution provider doesn't start."""
+"""Diagnosis of the installation: packages, conflicts, and why an execution provider doesn't start."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Level = Literal["error", "warning", "note"]
 
 _PACKAGES = ("onnxprune", "onnx", "onnx-graphsurgeon", "numpy", "pillow", "scipy", "scikit-learn", "torch")
 _RUNTIME = "onnxruntime"  # the package that all builds of ONNX Runtime install
-_REMOTE = "AzureExecutionProvider"  # calls a service, runs no node of any model by itself
-_TIMEOUT = 120  # seconds; a first start of TensorRT takes long
+_REMOTE = "AzureExecutionProvider"  # calls a service and runs no nodes itself
+_TIMEOUT = 120  # seconds; the first start of TensorRT is slow
 
 _MISSING = re.compile(r"(\S+\.(?:so|dylib)[.\d]*): cannot open shared object file|(\S+\.dll)\b.* (?:is missing|126)")
 _TROUBLE = re.compile(r"(?:\[E:onnxruntime|\[W:onnxruntime|[Ee]rror|EP Error).*")
@@ -44,12 +44,12 @@ sys.exit(0 if {provider!r} in opened.get_providers() else 3)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that was noticed.
+    """A problem or remark.
 
     Attributes:
-        level: "error" for what can't work, "warning" for what may not, "note" for what is good to know.
-        what: what it is, in a line.
-        hint: what to do about it; may be empty.
+        level: "error" if something can't work, "warning" if it may not, else "note".
+        what: one line of description.
+        hint: a remedy; may be empty.
     """
 
     level: Level
@@ -64,7 +64,7 @@ class ProviderState:
     Attributes:
         name: the provider.
         works: whether a session starts with it.
-        why: why not: missing libraries by name, or ONNX Runtime's own words.
+        why: the reason if it doesn't: missing libraries, or ONNX Runtime's message.
     """
 
     name: str
@@ -74,17 +74,17 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found.
+    """The state of the installation.
 
     Attributes:
-        python: version and place of Python.
+        python: version and path of Python.
         cpu: the processor.
-        cores: cores that may be used.
-        gpus: NVIDIA's GPUs with their drivers.
-        packages: versions of the packages that matter; None for those that aren't installed.
+        cores: number of usable cores.
+        gpus: NVIDIA GPUs with their drivers.
+        packages: versions of the relevant packages; None for those that aren't installed.
         runtimes: the distributions that install ONNX Runtime, with versions.
         providers: the execution providers of the installed ONNX Runtime.
-        findings: what was noticed, errors first.
+        findings: problems and remarks, errors first.
     """
 
     python: str
@@ -98,12 +98,12 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing that can't work."""
+        """Whether there are no errors."""
         return all(finding.level != "error" for finding in self.findings)
 
 
 def diagnose() -> Diagnosis:
-    """Look at the installation; providers are tried in processes of their own, for they may crash."""
+    """Diagnose the installation. Providers are tried in separate processes, since they may crash."""
     found = versions(*_PACKAGES)
     runtimes = versions(*runtime_distributions())
     providers: tuple[ProviderState, ...] = ()
@@ -130,18 +130,18 @@ def diagnose() -> Diagnosis:
 
 
 def runtime_distributions() -> tuple[str, ...]:
-    """Return the installed distributions that bring a package called onnxruntime, each once."""
+    """Return the installed distributions that contain the package onnxruntime."""
     return tuple(sorted(set(metadata.packages_distributions().get(_RUNTIME, ()))))
 
 
 def missing_libraries(log: str) -> tuple[str, ...]:
-    """Return the names of the shared libraries that a loader's messages say it didn't find."""
+    """Return the names of missing shared libraries from a loader's messages."""
     found = (a or b for a, b in _MISSING.findall(log))
     return tuple(dict.fromkeys(Path(name).name for name in found))
 
 
 def try_provider(name: str) -> ProviderState:
-    """Open a small model with a provider, in a process of its own."""
+    """Open a small model with a provider, in a separate process."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model = Path(folder, "probe.onnx")
         model.write_bytes(_probe_model())
@@ -159,10 +159,8 @@ def try_provider(name: str) -> ProviderState:
     if done.returncode < 0:
         return ProviderState(name, False, f"it crashed (signal {-done.returncode})")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = next(
-        (line for line in lines if _TROUBLE.search(line)), lines[-1] if lines else "ONNX Runtime doesn't say"
-    )
-    return ProviderState(name, False, telling[:300])
+    last = lines[-1] if lines else "ONNX Runtime gives no reason"
+    return ProviderState(name, False, next((line for line in lines if _TROUBLE.search(line)), last)[:300])
 
 
 def _states(names: Sequence[str]) -> Iterator[ProviderState]:
@@ -177,23 +175,23 @@ def _conflicts(runtimes: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _unused_gpu(providers: Sequence[ProviderState]) -> Iterator[Finding]:
-    """Notice a GPU that this build of ONNX Runtime can't use."""
+    """Warn of a GPU that this build of ONNX Runtime can't use."""
     if gpus() and not any(p.name not in (CPU, _REMOTE) for p in providers):
         hint = "pip uninstall -y onnxruntime, then pip install 'onnxprune[gpu]'"
-        yield Finding("warning", f"{gpus()[0]} is not used: this ONNX Runtime is built for the CPU", hint)
+        yield Finding("warning", f"{gpus()[0]} is not used: this ONNX Runtime is a CPU build", hint)
 
 
 def _model_versions() -> Iterator[Finding]:
     if max_ir_version() < onnx.IR_VERSION:
         yield Finding(
             "note",
-            f"onnx writes models of IR version {onnx.IR_VERSION} by default, this ONNX Runtime reads "
-            f"{max_ir_version()} at most; what onnxprune writes is fine",
+            f"onnx writes models of IR version {onnx.IR_VERSION} by default, this ONNX Runtime reads at most "
+            f"{max_ir_version()}; models written by onnxprune are fine",
         )
 
 
 def _too_old() -> Iterator[Finding]:
-    """Hold installed versions against what this distribution asks for; nothing is known of a source tree."""
+    """Compare installed versions with this distribution's requirements, which a source tree lacks."""
     try:
         requirements = metadata.requires("onnxprune") or []
     except metadata.PackageNotFoundError:
@@ -210,12 +208,12 @@ def _number(version: str) -> tuple[int, ...]:
 
 def _hint(state: ProviderState) -> str:
     if "cud" in state.why.lower() or "cublas" in state.why or "nvrtc" in state.why:
-        return "install the CUDA and cuDNN that this ONNX Runtime was built for, or put them on the loader's path"
-    return "leave the provider out, or install what it needs"
+        return "install the CUDA and cuDNN that this ONNX Runtime was built for, or add them to the library path"
+    return "omit the provider, or install what it needs"
 
 
 def _probe_model() -> bytes:
-    """Return a model that adds two numbers, of versions that any ONNX Runtime reads."""
+    """Return a model that adds two numbers, of versions that every ONNX Runtime reads."""
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)

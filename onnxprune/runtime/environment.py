@@ -1,4 +1,4 @@
-"""Where something is measured: processor, cores, clock, load, versions, devices. Numbers mean little without it."""
+"""The environment of a measurement: processor, cores, clock, load, devices and versions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from onnxprune.runtime.library import import_onnxruntime
 from onnxprune.version import __version__
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-_BUSY = 0.3  # processes in the queue per core above which timings are to be doubted
+_BUSY = 0.3  # load per core above which timings are unreliable
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where something was measured.
+    """The environment of a measurement.
 
     Attributes:
-        date: day and time, UTC.
+        date: date and time, UTC.
         system: operating system and machine type.
         cpu: the processor's model.
-        cores: cores that this process may use.
-        governor: what sets the clock's speed, None if it can't be read.
-        load: processes in the queue over the last minute, None where it can't be told.
-        gpus: each with its driver.
+        cores: number of cores that this process may use.
+        governor: the CPU frequency governor, None if unknown.
+        load: load average of the last minute, None if unknown.
+        gpus: NVIDIA GPUs with their drivers.
         python: version of Python.
         onnxruntime: ONNX Runtime's version and build.
-        packages: versions of the packages that matter.
+        packages: versions of the relevant packages.
     """
 
     date: str
@@ -49,17 +49,17 @@ class Environment:
 
     @property
     def hardware(self) -> tuple[str, ...]:
-        """What times may only be compared on the same of."""
+        """The hardware; times are comparable only between equal ones."""
         return self.cpu, str(self.cores), *self.gpus
 
     @property
     def busy(self) -> bool:
-        """Whether other work was going on."""
+        """Whether other processes were running."""
         return self.load is not None and self.load > _BUSY * self.cores
 
 
 def environment() -> Environment:
-    """Look around.
+    """Return the current environment.
 
     Raises:
         UsageError: ONNX Runtime isn't installed (OP601).
@@ -80,14 +80,14 @@ def environment() -> Environment:
 
 
 def cpu_model() -> str:
-    """Name the processor."""
+    """Return the processor's name."""
     info = _read(Path("/proc/cpuinfo")) or ""
     named = (line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine() or "unknown processor")
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -95,7 +95,7 @@ def usable_cores() -> int:
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """Name NVIDIA's GPUs and their driver, as nvidia-smi tells; none where there is no such program."""
+    """Return NVIDIA GPUs with their drivers, from nvidia-smi; none without it."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -104,7 +104,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of those of some packages that are installed."""
+    """Return the versions of packages, without those that aren't installed."""
     found = {}
     for package in packages:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""ONNX Runtime itself: imported when first needed, and the newest models that it reads."""
+"""The ONNX Runtime library: its import on demand, the IR versions that it reads, and session options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 
 from onnxprune.errors import UsageError
 
-_SILENT = 4  # ONNX Runtime's "fatal": everything below reaches the user through our errors
+_SILENT = 4  # ONNX Runtime's level "fatal": other messages reach the user as our errors
 _EXTRAS = "pip install 'onnxprune[cpu]' or 'onnxprune[gpu]', never both"
 
 
@@ -20,7 +20,7 @@ def import_onnxruntime() -> ModuleType:
     """Import ONNX Runtime.
 
     Raises:
-        UsageError: It isn't installed, or its installation is broken (OP601).
+        UsageError: it isn't installed, or its installation is broken (OP601).
     """
     try:
         module = importlib.import_module("onnxruntime")
@@ -31,7 +31,7 @@ def import_onnxruntime() -> ModuleType:
     except ImportError as error:
         raise UsageError("OP601", f"onnxruntime can't be imported: {error}") from error
     if not hasattr(module, "InferenceSession"):
-        # Uninstalling one of the two builds leaves a hollow package of the other.
+        # Uninstalling one of the two builds leaves the other without its modules.
         hint = "uninstall onnxruntime and onnxruntime-gpu, then " + _EXTRAS
         raise UsageError("OP601", "the installation of onnxruntime is incomplete", hint=hint)
     return module
@@ -39,14 +39,14 @@ def import_onnxruntime() -> ModuleType:
 
 @functools.cache
 def max_ir_version() -> int:
-    """Give the newest IR version that the installed ONNX Runtime reads (onnx's own without it)."""
+    """Return the newest IR version that the installed ONNX Runtime reads; onnx's own version without ONNX Runtime."""
     try:
         runtime = import_onnxruntime()
     except UsageError:
         return int(onnx.IR_VERSION)
     opset = onnx.OperatorSetIdProto(version=17)
     probe = onnx.ModelProto(ir_version=2**30, opset_import=[opset], graph=onnx.GraphProto())
-    try:  # no API tells, but the refusal does
+    try:  # only the error message contains it
         runtime.InferenceSession(probe.SerializeToString(), session_options(runtime, False, None))
     except Exception as error:
         if match := re.search(r"max supported IR version: (\d+)", str(error)):
@@ -55,7 +55,7 @@ def max_ir_version() -> int:
 
 
 def session_options(runtime: ModuleType, optimize: bool, threads: int | None) -> Any:
-    """Return session options: silent, the graph optimized or not, a number of threads."""
+    """Return session options: silent, with or without graph optimization, with a number of threads."""
     options = runtime.SessionOptions()
     options.log_severity_level = _SILENT
     levels = runtime.GraphOptimizationLevel

@@ -1,4 +1,4 @@
-"""Execution providers as users name them, and as ONNX Runtime takes them."""
+"""Execution providers: their short names, options and devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxprune.runtime.library import import_onnxruntime
 CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 
-# Short names, in lower case; any other provider may be given by its full name.
+# Short names in lower case; other providers are given by their full names.
 _SHORT: Mapping[str, str] = MappingProxyType(
     {
         "acl": "ACLExecutionProvider",
@@ -39,7 +39,7 @@ _SHORT: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Providers whose tensors live in a memory of their own, and what ONNX Runtime's IOBinding calls that.
+# Providers with device memory, and its name in ONNX Runtime's IOBinding.
 _DEVICES: Mapping[str, str] = MappingProxyType(
     {
         "CANNExecutionProvider": "cann",
@@ -50,7 +50,7 @@ _DEVICES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Providers that have threads of their own, and the option that says how many.
+# Providers with their own thread pools, and the option for the number of threads.
 _THREADS: Mapping[str, str] = MappingProxyType(
     {
         "OpenVINOExecutionProvider": "num_of_threads",
@@ -64,9 +64,9 @@ class Provider:
     """An execution provider with its options.
 
     Attributes:
-        name: as ONNX Runtime calls it: CUDAExecutionProvider.
-        options: its options; values are strings, as ONNX Runtime takes them.
-        device: the memory that inputs and outputs are bound in; None for the host's.
+        name: ONNX Runtime's name, such as CUDAExecutionProvider.
+        options: its options; values are strings.
+        device: the device memory for inputs and outputs; None for host memory.
     """
 
     name: str
@@ -75,32 +75,32 @@ class Provider:
 
     @property
     def short(self) -> str:
-        """The name as people say it: cuda."""
+        """The short name, such as cuda."""
         return next((s for s, name in _SHORT.items() if name == self.name), self.name.removesuffix(_SUFFIX).lower())
 
     @property
     def device_id(self) -> int:
-        """The number of the device, by its options."""
+        """The device number, from the options."""
         number = self.options.get("device_id", "0")
         return int(number) if number.isdecimal() else 0
 
     def chain(self, threads: int | None = None) -> list[tuple[str, dict[str, Any]]]:
-        """Return the providers that a session is opened with: this one, and the CPU for what it leaves over.
+        """Return the providers to open a session with: this one, then the CPU for the remaining nodes.
 
         Args:
-            threads: threads within an operator, for a provider that has its own; None for the provider's default.
+            threads: threads within an operator, for providers with their own pools; None for the provider's default.
         """
         own = {_THREADS[self.name]: str(threads)} if threads is not None and self.name in _THREADS else {}
         chain = [(self.name, own | dict(self.options))]
         return chain if self.name == CPU else [*chain, (CPU, {})]
 
     def with_option(self, key: str, value: str) -> Provider:
-        """Return the provider with another option."""
+        """Return a copy with an option set."""
         return replace(self, options={**self.options, key: value})
 
 
 def parse_provider(text: str) -> Provider:
-    """Read a provider: a short name such as ``cuda``, or ONNX Runtime's own.
+    """Return the provider with a name: a short one such as ``cuda``, or ONNX Runtime's.
 
     Raises:
         UsageError: no provider has this name (OP608), or ONNX Runtime isn't installed (OP601).

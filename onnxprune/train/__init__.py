@@ -1,8 +1,8 @@
 """Fine-tuning on ONNX Runtime, without a framework.
 
-A training step (forward, loss, gradients by reverse-mode differentiation, optimizer) is written as an ONNX graph of
-standard operators, which any execution provider runs. `rules` has the gradient of each operator, `tape` is what they
-are written on, `native` is the loop; `backend` lets plug-ins train instead.
+A training step (forward pass, loss, gradients by reverse-mode differentiation, optimizer) is built as an ONNX graph of
+standard operators, which any execution provider runs (`step`, `runner`, `loop`). Other implementations of `backend`
+can train instead.
 """
 
 from onnxprune.train.augment import Augmentation

@@ -1,4 +1,4 @@
-"""Augmentation of images: mirrored, shifted, with a part covered."""
+"""Augmentation of images: flips, shifts and cutout."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _CHANNELS = (1, 3, 4)  # of images
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is done to each image, drawn anew each time.
+    """Random augmentation of images.
 
     Attributes:
-        flip: whether half of them are mirrored left to right.
-        crop: by up to so many pixels they are shifted, what comes in being zero.
-        cutout: side of a square that is set to zero (DeVries and Taylor, 2017); 0 for none.
+        flip: whether images are flipped horizontally, with probability 1/2.
+        crop: maximum shift in pixels along both axes; zero-padded.
+        cutout: side in pixels of a square that is set to zero (DeVries and Taylor, 2017); 0 for none.
     """
 
     flip: bool = False
@@ -28,11 +28,11 @@ class Augmentation:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is done."""
+        """Whether images stay unchanged."""
         return not (self.flip or self.crop or self.cutout)
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Augment the images among a batch's inputs; other inputs are left alone."""
+        """Return a batch's inputs with augmented images; other inputs are unchanged."""
         return {name: array if self.idle else self._augmented(array, rng) for name, array in inputs.items()}
 
     def _augmented(self, array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -58,5 +58,5 @@ class Augmentation:
 
 
 def _shift(by: int, size: int) -> tuple[slice, slice]:
-    """Return where pixels go and where they come from, along an axis."""
+    """Return the target and the source slice of a shift along an axis."""
     return slice(max(by, 0), size + min(by, 0)), slice(max(-by, 0), size - max(by, 0))

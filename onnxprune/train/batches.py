@@ -1,4 +1,4 @@
-"""Batches as training steps take them: shuffled, whole, augmented, with what the teacher says of them."""
+"""Batches for training steps: shuffled, full, augmented, and with the teacher's outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class TrainingBatches:
-    """What a training goes through, the same at every run."""
+    """The batches of a training, reproducible by the seed."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class TrainingBatches:
         providers: Sequence[Provider],
         threads: int | None,
     ) -> None:
-        """Take data, and open the teacher if there is one.
+        """Read a first batch, and open the teacher if there is one.
 
         Raises:
             DataError: there are no data.
-            TrainingError: there are too few for a batch (OP906).
+            TrainingError: there are too few for a step (OP906).
         """
         self._data, self._settings = data, settings
         self._labeled = any(not taught for taught in goal.taught.values())
@@ -50,17 +50,17 @@ class TrainingBatches:
         self.per_epoch = len(data) // self.size // settings.accumulate
         if not self.per_epoch:
             cause = f"{len(data)} samples don't make {settings.accumulate} batches of {self.size}"
-            raise TrainingError("OP906", cause, hint="lower --batch or --accumulate")
+            raise TrainingError("OP906", cause, hint="lower `batch` or `accumulate`")
         self.example = self._complete(first, first.inputs)
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[list[Arrays]]:
-        """Go through an epoch's steps, each a list of as many batches as accumulate.
+        """Yield an epoch's steps, each a list of the batches that accumulate.
 
-        Samples are in an order of the epoch's own; those that don't fill a batch are left for another epoch.
+        Samples are shuffled differently in each epoch; those that don't fill a batch are dropped.
 
         Args:
-            number: of the epoch, from 0.
-            skip: how many steps to leave out at the beginning.
+            number: number of the epoch, from 0.
+            skip: number of steps to skip at the beginning.
         """
         accumulate, seed = self._settings.accumulate, self._settings.seed
         order = np.random.default_rng((seed, number)).permutation(len(self._data))
@@ -83,6 +83,6 @@ class TrainingBatches:
             arrays["labels"] = labels.astype(np.int64 if labels.dtype.kind in "biu" else np.float32)
         if self._teacher is not None:
             wanted = {i.name for i in self._teacher.get_inputs()}
-            said = run(self._teacher, {n: a for n, a in inputs.items() if n in wanted})
-            arrays |= {name: np.asarray(said[source], np.float32) for name, source in self._names.items()}
+            outputs = run(self._teacher, {n: a for n, a in inputs.items() if n in wanted})
+            arrays |= {name: np.asarray(outputs[source], np.float32) for name, source in self._names.items()}
         return arrays

@@ -1,10 +1,9 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped."""
+"""Checkpoints: all that a training needs to resume exactly."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import TrainingError
+from onnxprune.model.file import written_whole
 from onnxprune.train.history import Epoch, to_fields
 
 _VERSION = 1
@@ -25,18 +25,18 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(slots=True)
 class Checkpoint:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes:
-        fingerprint: of the model, the settings and the data; another training's checkpoint isn't taken.
-        step: steps made.
-        state: weights, statistics and what the optimizer keeps.
-        history: the epochs that are over.
+        fingerprint: digest of the model, the settings and the data; checkpoints of other trainings are refused.
+        step: number of completed steps.
+        state: weights, statistics and optimizer state.
+        history: the completed epochs.
         best: the weights of the best epoch so far.
-        value: what these are worth.
-        best_epoch: the number of that epoch, 0 if none was judged.
-        losses: sums of the losses of the epoch under way.
-        seconds: the time it has taken.
+        value: their validation value.
+        best_epoch: the number of that epoch, 0 if none was better than the start.
+        losses: sums of the current epoch's losses.
+        seconds: seconds of the current epoch so far.
     """
 
     fingerprint: str
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint; the file appears whole or not at all, and the last one stays until then.
+    """Write a checkpoint atomically.
 
     Raises:
         TrainingError: it can't be written (OP905).
@@ -69,24 +69,21 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     arrays = {_NOTES: np.frombuffer(json.dumps(notes).encode(), np.uint8)}
     arrays |= {_STATE + name: array for name, array in checkpoint.state.items()}
     arrays |= {_BEST + name: array for name, array in checkpoint.best.items()}
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+        with written_whole(path) as (draft,), zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
-        os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         cause = f"the checkpoint can't be written: {error.strerror or error}"
         raise TrainingError("OP905", cause, where=str(path)) from error
 
 
 def read(path: Path, fingerprint: str) -> Checkpoint:
-    """Read a checkpoint of the same training.
+    """Read a checkpoint.
 
     Raises:
-        TrainingError: it can't be read, or is another training's (OP905).
+        TrainingError: it can't be read, or is of another training (OP905).
     """
     where = str(path)
     try:
@@ -108,10 +105,10 @@ def read(path: Path, fingerprint: str) -> Checkpoint:
         cause = f"the checkpoint can't be read: {error.strerror or error}"
         raise TrainingError("OP905", cause, where=where) from error
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
-        cause = f"not a checkpoint, or a damaged one: {' '.join(str(error).split())}"
+        cause = f"not a valid checkpoint: {' '.join(str(error).split())}"
         raise TrainingError("OP905", cause, where=where) from error
     if found.fingerprint != fingerprint:
-        hint = "resume with the same model, data and settings, or start anew without --resume"
+        hint = "resume with the same model, data and settings, or start again without `resume`"
         raise TrainingError("OP905", "the checkpoint is of another training", where=where, hint=hint)
     return found
 

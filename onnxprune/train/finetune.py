@@ -1,4 +1,4 @@
-"""Fine-tuning: a model goes in, the better of it and what a backend makes of it comes out."""
+"""Fine-tuning: train a model with a backend, and keep the better of before and after."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
 from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backend
 from onnxprune.train.batches import TrainingBatches
+from onnxprune.train.fake_quant import requantized, with_fake_quantization
 from onnxprune.train.history import Epoch, Progress
-from onnxprune.train.judge import judge_or_none
-from onnxprune.train.latent import rounded, with_latents
+from onnxprune.train.hold_out import hold_out_or_none
 from onnxprune.train.loop import Loop
-from onnxprune.train.machine import machine_for
 from onnxprune.train.objective import objective
+from onnxprune.train.runner import runner_for
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """What came of fine-tuning.
+    """The result of fine-tuning.
 
     Attributes:
-        proto: the better model of the two.
-        kept: which it is; "after" also where nothing judged, or weights were to be made sparse.
+        proto: the better model of before and after.
+        kept: which one it is; "after" also without validation, or with a sparsity penalty.
         history: the epochs.
-        epoch: the epoch that the trained model is of, if the backend tells.
-        metric: what decided, None if nothing did.
-        before: the evaluation before, on samples that weren't trained on.
-        after: the same of the trained model.
-        failure: why training ended early, if it went astray.
-        sparsified: whether weights were to be made sparse, which no metric sees.
+        epoch: the epoch of the trained model, None if the backend doesn't report it.
+        metric: the metric that decided, None without validation.
+        before: the evaluation before training, on held-out samples.
+        after: the evaluation of the trained model.
+        failure: why training ended early, if it diverged.
+        sparsified: whether a sparsity penalty was used, whose effect no metric measures.
     """
 
     proto: ModelProto
@@ -78,24 +78,24 @@ def finetune(
 
     Args:
         model: the model.
-        data: samples to learn from; labels aren't needed with a teacher.
-        teacher: the original model, whose outputs are followed.
-        validation: samples to judge by.
-        hold_out: without these, this share of the data is held back to judge by; 0 for none.
-        settings: how it is trained.
+        data: training samples; labels aren't needed with a teacher.
+        teacher: the original model, whose outputs are the target.
+        validation: samples for validation.
+        hold_out: share of the data that is held out for validation if none is given; 0 for none.
+        settings: the settings.
         backend: "native", "module:function" of a function that trains, the name of a plug-in's backend
             ("ort-training"), or any `TrainingBackend`.
-        training_python: the interpreter that a plug-in trains in.
-        metric: what decides; by default the distance from the teacher, or without one accuracy.
-        progress: told after each step.
-        checkpoint: where to keep checkpoints.
-        every: a checkpoint is written after so many steps, besides one after each epoch; 0 for these only.
-        resume: whether to go on from the checkpoint, if it exists.
+        training_python: the Python interpreter that a plug-in trains in.
+        metric: the metric that decides; by default the distance from the teacher, or accuracy without a teacher.
+        progress: called after each step.
+        checkpoint: the file for checkpoints.
+        every: steps between checkpoints, in addition to one after each epoch; 0 for none.
+        resume: whether to resume from the checkpoint, if it exists.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
 
     Returns:
-        The model and what happened. A training that went astray is told in ``failure``.
+        The model and its training. If training diverged, ``failure`` says why.
 
     Raises:
         TrainingError: the model can't be trained as asked (OP901 to OP908).
@@ -110,7 +110,7 @@ def finetune(
     taught = None if original is None else normalize(original.proto)
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
-    judge = judge_or_none(
+    judge = hold_out_or_none(
         *(proto, validation, taught),
         metric=metric,
         batch=settings.batch,
@@ -146,7 +146,7 @@ def finetune(
         return FineTuned(trained.model, kept, trained.history, trained.epoch, failure=trained.failure)
     after = judge.evaluate(trained.model)
     better = judge.worth(after) > judge.worth(judge.first)
-    if settings.sparsifies:  # what it is for shows in what is pruned next
+    if settings.sparsifies:  # the benefit only shows when the model is pruned
         better = trained.epoch != 0
     return FineTuned(
         proto=trained.model if better else proto,
@@ -165,7 +165,7 @@ def find_backend(name: str, training_python: Path | None = None) -> TrainingBack
     """Return a backend by its name.
 
     Raises:
-        TrainingError: there is none (OP908).
+        TrainingError: the name is unknown (OP908).
         DataError: a function can't be imported (OP710).
         UsageError: a plug-in can't be loaded (OP607).
     """
@@ -187,25 +187,25 @@ class Native:
             TrainingError: the model can't be trained as asked (OP901 to OP906).
         """
         data, teacher, settings = job.data, job.teacher, job.settings
-        model = with_latents(job.model)
+        model = with_fake_quantization(job.model)
         goal = objective(model, settings, labeled=data.labeled, teacher=teacher is not None)
         batches = TrainingBatches(data, settings, goal, teacher, providers=job.providers, threads=job.threads)
         fast = all((p if isinstance(p, str) else p[0]) == _CPU for p in job.providers)
         step = build_step(model, goal, settings, batches.example, fast=fast)
-        machine = machine_for(step, providers=job.providers, threads=job.threads)
-        trained = Loop(replace(job, model=model), batches, machine).all()
-        return trained if model is job.model else replace(trained, model=rounded(trained.model, job.model))
+        runner = runner_for(step, providers=job.providers, threads=job.threads)
+        trained = Loop(replace(job, model=model), batches, runner).all()
+        return trained if model is job.model else replace(trained, model=requantized(trained.model, job.model))
 
 
 class Function:
-    """Hands the training to ``module:function``.
+    """Trains by a user's ``module:function``.
 
-    It is called with the model (an onnx ModelProto) and the data (a `Dataset`, whose ``batches(size)`` gives inputs
-    and labels), and returns the trained model as a ModelProto, bytes or a path.
+    The function is called with the model (an onnx ModelProto) and the data (a `Dataset`, whose ``batches(size)`` yields
+    inputs and labels). It returns the trained model as a ModelProto, bytes or a path.
     """
 
     def __init__(self, name: str) -> None:
-        """Find the function.
+        """Import the function.
 
         Raises:
             DataError: it can't be imported (OP710).
@@ -218,7 +218,7 @@ class Function:
 
         Raises:
             DataError: the function failed (OP710).
-            TrainingError: what it returned isn't the model with other weights (OP908).
+            TrainingError: it returned no model, or one with other inputs or outputs (OP908).
         """
         model = ModelProto()
         model.CopyFrom(job.model)
@@ -227,12 +227,12 @@ class Function:
         try:
             found = load(given).proto
         except (OnnxPruneError, TypeError, AttributeError) as error:
-            cause = f"what it returned is no model: {error}".splitlines()[0]
+            cause = f"it did not return a model: {error}".splitlines()[0]
             raise TrainingError("OP908", cause, where=self.name) from error
         for what in ("input", "output"):
             mine, its = ([v.name for v in getattr(m.graph, what)] for m in (found, job.model))
             constants = {t.name for m in (found, job.model) for t in m.graph.initializer}
             if set(mine).symmetric_difference(its) - constants:
-                cause = f"the {what}s of what it returned are {', '.join(mine)}, not {', '.join(its)}"
+                cause = f"the {what}s of the returned model are {', '.join(mine)}, not {', '.join(its)}"
                 raise TrainingError("OP908", cause, where=self.name)
         return Trained(found)

@@ -1,4 +1,4 @@
-"""What happened in a training, epoch by epoch."""
+"""The history and the progress of a training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Epoch:
     """One pass through the data.
 
     Attributes:
-        number: from 1.
-        steps: how many steps were made, all in all.
+        number: its number, from 1.
+        steps: total number of steps so far.
         rate: the learning rate of its last step.
         loss: mean loss over its steps.
-        parts: the same for each loss, where there are several.
-        value: what the model was worth after it, None where nothing judges.
-        seconds: the time it took, without judging.
+        parts: mean of each loss, if there are several.
+        value: the validation value after it, None without validation.
+        seconds: its duration, without validation.
     """
 
     number: int
@@ -34,15 +34,15 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training has come.
+    """The progress of a training.
 
     Attributes:
-        step: steps made.
-        steps: steps in all.
-        epoch: the epoch under way, from 1.
+        step: number of completed steps.
+        steps: total number of steps.
+        epoch: the current epoch, from 1.
         loss: the loss of the last step.
         rate: its learning rate.
-        value: what the model was worth after the last epoch.
+        value: the best validation value so far.
     """
 
     step: int
@@ -54,12 +54,12 @@ class Progress:
 
 
 def to_fields(history: Sequence[Epoch]) -> list[dict[str, Any]]:
-    """Describe epochs for JSON."""
+    """Return epochs as JSON types."""
     return [asdict(epoch) for epoch in history]
 
 
 def to_csv(history: Sequence[Epoch]) -> str:
-    """Write epochs as CSV, a column for each loss."""
+    """Return epochs as CSV, with a column for each loss."""
     parts = list(dict.fromkeys(name for epoch in history for name in epoch.parts))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Losses, written as formulas; all are means over samples."""
+"""Losses; all are means over samples."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LossName: TypeAlias = Literal["bce", "cross-entropy", "kl", "mse"]
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """What losses are made with.
+    """Parameters of losses.
 
     Attributes:
-        smoothing: share of the probability that cross-entropy spreads evenly over all classes.
-        temperature: by which logits are divided before distributions are compared.
+        smoothing: label smoothing of cross-entropy: the probability spread evenly over all classes.
+        temperature: divisor of logits before distributions are compared.
     """
 
     smoothing: float = 0.0
@@ -31,17 +31,17 @@ def cross_entropy(logits: Tensor, labels: Tensor, settings: LossSettings) -> Ten
 
     Args:
         logits: scores, [n, classes, ...].
-        labels: class indices, [n, ...]; -1 where a class isn't to be judged.
+        labels: class indices, [n, ...]; -1 for positions to ignore.
         settings: `smoothing` as of Szegedy et al., "Rethinking the Inception architecture", CVPR 2016.
     """
     classes = logits.shape[1]
     log = logits.op("LogSoftmax", axis=1)
     order = logits.tape.constant(np.arange(classes).reshape(1, -1, *[1] * (logits.rank - 2)))
     spread = labels.reshape((labels.shape[0], 1, *logits.shape[2:]))
-    wanted = spread.equals(order).cast(logits.dtype)  # nothing where a label is -1
-    judged = wanted.sum([1])
-    target = wanted * (1 - settings.smoothing) + judged * (settings.smoothing / classes)
-    return -(target * log).sum(keep=False) / judged.sum(keep=False).op("Max", 1.0)
+    wanted = spread.equals(order).cast(logits.dtype)  # all zero where the label is -1
+    counted = wanted.sum([1])
+    target = wanted * (1 - settings.smoothing) + counted * (settings.smoothing / classes)
+    return -(target * log).sum(keep=False) / counted.sum(keep=False).op("Max", 1.0)
 
 
 def bce(logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
@@ -57,7 +57,7 @@ def mse(output: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
 
 
 def kl(logits: Tensor, teacher: Tensor, settings: LossSettings) -> Tensor:
-    """Return the divergence from the teacher's distribution at a temperature, times its square.
+    """Return the divergence from the teacher's distribution at a temperature, times the square of the temperature.
 
     G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a neural network" (2015). Scores are
     [n, classes, ...].
@@ -80,4 +80,4 @@ LOSSES: Mapping[str, Loss] = {"bce": bce, "cross-entropy": cross_entropy, "kl": 
 """Losses by name."""
 
 OF_CLASSES = ("cross-entropy", "kl")
-"""Losses that take scores of classes before a Softmax."""
+"""Losses that take class scores before a Softmax."""

@@ -1,4 +1,4 @@
-"""What is minimized: which losses, of which tensors, against what."""
+"""The objective: the losses to minimize, their tensors and targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.sparsity import PENALTIES
 
-_UNDEFINED = TensorProto.UNDEFINED  # as some exporters leave it
+_UNDEFINED = TensorProto.UNDEFINED  # the type that some exporters write
 _REAL = (_UNDEFINED, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _WITH_TEACHER: Mapping[str, float] = {"kl": 1.0}
 _WITH_BOTH: Mapping[str, float] = {"cross-entropy": 0.5, "kl": 1.0}
@@ -26,12 +26,12 @@ _WITH_LABELS: Mapping[str, float] = {"cross-entropy": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Which losses are summed.
+    """A weighted sum of losses.
 
     Attributes:
         output: the output that is trained.
-        losses: losses of it with their weights.
-        taught: whether these compare with a teacher, by loss.
+        losses: the output's losses with their weights.
+        taught: whether each loss compares with the teacher's output.
         features: tensors that are compared with the teacher's.
     """
 
@@ -41,7 +41,7 @@ class Objective:
     features: tuple[str, ...]
 
     def teacher_tensors(self, teacher: ModelProto) -> dict[str, str]:
-        """Return the teacher's tensors that are needed, by the names under which a step takes them."""
+        """Return the needed tensors of the teacher, by the names of a step's inputs."""
         wanted = {f"teacher:{name}": name for name in self.features}
         for loss in (name for name, taught in self.taught.items() if taught):
             source = scores_before(teacher, self.output) if loss in OF_CLASSES else self.output
@@ -50,13 +50,13 @@ class Objective:
 
 
 def objective(proto: ModelProto, settings: TrainSettings, *, labeled: bool, teacher: bool) -> Objective:
-    """Decide what is minimized.
+    """Return the objective of a training.
 
-    With a teacher its distribution is followed, which needs no labels; cross-entropy is added where there are labels.
-    Other losses of labels compare with the teacher's outputs where there are no labels.
+    The default with a teacher is the divergence from its distribution, which needs no labels, plus cross-entropy if
+    there are labels. Without labels, other losses compare with the teacher's outputs.
 
     Raises:
-        TrainingError: there is nothing to learn from (OP904).
+        TrainingError: labels or a teacher are missing (OP904).
     """
     output = settings.output or _first_real(proto)
     default = (_WITH_BOTH if labeled else _WITH_TEACHER) if teacher else _WITH_LABELS
@@ -65,7 +65,7 @@ def objective(proto: ModelProto, settings: TrainSettings, *, labeled: bool, teac
     lacking = [name for name in losses if (taught[name] and not teacher) or (name == "cross-entropy" and not labeled)]
     if lacking or (settings.features and not teacher):
         need = "labels" if lacking == ["cross-entropy"] else "a teacher, the original model"
-        hint = "give data with labels, or the original model (--teacher)"
+        hint = "give data with labels, or the original model (`teacher`)"
         what = lacking[0] if lacking else "features"
         raise TrainingError("OP904", f"loss {what!r} needs {need}", hint=hint)
     return Objective(output, losses, taught, settings.features)
@@ -75,7 +75,7 @@ def _first_real(proto: ModelProto) -> str:
     for value in proto.graph.output:
         if value.type.tensor_type.elem_type in _REAL:
             return str(value.name)
-    raise TrainingError("OP904", "the model has no output of real numbers to train")
+    raise TrainingError("OP904", "the model has no floating-point output to train")
 
 
 def write_losses(
@@ -85,18 +85,18 @@ def write_losses(
     settings: TrainSettings,
     examples: Mapping[str, NDArray[Any]],
 ) -> dict[str, Tensor]:
-    """Append the losses of a forward pass.
+    """Append the losses to a forward pass.
 
     Args:
         forward: the forward pass of the model.
         proto: the model.
-        goal: what is minimized.
-        settings: how losses are made.
-        examples: what a step will be fed with besides the model's inputs, for its shapes: ``labels`` and the
-            teacher's tensors.
+        goal: the objective.
+        settings: parameters and weights of losses.
+        examples: arrays with the shapes of a step's inputs other than the model's: ``labels`` and the teacher's
+            tensors.
 
     Returns:
-        The weighted sum as "loss", and each loss by its name where there are several.
+        The weighted sum as "loss", and each loss by its name if there are several.
 
     Raises:
         TrainingError: a tensor can't be found, or its shape doesn't fit (OP904).

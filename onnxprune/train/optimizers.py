@@ -1,4 +1,4 @@
-"""Optimizers, written as formulas: from a weight, its gradient and the optimizer's state to what they become."""
+"""Optimizers and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from onnxprune.model.tape import Tensor
 
+Updated: TypeAlias = tuple[Tensor, Sequence[Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What an optimizer knows of a step.
+class StepParameters:
+    """An optimizer's parameters in a step.
 
     Attributes:
-        rate: the learning rate, a number.
-        step: the number of the step, from 1.
-        decay: by which the weight decays, zero for norms and biases.
+        rate: the learning rate, a scalar.
+        step: the number of the step, from 1, a scalar.
+        decay: weight decay; zero for norms and biases.
     """
 
     rate: Tensor
@@ -29,19 +31,19 @@ class Optimizer(Protocol):
     """An optimizer."""
 
     slots: ClassVar[tuple[str, ...]]
-    """Names of the tensors that it keeps for each weight, zeros at first."""
+    """Names of its state tensors for each weight, initially zero."""
 
-    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return what a weight and the tensors kept for it become."""
+    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: StepParameters) -> Updated:
+        """Return the next weight and state from a weight, its gradient and its state."""
 
 
 @dataclass(frozen=True, slots=True)
 class SGD:
-    """Stochastic gradient descent with momentum, in the form that frameworks share.
+    """Stochastic gradient descent with momentum, as in PyTorch.
 
     Attributes:
-        momentum: share of the velocity that remains.
-        nesterov: whether the gradient is taken ahead (Sutskever et al., ICML 2013).
+        momentum: decay rate of the velocity.
+        nesterov: whether Nesterov's momentum is used (Sutskever et al., ICML 2013).
     """
 
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
@@ -49,12 +51,12 @@ class SGD:
     momentum: float = 0.9
     nesterov: bool = True
 
-    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
-        """Follow the velocity."""
+    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: StepParameters) -> Updated:
+        """Step along the velocity."""
         g = g + w * at.decay if at.decay else g
         velocity = kept[0] * self.momentum + g
-        way = g + velocity * self.momentum if self.nesterov else velocity
-        return w - way * at.rate, [velocity]
+        direction = g + velocity * self.momentum if self.nesterov else velocity
+        return w - direction * at.rate, [velocity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,9 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
 
     Attributes:
-        first: share of the running mean that remains.
-        second: share of the running mean square that remains.
-        epsilon: added to the root of the latter.
+        first: decay rate of the running mean.
+        second: decay rate of the running mean square.
+        epsilon: added to the root mean square.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "square")
@@ -73,14 +75,14 @@ class AdamW:
     second: float = 0.999
     epsilon: float = 1e-8
 
-    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
-        """Follow the mean, scaled by the root mean square."""
-        way, kept = self.way(g, kept, at)
+    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: StepParameters) -> Updated:
+        """Step along the mean divided by the root mean square."""
+        direction, kept = self.direction(g, kept, at)
         decayed = w - w * (at.rate * at.decay) if at.decay else w
-        return decayed - way * at.rate, kept
+        return decayed - direction * at.rate, kept
 
-    def way(self, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the mean over the root mean square, both corrected for having started at zero; and what is kept."""
+    def direction(self, g: Tensor, kept: Sequence[Tensor], at: StepParameters) -> Updated:
+        """Return the bias-corrected mean divided by the bias-corrected root mean square, and the next state."""
         mean = kept[0] * self.first + g * (1 - self.first)
         square = kept[1] * self.second + g * g * (1 - self.second)
         unbiased = (mean / _corrected(self.first, at.step), square / _corrected(self.second, at.step))
@@ -89,26 +91,26 @@ class AdamW:
 
 @dataclass(frozen=True, slots=True)
 class LAMB(AdamW):
-    """Adam whose steps are a share of each weight's own size (You et al., "Large batch optimization", ICLR 2020).
+    """Adam with steps relative to each weight's norm (You et al., "Large batch optimization", ICLR 2020).
 
-    The rate is that share. It means the same in all layers and networks, which matters where normalizations were
-    folded into convolutions: their weights then differ in size by orders of magnitude.
+    The learning rate is the relative size of a step, which suits all layers and networks. This matters if
+    normalizations were folded into convolutions, whose weights then differ by orders of magnitude.
 
     Attributes:
-        smallest: a weight's root mean square counts as this much at least (as in Adafactor), so that zeros can leave.
+        smallest: lower bound of a weight's root mean square (as in Adafactor), so that zero weights can change.
     """
 
     smallest: float = 1e-3
 
-    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: Moment) -> tuple[Tensor, Sequence[Tensor]]:
-        """Follow Adam's way, by a share of the weight."""
-        way, kept = self.way(g, kept, at)
-        way = way + w * at.decay if at.decay else way
-        share = _size(w).op("Max", self.smallest) / (_size(way) + self.epsilon)
-        return w - way * (share * at.rate), kept
+    def update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor], at: StepParameters) -> Updated:
+        """Step along Adam's direction, scaled to the weight's norm."""
+        direction, kept = self.direction(g, kept, at)
+        direction = direction + w * at.decay if at.decay else direction
+        scale = _rms(w).op("Max", self.smallest) / (_rms(direction) + self.epsilon)
+        return w - direction * (scale * at.rate), kept
 
 
-def _size(x: Tensor) -> Tensor:
+def _rms(x: Tensor) -> Tensor:
     """Return the root mean square."""
     return (x * x).mean(keep=False).op("Sqrt")
 
@@ -118,7 +120,7 @@ def _corrected(beta: float, step: Tensor) -> Tensor:
 
 
 def clipped(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
-    """Scale gradients down to a norm, if all together they have a larger one (Pascanu et al., ICML 2013)."""
+    """Return gradients scaled down so that their joint norm is within a limit (Pascanu et al., ICML 2013)."""
     squares = [(g * g).sum(keep=False) for g in gradients]
     norm = squares[0].tape.emit("Sum", *squares).op("Sqrt")
     factor = (limit / (norm + 1e-6)).op("Min", 1.0)
@@ -127,30 +129,30 @@ def clipped(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
 
 ScheduleName: TypeAlias = Literal["constant", "cosine", "one-cycle", "step"]
 
-_LOWEST = 1e-3  # of the peak, where a one-cycle ends
-_START = 0.04  # of the peak, where a one-cycle begins
+_LOWEST = 1e-3  # end of a one-cycle, relative to the peak
+_START = 0.04  # start of a one-cycle, relative to the peak
 _RISE = 0.3  # share of a one-cycle in which the rate rises
 
 
 def constant(progress: float) -> float:
-    """The peak, all the time."""
+    """Return the peak."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
-    """Half a cosine, from the peak to zero (Loshchilov and Hutter, ICLR 2017)."""
+    """Return half a cosine, from the peak to zero (Loshchilov and Hutter, ICLR 2017)."""
     return (1 + cos(pi * progress)) / 2
 
 
 def one_cycle(progress: float) -> float:
-    """Up to the peak and down far below the start (Smith and Topin, 2017), both along half a cosine."""
+    """Return a rise to the peak, then a fall far below the start, each half a cosine (Smith and Topin, 2017)."""
     if progress < _RISE:
         return 1 + (_START - 1) * cosine(progress / _RISE)
     return _LOWEST + (1 - _LOWEST) * cosine((progress - _RISE) / (1 - _RISE))
 
 
 def step(progress: float) -> float:
-    """A tenth from one half on, a hundredth from three quarters on."""
+    """Return the peak, a tenth of it from one half on, a hundredth from three quarters on."""
     return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
 
 
@@ -168,9 +170,9 @@ def rate(name: str, number: int, total: int, warm_up: int) -> float:
 
     Args:
         name: the schedule.
-        number: of the step, from 0.
-        total: how many steps there are.
-        warm_up: over so many steps the rate rises from zero, before the schedule begins.
+        number: number of the step, from 0.
+        total: total number of steps.
+        warm_up: number of steps over which the rate rises linearly from zero, before the schedule begins.
     """
     if number < warm_up:
         return (number + 1) / warm_up

@@ -1,4 +1,4 @@
-"""Penalties that drive to zero what matters little, before a network is pruned."""
+"""Sparsity penalties, which drive unimportant channels to zero before a network is pruned."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _TINY = 1e-12
 
 
 def slimming(forward: Forward, proto: ModelProto) -> Tensor:
-    """Return the sum of the absolute scales of batch normalizations (Liu et al., "network slimming", ICCV 2017).
+    """Return the sum of absolute batch normalization scales (Liu et al., "network slimming", ICCV 2017).
 
     Raises:
-        TrainingError: the model has none that is trained (OP904).
+        TrainingError: the model has no trained batch normalization (OP904).
     """
     norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
     scales = [forward.weights[node.input[1]] for node in norms if node.input[1] in forward.weights]
     if not scales:
         cause = "slimming needs batch normalizations, and the model has none (exporters fold them into convolutions)"
-        raise TrainingError("OP904", cause, hint="use --lasso, which is about all weights of a channel")
+        raise TrainingError("OP904", cause, hint="use `lasso`, which applies to all weights of a channel")
     sums = [scale.op("Abs").sum(keep=False) for scale in scales]
     return sums[0] if len(sums) == 1 else forward.tape.emit("Sum", *sums)
 
 
 def lasso(forward: Forward, proto: ModelProto) -> Tensor:
-    """Return half the sum of squares of all that leaves together, units that matter little counting more.
+    """Return half the weighted sum of squares of all units' weights, with larger weights for less important units.
 
-    A unit counts 2^(a (largest - its) / (largest - smallest)) times, from norms over all its weights and all units of
-    its group, with a = 4: the least important shrink sixteen times as fast as the most important ones (Fang et al.,
+    A unit's weight is 2^(a (max - norm) / (max - min)), from the norm over all its parameters and the extremes in its
+    group, with a = 4: the least important units shrink sixteen times as fast as the most important ones (Fang et al.,
     "DepGraph: toward any structural pruning", CVPR 2023).
 
     Raises:
-        TrainingError: nothing that is trained may leave (OP904).
+        TrainingError: no trained channel can be removed (OP904).
     """
     graph, tape = trace(proto), forward.tape
     squares, units = list[Tensor](), list[Ids]()
@@ -53,18 +53,18 @@ def lasso(forward: Forward, proto: ModelProto) -> Tensor:
             squares.append(_squares(forward.weights[name], axis, graph.per_group.get((name, axis))))
             units.append(graph.unit_of[ids])
     unit = np.concatenate(units) if units else np.empty(0, np.int64)
-    found = np.flatnonzero(~graph.pinned[unit])  # positions of units that may leave
+    found = np.flatnonzero(~graph.pinned[unit])  # positions of units that can be removed
     if not len(found):
-        raise TrainingError("OP904", "lasso needs channels that may leave, and the model has none that is trained")
+        raise TrainingError("OP904", "lasso needs trained channels that can be removed, and the model has none")
     removable, rows = np.unique(unit[found], return_inverse=True)
     everywhere = tape.emit("Concat", *squares, tape.constant(np.zeros(1, np.float32)), axis=0)
     apart = everywhere.op("Gather", tape.constant(_table(rows, found, otherwise=everywhere.size - 1)))
     energy = apart.sum([1], keep=False)
-    return (tape.held(_rank(energy, _groups_of(graph, removable))) * energy).sum(keep=False) * 0.5
+    return (tape.stop_gradient(_rank(energy, _groups_of(graph, removable))) * energy).sum(keep=False) * 0.5
 
 
 def _rank(energy: Tensor, group: Ids) -> Tensor:
-    """Return by how much units count, from their sums of squares and the group of each."""
+    """Return the weights of units, from their sums of squares and groups."""
     tape, norm = energy.tape, energy.op("Sqrt")
     members = _table(group, np.arange(len(group)), otherwise=-1)
     members = np.where(members < 0, members[:, :1], members)
@@ -76,7 +76,7 @@ def _rank(energy: Tensor, group: Ids) -> Tensor:
 
 
 def _groups_of(graph: ChannelGraph, units: Ids) -> Ids:
-    """Number the groups of some removable units."""
+    """Return the groups of some removable units, numbered consecutively."""
     group = np.zeros(graph.unit_count, np.int64)
     for found in graph.groups:
         group[found.units] = found.index
@@ -84,7 +84,7 @@ def _groups_of(graph: ChannelGraph, units: Ids) -> Ids:
 
 
 def _table(rows: Ids, entries: Ids, *, otherwise: int) -> Ids:
-    """Return a table with entries in their rows, filled up with something else."""
+    """Return a table with entries in their rows, padded with a value."""
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows)
     columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -94,7 +94,7 @@ def _table(rows: Ids, entries: Ids, *, otherwise: int) -> Ids:
 
 
 def _squares(weight: Tensor, axis: int, groups: int | None) -> Tensor:
-    """Return the sum of squares at every position of an axis, through all groups of a convolution where there are."""
+    """Return the sums of squares along an axis, [positions]; of each group of a grouped convolution, concatenated."""
     squares = weight * weight
     if groups is None:
         return squares.sum([a for a in range(weight.rank) if a != axis], keep=False)
@@ -103,4 +103,4 @@ def _squares(weight: Tensor, axis: int, groups: int | None) -> Tensor:
 
 
 PENALTIES: Mapping[str, Penalty] = {"lasso": lasso, "slimming": slimming}
-"""Penalties, by the names of the settings that hold their weights."""
+"""Penalties, by the names of the settings with their weights."""

@@ -1,4 +1,4 @@
-"""One training step as one ONNX graph: forward, loss, gradients, optimizer."""
+"""A training step as an ONNX graph: forward pass, loss, gradients, optimizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxprune.autodiff.backward import gradients, model_of
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.model.tape import FLOAT, Tape, Tensor
 from onnxprune.train.objective import Objective, write_losses
-from onnxprune.train.optimizers import LAMB, SGD, AdamW, Moment, Optimizer, clipped
+from onnxprune.train.optimizers import LAMB, SGD, AdamW, Optimizer, StepParameters, clipped
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.trainable import is_vector, trainable
 
@@ -25,16 +25,16 @@ RATE, NUMBER, NEXT = "rate:", "number:", ":next"
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """A training step.
+    """The graphs of a training step.
 
-    What is called ``x`` in the state is an input of a graph, and its output ``x:next`` is what it becomes.
+    A tensor ``x`` of the state is an input of the graphs; their output ``x:next`` is its next value.
 
     Attributes:
-        gradients: the graph that takes a batch; it updates the weights as well unless gradients accumulate.
-        update: the graph that updates the weights from accumulated gradients.
-        state: what it starts with: weights, statistics, what the optimizer keeps, accumulated gradients.
-        weights: the names in the state that are initializers of the model.
-        losses: the names of the outputs that are losses.
+        gradients: the graph that takes a batch. It also updates the weights, unless gradients accumulate.
+        update: the graph that updates the weights from accumulated gradients, None unless they accumulate.
+        state: the initial state: weights, statistics, optimizer state, accumulated gradients.
+        weights: the tensors of the state that are initializers of the model.
+        losses: the outputs that are losses.
     """
 
     gradients: ModelProto
@@ -52,13 +52,13 @@ def build_step(
     *,
     fast: bool = True,
 ) -> TrainingStep:
-    """Write a training step.
+    """Build the graphs of a training step.
 
     Args:
         proto: a normalized model.
-        goal: what is minimized.
-        settings: how it is trained.
-        examples: what a step will be fed with, for its shapes: the model's inputs, ``labels``, the teacher's tensors.
+        goal: the objective.
+        settings: the settings.
+        examples: arrays with the shapes of a step's inputs: the model's inputs, ``labels``, the teacher's tensors.
         fast: see `forward`.
 
     Raises:
@@ -88,7 +88,7 @@ def build_step(
 
 
 def optimizer_of(settings: TrainSettings) -> Optimizer:
-    """Return the optimizer that settings name."""
+    """Return the optimizer of some settings."""
     made: Mapping[str, Optimizer] = {
         "adamw": AdamW(),
         "lamb": LAMB(),
@@ -100,7 +100,7 @@ def optimizer_of(settings: TrainSettings) -> Optimizer:
 def _update_graph(
     opset: int, weights: Mapping[str, Tensor], optimizer: Optimizer, settings: TrainSettings
 ) -> ModelProto:
-    """Write the graph that updates weights from accumulated gradients, and empties these."""
+    """Build the graph that updates weights from accumulated gradients and resets these."""
     tape = Tape(opset)
     copies = {name: tape.input(name, w.shape, FLOAT) for name, w in weights.items()}
     sums = {name: tape.input(f"{name}:gradient", w.shape, FLOAT) for name, w in weights.items()}
@@ -115,10 +115,10 @@ def _updates(
     optimizer: Optimizer,
     settings: TrainSettings,
 ) -> dict[str, Tensor]:
-    """Append the optimizer; return what weights and the tensors kept for them become.
+    """Append the optimizer; return the next values of weights and optimizer state.
 
-    All are taken as vectors: where the last axes are of size one, as those of pointwise convolutions, ONNX Runtime's
-    CPU provider goes through a product with a number element by element, which takes twenty times as long.
+    All tensors are flattened: for shapes with trailing axes of size 1, as of pointwise convolutions, ONNX Runtime's CPU
+    provider is twenty times slower at multiplying by a scalar.
     """
     rate, number = tape.input(RATE, (), FLOAT), tape.input(NUMBER, (), FLOAT)
     found = [part.reshape((-1,)) for part in found]
@@ -128,7 +128,7 @@ def _updates(
     for (name, weight), part in zip(weights.items(), found, strict=True):
         kept = [tape.input(f"{name}:{slot}", (weight.size,), FLOAT) for slot in optimizer.slots]
         decay = 0.0 if is_vector(weight.shape) else settings.decay
-        new, keep = optimizer.update(weight.reshape((-1,)), part, kept, Moment(rate, number, decay))
+        new, keep = optimizer.update(weight.reshape((-1,)), part, kept, StepParameters(rate, number, decay))
         after[f"{name}{NEXT}"] = new.reshape(weight.shape)
         after |= {f"{k.name}{NEXT}": t for k, t in zip(kept, keep, strict=True)}
     return after

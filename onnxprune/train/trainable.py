@@ -1,4 +1,4 @@
-"""Which initializers are trained: those that contractions and normalizations take as their weights."""
+"""The initializers to train: weights of contractions and normalizations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NOT_VALUES: Mapping[str, Sequence[int]] = {"DequantizeLinear": (1, 2), "Quantiz
 def trainable(proto: ModelProto, *, freeze: Sequence[str] = (), also: Sequence[str] = ()) -> list[str]:
     """Return the initializers that training changes, in the model's order.
 
-    These are the weights and biases of contractions and normalizations, whatever they pass through before they are
-    used, and vectors that are added or multiplied behind a contraction. Masks, tables of positions and constants of
-    preprocessing stay, unless they are asked for.
+    These are the weights and biases of contractions and normalizations, also if other nodes transform them first, and
+    vectors that are added or multiplied downstream of a contraction. Masks, position tables and preprocessing constants
+    are only trained on request.
 
     Args:
         proto: a normalized model.
-        freeze: patterns of initializers, or of nodes that read them, that stay as they are.
-        also: patterns of initializers that are trained although they don't look like weights.
+        freeze: patterns of initializers, or of nodes that read them, that aren't trained.
+        also: patterns of further initializers to train.
 
     Raises:
         PlanError: a pattern matches nothing (OP304).
@@ -41,8 +41,8 @@ def trainable(proto: ModelProto, *, freeze: Sequence[str] = (), also: Sequence[s
 
 
 def _used_as_weights(proto: ModelProto, stored: Weights) -> set[str]:
-    sources: dict[str, set[str]] = {name: {name} for name in stored}  # of tensors made of initializers alone
-    behind: set[str] = set()  # tensors that some contraction comes before
+    sources: dict[str, set[str]] = {name: {name} for name in stored}  # of tensors computed from initializers alone
+    behind: set[str] = set()  # tensors downstream of a contraction
     found: set[str] = set()
     for node in proto.graph.node:
         key = operator_key(node.domain, node.op_type)
@@ -69,7 +69,7 @@ def _vectors(names: Iterable[str], stored: Weights) -> bool:
 
 
 def is_vector(shape: Sequence[int]) -> bool:
-    """Tell whether one axis holds all elements: so do biases and normalizations' parameters."""
+    """Whether all elements lie along one axis, as those of biases and parameters of normalizations do."""
     return int(np.prod(shape)) == max(shape, default=1)
 
 

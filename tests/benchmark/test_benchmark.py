@@ -11,9 +11,9 @@ import pytest
 from onnxprune import PlanSettings, analyze, load, make_plan, prune, save
 from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
 from onnxprune.benchmarking.inputs import make_inputs
-from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.benchmarking.worker import Worker
+from onnxprune.benchmarking.worker import TimedProcess
 from onnxprune.errors import BenchmarkError, ModelError, UsageError
 from onnxprune.model.file import Model
 from onnxprune.runtime.library import import_onnxruntime
@@ -88,15 +88,15 @@ class TestBenchmark:
         spent = sum(o.seconds for o in case.results[0].operators)
         assert spent == pytest.approx(sum(c.seconds[0] for c in case.layers), rel=0.01)
 
-    def test_a_profile_that_does_not_tell_layers(self, pair: dict[str, Model]) -> None:
-        """As on a device, where kernels only start in the profile: layers are run by themselves, and that is said."""
+    def test_a_profile_without_layer_times(self, pair: dict[str, Model]) -> None:
+        """As on a device, where kernels only start in the profile: layers are run alone, which a note says."""
         on_device = replace(QUICK, profile=True, providers=(replace(CPU, device="cpu"),))
         (case,) = benchmark(pair, on_device).cases
         own = [c for c in case.layers if c.op == "Conv"]
         assert len(own) == 5 and all(c.seconds[0] > c.seconds[1] > 0 for c in own[1:4])
-        assert any("each was run by itself" in note for note in case.notes)
-        (told,) = benchmark(pair, replace(QUICK, profile=True)).cases
-        assert not told.notes
+        assert any("each layer was run by itself" in note for note in case.notes)
+        (profiled,) = benchmark(pair, replace(QUICK, profile=True)).cases
+        assert not profiled.notes
 
     @pytest.mark.parametrize(
         ("setting", "value"),
@@ -154,25 +154,25 @@ class TestSession:
     def test_bound_to_a_device(self, pair: dict[str, Model]) -> None:
         """IOBinding as on a GPU, on the memory of the host."""
         feeds = make_inputs(pair["wide"].proto, 2)
-        opened = Opened(pair["wide"].proto, feeds, SessionSettings(replace(CPU, device="cpu"), threads=1))
+        opened = TimedSession(pair["wide"].proto, feeds, SessionSettings(replace(CPU, device="cpu"), threads=1))
         assert opened.block(4).shape == (4,)
         there, back = opened.copies() or (0.0, 0.0)
         assert there > 0 and back > 0
-        plain = Opened(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1))
+        plain = TimedSession(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1))
         assert plain.copies() is None
         (bound,) = (value.numpy() for value in opened._binding.get_outputs())
         np.testing.assert_allclose(bound, plain.session.run(None, feeds)[0], atol=1e-5)
 
     def test_settings_arrive(self, pair: dict[str, Model]) -> None:
         feeds = make_inputs(pair["wide"].proto, 1)
-        opened = Opened(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1, level="basic", arena=False))
+        opened = TimedSession(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1, level="basic", arena=False))
         options = opened.session.get_session_options()
         assert options.graph_optimization_level.name == "ORT_ENABLE_BASIC"
         assert not options.enable_cpu_mem_arena and options.intra_op_num_threads == 1
 
     def test_inputs_that_the_model_refuses(self, pair: dict[str, Model]) -> None:
         feeds = {"x": np.zeros((1, 5, 8, 8), np.float32)}
-        for kind in (Opened, Worker):
+        for kind in (TimedSession, TimedProcess):
             with pytest.raises(ModelError) as caught:
                 kind(pair["wide"].proto, feeds, SessionSettings(CPU))
             assert caught.value.code == "OP122"
@@ -185,12 +185,12 @@ class TestWorker:
         names = ("file", "allow_pickle", "arr_0", "a/../b")
         net.output(net.op("Sum", *(net.input((1, 4), name) for name in names)))
         model = net.model()
-        with Worker(model, make_inputs(model, None), SessionSettings(CPU, threads=1)) as worker:
+        with TimedProcess(model, make_inputs(model, None), SessionSettings(CPU, threads=1)) as worker:
             assert worker.block(3).shape == (3,)
 
     def test_runs_in_another_process(self, pair: dict[str, Model]) -> None:
         feeds = make_inputs(pair["wide"].proto, 1)
-        with Worker(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1)) as worker:
+        with TimedProcess(pair["wide"].proto, feeds, SessionSettings(CPU, threads=1)) as worker:
             times = worker.block(5)
             assert times.shape == (5,) and (times > 0).all()
             assert worker.first > 0 and worker.load > 0
@@ -198,7 +198,7 @@ class TestWorker:
 
     def test_one_that_dies(self, pair: dict[str, Model]) -> None:
         feeds = make_inputs(pair["wide"].proto, 1)
-        with Worker(pair["wide"].proto, feeds, SessionSettings(CPU)) as worker:
+        with TimedProcess(pair["wide"].proto, feeds, SessionSettings(CPU)) as worker:
             worker._process.kill()
             with pytest.raises(BenchmarkError) as caught:
                 worker.block(1)
@@ -207,7 +207,7 @@ class TestWorker:
     def test_provider_that_is_not_there(self, pair: dict[str, Model]) -> None:
         feeds = make_inputs(pair["wide"].proto, 1)
         with pytest.raises(UsageError) as caught:
-            Worker(pair["wide"].proto, feeds, SessionSettings(Provider("NoSuchExecutionProvider")))
+            TimedProcess(pair["wide"].proto, feeds, SessionSettings(Provider("NoSuchExecutionProvider")))
         assert caught.value.code == "OP608"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnxprune.benchmarking import Benchmark, BenchmarkSettings, Case, Result, check, compare
-from onnxprune.benchmarking.statistics import Summary
+from onnxprune.benchmarking.rounds import Summary
 from onnxprune.errors import BenchmarkError, RegressionError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.benchmark import benchmark_fields

@@ -69,7 +69,7 @@ class TestLayers:
         net.output(net.conv(net.input((1, 8, 4, 4)), 16, 3, name="c"))
         proto = normalize(net.model())
         start, conv = layers(proto, concretize(proto))
-        assert start.nodes == () and conv.name == "c" and conv.channels == (16, 8, 3, 3)
+        assert (start.macs, start.channels) == (0, ()) and conv.name == "c" and conv.channels == (16, 8, 3, 3)
         assert conv.macs == 16 * 16 * 8 * 9
         assert conv.traffic == 4 * (8 * 16 + 16 * 8 * 9 + 16 + 16 * 16)
 
@@ -78,7 +78,7 @@ class TestLayers:
         assert tag_of(["a layered cake"]) is None
 
     def test_every_kernel_finds_its_layer(self) -> None:
-        """Fused, renamed, moved to another layout, inserted: whatever ONNX Runtime does, the layer is told."""
+        """Fused, renamed, moved to another layout, inserted: whatever ONNX Runtime does, the layer is known."""
         net = Net()
         x = net.input((1, 3, 32, 32))
         a = net.op("Relu", net.conv(x, 32, 3))
@@ -121,28 +121,28 @@ class TestLayers:
 
 
 class TestPaid:
-    """The reason that is told of a layer which stayed slow."""
+    """The reason given for a layer that stayed slow."""
 
     def layer(self, out: int, channels: int, *, macs: int | None = None, traffic: int = 1000) -> list[TimedLayer]:
-        start = TimedLayer("start", "", (), 0, 0, ())
+        start = TimedLayer("start", "", 0, 0, ())
         shape = out, channels, 3, 3
-        return [start, TimedLayer("c", "Conv", (0,), macs or out * channels * 9000, traffic, shape)]
+        return [start, TimedLayer("c", "Conv", macs or out * channels * 9000, traffic, shape)]
 
     def kernels(self, seconds: float, *extra: tuple[str, float], domain: str = "com.microsoft.nchwc") -> Profile:
         own = Kernel("c", "Conv", domain, "CPU", 1, seconds)
         return Profile((own, *(Kernel(op, op, "", "CPU", 1, t) for op, t in extra)), seconds)
 
-    def told(self, before: Any, after: Any) -> tuple[bool | None, str]:
+    def verdict(self, before: Any, after: Any) -> tuple[bool | None, str]:
         (found,) = (c for c in compare_layers(before, after) if c.name == "c")
         return found.paid, found.reason
 
     def test_half_the_work_in_half_the_time(self) -> None:
         before = self.layer(64, 64), self.kernels(1e-3)
-        assert self.told(before, (self.layer(32, 64), self.kernels(0.5e-3))) == (True, "")
+        assert self.verdict(before, (self.layer(32, 64), self.kernels(0.5e-3))) == (True, "")
 
     def test_a_layer_that_was_left_alone(self) -> None:
         side = self.layer(64, 64), self.kernels(1e-3)
-        assert self.told(side, side) == (None, "")
+        assert self.verdict(side, side) == (None, "")
 
     @pytest.mark.parametrize(
         ("layer", "kernels", "reason"),
@@ -158,21 +158,21 @@ class TestPaid:
         before = self.layer(64, 64), self.kernels(1e-3)
         options = dict(kernels)
         after = self.layer(*layer, traffic=100), self.kernels(0.9e-3, *options.pop("extra", ()), **options)
-        paid, found = self.told(before, after)
+        paid, found = self.verdict(before, after)
         assert paid is False and reason in found
 
     def test_a_depthwise_layer_has_one_input_channel_by_design(self) -> None:
         before = self.layer(64, 1), self.kernels(1e-3)
-        assert "few channels" not in self.told(before, (self.layer(32, 1), self.kernels(0.9e-3)))[1]
+        assert "few channels" not in self.verdict(before, (self.layer(32, 1), self.kernels(0.9e-3)))[1]
 
     def test_memory_bound(self) -> None:
         """One layer shows what the machine computes in a second, another what it moves."""
         compute, move = (
-            TimedLayer("a", "Conv", (0,), 10**9, 10**3, (64, 64)),
-            TimedLayer("b", "Conv", (1,), 10**3, 10**8, (64, 64)),
+            TimedLayer("a", "Conv", 10**9, 10**3, (64, 64)),
+            TimedLayer("b", "Conv", 10**3, 10**8, (64, 64)),
         )
-        start = TimedLayer("start", "", (), 0, 0, ())
-        small = TimedLayer("b", "Conv", (1,), 500, 10**8, (32, 64))
+        start = TimedLayer("start", "", 0, 0, ())
+        small = TimedLayer("b", "Conv", 500, 10**8, (32, 64))
 
         def took(seconds: float) -> Profile:
             return Profile((Kernel("a", "Conv", "", "", 1, 1e-3), Kernel("b", "Conv", "", "", 2, seconds)), 2e-3)

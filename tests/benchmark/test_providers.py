@@ -11,7 +11,7 @@ import pytest
 from onnxprune import load
 from onnxprune.benchmarking import BenchmarkSettings, benchmark, parse_provider
 from onnxprune.benchmarking.inputs import make_inputs
-from onnxprune.benchmarking.session import Opened
+from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.planning.budget import Constraints, Target
@@ -52,8 +52,8 @@ def test_runs_there(name: str) -> None:
 
 
 @provider
-def test_layers_are_told(name: str) -> None:
-    """By its profile where that tells them, else one by one."""
+def test_layers_are_timed(name: str) -> None:
+    """From its profile if that has layer times, else one by one."""
     models = {"one": load(_dynamic()), "two": load(_dynamic())}
     settings = BenchmarkSettings(providers=(parse_provider(name),), seconds=0.2, profile=True)
     (case,) = benchmark(models, settings).cases
@@ -67,7 +67,7 @@ def test_computes_what_the_cpu_does(name: str) -> None:
     there = parse_provider(name)
     if name == "CUDAExecutionProvider":
         there = there.with_option("use_tf32", "0")
-    opened = Opened(model.proto, feeds, SessionSettings(there))
+    opened = TimedSession(model.proto, feeds, SessionSettings(there))
     assert name != "CUDAExecutionProvider" or "use_tf32" in opened.provider_options()
     (value,) = opened.session.run(None, dict(feeds))
     (wanted,) = run_once(model.proto, feeds).values()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.benchmarking.rounds import take_turns, warm_up
-from onnxprune.benchmarking.statistics import ratio
+from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
 from tests.benchmark.timers import Clock, Synthetic
 
 
@@ -29,14 +28,14 @@ class TestTurns:
     def test_interleaves(self) -> None:
         clock = Clock()
         a, b = Synthetic(0.01, clock), Synthetic(0.02, clock)
-        found = take_turns([a, b], [0.01, 0.02], rounds=4, seconds=0.4)
+        found = run_interleaved([a, b], [0.01, 0.02], rounds=4, seconds=0.4)
         assert clock.log == [a, b] * (len(clock.log) // 2)
         assert [len(rounds) for rounds in found] == [len(clock.log) // 2] * 2
 
     def test_runs_for_the_time_that_was_asked(self) -> None:
         clock = Clock()
         a = Synthetic(0.01, clock)
-        take_turns([a], [0.02], rounds=5, seconds=3.0)  # it is faster than was thought
+        run_interleaved([a], [0.02], rounds=5, seconds=3.0)  # it is faster than was thought
         assert clock.now >= 3.0
 
     def test_the_first_run_of_a_turn_is_not_counted(self) -> None:
@@ -49,14 +48,14 @@ class TestTurns:
                 times[0] *= 100
                 return times
 
-        found = take_turns([Cold(0.01, clock, spread=0.0), other], [0.01, 0.01], rounds=3, seconds=0.3)
+        found = run_interleaved([Cold(0.01, clock, spread=0.0), other], [0.01, 0.01], rounds=3, seconds=0.3)
         assert max(float(r.max()) for r in found[0]) == pytest.approx(0.01)
 
     def test_a_disturbance_hits_both(self) -> None:
         """The machine is three times as slow in the second half: the ratio doesn't notice, the medians do."""
         clock = Clock(lambda now: 1.0 if now < 3 else 3.0)
         pair = [Synthetic(0.02, clock, seed=1), Synthetic(0.01, clock, seed=2)]
-        first, second = take_turns(pair, [0.02, 0.01], rounds=20, seconds=4.0)
+        first, second = run_interleaved(pair, [0.02, 0.01], rounds=20, seconds=4.0)
         found = ratio(first, second)
         assert found.value == pytest.approx(2.0, rel=0.05)
         one_after_the_other = np.median(np.concatenate(first[:4])) / np.median(np.concatenate(second[-4:]))
@@ -64,5 +63,5 @@ class TestTurns:
 
     def test_tells_how_far_it_is(self) -> None:
         seen: list[float] = []
-        take_turns([Synthetic(0.01, Clock())], [0.01], rounds=4, seconds=0.1, progress=seen.append)
+        run_interleaved([Synthetic(0.01, Clock())], [0.01], rounds=4, seconds=0.1, progress=seen.append)
         assert seen == sorted(seen) and seen[-1] == 1.0

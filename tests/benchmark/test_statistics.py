@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.benchmarking.statistics import ratio, summarize
+from onnxprune.benchmarking.rounds import ratio, summarize
 
 
-def drawn(
+def sampled(
     rng: np.random.Generator, median: float, *, rounds: int = 15, runs: int = 20, drift: np.ndarray | None = None
 ) -> list[np.ndarray]:
     drift = np.ones(rounds) if drift is None else drift
@@ -33,8 +33,8 @@ class TestRatio:
         for trial in range(200):
             rng = np.random.default_rng(trial)
             drift = np.exp(0.3 * np.cumsum(rng.standard_normal(15)))
-            reference = drawn(rng, 2.0, drift=drift)
-            other = drawn(rng, 1.0, drift=drift if paired else rng.permutation(drift))
+            reference = sampled(rng, 2.0, drift=drift)
+            other = sampled(rng, 1.0, drift=drift if paired else rng.permutation(drift))
             found = ratio(reference, other, seed=trial)
             held += found.low <= 2.0 <= found.high and found.high / found.low < 1.1
         return held / 200
@@ -48,7 +48,7 @@ class TestRatio:
     def test_agrees_with_scipy(self) -> None:
         stats = pytest.importorskip("scipy.stats")
         rng = np.random.default_rng(5)
-        reference, other = drawn(rng, 3.0, rounds=40), drawn(rng, 2.0, rounds=40)
+        reference, other = sampled(rng, 3.0, rounds=40), sampled(rng, 2.0, rounds=40)
         found = ratio(reference, other)
         logs = np.log([np.median(a) / np.median(b) for a, b in zip(reference, other, strict=True)])
         wanted = stats.bootstrap((logs,), np.mean, confidence_level=0.95, method="BCa", rng=1).confidence_interval
@@ -58,7 +58,7 @@ class TestRatio:
 
     def test_narrows_with_confidence(self) -> None:
         rng = np.random.default_rng(1)
-        pair = drawn(rng, 2.0), drawn(rng, 1.0)
+        pair = sampled(rng, 2.0), sampled(rng, 1.0)
         wide, narrow = ratio(*pair, confidence=0.99), ratio(*pair, confidence=0.5)
         assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 

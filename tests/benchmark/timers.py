@@ -1,4 +1,4 @@
-"""Subjects whose times are known: drawn from a distribution, with what a machine adds to them."""
+"""Subjects whose times are known: sampled from a distribution, times the disturbances of a machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Synthetic:
-    """Runs in times drawn from a log-normal distribution, times whatever disturbs the machine at the moment."""
+    """Runs in times sampled from a log-normal distribution, times the current disturbance of the machine."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ VECTORS = model("float[N,1] x")
 
 
 def numbered(count: int, **options: Any) -> Data:
-    """Data whose samples tell their own index."""
+    """Data whose samples hold their own index."""
     return open_data({"x": np.arange(count, dtype=np.float32)[:, None]}, VECTORS, **options)
 
 

@@ -1,4 +1,4 @@
-"""Inputs drawn where there are none."""
+"""Synthetic inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from onnxprune.data import noise, open_data
 
 
-def drawn(shape: list[int | str], dtype: int = TensorProto.FLOAT, seed: int = 0) -> np.ndarray:
+def generated(shape: list[int | str], dtype: int = TensorProto.FLOAT, seed: int = 0) -> np.ndarray:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
         "g",
@@ -23,7 +23,7 @@ def drawn(shape: list[int | str], dtype: int = TensorProto.FLOAT, seed: int = 0)
 
 @pytest.mark.parametrize("shape", [["n", 3, 32, 32], ["n", 32, 24, 3], [1, 1, 32, 32]])
 def test_images_are_smooth_but_for_edges_and_mostly_gray_as_pictures_are(shape: list[int | str]) -> None:
-    images = drawn(shape)
+    images = generated(shape)
     assert images.shape == (64, *shape[1:]) and images.dtype == np.float32
     channels = 1 if shape[1] in (1, 3) else 3
     images = np.moveaxis(images, channels, -1)
@@ -37,21 +37,21 @@ def test_images_are_smooth_but_for_edges_and_mostly_gray_as_pictures_are(shape: 
 
 
 def test_other_inputs() -> None:
-    values = drawn(["n", 49, 10, 7])
+    values = generated(["n", 49, 10, 7])
     assert abs(values.mean()) < 0.05 and values.std() == pytest.approx(1, abs=0.05)
-    tokens = drawn(["n", "length"], TensorProto.INT64)
+    tokens = generated(["n", "length"], TensorProto.INT64)
     assert tokens.shape == (64, 64) and set(np.unique(tokens)) == {0, 1}
 
 
 def test_the_seed_decides() -> None:
     shape: list[int | str] = ["n", 3, 8, 8]
-    assert np.array_equal(drawn(shape), drawn(shape))
-    assert not np.array_equal(drawn(shape), drawn(shape, seed=1))
+    assert np.array_equal(generated(shape), generated(shape))
+    assert not np.array_equal(generated(shape), generated(shape, seed=1))
 
 
 def test_large_inputs_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise, "_BYTES", 2 * 3 * 32 * 32)
-    assert len(drawn(["n", 3, 32, 32])) == 2
+    assert len(generated(["n", 3, 32, 32])) == 2
 
 
 def test_inputs_without_a_common_axis_of_samples() -> None:

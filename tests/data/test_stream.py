@@ -26,7 +26,7 @@ def pairs(*sizes: int) -> Callable[[], Iterator[Any]]:
     return batches
 
 
-def test_batches_are_cut_anew_in_order() -> None:
+def test_batches_are_recut_in_order() -> None:
     data = open_data(pairs(3, 9, 1, 7), VECTORS)
     for size in (1, 4, 7, 20, 99):
         batches = list(data.batches(size))
@@ -147,5 +147,5 @@ def test_what_is_no_batch_is_refused(given: list[Any], code: str, reason: str) -
 def test_a_function_that_cannot_be_called_again_is_noticed() -> None:
     once = iter([X])
     data = open_data(lambda: once, VECTORS)
-    with refused("OP702", "gives no batches"):
+    with refused("OP702", "yields no batches"):
         list(data.batches(4))

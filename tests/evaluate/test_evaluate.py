@@ -36,7 +36,7 @@ def data(**options: Any) -> Any:
     return open_data({"x": X, "labels": Y}, MODEL, **options)
 
 
-def test_by_itself_a_model_is_judged_by_labels() -> None:
+def test_a_single_model_is_evaluated_by_labels() -> None:
     result = evaluate(MODEL, data())
     assert [s.metric for s in result.scores] == ["top1", "top5"] and result.samples == N
     assert result["top1"].model.value == pytest.approx(np.mean((X + SHIFT).argmax(axis=1) == Y))
@@ -149,7 +149,7 @@ def test_users_metrics_are_compared_too(tmp_path: Path, monkeypatch: pytest.Monk
         (["agreement"], None, Y, "agreement can't be measured: it compares with the original"),
         (["mse"], None, Y, "compares with the original"),
         (["top1"], None, None, "no labels"),
-        (["miou"], None, RNG.integers(0, 3, (N, 3)), "a score for each class, in a shape that goes with the labels"),
+        (["miou"], None, RNG.integers(0, 3, (N, 3)), "a score for each class, in a shape that matches the labels"),
         (["top1"], None, RNG.random(N), "a score for each class"),
         ([], None, Y, "nothing to measure"),
     ],
@@ -211,7 +211,7 @@ def test_labels_that_are_shifted_are_noticed() -> None:
     assert evaluate(ORIGINAL, mended).notes == () == evaluate(ORIGINAL, data()).notes
 
 
-def test_dense_predictions_are_judged_by_iou_and_positions() -> None:
+def test_dense_predictions_are_evaluated_by_iou_and_positions() -> None:
     images = RNG.standard_normal((9, 4, 5, 6)).astype(np.float32)
     masks = np.where(RNG.random((9, 5, 6)) < 0.8, images.argmax(axis=1), 255)
     proto = model("float[N,4,5,6] x")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.evaluation.intervals import Estimate, paired_proportions, percentile, wilson
-from onnxprune.evaluation.meter import Resampler
+from onnxprune.evaluation.measure import Resampler
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.data import IGNORED
-from onnxprune.evaluation.classes import classes_of
+from onnxprune.evaluation.classes import BatchView, class_output, classes_of, view
 from onnxprune.evaluation.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
-from onnxprune.evaluation.views import BatchView, class_output, view
 from tests.data.support import refused
 
 RNG = np.random.default_rng(0)
@@ -53,7 +52,7 @@ def test_of_equal_scores_the_first_wins() -> None:
     assert value(top_k(5), flat, np.full(60, 4)) == 1 and value(top_k(5), flat, np.full(60, 5)) == 0
 
 
-def test_ignored_labels_are_not_judged_and_nan_is_never_right() -> None:
+def test_ignored_labels_do_not_count_and_nan_is_never_right() -> None:
     labels = np.where(np.arange(60) < 20, IGNORED, LABELS)
     expected = np.mean(SCORES[20:].argmax(axis=1) == LABELS[20:])
     assert value(top_k(1), SCORES, labels) == pytest.approx(expected)
@@ -70,12 +69,12 @@ MASKS = np.where(RNG.random((60, 6, 7)) < 0.3, RNG.integers(0, 4, (60, 6, 7)), M
 @pytest.mark.parametrize("form", ["NCHW", "NHWC", "ids"])
 def test_mean_iou_is_scikit_learns(form: str) -> None:
     sklearn = pytest.importorskip("sklearn.metrics", reason="needs the dev extra: scikit-learn")
-    predicted, judged = DENSE.argmax(axis=1), MASKS != IGNORED
-    expected = sklearn.jaccard_score(MASKS[judged], predicted[judged], average="macro")
+    predicted, counted = DENSE.argmax(axis=1), MASKS != IGNORED
+    expected = sklearn.jaccard_score(MASKS[counted], predicted[counted], average="macro")
     output = {"NCHW": DENSE, "NHWC": DENSE.transpose(0, 2, 3, 1), "ids": predicted}[form]
     assert value(mean_iou(), output, MASKS) == pytest.approx(expected)
     assert value(mean_iou(), np.roll(output, 1, axis=0), MASKS) < expected / 2  # the control
-    assert value(top_k(1), output, MASKS) == pytest.approx(np.mean((predicted == MASKS)[judged]))
+    assert value(top_k(1), output, MASKS) == pytest.approx(np.mean((predicted == MASKS)[counted]))
 
 
 def test_models_that_give_indices_need_not_tell_how_many_there_are() -> None:
@@ -149,7 +148,7 @@ def test_a_users_metric_gives_a_number_for_each_sample_or_for_the_batch() -> Non
     expected = np.mean(SCORES.argmax(axis=1) != LABELS)
     assert value(user_metric("m:f", error), SCORES, LABELS) == pytest.approx(expected)
     assert value(user_metric("m:f", lambda o, y: error(o, y).mean()), SCORES, LABELS) == pytest.approx(expected)
-    for wrong, reason in ((lambda o, y: [1, 2], r"gave shape \[2\]"), (lambda o, y: np.nan, "aren't finite")):
+    for wrong, reason in ((lambda o, y: [1, 2], r"returned shape \[2\]"), (lambda o, y: np.nan, "aren't finite")):
         with refused("OP710", f"{reason}.*m:f"):
             value(user_metric("m:f", wrong), SCORES, LABELS)
     with refused("OP710", "KeyError.*m:f"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.latency.rungs import Choice, choice
+from onnxprune.latency.widths import CandidateWidths, candidate_widths
 from onnxprune.planning.budget import Constraints, ways_down
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyze
@@ -34,9 +34,11 @@ def chain(layers: int = 8, width: int = 32) -> ChannelGraph:
     return analyze(net.model())
 
 
-def choices_of(graph: ChannelGraph, constraints: Constraints | None = None, seed: int = 0) -> list[Choice]:
-    """Make choices of random scores."""
+def candidates_of(graph: ChannelGraph, constraints: Constraints | None = None, seed: int = 0) -> list[CandidateWidths]:
+    """Return candidate widths for random scores."""
     rng = np.random.default_rng(seed)
     scores = [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
     _, ways = ways_down(graph, scores, constraints or Constraints())
-    return [choice(graph, graph.groups[i], scores[i], steps, errors=False) for i, steps in ways.items() if steps]
+    return [
+        candidate_widths(graph, graph.groups[i], scores[i], steps, errors=False) for i, steps in ways.items() if steps
+    ]

@@ -8,8 +8,8 @@ import pytest
 from onnxprune.latency.search import solve
 
 
-def drawn(seed: int, sets: int = 8) -> tuple[list[np.ndarray], list[np.ndarray], float]:
-    """Draw options whose value falls with their cost, and a budget between all and nothing."""
+def sampled(seed: int, sets: int = 8) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    """Sample options whose value falls with their cost, and a budget between all and nothing."""
     rng = np.random.default_rng(seed)
     costs = [np.sort(rng.uniform(0, 1, rng.integers(1, 7)))[::-1] for _ in range(sets)]
     values = [np.sort(rng.uniform(0, 1, len(c)))[::-1] for c in costs]
@@ -24,7 +24,7 @@ def worth(values: list[np.ndarray], state: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", range(12))
 def test_against_scipy(seed: int) -> None:
     optimize = pytest.importorskip("scipy.optimize")
-    costs, values, budget = drawn(seed)
+    costs, values, budget = sampled(seed)
     sizes = [len(c) for c in costs]
     one_each = np.zeros((len(sizes), sum(sizes)))
     for row, end, size in zip(one_each, np.cumsum(sizes), sizes, strict=True):
@@ -68,7 +68,7 @@ def test_exactly_the_least() -> None:
 
 
 def test_room_for_all() -> None:
-    costs, values, _ = drawn(3)
+    costs, values, _ = sampled(3)
     state = solve(costs, values, 100.0)
     assert state is not None and worth(values, state) == pytest.approx(sum(v.max() for v in values))
 

@@ -20,8 +20,7 @@ from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency import plan as plan_module
 from onnxprune.latency.model import NetworkModel
-from onnxprune.latency.probe import Probe
-from onnxprune.latency.table import Table
+from onnxprune.latency.probe import LatencyTable, Probe
 from onnxprune.planning.budget import Constraints, Target
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.provider import Provider
@@ -79,20 +78,20 @@ class TestPlan:
         """A machine on which the whole is slower, or faster, than its layers say."""
         truth: list[float] = []
 
-        def layers(self: Any, state: np.ndarray) -> np.ndarray:
-            return np.array([2e-6 + 1e-11 * w.macs(self._sizes, state) for w in self._works])
+        def layers(self: Any, config: np.ndarray) -> np.ndarray:
+            return np.array([2e-6 + 1e-11 * w.macs(self._sizes, config) for w in self._works])
 
         def fit(self: Any) -> NetworkModel:
-            return NetworkModel(self.works, self.sizes, self.states, np.stack(self.seconds), self.rungs)
+            return NetworkModel(self.works, self.sizes, self.configs, np.stack(self.seconds), self.counts)
 
-        def measure(self: Any, state: np.ndarray) -> Estimate:
+        def measure(self: Any, config: np.ndarray) -> Estimate:
             model = self._fit()
-            truth.append(skew * model(state) / model(np.zeros_like(state)))
+            truth.append(skew * model(config) / model(np.zeros_like(config)))
             self.seconds_of_original = 1.0
             return Estimate(truth[-1], truth[-1], truth[-1])
 
-        monkeypatch.setattr(plan_module._Pursuit, "_measure", measure)
-        monkeypatch.setattr(plan_module._Pursuit, "_fit", fit)
+        monkeypatch.setattr(plan_module._Planner, "_measure", measure)
+        monkeypatch.setattr(plan_module._Planner, "_fit", fit)
         monkeypatch.setattr(Probe, "__call__", layers)
         graph = chain()
         found = plan_for_latency(
@@ -103,18 +102,18 @@ class TestPlan:
 
     @pytest.mark.parametrize("reach", [0.3, 0.7])
     def test_a_model_that_is_far_off(self, reach: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nothing is said to be out of reach that wasn't tried: here only the deepest states are any faster."""
+        """No target is out of reach before the narrowest configuration, here the only fast one, was tried."""
         seen: list[np.ndarray] = []
 
-        def measure(self: Any, state: np.ndarray) -> Estimate:
-            depth = state.sum() / (np.array(self.rungs) - 1).sum()
+        def measure(self: Any, config: np.ndarray) -> Estimate:
+            depth = config.sum() / (np.array(self.counts) - 1).sum()
             share = 1 - (1 - reach) * max(0.0, depth - 0.9) / 0.1
-            seen.append(state)
+            seen.append(config)
             self.seconds_of_original = 1.0
             return Estimate(share, share, share)
 
-        monkeypatch.setattr(plan_module._Pursuit, "_measure", measure)
-        monkeypatch.setattr(Probe, "__call__", lambda self, state: np.full(len(self._works), 1e-5))
+        monkeypatch.setattr(plan_module._Planner, "_measure", measure)
+        monkeypatch.setattr(Probe, "__call__", lambda self, config: np.full(len(self._works), 1e-5))
         graph = chain()
         args = graph, scores_of(graph), Constraints(round_to=4), Target("latency", 0.5), Options(CPU, 1)
         if reach < 0.5:
@@ -125,22 +124,22 @@ class TestPlan:
             assert f"{reach} was reached" in str(caught.value.hint)
             assert seen[-1].tolist() == max(seen, key=np.sum).tolist()
 
-    def test_measurements_tell_what_to_predict(self) -> None:
-        """One measurement tells a factor; several tell a slope, where a factor would miss."""
+    def test_measurements_correct_the_prediction(self) -> None:
+        """One measurement gives a factor; several give a slope, where a factor would miss."""
 
-        def model(state: np.ndarray) -> float:  # what it predicts is in the state; 100 is the original
-            return 100.0 - float(state[0])
+        def model(config: np.ndarray) -> float:  # what it predicts is in the config; 100 is the original
+            return 100.0 - float(config[0])
 
         def measured(*predicted: float) -> list[tuple[np.ndarray, Estimate]]:
             truth = [share**0.5 for share in predicted]
-            states = [np.array([round(100 * (1 - share))]) for share in predicted]
-            return [(state, Estimate(t, t, t)) for state, t in zip(states, truth, strict=True)]
+            configs = [np.array([round(100 * (1 - share))]) for share in predicted]
+            return [(config, Estimate(t, t, t)) for config, t in zip(configs, truth, strict=True)]
 
-        told = plan_module._to_predict
-        assert told(model, [], 0.5) == 0.5
-        assert told(model, measured(0.5), 0.6) == pytest.approx(0.5 * 0.6 / 0.5**0.5)
-        assert told(model, measured(0.8, 0.5), 0.6) == pytest.approx(0.36, rel=0.03)
-        assert told(model, measured(0.5), 0.6) != pytest.approx(0.36, rel=0.03)
+        required = plan_module._to_predict
+        assert required(model, [], 0.5) == 0.5
+        assert required(model, measured(0.5), 0.6) == pytest.approx(0.5 * 0.6 / 0.5**0.5)
+        assert required(model, measured(0.8, 0.5), 0.6) == pytest.approx(0.36, rel=0.03)
+        assert required(model, measured(0.5), 0.6) != pytest.approx(0.36, rel=0.03)
 
     def test_nothing_to_prune(self) -> None:
         graph = residual()
@@ -153,7 +152,7 @@ def test_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way a GPU goes, on the memory of the host: layers by themselves, inputs and outputs bound."""
     monkeypatch.setattr(plan_module, "_SECONDS", 0.1)
     monkeypatch.setattr(plan_module, "_REPEATS", 1)
-    monkeypatch.setattr(isolated_module, "_WARM", 0.01)
+    monkeypatch.setattr(isolated_module, "_WARM_UP", 0.01)
     graph = chain(layers=4)
     options = Options(Provider("CPUExecutionProvider", device="cpu"), threads=1)
     found = plan_for_latency(graph, scores_of(graph), Constraints(round_to=16), Target("latency", 0.7), options)
@@ -162,42 +161,42 @@ def test_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestTable:
     def test_is_kept(self, tmp_path: Path) -> None:
-        Table(tmp_path, HERE).update({"a": 1e-3})
-        assert Table(tmp_path, HERE)["a"] == 1e-3
+        LatencyTable(tmp_path, HERE).update({"a": 1e-3})
+        assert LatencyTable(tmp_path, HERE)["a"] == 1e-3
 
     def test_other_settings_have_another(self, tmp_path: Path) -> None:
-        Table(tmp_path, HERE).update({"a": 1e-3})
+        LatencyTable(tmp_path, HERE).update({"a": 1e-3})
         for other in (SessionSettings(CPU, threads=2), SessionSettings(CPU.with_option("x", "1"), threads=1)):
-            assert "a" not in Table(tmp_path, other)
+            assert "a" not in LatencyTable(tmp_path, other)
 
     @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"format": 3, "key": 0, "seconds": {}}'])
     def test_a_damaged_file_counts_for_nothing(self, tmp_path: Path, text: str) -> None:
-        Table(tmp_path, HERE).update({"a": 1e-3})
+        LatencyTable(tmp_path, HERE).update({"a": 1e-3})
         (path,) = tmp_path.iterdir()
         path.write_text(text)
-        assert "a" not in Table(tmp_path, HERE)
+        assert "a" not in LatencyTable(tmp_path, HERE)
 
     def test_a_disturbed_measurement_does_not_count(self, tmp_path: Path) -> None:
         for seconds in (9.0, 1.1, 1.0, 1.2, 1.0, 1.1):
-            table = Table(tmp_path, HERE)
+            table = LatencyTable(tmp_path, HERE)
             table.update({"a": seconds})
-            assert Table(tmp_path, HERE)["a"] == table["a"]
+            assert LatencyTable(tmp_path, HERE)["a"] == table["a"]
         assert table["a"] == 1.1
 
     def test_times_that_can_not_be_are_left_out(self, tmp_path: Path) -> None:
-        Table(tmp_path, HERE).update({"a": 1e-3, "b": 2e-3})
+        LatencyTable(tmp_path, HERE).update({"a": 1e-3, "b": 2e-3})
         (path,) = tmp_path.iterdir()
         document = json.loads(path.read_text())
         document["seconds"]["a"] = [-1.0]
         path.write_text(json.dumps(document))
-        table = Table(tmp_path, HERE)
+        table = LatencyTable(tmp_path, HERE)
         assert "a" not in table and "b" in table
 
     def test_without_a_folder(self, tmp_path: Path) -> None:
-        Table(None, HERE).update({"a": 1.0})
+        LatencyTable(None, HERE).update({"a": 1.0})
         blocked = tmp_path / "file"
         blocked.write_text("")
-        Table(blocked / "below", HERE).update({"a": 1.0})  # nowhere to write: no error
+        LatencyTable(blocked / "below", HERE).update({"a": 1.0})  # nowhere to write: no error
 
     def test_where_it_is(self) -> None:
         assert cache_folder({"ONNXPRUNE_CACHE": "/x"}) == Path("/x")

@@ -261,14 +261,14 @@ def test_killed_and_resumed_from_the_command_line(tmp_path: Path, pruned: ModelP
     """A process that is killed leaves a checkpoint from which another one makes the same model, bit for bit."""
     op.save(pruned, tmp_path / "small.onnx")
     np.savez(tmp_path / "data.npz", image=np.tile(images["image"], (20, 1, 1, 1)))
-    told = [
+    known = [
         *("--teacher", str(MODEL), "--data", str(tmp_path / "data.npz"), "--epochs", "2", "--threads", "1", "--crop"),
         "1",
     ]
 
     def command(output: str, *options: str) -> list[str]:
         fixed = [sys.executable, "-m", "onnxprune", "finetune", str(tmp_path / "small.onnx"), "-q"]
-        return [*fixed, "-o", str(tmp_path / output), *told, *options]
+        return [*fixed, "-o", str(tmp_path / output), *known, *options]
 
     file = tmp_path / "run.npz"
     kept = ("--checkpoint", str(file), "--every", "5")

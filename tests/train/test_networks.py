@@ -21,8 +21,8 @@ from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
 from onnxprune.train.losses import LossSettings
-from onnxprune.train.machine import GraphMachine
 from onnxprune.train.objective import objective
+from onnxprune.train.runner import HostRunner
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import trainable
@@ -161,10 +161,10 @@ def test_steps(name: str, optimizer: str, norms: str) -> None:
     labels = rng.integers(0, classes, (len(images), *places))
     goal = objective(model, settings, labeled=True, teacher=False)
     batch = {images_name: images.astype(np.float32), "labels": labels}
-    machine = GraphMachine(build_step(model, goal, settings, batch), providers=["CPUExecutionProvider"], threads=1)
-    before = dict(machine.state)
+    runner = HostRunner(build_step(model, goal, settings, batch), providers=["CPUExecutionProvider"], threads=1)
+    before = dict(runner.state)
     expected = list(torch_steps(module, settings, torch.from_numpy(images), torch.from_numpy(labels), 6))
-    found = [machine.feed([batch], settings.peak)["loss"] for _ in range(6)]
+    found = [runner.step([batch], settings.peak)["loss"] for _ in range(6)]
     # Adam divides by the gradient's size: where that is nothing but rounding, it moves all the same.
     loose = optimizer == "adamw"
     np.testing.assert_allclose(found, expected, rtol=2e-3 if loose else 2e-4)
@@ -172,9 +172,9 @@ def test_steps(name: str, optimizer: str, norms: str) -> None:
     if optimizer == "adamw" and norms == "batch":
         return  # which is so for every bias before a normalization, and shifts whatever follows
     state, close = module.state_dict(), []
-    for name in machine.weights:
+    for name in runner.weights:
         if name in state:
             moved = np.linalg.norm(state[name].numpy() - before[name])
-            error = np.linalg.norm(machine.state[name] - state[name].numpy())
+            error = np.linalg.norm(runner.state[name] - state[name].numpy())
             close.append(error <= 0.02 * moved + 1e-6)
     assert np.mean(close) >= (0.7 if loose else 1)

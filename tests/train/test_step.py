@@ -1,4 +1,4 @@
-"""Training steps: losses and optimizers against closed forms, and machines that run them."""
+"""Training steps: losses and optimizers against closed forms, and their runners."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from onnxprune.model.tape import INT64, Tape, Tensor
 from onnxprune.normalize import normalize
 from onnxprune.train.augment import Augmentation
 from onnxprune.train.losses import LOSSES, LossSettings, feature_distance
-from onnxprune.train.machine import DeviceMachine, GraphMachine
 from onnxprune.train.objective import objective
 from onnxprune.train.optimizers import SCHEDULES, rate
+from onnxprune.train.runner import DeviceRunner, HostRunner
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import TrainingStep, build_step
 from tests.toolbox import Net
@@ -46,7 +46,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(6, 5), (3, 5, 2, 2)])
 def test_cross_entropy(shape: tuple[int, ...], smoothing: float) -> None:
     logits = RNG.standard_normal(shape)
-    labels = RNG.integers(-1, 5, (shape[0], *shape[2:]))  # -1 isn't judged
+    labels = RNG.integers(-1, 5, (shape[0], *shape[2:]))  # -1 is ignored
     log = np.moveaxis(log_softmax(logits), 1, -1).reshape(-1, 5)
     kept = labels.ravel() >= 0
     hard = log[np.arange(len(log)), labels.ravel()]
@@ -115,8 +115,8 @@ def by_hand(state: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[
 
 def test_sgd_with_decay_and_clipping() -> None:
     step, batch = small(optimizer="sgd", momentum=0.8, decay=0.1, clip=0.05)
-    machine = GraphMachine(step, providers=CPU, threads=1)
-    state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
+    runner = HostRunner(step, providers=CPU, threads=1)
+    state = {n: a.astype(np.float64) for n, a in runner.weights.items()}
     velocity = {n: np.zeros_like(a) for n, a in state.items()}
     for _ in range(3):
         found = by_hand(state, batch)
@@ -126,62 +126,62 @@ def test_sgd_with_decay_and_clipping() -> None:
             g = g * 0.05 / norm + (0.1 * state[n] if n == "w" else 0)  # biases don't decay
             velocity[n] = 0.8 * velocity[n] + g
             state[n] -= 0.1 * (g + 0.8 * velocity[n])
-        machine.feed([batch], 0.1)
-        for n, a in machine.weights.items():
+        runner.step([batch], 0.1)
+        for n, a in runner.weights.items():
             np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
 
 
 def test_adamw() -> None:
     step, batch = small(optimizer="adamw", decay=0.1, clip=0.0)
-    machine = GraphMachine(step, providers=CPU, threads=1)
-    state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
+    runner = HostRunner(step, providers=CPU, threads=1)
+    state = {n: a.astype(np.float64) for n, a in runner.weights.items()}
     mean, square = ({n: np.zeros_like(a) for n, a in state.items()} for _ in range(2))
     for t in range(1, 4):
         for n, g in by_hand(state, batch).items():
             mean[n], square[n] = 0.9 * mean[n] + 0.1 * g, 0.999 * square[n] + 0.001 * g**2
             state[n] *= 1 - 0.01 * (0.1 if n == "w" else 0)
             state[n] -= 0.01 * (mean[n] / (1 - 0.9**t)) / (np.sqrt(square[n] / (1 - 0.999**t)) + 1e-8)
-        machine.feed([batch], 0.01)
-        for n, a in machine.weights.items():
+        runner.step([batch], 0.01)
+        for n, a in runner.weights.items():
             np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
 
 
 def test_lamb() -> None:
     step, batch = small(optimizer="lamb", decay=0.1, clip=0.0)
-    machine = GraphMachine(step, providers=CPU, threads=1)
-    state = {n: a.astype(np.float64) for n, a in machine.weights.items()}
+    runner = HostRunner(step, providers=CPU, threads=1)
+    state = {n: a.astype(np.float64) for n, a in runner.weights.items()}
     mean, square = ({n: np.zeros_like(a) for n, a in state.items()} for _ in range(2))
     for t in range(1, 4):
         for n, g in by_hand(state, batch).items():
             mean[n], square[n] = 0.9 * mean[n] + 0.1 * g, 0.999 * square[n] + 0.001 * g**2
-            way = (mean[n] / (1 - 0.9**t)) / (np.sqrt(square[n] / (1 - 0.999**t)) + 1e-8)
-            way = way + 0.1 * state[n] if n == "w" else way
-            moved = 0.01 * np.linalg.norm(state[n]) * way / np.linalg.norm(way)
+            direction = (mean[n] / (1 - 0.9**t)) / (np.sqrt(square[n] / (1 - 0.999**t)) + 1e-8)
+            direction = direction + 0.1 * state[n] if n == "w" else direction
+            moved = 0.01 * np.linalg.norm(state[n]) * direction / np.linalg.norm(direction)
             assert np.linalg.norm(moved) == pytest.approx(0.01 * np.linalg.norm(state[n]))  # that share of the weight
             state[n] = state[n] - moved
-        machine.feed([batch], 0.01)
-        for n, a in machine.weights.items():
+        runner.step([batch], 0.01)
+        for n, a in runner.weights.items():
             np.testing.assert_allclose(a, state[n], rtol=1e-4, atol=1e-6)
 
 
 def test_lamb_lets_zeros_leave() -> None:
     step, batch = small(optimizer="lamb", clip=0.0)
     step.state["b"][:] = 0
-    machine = GraphMachine(step, providers=CPU, threads=1)
-    machine.feed([batch], 0.1)
-    assert np.sqrt((machine.weights["b"] ** 2).mean()) == pytest.approx(0.1 * 1e-3, rel=1e-4)
+    runner = HostRunner(step, providers=CPU, threads=1)
+    runner.step([batch], 0.1)
+    assert np.sqrt((runner.weights["b"] ** 2).mean()) == pytest.approx(0.1 * 1e-3, rel=1e-4)
 
 
 def test_state_on_a_device_is_the_same() -> None:
     step, batch = small(accumulate=2)
-    host = GraphMachine(step, providers=CPU, threads=1)
-    device = DeviceMachine(step, providers=CPU, threads=1, device=("cpu", 0))
+    host = HostRunner(step, providers=CPU, threads=1)
+    device = DeviceRunner(step, providers=CPU, threads=1, device=("cpu", 0))
     for _ in range(3):
-        assert host.feed([batch, batch], 0.1) == device.feed([batch, batch], 0.1)
+        assert host.step([batch, batch], 0.1) == device.step([batch, batch], 0.1)
     first, second = host.state, device.state
     assert all(np.array_equal(first[n], second[n]) for n in first)
     assert not np.array_equal(first["w"], step.state["w"])
-    device.restore(step.state, 0)
+    device.load_state(step.state, 0)
     assert np.array_equal(device.weights["w"], step.state["w"])
 
 

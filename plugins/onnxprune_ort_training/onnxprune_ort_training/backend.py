@@ -70,8 +70,8 @@ class OrtTraining:
             model = loss_model(graph, losses, settings, feeds_of(graph, job.model))
             told = {"trained": list(graph.weights), "statistics": statistics}
             worker.open(model, {**_optimizer(settings), **told, "threads": job.threads})
-            machine = RemoteMachine(worker, list(losses), settings.accumulate)
-            return Loop(job, batches, machine).all()
+            runner = RemoteRunner(worker, list(losses), settings.accumulate)
+            return Loop(job, batches, runner).all()
 
 
 class Worker(AbstractContextManager["Worker"]):
@@ -130,14 +130,14 @@ class Worker(AbstractContextManager["Worker"]):
         return answer
 
 
-class RemoteMachine:
+class RemoteRunner:
     """Makes training steps in a worker."""
 
     def __init__(self, worker: Worker, losses: Sequence[str], accumulate: int) -> None:
         """Take a worker that has opened a model."""
         self._worker, self._losses, self._accumulate = worker, losses, accumulate
 
-    def feed(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
+    def step(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
         """Make one step from one batch, or from as many as accumulate; return the mean losses."""
         found = [self._worker.ask({"command": "batch"}, batch)[0]["losses"] for batch in batches]
         self._worker.ask({"command": "step", "rate": rate})
@@ -150,16 +150,17 @@ class RemoteMachine:
         """The model's initializers as they are now."""
         return self._worker.ask({"command": "weights"})[1]
 
-    def keep(self) -> Arrays:
-        """Return all that is needed to go on: more than the worker tells.
+    @property
+    def state(self) -> Arrays:
+        """All that is needed to resume, which the worker doesn't report.
 
         Raises:
             PlanError: always (OP302).
         """
         raise PlanError("OP302", "--backend ort-training keeps no checkpoints")
 
-    def restore(self, state: Arrays, number: int) -> None:
-        """Go on from what was kept.
+    def load_state(self, state: Arrays, number: int) -> None:
+        """Resume from a state.
 
         Raises:
             PlanError: always (OP302).

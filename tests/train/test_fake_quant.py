@@ -1,4 +1,4 @@
-"""Training of quantized models: integer weights are trained as real numbers, and come back as integers."""
+"""Training of quantized models: integer weights are trained with fake quantization, and become integers again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxprune.data import Dataset, open_data
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
 from onnxprune.train import TrainSettings, finetune
-from onnxprune.train.latent import rounded, with_latents
+from onnxprune.train.fake_quant import requantized, with_fake_quantization
 from onnxprune.train.trainable import trainable
 
 quantization = pytest.importorskip("onnxruntime.quantization")
@@ -73,19 +73,19 @@ def types_of(model: ModelProto) -> dict[str, int]:
 
 
 def test_there_and_back(quantized: ModelProto, images: dict[str, np.ndarray]) -> None:
-    latent = with_latents(quantized)
-    integers = [n for n, t in types_of(quantized).items() if t == TensorProto.INT8 and n in trainable(latent)]
+    fake = with_fake_quantization(quantized)
+    integers = [n for n, t in types_of(quantized).items() if t == TensorProto.INT8 and n in trainable(fake)]
     assert integers and not set(integers) & set(trainable(quantized))
     data = {"image": images["image"][:16]}
-    first, second = (next(iter(run(session(m, optimize=False), data).values())) for m in (quantized, latent))
+    first, second = (next(iter(run(session(m, optimize=False), data).values())) for m in (quantized, fake))
     np.testing.assert_allclose(second, first, atol=1e-4 * np.abs(first).max())
-    old, new = weights_of(quantized), weights_of(rounded(latent, quantized))
+    old, new = weights_of(quantized), weights_of(requantized(fake, quantized))
     assert all(np.array_equal(old[n], new[n]) and old[n].dtype == new[n].dtype for n in old)
     moved = ModelProto()
-    moved.CopyFrom(latent)
+    moved.CopyFrom(fake)
     (tensor,) = (t for t in moved.graph.initializer if t.name == integers[0])
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.5), tensor.name))
-    new = weights_of(rounded(moved, quantized))
+    new = weights_of(requantized(moved, quantized))
     assert [n for n in old if not np.array_equal(old[n], new[n])] == integers[:1]
 
 
@@ -104,10 +104,10 @@ def test_a_quantized_network_learns(quantized: ModelProto, data: Dataset) -> Non
 def test_what_others_read_stays(quantized: ModelProto) -> None:
     shared = ModelProto()
     shared.CopyFrom(quantized)
-    name = next(n for n in trainable(with_latents(quantized)) if types_of(quantized)[n] == TensorProto.INT8)
+    name = next(n for n in trainable(with_fake_quantization(quantized)) if types_of(quantized)[n] == TensorProto.INT8)
     shared.graph.node.append(
         onnx.helper.make_node("Cast", [name], ["seen"], name="reads_integers", to=TensorProto.FLOAT)
     )
-    assert types_of(with_latents(shared))[name] == TensorProto.INT8
+    assert types_of(with_fake_quantization(shared))[name] == TensorProto.INT8
     plain = normalize(op.load(MODEL).proto)
-    assert with_latents(plain) is plain
+    assert with_fake_quantization(plain) is plain

@@ -1,4 +1,4 @@
-"""What a model is worth on data that it isn't trained on."""
+"""Validation on held-out data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _RESAMPLES = 200
 
 
 class HoldOut:
-    """Evaluates models by one metric.
+    """Evaluates models on held-out data.
 
     Attributes:
-        metric: its name: the distance from the teacher's distribution, which tells models apart on few samples
-            already, or without a teacher accuracy.
+        metric: the metric that decides. By default it is the distance from the teacher's distribution, which
+            distinguishes models on few samples, or accuracy without a teacher.
         first: the evaluation of the model before training.
     """
 
@@ -37,10 +37,10 @@ class HoldOut:
         providers: Sequence[Provider],
         threads: int | None,
     ) -> None:
-        """Evaluate the model as it is.
+        """Evaluate the model before training.
 
         Raises:
-            DataError: it can't be measured (OP711).
+            DataError: the metric can't be measured (OP711).
         """
         self._data, self._teacher, self._seed = data, teacher, seed
         self._batch, self._providers, self._threads = batch, providers, threads
@@ -49,7 +49,7 @@ class HoldOut:
         self.metric = metric or next((name for name in _PREFERRED if name in measured), measured[0])
 
     def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None) -> Evaluation:
-        """Measure a model by all metrics that can be measured, or by some."""
+        """Evaluate a model by some metrics, or by all that can be measured."""
         return evaluate(
             model,
             self._data,
@@ -63,22 +63,22 @@ class HoldOut:
         )
 
     def __call__(self, model: ModelProto) -> float:
-        """Return what a model is worth, more being better."""
+        """Return a model's value, where more is better."""
         return self.worth(self.evaluate(model, [self.metric]))
 
     def worth(self, evaluation: Evaluation) -> float:
-        """Return what an evaluation says of a model, more being better."""
+        """Return the value of an evaluation, where more is better."""
         value = evaluation[self.metric].model.value
         return -value if self.metric in _LOWER_IS_BETTER else value
 
 
-def judge_or_none(
+def hold_out_or_none(
     model: ModelProto, data: Dataset | None, teacher: ModelProto | None, *, metric: str | None, **settings: object
 ) -> HoldOut | None:
-    """Return a judge, None where there are no data or nothing can be measured on them.
+    """Return the validation, None if there are no data or no metric can be measured on them.
 
     Raises:
-        DataError: a metric was asked for and can't be measured (OP711).
+        DataError: the given metric can't be measured (OP711).
     """
     if data is None:
         return None

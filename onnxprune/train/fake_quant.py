@@ -1,7 +1,7 @@
-"""Weights that a quantized model stores as integers, trained as the real numbers that they are rounded from.
+"""Training of quantized models (QAT): integer weights become real ones, fake-quantized when they are read.
 
-A DequantizeLinear that reads integers gets a QuantizeLinear before it, which reads real numbers: then gradients can
-pass (`onnxprune.operators.quantized`), and steps too small to change an integer add up.
+A QuantizeLinear that reads the real weights is put before their DequantizeLinear. Gradients pass through both
+(`onnxprune.operators.quantized`), and steps too small to change an integer add up.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.model.checks import captured_names
 from onnxprune.model.file import Weights, set_tensor, weights
+from onnxprune.model.tensors import with_weights
 
 _DOMAINS = ("", "ai.onnx")
-_ROUNDED = (np.int8, np.uint8, np.int16, np.uint16)
-_BIAS = np.int32  # fine enough to be trained as if it weren't rounded; QuantizeLinear doesn't give it
+_QUANTIZED = (np.int8, np.uint8, np.int16, np.uint16)
+_BIAS = np.int32  # trained without rounding: it is fine-grained, and QuantizeLinear can't produce it
 
 
-def with_latents(proto: ModelProto) -> ModelProto:
-    """Return a model whose integer weights are real numbers of the same names, rounded when they are read.
+def with_fake_quantization(proto: ModelProto) -> ModelProto:
+    """Return a model whose integer weights are real ones of the same names, followed by fake quantization.
 
-    Weights that are read by anything but one kind of DequantizeLinear, or in blocks, stay as they are.
+    Weights that have readers other than one kind of DequantizeLinear, or are quantized in blocks, stay integers.
 
     Args:
         proto: a normalized model.
@@ -38,16 +39,16 @@ def with_latents(proto: ModelProto) -> ModelProto:
     before = weights(proto)
     for node in proto.graph.node:
         reads = node.input[0] if node.input and node.op_type == "DequantizeLinear" else ""
-        copy.graph.node.extend(_rounding(node, copy, before) if reads in readers else [node])
+        copy.graph.node.extend(_fake_quantized(node, copy, before) if reads in readers else [node])
     stored = weights(copy)
     for name, reader in readers.items():
-        scale, zero, _ = _parameters(proto, reader)
+        scale, zero, _ = _parameters(before, reader)
         set_tensor(stored.tensor(name), (stored[name].astype(np.float32) - zero) * scale)
     return copy
 
 
-def _rounding(reader: NodeProto, model: ModelProto, stored: Weights) -> list[NodeProto]:
-    """Return what stands for a dequantization of integers once these are real numbers."""
+def _fake_quantized(reader: NodeProto, model: ModelProto, stored: Weights) -> list[NodeProto]:
+    """Return the nodes that replace a DequantizeLinear once its weight is real."""
     name, scale = reader.input[:2]
     dtype = stored.dtype(name)
     if dtype == _BIAS:
@@ -65,23 +66,20 @@ def _rounding(reader: NodeProto, model: ModelProto, stored: Weights) -> list[Nod
     return [quantize, dequantize]
 
 
-def rounded(trained: ModelProto, proto: ModelProto) -> ModelProto:
-    """Return a model with what was trained of the one that `with_latents` made of it, integers again."""
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    stored, found, readers = weights(copy), weights(trained), _readers(proto)
-    for name in stored:
-        array = found[name]
-        if name in readers:
-            scale, zero_point, dtype = _parameters(proto, readers[name])
-            limits = np.iinfo(dtype)
-            array = np.clip(np.rint(array.astype(np.float64) / scale) + zero_point, limits.min, limits.max)
-        set_tensor(stored.tensor(name), array.astype(stored.dtype(name)))
-    return copy
+def requantized(trained: ModelProto, proto: ModelProto) -> ModelProto:
+    """Return the original model with the weights of a trained one from `with_fake_quantization`, as integers again."""
+    stored, found, readers = weights(proto), weights(trained), _readers(proto)
+    arrays = {name: found[name] for name in stored}
+    for name, reader in readers.items():
+        scale, zero_point, dtype = _parameters(stored, reader)
+        limits = np.iinfo(dtype)
+        integers = np.rint(arrays[name].astype(np.float64) / scale) + zero_point
+        arrays[name] = np.clip(integers, limits.min, limits.max).astype(dtype)
+    return with_weights(proto, arrays)
 
 
 def _readers(proto: ModelProto) -> dict[str, NodeProto]:
-    """Return the integer initializers that are weights, with a node that dequantizes each."""
+    """Return the integer weights that can be trained, each with a node that dequantizes it."""
     stored, every = weights(proto), defaultdict[str, list[NodeProto]](list)
     captured = set().union(*map(captured_names, proto.graph.node))
     for node in proto.graph.node:
@@ -90,7 +88,7 @@ def _readers(proto: ModelProto) -> dict[str, NodeProto]:
     found = {}
     for name in stored:
         nodes = every[name]
-        if stored.dtype(name) not in (*_ROUNDED, _BIAS) or name in captured or not nodes:
+        if stored.dtype(name) not in (*_QUANTIZED, _BIAS) or name in captured or not nodes:
             continue
         first = nodes[0]
         alike = all(
@@ -106,9 +104,8 @@ def _readers(proto: ModelProto) -> dict[str, NodeProto]:
     return found
 
 
-def _parameters(proto: ModelProto, reader: NodeProto) -> tuple[NDArray[Any], NDArray[Any], np.dtype[Any]]:
-    """Return scale and zero point of a dequantization, in shapes that broadcast to its weight's, and its type."""
-    stored = weights(proto)
+def _parameters(stored: Weights, reader: NodeProto) -> tuple[NDArray[Any], NDArray[Any], np.dtype[Any]]:
+    """Return the scale and zero point of a DequantizeLinear, broadcastable to its weight, and the weight's type."""
     rank = len(stored.shape(reader.input[0]))
     axis = next((a.i for a in reader.attribute if a.name == "axis"), 1)
     scale = stored[reader.input[1]].astype(np.float32)

@@ -1,4 +1,4 @@
-"""A model's inputs, as data have to fit them."""
+"""A model's inputs, and which arrays belong to them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class InputSpec:
 
     Attributes:
         name: its name.
-        shape: a size for each axis, None where it is open; None if the rank isn't declared.
-        dtype: the type of its elements.
+        shape: the size of each axis, None if it is dynamic; None if the rank isn't declared.
+        dtype: its element type.
     """
 
     name: str
@@ -31,12 +31,12 @@ class InputSpec:
     dtype: np.dtype
 
     def __str__(self) -> str:
-        """Write it as messages do: 'image' [?x3x224x224] float32."""
+        """Return the form used in messages: 'image' [?x3x224x224] float32."""
         sizes = "?" if self.shape is None else "x".join("?" if n is None else str(n) for n in self.shape)
         return f"{self.name!r} [{sizes}] {self.dtype}"
 
     def takes(self, shape: tuple[int, ...], *, whole: bool = False) -> bool:
-        """Tell whether an array of a shape can be fed; only a whole one needs the declared size of the first axis."""
+        """Whether an array of a shape can be fed. The first axis, of samples, may differ unless the array is whole."""
         if self.shape is None:
             return True
         skip = 0 if whole else 1
@@ -46,19 +46,19 @@ class InputSpec:
 
 
 def inputs_of(model: ModelProto) -> tuple[InputSpec, ...]:
-    """List the inputs that a caller of a model must give.
+    """Return the inputs that a caller of a model must give.
 
     Raises:
-        DataError: one isn't a tensor of numbers (OP706).
+        DataError: an input isn't a tensor of numbers (OP706).
     """
     defaults = {tensor.name for tensor in model.graph.initializer}
     return tuple(_spec(value) for value in model.graph.input if value.name not in defaults)
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
-    """Give the number of samples that a model is made for, None if any number will do.
+    """Return the batch size of a model with a fixed one, None for any size.
 
-    The first axis of an input of two axes or more is taken to count samples.
+    The batch axis is the first axis of inputs with two or more axes.
     """
     firsts = {spec.shape[0] for spec in inputs if spec.shape is not None and len(spec.shape) > 1}
     sizes = firsts - {None}
@@ -69,8 +69,8 @@ def _spec(value: ValueInfoProto) -> InputSpec:
     tensor = value.type.tensor_type
     known = tensor.elem_type in get_all_tensor_dtypes() and tensor.elem_type != TensorProto.STRING
     if value.type.WhichOneof("value") != "tensor_type" or not known:
-        raise DataError("OP706", f"input {value.name!r} isn't a tensor of numbers, so that no data fit it")
-    # Exporters write -1 or 0 for a size that isn't known.
+        raise DataError("OP706", f"input {value.name!r} isn't a tensor of numbers, so no data fit it")
+    # Exporters write -1 or 0 for an unknown size.
     shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
     dtype = tensor_dtype_to_np_dtype(tensor.elem_type)
     return InputSpec(value.name, shape if tensor.HasField("shape") else None, dtype)
@@ -83,16 +83,16 @@ _LABELS = ("labels", "label", "targets", "target", "y", "y_true", "classes")
 def assign(
     arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str
 ) -> tuple[dict[str, Array], Array | None, tuple[str, ...]]:
-    """Assign arrays to a model's inputs and to the labels, by name.
+    """Match arrays to a model's inputs and to the labels, by name.
 
-    Names are compared without regard to case and to signs that files' names can't have. The only input of a model also
-    takes an array of a common name, or the only one that isn't labels.
+    Names are compared ignoring case and characters that file names can't have. A model's only input also takes an array
+    with a common name, or the only array that isn't labels.
 
     Returns:
-        The arrays by input, the labels if there are any, and the names of arrays that belong nowhere.
+        The arrays by input, the labels if there are any, and the names of unused arrays.
 
     Raises:
-        DataError: an input is left without an array (OP706).
+        DataError: an input has no array (OP706).
     """
     rest = dict(arrays)
     found: dict[str, Array] = {}

@@ -1,0 +1,276 @@
+"""Evaluation of a model on data, alone and against its original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.data.batch import IGNORED, Dataset
+from onnxprune.errors import DataError, VerificationError
+from onnxprune.evaluation.classes import BatchView, class_output, view
+from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
+from onnxprune.evaluation.metrics import Metric, check_name, choose
+from onnxprune.evaluation.runner import Runner
+from onnxprune.model.file import Source, load
+from onnxprune.model.session import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric's values.
+
+    Attributes:
+        metric: the metric's name.
+        output: the output that it measures, if it is one of several.
+        share: whether it is a fraction of samples or positions, from 0 to 1.
+        model: the model's value.
+        original: the original's value, for metrics of a single model.
+        difference: model minus original, from the same samples.
+    """
+
+    metric: str
+    output: str | None
+    share: bool
+    model: Estimate
+    original: Estimate | None = None
+    difference: Estimate | None = None
+
+
+class Resampler:
+    """Draws bootstrap weights for a stream of samples.
+
+    In a bootstrap of many samples, the number of times that a sample is drawn is nearly Poisson distributed and
+    independent of the others, so resampled sums need no stored samples. N. Chamandy, O. Muralidharan, A. Najmi and
+    S. Naidu, Estimating uncertainty for massive data streams, Google technical report (2012).
+    """
+
+    def __init__(self, resamples: int, seed: int) -> None:
+        """Set the number of resampled values and the seed."""
+        self.resamples = resamples
+        self._rng = np.random.default_rng(seed)
+
+    def weights(self, samples: int) -> Floats:
+        """Return the weights of the next samples, [samples, resamples]."""
+        return self._rng.poisson(1.0, (samples, self.resamples)).astype(np.float64)
+
+
+class Meter:
+    """Running sums of a metric, of the model and, for metrics of a single model, of the original."""
+
+    def __init__(self, metric: Metric) -> None:
+        """Start with empty sums."""
+        self.metric = metric
+        self._mine, self._original = _Tally(), _Tally()
+        self._gains = self._losses = 0.0
+        self._binary = metric.share
+
+    def add(self, view: BatchView, weights: Floats) -> None:
+        """Add a batch, with its bootstrap weights."""
+        rows = self.metric.rows(view)
+        self._mine.add(rows, weights)
+        self._binary = self._binary and rows.shape[1] == 2 and bool((rows[:, 1] <= 1).all())
+        if self.metric.paired and view.original is not None:
+            reference = self.metric.rows(view.original)
+            self._original.add(reference, weights)
+            change = (rows - reference)[:, 0]
+            self._gains += float(np.maximum(change, 0).sum())
+            self._losses += float(np.maximum(-change, 0).sum())
+
+    def score(self, confidence: float) -> Score:
+        """Return the values with their intervals: Wilson's for fractions of samples, else the bootstrap's."""
+        metric, value = self.metric, self.metric.value
+        mine = self._estimate(self._mine, confidence)
+        original = difference = None
+        if self._original.sums is not None:
+            assert self._mine.sums is not None
+            original = self._estimate(self._original, confidence)
+            if self._binary:
+                difference = paired_proportions(self._gains, self._losses, float(self._mine.sums[1]), confidence)
+            else:
+                change = value(self._mine.resampled) - value(self._original.resampled)
+                difference = percentile(mine.value - original.value, change, confidence)
+        return Score(metric.name, metric.output, metric.share, mine, original, difference)
+
+    def _estimate(self, tally: _Tally, confidence: float) -> Estimate:
+        assert tally.sums is not None
+        if self._binary:
+            hits, trials = tally.sums
+            return wilson(float(hits), float(trials), confidence)
+        value = self.metric.value
+        return percentile(float(value(tally.sums)), value(tally.resampled), confidence)
+
+
+class _Tally:
+    """Sums of rows, and of resampled rows."""
+
+    def __init__(self) -> None:
+        self.sums: Floats | None = None
+        self.resampled: Floats = np.zeros(())
+
+    def add(self, rows: Floats, weights: Floats) -> None:
+        resampled = weights[: len(rows)].T @ rows
+        if self.sums is None:
+            self.sums, self.resampled = rows.sum(axis=0), resampled
+        else:
+            self.sums += rows.sum(axis=0)
+            self.resampled += resampled
+
+
+_SHIFT = 0.2  # gain of accuracy with another label_offset that can't be a coincidence
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's metrics on data.
+
+    Attributes:
+        samples: number of samples.
+        scores: the metrics' values.
+        not_finite: number of samples for which the model output NaN or infinity. They count as wrong, and are excluded
+            from mean distances.
+        confidence: coverage of the intervals.
+        resamples: number of bootstrap resamples.
+        seed: random seed of the bootstrap.
+        providers: the requested execution providers.
+        notes: remarks, such as on labels that look shifted.
+    """
+
+    samples: int
+    scores: tuple[Score, ...]
+    not_finite: int
+    confidence: float
+    resamples: int
+    seed: int
+    providers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, metric: str) -> Score:
+        """Return the score of a metric (of the first output, if there are several).
+
+        Raises:
+            DataError: it wasn't measured (OP711).
+        """
+        for score in self.scores:
+            if score.metric == metric:
+                return score
+        measured = ", ".join(score.metric for score in self.scores)
+        raise DataError("OP711", f"{metric!r} wasn't measured", hint=f"measured: {measured}")
+
+
+def evaluate(
+    model: Source,
+    dataset: Dataset,
+    *,
+    against: Source | None = None,
+    metrics: Sequence[str] | None = None,
+    output: str | None = None,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    batch: int = 32,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a model on data, in one pass and bounded memory.
+
+    Args:
+        model: the model.
+        dataset: samples that fit it.
+        against: the original model, run on the same samples for comparison.
+        metrics: names from `METRICS`, or "module:function" of a user's metric; by default, all that the labels, the
+            outputs and the original allow.
+        output: the class output; by default, the first that can be read as classes.
+        providers: execution providers in order of preference.
+        batch: batch size; models with a fixed one use theirs.
+        confidence: coverage of the intervals.
+        resamples: number of bootstrap resamples.
+        seed: random seed of the bootstrap.
+        threads: threads within an operator; ONNX Runtime's default if None.
+        progress: called with the number of processed samples after each batch.
+
+    Raises:
+        DataError: the data can't be read or don't fit (OP701 to OP710), or a metric can't be measured (OP711).
+        ModelError: a model can't be loaded or run.
+        UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
+        VerificationError: the two models have different outputs (OP503).
+    """
+    for name in metrics or ():
+        check_name(name)
+    proto, reference = load(model).proto, None if against is None else load(against).proto
+    if reference is not None:
+        _check_interfaces(proto, reference)
+    run = Runner(proto, providers, threads)
+    run_original = None if reference is None else Runner(reference, providers, threads)
+    resampler, meters, done = Resampler(resamples, seed), None, 0
+    for samples in dataset.batches(batch):
+        outputs, labels = run(samples), samples.labels
+        if meters is None:
+            output = class_output(outputs, labels, output)
+        named = partial(_name, dataset, done)
+        original = None if run_original is None else view(run_original(samples), labels, output, named)
+        seen = view(outputs, labels, output, named, original)
+        meters = meters or _Meters(seen, metrics)
+        meters.add(seen, resampler.weights(samples.count))
+        done += samples.count
+        if progress is not None:
+            progress(done)
+    if meters is None:
+        raise DataError("OP702", "the data have no samples")
+    return Evaluation(
+        samples=done,
+        scores=tuple(meter.score(confidence) for meter in meters.meters),
+        not_finite=meters.not_finite,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+        providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
+        notes=meters.notes(),
+    )
+
+
+def _name(dataset: Dataset, start: int, sample: int) -> str:
+    """Return the name of a sample in the batch that starts at a position of the data."""
+    return dataset.name(start + sample)
+
+
+def _check_interfaces(model: ModelProto, original: ModelProto) -> None:
+    """Raise OP503 if the names of inputs or outputs differ."""
+    for what in ("input", "output"):
+        mine, its = ([v.name for v in getattr(m.graph, what)] for m in (model, original))
+        constants = {t.name for m in (model, original) for t in m.graph.initializer}
+        if set(mine).symmetric_difference(its) - constants:
+            cause = f"the {what}s are {', '.join(mine)}, and the original's are {', '.join(its)}"
+            raise VerificationError("OP503", cause)
+
+
+class _Meters:
+    """The meters of all metrics, chosen by the first batch."""
+
+    def __init__(self, first: BatchView, wanted: Sequence[str] | None) -> None:
+        self.meters = [Meter(metric) for metric in choose(first, wanted)]
+        self.not_finite = 0
+        self._shifted = dict.fromkeys((-1, 0, 1), 0)
+        self._counted = 0
+
+    def add(self, batch: BatchView, weights: Floats) -> None:
+        for meter in self.meters:
+            meter.add(batch, weights)
+        self.not_finite += batch.not_finite()
+        if batch.flat is not None and batch.classes is not None:
+            counted = batch.flat != IGNORED
+            self._counted += int(counted.sum())
+            for offset in self._shifted:
+                self._shifted[offset] += int((counted & (batch.classes.predicted == batch.flat + offset)).sum())
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note if labels look shifted."""
+        best = max(self._shifted, key=self._shifted.__getitem__)
+        if self._counted and self._shifted[best] - self._shifted[0] > _SHIFT * self._counted:
+            share = self._shifted[best] / self._counted
+            return (f"labels look shifted: adding {best:+d} to label_offset would make {share:.1%} of them right",)
+        return ()

@@ -1,0 +1,131 @@
+"""Training steps run by ONNX Runtime, and the state that each step updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.model.session import Provider, run, session
+from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.train.step import NEXT, NUMBER, RATE, TrainingStep
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml", "MIGraphXExecutionProvider": "cuda"}
+"""Device memory of providers, by its name in ONNX Runtime's IOBinding."""
+
+
+def _save_memory(options: Any) -> None:
+    """Allocate memory on demand: planned in advance, a step's tensors need a third more."""
+    options.enable_mem_pattern = False
+
+
+class HostRunner:
+    """Runs training steps with the state in host memory.
+
+    Attributes:
+        graphs: the graphs of a step.
+        number: number of steps run.
+    """
+
+    def __init__(self, graphs: TrainingStep, *, providers: Sequence[Provider], threads: int | None) -> None:
+        """Open the graphs of a step.
+
+        Raises:
+            ModelError: ONNX Runtime refuses a graph (OP122).
+            UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
+        """
+        self.graphs = graphs
+        self.number = 0
+        self._state: dict[str, Any] = {}
+        self.load_state(graphs.state, 0)
+        opened = partial(session, providers=providers, threads=threads, configure=_save_memory)
+        self._gradients = opened(graphs.gradients)
+        self._update = None if graphs.update is None else opened(graphs.update)
+
+    def step(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
+        """Run one step on one batch, or on several that accumulate; return the losses, means over the batches."""
+        known = {RATE: np.array(rate, np.float32), NUMBER: np.array(self.number + 1, np.float32)}
+        losses = [self._run(self._gradients, {**known, **batch}) for batch in batches]
+        if self._update is not None:
+            self._run(self._update, known)
+        self.number += 1
+        return {name: float(np.mean([found[name] for found in losses])) for name in self.graphs.losses}
+
+    @property
+    def state(self) -> Arrays:
+        """Current weights, statistics and optimizer state: all that is needed to resume."""
+        return {name: self._array(value) for name, value in self._state.items()}
+
+    @property
+    def weights(self) -> Arrays:
+        """The model's current initializers."""
+        return {name: self._array(self._state[name]) for name in self.graphs.weights}
+
+    def load_state(self, state: Arrays, number: int) -> None:
+        """Resume from the state after a number of steps."""
+        self._state, self.number = dict(state), number
+
+    @staticmethod
+    def _array(value: Any) -> NDArray[Any]:
+        return np.asarray(value)
+
+    def _run(self, opened: Any, given: Arrays) -> dict[str, Any]:
+        names = [i.name for i in opened.get_inputs()]
+        found = run(opened, {n: np.asarray(given[n] if n in given else self._state[n]) for n in names})
+        for name in [n for n in found if n.endswith(NEXT)]:
+            self._state[name.removesuffix(NEXT)] = found.pop(name)
+        return found
+
+
+class DeviceRunner(HostRunner):
+    """Runs training steps with the state in device memory.
+
+    The next state is written to new memory, never over the current one, which ONNX Runtime may still be reading.
+    """
+
+    def __init__(
+        self, graphs: TrainingStep, *, providers: Sequence[Provider], threads: int | None, device: tuple[str, int]
+    ) -> None:
+        """Open the graphs of a step, and move the state to a device."""
+        self._device = device
+        super().__init__(graphs, providers=providers, threads=threads)
+
+    def load_state(self, state: Arrays, number: int) -> None:
+        """Resume from the state after a number of steps."""
+        move = import_onnxruntime().OrtValue.ortvalue_from_numpy
+        self._state = {name: move(np.ascontiguousarray(array), *self._device) for name, array in state.items()}
+        self.number = number
+
+    @staticmethod
+    def _array(value: Any) -> NDArray[Any]:
+        array: NDArray[Any] = value.numpy()
+        return array
+
+    def _run(self, opened: Any, given: Arrays) -> dict[str, Any]:
+        binding = opened.io_binding()
+        for entry in opened.get_inputs():
+            if entry.name in given:
+                binding.bind_cpu_input(entry.name, np.ascontiguousarray(given[entry.name]))
+            else:
+                binding.bind_ortvalue_input(entry.name, self._state[entry.name])
+        names = [entry.name for entry in opened.get_outputs()]
+        for name in names:
+            binding.bind_output(name, *(self._device if name.endswith(NEXT) else ("cpu", 0)))
+        opened.run_with_iobinding(binding)
+        found = dict(zip(names, binding.get_outputs(), strict=True))
+        self._state |= {name.removesuffix(NEXT): value for name, value in found.items() if name.endswith(NEXT)}
+        return {name: value.numpy() for name, value in found.items() if not name.endswith(NEXT)}
+
+
+def runner_for(graphs: TrainingStep, *, providers: Sequence[Provider], threads: int | None) -> HostRunner:
+    """Return the runner of a step for the first of some providers."""
+    name, options = (providers[0], {}) if isinstance(providers[0], str) else providers[0]
+    if name not in _DEVICES:
+        return HostRunner(graphs, providers=providers, threads=threads)
+    device = _DEVICES[name], int(options.get("device_id", 0))
+    return DeviceRunner(graphs, providers=providers, threads=threads, device=device)
