@@ -345,7 +345,13 @@ flat(
 flat(*["IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Round", "Sign", "Xor"])
 
 
-without("gradient", "no gradient rule is written for this operator of early exporters", "Affine", "ParametricSoftplus")
+without(
+    "gradient",
+    "no gradient rule is written for this operator of early exporters",
+    "Affine",
+    "ParametricSoftplus",
+    "ScaledTanh",
+)
 without("gradient", "it reads the bits of a number", "BitCast")
 
 

@@ -1,7 +1,8 @@
-"""What is known of every operator: which rule it has, why it is left alone, or that nobody has described it."""
+"""What is known of every operator: its facets, or the reasons why they are missing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ State = Literal["rule", "left alone", "unknown"]
 
 _BODY = "has a body, which runs as a graph of its own: what it reads stays as it is (OP207)"
 _SUBGRAPHS = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
+_NO_WEIGHTS = "it has no weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ class Operator:
         family: the family that its rule belongs to, None without one.
         note: what the rule says or why the operator is left alone, in one line; None if it is unknown.
         rewrites: whether attributes or parameters are adapted once channels are gone.
+        counted: whether it has multiply-accumulates.
+        trained: whether gradients pass through it.
+        repaired: whether its weights are refitted by least squares.
+        untrained: why gradients don't pass, None if they do or the operator is unknown.
+        unrepaired: why its weights aren't refitted, likewise.
     """
 
     name: str
@@ -32,21 +39,82 @@ class Operator:
     family: str | None = None
     note: str | None = None
     rewrites: bool = False
+    counted: bool = False
+    trained: bool = False
+    repaired: bool = False
+    untrained: str | None = None
+    unrepaired: str | None = None
 
 
 def operators() -> tuple[Operator, ...]:
-    """List every operator of ai.onnx that isn't deprecated, and those of other domains that have a rule."""
+    """List every operator of ai.onnx that isn't deprecated, and those of other domains that have a card."""
     table = dict(cards())
     schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
     names = sorted({*schemas, *table}, key=lambda name: (":" in name, name))
     return tuple(_operator(name, schemas.get(name), table.get(name)) for name in names)
 
 
+def markdown(every: Sequence[Operator]) -> str:
+    """Return docs/operators.md: the totals, and a row for each operator."""
+    traced = [o for o in every if o.state == "rule"]
+    weighted = [o for o in traced if o.repaired or o.unrepaired != _NO_WEIGHTS]
+    alone, unknown = (sum(o.state == state for o in every) for state in ("left alone", "unknown"))
+    totals = [
+        f"{len(every)} operators: {len(traced)} traced, {sum(o.rewrites for o in traced)} of them rewritten,",
+        f"{alone} left alone, {unknown} unknown.",
+        f"{sum(o.counted for o in every)} count multiply-accumulates, {sum(o.trained for o in traced)} can be trained,",
+        f"{sum(o.repaired for o in traced)} of {len(weighted)} that sum over weights are repaired.",
+    ]
+    rows = [
+        f"| `{o.name}` | {o.family or o.state} | {_mark(o.rewrites)} | {_mark(o.counted)} | {_mark(o.trained)} "
+        f"| {_mark(o.repaired)} | {'; '.join(_remarks(o))} |"
+        for o in every
+    ]
+    head = "| operator | family | rewritten | counted | trained | repaired | the rule, and why facets are missing |"
+    return "\n".join(
+        [
+            "# Operators",
+            "",
+            "Written by `python -m benchmarks.operators`; `onnxprune rules` prints the same. The columns are the facets",
+            "of a card, see [architecture](architecture.md).",
+            "",
+            *totals,
+            "",
+            head,
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _mark(known: bool) -> str:
+    return "yes" if known else ""
+
+
+def _remarks(operator: Operator) -> list[str]:
+    missing = (("not trained", operator.untrained), ("not repaired", operator.unrepaired))
+    why = [f"{what}: {reason}" for what, reason in missing if reason and reason != _NO_WEIGHTS]
+    return [(operator.note or "").rstrip("."), *(why if operator.state == "rule" else ())]
+
+
 def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Operator:
     if card is not None and card.trace is not None:
-        family = card.trace.__module__.rpartition(".")[2]
-        note = (card.trace.__doc__ or card.trace.__name__).strip().splitlines()[0]
-        return Operator(name, "rule", family, note, card.rewrite is not None)
+        simpler = schema is not None and any(
+            getattr(schema, f"has_{kind}function") for kind in ("", "context_dependent_")
+        )
+        return Operator(
+            name,
+            "rule",
+            card.trace.__module__.rpartition(".")[2],
+            (card.trace.__doc__ or card.trace.__name__).strip().splitlines()[0],
+            rewrites=card.rewrite is not None,
+            counted=card.contracts or card.macs is not None,
+            trained=card.differentiable or simpler,
+            repaired=card.linear is not None,
+            untrained=card.reasons.get("gradient"),
+            unrepaired=None if card.linear else card.reasons.get("linear", _NO_WEIGHTS),
+        )
     if card is not None:
         return Operator(name, "left alone", note=card.reasons.get("trace"))
     if schema is not None and any(a.type in _SUBGRAPHS for a in schema.attributes.values()):
