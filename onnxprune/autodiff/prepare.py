@@ -80,6 +80,15 @@ def expanded(proto: ModelProto) -> ModelProto:
     return _without_weights(proto, expand)
 
 
+def differentiable(operator: str) -> bool:
+    """Whether gradients pass an operator: by a rule, or once it is converted or written in simpler operators."""
+    domain, _, op_type = operator.rpartition(":")
+    if card_of(domain, op_type).differentiable:
+        return True
+    schema = defs.get_schema(op_type) if not domain and defs.has(op_type) else None
+    return schema is not None and (schema.deprecated or _has_definition(op_type, schema.since_version))
+
+
 def _has_definition(op_type: str, opset: int) -> bool:
     if not defs.has(op_type, opset, ""):
         return False

@@ -8,6 +8,7 @@ from typing import Literal
 
 from onnx import defs
 
+from onnxprune.autodiff.prepare import differentiable
 from onnxprune.operators.card import Card, cards
 
 State = Literal["rule", "left alone", "unknown"]
@@ -75,7 +76,7 @@ def markdown(every: Sequence[Operator]) -> str:
         [
             "# Operators",
             "",
-            "Written by `python -m benchmarks.operators`; `onnxprune rules` prints the same. The columns are the facets",
+            "Written by `python -m benchmarks.operators`; `onnxprune rules` prints the same. The columns are facets",
             "of a card, see [architecture](architecture.md).",
             "",
             *totals,
@@ -100,9 +101,6 @@ def _remarks(operator: Operator) -> list[str]:
 
 def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Operator:
     if card is not None and card.trace is not None:
-        simpler = schema is not None and any(
-            getattr(schema, f"has_{kind}function") for kind in ("", "context_dependent_")
-        )
         return Operator(
             name,
             "rule",
@@ -110,7 +108,7 @@ def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Ope
             (card.trace.__doc__ or card.trace.__name__).strip().splitlines()[0],
             rewrites=card.rewrite is not None,
             counted=card.contracts or card.macs is not None,
-            trained=card.differentiable or simpler,
+            trained=differentiable(name),
             repaired=card.linear is not None,
             untrained=card.reasons.get("gradient"),
             unrepaired=None if card.linear else card.reasons.get("linear", _NO_WEIGHTS),

@@ -6,9 +6,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from onnx import NodeProto, defs
+from onnx import NodeProto
 
-from onnxprune.operators.card import Card, cards
+from onnxprune.autodiff.prepare import differentiable
+from onnxprune.operators.card import cards
 from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.recover.layers import find_layers
 from onnxprune.trace import ChannelGraph
@@ -38,14 +39,6 @@ def macs(graph: ChannelGraph, node: NodeProto) -> int:
     return 0 if found is None else found[1](*(graph.shapes.shapes[name] for name in found[0]))
 
 
-def differentiable(name: str, card: Card) -> bool:
-    """Whether an operator can be trained through: by a rule, or as ONNX defines it in simpler operators."""
-    schema = defs.get_schema(name) if ":" not in name and defs.has(name) else None
-    return card.differentiable or (
-        schema is not None and (schema.has_function or schema.has_context_dependent_function)
-    )
-
-
 def test_whoever_sums_over_a_weight_says_so_everywhere() -> None:
     table = summing()
     assert len(table) >= 28
@@ -54,7 +47,7 @@ def test_whoever_sums_over_a_weight_says_so_everywhere() -> None:
         assert card.contracts or card.attends, name
         assert all(macs(graph, node) > 0 for graph, node in lines), f"{name} counts no multiply-accumulates"
         assert (card.linear is None) == ("linear" in card.reasons), name
-        assert differentiable(name, card) != ("gradient" in card.reasons), name
+        assert differentiable(name) != ("gradient" in card.reasons), name
 
 
 def test_contractions_are_those_that_sum_over_weights() -> None:
@@ -64,7 +57,7 @@ def test_contractions_are_those_that_sum_over_weights() -> None:
 @pytest.mark.parametrize("name", sorted(name for name, card in cards().items() if card.trace))
 def test_a_missing_gradient_has_a_reason(name: str) -> None:
     card = cards()[name]
-    assert differentiable(name, card) != ("gradient" in card.reasons)
+    assert differentiable(name) != ("gradient" in card.reasons)
 
 
 def test_a_reason_and_a_facet_exclude_each_other() -> None:
