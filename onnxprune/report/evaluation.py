@@ -1,17 +1,12 @@
-"""An evaluation as tables for people, and as a document for programs."""
+"""Tables of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from math import isfinite
-from typing import Any
-
-from rich.console import RenderableType
 
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Evaluation, Score
-from onnxprune.report.layout import FAINT, count, heading, paragraph, stack, table
+from onnxprune.report.layout import FAINT, Tables, count, heading, left, paragraph, right, table
 
 _TITLES = {
     "top1": "top-1",
@@ -23,38 +18,29 @@ _TITLES = {
 }
 
 
-def evaluation_fields(evaluation: Evaluation) -> Mapping[str, Any]:
-    """Describe an evaluation."""
-    return asdict(evaluation)
-
-
-def evaluation_table(evaluation: Evaluation) -> RenderableType:
-    """Tabulate an evaluation, each value with its interval."""
+def evaluation_tables(evaluation: Evaluation) -> Tables:
+    """Show an evaluation, each value with its interval."""
     paired = any(score.original is not None for score in evaluation.scores)
-    columns = "|model >|" + ("|original >||change >|" if paired else "")
-    rows = [
-        [title(score), *cells(score.model, score), *(_paired(score) if paired else ())] for score in evaluation.scores
-    ]
-    note = f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals"
-    meaning = "The change is the model's value minus the original's on the same samples."
-    parts = [heading("evaluation", note), table(columns, rows)]
-    return stack(*parts, paragraph(meaning, FAINT)) if paired else stack(*parts)
+    yield heading("evaluation", f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals")
+    columns = left("") + right("model") + left("") + right("original") + left("") + right("change") + left("")
+    rows = (
+        (title(s), *cells(s.model, s), *cells(s.original, s), *cells(s.difference, s, "+")) for s in evaluation.scores
+    )
+    yield table(columns if paired else columns[:3], rows if paired else (row[:3] for row in rows))
+    if paired:
+        yield paragraph("The change is the model's value minus the original's on the same samples.", FAINT)
 
 
 def title(score: Score) -> str:
-    """Return what a metric is called in a table."""
+    """Return the title of a metric in a table."""
     name = _TITLES.get(score.metric, score.metric)
     return name if score.output is None else f"{name}, {score.output}"
 
 
-def _paired(score: Score) -> tuple[str, ...]:
-    original = ("", "") if score.original is None else cells(score.original, score)
-    change = ("", "") if score.difference is None else cells(score.difference, score, sign="+")
-    return (*original, *change)
-
-
-def cells(estimate: Estimate, score: Score, sign: str = "") -> tuple[str, str]:
-    """Write a value and its interval: a share in per cent, a change of one in points."""
+def cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str, str]:
+    """Write a value and its interval: a share in percent, a change of a share in points."""
+    if estimate is None:
+        return "", ""
 
     def write(value: float) -> str:
         if not isfinite(value):

@@ -1,13 +1,12 @@
-"""Explanations for people: of a node's channels, of codes, of operators."""
+"""Tables that explain a node's channels, a reason, an error code, and operators."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.errors import CATALOG, CodeInfo
+from onnxprune.errors import CATALOG
 from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
 from onnxprune.report.layout import (
     BAD,
@@ -15,36 +14,48 @@ from onnxprune.report.layout import (
     FAINT,
     GOOD,
     Name,
+    Tables,
     count,
+    flexible,
     group_tag,
     heading,
+    left,
     line,
     paragraph,
-    stack,
+    right,
     table,
 )
-from onnxprune.report.operators import Operator
+from onnxprune.report.operators import Operator, count_states
 
-_MANY = 6  # so many partners of a group, or reasons of an axis, are told one by one
-_LONG = 6  # a path of more nodes loses its middle
+_MANY = 6  # coupled nodes of a group, or reasons of an axis, that are listed
+_LONG = 6  # nodes of a path; a longer one is shortened in the middle
 _STATES = {
-    "rule": "with a rule",
-    "left alone": "deliberately left alone",
-    "unknown": "unknown (what touches them stays as it is)",
+    "rule": ("with a rule", GOOD),
+    "left alone": ("deliberately left alone", CODE),
+    "unknown": ("unknown: channels that touch them are never removed", BAD),
 }
 
 
-def node_channels(node: str, op: str, axes: Sequence[Axis]) -> RenderableType:
-    """Tell of every set of a node's channels who shares it, or what pins it."""
-    label = f'{op} "{node}"'
+def node_tables(node: str, op: str, axes: Sequence[Axis]) -> Tables:
+    """Show for every set of a node's channels what it is coupled to, or what pins it."""
+    yield heading(f'{op} "{node}"')
     if not axes:
-        nothing = "No channels: its inputs and outputs hold positions only, or are computed from sizes."
-        return stack(heading(label), paragraph(nothing))
-    return stack(heading(label), *(part for axis in axes for part in _axis(node, axis)))
+        yield paragraph("No channels: its inputs and outputs have positions only, or are computed from sizes.")
+    for axis in axes:
+        places = ", ".join(f"{p.tensor} axis {'x'.join(map(str, p.axes))}" for p in axis.places)
+        kind = "channel" if axis.role == "other" else f"{axis.role} channel"
+        yield line("\n  ", (count(axis.size, kind), "bold"), (f"  {places}", FAINT))
+        for coupled in axis.coupled:
+            yield from _coupled(node, axis.role, coupled)
+        for held in axis.held[:_MANY]:
+            yield from _held(held)
+        if len(axis.held) > _MANY:
+            yield paragraph(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT, indent=4)
 
 
-def held_axes(code: str, axes: Sequence[HeldAxis]) -> RenderableType:
-    """Tabulate the weights' axes that a reason pins."""
+def held_tables(code: str, axes: Sequence[HeldAxis]) -> Tables:
+    """Show the weights' axes that a reason pins."""
+    yield heading(f"{code} {CATALOG[code].title}")
     rows = (
         (
             Name(axis.nodes[0]),
@@ -55,67 +66,49 @@ def held_axes(code: str, axes: Sequence[HeldAxis]) -> RenderableType:
         )
         for axis in axes
     )
-    return stack(
-        heading(f"{code} {CATALOG[code].title}"),
-        table("node ~|weight ~|axis >|channels >|pinned by ~", rows),
-    )
+    yield table(flexible("node", "weight") + right("axis", "channels") + flexible("pinned by"), rows)
 
 
-def catalog_entry(code: str, info: CodeInfo) -> RenderableType:
-    """Tell what a code means."""
-    return stack(heading(f"{code} {info.title}"), paragraph(info.explanation))
+def code_tables(code: str) -> Tables:
+    """Show what a code means."""
+    yield heading(f"{code} {CATALOG[code].title}")
+    yield paragraph(CATALOG[code].explanation)
 
 
-def operator_table(operators: Sequence[Operator]) -> RenderableType:
-    """Tabulate what is known of operators, and count them."""
-    styles = {"rule": GOOD, "left alone": CODE, "unknown": BAD}
-    rows = ((o.name, Text(o.state, styles[o.state]), o.family or "", o.note or "") for o in operators)
-    states = [o.state for o in operators]
-    counts = (f"{states.count(s)} {phrase}" for s, phrase in _STATES.items() if s in states)
-    return stack(
-        table("operator||family|~", rows),
-        heading(f"{count(len(operators), 'operator')}: {', '.join(counts)}"),
-    )
+def operator_tables(operators: Sequence[Operator]) -> Tables:
+    """Show what is known of operators, and their counts."""
+    rows = ((o.name, Text(o.state, _STATES[o.state][1]), o.family or "", o.note or "") for o in operators)
+    yield table(left("operator", "", "family") + flexible(""), rows)
+    counts = count_states(operators)
+    text = ", ".join(f"{counts[state]} {phrase}" for state, (phrase, _) in _STATES.items() if state in counts)
+    yield heading(f"{count(len(operators), 'operator')}: {text}")
 
 
-def _axis(node: str, axis: Axis) -> Iterator[RenderableType]:
-    places = ", ".join(f"{p.tensor} axis {'x'.join(map(str, p.axes))}" for p in axis.places)
-    kind = "channel" if axis.role == "other" else f"{axis.role} channel"
-    yield line("\n  ", (count(axis.size, kind), "bold"), (f"  {places}", FAINT))
-    for coupled in axis.coupled:
-        yield from _coupled(node, axis.role, coupled)
-    for held in axis.held[:_MANY]:
-        yield from _held(held)
-    if len(axis.held) > _MANY:
-        yield _indented(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT)
-
-
-def _coupled(node: str, role: Role, coupled: Coupled) -> Iterator[RenderableType]:
+def _coupled(node: str, role: Role, coupled: Coupled) -> Tables:
     group = coupled.group
     kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
     size = f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})"
-    yield _indented(line(f"{coupled.channels:,} can leave, in group ", group_tag(group.index), size))
+    yield paragraph(line(f"{coupled.channels:,} removable, in group ", group_tag(group.index), size), indent=4)
     rows = [(Name(p.node), _path(p.path) or "directly") for p in coupled.partners[:_MANY]]
     if rows:
         title = "also made by" if "output" in role else "made by"
-        yield table(f"{title} ~|coupled over ~", rows, indent=6)
+        yield table(flexible(title, "coupled through"), rows, indent=6)
     if len(coupled.partners) > _MANY:
-        yield _indented(f"and {count(len(coupled.partners) - _MANY, 'more node')}", deeper=True)
-    told = {node, *(p.node for p in coupled.partners)}
-    others = [n for n in group.nodes if n not in told]
+        yield paragraph(f"and {count(len(coupled.partners) - _MANY, 'more node')}", indent=6)
+    listed = {node, *(p.node for p in coupled.partners)}
+    others = [n for n in group.nodes if n not in listed]
     if others:
         more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
-        text = f"also in {', '.join(others[:_MANY])}{more}"
-        yield _indented(text, FAINT, deeper=True)
+        yield paragraph(f"also in {', '.join(others[:_MANY])}{more}", FAINT, indent=6)
 
 
-def _held(held: Held) -> Iterator[RenderableType]:
+def _held(held: Held) -> Tables:
     pin = held.pin
-    yield _indented(line(f"{held.channels:,} can't leave: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"))
+    yield paragraph(line(f"{held.channels:,} pinned: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"), indent=4)
     if held.path and not pin.node.endswith(f'"{held.path[0]}"'):
-        yield _indented(f"by way of {_path(held.path)}", FAINT, deeper=True)
+        yield paragraph(f"through {_path(held.path)}", FAINT, indent=6)
     if pin.hint:
-        yield _indented(f"help: {pin.hint}", FAINT, deeper=True)
+        yield paragraph(f"help: {pin.hint}", FAINT, indent=6)
 
 
 def _path(path: Sequence[str]) -> str:
@@ -123,7 +116,3 @@ def _path(path: Sequence[str]) -> str:
         return " → ".join(path)
     half = _LONG // 2
     return " → ".join([*path[:half], f"({len(path) - 2 * half} more)", *path[-half:]])
-
-
-def _indented(text: str | Text, style: str = "", *, deeper: bool = False) -> RenderableType:
-    return paragraph(text, style, indent=6 if deeper else 4)

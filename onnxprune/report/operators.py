@@ -1,7 +1,9 @@
-"""What is known of every operator: which rule it has, why it is left alone, or that nobody has described it."""
+"""What is known of every operator: its rule, or why it is left alone, or that it is unknown."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,9 +24,9 @@ class Operator:
     Attributes:
         name: its type, with its domain in front unless that is ai.onnx.
         state: "rule", "left alone" or "unknown".
-        family: the family that its rule belongs to, None without one.
+        family: the family of its rule, None without one.
         note: what the rule says or why the operator is left alone, in one line; None if it is unknown.
-        rewrites: whether attributes or parameters are adapted once channels are gone.
+        rewrites: whether attributes or parameters are adapted when channels are removed.
     """
 
     name: str
@@ -35,11 +37,16 @@ class Operator:
 
 
 def operators() -> tuple[Operator, ...]:
-    """List every operator of ai.onnx that isn't deprecated, and those of other domains that have a rule."""
+    """Return every operator of ai.onnx that isn't deprecated, and those of other domains that have a rule."""
     table = dict(cards())
     schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
     names = sorted({*schemas, *table}, key=lambda name: (":" in name, name))
     return tuple(_operator(name, schemas.get(name), table.get(name)) for name in names)
+
+
+def count_states(operators: Iterable[Operator]) -> Mapping[str, int]:
+    """Return the number of operators in each state that occurs, by state in alphabetical order."""
+    return dict(sorted(Counter(operator.state for operator in operators).items()))
 
 
 def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Operator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import defs
 
 from onnxprune.operators.card import cards
-from onnxprune.report.operators import operators
+from onnxprune.report.operators import count_states, operators
 
 
 def test_every_operator_of_the_standard_is_listed_once() -> None:
@@ -18,6 +18,7 @@ def test_every_operator_of_the_standard_is_listed_once() -> None:
 
 def test_states() -> None:
     known = {o.name: o for o in operators()}
+    assert sum(count_states(known.values()).values()) == len(known)
     assert known["Conv"].state == "rule"
     assert (known["Conv"].family, known["Conv"].rewrites) == ("convolution", True)
     assert known["Relu"].state == "rule"
