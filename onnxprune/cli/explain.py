@@ -33,20 +33,16 @@ def command(what: str, about: str | None, input_shapes: list[Any], policies: dic
 
     NODE may be a pattern that matches one node, such as '*layer4*conv2*'.
     """
-    from onnxprune.report.documents import document, fields
-
-    if about is None and _is_code(what):
-        from onnxprune.report.explanations import code_tables
-
-        _check_code(what)
-        out.data(document("explain", code=what, **fields(CATALOG[what])), code_tables(what))
-        return
-    from onnxprune.report.console import pin_tables
+    from onnxprune.report.console import code_tables, held_tables, node_tables, pin_tables
     from onnxprune.report.coupling import explain_node, find_node, held_by
-    from onnxprune.report.explanations import held_tables, node_tables
+    from onnxprune.report.documents import document, fields
     from onnxprune.report.index import Index
     from onnxprune.report.summary import summarize
 
+    if about is None and _is_code(what):
+        _check_code(what)
+        out.data(document("explain", code=what, **fields(CATALOG[what])), code_tables(what))
+        return
     if about is not None and _is_code(about):
         _check_code(about)
     analysis, _ = open_model(out, Path(what), input_shapes, policies=policies)

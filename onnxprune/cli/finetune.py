@@ -107,7 +107,7 @@ def command(
     from onnxprune.data.functions import is_function_name
     from onnxprune.model.file import load, save
     from onnxprune.report.documents import document, to_json
-    from onnxprune.report.training import finetuning_fields, finetuning_tables
+    from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
     from onnxprune.train import finetune
     from onnxprune.train.history import to_csv
 

@@ -92,9 +92,8 @@ def command(
     from onnxprune.report.comparison import Comparison
     from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal
     from onnxprune.report.documents import document, fields
-    from onnxprune.report.evaluation import evaluation_tables
+    from onnxprune.report.evaluation import evaluation_tables, finetuning_fields, finetuning_tables
     from onnxprune.report.summary import summarize, summarize_plan
-    from onnxprune.report.training import finetuning_fields, finetuning_tables
     from onnxprune.workflow.pipeline import make_plan, prune, read_plan
 
     if plan_path is not None and planning:

@@ -18,8 +18,8 @@ def command(name: str | None, out: Output) -> None:
 
     NAME shows only operators whose names contain it.
     """
+    from onnxprune.report.console import operator_tables
     from onnxprune.report.documents import document
-    from onnxprune.report.explanations import operator_tables
     from onnxprune.report.operators import count_states, operators
 
     every = operators()

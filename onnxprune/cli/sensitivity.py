@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,11 +11,6 @@ from onnxprune.cli import calibration, options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
-
-if TYPE_CHECKING:
-    from onnxprune.model.stream import Batches
-    from onnxprune.sensitivity import Judge
-    from onnxprune.workflow.pipeline import TracedModel
 
 _EXAMPLES = """\b
 Examples:
@@ -73,7 +68,7 @@ def command(
     """
     from onnxprune.report.documents import document
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
-    from onnxprune.sensitivity import SHARES, Record, measure, resume, share_out
+    from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
 
     if given.data is None:
         raise UsageError(
@@ -107,7 +102,12 @@ def command(
     batches = given.batches(out, analysis, seed=seed)
     assert batches is not None
     fitted, held_back = share_out(batches)
-    judge = _judge(out, given, metric, analysis, held_back, seed)
+    judge: Judge
+    if metric is None:
+        judge = OutputError(graph.proto, held_back)
+    else:  # metrics are measured on all of the data, with labels
+        data = given.open(out, analysis, seed=seed, limit=given.limit or calibration.LIMIT)
+        judge = MetricLoss(graph.proto, data, metric)
     done = len(record.curves)
     with out.progress("sensitivity", len(graph.groups)) as progress:
         for curve in measure(
@@ -135,20 +135,3 @@ def command(
     )
     if output is not None:
         out.note(f"wrote {output}")
-
-
-def _judge(
-    out: Output,
-    given: calibration.Given,
-    metric: str | None,
-    analysis: TracedModel,
-    held_back: Batches,
-    seed: int,
-) -> Judge:
-    """Return what measures pruned networks; a metric is measured on all of the data, with labels."""
-    from onnxprune.sensitivity import MetricLoss, OutputError
-
-    original = analysis.graph.proto
-    if metric is None:
-        return OutputError(original, held_back)
-    return MetricLoss(original, given.open(out, analysis, seed=seed, limit=given.limit or calibration.LIMIT), metric)

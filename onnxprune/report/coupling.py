@@ -150,9 +150,9 @@ def explain_node(index: Index, node: NodeProto) -> tuple[Axis, ...]:
     for name in dict.fromkeys(names):
         for factor in index.factors(name):
             units = index.units(factor)
-            if not _only_kernel(index, units):
-                place = Location(name, factor.axes)
-                found.setdefault(units.tobytes(), (factor, []))[1].append(place)
+            if [code for code, mask in index.pinned_by.items() if mask[units].any()] != [KERNEL]:
+                _, places = found.setdefault(units.tobytes(), (factor, []))
+                places.append(Location(name, factor.axes))
     axes = [_explain(index, node, factor, tuple(places)) for factor, places in found.values()]
     return tuple(sorted(axes, key=lambda axis: _ROLES.index(axis.role)))
 
@@ -197,12 +197,12 @@ def _coupled(index: Index, node: NodeProto, ids: Ids) -> Iterator[Coupled]:
     group_of = index.group_of[graph.unit_of[ids]]
     for group in (graph.groups[g] for g in np.unique(group_of[group_of >= 0])):
         mine = ids[group_of == group.index]
-        goals: dict[str, list[Ids]] = {}
-        for slot in group.slots:
-            for reader in graph.consumers(slot[0]):
-                goals.setdefault(reader, []).append(graph.slots[slot])
-        others = [n for n in group.producers if n != node.name]
-        partners = (Partner(n, _between(index, mine, np.concatenate(goals[n]), {node.name, n})) for n in others)
+        partners = []
+        for name in group.producers:
+            if name != node.name:
+                goal = np.concatenate([graph.slots[slot] for slot in group.slots if name in graph.consumers(slot[0])])
+                path = (n for n in graph.path(mine, goal) if n not in (node.name, name))
+                partners.append(Partner(name, tuple(path)))
         yield Coupled(len(mine), group, tuple(sorted(partners, key=lambda p: len(p.path))))
 
 
@@ -221,15 +221,6 @@ def _held(index: Index, node: NodeProto, ids: Ids) -> Iterator[Held]:
         yield Held(int(np.count_nonzero(alone)), pin, ())
 
 
-def _between(index: Index, start: Ids, goal: Ids, ends: set[str]) -> tuple[str, ...]:
-    return tuple(name for name in index.graph.path(start, goal) if name not in ends)
-
-
-def _only_kernel(index: Index, units: Ids) -> bool:
-    codes = [code for code, mask in index.pinned_by.items() if mask[units].any()]
-    return codes == [KERNEL]
-
-
 def _route(index: Index, start: str, end: str, units: Ids) -> tuple[str, ...]:
     """Return the nodes after the first on the shortest path to another, along tensors with some units on them.
 
@@ -237,25 +228,19 @@ def _route(index: Index, start: str, end: str, units: Ids) -> tuple[str, ...]:
     """
     wanted = np.zeros(index.graph.unit_count, dtype=bool)
     wanted[units] = True
-    before = {start: start}
+    paths: dict[str, tuple[str, ...]] = {start: ()}
     seen = set[str]()
     queue = deque([start])
-    while queue and end not in before:
+    while queue and end not in paths:
         here = queue.popleft()
         for tensor in (*index.nodes[here].output, *index.nodes[here].input):
             if tensor not in seen and any(wanted[index.graph.unit_of[f.ids]].any() for f in index.factors(tensor)):
                 for name in index.touching[tensor]:
-                    if name not in before:
-                        before[name] = here
+                    if name not in paths:
+                        paths[name] = (*paths[here], name)
                         queue.append(name)
             seen.add(tensor)
-    if end not in before:
-        return ()
-    path = []
-    while end != start:
-        path.append(end)
-        end = before[end]
-    return tuple(reversed(path))
+    return paths.get(end, ())
 
 
 def pinning_node(index: Index, pin: Pin) -> str | None:

@@ -1,12 +1,20 @@
-"""Tables of an evaluation."""
+"""Evaluations and fine-tuning runs as tables, and the fields of their documents."""
 
 from __future__ import annotations
 
 from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Evaluation, Score
+from onnxprune.report.documents import pick
 from onnxprune.report.layout import FAINT, Tables, count, heading, left, paragraph, right, table
+
+if TYPE_CHECKING:
+    from onnxprune.train.finetune import FineTuned
+    from onnxprune.train.history import Epoch
+
+_EPOCHS = 8  # most rows of the table of epochs
 
 _TITLES = {
     "top1": "top-1",
@@ -24,20 +32,42 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
     yield heading("evaluation", f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals")
     columns = left("") + right("model") + left("") + right("original") + left("") + right("change") + left("")
     rows = (
-        (title(s), *cells(s.model, s), *cells(s.original, s), *cells(s.difference, s, "+")) for s in evaluation.scores
+        (_title(s), *_cells(s.model, s), *_cells(s.original, s), *_cells(s.difference, s, "+"))
+        for s in evaluation.scores
     )
     yield table(columns if paired else columns[:3], rows if paired else (row[:3] for row in rows))
     if paired:
         yield paragraph("The change is the model's value minus the original's on the same samples.", FAINT)
 
 
-def title(score: Score) -> str:
+def finetuning_fields(result: FineTuned) -> dict[str, Any]:
+    """Return what a document contains of a fine-tuning run."""
+    return pick(result, "kept", "epoch", "metric", "before", "after", "history")
+
+
+def finetuning_tables(result: FineTuned) -> Tables:
+    """Show the epochs, the evaluations before and after, and which model was kept."""
+    if result.history:
+        every = -(-len(result.history) // _EPOCHS)
+        shown = [e for e in result.history if e.number % every == 0 or e is result.history[-1]]
+        columns = right("epoch", "loss", "rate", *([result.metric] if result.metric else []))
+        yield heading("training", count(result.history[-1].steps, "step"))
+        yield table(columns, map(_epoch, shown))
+    if result.before is not None and result.after is not None:
+        scores = zip(result.before.scores, result.after.scores, strict=True)
+        compared = [(_title(b), *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
+        yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
+        yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
+    yield paragraph(_outcome(result), FAINT)
+
+
+def _title(score: Score) -> str:
     """Return the title of a metric in a table."""
     name = _TITLES.get(score.metric, score.metric)
     return name if score.output is None else f"{name}, {score.output}"
 
 
-def cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str, str]:
+def _cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str, str]:
     """Write a value and its interval: a share in percent, a change of a share in points."""
     if estimate is None:
         return "", ""
@@ -49,3 +79,21 @@ def cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str,
 
     unit = "" if not score.share else " pt" if sign else " %"
     return write(estimate.value) + unit, f"{write(estimate.low)} to {write(estimate.high)}"
+
+
+def _epoch(epoch: Epoch) -> tuple[str, ...]:
+    value = () if epoch.value is None else (f"{abs(epoch.value):.4g}",)
+    return (str(epoch.number), f"{epoch.loss:.4f}", f"{epoch.rate:.2g}", *value)
+
+
+def _outcome(result: FineTuned) -> str:
+    """Say which model was kept, and why."""
+    if result.metric is None:
+        return "No metric was measured, so the trained model is kept."
+    if result.sparsified and result.kept == "after":
+        return "The weights were made sparse, which no metric measures, so the trained model is kept."
+    if result.kept == "before":
+        return f"By {result.metric}, the trained model is no better, so the model is kept as it was."
+    return f"By {result.metric}, the trained model is better and is kept" + (
+        f": the one of epoch {result.epoch}." if result.epoch else "."
+    )

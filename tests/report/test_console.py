@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto
 from rich.console import Console, RenderableType
 
-from onnxprune.report import console, explanations
+from onnxprune.report import console
 from onnxprune.report.comparison import Comparison, OutputDistance, header_of
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.index import Index
@@ -52,9 +52,9 @@ def reports(model: ModelProto) -> dict[str, Iterable[RenderableType]]:
         "costs": console.cost_tables(plan, (2000, 1000)),
         "changes": console.group_tables(plan),
         "comparison": console.comparison_tables(Comparison(verification=Verification(True, 1e-4, checks))),
-        "node": explanations.node_tables(node.name, node.op_type, explain_node(index, node)),
-        "held": explanations.held_tables("OP202", list(held_by(index, "OP202"))),
-        "code": explanations.code_tables("OP204"),
+        "node": console.node_tables(node.name, node.op_type, explain_node(index, node)),
+        "held": console.held_tables("OP202", list(held_by(index, "OP202"))),
+        "code": console.code_tables("OP204"),
     }
 
 
@@ -124,5 +124,5 @@ def test_comparisons() -> None:
 
 def test_operators_are_counted() -> None:
     known = operators()
-    last = drawn(explanations.operator_tables(known)).splitlines()[-1]
+    last = drawn(console.operator_tables(known)).splitlines()[-1]
     assert last.startswith(f"{len(known)} operators: ")

@@ -9,7 +9,7 @@ from onnx import ModelProto
 from rich.console import Console
 
 from onnxprune.report.documents import to_json
-from onnxprune.report.training import finetuning_fields, finetuning_tables
+from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
 from onnxprune.train import Epoch, FineTuned
 
 
