@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,13 +117,13 @@ def command(
     with out.step("load"):
         loaded = {name: load(path) for name, path in zip(names, models, strict=True)}
     first = loaded[names[0]].proto
-    with _progress(out) as progress:
+    with out.progress("measure", 100) as update:
         found = benchmark(
             loaded,
             _settings(**settings),
             shapes=by_name(input_shapes, first, "--input-shape", "OP603"),
             inputs=read_arrays(inputs, first) if inputs else None,
-            progress=progress,
+            progress=lambda what, share: update(round(100 * share), 100, what),
         )
     changes = () if baseline is None else compare(found, baseline)
     most = 0.05 if max_regression is None else max_regression
@@ -185,18 +183,3 @@ def _names(models: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise UsageError("OP602", "a model is given twice", where=next(n for n in names if names.count(n) > 1))
     return names
-
-
-@contextmanager
-def _progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
-    """Show a progress bar on a terminal; with -v, the time it took."""
-    if out.verbosity != 0 or not sys.stderr.isatty():
-        with out.step("measure"):
-            yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measure", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)

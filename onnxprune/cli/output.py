@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from onnxprune.rewrite.verify import Verification
 
 _UNLIMITED = 10_000  # columns of a pipe
+
+
+class Update(Protocol):
+    """Moves a progress bar: parts done, parts in all, and what is under way if that changes."""
+
+    def __call__(self, done: int, total: int | None, text: str = ...) -> None:
+        """Move the bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +100,23 @@ class Output:
             click.echo(f"{what:<24} {perf_counter() - started:7.3f} s", err=True)
 
     @contextmanager
-    def progress(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-        """Show how far something is on a terminal; with -v, how long it took.
+    def progress(self, what: str, total: int | None = None) -> Iterator[Update]:
+        """Show a progress bar on a terminal; with -v, the time it took.
 
         Args:
             what: what is under way.
-            total: how many parts it has, if that is known beforehand.
-
-        Returns:
-            To be called with the parts done, and those there are.
+            total: the number of parts, if it is known beforehand.
         """
         if not self.watched:
             with self.step(what):
-                yield lambda done, total: None
+                yield lambda done, total, text=what: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
             task = bar.add_task(what, total=total)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield lambda done, total, text=what: bar.update(task, description=text, completed=done, total=total)
 
     def _print(self, tables: tuple[Tables, ...], *, err: bool) -> None:
         console = _console(sys.stderr if err else sys.stdout)

@@ -90,7 +90,7 @@ def command(
     from onnxprune.model.file import file_size, save
     from onnxprune.planning.plan import apply_plan
     from onnxprune.report.comparison import Comparison
-    from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal
+    from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.evaluation import evaluation_tables, finetuning_fields, finetuning_tables
     from onnxprune.report.summary import summarize, summarize_plan
@@ -166,7 +166,7 @@ def command(
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
         cost_tables(summary, files),
-        removal(summary),
+        removal_tables(summary),
         *([] if latency is None else [latency_tables(plan.settings["latency"])]),
         comparison_tables(checked),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),

@@ -163,7 +163,7 @@ def group_tables(summary: PlanSummary) -> Tables:
         yield paragraph(f"removed {_blocks(summary)}")
 
 
-def removal(summary: PlanSummary) -> Tables:
+def removal_tables(summary: PlanSummary) -> Tables:
     """Show in a line how much a plan removes."""
     removed = sum(c.removed for c in summary.groups)
     units = sum(len(c.group.units) for c in summary.groups)
