@@ -13,7 +13,7 @@ from onnxprune.operators.card import Card, cards
 
 State = Literal["rule", "left alone", "unknown"]
 
-_BODY = "has a body, which runs as a graph of its own: what it reads stays as it is (OP207)"
+_BODY = "has a body, which runs as a graph of its own: channels that it reads are never removed (OP207)"
 _SUBGRAPHS = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
 
 
