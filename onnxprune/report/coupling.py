@@ -162,8 +162,8 @@ def held_by(index: Index, code: str) -> Iterator[HeldAxis]:
     mask = index.pinned_by.get(code)
     if mask is None:
         return
-    rank = {name: i for i, name in enumerate(index.nodes)}
-    for weight in sorted(index.weights, key=lambda w: [rank[name] for name in w.readers]):
+    order = index.tensors.positions
+    for weight in sorted(index.weights, key=lambda w: [order[name] for name in w.readers]):
         for axis, units in weight.units.items():
             if pinned := int(np.count_nonzero(mask[units])):
                 pins = (p for p, held in index.pins.items() if p.code == code and np.isin(units, held).any())
@@ -235,7 +235,7 @@ def _route(index: Index, start: str, end: str, units: Ids) -> tuple[str, ...]:
         here = queue.popleft()
         for tensor in (*index.nodes[here].output, *index.nodes[here].input):
             if tensor not in seen and any(wanted[index.graph.unit_of[f.ids]].any() for f in index.factors(tensor)):
-                for name in index.touching[tensor]:
+                for name in (node.name for node in index.touching(tensor)):
                     if name not in paths:
                         paths[name] = (*paths[here], name)
                         queue.append(name)
@@ -247,4 +247,5 @@ def pinning_node(index: Index, pin: Pin) -> str | None:
     """Return the name of the node that pins, or that makes the graph output or tensor that does."""
     quoted = re.search(r'"(.*)"$', pin.node)
     name = quoted[1] if quoted else pin.node
-    return name if name in index.nodes else index.makers.get(name)
+    maker = index.nodes.get(name) or index.tensors.makers.get(name)
+    return None if maker is None else maker.name

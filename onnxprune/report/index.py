@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnx import NodeProto
 from onnxprune.channels.ledger import Pin
 from onnxprune.channels.values import Factor, Ids, Shape
 from onnxprune.cost.terms import is_weight
+from onnxprune.model.graph import GraphIndex
 from onnxprune.trace.graph import ChannelGraph
 
 KERNEL = "OP212"  # kernel positions; omitted from reports, because every convolution has them
@@ -66,6 +66,7 @@ class Index:
 
     Attributes:
         graph: the traced model.
+        tensors: which nodes make and read each of its tensors.
         nodes: its nodes by name, in graph order.
         group_of: the index of every unit's group, -1 for units that can't be removed, shape (units,).
         pins: the units that each pin holds, in the order of the walk.
@@ -76,7 +77,8 @@ class Index:
     def __init__(self, graph: ChannelGraph) -> None:
         """Index a traced model."""
         self.graph = graph
-        self.nodes = {node.name: node for node in graph.proto.graph.node}
+        self.tensors = GraphIndex(graph.proto.graph)
+        self.nodes = {node.name: node for node in self.tensors.nodes}
         self.group_of = np.full(len(graph.pinned), -1, dtype=np.int64)
         for group in graph.groups:
             self.group_of[group.units] = group.index
@@ -131,19 +133,10 @@ class Index:
                 counts[group] += weight.touched(self.group_of == group)
         return counts
 
-    @cached_property
-    def makers(self) -> Mapping[str, str]:
-        """The node that makes each tensor, by name."""
-        return {output: name for name, node in self.nodes.items() for output in node.output}
-
-    @cached_property
-    def touching(self) -> Mapping[str, tuple[str, ...]]:
-        """The nodes that read or make each tensor, by name, in graph order."""
-        found: dict[str, dict[str, None]] = {}
-        for name, node in self.nodes.items():
-            for tensor in (*node.input, *node.output):
-                found.setdefault(tensor, {})[name] = None
-        return {tensor: tuple(names) for tensor, names in found.items()}
+    def touching(self, tensor: str) -> list[NodeProto]:
+        """Return the nodes that make or read a tensor, in graph order."""
+        maker = self.tensors.makers.get(tensor)
+        return [*([] if maker is None else [maker]), *self.tensors.readers.get(tensor, ())]
 
     def _masks(self) -> dict[str, Mask]:
         pinned, found = self.graph.pinned, dict[str, Mask]()
