@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxprune.benchmarking.paid import LayerChange
+from onnxprune.benchmarking.layer_changes import LayerChange
 from onnxprune.benchmarking.profile import Placement
 from onnxprune.benchmarking.rounds import Summary
 from onnxprune.benchmarking.settings import BenchmarkSettings

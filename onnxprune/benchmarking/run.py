@@ -13,8 +13,8 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.benchmarking.inputs import Arrays, check_same_inputs, make_inputs
 from onnxprune.benchmarking.isolated import has_layer_times, isolated
+from onnxprune.benchmarking.layer_changes import LayerChange, compare_layers
 from onnxprune.benchmarking.layers import TimedLayer, layers
-from onnxprune.benchmarking.paid import LayerChange, compare_layers
 from onnxprune.benchmarking.profile import Profile, notes_on_use, profile
 from onnxprune.benchmarking.result import Benchmark, Case, OperatorTime, Result
 from onnxprune.benchmarking.rounds import ratio, run_interleaved, summarize, warm_up

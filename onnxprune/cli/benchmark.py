@@ -1,10 +1,8 @@
-"""`onnxprune benchmark`: how fast models are here, side by side."""
+"""`onnxprune benchmark`: measure the latency of models, interleaved."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +18,19 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\b
 Examples:
-  onnxprune benchmark model.onnx small.onnx                    is it faster, and by how much?
-  onnxprune benchmark model.onnx small.onnx --profile          and where not?
+  onnxprune benchmark model.onnx small.onnx                    the speed-up
+  onnxprune benchmark model.onnx small.onnx --profile          and by operator and layer
   onnxprune benchmark model.onnx --providers cpu,cuda --batch 1,8,64
-  onnxprune benchmark model.onnx small.onnx -o base.json       keep it, and later:
+  onnxprune benchmark model.onnx small.onnx -o base.json       save a baseline, and later:
   onnxprune benchmark model.onnx small.onnx --compare base.json --max-regression 5%
 """
 
 
 class ListOf(ParamType[tuple[str, ...]]):
-    """Words or numbers with commas between them."""
+    """A comma-separated list of words or numbers."""
 
     def __init__(self, name: str) -> None:
-        """Name what is listed."""
+        """Set the name of the type in help texts."""
         self.name = name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
@@ -45,7 +43,7 @@ class ListOf(ParamType[tuple[str, ...]]):
         return words
 
 
-@click.command("benchmark", short_help="Measure latency, side by side.", epilog=_EXAMPLES)
+@click.command("benchmark", short_help="Measure and compare latency.", epilog=_EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path(path_type=Path))
 @click.option(
     "--providers",
@@ -71,24 +69,22 @@ class ListOf(ParamType[tuple[str, ...]]):
     type=click.Choice(["none", "basic", "extended", "all"]),
     default="all",
     show_default=True,
-    help="How far ONNX Runtime may optimize the graph.",
+    help="ONNX Runtime's graph optimization level.",
 )
-@click.option("--arena/--no-arena", default=True, help="Let the CPU provider keep freed memory. [default: arena]")
-@click.option(
-    "--seconds", type=float, default=2.0, show_default=True, help="Measure each model for so long, at the least."
-)
-@click.option("--rounds", type=int, default=15, show_default=True, help="In so many turns, at the least.")
-@click.option("--isolate", is_flag=True, help="Run each model in a process of its own.")
-@click.option("--profile", is_flag=True, help="Tell time by operator and by layer, and where pruning did not pay.")
-@click.option("--allow-fallback", "fallback", is_flag=True, help="Accept a provider that runs nothing of a model.")
-@click.option("--compare", "baseline", type=click.Path(path_type=Path), help="Hold against an earlier -o.")
+@click.option("--arena/--no-arena", default=True, help="CPU memory arena. [default: arena]")
+@click.option("--seconds", type=float, default=2.0, show_default=True, help="Least time to measure each model.")
+@click.option("--rounds", type=int, default=15, show_default=True, help="Least number of rounds.")
+@click.option("--isolate", is_flag=True, help="Run each model in its own process.")
+@click.option("--profile", is_flag=True, help="Show time by operator and by layer, and where pruning didn't pay off.")
+@click.option("--allow-fallback", "fallback", is_flag=True, help="Accept a provider that runs no node of a model.")
+@click.option("--compare", "baseline", type=click.Path(path_type=Path), help="Compare with an earlier -o.")
 @click.option(
     "--max-regression",
     type=options.SHARE,
-    help="With --compare: exit with status 1 if anything is slower by more. [default: 5%]",
+    help="With --compare: exit with status 1 if a figure is worse by more than this. [default: 5%]",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.json", help="Write the JSON document.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @options.force
 @reporting
 def command(
@@ -102,16 +98,16 @@ def command(
     out: Output,
     **settings: Any,
 ) -> None:
-    """Measure the latency of MODELs side by side; the others are compared with the first.
+    """Measure the latency of MODELs; the others are compared with the first.
 
-    Models take turns, so that what disturbs the machine disturbs all of them. A provider that was asked
-    for and isn't there, or runs nothing, is an error: ONNX Runtime itself would fall back silently.
+    Models are timed in an interleaved order, so background load affects all of them equally. A provider
+    that isn't available, or runs no node, is an error: ONNX Runtime itself would fall back silently.
     """
     from onnxprune.benchmarking import benchmark, check, compare
     from onnxprune.cli.models import by_name, read_arrays
     from onnxprune.model.file import load
-    from onnxprune.report.benchmark import benchmark_fields, benchmark_tables, changes_table
-    from onnxprune.report.documents import document, to_json
+    from onnxprune.report.benchmark import benchmark_document, benchmark_tables, changes_tables
+    from onnxprune.report.documents import to_json
 
     if max_regression is not None and baseline is None:
         raise PlanError("OP302", "--max-regression needs a baseline: --compare BASELINE.json")
@@ -121,24 +117,20 @@ def command(
     with out.step("load"):
         loaded = {name: load(path) for name, path in zip(names, models, strict=True)}
     first = loaded[names[0]].proto
-    with _progress(out) as progress:
+    with out.progress("measure", 100) as update:
         found = benchmark(
             loaded,
             _settings(**settings),
             shapes=by_name(input_shapes, first, "--input-shape", "OP603"),
             inputs=read_arrays(inputs, first) if inputs else None,
-            progress=progress,
+            progress=lambda what, share: update(round(100 * share), 100, what),
         )
     changes = () if baseline is None else compare(found, baseline)
     most = 0.05 if max_regression is None else max_regression
-
-    def result() -> dict[str, Any]:
-        return dict(document("benchmark", **benchmark_fields(found, changes)))
-
+    report = benchmark_document(found, changes)
     if output is not None:
-        write_text(output, to_json(result()))
-    tables = [lambda: benchmark_tables(found)]
-    out.data(result, *tables, *([lambda: changes_table(changes, most)] if changes else []))
+        write_text(output, to_json(report))
+    out.data(report, benchmark_tables(found), *([changes_tables(changes, most)] if changes else []))
     if found.environment.busy:
         out.warn(f"the machine was busy (load {found.environment.load}): times are too long")
     if output is not None:
@@ -153,7 +145,7 @@ def _settings(
     batches: Sequence[str] | None,
     **rest: Any,
 ) -> BenchmarkSettings:
-    """Turn options into settings.
+    """Convert options to settings.
 
     Raises:
         UsageError: a provider isn't known (OP608), or an option can't be read (OP602).
@@ -176,12 +168,12 @@ def _with_option(providers: list[Provider], text: str) -> list[Provider]:
     if not (equals and dot and key):
         raise UsageError("OP602", f"--provider-option {text!r} is not of the form NAME.KEY=VALUE")
     if not any(name in (p.short, p.name) for p in providers):
-        raise UsageError("OP602", f"--provider-option {text!r} is for a provider that isn't among --providers")
+        raise UsageError("OP602", f"--provider-option {text!r} names a provider that isn't in --providers")
     return [p.with_option(key, value) if name in (p.short, p.name) else p for p in providers]
 
 
 def _names(models: Sequence[Path]) -> list[str]:
-    """Name models by their files, with folders where files are called the same.
+    """Return the models' file names, or their paths if file names repeat.
 
     Raises:
         UsageError: a model is given twice (OP602).
@@ -191,18 +183,3 @@ def _names(models: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise UsageError("OP602", "a model is given twice", where=next(n for n in names if names.count(n) > 1))
     return names
-
-
-@contextmanager
-def _progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
-    """Show a bar on a terminal; with -v, the time that it took."""
-    if out.verbosity != 0 or not sys.stderr.isatty():
-        with out.step("measure"):
-            yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measure", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)

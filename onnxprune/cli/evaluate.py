@@ -1,4 +1,4 @@
-"""`onnxprune evaluate`: how good a model is, and what it lost."""
+"""`onnxprune evaluate`: measure accuracy, by itself or against the original."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Examples:
 """
 
 
-@click.command("evaluate", short_help="Measure accuracy, and what was lost.", epilog=_EXAMPLES)
+@click.command("evaluate", short_help="Measure accuracy, and the loss by pruning.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--data",
     required=True,
     metavar="DATA",
     help="An .npz or .npy file, a folder of .npy files, a folder or .zip of images, a Python function "
-    "module:function that gives batches, digits, or random.",
+    "module:function that returns batches, digits, or random.",
 )
 @click.option(
     "--against",
@@ -45,12 +45,12 @@ Examples:
     "--preprocess",
     metavar="RECIPE",
     help="How raw data become inputs: 'resize=256 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 "
-    "std=0.229,0.224,0.225 label_offset=0', or a TOML file of such keys. [default: guessed, and said]",
+    "std=0.229,0.224,0.225 label_offset=0', or a TOML file of such keys. [default: guessed and printed]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Take so many samples, chosen by --seed.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
+@click.option("--limit", type=click.IntRange(min=1), help="Number of samples to use, chosen by --seed.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at a time.")
-@click.option("--output-name", metavar="NAME", help="The output that tells classes. [default: found by its shape]")
+@click.option("--output-name", metavar="NAME", help="The output with class scores. [default: found by its shape]")
 @options.providers
 @reporting
 def command(
@@ -66,21 +66,21 @@ def command(
     providers: tuple[str, ...],
     out: Output,
 ) -> None:
-    """Measure MODEL on data, and against the ORIGINAL that it was made from.
+    """Measure MODEL on data, by itself or against the ORIGINAL that it was made from.
 
-    With class labels: accuracy or mean IoU. With --against, also what changed: agreement of
-    predictions, and distances of outputs, for which no labels are needed. Every value has a
-    confidence interval; a change is measured on the same samples.
+    With class labels: accuracy or mean IoU. With --against, also agreement of predictions and
+    distances of outputs, which need no labels. Every value has a confidence interval; changes are
+    measured on the same samples.
     """
     from onnxprune.data import open_data, read_recipe
     from onnxprune.data.functions import is_function_name
     from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load
-    from onnxprune.report import documents
-    from onnxprune.report.evaluation import evaluation_fields, evaluation_table
+    from onnxprune.report.documents import document, fields
+    from onnxprune.report.evaluation import evaluation_tables
 
     if any(map(is_function_name, (data, *metrics))) and "" not in sys.path:
-        sys.path.insert(0, "")  # as for `python -m`: the user's modules lie where the command is given
+        sys.path.insert(0, "")  # as for `python -m`: the user's modules are in the working directory
     recipe = None if preprocess is None else read_recipe(preprocess)
     with out.step("load"):
         loaded, original = load(model), None if against is None else load(against)
@@ -100,16 +100,10 @@ def command(
             seed=seed,
             progress=lambda done: progress(done, samples.known_length),
         )
+    source = {"model": model, "against": against, "data": data}
     out.data(
-        lambda: documents.document(
-            "evaluate",
-            model=str(model),
-            against=None if against is None else str(against),
-            data=data,
-            **evaluation_fields(evaluation),
-            assumed=samples.notes,
-        ),
-        lambda: evaluation_table(evaluation),
+        document("evaluate", **source, **fields(evaluation), assumed=samples.notes),
+        evaluation_tables(evaluation),
     )
     for note in evaluation.notes:
         out.warn(note)

@@ -1,4 +1,4 @@
-"""`onnxprune explain`: why channels are coupled or pinned, and what a code means."""
+"""`onnxprune explain`: show why channels are coupled or pinned, and what a code means."""
 
 from __future__ import annotations
 
@@ -16,72 +16,51 @@ from onnxprune.errors import CATALOG, UsageError
 _EXAMPLES = """\b
 Examples:
   onnxprune explain model.onnx            all reasons, by share of the parameters
-  onnxprune explain model.onnx conv_14    a node: its groups, its pins, and over which nodes
+  onnxprune explain model.onnx conv_14    a node: its groups and pins, with the path of nodes
   onnxprune explain model.onnx OP204      everything that this reason pins
   onnxprune explain OP204                 what the code means
 """
 
 
-@click.command("explain", short_help="Tell why channels can't leave, or what a code means.", epilog=_EXAMPLES)
+@click.command("explain", short_help="Show why channels can't be removed.", epilog=_EXAMPLES)
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes
 @options.policies
 @reporting
 def command(what: str, about: str | None, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
-    """Explain why channels leave together or not at all, or what a code means.
+    """Show why channels are removed together or can't be removed, or what a code means.
 
-    NODE may be a pattern that fits one node, such as '*layer4*conv2*'.
+    NODE may be a pattern that matches one node, such as '*layer4*conv2*'.
     """
-    if about is None and _is_code(what):
-        _explain_code(what, out)
-        return
-    from onnxprune.report import console, documents, explanations
+    from onnxprune.report.console import code_tables, held_tables, node_tables, pin_tables
     from onnxprune.report.coupling import explain_node, find_node, held_by
+    from onnxprune.report.documents import document, fields
     from onnxprune.report.index import Index
     from onnxprune.report.summary import summarize
 
+    if about is None and _is_code(what):
+        _check_code(what)
+        out.data(document("explain", code=what, **fields(CATALOG[what])), code_tables(what))
+        return
     if about is not None and _is_code(about):
         _check_code(about)
     analysis, _ = open_model(out, Path(what), input_shapes, policies=policies)
-    graph = analysis.graph
     if about is None:
-        summary = summarize(graph)
-        fields = documents.model_fields(summary)
-        out.data(
-            lambda: documents.document("explain", model=what, prunable=fields["prunable"], pins=fields["pins"]),
-            lambda: console.what_stays(summary, f"see `onnxprune explain {what} CODE`, or NODE"),
-        )
-    elif _is_code(about):
-        axes = list(held_by(Index(graph), about))
-        out.data(
-            lambda: documents.document("explain", model=what, code=about, axes=documents.held_fields(axes)),
-            lambda: explanations.held_axes(about, axes),
-        )
-    else:
-        node = find_node(graph, about)
-        channels = explain_node(Index(graph), node)
-        out.data(
-            lambda: documents.document(
-                "explain",
-                model=what,
-                node=node.name,
-                op=node.op_type,
-                channels=documents.axis_fields(channels),
-            ),
-            lambda: explanations.node_channels(node.name, node.op_type, channels),
-        )
-
-
-def _explain_code(code: str, out: Output) -> None:
-    _check_code(code)
-    from onnxprune.report import documents, explanations
-
-    info = CATALOG[code]
-    out.data(
-        lambda: documents.document("explain", **documents.code_fields(code, info)),
-        lambda: explanations.catalog_entry(code, info),
-    )
+        summary = summarize(analysis.graph)
+        content = fields(summary)
+        report = document("explain", model=what, prunable=content["prunable"], pins=content["pins"])
+        out.data(report, pin_tables(summary, f"see `onnxprune explain {what} CODE`, or NODE"))
+        return
+    index = Index(analysis.graph)
+    if _is_code(about):
+        axes = list(held_by(index, about))
+        out.data(document("explain", model=what, code=about, axes=axes), held_tables(about, axes))
+        return
+    node = find_node(index, about)
+    channels = explain_node(index, node)
+    report = document("explain", model=what, node=node.name, op=node.op_type, channels=channels)
+    out.data(report, node_tables(node.name, node.op_type, channels))
 
 
 def _is_code(text: str) -> bool:
@@ -91,5 +70,5 @@ def _is_code(text: str) -> bool:
 def _check_code(code: str) -> None:
     if code not in CATALOG:
         family = [known for known in CATALOG if known[:3] == code[:3]]
-        hint = f"known are {family[0]} to {family[-1]}" if family else f"known are {', '.join(CATALOG)}"
+        hint = f"known codes are {family[0]} to {family[-1]}" if family else f"known codes are {', '.join(CATALOG)}"
         raise UsageError("OP606", f"there is no code {code}", hint=hint)

@@ -106,10 +106,10 @@ def command(
     from onnxprune.data import open_data, read_recipe
     from onnxprune.data.functions import is_function_name
     from onnxprune.model.file import load, save
-    from onnxprune.report import documents
-    from onnxprune.report.training import finetuning_fields, finetuning_table
+    from onnxprune.report.documents import document, to_json
+    from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
     from onnxprune.train import finetune
-    from onnxprune.train.history import to_csv, to_fields
+    from onnxprune.train.history import to_csv
 
     if (resume or every) and checkpoint is None:
         flag = "--resume" if resume else "--every"
@@ -154,19 +154,12 @@ def command(
             save(replace(source, proto=result.proto), output, force=force)
     if history is not None:
         csv = history.suffix == ".csv"
-        write_text(history, to_csv(result.history) if csv else documents.to_json(_history(to_fields(result.history))))
+        write_text(history, to_csv(result.history) if csv else to_json(document("history", epochs=result.history)))
     out.summary(
-        lambda: documents.document("finetune", model=str(model), output=str(output), **finetuning_fields(result)),
-        lambda: finetuning_table(result),
+        document("finetune", model=model, output=output, **finetuning_fields(result)), finetuning_tables(result)
     )
     if result.failure is not None:
         if result.kept == "after":
             out.note(f"wrote {output}, the best model before that")
         raise result.failure
     out.note(f"wrote {output}")
-
-
-def _history(epochs: list[dict[str, Any]]) -> Any:
-    from onnxprune.report import documents
-
-    return documents.document("history", epochs=epochs)

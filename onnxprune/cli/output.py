@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -20,13 +21,21 @@ from onnxprune.errors import ModelError, PlanError
 from onnxprune.report.text import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from onnxprune.planning.plan import PrunePlan
     from onnxprune.report.documents import Document
+    from onnxprune.report.layout import Tables
     from onnxprune.rewrite.verify import Verification
 
 _UNLIMITED = 10_000  # columns of a pipe
+
+
+class Update(Protocol):
+    """Moves a progress bar: parts done, parts in all, and what is under way if that changes."""
+
+    def __call__(self, done: int, total: int | None, text: str = ...) -> None:
+        """Move the bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +50,27 @@ class Output:
     json: bool = False
     verbosity: int = 0
 
-    def data(self, document: Callable[[], Document], *report: Callable[[], RenderableType]) -> None:
-        """Print what was asked for: the document as JSON, or the report's parts as tables."""
+    def data(self, document: Document, *tables: Tables) -> None:
+        """Print a result to stdout: the document as JSON, or the tables."""
         if self.json:
             from onnxprune.report.documents import to_json
 
-            click.echo(to_json(document()), nl=False)
+            click.echo(to_json(document), nl=False)
         else:
-            self._print([part() for part in report], err=False)
+            self._print(tables, err=False)
 
-    def summary(
-        self,
-        document: Callable[[], Document],
-        *report: Callable[[], RenderableType],
-        err: bool = False,
-    ) -> None:
-        """Print what came of a command whose product is a file; not with -q, unless JSON is wanted.
+    def summary(self, document: Document, *tables: Tables, err: bool = False) -> None:
+        """Print the summary of a command that writes a file; with -q only as JSON.
 
         Args:
-            document: makes the document.
-            report: make the report's parts.
-            err: whether stdout is taken by the product itself.
+            document: the summary as a document.
+            tables: the summary as tables.
+            err: whether the file goes to stdout, and the tables to stderr.
         """
         if self.json and not err:
             self.data(document)
         elif self.verbosity >= 0:
-            self._print([part() for part in report], err=err)
+            self._print(tables, err=err)
 
     def note(self, text: str) -> None:
         """Print a line for the person at the terminal, not with -q."""
@@ -96,31 +100,28 @@ class Output:
             click.echo(f"{what:<24} {perf_counter() - started:7.3f} s", err=True)
 
     @contextmanager
-    def progress(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-        """Show how far something is on a terminal; with -v, how long it took.
+    def progress(self, what: str, total: int | None = None) -> Iterator[Update]:
+        """Show a progress bar on a terminal; with -v, the time it took.
 
         Args:
             what: what is under way.
-            total: how many parts it has, if that is known beforehand.
-
-        Returns:
-            To be called with the parts done, and those there are.
+            total: the number of parts, if it is known beforehand.
         """
         if not self.watched:
             with self.step(what):
-                yield lambda done, total: None
+                yield lambda done, total, text=what: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
             task = bar.add_task(what, total=total)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield lambda done, total, text=what: bar.update(task, description=text, completed=done, total=total)
 
-    def _print(self, parts: list[RenderableType], *, err: bool) -> None:
+    def _print(self, tables: tuple[Tables, ...], *, err: bool) -> None:
         console = _console(sys.stderr if err else sys.stdout)
         with console.capture() as captured:
-            for part in parts:
+            for part in chain.from_iterable(tables):
                 console.print(part)
         text = captured.get()
         if not console.is_terminal:

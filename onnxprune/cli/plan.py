@@ -54,8 +54,8 @@ def command(
     The plan can be read, reviewed and applied later with `onnxprune prune MODEL --plan PLAN.json`.
     """
     from onnxprune.planning.plan import apply_plan
-    from onnxprune.report import console, documents
-    from onnxprune.report.latency import latency_table
+    from onnxprune.report.console import cost_tables, group_tables, latency_tables
+    from onnxprune.report.documents import document, fields
     from onnxprune.report.summary import summarize_plan
     from onnxprune.workflow.pipeline import make_plan
 
@@ -77,12 +77,10 @@ def command(
         write_text(output, plan.to_json())
     summary = summarize_plan(apply_plan(analysis.graph, plan))
     out.summary(
-        lambda: documents.document(
-            "plan", model=str(model), output=str(output), **documents.plan_fields(plan, summary)
-        ),
-        lambda: console.costs(summary),
-        lambda: console.group_changes(summary),
-        *([] if latency is None else [lambda: latency_table(plan.settings["latency"])]),
+        document("plan", model=model, output=output, **fields(plan), **fields(summary)),
+        cost_tables(summary),
+        group_tables(summary),
+        *([] if latency is None else [latency_tables(plan.settings["latency"])]),
         err=to_stdout,
     )
     if not to_stdout:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +89,11 @@ def command(
     """
     from onnxprune.model.file import file_size, save
     from onnxprune.planning.plan import apply_plan
-    from onnxprune.report import console, documents
-    from onnxprune.report.evaluation import evaluation_fields, evaluation_table
-    from onnxprune.report.latency import latency_table
+    from onnxprune.report.comparison import Comparison
+    from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal_tables
+    from onnxprune.report.documents import document, fields
+    from onnxprune.report.evaluation import evaluation_tables, finetuning_fields, finetuning_tables
     from onnxprune.report.summary import summarize, summarize_plan
-    from onnxprune.report.training import finetuning_fields, finetuning_table
     from onnxprune.workflow.pipeline import make_plan, prune, read_plan
 
     if plan_path is not None and planning:
@@ -151,27 +150,28 @@ def command(
     files = size, file_size(written)
     summary = summarize_plan(apply_plan(analysis.graph, plan))
     dense = summarize(analysis.graph)
-    verification = pruned.verification
+    checked = Comparison(verification=pruned.verification)
     out.summary(
-        lambda: documents.document(
+        document(
             "prune",
-            model=str(model),
-            output=str(output),
-            **documents.plan_fields(plan, summary),
+            model=model,
+            output=output,
+            **fields(plan),
+            **fields(summary),
             file_size={"before": files[0], "after": files[1]},
-            **documents.verdict_fields((), verification),
-            pins=documents.pin_fields(dense.pins),
-            repairs=[asdict(r) for r in repairs],
-            evaluation=None if evaluation is None else evaluation_fields(evaluation),
+            **fields(checked),
+            pins=dense.pins,
+            repairs=repairs,
+            evaluation=evaluation,
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
-        lambda: console.costs(summary, files),
-        lambda: console.removal(summary),
-        *([] if latency is None else [partial(latency_table, plan.settings["latency"])]),
-        lambda: console.verdict((), verification),
-        *([] if evaluation is None else [partial(evaluation_table, evaluation)]),
-        *([] if tuned is None else [partial(finetuning_table, tuned)]),
-        lambda: console.what_stays(dense, f"see `onnxprune explain {model}`", first=_REASONS),
+        cost_tables(summary, files),
+        removal_tables(summary),
+        *([] if latency is None else [latency_tables(plan.settings["latency"])]),
+        comparison_tables(checked),
+        *([] if evaluation is None else [evaluation_tables(evaluation)]),
+        *([] if tuned is None else [finetuning_tables(tuned)]),
+        pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
-    warn_if_idle(out, plan, verification)
+    warn_if_idle(out, plan, pruned.verification)
     out.note(f"wrote {output}")

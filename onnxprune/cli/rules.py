@@ -1,4 +1,4 @@
-"""`onnxprune rules`: which operators are known."""
+"""`onnxprune rules`: list the known operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import UsageError
 
 
-@click.command("rules", short_help="List the operators that are known.")
+@click.command("rules", short_help="List the known operators.")
 @click.argument("name", required=False)
 @reporting
 def command(name: str | None, out: Output) -> None:
@@ -18,8 +18,9 @@ def command(name: str | None, out: Output) -> None:
 
     NAME shows only operators whose names contain it.
     """
-    from onnxprune.report import documents, explanations
-    from onnxprune.report.operators import operators
+    from onnxprune.report.console import operator_tables
+    from onnxprune.report.documents import document
+    from onnxprune.report.operators import count_states, operators
 
     every = operators()
     chosen = [o for o in every if name is None or name.lower() in o.name.lower()]
@@ -27,7 +28,4 @@ def command(name: str | None, out: Output) -> None:
         near = get_close_matches(name, [o.name for o in every], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else None
         raise UsageError("OP606", f"there is no operator {name!r}", hint=hint)
-    out.data(
-        lambda: documents.document("rules", **documents.operator_fields(chosen)),
-        lambda: explanations.operator_table(chosen),
-    )
+    out.data(document("rules", operators=chosen, counts=count_states(chosen)), operator_tables(chosen))

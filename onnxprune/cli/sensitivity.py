@@ -1,9 +1,9 @@
-"""`onnxprune sensitivity`: what each group's removal costs by itself."""
+"""`onnxprune sensitivity`: measure the error that pruning each group alone causes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,11 +11,6 @@ from onnxprune.cli import calibration, options
 from onnxprune.cli.models import open_model
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
-
-if TYPE_CHECKING:
-    from onnxprune.model.stream import Batches
-    from onnxprune.sensitivity import Judge
-    from onnxprune.workflow.pipeline import TracedModel
 
 _EXAMPLES = """\b
 Examples:
@@ -26,16 +21,16 @@ Examples:
 """
 
 
-@click.command("sensitivity", short_help="Measure what each group's removal costs.", epilog=_EXAMPLES)
+@click.command("sensitivity", short_help="Measure the error of pruning each group.", epilog=_EXAMPLES)
 @options.model_argument
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Keep what is measured here, group by group; a run that was stopped goes on from it.",
+    help="Write measurements here, group by group; an interrupted run resumes from it.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the curves (needs matplotlib).")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot the curves (needs matplotlib).")
 @click.option(
     "--share",
     "shares",
@@ -45,7 +40,7 @@ Examples:
 )
 @click.option(
     "--metric",
-    help="Judge by top1, top5, miou, agreement, kl, mse, cosine or module:function, instead of the error of outputs.",
+    help="Measure top1, top5, miou, agreement, kl, mse, cosine or module:function instead of the error of outputs.",
 )
 @options.measuring
 @options.input_shapes
@@ -66,17 +61,19 @@ def command(
     force: bool,
     out: Output,
 ) -> None:
-    """Remove more and more of each group of MODEL by itself, and measure how much worse the outputs get.
+    """Remove increasing shares of each group of MODEL alone, and measure the error of the outputs.
 
     The layers that read the removed channels are refitted on part of the data; the error is measured on
-    another part. No labels are needed, except for a metric that does.
+    another part. Labels are needed only if the metric needs them.
     """
-    from onnxprune.report import documents
-    from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_table
-    from onnxprune.sensitivity import SHARES, Record, measure, resume, share_out
+    from onnxprune.report.documents import document
+    from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
+    from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
 
     if given.data is None:
-        raise UsageError("OP602", "sensitivity is measured on inputs", hint="give some with --data, without labels")
+        raise UsageError(
+            "OP602", "sensitivity is measured on inputs", hint="pass some with --data; labels aren't needed"
+        )
     constraints, seed = options.constraints_of(planning), planning.get("seed", 0)
     constraints.check()
     if any(not 0 < share <= 1 for share in shares):
@@ -99,13 +96,18 @@ def command(
     record = Record(analysis.model.sha256, settings)
     if output is not None and output.exists() and not force:
         record = resume(output, record, graph)
-        out.note(f"going on from {output}, which has {len(record.curves)} groups")
+        out.note(f"resuming from {output}, which has {len(record.curves)} groups")
     elif output is not None:
         check_output(output, force)
     batches = given.batches(out, analysis, seed=seed)
     assert batches is not None
     fitted, held_back = share_out(batches)
-    judge = _judge(out, given, metric, analysis, held_back, seed)
+    judge: Judge
+    if metric is None:
+        judge = OutputError(graph.proto, held_back)
+    else:  # metrics are measured on all of the data, with labels
+        data = given.open(out, analysis, seed=seed, limit=given.limit or calibration.LIMIT)
+        judge = MetricLoss(graph.proto, data, metric)
     done = len(record.curves)
     with out.progress("sensitivity", len(graph.groups)) as progress:
         for curve in measure(
@@ -128,27 +130,8 @@ def command(
         plot_sensitivity(graph, curves, plot, meaning.rstrip(","))
         out.note(f"wrote {plot}")
     out.data(
-        lambda: documents.document(
-            "sensitivity", model=str(model), measured=len(curves) - done, **record.document(graph)
-        ),
-        lambda: sensitivity_table(graph, curves, steps, meaning[0].upper() + meaning[1:]),
+        document("sensitivity", model=model, measured=len(curves) - done, **record.document(graph)),
+        sensitivity_tables(graph, curves, steps, meaning[0].upper() + meaning[1:]),
     )
     if output is not None:
         out.note(f"wrote {output}")
-
-
-def _judge(
-    out: Output,
-    given: calibration.Given,
-    metric: str | None,
-    analysis: TracedModel,
-    held_back: Batches,
-    seed: int,
-) -> Judge:
-    """Choose what to judge changed networks by; a metric is measured on all of the data, labels included."""
-    from onnxprune.sensitivity import MetricLoss, OutputError
-
-    original = analysis.graph.proto
-    if metric is None:
-        return OutputError(original, held_back)
-    return MetricLoss(original, given.open(out, analysis, seed=seed, limit=given.limit or calibration.LIMIT), metric)

@@ -47,8 +47,9 @@ def command(
     """
     from onnxprune.model.file import load
     from onnxprune.planning.plan import apply_plan
-    from onnxprune.report import console, documents
-    from onnxprune.report.comparison import check_origin, compare_outputs, interface_changes
+    from onnxprune.report.comparison import Comparison, check_origin, compare_outputs, interface_changes
+    from onnxprune.report.console import comparison_tables
+    from onnxprune.report.documents import document, fields
     from onnxprune.rewrite.verify import generate_inputs
     from onnxprune.workflow.pipeline import prove, read_plan
 
@@ -72,15 +73,8 @@ def command(
         with out.step("compare"):
             feeds = arrays or generate_inputs(graph.proto, graph.shapes.inputs, seed or 0)
             distances = compare_outputs(graph.proto, proto, feeds)
-    out.data(
-        lambda: documents.document(
-            "verify",
-            original=str(original),
-            pruned=str(pruned),
-            **documents.verdict_fields(changes, verification, distances),
-        ),
-        lambda: console.verdict(changes, verification, distances),
-    )
+    found = Comparison(changes, verification, distances)
+    out.data(document("verify", original=original, pruned=pruned, **fields(found)), comparison_tables(found))
     if changes:
         raise VerificationError("OP503", changes[0], where=str(pruned))
     if distances is not None and not all(d.sound for d in distances):

@@ -1,5 +1,5 @@
-"""What there is to tell of a model, a plan or a result: figures, as tables for people and as JSON for programs.
+"""Reports: results as tables for people and as JSON for programs.
 
-`summary` and `coupling` compute figures from a traced model, `comparison` holds two models against each other;
-`console` makes tables of them and `documents` JSON. Nothing here prints.
+`summary` and `coupling` describe a traced model, `comparison` compares two models. A result becomes a JSON document in
+`documents`, and tables in `console`, `evaluation`, `benchmark`, `sensitivity` and `diagnosis`. Nothing here prints.
 """

@@ -1,48 +1,62 @@
-"""A benchmark as tables for people."""
+"""A benchmark as tables and as a document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
-
-from rich.console import RenderableType
+from collections.abc import Sequence
 
 from onnxprune.benchmarking.gate import FORMAT, Change
-from onnxprune.benchmarking.paid import LayerChange
+from onnxprune.benchmarking.layer_changes import LayerChange
 from onnxprune.benchmarking.result import Benchmark, Case, Result
-from onnxprune.evaluation.intervals import Estimate
+from onnxprune.report.documents import Document, document, fields
 from onnxprune.report.layout import (
     BAD,
     CODE,
     FAINT,
     GOOD,
+    Cell,
     Name,
+    Rows,
+    Tables,
     change,
     count,
     dims,
+    flexible,
     heading,
+    left,
     line,
+    milliseconds,
     paragraph,
     percent,
+    right,
+    share,
     si,
-    stack,
     table,
 )
-from onnxprune.runtime.environment import Environment
 
 _LAYERS = 20
 _OPERATORS = 8
 
 
-def benchmark_tables(found: Benchmark) -> RenderableType:
-    """Tabulate a benchmark: its cases, then where it was measured."""
-    parts = [part for case in found.cases for part in _case(case, found)]
-    return stack(*parts, *_environment(found.environment, found))
+def benchmark_document(found: Benchmark, changes: Sequence[Change] = ()) -> Document:
+    """Return the document of a benchmark; a later `compare` reads it, and its ``format`` is about what that reads.
+
+    Args:
+        found: the benchmark.
+        changes: its changes from a baseline.
+    """
+    hardware = found.environment.hardware
+    return document("benchmark", format=FORMAT, hardware=hardware, **fields(found), changes=changes)
 
 
-def changes_table(changes: Sequence[Change], most: float) -> RenderableType:
-    """Tabulate what changed since a baseline."""
+def benchmark_tables(found: Benchmark) -> Tables:
+    """Show a benchmark: its cases, then the environment."""
+    for case in found.cases:
+        yield from _case(case, found)
+    yield from _environment(found)
+
+
+def changes_tables(changes: Sequence[Change], most: float) -> Tables:
+    """Show the changes from a baseline; those that are worse by more than ``most`` are marked."""
     rows = (
         (
             Name(c.model),
@@ -55,50 +69,35 @@ def changes_table(changes: Sequence[Change], most: float) -> RenderableType:
         )
         for c in changes
     )
-    return stack(
-        heading("against the baseline", f"at most {most:.1%} worse"),
-        table("model ~|provider|batch >|figure|before >|now >|change >", rows),
-    )
+    yield heading("against the baseline", f"at most {most:.1%} worse")
+    columns = flexible("model") + left("provider") + right("batch") + left("figure") + right("before", "now", "change")
+    yield table(columns, rows)
 
 
 def _figure(change: Change, value: float) -> str:
     return f"{value:.2f}x" if change.figure == "speed-up" else milliseconds(value)
 
 
-def milliseconds(seconds: float) -> str:
-    """Write a time in milliseconds with three significant digits: 0.01234 is "12.3 ms"."""
-    value = seconds * 1e3
-    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f} ms"
-
-
-def _case(case: Case, found: Benchmark) -> Iterator[RenderableType]:
+def _case(case: Case, found: Benchmark) -> Tables:
     shapes = ", ".join(f"{name} {dims(shape)}" for name, shape in case.shapes.items())
     yield heading(f"latency on {case.provider}", f"batch {case.batch}: {shapes}")
-    rows = [
-        (
-            Name(r.model),
-            milliseconds(r.latency.median),
-            milliseconds(r.latency.p90),
-            milliseconds(r.latency.p99),
-            f"{si(round(r.throughput))}/s" if r.throughput >= 10 else f"{r.throughput:.2f}/s",
-            *_speedup(r.speedup),
-        )
-        for r in case.results
-    ]
     paired = len(case.results) > 1
-    columns = "model ~|median >|p90 >|p99 >|samples >" + ("|speed-up >|" if paired else "")
-    yield table(columns, rows if paired else [row[:5] for row in rows])
+    columns = flexible("model") + right("median", "p90", "p99", "samples")
+    timings = [_timings(r, paired) for r in case.results]
+    yield table(columns + right("speed-up") + left("") if paired else columns, timings)
     yield line("")
-    yield table(
-        "model ~|weights|load >|first run >|peak memory >|file >|runs >"
-        + ("|copies in >|out >" if _copied(case) else ""),
-        (_once(r, _copied(case)) for r in case.results),
-    )
+    copied = any(r.copies is not None for r in case.results)
+    columns = flexible("model") + left("weights") + right("load", "first run", "peak memory", "file", "runs")
+    yield table(columns + right("copies in", "out") if copied else columns, [_once(r, copied) for r in case.results])
     if paired:
         text = f"Speed-up over {case.results[0].model}, with its {found.settings.confidence:.0%} interval."
         yield paragraph(text, FAINT)
     if any(len(r.placement) > 1 for r in case.results):
-        yield from _placement(case)
+        rows = [
+            (Name(r.model), p.provider, percent(p.nodes), percent(p.time)) for r in case.results for p in r.placement
+        ]
+        yield heading("placement", "share of nodes and time of each provider")
+        yield table(flexible("model") + left("provider") + right("nodes", "time"), rows)
     for note in case.notes:
         yield paragraph(line(("note: ", CODE), note))
     if found.settings.profile:
@@ -107,38 +106,31 @@ def _case(case: Case, found: Benchmark) -> Iterator[RenderableType]:
             yield from _layers(case.layers)
 
 
-def _once(result: Result, copied: bool) -> tuple[str | Name, ...]:
-    cells = (
+def _timings(result: Result, paired: bool) -> Sequence[Cell]:
+    latency, speedup = result.latency, result.speedup
+    rate = f"{si(round(result.throughput))}/s" if result.throughput >= 10 else f"{result.throughput:.2f}/s"
+    cells: tuple[Cell, ...] = (Name(result.model), *map(milliseconds, (latency.median, latency.p90, latency.p99)), rate)
+    if not paired:
+        return cells
+    return *cells, *((f"{speedup.value:.2f}x", f"{speedup.low:.2f} to {speedup.high:.2f}") if speedup else ("", ""))
+
+
+def _once(result: Result, copied: bool) -> Sequence[Cell]:
+    cells: tuple[Cell, ...] = (
         Name(result.model),
         result.weights,
         milliseconds(result.load),
         milliseconds(result.first),
         "?" if result.peak_memory is None else si(result.peak_memory, "B"),
         si(result.file_size, "B"),
-        f"{result.latency.runs} in {count(result.latency.rounds, 'turn')}",
+        f"{result.latency.runs} in {count(result.latency.rounds, 'round')}",
     )
     if not copied:
         return cells
-    return (*cells, *(("-", "-") if result.copies is None else map(milliseconds, result.copies)))
+    return *cells, *(("-", "-") if result.copies is None else map(milliseconds, result.copies))
 
 
-def _copied(case: Case) -> bool:
-    return any(r.copies is not None for r in case.results)
-
-
-def _speedup(speedup: Estimate | None) -> tuple[str, str]:
-    if speedup is None:
-        return "", ""
-    return f"{speedup.value:.2f}x", f"{speedup.low:.2f} to {speedup.high:.2f}"
-
-
-def _placement(case: Case) -> Iterator[RenderableType]:
-    rows = [(Name(r.model), p.provider, percent(p.nodes), percent(p.time)) for r in case.results for p in r.placement]
-    yield heading("who runs it")
-    yield table("model ~|provider|nodes >|time >", rows)
-
-
-def _operators(results: Sequence[Result]) -> Iterator[RenderableType]:
+def _operators(results: Sequence[Result]) -> Tables:
     kinds = list(dict.fromkeys(o.op for r in results for o in r.operators))[:_OPERATORS]
     rows = []
     for kind in kinds:
@@ -146,45 +138,34 @@ def _operators(results: Sequence[Result]) -> Iterator[RenderableType]:
         cells = (("-", "-") if o is None else (str(o.count), milliseconds(o.seconds)) for o in own)
         rows.append((kind, *(cell for pair in cells for cell in pair)))
     yield heading("time by operator", "as ONNX Runtime runs them, profiled")
-    yield table("operator" + "".join(f"|nodes >|{r.model.replace('|', ' ')} >" for r in results), rows)
+    yield table(left("operator") + right(*(title for r in results for title in ("nodes", r.model))), rows)
 
 
-def _layers(changes: Sequence[LayerChange]) -> Iterator[RenderableType]:
+def _layers(changes: Sequence[LayerChange]) -> Tables:
     slow = sorted(changes, key=lambda c: -c.seconds[0])
-    rows = (
+    rows: Rows = (
         (
             Name(c.name),
             "" if not c.shapes[0] else f"{dims(c.shapes[0])} → {dims(c.shapes[1])}",
-            change(c.macs[0], c.macs[1]),
-            milliseconds(c.seconds[0]),
-            milliseconds(c.seconds[1]),
-            f"{share_of(c):+.1%}" if c.seconds[0] else "-",
+            change(*c.macs),
+            *map(milliseconds, c.seconds),
+            f"{c.seconds[1] / c.seconds[0] - 1:+.1%}" if c.seconds[0] else "-",
             line((c.reason, CODE)),
         )
         for c in slow[:_LAYERS]
     )
-    lost = [c for c in changes if c.paid is False]
     more = f"; {len(changes) - _LAYERS} more with --format json" if len(changes) > _LAYERS else ""
-    yield heading("time by layer", f"with what follows each, slowest first{more}")
-    yield table("layer ~|weight|MACs >|before >|after >|time >|why it didn't pay ~", rows)
-    if lost:
-        part = percent(share_of_time(lost, changes))
-        yield paragraph(f"Pruning did not pay in {count(len(lost), 'layer')} with {part} of the time before.", FAINT)
+    yield heading("time by layer", f"each with the operators up to the next, slowest first{more}")
+    figures = right("MACs", "before", "after", "time")
+    yield table(flexible("layer") + left("weight") + figures + flexible("why pruning didn't pay off"), rows)
+    if lost := [c for c in changes if c.paid is False]:
+        part = share(sum(c.seconds[0] for c in lost), sum(c.seconds[0] for c in changes))
+        text = f"Pruning didn't pay off in {count(len(lost), 'layer')} with {percent(part)} of the time before."
+        yield paragraph(text, FAINT)
 
 
-def share_of(change: LayerChange) -> float:
-    """Return by what share a layer's time changed."""
-    return change.seconds[1] / change.seconds[0] - 1
-
-
-def share_of_time(some: Sequence[LayerChange], of: Sequence[LayerChange]) -> float:
-    """Return the share of some layers in the time that all took before."""
-    whole = sum(c.seconds[0] for c in of)
-    return sum(c.seconds[0] for c in some) / whole if whole else 0.0
-
-
-def _environment(where: Environment, found: Benchmark) -> Iterator[RenderableType]:
-    settings = found.settings
+def _environment(found: Benchmark) -> Tables:
+    where, settings = found.environment, found.settings
     options = {
         f"{case.provider}: {key}={value}"
         for case in found.cases
@@ -192,11 +173,12 @@ def _environment(where: Environment, found: Benchmark) -> Iterator[RenderableTyp
         for key, value in r.provider_options.items()
     }
     threads = "default" if settings.threads is None else str(settings.threads)
+    busy = ", busy: times are too long" if where.busy else ""
     rows = [
         ("processor", f"{where.cpu}, {count(where.cores, 'core')}"),
         ("GPU", "; ".join(where.gpus)),
-        ("clock governor", where.governor or "can't be read"),
-        ("load", "?" if where.load is None else f"{where.load}{', busy: times are too long' if where.busy else ''}"),
+        ("clock governor", where.governor or "unknown"),
+        ("load", "unknown" if where.load is None else f"{where.load}{busy}"),
         ("system", where.system),
         ("ONNX Runtime", where.onnxruntime),
         ("versions", f"Python {where.python}, " + ", ".join(f"{k} {v}" for k, v in where.packages.items())),
@@ -205,14 +187,4 @@ def _environment(where: Environment, found: Benchmark) -> Iterator[RenderableTyp
         ("provider options", ", ".join(sorted(options))),
     ]
     yield heading("environment", where.date)
-    yield table("|~", [(name, text) for name, text in rows if text])
-
-
-def benchmark_fields(found: Benchmark, changes: Sequence[Change] = ()) -> Mapping[str, Any]:
-    """Describe a benchmark; ``format`` grows when what `gate` reads changes its meaning."""
-    return {
-        "format": FORMAT,
-        "hardware": list(found.environment.hardware),
-        **asdict(found),
-        "changes": [asdict(change) for change in changes],
-    }
+    yield table(left("") + flexible(""), [(name, text) for name, text in rows if text])

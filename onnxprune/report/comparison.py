@@ -1,4 +1,4 @@
-"""Two models held against each other without a plan: the same interface, and how far their outputs are apart."""
+"""Compare a pruned model with its original: interfaces, and how far their outputs are apart without a plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper
 from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
 from onnxprune.planning.plan import PrunePlan
-from onnxprune.rewrite.verify import difference
+from onnxprune.rewrite.verify import Verification, difference
 
 Arrays = Mapping[str, NDArray[Any]]
 Dims = tuple[int | str | None, ...]
@@ -26,7 +26,7 @@ class Port:
 
     Attributes:
         name: its name.
-        type: its element type as NumPy calls it, or the kind of a value that is no tensor ("sequence").
+        type: NumPy's name of its element type, or the kind of a value that isn't a tensor ("sequence").
         dims: a size, a symbol or None for each axis; None if the rank isn't declared.
     """
 
@@ -36,14 +36,35 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelHeader:
+    """What a model declares: versions, producer and interface.
+
+    Attributes:
+        ir_version: its IR version.
+        opsets: opset versions by domain.
+        producer: the tool that wrote it, with its version; may be empty.
+        nodes: number of nodes of the main graph.
+        inputs: its inputs, without initializers listed among them.
+        outputs: its outputs.
+    """
+
+    ir_version: int
+    opsets: Mapping[str, int]
+    producer: str
+    nodes: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputDistance:
     """How far one output of two models is apart.
 
     Attributes:
         name: the output.
         difference: largest absolute difference relative to the first model's largest magnitude.
-        cosine: cosine of the angle between the two, None where it is undefined.
-        sound: whether the second has the first's shape and is finite wherever the first is.
+        cosine: cosine similarity of the two outputs, None where it is undefined.
+        sound: whether the second output has the first's shape and is finite wherever the first is.
     """
 
     name: str
@@ -52,8 +73,40 @@ class OutputDistance:
     sound: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Result of comparing a pruned model with its original.
+
+    Attributes:
+        changes: differences of the interfaces, one line each.
+        verification: the oracle's result; None if it didn't run.
+        distances: how far the outputs are apart; None unless they were compared without a plan.
+    """
+
+    changes: tuple[str, ...] = ()
+    verification: Verification | None = None
+    distances: tuple[OutputDistance, ...] | None = None
+
+    @property
+    def proved(self) -> bool:
+        """Whether the oracle ran and passed."""
+        return self.verification is not None and self.verification.passed
+
+
+def header_of(proto: ModelProto) -> ModelHeader:
+    """Return what a model declares."""
+    return ModelHeader(
+        ir_version=proto.ir_version,
+        opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        nodes=len(proto.graph.node),
+        inputs=inputs_of(proto),
+        outputs=outputs_of(proto),
+    )
+
+
 def inputs_of(proto: ModelProto) -> tuple[Port, ...]:
-    """Return a model's inputs; initializers listed among them are left out."""
+    """Return a model's inputs, without initializers listed among them."""
     initializers = {t.name for t in proto.graph.initializer}
     return tuple(_port(value) for value in proto.graph.input if value.name not in initializers)
 
@@ -64,19 +117,19 @@ def outputs_of(proto: ModelProto) -> tuple[Port, ...]:
 
 
 def check_origin(pruned: ModelProto, plan: PrunePlan) -> None:
-    """Refuse a plan that isn't the one that a pruned model says it was made by.
+    """Check that a pruned model was made with a plan, as far as its metadata says.
 
     Raises:
-        VerificationError: the model's metadata names another plan (OP505).
+        VerificationError: the metadata names another plan (OP505).
     """
-    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.planning.plan"), None)
+    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan"), None)
     if digest not in (None, plan.digest):
-        cause = "the pruned model was made by another plan"
+        cause = "the pruned model was made with another plan"
         raise VerificationError("OP505", cause, where=f"its plan is {digest[:12]}")
 
 
 def interface_changes(original: ModelProto, pruned: ModelProto) -> tuple[str, ...]:
-    """Tell where the second model's inputs and outputs differ from the first's, a line each; empty if nowhere."""
+    """Return the differences between the inputs and outputs of two models, one line each."""
     changes = []
     for what, of in (("input", inputs_of), ("output", outputs_of)):
         for a, b in zip_longest(of(original), of(pruned)):
@@ -94,11 +147,11 @@ def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) ->
 
     Args:
         original: a model.
-        pruned: another one with the same interface.
+        pruned: another model with the same interface.
         inputs: an array for each input.
 
     Raises:
-        ModelError: ONNX Runtime can't run one of them (OP122).
+        ModelError: ONNX Runtime can't run one of the models (OP122).
     """
     expected, actual = (run(session(model, optimize=False), inputs) for model in (original, pruned))
     return tuple(_distance(name, expected[name], actual[name]) for name in expected)

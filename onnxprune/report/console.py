@@ -1,16 +1,18 @@
-"""Reports as tables for people."""
+"""Tables of models, plans, comparisons and explanations for the console."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from onnx import ModelProto
 from rich.console import RenderableType
 from rich.text import Text
 
 from onnxprune.channels.values import Shape
 from onnxprune.errors import CATALOG
-from onnxprune.report.comparison import OutputDistance, Port, inputs_of, outputs_of
+from onnxprune.report.comparison import Comparison, ModelHeader, OutputDistance, Port
+from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
 from onnxprune.report.index import Reach
 from onnxprune.report.layout import (
     BAD,
@@ -18,20 +20,27 @@ from onnxprune.report.layout import (
     FAINT,
     GOOD,
     GROUP,
+    Cell,
     Name,
+    Rows,
+    Tables,
     change,
     count,
     dims,
+    flexible,
     group_tag,
     heading,
+    left,
     line,
+    milliseconds,
     paragraph,
     percent,
+    right,
     share,
     si,
-    stack,
     table,
 )
+from onnxprune.report.operators import Operator, count_states
 from onnxprune.report.summary import ModelSummary, PlanSummary
 from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
@@ -42,119 +51,27 @@ _COSTS = {
     "size": ("weights", "B"),
     "memory": ("activations, peak", "B"),
 }
+_MANY = 6  # coupled nodes of a group, or reasons of an axis, that are listed
+_LONG = 6  # nodes of a path; a longer one is shortened in the middle
+_STATES = {
+    "rule": ("with a rule", GOOD),
+    "left alone": ("deliberately left alone", CODE),
+    "unknown": ("unknown: channels that touch them are never removed", BAD),
+}
 
 
-def costs(summary: PlanSummary, files: tuple[int, int] | None = None) -> RenderableType:
-    """Tabulate costs before and after, and the bytes of the files if they are given."""
-    old, new = summary.before.totals(), summary.after.totals()
-    rows = [(label, old[key], new[key], unit) for key, (label, unit) in _COSTS.items()]
-    if files is not None:
-        rows.append(("file", *files, "B"))
-    cells = ((label, si(a, unit), si(b, unit), change(a, b)) for label, a, b, unit in rows)
-    return stack(heading("cost", _at(summary.inputs)), table("|before >|after >|change >", cells))
+def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_size: int) -> Tables:
+    """Show a traced model: its interface, layers, groups and pins, and how much of it can be pruned."""
+    opsets = " ".join(f"{domain}:{version}" for domain, version in header.opsets.items())
+    producer, nodes = header.producer or "unknown producer", count(header.nodes, "node")
+    yield heading(str(path), f"IR {header.ir_version}, opset {opsets}, {producer}, {nodes}")
+    inputs = (_port("input", port, summary.inputs.get(port.name)) for port in header.inputs)
+    outputs = (_port("output", port, None) for port in header.outputs)
+    yield table(left("") + flexible("") + left("", "", ""), [*inputs, *outputs])
 
-
-def group_changes(summary: PlanSummary) -> RenderableType:
-    """Tabulate what a plan does to each group."""
-    changed = [c for c in summary.groups if c.removed]
-    rest = len(summary.groups) - len(changed)
-    rows = (
-        (
-            group_tag(c.group.index),
-            Name(c.group.name),
-            str(len(c.group.units)),
-            str(c.kept),
-            change(len(c.group.units), c.kept),
-            _kind(c.group),
-        )
-        for c in changed
-    )
-    return stack(
-        heading("groups", f"{count(rest, 'other')} left whole" if rest else ""),
-        table("|made by ~|units >|kept >|change >|", rows),
-        *([paragraph(_blocks(summary))] if summary.blocks else []),
-    )
-
-
-def verdict(
-    changes: Sequence[str],
-    verification: Verification | None,
-    distances: Sequence[OutputDistance] | None = None,
-) -> RenderableType:
-    """Tell what a comparison of two models found, and on what it rests.
-
-    Args:
-        changes: where their interfaces differ.
-        verification: the oracle's verdict, if it was asked.
-        distances: how far their outputs are apart, if that was all that could be told.
-    """
-    if changes:
-        return stack(heading("interface"), *map(paragraph, changes))
-    if verification is not None:
-        return _proof(verification)
-    if distances is not None:
-        return _distances(distances)
-    return stack(heading("verification"), paragraph("not proved: left out with --no-verify", CODE))
-
-
-def removal(summary: PlanSummary) -> RenderableType:
-    """Tell in a line how much leaves."""
-    removed = sum(c.removed for c in summary.groups)
-    units = sum(len(c.group.units) for c in summary.groups)
-    touched = sum(c.removed > 0 for c in summary.groups)
-    text = f"removed {removed:,} of {count(units, 'unit')}, from {touched} of {count(len(summary.groups), 'group')}"
-    return paragraph(f"{text}; {_blocks(summary)}" if summary.blocks else text)
-
-
-def _blocks(summary: PlanSummary) -> str:
-    return f"leaving whole: {count(len(summary.blocks), 'residual block')}, {', '.join(summary.blocks)}"
-
-
-def what_stays(summary: ModelSummary, hint: str = "", first: int | None = None) -> RenderableType:
-    """Tabulate why channels can't leave, or the first so many reasons."""
-    params = summary.cost.params
-    rows = (
-        (
-            Text(pin.code, CODE),
-            CATALOG[pin.code].title,
-            str(len(pin.layers)),
-            percent(share(pin.held, params)),
-            percent(share(pin.locked, params)),
-            Name(pin.layers[0]),
-        )
-        for pin in summary.pins[:first]
-    )
-    columns = "|reason ~|layers >|holds >|locks >|for example ~"
-    if not params:
-        return stack(heading("what stays, and why"), paragraph("The main graph has no weights."))
-    prunable = percent(share(summary.prunable, params))
-    return stack(
-        heading("what stays, and why", hint),
-        table(columns, rows),
-        paragraph(
-            f"{prunable} of the parameters can leave. A reason holds those with a slice that it pins,"
-            " and locks those that no other slice lets go either.",
-            FAINT,
-        ),
-    )
-
-
-def model_header(path: str, proto: ModelProto, summary: ModelSummary) -> RenderableType:
-    """Tell what a model is: its versions, producer and interface."""
-    opsets = " ".join(f"{o.domain or 'ai.onnx'}:{o.version}" for o in proto.opset_import)
-    producer = f"{proto.producer_name} {proto.producer_version}".strip() or "unknown producer"
-    nodes = count(len(proto.graph.node), "node")
-    inputs = (_port("input", port, summary.inputs.get(port.name)) for port in inputs_of(proto))
-    outputs = (_port("output", port, None) for port in outputs_of(proto))
-    return stack(
-        heading(path, f"IR {proto.ir_version}, opset {opsets}, {producer}, {nodes}"),
-        table("|~|||", [*inputs, *outputs]),
-    )
-
-
-def layers(summary: ModelSummary) -> RenderableType:
-    """Tabulate the layers of a model and which groups they read and make."""
-    rows = (
+    yield heading("layers", "channels: groups (g) or the codes of what pins them")
+    columns = flexible("node") + left("operator", "weight", "output") + right("params", "MACs") + left("channels")
+    layers = (
         (
             Name(layer.cost.node),
             layer.cost.op,
@@ -166,66 +83,198 @@ def layers(summary: ModelSummary) -> RenderableType:
         )
         for layer in summary.layers
     )
-    return stack(
-        heading("layers", "channels: groups (g) or what pins them"),
-        table("node ~|operator|weight|output|params >|MACs >|channels", rows),
-    )
+    yield table(columns, layers)
 
-
-def groups(summary: ModelSummary) -> RenderableType:
-    """Tabulate the groups of a model."""
-    rows = (
+    params = summary.cost.params
+    yield heading("groups", "channels that are removed together, unit by unit")
+    groups = (
         (
-            group_tag(g.group.index),
-            Name(g.group.name),
+            g.group,
             f"{len(g.group.units)}" + (f" x {g.group.width}" if g.group.width > 1 else ""),
             str(len(g.group.nodes)),
-            percent(share(g.params, summary.cost.params)),
-            _kind(g.group),
+            percent(share(g.params, params)),
         )
         for g in summary.groups
     )
-    return stack(
-        heading("groups", "channels that leave together, unit by unit"),
-        table("|made by ~|units >|nodes >|params >|", rows),
-    )
+    yield _group_table(["units", "nodes", "params"], groups)
 
-
-def totals(summary: ModelSummary, file: int) -> RenderableType:
-    """Tabulate a model's costs and how much of it can be pruned."""
+    yield from pin_tables(summary, f"see `onnxprune explain {path}`")
+    yield heading("totals", _at(summary.inputs))
     cost = summary.cost.totals()
-    rows = [(label, si(cost[key], unit)) for key, (label, unit) in _COSTS.items()]
-    rows.append(("file", si(file, "B")))
-    rows.append(("prunable parameters", percent(share(summary.prunable, summary.cost.params))))
-    rows.append(("prunable layers", f"{summary.reached} of {summary.weighted}"))
-    return stack(
-        heading("totals", _at(summary.inputs)),
-        table("|>", rows),
+    totals = [(label, si(cost[key], unit)) for key, (label, unit) in _COSTS.items()]
+    totals.append(("file", si(file_size, "B")))
+    totals.append(("prunable parameters", percent(share(summary.prunable, params))))
+    totals.append(("prunable layers", f"{summary.reached} of {summary.weighted}"))
+    yield table(left("") + right(""), totals)
+
+
+def pin_tables(summary: ModelSummary, hint: str = "", first: int | None = None) -> Tables:
+    """Show why channels can't be removed.
+
+    Args:
+        summary: the model.
+        hint: a note for the heading.
+        first: the number of reasons shown; all by default.
+    """
+    params = summary.cost.params
+    yield heading("pinned channels", hint if params else "")
+    if not params:
+        yield paragraph("The main graph has no weights.")
+        return
+    rows = (
+        (
+            Text(pin.code, CODE),
+            CATALOG[pin.code].title,
+            str(len(pin.layers)),
+            percent(share(pin.held, params)),
+            percent(share(pin.locked, params)),
+            Name(pin.layers[0]),
+        )
+        for pin in summary.pins[:first]
+    )
+    yield table(left("") + flexible("reason") + right("layers", "held", "locked") + flexible("for example"), rows)
+    yield paragraph(
+        f"{percent(share(summary.prunable, params))} of the parameters can be removed. A reason holds the parameters in"
+        " a slice that it pins, and locks those of them that are in no removable slice.",
+        FAINT,
     )
 
 
-def _at(inputs: Mapping[str, Shape]) -> str:
-    """Tell at which input sizes costs are counted."""
-    return "at " + ", ".join(f"{name} {dims(shape)}" for name, shape in inputs.items())
+def cost_tables(summary: PlanSummary, files: tuple[int, int] | None = None) -> Tables:
+    """Show costs before and after, and the sizes of the files in bytes if they are given."""
+    old, new = summary.before.totals(), summary.after.totals()
+    rows = [(label, old[key], new[key], unit) for key, (label, unit) in _COSTS.items()]
+    if files is not None:
+        rows.append(("file", *files, "B"))
+    yield heading("cost", _at(summary.inputs))
+    cells = ((label, si(a, unit), si(b, unit), change(a, b)) for label, a, b, unit in rows)
+    yield table(left("") + right("before", "after", "change"), cells)
 
 
-def _proof(verification: Verification) -> RenderableType:
-    v = verification
-    origin = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
+def group_tables(summary: PlanSummary) -> Tables:
+    """Show what a plan removes from each group."""
+    changed = [c for c in summary.groups if c.removed]
+    unchanged = len(summary.groups) - len(changed)
+    yield heading("groups", f"{count(unchanged, 'other')} unchanged" if unchanged else "")
+    sizes = ((c.group, len(c.group.units), c.kept) for c in changed)
+    rows = ((group, str(units), str(kept), change(units, kept)) for group, units, kept in sizes)
+    yield _group_table(["units", "kept", "change"], rows)
+    if summary.blocks:
+        yield paragraph(f"removed {_blocks(summary)}")
+
+
+def removal_tables(summary: PlanSummary) -> Tables:
+    """Show in a line how much a plan removes."""
+    removed = sum(c.removed for c in summary.groups)
+    units = sum(len(c.group.units) for c in summary.groups)
+    touched = sum(c.removed > 0 for c in summary.groups)
+    text = f"removed {removed:,} of {count(units, 'unit')}, from {touched} of {count(len(summary.groups), 'group')}"
+    yield paragraph(f"{text}, and {_blocks(summary)}" if summary.blocks else text)
+
+
+def latency_tables(found: Mapping[str, Any]) -> Tables:
+    """Show the predicted and the measured latency of a plan.
+
+    Args:
+        found: the field "latency" of a plan's settings, see `onnxprune.latency.plan.LatencyResult.fields`.
+    """
+    original, predicted, measured = found["original_seconds"], found["predicted_share"], found["measured_share"]
+    value, interval = measured["value"], f"{measured['low']:.1%} to {measured['high']:.1%}"
+    rows = [
+        ("original", milliseconds(original), "", ""),
+        ("predicted", milliseconds(original * predicted), f"{predicted:.1%}", ""),
+        ("measured", milliseconds(original * value), f"{value:.1%}", interval),
+    ]
+    layers = found["layers"]
+    yield heading("latency", f"on {found['provider']}")
+    yield table(left("") + right("median", "of the original", "95% interval"), rows)
+    yield paragraph(
+        f"{count(layers['measured'], 'layer')} measured, {layers['known']} taken from earlier measurements;"
+        f" {count(len(found['tries']), 'plan')} measured as a whole."
+        f" The kept channels have {found['importance_kept']:.1%} of the importance.",
+        FAINT,
+    )
+
+
+def comparison_tables(comparison: Comparison) -> Tables:
+    """Show whether a pruned model is right, and how that was checked."""
+    if comparison.changes:
+        yield heading("interface")
+        yield from map(paragraph, comparison.changes)
+    elif comparison.verification is not None:
+        yield from _verification(comparison.verification)
+    elif comparison.distances is not None:
+        yield from _distances(comparison.distances)
+    else:
+        yield heading("verification")
+        yield paragraph("not proved: skipped by --no-verify", CODE)
+
+
+def node_tables(node: str, op: str, axes: Sequence[Axis]) -> Tables:
+    """Show for every set of a node's channels what it is coupled to, or what pins it."""
+    yield heading(f'{op} "{node}"')
+    if not axes:
+        yield paragraph("No channels: its inputs and outputs have positions only, or are computed from sizes.")
+    for axis in axes:
+        places = ", ".join(f"{p.tensor} axis {'x'.join(map(str, p.axes))}" for p in axis.places)
+        kind = "channel" if axis.role == "other" else f"{axis.role} channel"
+        yield line("\n  ", (count(axis.size, kind), "bold"), (f"  {places}", FAINT))
+        for coupled in axis.coupled:
+            yield from _coupled(node, axis.role, coupled)
+        for held in axis.held[:_MANY]:
+            yield from _held(held)
+        if len(axis.held) > _MANY:
+            yield paragraph(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT, indent=4)
+
+
+def held_tables(code: str, axes: Sequence[HeldAxis]) -> Tables:
+    """Show the weights' axes that a reason pins."""
+    yield heading(f"{code} {CATALOG[code].title}")
+    rows = (
+        (
+            Name(axis.nodes[0]),
+            Name(axis.place.tensor),
+            str(axis.place.axes[0]),
+            f"{axis.channels} of {axis.size}",
+            Name("; ".join(f"{p.node}: {p.reason}" for p in axis.pins[:2]) or "the only unit"),
+        )
+        for axis in axes
+    )
+    yield table(flexible("node", "weight") + right("axis", "channels") + flexible("pinned by"), rows)
+
+
+def code_tables(code: str) -> Tables:
+    """Show what a code means."""
+    yield heading(f"{code} {CATALOG[code].title}")
+    yield paragraph(CATALOG[code].explanation)
+
+
+def operator_tables(operators: Sequence[Operator]) -> Tables:
+    """Show what is known of operators, and their counts."""
+    rows = (
+        (o.name, Text(o.state, _STATES[o.state][1]), o.family or "", " ".join(o.facets), o.remarks) for o in operators
+    )
+    yield table(left("operator", "", "family", "facets") + flexible(""), rows)
+    counts = count_states(operators)
+    text = ", ".join(f"{counts[state]} {phrase}" for state, (phrase, _) in _STATES.items() if state in counts)
+    yield heading(f"{count(len(operators), 'operator')}: {text}")
+
+
+def _verification(v: Verification) -> Tables:
+    yield heading("verification")
     rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}") for o in v.outputs]
+    yield table(flexible("output") + right("error", "change by pruning"), rows)
     outcome = ("proved right", GOOD) if v.passed else ("NOT right", BAD)
+    inputs = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
     meaning = (
-        f": compared with the original whose removed weights are set to zero, on {origin}."
+        f": compared with the original whose removed weights are set to zero, on {inputs}."
         f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value."
     )
-    return stack(
-        heading("verification"),
-        table("output ~|error >|change by pruning >", rows),
-        paragraph(line(outcome, meaning)),
-    )
+    yield paragraph(line(outcome, meaning))
 
 
-def _distances(distances: Sequence[OutputDistance]) -> RenderableType:
+def _distances(distances: Sequence[OutputDistance]) -> Tables:
+    yield heading("comparison", "difference relative to the original's largest value")
     rows = (
         (
             Name(d.name),
@@ -235,28 +284,71 @@ def _distances(distances: Sequence[OutputDistance]) -> RenderableType:
         )
         for d in distances
     )
-    return stack(
-        heading("comparison", "difference relative to the original's largest value"),
-        table("output ~|difference >|cosine >|", rows),
-        paragraph(
-            "The interface is intact. That the outputs are right isn't proved: for that, the plan is needed (--plan)."
-        ),
-    )
+    yield table(flexible("output") + right("difference", "cosine") + left(""), rows)
+    yield paragraph("The interface is unchanged. The outputs are not proved right: that needs the plan (--plan).")
 
 
-def _port(what: str, port: Port, at: Shape | None) -> tuple[str, Name, str, str, str]:
+def _blocks(summary: PlanSummary) -> str:
+    return f"{count(len(summary.blocks), 'residual block')}: {', '.join(summary.blocks)}"
+
+
+def _at(inputs: Mapping[str, Shape]) -> str:
+    """Return the input sizes at which costs are counted."""
+    return "at " + ", ".join(f"{name} {dims(shape)}" for name, shape in inputs.items())
+
+
+def _port(direction: str, port: Port, at: Shape | None) -> Sequence[Cell]:
     shape = "?" if port.dims is None else dims(port.dims)
-    assumed = at is not None and shape != dims(at)
-    return what, Name(port.name), port.type, shape, f"taken as {dims(at)}" if at and assumed else ""
+    assumed = f"taken as {dims(at)}" if at and shape != dims(at) else ""
+    return direction, Name(port.name), port.type, shape, assumed
 
 
 def _reach(reach: Reach) -> Text:
-    """Write what can leave of some channels in a few characters."""
+    """Write what can be removed of some channels in a few characters."""
     parts = [group_tag(g) for g in reach.groups[:3]]
     parts += [Text(f"+{len(reach.groups) - 3}", GROUP)] if len(reach.groups) > 3 else []
     parts += [Text(code, CODE) for code in reach.pins[:2]]
     return Text(" ").join(parts) if parts else Text("-", FAINT)
 
 
-def _kind(group: Group) -> Text:
-    return Text("") if group.exact else Text("approximate", CODE)
+def _group_table(figures: Sequence[str], rows: Iterable[tuple[Group, str, str, str]]) -> RenderableType:
+    """Return a table of groups with three figures each."""
+    cells: Rows = (
+        (group_tag(group.index), Name(group.name), *values, Text("" if group.exact else "approximate", CODE))
+        for group, *values in rows
+    )
+    return table(left("") + flexible("made by") + right(*figures) + left(""), cells)
+
+
+def _coupled(node: str, role: Role, coupled: Coupled) -> Tables:
+    group = coupled.group
+    kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
+    size = f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})"
+    yield paragraph(line(f"{coupled.channels:,} removable, in group ", group_tag(group.index), size), indent=4)
+    rows = [(Name(p.node), _path(p.path) or "directly") for p in coupled.partners[:_MANY]]
+    if rows:
+        title = "also made by" if "output" in role else "made by"
+        yield table(flexible(title, "coupled through"), rows, indent=6)
+    if len(coupled.partners) > _MANY:
+        yield paragraph(f"and {count(len(coupled.partners) - _MANY, 'more node')}", indent=6)
+    listed = {node, *(p.node for p in coupled.partners)}
+    others = [n for n in group.nodes if n not in listed]
+    if others:
+        more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
+        yield paragraph(f"also in {', '.join(others[:_MANY])}{more}", FAINT, indent=6)
+
+
+def _held(held: Held) -> Tables:
+    pin = held.pin
+    yield paragraph(line(f"{held.channels:,} pinned: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"), indent=4)
+    if held.path and not pin.node.endswith(f'"{held.path[0]}"'):
+        yield paragraph(f"through {_path(held.path)}", FAINT, indent=6)
+    if pin.hint:
+        yield paragraph(f"help: {pin.hint}", FAINT, indent=6)
+
+
+def _path(path: Sequence[str]) -> str:
+    if len(path) <= _LONG:
+        return " → ".join(path)
+    half = _LONG // 2
+    return " → ".join([*path[:half], f"({len(path) - 2 * half} more)", *path[-half:]])

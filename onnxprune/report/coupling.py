@@ -1,4 +1,4 @@
-"""Why the channels of a node leave together or not at all: who else has them, what pins them, and over which nodes."""
+"""Why the channels of a node are removed together or not at all: what they are coupled to, what pins them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.channels.values import Factor, Ids
 from onnxprune.errors import UsageError
 from onnxprune.report.index import KERNEL, Index
 from onnxprune.report.layout import shorten
-from onnxprune.trace import ChannelGraph, Group
+from onnxprune.trace import Group
 
 Role = Literal["output", "input and output", "input", "other"]
 
@@ -27,11 +27,11 @@ _ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where channels stand: axes of a tensor.
+    """Axes of a tensor that channels lie along.
 
     Attributes:
         tensor: the tensor.
-        axes: the axes, more than one where channels stand on them jointly.
+        axes: the axes; more than one where channels lie along them jointly.
     """
 
     tensor: str
@@ -44,7 +44,7 @@ class Partner:
 
     Attributes:
         node: the node.
-        path: the nodes that tie their channels to its, ends left out.
+        path: the nodes that couple the channels, both ends excluded.
     """
 
     node: str
@@ -53,31 +53,31 @@ class Partner:
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """Channels that can leave.
+    """Channels that can be removed.
 
     Attributes:
+        channels: their number.
         group: the group they are in.
-        channels: how many they are.
-        partners: other nodes that make them; the nearest comes first.
+        partners: other nodes that make them, the nearest first.
     """
 
-    group: Group
     channels: int
+    group: Group
     partners: tuple[Partner, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Channels that can't leave.
+    """Channels that can't be removed.
 
     Attributes:
+        channels: their number.
         pin: the reason.
-        channels: how many they are.
-        path: the nodes through which they get to what pins them, which is the last.
+        path: the nodes from the node itself, excluded, to the one that pins them, included.
     """
 
-    pin: Pin
     channels: int
+    pin: Pin
     path: tuple[str, ...]
 
 
@@ -86,11 +86,11 @@ class Axis:
     """A set of channels of a node.
 
     Attributes:
-        role: whether the node reads or makes them; "other" if what flows in and out shows neither.
-        places: the weights' axes on which they stand, or those of the node's data where it has no weights.
-        size: how many they are.
-        coupled: those that can leave, by group.
-        held: those that can't, by reason; the nearest comes first.
+        role: whether the node reads or makes them; "other" if they are on neither its data inputs nor its outputs.
+        places: the axes they lie along: of the node's weights, or of its data if it has no weights.
+        size: their number.
+        coupled: those that can be removed, by group.
+        held: those that can't, by reason, the nearest first.
     """
 
     role: Role
@@ -107,8 +107,8 @@ class HeldAxis:
     Attributes:
         nodes: the nodes that read the weight.
         place: the weight's axis.
-        channels: how many channels are pinned.
-        size: how many the axis has.
+        channels: number of pinned channels.
+        size: length of the axis.
         pins: the pins.
     """
 
@@ -119,13 +119,13 @@ class HeldAxis:
     pins: tuple[Pin, ...]
 
 
-def find_node(graph: ChannelGraph, name: str) -> NodeProto:
-    """Find a node by its name or by a pattern that fits only one.
+def find_node(index: Index, name: str) -> NodeProto:
+    """Return the node with a name, or the only one that matches a pattern.
 
     Raises:
-        UsageError: there is none (OP606).
+        UsageError: no node matches, or several do (OP606).
     """
-    nodes = {node.name: node for node in graph.proto.graph.node}
+    nodes = index.nodes
     if name in nodes:
         return nodes[name]
     fits = [n for n in nodes if fnmatchcase(n, name)]
@@ -140,41 +140,34 @@ def find_node(graph: ChannelGraph, name: str) -> NodeProto:
 
 
 def explain_node(index: Index, node: NodeProto) -> tuple[Axis, ...]:
-    """Explain the channels of a node, those it makes first.
+    """Return what a node's channels are coupled to and what pins them, output channels first.
 
-    The channels are those of its weights; of a node without weights, those of its inputs and outputs. Sets of equal
-    channels, such as a convolution's filters and its biases, are explained once.
+    The channels are those of its weights or, without weights, those of its inputs and outputs. Equal sets of channels,
+    such as a convolution's filters and biases, are reported once.
     """
     names = [n for n in node.input if index.is_constant(n)] or [*node.output, *node.input]
     found: dict[bytes, tuple[Factor, list[Location]]] = {}
     for name in dict.fromkeys(names):
         for factor in index.factors(name):
             units = index.units(factor)
-            if not _only_kernel(index, units):
-                place = Location(name, factor.axes)
-                found.setdefault(units.tobytes(), (factor, []))[1].append(place)
+            if [code for code, mask in index.pinned_by.items() if mask[units].any()] != [KERNEL]:
+                _, places = found.setdefault(units.tobytes(), (factor, []))
+                places.append(Location(name, factor.axes))
     axes = [_explain(index, node, factor, tuple(places)) for factor, places in found.values()]
     return tuple(sorted(axes, key=lambda axis: _ROLES.index(axis.role)))
 
 
 def held_by(index: Index, code: str) -> Iterator[HeldAxis]:
-    """List the weights' axes that a reason pins, in the order of the graph."""
+    """Return the weights' axes that a reason pins, in graph order."""
     mask = index.pinned_by.get(code)
     if mask is None:
         return
-    rank = {node.name: i for i, node in enumerate(index.graph.proto.graph.node)}
-    axes = [(w, axis, units) for w in index.weights for axis, units in w.units.items()]
-    readers = {w.name: tuple(index.graph.consumers(w.name)) for w in index.weights}
-    for weight, axis, units in sorted(axes, key=lambda a: [rank[n] for n in readers[a[0].name]]):
-        count = int(np.count_nonzero(mask[units]))
-        if count:
-            yield HeldAxis(
-                nodes=readers[weight.name],
-                place=Location(weight.name, (axis,)),
-                channels=count,
-                size=len(units),
-                pins=tuple(p for p, held in index.pins.items() if p.code == code and np.isin(units, held).any()),
-            )
+    order = index.tensors.positions
+    for weight in sorted(index.weights, key=lambda w: [order[name] for name in w.readers]):
+        for axis, units in weight.units.items():
+            if pinned := int(np.count_nonzero(mask[units])):
+                pins = (p for p, held in index.pins.items() if p.code == code and np.isin(units, held).any())
+                yield HeldAxis(weight.readers, Location(weight.name, (axis,)), pinned, len(units), tuple(pins))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -193,11 +186,9 @@ def _explain(index: Index, node: NodeProto, factor: Factor, places: tuple[Locati
 
 
 def _role(index: Index, node: NodeProto, units: Ids) -> Role:
-    """Tell whether units stand on the data that a node makes, that it reads, or both, as in residual blocks."""
-    made, given = (
-        any(np.isin(units, index.units(f)).any() for n in names for f in index.factors(n))
-        for names in (node.output, [n for n in node.input if not index.is_constant(n)])
-    )
+    """Return whether units are on the data that a node makes, that it reads, or both, as in residual blocks."""
+    data = [name for name in node.input if not index.is_constant(name)]
+    made, given = (np.isin(units, index.units_on(tensors)).any() for tensors in (node.output, data))
     return "input and output" if made and given else "output" if made else "input" if given else "other"
 
 
@@ -206,13 +197,13 @@ def _coupled(index: Index, node: NodeProto, ids: Ids) -> Iterator[Coupled]:
     group_of = index.group_of[graph.unit_of[ids]]
     for group in (graph.groups[g] for g in np.unique(group_of[group_of >= 0])):
         mine = ids[group_of == group.index]
-        goals: dict[str, list[Ids]] = {}
-        for slot in group.slots:
-            for reader in graph.consumers(slot[0]):
-                goals.setdefault(reader, []).append(graph.slots[slot])
-        others = [n for n in group.producers if n != node.name]
-        partners = (Partner(n, _between(index, mine, np.concatenate(goals[n]), {node.name, n})) for n in others)
-        yield Coupled(group, len(mine), tuple(sorted(partners, key=lambda p: len(p.path))))
+        partners = []
+        for name in group.producers:
+            if name != node.name:
+                goal = np.concatenate([graph.slots[slot] for slot in group.slots if name in graph.consumers(slot[0])])
+                path = (n for n in graph.path(mine, goal) if n not in (node.name, name))
+                partners.append(Partner(name, tuple(path)))
+        yield Coupled(len(mine), group, tuple(sorted(partners, key=lambda p: len(p.path))))
 
 
 def _held(index: Index, node: NodeProto, ids: Ids) -> Iterator[Held]:
@@ -222,62 +213,39 @@ def _held(index: Index, node: NodeProto, ids: Ids) -> Iterator[Held]:
         mine = np.isin(units, pinned)
         explained |= mine
         if mine.any() and pin.code != KERNEL:
-            routes = Routes(index.graph, node.name, units[mine])
-            path = routes.to(pinning_node(index.graph, pin) or node.name)
-            yield Held(pin, int(np.count_nonzero(mine)), path)
+            path = _route(index, node.name, pinning_node(index, pin) or node.name, units[mine])
+            yield Held(int(np.count_nonzero(mine)), pin, path)
     alone = index.graph.pinned[units] & ~explained
     if alone.any():
         (pin,) = index.graph.pins(int(units[alone][0]))
-        yield Held(pin, int(np.count_nonzero(alone)), ())
+        yield Held(int(np.count_nonzero(alone)), pin, ())
 
 
-def _between(index: Index, start: Ids, goal: Ids, ends: set[str]) -> tuple[str, ...]:
-    return tuple(name for name in index.graph.path(start, goal) if name not in ends)
+def _route(index: Index, start: str, end: str, units: Ids) -> tuple[str, ...]:
+    """Return the nodes after the first on the shortest path to another, along tensors with some units on them.
 
-
-def _only_kernel(index: Index, units: Ids) -> bool:
-    codes = [code for code, mask in index.pinned_by.items() if mask[units].any()]
-    return codes == [KERNEL]
-
-
-class Routes:
-    """The shortest ways from a node to others along tensors that hold some units."""
-
-    def __init__(self, graph: ChannelGraph, start: str, units: Ids) -> None:
-        """Search from a node, breadth first; data may be followed either way."""
-        self._start = start
-        self._before: dict[str, str] = {start: start}
-        wanted = np.zeros(len(graph.pinned), dtype=bool)
-        wanted[units] = True
-        nodes = {node.name: node for node in graph.proto.graph.node}
-        at: dict[str, list[str]] = {}
-        for node in nodes.values():
-            for tensor in dict.fromkeys((*node.input, *node.output)):
-                value = graph.values.get(tensor)
-                if value is not None and any(wanted[graph.unit_of[f.ids]].any() for f in value.factors):
-                    at.setdefault(tensor, []).append(node.name)
-        queue = deque([start])
-        while queue:
-            here = queue.popleft()
-            for tensor in (*nodes[here].output, *nodes[here].input):
-                for name in at.pop(tensor, ()):
-                    if name not in self._before:
-                        self._before[name] = here
+    Data is followed in both directions. Empty if there is no path.
+    """
+    wanted = np.zeros(index.graph.unit_count, dtype=bool)
+    wanted[units] = True
+    paths: dict[str, tuple[str, ...]] = {start: ()}
+    seen = set[str]()
+    queue = deque([start])
+    while queue and end not in paths:
+        here = queue.popleft()
+        for tensor in (*index.nodes[here].output, *index.nodes[here].input):
+            if tensor not in seen and any(wanted[index.graph.unit_of[f.ids]].any() for f in index.factors(tensor)):
+                for name in (node.name for node in index.touching(tensor)):
+                    if name not in paths:
+                        paths[name] = (*paths[here], name)
                         queue.append(name)
-
-    def to(self, end: str) -> tuple[str, ...]:
-        """Return the nodes after the first, up to and including the last; none if there is no way."""
-        way = []
-        at = end if end in self._before else self._start
-        while at != self._start:
-            way.append(at)
-            at = self._before[at]
-        return tuple(reversed(way))
+            seen.add(tensor)
+    return paths.get(end, ())
 
 
-def pinning_node(graph: ChannelGraph, pin: Pin) -> str | None:
+def pinning_node(index: Index, pin: Pin) -> str | None:
     """Return the name of the node that pins, or that makes the graph output or tensor that does."""
     quoted = re.search(r'"(.*)"$', pin.node)
     name = quoted[1] if quoted else pin.node
-    makers = {output: node.name for node in graph.proto.graph.node for output in node.output}
-    return name if name in makers.values() else makers.get(name)
+    maker = index.nodes.get(name) or index.tensors.makers.get(name)
+    return None if maker is None else maker.name

@@ -1,17 +1,20 @@
-"""An evaluation as tables for people, and as a document for programs."""
+"""Evaluations and fine-tuning runs as tables, and the fields of their documents."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from math import isfinite
-from typing import Any
-
-from rich.console import RenderableType
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Evaluation, Score
-from onnxprune.report.layout import FAINT, count, heading, paragraph, stack, table
+from onnxprune.report.documents import pick
+from onnxprune.report.layout import FAINT, Tables, count, heading, left, paragraph, right, table
+
+if TYPE_CHECKING:
+    from onnxprune.train.finetune import FineTuned
+    from onnxprune.train.history import Epoch
+
+_EPOCHS = 8  # most rows of the table of epochs
 
 _TITLES = {
     "top1": "top-1",
@@ -23,38 +26,51 @@ _TITLES = {
 }
 
 
-def evaluation_fields(evaluation: Evaluation) -> Mapping[str, Any]:
-    """Describe an evaluation."""
-    return asdict(evaluation)
-
-
-def evaluation_table(evaluation: Evaluation) -> RenderableType:
-    """Tabulate an evaluation, each value with its interval."""
+def evaluation_tables(evaluation: Evaluation) -> Tables:
+    """Show an evaluation, each value with its interval."""
     paired = any(score.original is not None for score in evaluation.scores)
-    columns = "|model >|" + ("|original >||change >|" if paired else "")
-    rows = [
-        [title(score), *cells(score.model, score), *(_paired(score) if paired else ())] for score in evaluation.scores
-    ]
-    note = f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals"
-    meaning = "The change is the model's value minus the original's on the same samples."
-    parts = [heading("evaluation", note), table(columns, rows)]
-    return stack(*parts, paragraph(meaning, FAINT)) if paired else stack(*parts)
+    yield heading("evaluation", f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals")
+    columns = left("") + right("model") + left("") + right("original") + left("") + right("change") + left("")
+    rows = (
+        (_title(s), *_cells(s.model, s), *_cells(s.original, s), *_cells(s.difference, s, "+"))
+        for s in evaluation.scores
+    )
+    yield table(columns if paired else columns[:3], rows if paired else (row[:3] for row in rows))
+    if paired:
+        yield paragraph("The change is the model's value minus the original's on the same samples.", FAINT)
 
 
-def title(score: Score) -> str:
-    """Return what a metric is called in a table."""
+def finetuning_fields(result: FineTuned) -> dict[str, Any]:
+    """Return what a document contains of a fine-tuning run."""
+    return pick(result, "kept", "epoch", "metric", "before", "after", "history")
+
+
+def finetuning_tables(result: FineTuned) -> Tables:
+    """Show the epochs, the evaluations before and after, and which model was kept."""
+    if result.history:
+        every = -(-len(result.history) // _EPOCHS)
+        shown = [e for e in result.history if e.number % every == 0 or e is result.history[-1]]
+        columns = right("epoch", "loss", "rate", *([result.metric] if result.metric else []))
+        yield heading("training", count(result.history[-1].steps, "step"))
+        yield table(columns, map(_epoch, shown))
+    if result.before is not None and result.after is not None:
+        scores = zip(result.before.scores, result.after.scores, strict=True)
+        compared = [(_title(b), *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
+        yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
+        yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
+    yield paragraph(_outcome(result), FAINT)
+
+
+def _title(score: Score) -> str:
+    """Return the title of a metric in a table."""
     name = _TITLES.get(score.metric, score.metric)
     return name if score.output is None else f"{name}, {score.output}"
 
 
-def _paired(score: Score) -> tuple[str, ...]:
-    original = ("", "") if score.original is None else cells(score.original, score)
-    change = ("", "") if score.difference is None else cells(score.difference, score, sign="+")
-    return (*original, *change)
-
-
-def cells(estimate: Estimate, score: Score, sign: str = "") -> tuple[str, str]:
-    """Write a value and its interval: a share in per cent, a change of one in points."""
+def _cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str, str]:
+    """Write a value and its interval: a share in percent, a change of a share in points."""
+    if estimate is None:
+        return "", ""
 
     def write(value: float) -> str:
         if not isfinite(value):
@@ -63,3 +79,21 @@ def cells(estimate: Estimate, score: Score, sign: str = "") -> tuple[str, str]:
 
     unit = "" if not score.share else " pt" if sign else " %"
     return write(estimate.value) + unit, f"{write(estimate.low)} to {write(estimate.high)}"
+
+
+def _epoch(epoch: Epoch) -> tuple[str, ...]:
+    value = () if epoch.value is None else (f"{abs(epoch.value):.4g}",)
+    return (str(epoch.number), f"{epoch.loss:.4f}", f"{epoch.rate:.2g}", *value)
+
+
+def _outcome(result: FineTuned) -> str:
+    """Say which model was kept, and why."""
+    if result.metric is None:
+        return "No metric was measured, so the trained model is kept."
+    if result.sparsified and result.kept == "after":
+        return "The weights were made sparse, which no metric measures, so the trained model is kept."
+    if result.kept == "before":
+        return f"By {result.metric}, the trained model is no better, so the model is kept as it was."
+    return f"By {result.metric}, the trained model is better and is kept" + (
+        f": the one of epoch {result.epoch}." if result.epoch else "."
+    )

@@ -1,15 +1,15 @@
-"""Pieces of console reports: tables without borders, names that shrink in the middle, headings, paragraphs."""
+"""Parts of console reports: borderless tables, headings, paragraphs, and numbers with units."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from onnxprune.report.text import printable
@@ -25,7 +25,7 @@ _SHORTEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that loses its middle where there is no room for all of it; in a pipe there is room for any.
+    """A name that is shortened in the middle where space is scarce; never in a pipe.
 
     Attributes:
         text: the name.
@@ -41,48 +41,58 @@ class Name:
         yield Text(text, style=self.style, no_wrap=True, end="")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Ask for the whole name, be content with 16 characters."""
+        """Return the width of the whole name, and 16 characters as the least."""
         length = len(printable(self.text))
         return Measurement(min(length, _SHORTEST), length).with_maximum(options.max_width)
 
 
 Cell = str | Text | Name
+Rows = Iterable[Sequence[Cell]]
+Tables = Iterator[RenderableType]  # the tables, headings and paragraphs of a report, made as they are printed
 
 
-def table(columns: str, rows: Iterable[Sequence[Cell]], *, indent: int = 2) -> RenderableType:
-    """Make a table.
+def left(*titles: str) -> list[Column]:
+    """Return left-aligned columns that keep their width."""
+    return [Column(Text(printable(title)), no_wrap=True) for title in titles]
+
+
+def right(*titles: str) -> list[Column]:
+    """Return right-aligned columns that keep their width, for numbers."""
+    return [Column(Text(printable(title)), justify="right", no_wrap=True) for title in titles]
+
+
+def flexible(*titles: str) -> list[Column]:
+    """Return left-aligned columns that shrink where space is scarce: a `Name` is shortened, text wraps."""
+    return [Column(Text(printable(title))) for title in titles]
+
+
+def table(columns: Sequence[Column], rows: Rows, *, indent: int = 2) -> RenderableType:
+    """Return a table without borders, and without a header if no column has a title.
 
     Args:
-        columns: their titles, "|" between them. "node ~" may give way where room is scarce (a `Name` loses its
-            middle, text wraps); "params >" is set to the right; others take the room they need.
-        rows: their cells.
-        indent: spaces before the table.
+        columns: its columns, see `left`, `right` and `flexible`.
+        rows: a cell for each column.
+        indent: spaces to the left of the table.
     """
-    titled = bool(columns.strip("|~> "))
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=titled)
-    for title in columns.split("|"):
-        grid.add_column(
-            title.rstrip("~> "),
-            justify="right" if title.endswith(">") else "left",
-            no_wrap=not title.endswith("~"),
-        )
+    titled = any(str(column.header) for column in columns)
+    grid = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=titled)
     for row in rows:
         grid.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
     return Padding(grid, (0, 0, 0, indent))
 
 
 def heading(text: str, note: str = "") -> RenderableType:
-    """Make a heading with a faint note behind it, and an empty line before it."""
+    """Return a heading with a faint note after it and an empty line before it."""
     return line("\n", (text, "bold"), (f"  {note}" if note else "", FAINT))
 
 
 def group_tag(index: int) -> Text:
-    """Write a group's number as reports refer to it: g7."""
+    """Return a group's number as reports write it: g7."""
     return Text(f"g{index}", GROUP)
 
 
 def paragraph(text: str | Text, style: str = "", *, indent: int = 2) -> RenderableType:
-    """Make a paragraph, wrapped at a readable width."""
+    """Return a paragraph, wrapped at a readable width."""
     body = Text(printable(text)) if isinstance(text, str) else text
     body.stylize_before(style)
     return Padding(Constrain(body, _LINE), (0, 0, 0, indent))
@@ -97,11 +107,6 @@ def line(*parts: str | tuple[str, str] | Text) -> Text:
     return Text("").join(clean)
 
 
-def stack(*parts: RenderableType) -> RenderableType:
-    """Put parts below each other."""
-    return Group(*parts)
-
-
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -110,12 +115,23 @@ def si(number: int, unit: str = "") -> str:
     scaled, prefix = float(number), 0
     while abs(scaled) >= 999.5 and prefix < len(_PREFIXES) - 1:
         scaled, prefix = scaled / 1000, prefix + 1
-    digits = 0 if prefix == 0 or abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
+    digits = 0 if prefix == 0 else _decimals(abs(scaled))
     return f"{scaled:.{digits}f} {_PREFIXES[prefix]}{unit}".rstrip()
 
 
+def milliseconds(seconds: float) -> str:
+    """Write a time in milliseconds with three significant digits: 0.01234 is "12.3 ms"."""
+    value = seconds * 1e3
+    return f"{value:.{_decimals(value)}f} ms"
+
+
+def _decimals(value: float) -> int:
+    """Return the decimal places that give three significant digits; at most 3."""
+    return next((n for n, least in enumerate((99.95, 9.995, 0.9995)) if value >= least), 3)
+
+
 def percent(share: float) -> str:
-    """Write a share: 0.4449 is "44.5 %"; what isn't quite all or nothing isn't shown as such."""
+    """Write a share: 0.4449 is "44.5 %". Only exact values are shown as 0 or 100 %."""
     value = share * 100
     if 0 < value < 0.05:
         return "<0.1 %"
@@ -125,15 +141,15 @@ def percent(share: float) -> str:
 
 
 def change(before: int, after: int) -> str:
-    """Write what became of a quantity: 200 to 150 is "-25.0 %"."""
+    """Write a relative change: 200 to 150 is "-25.0 %"."""
     if before == 0:
         return "-" if after == 0 else "new"
     share = after / before - 1
     return f"{'+' if share > 0 else '-' if share < 0 else ''}{percent(abs(share))}"
 
 
-def share(part: int, whole: int) -> float:
-    """Return a part of a whole as a number from 0 to 1; nothing of nothing is 0."""
+def share(part: float, whole: float) -> float:
+    """Return part / whole, or 0 if the whole is 0."""
     return part / whole if whole else 0.0
 
 
@@ -143,7 +159,7 @@ def dims(shape: Sequence[int | str | None]) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """Take out the middle of a text that is too long; the end of a name tells more than its beginning."""
+    """Cut out the middle of a long text; names differ mostly at the end, so more of it is kept."""
     if len(text) <= length:
         return text
     head = (length - 1) // 3

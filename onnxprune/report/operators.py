@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,9 @@ from onnxprune.operators.card import Card, cards
 
 State = Literal["rule", "left alone", "unknown"]
 
-_BODY = "has a body, which runs as a graph of its own: what it reads stays as it is (OP207)"
+_BODY = "has a body, which runs as a graph of its own: channels that it reads are never removed (OP207)"
 _SUBGRAPHS = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
+
 _NO_WEIGHTS = "it has no weights"
 
 
@@ -25,9 +27,9 @@ class Operator:
     Attributes:
         name: its type, with its domain in front unless that is ai.onnx.
         state: "rule", "left alone" or "unknown".
-        family: the family that its rule belongs to, None without one.
+        family: the family of its rule, None without one.
         note: what the rule says or why the operator is left alone, in one line; None if it is unknown.
-        rewrites: whether attributes or parameters are adapted once channels are gone.
+        rewritten: whether attributes or parameters are adapted when channels are removed.
         counted: whether it has multiply-accumulates.
         trained: whether gradients pass through it.
         repaired: whether its weights are refitted by least squares.
@@ -39,20 +41,37 @@ class Operator:
     state: State
     family: str | None = None
     note: str | None = None
-    rewrites: bool = False
+    rewritten: bool = False
     counted: bool = False
     trained: bool = False
     repaired: bool = False
     untrained: str | None = None
     unrepaired: str | None = None
 
+    @property
+    def facets(self) -> list[str]:
+        """What can be done with it besides tracing."""
+        return [name for name in ("rewritten", "counted", "trained", "repaired") if getattr(self, name)]
+
+    @property
+    def remarks(self) -> str:
+        """The note, and why it isn't trained or repaired, in one line."""
+        missing = (("not trained", self.untrained), ("not repaired", self.unrepaired))
+        why = [f"{what}: {reason}" for what, reason in missing if reason and reason != _NO_WEIGHTS]
+        return "; ".join([(self.note or "").rstrip("."), *why])
+
 
 def operators() -> tuple[Operator, ...]:
-    """List every operator of ai.onnx that isn't deprecated, and those of other domains that have a card."""
+    """Return every operator of ai.onnx that isn't deprecated, and those of other domains that have a card."""
     table = dict(cards())
     schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
     names = sorted({*schemas, *table}, key=lambda name: (":" in name, name))
     return tuple(_operator(name, schemas.get(name), table.get(name)) for name in names)
+
+
+def count_states(operators: Iterable[Operator]) -> Mapping[str, int]:
+    """Return the number of operators in each state that occurs, by state in alphabetical order."""
+    return dict(sorted(Counter(operator.state for operator in operators).items()))
 
 
 def markdown(every: Sequence[Operator]) -> str:
@@ -61,14 +80,14 @@ def markdown(every: Sequence[Operator]) -> str:
     weighted = [o for o in traced if o.repaired or o.unrepaired != _NO_WEIGHTS]
     alone, unknown = (sum(o.state == state for o in every) for state in ("left alone", "unknown"))
     totals = [
-        f"{len(every)} operators: {len(traced)} traced, {sum(o.rewrites for o in traced)} of them rewritten,",
+        f"{len(every)} operators: {len(traced)} traced, {sum(o.rewritten for o in traced)} of them rewritten,",
         f"{alone} left alone, {unknown} unknown.",
         f"{sum(o.counted for o in every)} count multiply-accumulates, {sum(o.trained for o in traced)} can be trained,",
         f"{sum(o.repaired for o in traced)} of {len(weighted)} that sum over weights are repaired.",
     ]
     rows = [
-        f"| `{o.name}` | {o.family or o.state} | {_mark(o.rewrites)} | {_mark(o.counted)} | {_mark(o.trained)} "
-        f"| {_mark(o.repaired)} | {'; '.join(_remarks(o))} |"
+        f"| `{o.name}` | {o.family or o.state} | {_mark(o.rewritten)} | {_mark(o.counted)} | {_mark(o.trained)} "
+        f"| {_mark(o.repaired)} | {o.remarks} |"
         for o in every
     ]
     head = "| operator | family | rewritten | counted | trained | repaired | the rule, and why facets are missing |"
@@ -93,12 +112,6 @@ def _mark(known: bool) -> str:
     return "yes" if known else ""
 
 
-def _remarks(operator: Operator) -> list[str]:
-    missing = (("not trained", operator.untrained), ("not repaired", operator.unrepaired))
-    why = [f"{what}: {reason}" for what, reason in missing if reason and reason != _NO_WEIGHTS]
-    return [(operator.note or "").rstrip("."), *(why if operator.state == "rule" else ())]
-
-
 def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Operator:
     if card is not None and card.trace is not None:
         return Operator(
@@ -106,7 +119,7 @@ def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Ope
             "rule",
             card.trace.__module__.rpartition(".")[2],
             (card.trace.__doc__ or card.trace.__name__).strip().splitlines()[0],
-            rewrites=card.rewrite is not None,
+            rewritten=card.rewrite is not None,
             counted=card.contracts or card.macs is not None,
             trained=differentiable(name),
             repaired=card.linear is not None,

@@ -7,43 +7,41 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-from rich.console import RenderableType
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.report.layout import FAINT, Cell, Name, count, heading, paragraph, stack, table
+from onnxprune.report.layout import FAINT, Name, Rows, Tables, count, heading, left, paragraph, right, table
 from onnxprune.sensitivity import Curve
 from onnxprune.trace.graph import ChannelGraph
 
-_NAMED = 12  # curves beyond which a legend would hide the plot
+_NAMED = 12  # most curves of a plot with a legend
 _INCHES = (8.0, 5.0)
 
 
-def sensitivity_table(
-    graph: ChannelGraph, curves: Sequence[Curve], shares: Sequence[float], measure: str
-) -> RenderableType:
-    """Tabulate what removing a share of each group's units does to the outputs.
+def sensitivity_tables(graph: ChannelGraph, curves: Sequence[Curve], shares: Sequence[float], measure: str) -> Tables:
+    """Show the error that removing a share of each group's units causes.
 
     Args:
         graph: the traced model.
         curves: of its groups, in the order of the rows.
-        shares: the columns; each shows the point measured nearest to it.
+        shares: the columns; each shows the nearest point that was measured.
         measure: what the errors are, in words.
     """
-    columns = "group|units >|" + "|".join(f"-{share:.0%} >" if share < 1 else "most >" for share in shares)
-    rows: list[list[Cell]] = [
-        [Name(graph.groups[c.group].name), str(len(c.order)), *(_error(_nearest(c, share)) for share in shares)]
+    titles = (f"-{share:.0%}" if share < 1 else "most" for share in shares)
+    rows: Rows = (
+        (Name(graph.groups[c.group].name), str(len(c.order)), *(_error(_nearest(c, share)) for share in shares))
         for c in curves
-    ]
-    note = f"{count(len(rows), 'group')}, each by itself"
-    meaning = (
-        f"{measure} with a share of the group's units removed, the least important first, and the layers that read "
-        "them refitted. Shares are rounded to what the constraints allow."
     )
-    return stack(heading("sensitivity", note), table(columns, rows), paragraph(meaning, FAINT))
+    yield heading("sensitivity", f"{count(len(curves), 'group')}, each pruned alone")
+    yield table(left("group") + right("units", *titles), rows)
+    yield paragraph(
+        f"{measure} with a share of the group's units removed, the least important first, and the layers that read "
+        "them refitted. Shares are rounded to what the constraints allow.",
+        FAINT,
+    )
 
 
 def plot_sensitivity(graph: ChannelGraph, curves: Sequence[Curve], path: Path, measure: str) -> None:
-    """Draw the curves of all groups into a file, deeper groups in lighter colors.
+    """Plot the curves of all groups to a file, later groups in lighter colors.
 
     Raises:
         UsageError: matplotlib isn't installed (OP605).

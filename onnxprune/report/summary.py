@@ -1,16 +1,15 @@
-"""Figures of a traced model and of a plan: what can leave, layer by layer and group by group, and what holds the rest.
+"""Summaries of a traced model and of a plan: what can be removed, by layer and by group, and what pins the rest.
 
-Shares are of parameters. An element of a weight *can leave* if a removable slice goes through it. A reason *holds* an
-element if it pins a slice through it, and *locks* it if no other slice through it can leave either.
+An element of a weight is *removable* if it lies in a removable slice. A reason *holds* an element if it pins a slice
+with it, and *locks* the element if no other slice with it is removable either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
 
 from onnxprune.channels.values import Ids, Shape
 from onnxprune.cost.cost import Cost, LayerCost, cost
@@ -21,13 +20,13 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """A layer and what can leave it.
+    """A layer and what can be removed of it.
 
     Attributes:
         cost: its shapes and cost.
-        weighted: whether it has weights (a product of two activations hasn't).
-        reads: what can leave of its input channels.
-        makes: what can leave of its output channels.
+        weighted: whether it has weights; a product of two activations has none.
+        reads: what can be removed of its input channels.
+        makes: what can be removed of its output channels.
     """
 
     cost: LayerCost
@@ -43,11 +42,11 @@ class LayerSummary:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """A group and its weight.
+    """A group and its size.
 
     Attributes:
         group: the group.
-        params: elements that would leave with all of it.
+        params: number of parameters that removing all of it removes.
     """
 
     group: Group
@@ -56,14 +55,14 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class PinSummary:
-    """One reason why channels can't leave, over the whole model.
+    """One reason why channels can't be removed, summed over the model.
 
     Attributes:
         code: the reason.
-        layers: names of the layers with weights that it holds, in order.
-        by: the nodes, inputs or outputs that pin, in order.
-        held: elements with a slice that it pins.
-        locked: those of them no slice of which can leave.
+        layers: names of the layers with weights that it holds, in graph order.
+        by: the nodes, inputs or outputs that pin, in graph order.
+        held: number of elements in a slice that it pins.
+        locked: number of those in no removable slice.
     """
 
     code: str
@@ -75,15 +74,15 @@ class PinSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What there is to know of a traced model.
+    """Summary of a traced model.
 
     Attributes:
         cost: its cost.
-        inputs: the input shapes at which it was counted.
-        layers: its layers, in order.
-        groups: its groups, in order.
-        pins: why channels can't leave; first the reason that locks most parameters.
-        prunable: elements of weights that can leave.
+        inputs: the input shapes at which the cost was counted.
+        layers: its layers, in graph order.
+        groups: its groups, by index.
+        pins: why channels can't be removed; first the reason that locks most parameters.
+        prunable: number of removable elements of weights.
     """
 
     cost: Cost
@@ -95,12 +94,12 @@ class ModelSummary:
 
     @property
     def weighted(self) -> int:
-        """How many layers have weights."""
+        """Number of layers with weights."""
         return sum(layer.weighted for layer in self.layers)
 
     @property
     def reached(self) -> int:
-        """How many of the layers with weights can be made smaller."""
+        """Number of layers with weights that can be made smaller."""
         return sum(layer.weighted and layer.reached for layer in self.layers)
 
 
@@ -110,7 +109,7 @@ class GroupChange:
 
     Attributes:
         group: the group.
-        removed: how many of its units leave.
+        removed: number of its units that are removed.
     """
 
     group: Group
@@ -118,7 +117,7 @@ class GroupChange:
 
     @property
     def kept(self) -> int:
-        """How many of its units stay."""
+        """Number of its units that are kept."""
         return len(self.group.units) - self.removed
 
 
@@ -128,10 +127,10 @@ class PlanSummary:
 
     Attributes:
         before: the model's cost.
-        after: its cost once pruned.
+        after: the pruned model's cost.
         inputs: the input shapes at which costs are counted.
-        groups: what happens to each group.
-        blocks: the residual blocks that leave as a whole.
+        groups: the change of each group.
+        blocks: names of the residual blocks that are removed.
     """
 
     before: Cost
@@ -142,14 +141,13 @@ class PlanSummary:
 
 
 def summarize(graph: ChannelGraph) -> ModelSummary:
-    """Compute the figures of a traced model."""
+    """Return the summary of a traced model."""
     index = Index(graph)
     total = cost(PrunedGraph(graph))
-    nodes = {node.name: node for node in graph.proto.graph.node}
     return ModelSummary(
         cost=total,
         inputs=graph.shapes.inputs,
-        layers=tuple(_layer(index, layer, nodes[layer.node]) for layer in total.layers),
+        layers=tuple(_layer(index, layer) for layer in total.layers),
         groups=tuple(map(GroupSummary, graph.groups, index.by_group())),
         pins=summarize_pins(index),
         prunable=sum(weight.touched(~graph.pinned) for weight in index.weights),
@@ -157,7 +155,7 @@ def summarize(graph: ChannelGraph) -> ModelSummary:
 
 
 def summarize_plan(kept: PrunedGraph) -> PlanSummary:
-    """Compute what a plan does, from what remains of the traced model."""
+    """Return the summary of a plan that was applied to a traced model."""
     removed = (int(np.count_nonzero(kept.removed[g.units])) for g in kept.graph.groups)
     return PlanSummary(
         before=cost(PrunedGraph(kept.original)),
@@ -169,50 +167,37 @@ def summarize_plan(kept: PrunedGraph) -> PlanSummary:
 
 
 def summarize_pins(index: Index) -> tuple[PinSummary, ...]:
-    """Sum up by code what holds a model's weights; the reason that locks most parameters comes first.
+    """Return what pins a model's weights, by reason; the reason that locks most parameters comes first.
 
-    Kernel positions are left out, for they are no channels, and so is what holds no weights.
+    Kernel positions, which are no channels, and reasons that hold no weights are left out.
     """
-    graph, found = index.graph, []
-    by: dict[str, dict[str, None]] = {}
-    for pin in index.pins:
-        by.setdefault(pin.code, {})[pin.node] = None
-    rank = {node.name: i for i, node in enumerate(graph.proto.graph.node)}
-    for code, pinned in index.pinned_by.items():
-        held = {w.name: w.touched(pinned) for w in index.weights}
-        readers = {n for name, count in held.items() if count for n in graph.consumers(name)}
-        locked = sum(w.among(graph.pinned) - w.among(graph.pinned & ~pinned) for w in index.weights)
+    pinned, found = index.graph.pinned, []
+    for code, mask in index.pinned_by.items():
+        held = [w.touched(mask) for w in index.weights]
+        readers = {name for w, elements in zip(index.weights, held, strict=True) if elements for name in w.readers}
         if code != KERNEL and readers:
-            layers = tuple(sorted(readers, key=rank.__getitem__))
-            found.append(PinSummary(code, layers, tuple(by.get(code, ())), sum(held.values()), locked))
+            locked = sum(w.among(pinned) - w.among(pinned & ~mask) for w in index.weights)
+            layers = tuple(name for name in index.nodes if name in readers)
+            by = dict.fromkeys(pin.node for pin in index.pins if pin.code == code)
+            found.append(PinSummary(code, layers, tuple(by), sum(held), locked))
     return tuple(sorted(found, key=lambda p: (-p.locked, -p.held)))
 
 
-def _layer(index: Index, layer: LayerCost, node: NodeProto) -> LayerSummary:
-    """Sort the axes of a layer's weight, or of all its inputs if it has none, into those it reads and those it makes.
+def _layer(index: Index, layer: LayerCost) -> LayerSummary:
+    """Sort the axes of a layer's weight, or of its inputs if it has none, into those it reads and those it makes.
 
-    An axis whose channels also stand on the output is one of output channels. In a residual block and in a depthwise
-    convolution it is one of input channels as well.
+    It makes the channels that are also on its output. In residual blocks and depthwise convolutions it reads them, too.
     """
+    node = index.nodes[layer.node]
     weight = index.weight_of(node)
-    made, given = (_units(index, names) for names in (node.output[:1], node.input[:1]))
-    reads, makes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    output, data = index.units_on(node.output[:1]), index.units_on(node.input[:1])
+    reads, makes = list[Ids](), list[Ids]()
     for name in [weight] if weight else node.input:
         for factor in index.factors(name):
             units = index.units(factor)
-            is_output = np.isin(units, made).any()
+            is_output = np.isin(units, output).any()
             if is_output:
                 makes.append(units)
-            if not is_output or np.isin(units, given).any():
+            if not is_output or np.isin(units, data).any():
                 reads.append(units)
-    return LayerSummary(
-        layer,
-        weight is not None,
-        index.reach(np.concatenate(reads)),
-        index.reach(np.concatenate(makes)),
-    )
-
-
-def _units(index: Index, names: Iterable[str]) -> Ids:
-    found = [index.units(factor) for name in names for factor in index.factors(name)]
-    return np.concatenate([np.empty(0, np.int64), *found])
+    return LayerSummary(layer, weight is not None, index.reach(reads), index.reach(makes))

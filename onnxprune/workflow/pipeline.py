@@ -306,7 +306,7 @@ def _sign(proto: ModelProto, plan: PrunePlan) -> None:
     """Write the plan's digest and settings into the model's metadata."""
     notes = {
         "onnxprune.version": __version__,
-        "onnxprune.planning.plan": plan.digest,
+        "onnxprune.plan": plan.digest,
         "onnxprune.source": plan.model,
         "onnxprune.settings": json.dumps(plan.settings, sort_keys=True),
     }

@@ -13,8 +13,8 @@ from onnxprune.benchmarking import Benchmark, BenchmarkSettings, Case, Result, c
 from onnxprune.benchmarking.rounds import Summary
 from onnxprune.errors import BenchmarkError, RegressionError
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.report.benchmark import benchmark_fields
-from onnxprune.report.documents import document, to_json
+from onnxprune.report.benchmark import benchmark_document
+from onnxprune.report.documents import to_json
 from onnxprune.runtime.environment import Environment
 
 HERE = Environment("now", "Linux", "a CPU", 4, None, 0.0, (), "3.11", "1.31", {})
@@ -47,7 +47,7 @@ def measured(dense: float, pruned: float, where: Environment = HERE) -> Benchmar
 @pytest.fixture
 def baseline(tmp_path: Path) -> Path:
     path = tmp_path / "base.json"
-    path.write_text(to_json(document("benchmark", **benchmark_fields(measured(0.02, 0.01)))))
+    path.write_text(to_json(benchmark_document(measured(0.02, 0.01))))
     return path
 
 

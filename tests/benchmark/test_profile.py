@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from onnxprune.benchmarking.layer_changes import compare_layers
 from onnxprune.benchmarking.layers import TimedLayer, layers, partition, tag, tag_of
-from onnxprune.benchmarking.paid import compare_layers
 from onnxprune.benchmarking.profile import Kernel, Profile, profile, read
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.normalize import normalize
@@ -147,11 +147,11 @@ class TestPaid:
     @pytest.mark.parametrize(
         ("layer", "kernels", "reason"),
         [
-            ((32, 64), {"extra": [("ReorderOutput", 0.4e-3)]}, "layout was inserted"),
+            ((32, 64), {"extra": [("ReorderOutput", 0.4e-3)]}, "layout conversion"),
             ((32, 64), {"domain": ""}, "blocked layout"),
             ((4, 64), {}, "too few channels"),
-            ((36, 64), {}, "no whole vectors"),
-            ((32, 64), {}, "uses the machine less well"),
+            ((36, 64), {}, "whole vectors"),
+            ((32, 64), {}, "less efficiently"),
         ],
     )
     def test_reasons(self, layer: tuple[int, int], kernels: dict[str, Any], reason: str) -> None:

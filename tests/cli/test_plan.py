@@ -162,7 +162,7 @@ class TestVerify:
         image = {"image": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)}
         a, b = (next(iter(run(session(p), image).values())) for p in (model, pruned))
         assert distance["difference"] == pytest.approx(np.abs(a - b).max() / np.abs(a).max(), rel=1e-3)
-        assert "isn't proved" in invoke("verify", model, pruned).stdout
+        assert "not proved right" in invoke("verify", model, pruned).stdout
         refused("OP302", "verify", model, pruned, "--tolerance", "0.1")
 
     def test_another_interface(self, model: Path, pruned: Path, plan: Path) -> None:

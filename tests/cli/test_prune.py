@@ -29,7 +29,7 @@ class TestPrune:
         onnx.checker.check_model(pruned, full_check=True)
         sizes = sum(int(np.prod(t.dims)) for t in pruned.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
         assert sizes == found["cost"]["after"]["params"]
-        assert {p.key: p.value for p in pruned.metadata_props}["onnxprune.planning.plan"] == found["plan_digest"]
+        assert {p.key: p.value for p in pruned.metadata_props}["onnxprune.plan"] == found["plan_digest"]
 
     def test_table(self, model: Path, out: Path) -> None:
         result = invoke("prune", model, "-o", out, "--ratio", "0.5")

@@ -39,4 +39,4 @@ def test_every_pin_has_its_path(path: Path) -> None:
 def _direct(index: Index, held: Held, node: str, outputs: dict[str, list[str]]) -> bool:
     """Whether the node pins its channels itself, is all that has them, or makes a graph output."""
     made = {f'graph output "{name}"' for name in outputs[node]}
-    return held.pin.code == ALONE or held.pin.node in made or pinning_node(index.graph, held.pin) == node
+    return held.pin.code == ALONE or held.pin.node in made or pinning_node(index, held.pin) == node

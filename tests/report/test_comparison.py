@@ -73,7 +73,7 @@ def test_origin() -> None:
     plan = PrunePlan("0" * 64, {})
     signed = scaled(1)
     check_origin(signed, plan)
-    signed.metadata_props.add(key="onnxprune.planning.plan", value=plan.digest)
+    signed.metadata_props.add(key="onnxprune.plan", value=plan.digest)
     check_origin(signed, plan)
     with pytest.raises(VerificationError, match="OP505"):
         check_origin(signed, PrunePlan(plan.model, {"w": {0: (1,)}}))

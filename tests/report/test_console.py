@@ -1,20 +1,22 @@
-"""Tables for people: they fit a terminal, lose nothing in a pipe, and can't be made to hurt by names in a model."""
+"""Tables: they fit a terminal, lose nothing in a pipe, and names in a model can't control the terminal."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import chain
+from pathlib import Path
 
 import pytest
 from onnx import ModelProto
 from rich.console import Console, RenderableType
 
-from onnxprune.errors import CATALOG
-from onnxprune.report import console, explanations
+from onnxprune.report import console
+from onnxprune.report.comparison import Comparison, OutputDistance, header_of
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.index import Index
-from onnxprune.report.layout import Name, table
-from onnxprune.report.operators import Operator, operators
+from onnxprune.report.layout import Name, flexible, heading, left, right, table
+from onnxprune.report.operators import operators
 from onnxprune.report.summary import summarize, summarize_plan
 from onnxprune.rewrite.verify import OutputCheck, Verification
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -24,7 +26,7 @@ from tests.toolbox import analyze
 LONG = "StatefulPartitionedCall/model/block_7/expand/Conv2D;model/block_7/expand_BN/FusedBatchNormV3"
 
 
-def drawn(*parts: RenderableType, width: int = 100) -> str:
+def drawn(parts: Iterable[RenderableType], width: int = 100) -> str:
     file = io.StringIO()
     out = Console(file=file, width=width, markup=False, emoji=False, highlight=False, color_system=None)
     for part in parts:
@@ -39,23 +41,20 @@ def with_long_names() -> ModelProto:
     return model
 
 
-def reports(model: ModelProto) -> dict[str, RenderableType]:
+def reports(model: ModelProto) -> dict[str, Iterable[RenderableType]]:
     graph = analyze(model)
     index, summary, plan = Index(graph), summarize(graph), summarize_plan(PrunedGraph(graph))
     checks = (OutputCheck("logits", 1e-7, 0.8),)
     node = graph.proto.graph.node[0]
     return {
-        "header": console.model_header("model.onnx", model, summary),
-        "layers": console.layers(summary),
-        "groups": console.groups(summary),
-        "pins": console.what_stays(summary, "see `onnxprune explain`"),
-        "totals": console.totals(summary, 1234),
-        "costs": console.costs(plan, (2000, 1000)),
-        "changes": console.group_changes(plan),
-        "verdict": console.verdict((), Verification(True, 1e-4, checks)),
-        "node": explanations.node_channels(node.name, node.op_type, explain_node(index, node)),
-        "held": explanations.held_axes("OP202", list(held_by(index, "OP202"))),
-        "code": explanations.catalog_entry("OP204", CATALOG["OP204"]),
+        "model": console.model_tables(Path("model.onnx"), header_of(model), summary, 1234),
+        "pins": console.pin_tables(summary, "see `onnxprune explain`"),
+        "costs": console.cost_tables(plan, (2000, 1000)),
+        "changes": console.group_tables(plan),
+        "comparison": console.comparison_tables(Comparison(verification=Verification(True, 1e-4, checks))),
+        "node": console.node_tables(node.name, node.op_type, explain_node(index, node)),
+        "held": console.held_tables("OP202", list(held_by(index, "OP202"))),
+        "code": console.code_tables("OP204"),
     }
 
 
@@ -67,54 +66,63 @@ def test_fits_100_columns(report: str) -> None:
 
 
 def test_nothing_is_lost_in_a_pipe() -> None:
-    text = drawn(*reports(with_long_names()).values(), width=10_000)
+    text = drawn(chain.from_iterable(reports(with_long_names()).values()), width=10_000)
     assert "…" not in text
     assert f"{LONG}/stem" in text
 
 
 def test_figures() -> None:
     found = {name: drawn(part) for name, part in reports(network()).items()}
-    layers = [line.split() for line in found["layers"].splitlines()]
+    layers = [line.split() for line in found["model"].splitlines()]
     assert ["stem", "Conv", "16x3x3x3", "1x16x8x8", "448", "27.6", "k", "OP201", "→", "g0"] in layers
     assert ["head", "MatMul", "8x10", "1x10", "80", "80", "g1", "→", "OP202"] in layers
-    assert "prunable parameters   98.8 %" in found["totals"]
-    assert "taken as 1x3x8x8" in found["header"]
-    assert "OP202  graph output       2  11.1 %  1.2 %" in found["pins"]
+    assert "prunable parameters   98.8 %" in found["model"]
+    assert "taken as 1x3x8x8" in found["model"]
+    assert "OP202  graph output       2  11.1 %   1.2 %" in found["pins"]
     assert "2.00 kB  1.00 kB  -50.0 %" in found["costs"]
-    assert "proved right" in found["verdict"]
-    assert "seed 0" not in found["verdict"] and "your inputs" in found["verdict"]
+    assert "proved right" in found["comparison"]
+    assert "seed 0" not in found["comparison"] and "your inputs" in found["comparison"]
 
 
 def test_numbers_are_set_to_the_right() -> None:
-    lines = drawn(table("a|b >", [("x", "1"), ("y", "1000")])).splitlines()
+    lines = drawn([table(left("a") + right("b"), [("x", "1"), ("y", "1000")])]).splitlines()
     assert [line.rstrip() for line in lines] == ["  a     b", "  x     1", "  y  1000"]
 
 
 def test_a_name_gives_way_before_figures_do() -> None:
-    lines = drawn(table("node ~|n >", [(Name("a" * 200), "123456789")]), width=40).splitlines()
+    lines = drawn([table(flexible("node") + right("n"), [(Name("a" * 200), "123456789")])], width=40).splitlines()
     assert lines[1].rstrip().endswith("123456789")
     assert "…" in lines[1]
 
 
 @pytest.mark.parametrize(
-    "make", [lambda n: console.heading(n), lambda n: table("a", [(n,)]), lambda n: table("a ~", [(Name(n),)])]
+    "make",
+    [
+        heading,
+        lambda n: table(left("a"), [(n,)]),
+        lambda n: table(flexible("a"), [(Name(n),)]),
+        *(lambda n, column=column: table(column(n), [("a",)]) for column in (left, right, flexible)),
+    ],
 )
 def test_names_can_not_command_the_terminal(make: Callable[[str], RenderableType]) -> None:
-    text = drawn(make("\x1b[2J[red]:smile:\x07"))
+    text = drawn([make("\x1b[2J[red]:smile:\x07")])
     assert "\x1b" not in text and "\x07" not in text
     assert "\\x1b[2J[red]:smile:\\x07" in text
 
 
-def test_not_proved_is_said() -> None:
-    assert "not proved" in drawn(console.verdict((), None))
-    failed = Verification(False, 1e-4, (OutputCheck("y", 1.0, 2.0),), seed=3)
-    assert "NOT right" in drawn(console.verdict((), failed))
-    assert "seed 3" in drawn(console.verdict((), failed))
-    assert "input 'x' became 'z'" in drawn(console.verdict(["input 'x' became 'z'"], None))
-    assert "isn't proved" in drawn(console.verdict((), None, ()))
+def test_comparisons() -> None:
+    def text(comparison: Comparison) -> str:
+        return drawn(console.comparison_tables(comparison))
+
+    assert "not proved" in text(Comparison())
+    failed = Comparison(verification=Verification(False, 1e-4, (OutputCheck("y", 1.0, 2.0),), seed=3))
+    assert not failed.proved
+    assert "NOT right" in text(failed) and "seed 3" in text(failed)
+    assert "input 'x' became 'z'" in text(Comparison(("input 'x' became 'z'",)))
+    assert "not proved right" in text(Comparison(distances=(OutputDistance("y", 0.5, None, True),)))
 
 
 def test_operators_are_counted() -> None:
-    known: Sequence[Operator] = operators()
-    last = drawn(explanations.operator_table(known)).splitlines()[-1]
+    known = operators()
+    last = drawn(console.operator_tables(known)).splitlines()[-1]
     assert last.startswith(f"{len(known)} operators: ")

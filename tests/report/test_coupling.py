@@ -17,7 +17,7 @@ def index() -> Index:
 
 
 def explained(index: Index, name: str) -> tuple[Axis, ...]:
-    return explain_node(index, find_node(index.graph, name))
+    return explain_node(index, find_node(index, name))
 
 
 def test_branches_are_coupled_over_the_sum(index: Index) -> None:
@@ -32,7 +32,7 @@ def test_branches_are_coupled_over_the_sum(index: Index) -> None:
     assert given.coupled[0].partners == (Partner("stem", ()),)
 
 
-def test_pins_are_told_with_the_way_to_them(index: Index) -> None:
+def test_pins_have_the_path_to_them(index: Index) -> None:
     output, _ = explained(index, "head")
     (held,) = output.held
     assert (held.pin.code, held.channels, held.path) == ("OP202", 10, ("shift",))
@@ -76,11 +76,11 @@ def test_everything_that_a_code_pins(index: Index) -> None:
 
 
 def test_names_may_be_patterns(index: Index) -> None:
-    assert find_node(index.graph, "st*m").name == "stem"
+    assert find_node(index, "st*m").name == "stem"
     with pytest.raises(UsageError, match=r"OP606.*2 nodes match"):
-        find_node(index.graph, "[lr]*t")
+        find_node(index, "[lr]*t")
 
 
 def test_unknown_names_get_a_suggestion(index: Index) -> None:
     with pytest.raises(UsageError, match=r"OP606[\s\S]*did you mean stem or shift\?"):
-        find_node(index.graph, "stme")
+        find_node(index, "stme")

@@ -6,7 +6,7 @@ from onnx import defs
 
 from benchmarks.operators import PAGE
 from onnxprune.operators.card import cards
-from onnxprune.report.operators import markdown, operators
+from onnxprune.report.operators import count_states, markdown, operators
 
 
 def test_every_operator_of_the_standard_is_listed_once() -> None:
@@ -19,8 +19,9 @@ def test_every_operator_of_the_standard_is_listed_once() -> None:
 
 def test_states() -> None:
     known = {o.name: o for o in operators()}
+    assert sum(count_states(known.values()).values()) == len(known)
     assert known["Conv"].state == "rule"
-    assert (known["Conv"].family, known["Conv"].rewrites) == ("convolution", True)
+    assert (known["Conv"].family, known["Conv"].rewritten) == ("convolution", True)
     assert known["Relu"].state == "rule"
     assert known["If"].state == "left alone"
     for operator in known.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.report.layout import change, count, dims, percent, share, shorten, si
+from onnxprune.report.layout import change, count, dims, milliseconds, percent, share, shorten, si
 from onnxprune.report.text import printable
 
 
@@ -46,6 +46,21 @@ def test_percent(value: float, text: str) -> None:
 )
 def test_change(before: int, after: int, text: str) -> None:
     assert change(before, after) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.000 ms"),
+        (0.0001234, "0.123 ms"),
+        (0.00123, "1.23 ms"),
+        (0.0123, "12.3 ms"),
+        (0.0999, "99.9 ms"),
+        (1.5, "1500 ms"),
+    ],
+)
+def test_milliseconds(seconds: float, text: str) -> None:
+    assert milliseconds(seconds) == text
 
 
 def test_share_of_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Where pruning paid and where it didn't: the layers of two models side by side, with a reason for what stayed slow."""
+"""Compare the layers of two models: where pruning saved time, and why it didn't elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from onnxprune.benchmarking.layers import TimedLayer
 from onnxprune.benchmarking.profile import Kernel, Profile
 from onnxprune.channels.values import Shape
 
-_SLACK = 1.2  # a layer paid if it takes no more than this times its share of the work
-_LANES = 8  # channels that today's CPUs and GPUs compute at once, at the least
+_SLACK = 1.2  # pruning a layer paid off if time / time before is at most this times MACs / MACs before
+_LANES = 8  # channels that a vector unit computes at once, at least
 _MOVES = ("MemcpyFromHost", "MemcpyToHost", "ReorderInput", "ReorderOutput", "Transpose")
-_BLOCKED = "com.microsoft.nchwc"  # the domain of operators on ONNX Runtime's blocked layout
-_TINY = 10e-6  # seconds below which starting a kernel is most of its time
+_BLOCKED = "com.microsoft.nchwc"  # domain of operators on ONNX Runtime's blocked layout
+_TINY = 10e-6  # seconds; below, launching a kernel takes most of its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class LayerChange:
         op: its operator.
         shapes: sizes of its weight before and after.
         macs: its multiply-accumulates before and after.
-        seconds: its time before and after, with what follows up to the next layer.
-        paid: whether it takes about as much less time as it has less work; None where it has as much as before.
-        reason: why it didn't pay, as far as can be told; empty where it did.
+        seconds: its time before and after, including the operators up to the next layer.
+        paid: whether pruning paid off: its time fell about as much as its MACs. None where MACs didn't fall.
+        reason: the likely reason why pruning didn't pay off; empty where it did.
     """
 
     name: str
@@ -41,7 +41,7 @@ class LayerChange:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """A layer in one of the two models: what it is, what runs it, and how long it takes."""
+    """A layer in one of the two models, and the kernels that run it."""
 
     layer: TimedLayer
     kernels: Sequence[Kernel]
@@ -62,7 +62,7 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class _Roof:
-    """The best rates that any layer of the model reaches: what the machine can do, seen from this model.
+    """Roofline estimate: the highest rates, per second, that any layer of the two models reaches.
 
     S. Williams, A. Waterman and D. Patterson, Roofline: an insightful visual performance model, CACM 52 (2009).
     """
@@ -85,11 +85,14 @@ class _Roof:
 def compare_layers(
     before: tuple[Sequence[TimedLayer], Profile], after: tuple[Sequence[TimedLayer], Profile]
 ) -> tuple[LayerChange, ...]:
-    """Hold the layers of two models against each other, matched by their nodes' names.
+    """Compare the layers of two models, matched by the names of their nodes.
 
     Args:
         before: layers and profile of the original.
-        after: those of the pruned model.
+        after: layers and profile of the pruned model.
+
+    Returns:
+        The layers that both models have, in the original's order.
     """
     old, new = _sides(*before), _sides(*after)
     roof = _Roof.of([*old.values(), *new.values()])
@@ -118,7 +121,7 @@ def _change(old: _Side, new: _Side, roof: _Roof) -> LayerChange:
 
 
 def _channels(side: _Side) -> list[int]:
-    """Return the numbers of output and input channels; a depthwise convolution has none of the latter."""
+    """Return the numbers of output and input channels; only the former for a depthwise convolution."""
     return [n for n in side.layer.channels[:2] if n > 1]
 
 
@@ -127,11 +130,11 @@ def _odd(side: _Side) -> bool:
 
 
 _REASONS: Sequence[tuple[Callable[[_Side, _Side, _Roof], bool], str]] = (
-    (lambda old, new, roof: new.moves > old.moves + 0.05 * old.seconds, "a change of layout was inserted"),
+    (lambda old, new, roof: new.moves > old.moves + 0.05 * old.seconds, "a layout conversion was inserted"),
     (lambda old, new, roof: old.blocked and not new.blocked, "its channels no longer fit the blocked layout"),
     (lambda old, new, roof: min(_channels(new), default=_LANES) < _LANES, "too few channels are left"),
-    (lambda old, new, roof: _odd(new) and not _odd(old), "its channels fill no whole vectors"),
-    (lambda old, new, roof: new.seconds < _TINY, "too short: starting it takes the time"),
-    (lambda old, new, roof: roof.memory_bound(new.layer), "memory-bound: moving its data takes the time"),
-    (lambda old, new, roof: True, "a smaller layer uses the machine less well"),
+    (lambda old, new, roof: _odd(new) and not _odd(old), "its channels don't fill whole vectors"),
+    (lambda old, new, roof: new.seconds < _TINY, "too short: launch overhead dominates"),
+    (lambda old, new, roof: roof.memory_bound(new.layer), "memory-bound"),
+    (lambda old, new, roof: True, "smaller layers use the hardware less efficiently"),
 )

@@ -1,4 +1,4 @@
-"""A fine-tuning as a table and as a document."""
+"""A fine-tuning run as tables and as a document."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import json
 from onnx import ModelProto
 from rich.console import Console
 
-from onnxprune.report.training import finetuning_fields, finetuning_table
+from onnxprune.report.documents import to_json
+from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
 from onnxprune.train import Epoch, FineTuned
 
 
 def written(result: FineTuned) -> list[str]:
     stream = io.StringIO()
-    Console(file=stream, width=100).print(finetuning_table(result))
+    Console(file=stream, width=100).print(*finetuning_tables(result), sep="\n")
     return [line.strip() for line in stream.getvalue().splitlines() if line.strip()]
 
 
@@ -27,10 +28,10 @@ def test_epochs() -> None:
     assert [line.split()[0] for line in lines[2:-1]] == ["3", "6", "9", "12", "15", "18", "20"]
     assert lines[2].split() == ["3", "0.3333", "0.033", "0.25"]
     assert "epoch 20" in lines[-1]
-    fields = json.loads(json.dumps(finetuning_fields(result)))
+    fields = json.loads(to_json(finetuning_fields(result)))
     assert fields["kept"] == "after" and len(fields["history"]) == 20
 
 
 def test_what_was_kept() -> None:
-    assert "Nothing judged" in written(FineTuned(ModelProto(), "after"))[-1]
+    assert "No metric was measured" in written(FineTuned(ModelProto(), "after"))[-1]
     assert "kept as it was" in written(FineTuned(ModelProto(), "before", metric="top1"))[-1]
