@@ -29,7 +29,7 @@ class Operator:
         state: "rule", "left alone" or "unknown".
         family: the family of its rule, None without one.
         note: what the rule says or why the operator is left alone, in one line; None if it is unknown.
-        rewritten: whether attributes or parameters are adapted when channels are removed.
+        rewrites: whether attributes or parameters are adapted when channels are removed.
         counted: whether it has multiply-accumulates.
         trained: whether gradients pass through it.
         repaired: whether its weights are refitted by least squares.
@@ -41,7 +41,7 @@ class Operator:
     state: State
     family: str | None = None
     note: str | None = None
-    rewritten: bool = False
+    rewrites: bool = False
     counted: bool = False
     trained: bool = False
     repaired: bool = False
@@ -51,7 +51,13 @@ class Operator:
     @property
     def facets(self) -> list[str]:
         """What can be done with it besides tracing."""
-        return [name for name in ("rewritten", "counted", "trained", "repaired") if getattr(self, name)]
+        named = {
+            "rewritten": self.rewrites,
+            "counted": self.counted,
+            "trained": self.trained,
+            "repaired": self.repaired,
+        }
+        return [name for name, known in named.items() if known]
 
     @property
     def remarks(self) -> str:
@@ -80,13 +86,13 @@ def markdown(every: Sequence[Operator]) -> str:
     weighted = [o for o in traced if o.repaired or o.unrepaired != _NO_WEIGHTS]
     alone, unknown = (sum(o.state == state for o in every) for state in ("left alone", "unknown"))
     totals = [
-        f"{len(every)} operators: {len(traced)} traced, {sum(o.rewritten for o in traced)} of them rewritten,",
+        f"{len(every)} operators: {len(traced)} traced, {sum(o.rewrites for o in traced)} of them rewritten,",
         f"{alone} left alone, {unknown} unknown.",
         f"{sum(o.counted for o in every)} count multiply-accumulates, {sum(o.trained for o in traced)} can be trained,",
         f"{sum(o.repaired for o in traced)} of {len(weighted)} that sum over weights are repaired.",
     ]
     rows = [
-        f"| `{o.name}` | {o.family or o.state} | {_mark(o.rewritten)} | {_mark(o.counted)} | {_mark(o.trained)} "
+        f"| `{o.name}` | {o.family or o.state} | {_mark(o.rewrites)} | {_mark(o.counted)} | {_mark(o.trained)} "
         f"| {_mark(o.repaired)} | {o.remarks} |"
         for o in every
     ]
@@ -119,7 +125,7 @@ def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Ope
             "rule",
             card.trace.__module__.rpartition(".")[2],
             (card.trace.__doc__ or card.trace.__name__).strip().splitlines()[0],
-            rewritten=card.rewrite is not None,
+            rewrites=card.rewrite is not None,
             counted=card.contracts or card.macs is not None,
             trained=differentiable(name),
             repaired=card.linear is not None,

@@ -134,4 +134,6 @@ def test_explanations() -> None:
 
 def test_codes_and_operators() -> None:
     assert list(through_json(CATALOG["OP204"])) == ["title", "explanation"]
-    assert list(through_json(operators())[0]) == ["name", "state", "family", "note", "rewrites"]
+    assert list(through_json(operators())[0]) == [
+        *("name", "state", "family", "note", "rewrites", "counted", "trained", "repaired", "untrained", "unrepaired"),
+    ]

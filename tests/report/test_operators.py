@@ -21,7 +21,7 @@ def test_states() -> None:
     known = {o.name: o for o in operators()}
     assert sum(count_states(known.values()).values()) == len(known)
     assert known["Conv"].state == "rule"
-    assert (known["Conv"].family, known["Conv"].rewritten) == ("convolution", True)
+    assert (known["Conv"].family, known["Conv"].rewrites) == ("convolution", True)
     assert known["Relu"].state == "rule"
     assert known["If"].state == "left alone"
     for operator in known.values():
