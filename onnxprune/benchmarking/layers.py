@@ -15,9 +15,7 @@ from onnx import ModelProto, NodeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.values import Shape
-from onnxprune.model.checks import captured_names
-from onnxprune.model.graph import reads
-from onnxprune.model.wire import copy_without
+from onnxprune.model.graph import fixed_names, reads, with_nodes
 from onnxprune.operators.contractions import contracts, multiply_accumulates
 from onnxprune.shapes import Shapes
 
@@ -96,18 +94,14 @@ def layers(proto: ModelProto, shapes: Shapes) -> list[TimedLayer]:
 
 def tag(proto: ModelProto) -> ModelProto:
     """Return a copy of a model in which the names of nodes and inner tensors start with their layers' tags."""
-    fixed = {o.name for o in proto.graph.output} | {n for node in proto.graph.node for n in captured_names(node)}
-    names: dict[str, str] = {}
-    tagged = copy_without(proto, "graph")
-    tagged.graph.CopyFrom(copy_without(proto.graph, "node", "value_info"))
-    for source, layer in zip(proto.graph.node, partition(proto), strict=True):
-        node = NodeProto()
-        node.CopyFrom(source)
-        node.name = f"layer{layer}|{source.name}"
-        names.update({o: f"layer{layer}|{o}" for o in source.output if o and o not in fixed})
+    fixed = fixed_names(proto.graph.output, proto.graph.node)
+    tagged, names = with_nodes(proto, proto.graph.node), dict[str, str]()
+    for node, layer in zip(tagged.graph.node, partition(proto), strict=True):
+        node.name = f"layer{layer}|{node.name}"
+        names.update({o: f"layer{layer}|{o}" for o in node.output if o and o not in fixed})
         for field in (node.input, node.output):
             field[:] = [names.get(name, name) for name in field]
-        tagged.graph.node.append(node)
+    del tagged.graph.value_info[:]
     return tagged
 
 

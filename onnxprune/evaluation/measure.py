@@ -202,8 +202,8 @@ def evaluate(
     for name in metrics or ():
         check_name(name)
     proto, reference = load(model).proto, None if against is None else load(against).proto
-    if reference is not None:
-        _check_interfaces(proto, reference)
+    if reference is not None and (difference := interface_difference(proto, reference)):
+        raise VerificationError("OP503", difference)
     run = Runner(proto, providers, threads)
     run_original = None if reference is None else Runner(reference, providers, threads)
     resampler, meters, done = Resampler(resamples, seed), None, 0
@@ -238,14 +238,14 @@ def _name(dataset: Dataset, start: int, sample: int) -> str:
     return dataset.name(start + sample)
 
 
-def _check_interfaces(model: ModelProto, original: ModelProto) -> None:
-    """Raise OP503 if the names of inputs or outputs differ."""
+def interface_difference(model: ModelProto, original: ModelProto) -> str | None:
+    """Return how the names of a model's inputs or outputs differ from the original's; None if they don't."""
+    constants = {t.name for m in (model, original) for t in m.graph.initializer}
     for what in ("input", "output"):
         mine, its = ([v.name for v in getattr(m.graph, what)] for m in (model, original))
-        constants = {t.name for m in (model, original) for t in m.graph.initializer}
         if set(mine).symmetric_difference(its) - constants:
-            cause = f"the {what}s are {', '.join(mine)}, and the original's are {', '.join(its)}"
-            raise VerificationError("OP503", cause)
+            return f"the {what}s are {', '.join(mine)}, and the original's are {', '.join(its)}"
+    return None
 
 
 class _Meters:

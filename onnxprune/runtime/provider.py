@@ -14,29 +14,27 @@ from onnxprune.runtime.library import import_onnxruntime
 CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 
-# Short names in lower case; other providers are given by their full names.
+_NAMES = (
+    "ACL",
+    "Azure",
+    "CANN",
+    "CoreML",
+    "CPU",
+    "CUDA",
+    "Dml",
+    "Dnnl",
+    "MIGraphX",
+    "Nnapi",
+    "OpenVINO",
+    "QNN",
+    "ROCM",
+)
+_NAMES += ("Tensorrt", "VitisAI", "WebGpu", "Xnnpack")
+
+# Short names, in lower case; other providers are given by their full names.
 _SHORT: Mapping[str, str] = MappingProxyType(
-    {
-        "acl": "ACLExecutionProvider",
-        "azure": "AzureExecutionProvider",
-        "cann": "CANNExecutionProvider",
-        "coreml": "CoreMLExecutionProvider",
-        "cpu": CPU,
-        "cuda": "CUDAExecutionProvider",
-        "directml": "DmlExecutionProvider",
-        "dml": "DmlExecutionProvider",
-        "dnnl": "DnnlExecutionProvider",
-        "migraphx": "MIGraphXExecutionProvider",
-        "nnapi": "NnapiExecutionProvider",
-        "openvino": "OpenVINOExecutionProvider",
-        "qnn": "QNNExecutionProvider",
-        "rocm": "ROCMExecutionProvider",
-        "tensorrt": "TensorrtExecutionProvider",
-        "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-        "vitisai": "VitisAIExecutionProvider",
-        "webgpu": "WebGpuExecutionProvider",
-        "xnnpack": "XnnpackExecutionProvider",
-    }
+    {"directml": f"Dml{_SUFFIX}", "tensorrt-rtx": f"NvTensorRTRTX{_SUFFIX}"}
+    | {name.lower(): name + _SUFFIX for name in _NAMES}
 )
 
 # Providers with device memory, and its name in ONNX Runtime's IOBinding.

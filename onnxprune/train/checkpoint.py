@@ -19,6 +19,7 @@ from onnxprune.train.history import Epoch, to_fields
 
 _VERSION = 1
 _NOTES, _STATE, _BEST = "notes", "state/", "best/"
+_PLAIN = ("fingerprint", "step", "value", "best_epoch", "losses", "seconds")
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -56,16 +57,8 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         TrainingError: it can't be written (OP905).
     """
-    notes = {
-        "version": _VERSION,
-        "fingerprint": checkpoint.fingerprint,
-        "step": checkpoint.step,
-        "history": to_fields(checkpoint.history),
-        "value": checkpoint.value,
-        "best_epoch": checkpoint.best_epoch,
-        "losses": checkpoint.losses,
-        "seconds": checkpoint.seconds,
-    }
+    notes = {name: getattr(checkpoint, name) for name in _PLAIN}
+    notes |= {"version": _VERSION, "history": to_fields(checkpoint.history)}
     arrays = {_NOTES: np.frombuffer(json.dumps(notes).encode(), np.uint8)}
     arrays |= {_STATE + name: array for name, array in checkpoint.state.items()}
     arrays |= {_BEST + name: array for name, array in checkpoint.best.items()}
@@ -90,17 +83,9 @@ def read(path: Path, fingerprint: str) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
         notes = json.loads(arrays.pop(_NOTES).tobytes())
-        found = Checkpoint(
-            fingerprint=notes["fingerprint"],
-            step=notes["step"],
-            state=_named(arrays, _STATE),
-            history=[Epoch(**entry) for entry in notes["history"]],
-            best=_named(arrays, _BEST),
-            value=notes["value"],
-            best_epoch=notes["best_epoch"],
-            losses=notes["losses"],
-            seconds=notes["seconds"],
-        )
+        history = [Epoch(**entry) for entry in notes["history"]]
+        plain = {name: notes[name] for name in _PLAIN}
+        found = Checkpoint(**plain, state=_named(arrays, _STATE), best=_named(arrays, _BEST), history=history)
     except OSError as error:
         cause = f"the checkpoint can't be read: {error.strerror or error}"
         raise TrainingError("OP905", cause, where=where) from error

@@ -6,16 +6,14 @@ A QuantizeLinear that reads the real weights is put before their DequantizeLinea
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.model.checks import captured_names
-from onnxprune.model.file import Weights, set_tensor, weights
-from onnxprune.model.tensors import with_weights
+from onnxprune.model.graph import GraphIndex, attribute, with_inputs, with_nodes
+from onnxprune.model.tensors import Weights, weights, with_weights
 
 _DOMAINS = ("", "ai.onnx")
 _QUANTIZED = (np.int8, np.uint8, np.int16, np.uint16)
@@ -33,22 +31,19 @@ def with_fake_quantization(proto: ModelProto) -> ModelProto:
     readers = _readers(proto)
     if not readers:
         return proto
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.node[:]
     before = weights(proto)
+    nodes, initializers = list[NodeProto](), {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
         reads = node.input[0] if node.input and node.op_type == "DequantizeLinear" else ""
-        copy.graph.node.extend(_fake_quantized(node, copy, before) if reads in readers else [node])
-    stored = weights(copy)
+        nodes += _fake_quantized(node, initializers, before) if reads in readers else [node]
     for name, reader in readers.items():
         scale, zero, _ = _parameters(before, reader)
-        set_tensor(stored.tensor(name), (stored[name].astype(np.float32) - zero) * scale)
-    return copy
+        initializers[name] = numpy_helper.from_array((before[name].astype(np.float32) - zero) * scale, name)
+    return with_nodes(proto, nodes, initializers.values())
 
 
-def _fake_quantized(reader: NodeProto, model: ModelProto, stored: Weights) -> list[NodeProto]:
-    """Return the nodes that replace a DequantizeLinear once its weight is real."""
+def _fake_quantized(reader: NodeProto, initializers: dict[str, TensorProto], stored: Weights) -> list[NodeProto]:
+    """Return the nodes that replace a DequantizeLinear once its weight is real; add an initializer if they need one."""
     name, scale = reader.input[:2]
     dtype = stored.dtype(name)
     if dtype == _BIAS:
@@ -56,14 +51,11 @@ def _fake_quantized(reader: NodeProto, model: ModelProto, stored: Weights) -> li
     zero = reader.input[2] if len(reader.input) > 2 else ""
     if not zero:  # QuantizeLinear takes its type from it
         zero = f"{reader.name}:zero"
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros(stored.shape(scale), dtype), zero))
+        initializers[zero] = numpy_helper.from_array(np.zeros(stored.shape(scale), dtype), zero)
     between = f"{reader.name}:rounded"
     quantize = helper.make_node("QuantizeLinear", [name, scale, zero], [between], name=between)
     quantize.attribute.extend(a for a in reader.attribute if a.name == "axis")
-    dequantize = NodeProto()
-    dequantize.CopyFrom(reader)
-    dequantize.input[0] = between
-    return [quantize, dequantize]
+    return [quantize, with_inputs(reader, [between, *reader.input[1:]])]
 
 
 def requantized(trained: ModelProto, proto: ModelProto) -> ModelProto:
@@ -80,24 +72,17 @@ def requantized(trained: ModelProto, proto: ModelProto) -> ModelProto:
 
 def _readers(proto: ModelProto) -> dict[str, NodeProto]:
     """Return the integer weights that can be trained, each with a node that dequantizes it."""
-    stored, every = weights(proto), defaultdict[str, list[NodeProto]](list)
-    captured = set().union(*map(captured_names, proto.graph.node))
-    for node in proto.graph.node:
-        for name in set(node.input):
-            every[name].append(node)
-    found = {}
-    for name in stored:
-        nodes = every[name]
-        if stored.dtype(name) not in (*_QUANTIZED, _BIAS) or name in captured or not nodes:
+    stored, found = weights(proto), {}
+    for name, (first, *others) in GraphIndex(proto.graph).readers.items():
+        if name not in stored or stored.dtype(name) not in (*_QUANTIZED, _BIAS):
             continue
-        first = nodes[0]
         alike = all(
             n.op_type == "DequantizeLinear"
             and n.domain in _DOMAINS
             and n.input[0] == name
-            and list(n.input) == list(first.input)
-            and not any(a.name == "block_size" and a.i for a in n.attribute)
-            for n in nodes
+            and n.input == first.input
+            and not attribute(n, "block_size", 0)
+            for n in (first, *others)
         )
         if alike and all(p in stored for p in first.input[1:] if p):
             found[name] = first
@@ -107,7 +92,7 @@ def _readers(proto: ModelProto) -> dict[str, NodeProto]:
 def _parameters(stored: Weights, reader: NodeProto) -> tuple[NDArray[Any], NDArray[Any], np.dtype[Any]]:
     """Return the scale and zero point of a DequantizeLinear, broadcastable to its weight, and the weight's type."""
     rank = len(stored.shape(reader.input[0]))
-    axis = next((a.i for a in reader.attribute if a.name == "axis"), 1)
+    axis = attribute(reader, "axis", 1)
     scale = stored[reader.input[1]].astype(np.float32)
     given = len(reader.input) > 2 and reader.input[2]
     zero = stored[reader.input[2]].astype(np.float32) if given else np.zeros_like(scale)

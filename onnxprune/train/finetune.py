@@ -14,6 +14,7 @@ from onnxprune.data import Dataset, split
 from onnxprune.data.functions import find_function, guarded, is_function_name
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.evaluation import Evaluation
+from onnxprune.evaluation.measure import interface_difference
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
@@ -229,10 +230,6 @@ class Function:
         except (OnnxPruneError, TypeError, AttributeError) as error:
             cause = f"it did not return a model: {error}".splitlines()[0]
             raise TrainingError("OP908", cause, where=self.name) from error
-        for what in ("input", "output"):
-            mine, its = ([v.name for v in getattr(m.graph, what)] for m in (found, job.model))
-            constants = {t.name for m in (found, job.model) for t in m.graph.initializer}
-            if set(mine).symmetric_difference(its) - constants:
-                cause = f"the {what}s of the returned model are {', '.join(mine)}, not {', '.join(its)}"
-                raise TrainingError("OP908", cause, where=self.name)
+        if difference := interface_difference(found, job.model):
+            raise TrainingError("OP908", f"it returned another model: {difference}", where=self.name)
         return Trained(found)

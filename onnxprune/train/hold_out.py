@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from onnx import ModelProto
 
@@ -42,25 +43,23 @@ class HoldOut:
         Raises:
             DataError: the metric can't be measured (OP711).
         """
-        self._data, self._teacher, self._seed = data, teacher, seed
-        self._batch, self._providers, self._threads = batch, providers, threads
+        self._evaluate = partial(
+            evaluate,
+            dataset=data,
+            against=teacher,
+            batch=batch,
+            resamples=_RESAMPLES,
+            seed=seed,
+            providers=providers,
+            threads=threads,
+        )
         self.first = self.evaluate(model, None if metric is None else [metric])
         measured = [score.metric for score in self.first.scores]
         self.metric = metric or next((name for name in _PREFERRED if name in measured), measured[0])
 
     def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None) -> Evaluation:
         """Evaluate a model by some metrics, or by all that can be measured."""
-        return evaluate(
-            model,
-            self._data,
-            against=self._teacher,
-            metrics=metrics,
-            batch=self._batch,
-            resamples=_RESAMPLES,
-            seed=self._seed,
-            providers=self._providers,
-            threads=self._threads,
-        )
+        return self._evaluate(model, metrics=metrics)
 
     def __call__(self, model: ModelProto) -> float:
         """Return a model's value, where more is better."""
