@@ -15,21 +15,9 @@ CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 
 _NAMES = (
-    "ACL",
-    "Azure",
-    "CANN",
-    "CoreML",
-    "CPU",
-    "CUDA",
-    "Dml",
-    "Dnnl",
-    "MIGraphX",
-    "Nnapi",
-    "OpenVINO",
-    "QNN",
-    "ROCM",
+    *("ACL", "Azure", "CANN", "CoreML", "CPU", "CUDA", "Dml", "Dnnl", "MIGraphX", "Nnapi", "OpenVINO", "QNN", "ROCM"),
+    *("Tensorrt", "VitisAI", "WebGpu", "Xnnpack"),
 )
-_NAMES += ("Tensorrt", "VitisAI", "WebGpu", "Xnnpack")
 
 # Short names, in lower case; other providers are given by their full names.
 _SHORT: Mapping[str, str] = MappingProxyType(
