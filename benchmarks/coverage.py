@@ -11,6 +11,7 @@ import click
 import numpy as np
 from onnx import ModelProto
 
+import onnxprune as op
 from benchmarks.common import Column, Report, Stopwatch, Table, chosen, log, milliseconds, options
 from benchmarks.zoo import FAMILIES, SIZES, VALUES
 from onnxprune import (
@@ -22,7 +23,6 @@ from onnxprune import (
     Target,
     TracedModel,
     load,
-    make_plan,
     prove,
     prune,
 )
@@ -179,7 +179,7 @@ def _trace(source: ModelProto, sizes: Mapping[str, Sequence[int]] | None) -> Cha
 def _plan(analysis: TracedModel, settings: PlanSettings) -> PrunePlan | None:
     """Make a plan, if that can be done."""
     try:
-        return make_plan(analysis, settings)
+        return op.plan(analysis, settings)
     except PlanError as error:
         if error.code not in _NO_PLAN:
             raise

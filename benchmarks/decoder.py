@@ -18,15 +18,16 @@ from time import perf_counter
 
 import click
 
+import onnxprune as op
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, log, yes
 from benchmarks.memory import forget_peak, held, peak
 from models.builders.decoder import Decoder, write_decoder
-from onnxprune import PlanSettings, Target, make_plan, prune, save
+from onnxprune import PlanSettings, Target, prune, save
 from onnxprune.model.file import load, outline
 from onnxprune.normalize import normalize
 from onnxprune.report.layout import percent, share, si
 from onnxprune.trace import trace
-from onnxprune.workflow.pipeline import TracedModel
+from onnxprune.workflow.analysis import TracedModel
 
 SETTINGS = PlanSettings(target=Target("params", 0.75))
 SECONDS, TIMES_ITS_SIZE = 10.0, 2.0
@@ -89,7 +90,7 @@ def measure(source: Path, target: Path, *, check: bool) -> Result:
     del model
     analysis = TracedModel(known, trace(proto))
     lap("trace")
-    plan = make_plan(analysis, SETTINGS)
+    plan = op.plan(analysis, SETTINGS)
     lap("plan")
     pruned = prune(analysis, plan, check=check)
     lap("prune")

@@ -21,8 +21,9 @@ import click
 import timm
 import torch
 
+import onnxprune as op
 from benchmarks.common import DOCS, Column, Report, Table, log, milliseconds
-from onnxprune import OnnxPruneError, PlanError, PlanSettings, Target, analyze, make_plan, prune
+from onnxprune import OnnxPruneError, PlanError, PlanSettings, Target, analyze, prune
 from onnxprune.report.layout import percent, si
 from onnxprune.report.summary import summarize
 
@@ -121,7 +122,7 @@ def _pruned(name: str, exporter: str, params: int, path: Path) -> Outcome:
     analysis = analyze(path)
     loaded = perf_counter()
     try:
-        plan = make_plan(analysis, PlanSettings(target=Target("macs", 0.5)))
+        plan = op.plan(analysis, PlanSettings(target=Target("macs", 0.5)))
     except PlanError as error:
         return Outcome(name, exporter, params, failure=f"{error.code}: {error.cause}")
     verification = prune(analysis, plan).verification

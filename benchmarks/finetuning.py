@@ -21,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+import onnxprune as op
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, log
-from onnxprune import PlanSettings, Target, analyze, load, make_plan, prune
+from onnxprune import PlanSettings, Target, analyze, load, prune
 from onnxprune.data import Data, open_data, read_recipe
 from onnxprune.evaluation import evaluate
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
-from onnxprune.train import Augmentation, TrainSettings, finetune
+from onnxprune.settings.training import Augmentation, TrainSettings
+from onnxprune.train import finetune
 
 _SHARED = ROOT.parent / "shared"
 _CALIBRATION = 512
@@ -132,7 +134,7 @@ class Bench:
             nonlocal plan, pruned
             target = Target("macs", self._case.macs)
             settings = PlanSettings(target=target, criterion="obs", allocation="reconstruction")
-            plan = make_plan(analysis, settings, batches=batches)
+            plan = op.plan(analysis, settings, data=batches)
             pruned = prune(analysis, plan).proto
             return pruned
 

@@ -25,10 +25,11 @@ from onnxprune.evaluation.intervals import Estimate
 from onnxprune.importance import Scores, score
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.normalize import normalize
-from onnxprune.planning.budget import Constraints, choose
+from onnxprune.planning.budget import choose
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.settings.planning import Constraints
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import onnxprune as op
 from benchmarks.common import ROOT
 from models.builders import synthetic_chain
-from onnxprune import PlanSettings, Target, analyze, make_plan, prune, save
+from onnxprune import PlanSettings, Target, analyze, prune, save
 
 SETTINGS = PlanSettings(target=Target("macs", 0.5))
 
@@ -38,7 +39,7 @@ def peak_memory(model: Path, *, check: bool) -> int | None:
 def load_to_save(source: Path, target: Path, *, check: bool) -> None:
     """Prune a model to half its MACs."""
     analysis = analyze(source)
-    save(prune(analysis, make_plan(analysis, SETTINGS), check=check).proto, target, force=True)
+    save(prune(analysis, op.plan(analysis, SETTINGS), check=check).proto, target, force=True)
 
 
 def _main(source: Path, check: bool) -> None:

@@ -18,18 +18,20 @@ from benchmarks.common import ROOT, Column, Report, Table, chosen, log, millisec
 from benchmarks.turns import turns
 from models.fill import fill
 from onnxprune import Target, TracedModel, analyze
-from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
+from onnxprune.benchmarking import Provider, benchmark, parse_provider
 from onnxprune.benchmarking.rounds import ratio
 from onnxprune.errors import PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.importance import score
 from onnxprune.latency import LatencyResult, Options, plan_for_latency
 from onnxprune.model.file import load
-from onnxprune.planning.budget import Constraints, choose
+from onnxprune.planning.budget import choose
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU
+from onnxprune.settings.benchmarking import BenchmarkSettings
+from onnxprune.settings.planning import Constraints
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 SHARE = 0.5

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
+import onnxprune as op
 from benchmarks.common import DOCS, log
 from benchmarks.recovery_cases import NONE, SEED, SUBJECTS, Calibration, Case, Subject, everything, selection
 from benchmarks.recovery_tables import Interval, Result, Times, report
@@ -24,11 +25,13 @@ from onnxprune.data import Dataset
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import evaluate
 from onnxprune.model.stream import Batches, Inputs
-from onnxprune.planning.budget import Target
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.sensitivity import Curve
-from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune, sensitivities
+from onnxprune.settings.planning import PlanSettings, Target
+from onnxprune.workflow.analysis import analyze
+from onnxprune.workflow.planning import sensitivities
+from onnxprune.workflow.pruning import prune
 
 _BATCH = 32
 
@@ -60,7 +63,7 @@ class Workshop:
         if case.allocation == "reconstruction":
             curves, before = self._curves(settings.criterion, case.calibration)
         planning = _Clock()
-        plan = make_plan(self.analysis, settings, batches=batches, curves=curves)
+        plan = op.plan(self.analysis, settings, data=batches, sensitivity=curves)
         pruned = prune(self.analysis, plan, check=False)
         planned = planning.stop()
         repairing = _Clock()

@@ -12,7 +12,8 @@ from benchmarks.common import ROOT
 from onnxprune.data import Dataset, open_data, read_recipe, split
 from onnxprune.importance import criteria
 from onnxprune.recover import Method
-from onnxprune.workflow.pipeline import Allocation, TracedModel
+from onnxprune.settings.planning import Allocation
+from onnxprune.workflow.analysis import TracedModel
 
 SHARED = ROOT.parent / "shared"
 SEED = 0

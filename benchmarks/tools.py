@@ -17,9 +17,10 @@ import torch_pruning
 from onnx import ModelProto
 from torch import nn
 
+import onnxprune as op
 from benchmarks.torch_layers import Attention
 from benchmarks.torch_models import INPUT, NETWORKS, build
-from onnxprune import PlanSettings, analyze, make_plan, prune
+from onnxprune import PlanSettings, analyze, prune
 
 __all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case", "torch_pruned"]
 
@@ -74,7 +75,7 @@ def _export(module: nn.Module) -> ModelProto:
 
 def _onnxprune(proto: ModelProto, *, check: bool) -> ModelProto:
     analysis = analyze(proto)
-    return prune(analysis, make_plan(analysis, PlanSettings(ratio=RATIO)), check=check).proto
+    return prune(analysis, op.plan(analysis, PlanSettings(ratio=RATIO)), check=check).proto
 
 
 def torch_pruned(case: Case, ratio: float) -> ModelProto:

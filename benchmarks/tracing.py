@@ -12,10 +12,11 @@ import click
 import numpy as np
 from onnx import ModelProto
 
+import onnxprune as op
 from benchmarks.common import Column, Report, Stopwatch, Table, Timing, chosen, log, milliseconds, options, yes
 from benchmarks.memory import SETTINGS, peak_memory
 from models.builders import densenet121, mobilenet_v2, resnet, synthetic_chain, yolo_like
-from onnxprune import TracedModel, apply_plan, load, make_plan, prove, prune, save
+from onnxprune import TracedModel, apply_plan, load, prove, prune, save
 from onnxprune.cost.cost import Cost, model_cost
 from onnxprune.normalize import normalize
 from onnxprune.report.layout import si
@@ -135,7 +136,7 @@ def _time_stages(path: Path, watch: Stopwatch) -> tuple[Cost, int, dict[str, Tim
     proto, shapes = watch("shapes", lambda: _shapes(model.proto))
     graph = watch("trace", lambda: trace(proto, shapes=shapes))
     analysis = TracedModel(model, graph)
-    plan = watch("plan", lambda: make_plan(analysis, SETTINGS))
+    plan = watch("plan", lambda: op.plan(analysis, SETTINGS))
     pruned = watch("rewrite", lambda: prune(analysis, plan, check=False).proto)
     watch("save", lambda: save(pruned, path.with_name("pruned.onnx"), force=True))
     verdict = watch("verify", lambda: prove(apply_plan(graph, plan), pruned))

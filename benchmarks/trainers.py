@@ -12,9 +12,9 @@ from onnx import ModelProto
 
 from benchmarks.small_networks import CLASSES, SIZE
 from onnxprune.autodiff.forward import feeds_of, forward
+from onnxprune.settings.training import TrainSettings
 from onnxprune.train.objective import objective, write_losses
 from onnxprune.train.runner import HostRunner
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import trainable
 from onnxprune_ort_training.backend import Worker, loss_model, statistics_of

@@ -7,18 +7,20 @@ import onnx
 import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+import onnxprune as op
 from onnxprune.model.bodies import close_bodies, in_body, is_open
 from onnxprune.model.file import load
 from onnxprune.normalize import normalize
-from onnxprune.planning.budget import Constraints
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
+from onnxprune.settings.planning import Constraints, PlanSettings
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.pipeline import PlanSettings, TracedModel, make_plan, prune
+from onnxprune.workflow.analysis import TracedModel
+from onnxprune.workflow.pruning import prune
 from tests.toolbox import Net, analyze, inputs_of, largest_difference, removal, run_once, swapped
 
 Inputs = dict[str, np.ndarray]
@@ -140,7 +142,7 @@ def test_results_are_pinned_with_the_reason() -> None:
 def test_from_plan_to_proof() -> None:
     model = load(network(deeper=True))
     analysis = TracedModel(model, analyze(model.proto))
-    plan = make_plan(analysis, PlanSettings(ratio=0.5))
+    plan = op.plan(analysis, PlanSettings(ratio=0.5))
     assert {"first_w", "first_w_2"} <= plan.removed.keys()
     inputs = inputs_of(analysis.graph) | {"flag": np.array(True)}
     verification = prune(analysis, plan, inputs=inputs).verification
@@ -158,7 +160,7 @@ def test_on_data(deeper: bool, flag: bool) -> None:
     settings = PlanSettings(
         ratio=0.4, allocation="reconstruction", criterion="obs", constraints=Constraints(round_to=1)
     )
-    plan = make_plan(analysis, settings, batches=lambda: batches)
+    plan = op.plan(analysis, settings, data=lambda: batches)
     pruned = prune(analysis, plan, inputs=batches[0])
     assert pruned.verification is not None
     assert pruned.verification.passed

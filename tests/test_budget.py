@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning import budget
-from onnxprune.planning.budget import QUANTITIES, Constraints, Target, choose, ladder, multiples
+from onnxprune.planning.budget import choose, ladder, multiples
+from onnxprune.settings.planning import QUANTITIES, Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -264,26 +266,25 @@ def test_unreachable_target_says_what_is_reachable() -> None:
 @pytest.mark.parametrize(
     ("code", "arguments"),
     [
-        ("OP302", {}),
-        ("OP302", {"ratio": 0.5, "target": Target("macs", 0.5)}),
-        ("OP303", {"ratio": 1.0}),
-        ("OP303", {"ratio": -0.1}),
-        ("OP303", {"ratio": float("nan")}),
-        ("OP303", {"target": Target("macs", 0.0)}),
-        ("OP303", {"target": Target("macs", 1.5)}),
-        ("OP303", {"ratio": 0.5, "constraints": Constraints(min_channels=0)}),
-        ("OP303", {"ratio": 0.5, "constraints": Constraints(max_ratio=1.0)}),
-        ("OP303", {"ratio": 0.5, "constraints": Constraints(round_to=0)}),
-        ("OP303", {"ratio": 0.5, "constraints": Constraints(ratio_for=(("fc", 1.0),))}),
-        ("OP304", {"ratio": 0.5, "constraints": Constraints(include=("nowhere*",))}),
-        ("OP304", {"ratio": 0.5, "constraints": Constraints(exclude=("nowhere*",))}),
-        ("OP304", {"ratio": 0.5, "constraints": Constraints(ratio_for=(("nowhere", 0.1),))}),
-        ("OP310", {"ratio": 0.5, "constraints": Constraints(exclude=("*",))}),
-        ("OP310", {"target": Target("macs", 0.5), "constraints": Constraints(exclude=("*",))}),
+        ("OP302", lambda: {}),
+        ("OP302", lambda: {"ratio": 0.5, "target": Target("macs", 0.5)}),
+        ("OP303", lambda: {"ratio": 1.0}),
+        ("OP303", lambda: {"ratio": -0.1}),
+        ("OP303", lambda: {"ratio": float("nan")}),
+        ("OP303", lambda: {"target": Target("macs", 0.0)}),
+        ("OP303", lambda: {"target": Target("macs", 1.5)}),
+        ("OP303", lambda: {"ratio": 0.5, "constraints": Constraints(min_channels=0)}),
+        ("OP303", lambda: {"ratio": 0.5, "constraints": Constraints(max_ratio=1.0)}),
+        ("OP303", lambda: {"ratio": 0.5, "constraints": Constraints(round_to=0)}),
+        ("OP303", lambda: {"ratio": 0.5, "constraints": Constraints(ratio_for=(("fc", 1.0),))}),
+        ("OP304", lambda: {"ratio": 0.5, "constraints": Constraints(include=("nowhere*",))}),
+        ("OP304", lambda: {"ratio": 0.5, "constraints": Constraints(exclude=("nowhere*",))}),
+        ("OP304", lambda: {"ratio": 0.5, "constraints": Constraints(ratio_for=(("nowhere", 0.1),))}),
+        ("OP310", lambda: {"ratio": 0.5, "constraints": Constraints(exclude=("*",))}),
+        ("OP310", lambda: {"target": Target("macs", 0.5), "constraints": Constraints(exclude=("*",))}),
     ],
 )
-def test_refusals(code: str, arguments: dict[str, Any]) -> None:
-    constraints = arguments.pop("constraints", Constraints())
+def test_refusals(code: str, arguments: Callable[[], dict[str, Any]]) -> None:
     with pytest.raises(PlanError) as caught:
-        choose(network(), scores(), constraints, **arguments)
+        choose(network(), scores(), **{"constraints": Constraints(), **arguments()})
     assert caught.value.code == code

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from onnxprune.cost.cost import cost
 from onnxprune.cost.forecast import Forecast
-from onnxprune.cost.terms import Quantity
-from onnxprune.planning.budget import QUANTITIES
+from onnxprune.settings.planning import QUANTITIES, Quantity
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.property.nets import Sample, samples
 from tests.toolbox import Net, analyze, removal

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, VerificationError
-from onnxprune.planning.budget import Constraints
+from onnxprune.settings.planning import Constraints, PlanSettings
 from onnxprune.workflow.max_drop import prune_within
-from onnxprune.workflow.pipeline import PlanSettings
 from tests.sensitivity.support import MODELS, digits
 from tests.toolbox import run_once
 
 with np.load(MODELS / "digits_test.npz", allow_pickle=False) as arrays:
     IMAGES, LABELS = arrays["images"], arrays["labels"]
+
+
+UNIFORM = PlanSettings(allocation="uniform")
 
 
 def samples(count: int | None = None) -> Dataset:
@@ -24,9 +28,9 @@ def samples(count: int | None = None) -> Dataset:
 def test_the_smallest_model_within_the_drop() -> None:
     """Trials close in on the least cost; the drop is that of the samples that were not calibrated on."""
     tried: list[str] = []
-    found = prune_within(digits(), PlanSettings(), samples(), 0.03, limit=150, progress=tried.append)
+    found = prune_within(digits(), UNIFORM, samples(), 0.03, limit=150, progress=lambda phase, *_: tried.append(phase))
     assert found.metric == "top1" and found.evaluation.samples == len(IMAGES) - 150
-    assert len(tried) == len(found.trials)
+    assert tried == ["search"] * len(found.trials)
     best = min(t.share for t in found.trials if t.loss <= 0.03)
     assert all(t.share < best for t in found.trials if t.loss > 0.03)
     assert found.pruned.plan.after["macs"] <= best * found.pruned.plan.before["macs"]
@@ -43,7 +47,7 @@ def test_the_smallest_model_within_the_drop() -> None:
 
 def test_where_no_removal_is_good_enough() -> None:
     """Only the first layer may lose channels, at least half of them, and nothing is repaired but means."""
-    settings = PlanSettings(constraints=Constraints(include=("/stem/*",), round_to=8))
+    settings = replace(UNIFORM, constraints=Constraints(include=("/stem/*",), round_to=8))
     with pytest.raises(VerificationError) as caught:
         prune_within(digits(), settings, samples(), 0.0, method="bias")
     assert caught.value.code == "OP506" and caught.value.exit_status == 1
@@ -51,8 +55,8 @@ def test_where_no_removal_is_good_enough() -> None:
 
 def test_what_can_not_be_asked() -> None:
     with pytest.raises(PlanError) as caught:
-        prune_within(digits(), PlanSettings(), samples(), 1.0)
+        prune_within(digits(), UNIFORM, samples(), 1.0)
     assert caught.value.code == "OP303"
     with pytest.raises(DataError) as few:
-        prune_within(digits(), PlanSettings(), samples(1), 0.1)
+        prune_within(digits(), UNIFORM, samples(1), 0.1)
     assert few.value.code == "OP712"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnxprune.benchmarking.gate import Change, check, compare
 from onnxprune.benchmarking.result import Benchmark, Case, Result
 from onnxprune.benchmarking.run import benchmark
-from onnxprune.benchmarking.settings import BenchmarkSettings
 from onnxprune.runtime.provider import Provider, parse_provider
+from onnxprune.settings.benchmarking import BenchmarkSettings
 
 __all__ = [
     "Benchmark",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from onnxprune.benchmarking.layer_changes import LayerChange
 from onnxprune.benchmarking.profile import Placement
 from onnxprune.benchmarking.rounds import Summary
-from onnxprune.benchmarking.settings import BenchmarkSettings
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.runtime.environment import Environment
+from onnxprune.settings.benchmarking import BenchmarkSettings
 
 
 @dataclass(frozen=True, slots=True)

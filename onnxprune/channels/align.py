@@ -10,16 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import numpy as np
 
 from onnxprune.channels.ledger import Approximation, Channels, Contraction, Pin
 from onnxprune.channels.notation import Axis, name_axes, parse
 from onnxprune.channels.values import Factor, Ids, Shape, Value
-
-Attention = Literal["heads", "width"]
-Grouped = Literal["channels", "groups"]
+from onnxprune.settings.planning import Attention
 
 _STAYS: Mapping[Attention, tuple[str, Attention]] = {
     "heads": ("the width of a head stays where whole heads leave", "width"),

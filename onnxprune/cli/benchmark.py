@@ -14,7 +14,8 @@ from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.benchmarking import BenchmarkSettings, Provider
+    from onnxprune.benchmarking import Provider
+    from onnxprune.settings.benchmarking import BenchmarkSettings
 
 _EXAMPLES = """\b
 Examples:
@@ -117,13 +118,13 @@ def command(
     with out.step("load"):
         loaded = {name: load(path) for name, path in zip(names, models, strict=True)}
     first = loaded[names[0]].proto
-    with out.progress("measure", 100) as update:
+    with out.progress() as progress:
         found = benchmark(
             loaded,
             _settings(**settings),
             shapes=by_name(input_shapes, first, "--input-shape", "OP603"),
             inputs=read_arrays(inputs, first) if inputs else None,
-            progress=lambda what, share: update(round(100 * share), 100, what),
+            progress=progress,
         )
     changes = () if baseline is None else compare(found, baseline)
     most = 0.05 if max_regression is None else max_regression
@@ -150,7 +151,8 @@ def _settings(
     Raises:
         UsageError: a provider isn't known (OP608), or an option can't be read (OP602).
     """
-    from onnxprune.benchmarking import BenchmarkSettings, parse_provider
+    from onnxprune.benchmarking import parse_provider
+    from onnxprune.settings.benchmarking import BenchmarkSettings
 
     found = [parse_provider(name) for name in providers]
     for text in provider_options:

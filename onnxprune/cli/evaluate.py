@@ -88,7 +88,7 @@ def command(
         samples = open_data(data, loaded.proto, recipe=recipe, limit=limit, seed=seed)
     for note in samples.notes:
         out.note(f"note: {note}")
-    with out.progress("evaluate", samples.known_length) as progress:
+    with out.progress() as progress:
         evaluation = evaluate(
             loaded,
             samples,
@@ -98,7 +98,7 @@ def command(
             providers=providers,
             batch=batch,
             seed=seed,
-            progress=lambda done: progress(done, samples.known_length),
+            progress=progress,
         )
     source = {"model": model, "against": against, "data": data}
     out.data(

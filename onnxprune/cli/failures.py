@@ -15,7 +15,8 @@ import click
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.report.text import printable
 
-VERBOSITY = "onnxprune.verbosity"  # the key in a context's meta
+VERBOSITY = "onnxprune.verbosity"  # keys in a context's meta
+COMMAND = "onnxprune.command"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
 _MARKS = {r"error(\[\w+\])?": "red", "  -->": "blue", "  help": "cyan"}
@@ -49,7 +50,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         raise
     except OnnxPruneError as error:
         _trace(context)
-        raise (GateFailure if error.exit_status == 1 else Failure)(str(error)) from error
+        raise (GateFailure if error.exit_status == 1 else Failure)(_with_flags(str(error), context)) from error
     except (KeyboardInterrupt, click.Abort) as error:
         raise click.exceptions.Exit(_INTERRUPTED) from error
     except BrokenPipeError as error:
@@ -84,6 +85,23 @@ def _usage(error: click.UsageError) -> UsageError:
     path = error.ctx.command_path if error.ctx else "onnxprune"
     cause = " ".join(error.format_message().split()).rstrip(".")
     return UsageError("OP602", cause, hint=f"see `{path} --help`")
+
+
+def _with_flags(message: str, context: click.Context | None) -> str:
+    """Write the command's flags for the settings that an error of the library names.
+
+    The place of an error is a setting's name, perhaps with more behind it; in a text, settings stand in backquotes.
+    """
+    command = None if context is None else context.meta.get(COMMAND)
+    if command is None:
+        return message
+    flags = {str(getattr(p, "field", p.name)): p.opts[-1] for p in command.params if isinstance(p, click.Option)}
+
+    def flag(found: re.Match[str]) -> str:
+        return found[1] + flags[found[2]] if found[2] in flags else found[0]
+
+    message = re.sub(r"(^  --> )(\w+)(?=$| )", flag, message, flags=re.MULTILINE)
+    return re.sub(r"()`(\w+)`", flag, message)
 
 
 def _trace(context: click.Context | None) -> None:

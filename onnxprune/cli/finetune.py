@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.models import user_functions
 from onnxprune.cli.options import SHARE
 from onnxprune.cli.output import Output, check_output, reporting, write_text
-from onnxprune.cli.training import progress_bar, settings_of, training
 from onnxprune.errors import PlanError
+from onnxprune.settings import TrainSettings, build
 
 _EXAMPLES = """\b
 Examples:
@@ -25,7 +25,7 @@ Examples:
 
 @click.command("finetune", short_help="Train a model further, on ONNX Runtime.", epilog=_EXAMPLES)
 @options.model_argument
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the trained model goes.")
+@options.output("Where the trained model goes.")
 @click.option(
     "--data",
     required=True,
@@ -44,7 +44,7 @@ Examples:
 @click.option("--validation", metavar="DATA", help="Samples to judge by. [default: a part of --data]")
 @click.option("--hold-out", type=SHARE, default=0.1, help="Share of --data held back to judge by. [default: 10%]")
 @click.option("--metric", help="What decides which model is better; see `onnxprune evaluate`.")
-@training
+@options.of(TrainSettings, "training")
 @click.option(
     "--backend",
     default="native",
@@ -70,7 +70,6 @@ Examples:
     metavar="FILE",
     help="Write what happened in each epoch, as .json or .csv.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of whatever is drawn.")
 @options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator. [default: ONNX Runtime's]")
 @options.force
@@ -92,7 +91,6 @@ def command(
     every: int | None,
     resume: bool,
     history: Path | None,
-    seed: int,
     providers: tuple[str, ...],
     threads: int | None,
     force: bool,
@@ -104,7 +102,6 @@ def command(
     is an ONNX graph, and runs on any execution provider.
     """
     from onnxprune.data import open_data, read_recipe
-    from onnxprune.data.functions import is_function_name
     from onnxprune.model.file import load, save
     from onnxprune.report.documents import document, to_json
     from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
@@ -119,9 +116,9 @@ def command(
         check_output(history, force)
     if checkpoint is not None:
         check_output(checkpoint, force or resume)
-    if any(map(is_function_name, (data, backend, metric or ""))) and "" not in sys.path:
-        sys.path.insert(0, "")  # as for `python -m`: the user's modules lie where the command is given
-    settings = settings_of(training, seed)
+    user_functions(data, backend, metric)
+    settings = build(TrainSettings, training)
+    seed = settings.seed
     with out.step("load"):
         source = load(model)
         original = None if teacher is None else load(teacher)
@@ -131,7 +128,7 @@ def command(
         judged = None if validation is None else open_data(validation, source.proto, recipe=recipe, seed=seed)
     for note in samples.notes:
         out.note(f"note: {note}")
-    with progress_bar(out) as progress:
+    with out.progress() as progress:
         result = finetune(
             source,
             samples,

@@ -24,10 +24,10 @@ def command(model: Path, input_shapes: list[Any], policies: dict[str, Any], out:
     everything coupled to it.
     """
     from onnxprune.model.file import file_size
-    from onnxprune.report.comparison import header_of
     from onnxprune.report.console import model_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.summary import summarize
+    from onnxprune.rewrite.comparison import header_of
 
     analysis, _ = open_model(out, model, input_shapes, policies=policies)
     header, summary, size = header_of(analysis.model.proto), summarize(analysis.graph), file_size(analysis.model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from onnxprune.cli.output import Output
 from onnxprune.errors import PlanError, UsageError
@@ -14,23 +15,59 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from onnxprune.model.file import Model
     from onnxprune.planning.plan import PrunePlan
-    from onnxprune.report.comparison import Port
-    from onnxprune.workflow.pipeline import TracedModel
+    from onnxprune.rewrite.comparison import Port
+    from onnxprune.workflow.analysis import TracedModel
 
     Arrays = dict[str, NDArray[Any]]
 
 T = TypeVar("T")
+Sizes: TypeAlias = tuple[int, ...]
+Shapes: TypeAlias = dict[str, Sizes]
+Named: TypeAlias = tuple[str | None, T]
+"""A value for an input; the name may be left out where there is one."""
+
+
+def read_model(
+    path: Path, shapes: Sequence[Named[Sizes]], files: Sequence[Named[Path]]
+) -> tuple[Model, Shapes, Arrays | None]:
+    """Load a model, and what is given for its inputs.
+
+    Args:
+        path: the model.
+        shapes: sizes of inputs.
+        files: arrays for inputs, whose sizes count as well.
+
+    Returns:
+        The model, sizes of its inputs, and the arrays if there are any.
+
+    Raises:
+        ModelError: the model can't be read.
+        UsageError: a name, shape or array doesn't fit the model (OP603, OP604).
+        PlanError: a shape contradicts an array (OP302).
+    """
+    from onnxprune.model.file import load
+
+    model = load(path)
+    given = by_name(shapes, model.proto, "--input-shape", "OP603")
+    arrays = read_arrays(files, model.proto) if files else None
+    for name, array in (arrays or {}).items():
+        if tuple(given.setdefault(name, array.shape)) != array.shape:
+            cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
+            raise PlanError("OP302", cause, where=name)
+    return model, given, arrays
 
 
 def open_model(
     out: Output,
     path: Path,
-    shapes: Sequence[tuple[str | None, tuple[int, ...]]] = (),
-    files: Sequence[tuple[str | None, Path]] = (),
+    shapes: Sequence[Named[Sizes]] = (),
+    files: Sequence[Named[Path]] = (),
     *,
     plan: PrunePlan | None = None,
     policies: Mapping[str, Any] | None = None,
+    transform: str | None = None,
 ) -> tuple[TracedModel, Arrays | None]:
     """Load and trace a model at the input sizes that the user gave.
 
@@ -39,38 +76,30 @@ def open_model(
         path: the model.
         shapes: sizes of inputs.
         files: arrays for inputs, whose sizes count as well.
-        plan: a plan for the model; it was made at sizes that hold where nothing else is said.
-        policies: what leaves together, where the user said so (`options.policies`); otherwise as the plan says.
+        plan: a plan for the model, see `analyze`.
+        policies: what leaves together, where the user said so.
+        transform: a function that the model goes through first.
 
     Returns:
         The traced model, and the arrays if there are any.
 
     Raises:
-        ModelError: the model can't be read or understood.
-        UsageError: a name, shape or array doesn't fit the model (OP603, OP604).
-        PlanError: options contradict each other (OP302), or the plan is for another model (OP306).
+        OnnxPruneError: see `read_model` and `analyze`.
     """
-    from onnxprune.model.file import load
-    from onnxprune.workflow.pipeline import analyze
+    from onnxprune.workflow.analysis import analyze
 
     with out.step("load"):
-        model = load(path)
-    if plan is not None and plan.model != model.sha256:
-        hint = "make a new one with `onnxprune plan`"
-        raise PlanError("OP306", "the plan was made for another model", where=str(path), hint=hint)
-    chosen = dict(policies or {})
-    for option, planned in plan.policies.items() if plan else ():
-        if chosen.setdefault(option, planned) != planned:
-            raise PlanError("OP302", f"--{option} {chosen[option]} isn't what the plan was made with ({planned})")
-    given = by_name(shapes, model.proto, "--input-shape", "OP603")
-    arrays = read_arrays(files, model.proto) if files else None
-    for name, array in (arrays or {}).items():
-        if tuple(given.setdefault(name, array.shape)) != array.shape:
-            cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
-            raise PlanError("OP302", cause, where=name)
+        model, given, arrays = read_model(path, shapes, files)
     with out.step("trace"):
-        sizes = {**(plan.inputs if plan else {}), **given}
-        return analyze(model, sizes, consume=True, **chosen), arrays
+        return analyze(model, given, plan=plan, consume=True, transform=transform, **(policies or {})), arrays
+
+
+def user_functions(*names: Any) -> None:
+    """Let modules be imported from where the command is given, as for `python -m`, if a name is module:function."""
+    from onnxprune.data.functions import is_function_name
+
+    if any(isinstance(name, str) and is_function_name(name) for name in names) and "" not in sys.path:
+        sys.path.insert(0, "")
 
 
 def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str) -> dict[str, T]:
@@ -79,7 +108,7 @@ def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: s
     Raises:
         UsageError: there is no such input, or a value for it came before (the code given).
     """
-    from onnxprune.report.comparison import inputs_of
+    from onnxprune.rewrite.comparison import inputs_of
 
     names = [port.name for port in inputs_of(proto)]
     found: dict[str, T] = {}
@@ -104,7 +133,7 @@ def read_arrays(files: Sequence[tuple[str | None, Path]], proto: ModelProto) -> 
     Raises:
         UsageError: a file can't be read, or an array has another type or shape than its input (OP604).
     """
-    from onnxprune.report.comparison import inputs_of
+    from onnxprune.rewrite.comparison import inputs_of
 
     paths = by_name(files, proto, "--input", "OP604")
     arrays = {}

@@ -1,26 +1,25 @@
-"""Options that several commands share, and what they are parsed into. Defaults are the library's."""
+"""Options made from settings classes, and those that several commands share. Defaults are the library's."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
-from onnxprune.errors import PlanError, UsageError
-
-if TYPE_CHECKING:
-    from onnxprune.planning.budget import Constraints
-    from onnxprune.workflow.pipeline import PlanSettings
+from onnxprune.cli.failures import COMMAND
+from onnxprune.errors import PlanError
+from onnxprune.settings import Policies, Settings, Target
+from onnxprune.settings.declare import Declared, flat
+from onnxprune.settings.planning import Limited
+from onnxprune.settings.training import LossName
 
 Function = Callable[..., Any]
-
-_QUANTITIES = ("macs", "params", "size", "memory", "latency")
-
 
 if TYPE_CHECKING:
     from click import ParamType as ParamType
@@ -56,19 +55,25 @@ class Share(ParamType[float]):
 SHARE = Share()
 
 
-class TargetType(ParamType[tuple[str, float]]):
-    """A limit on a cost: macs=0.5."""
+class Weighted(ParamType[tuple[str, float]]):
+    """A word out of some and a number: macs=0.5, kl or kl=0.5."""
 
-    name = "KIND=SHARE"
+    def __init__(self, name: str, words: Collection[str], number: ParamType[float], default: float | None) -> None:
+        """Say what the words are, and how the number is read; without a default it must be given."""
+        self.name, self.words, self.number, self.default = name, words, number, default
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Parse a limit."""
-        kind, _, limit = str(value).partition("=")
-        if kind not in _QUANTITIES:
-            near = get_close_matches(kind, _QUANTITIES, n=1)
-            meant = f"; did you mean {near[0]}?" if near else f": {', '.join(_QUANTITIES)}"
-            self.fail(f"{kind!r} is not one of the costs{meant}", param, ctx)
-        return kind, SHARE.convert(limit, param, ctx)
+        """Parse a word and its number."""
+        if isinstance(value, tuple):
+            return value
+        word, equals, number = str(value).partition("=")
+        if word not in self.words:
+            near = get_close_matches(word, self.words, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            self.fail(f"{word!r} is not one of {', '.join(self.words)}{meant}", param, ctx)
+        if not equals and self.default is not None:
+            return word, self.default
+        return word, self.number.convert(number, param, ctx)
 
 
 class PatternRatio(ParamType[tuple[str, float]]):
@@ -124,6 +129,109 @@ class InputFile(ParamType[tuple[str | None, Path]]):
         return name, Path(path)
 
 
+class SettingOption(click.Option):
+    """An option that stands for a field of settings.
+
+    Attributes:
+        field: the field's name, by which errors of the library name it.
+    """
+
+    def __init__(self, *args: Any, field: str, **kwargs: Any) -> None:
+        """Note the field."""
+        super().__init__(*args, **kwargs)
+        self.field = field
+
+
+# How values of a type are written, None left out.
+_FORMS: Mapping[Any, Any] = {
+    Target: Weighted("KIND=SHARE", get_args(Limited), SHARE, None),
+    Mapping[LossName, float]: Weighted("NAME[=WEIGHT]", get_args(LossName), click.FLOAT, 1.0),
+    tuple[str, Annotated[float, "share"]]: PatternRatio(),
+    Annotated[float, "share"]: SHARE,
+    int | Literal["auto"]: BlockCount(),
+    int: click.INT,
+    float: click.FLOAT,
+}
+
+
+def option(declared: Declared) -> Callable[[Function], Function]:
+    """Make the option of a setting: its flag, type, default and help are those of the declaration."""
+    about, kind = declared.about, _without_none(declared.kind)
+    several = kind in (Target, Mapping[LossName, float])  # repeated targets are an error, not the last one
+    if get_origin(kind) is tuple:
+        kind, several = get_args(kind)[0], True
+    settings: dict[str, Any] = {"multiple": several, "default": None, "metavar": about.get("metavar")}
+    if kind is bool:
+        settings = {"is_flag": True, "flag_value": not declared.default, "default": None}
+    elif get_origin(kind) is Literal:
+        settings["type"] = click.Choice(get_args(kind))
+    else:
+        settings["type"] = _FORMS.get(kind, click.STRING)
+    shown = about.get("shown", "" if declared.default in (None, ()) or kind is bool else str(declared.default))
+    text = about["help"] + (f" [default: {shown}]" if shown else "")
+    flag = about.get("flag", "--" + declared.name.replace("_", "-"))
+    return click.option(flag, cls=SettingOption, field=declared.name, help=text, **settings)
+
+
+def of(
+    settings: type[Settings], into: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
+) -> Callable[[Function], Function]:
+    """Give a command the options of a settings class; those that the user gave arrive as one argument, by field.
+
+    Args:
+        settings: the class; its groups count.
+        into: the argument.
+        only: the fields that the command has; None for all.
+        without: fields that it doesn't have.
+    """
+    found = [
+        declared
+        for declared in flat(settings)
+        if (only is None or declared.name in only) and declared.name not in without and "by_hand" not in declared.about
+    ]
+
+    def decorate(function: Function) -> Function:
+        @click.pass_context
+        @functools.wraps(function)
+        def gathering(context: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+            context.meta[COMMAND] = context.command
+            given = {}
+            for parameter in context.command.params:
+                if isinstance(parameter, SettingOption) and parameter.field in names:
+                    value = kwargs.pop(str(parameter.name))
+                    if value not in (None, ()):
+                        given[parameter.field] = _settled(parameter.field, value)
+            return function(*args, **{into: given}, **kwargs)
+
+        names = {declared.name for declared in found}
+        command: Function = gathering
+        for declared in reversed(found):
+            command = option(declared)(command)
+        return command
+
+    return decorate
+
+
+def _settled(field: str, value: Any) -> Any:
+    """Turn what options were parsed into to what the settings take."""
+    if field == "losses":
+        return dict(value)
+    if field == "target":
+        if len(value) > 1:
+            raise PlanError("OP302", "there are two targets", where=field, hint="give one of them")
+        return Target(*value[0])
+    return value
+
+
+def _without_none(kind: Any) -> Any:
+    """Return a type without None: `int | None` is int."""
+    args = get_args(kind)
+    if NoneType not in args:
+        return kind
+    rest = [arg for arg in args if arg is not NoneType]
+    return functools.reduce(lambda a, b: a | b, rest)
+
+
 def _full_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Turn the providers' short names into ONNX Runtime's own."""
     from onnxprune.runtime.provider import parse_provider
@@ -132,6 +240,12 @@ def _full_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
 
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
+
+
+def output(help: str, *, dash: bool = False) -> Callable[[Function], Function]:
+    """Return the option for where a command's result goes."""
+    return click.option("-o", "--output", required=True, type=click.Path(path_type=Path, allow_dash=dash), help=help)
+
 
 input_shapes = click.option(
     "--input-shape",
@@ -142,25 +256,6 @@ input_shapes = click.option(
     "where the model has one input.",
 )
 
-_POLICIES = {
-    "attention": click.option(
-        "--attention",
-        type=click.Choice(["heads", "width"]),
-        help="What leaves an attention: whole heads, or a part of every head's width. [default: heads]",
-    ),
-    "grouped": click.option(
-        "--grouped",
-        type=click.Choice(["channels", "groups"]),
-        help="What leaves a grouped convolution: as many channels of every group, or whole groups. [default: channels]",
-    ),
-}
-
-
-def policies(function: Function) -> Function:
-    """Give a command the options that say what leaves together; those that the user gave arrive as `policies`."""
-    return _gather(function, _POLICIES, "policies")
-
-
 inputs = click.option(
     "--input",
     "inputs",
@@ -168,13 +263,6 @@ inputs = click.option(
     multiple=True,
     help="Array to compare on, instead of a generated one. Repeatable; the name may be left out "
     "where the model has one input.",
-)
-
-tolerance = click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    help="Largest error allowed, relative to an output's largest value. [default: 1e-4 for float32, "
-    "by the coarsest type of the weights]",
 )
 
 providers = click.option(
@@ -189,145 +277,4 @@ providers = click.option(
 
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
-_PLANNING: Mapping[str, Callable[[Function], Function]] = {
-    "ratio": click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
-    "targets": click.option(
-        "--target",
-        "targets",
-        type=TargetType(),
-        multiple=True,
-        help="Limit on a cost as a share of the model's: macs, params, size (bytes of weights) or "
-        "memory (peak of activations), or latency, which is measured. Met from below.",
-    ),
-    "criterion": click.option(
-        "--criterion",
-        help="What makes a channel important: l1, l2, bn-scale, fpgm, lamp, random; with --data also obs (the error "
-        "that is left after refitting), taylor, fisher, mean-abs, apoz, variance; or one of an installed package. The "
-        "allocation reconstruction takes obs if nothing is said. [default: l2]",
-    ),
-    "allocation": click.option(
-        "--allocation",
-        type=click.Choice(["uniform", "global", "reconstruction"]),
-        help="Take the same share of every group; the least important channels of all; or, with --data, what costs the "
-        "least error of the outputs for what it saves, as measured; with --data this is taken if nothing is said. "
-        "[default: uniform]",
-    ),
-    "min_channels": click.option("--min-channels", type=int, help="Every layer keeps so many. [default: 1]"),
-    "max_ratio": click.option(
-        "--max-ratio", type=SHARE, help="Largest share of a group that may leave. [default: 0.9]"
-    ),
-    "round_to": click.option(
-        "--round-to",
-        type=int,
-        help="Channel counts are multiples of this. [default: 16, or 8, where layers are wide enough]",
-    ),
-    "include": click.option(
-        "--include",
-        multiple=True,
-        metavar="PATTERN",
-        help="Prune only what nodes of such names make. Repeatable.",
-    ),
-    "exclude": click.option(
-        "--exclude",
-        multiple=True,
-        metavar="PATTERN",
-        help="Leave the weights of nodes of such names alone. Repeatable.",
-    ),
-    "ratio_for": click.option(
-        "--ratio-for",
-        type=PatternRatio(),
-        multiple=True,
-        help="Ratio for what nodes of such names make. Repeatable.",
-    ),
-    "exact_only": click.option(
-        "--exact-only",
-        is_flag=True,
-        default=None,
-        help="Leave groups alone whose removal changes statistics (LayerNorm, means over channels).",
-    ),
-    "remove_blocks": click.option(
-        "--remove-blocks",
-        type=BlockCount(),
-        help="Remove so many residual blocks as a whole, those that change least what goes through them (with --data) "
-        "or have the smallest weights; auto, with --data and a target, for as many as pay. Channels leave what "
-        "remains, until it meets the budget.",
-    ),
-    "provider": click.option(
-        "--provider",
-        metavar="NAME",
-        help="For --target latency: the execution provider that it is measured on. [default: cpu]",
-    ),
-    "threads": click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        help="For --target latency: threads within an operator. [default: all cores]",
-    ),
-    "seed": click.option("--seed", type=click.IntRange(min=0), help="Seed of whatever is drawn. [default: 0]"),
-}
-_CONSTRAINTS = ("min_channels", "max_ratio", "round_to", "include", "exclude", "exact_only", "ratio_for")
-
-
-def planning(function: Function) -> Function:
-    """Give a command the planning options; those that the user gave arrive as the argument `planning`."""
-    return _gather(function, _PLANNING, "planning")
-
-
-def measuring(function: Function) -> Function:
-    """Give a command the planning options that a budget isn't needed for; they arrive likewise."""
-    names = ("criterion", *(n for n in _CONSTRAINTS if n != "ratio_for"), "seed")
-    return _gather(function, {n: option for n, option in _PLANNING.items() if n in names}, "planning")
-
-
-def _gather(function: Function, options: Mapping[str, Callable[[Function], Function]], into: str) -> Function:
-    @functools.wraps(function)
-    def gathering(**kwargs: Any) -> Any:
-        values = {name: kwargs.pop(name) for name in options}
-        given = {name: value for name, value in values.items() if value not in (None, ())}
-        return function(**{into: given}, **kwargs)
-
-    command: Function = gathering
-    for option in reversed([*options.values()]):
-        command = option(command)
-    return command
-
-
-def flag(name: str) -> str:
-    """Return a planning option as it is written on the command line."""
-    return "--" + {"targets": "target"}.get(name, name).replace("_", "-")
-
-
-def settings_of(planning: Mapping[str, Any], *, data: bool = False, budget: bool = True) -> PlanSettings:
-    """Turn planning options into settings; a --ratio-for alone leaves everything else as it is.
-
-    Args:
-        planning: the options that the user gave.
-        data: whether there are inputs, by which more can be judged.
-        budget: whether a budget is wanted; without one, nothing is to leave.
-
-    Raises:
-        PlanError: there is more than one budget, or one that isn't wanted (OP302).
-        UsageError: there is none (OP602).
-    """
-    from onnxprune.planning.budget import Target
-    from onnxprune.workflow.pipeline import PlanSettings
-
-    targets = [Target(*target) for target in planning.get("targets", ())]
-    if len(targets) + ("ratio" in planning) + (not budget) > 1:
-        raise PlanError("OP302", "give one budget: a --ratio, a --target or a --max-drop")
-    if budget and not planning.keys() & {"ratio", "targets", "ratio_for", "remove_blocks"}:
-        hint = "for example --target macs=50% or --ratio 0.3"
-        raise UsageError("OP602", "no budget: how much is to be removed?", hint=hint)
-    constraints = constraints_of(planning)
-    rest = {k: planning[k] for k in ("criterion", "allocation", "seed", "remove_blocks") if k in planning}
-    channels = bool(planning.keys() & {"ratio", "targets", "ratio_for"}) or not budget
-    rest.setdefault("allocation", "reconstruction" if data and channels else "uniform")
-    rest.setdefault("criterion", "obs" if rest["allocation"] == "reconstruction" else "l2")
-    ratio = planning.get("ratio", None if targets else 0.0)
-    return PlanSettings(ratio=ratio, target=next(iter(targets), None), constraints=constraints, **rest)
-
-
-def constraints_of(planning: Mapping[str, Any]) -> Constraints:
-    """Turn planning options into limits on what may leave."""
-    from onnxprune.planning.budget import Constraints
-
-    return Constraints(**{name: planning[name] for name in _CONSTRAINTS if name in planning})
+policies = of(Policies, "policies")

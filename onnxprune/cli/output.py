@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -16,8 +17,9 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
-from onnxprune.cli.failures import VERBOSITY, colored
+from onnxprune.cli.failures import COMMAND, VERBOSITY, colored
 from onnxprune.errors import ModelError, PlanError
+from onnxprune.progress import Progress
 from onnxprune.report.text import printable
 
 if TYPE_CHECKING:
@@ -90,33 +92,41 @@ class Output:
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
         """Show that something is under way on a terminal; with -v, how long it took."""
-        started = perf_counter()
-        if self.watched:
-            with _console(sys.stderr).status(what):
-                yield
-        else:
+        with self.progress() as progress:
+            progress(what, 0, None)
             yield
-        if self.verbosity >= 1:
-            click.echo(f"{what:<24} {perf_counter() - started:7.3f} s", err=True)
 
     @contextmanager
-    def progress(self, what: str, total: int | None = None) -> Iterator[Update]:
-        """Show a progress bar on a terminal; with -v, the time it took.
+    def progress(self) -> Iterator[Progress]:
+        """Show what is under way on a terminal, and how far it is; with -v, how long each phase took."""
+        phase, started = "", perf_counter()
 
-        Args:
-            what: what is under way.
-            total: the number of parts, if it is known beforehand.
-        """
+        def timed(text: str) -> None:
+            nonlocal phase, started
+            what = text.partition(":")[0]
+            if what != phase:
+                if phase and self.verbosity >= 1:
+                    click.echo(f"{phase:<24} {perf_counter() - started:7.3f} s", err=True)
+                phase, started = what, perf_counter()
+
         if not self.watched:
-            with self.step(what):
-                yield lambda done, total, text=what: None
+            yield lambda text, done, total: timed(text)
+            timed("")
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done, total, text=what: bar.update(task, description=text, completed=done, total=total)
+        with Bar(*columns, console=_console(sys.stderr), transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(text: str, done: int, total: int | None) -> None:
+                if text.partition(":")[0] != phase:
+                    bar.reset(task)
+                timed(text)
+                bar.update(task, description=text.partition(": ")[2] or text, completed=done, total=total)
+
+            yield show
 
     def _print(self, tables: tuple[Tables, ...], *, err: bool) -> None:
         console = _console(sys.stderr if err else sys.stdout)
@@ -146,11 +156,38 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(context: click.Context, /, *args: Any, verbose: int, quiet: bool, form: str, **kwargs: Any) -> Any:
         if verbose and quiet:
             raise PlanError("OP302", "-v and -q contradict each other")
-        context.meta[VERBOSITY] = verbose
+        context.meta.update({VERBOSITY: verbose, COMMAND: context.command})
         out = Output(json=form == "json", verbosity=-1 if quiet else verbose)
-        return function(*args, out=out, **kwargs)
+        with _logged(out):
+            return function(*args, out=out, **kwargs)
 
     return command
+
+
+class _Lines(logging.Handler):
+    """Prints what the library logs: what is worth knowing as notes, the rest as warnings."""
+
+    def __init__(self, out: Output) -> None:
+        """Say where to."""
+        super().__init__(logging.INFO)
+        self.out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        (self.out.warn if record.levelno >= logging.WARNING else self.out.note)(record.getMessage())
+
+
+@contextmanager
+def _logged(out: Output) -> Iterator[None]:
+    logger, handler = logging.getLogger("onnxprune"), _Lines(out)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _console(stream: IO[str]) -> Console:

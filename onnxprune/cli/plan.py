@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from onnxprune.cli import calibration, options
-from onnxprune.cli.latency import latency_of
-from onnxprune.cli.models import open_model
+from onnxprune.cli import options
+from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError
+from onnxprune.settings import ShrinkSettings, build
+from onnxprune.settings.shrinking import LIMIT
 
 _EXAMPLES = """\b
 Examples:
@@ -20,32 +21,21 @@ Examples:
   onnxprune plan model.onnx -o plan.json --target macs=50% --data images/
   onnxprune plan model.onnx -o plan.json --target latency=50% --provider cpu
 """
+_AFTER_PLANNING = ("plan", "verify", "tolerance", "recover", "max_drop", "finetune", "steps", "rewind")
 
 
 @click.command("plan", short_help="Choose what to remove, write it down.", epilog=_EXAMPLES)
 @options.model_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Where the plan goes; - for stdout.",
-)
-@options.planning
+@options.output("Where the plan goes; - for stdout.", dash=True)
+@options.of(ShrinkSettings, "given", without=_AFTER_PLANNING)
 @options.input_shapes
-@options.policies
-@calibration.data
-@calibration.curves
 @options.force
 @reporting
 def command(
     model: Path,
     output: Path,
-    planning: dict[str, Any],
+    given: dict[str, Any],
     input_shapes: list[Any],
-    policies: dict[str, Any],
-    given: calibration.Given,
-    record: Path | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -57,30 +47,42 @@ def command(
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.summary import summarize_plan
-    from onnxprune.workflow.pipeline import make_plan
+    from onnxprune.workflow.inputs import open_samples
+    from onnxprune.workflow.planning import plan, settled
 
-    settings = options.settings_of(planning, data=given.data is not None or record is not None)
-    latency = latency_of(planning, settings)
+    settings = build(ShrinkSettings, given)
+    planning, calibration = settled(settings.planning, data=False) and settings.planning, settings.calibration
     to_stdout = str(output) == "-"
     if to_stdout and out.json:
         raise PlanError("OP302", "-o - and --format json both want stdout", hint="drop one")
     if not to_stdout:
         check_output(output, force)
-    analysis, _ = open_model(out, model, input_shapes, policies=policies)
-    curves = calibration.read_curves(record, analysis)
-    batches = given.batches(out, analysis, seed=settings.seed)
-    with out.progress("score and plan") as progress:
-        plan = make_plan(analysis, settings, batches=batches, curves=curves, latency=latency, progress=progress)
+    user_functions(calibration.data, settings.transform)
+    policies: dict[str, Any] = {name: given[name] for name in ("attention", "grouped") if name in given}
+    analysis, _ = open_model(out, model, input_shapes, policies=policies, transform=settings.transform)
+    with out.progress() as progress:
+        progress("score and plan", 0, None)
+        data = None
+        if calibration.data is not None:
+            data = open_samples(calibration, analysis.graph.proto, seed=planning.seed, limit=LIMIT)
+        made = plan(
+            analysis,
+            planning,
+            data=data,
+            sensitivity=settings.sensitivity,
+            latency=settings.latency,
+            progress=progress,
+        )
     if to_stdout:
-        click.echo(plan.to_json(), nl=False)
+        click.echo(made.to_json(), nl=False)
     else:
-        write_text(output, plan.to_json())
-    summary = summarize_plan(apply_plan(analysis.graph, plan))
+        write_text(output, made.to_json())
+    summary = summarize_plan(apply_plan(analysis.graph, made))
     out.summary(
-        document("plan", model=model, output=output, **fields(plan), **fields(summary)),
+        document("plan", model=model, output=output, **fields(made), **fields(summary)),
         cost_tables(summary),
         group_tables(summary),
-        *([] if latency is None else [latency_tables(plan.settings["latency"])]),
+        *([latency_tables(made.settings["latency"])] if "latency" in made.settings else []),
         err=to_stdout,
     )
     if not to_stdout:

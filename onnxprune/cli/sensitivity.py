@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
-from onnxprune.cli import calibration, options
-from onnxprune.cli.models import open_model
+from onnxprune.cli import options
+from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError, UsageError
+from onnxprune.settings import DataSettings, PlanSettings, build
+from onnxprune.settings.shrinking import LIMIT
 
 _EXAMPLES = """\b
 Examples:
@@ -42,10 +44,10 @@ Examples:
     "--metric",
     help="Measure top1, top5, miou, agreement, kl, mse, cosine or module:function instead of the error of outputs.",
 )
-@options.measuring
+@options.of(PlanSettings, "planning", without=("ratio", "target", "allocation", "ratio_for", "remove_blocks"))
 @options.input_shapes
 @options.policies
-@calibration.data
+@options.of(DataSettings, "given")
 @options.force
 @reporting
 def command(
@@ -57,7 +59,7 @@ def command(
     planning: dict[str, Any],
     input_shapes: list[Any],
     policies: dict[str, Any],
-    given: calibration.Given,
+    given: dict[str, Any],
     force: bool,
     out: Output,
 ) -> None:
@@ -69,13 +71,14 @@ def command(
     from onnxprune.report.documents import document
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
     from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
+    from onnxprune.workflow.inputs import batches_of, open_samples
 
-    if given.data is None:
+    calibration = build(DataSettings, given)
+    if calibration.data is None:
         raise UsageError(
             "OP602", "sensitivity is measured on inputs", hint="pass some with --data; labels aren't needed"
         )
-    constraints, seed = options.constraints_of(planning), planning.get("seed", 0)
-    constraints.check()
+    constraints, seed = build(PlanSettings, planning).constraints, planning.get("seed", 0)
     if any(not 0 < share <= 1 for share in shares):
         raise PlanError("OP303", "a share is above 0 and at most 1", where="--share")
     if plot is not None:
@@ -87,9 +90,9 @@ def command(
         "criterion": criterion,
         "metric": metric,
         "shares": list(steps),
-        "data": given.data,
-        "preprocess": given.preprocess,
-        "limit": given.limit or calibration.LIMIT,
+        "data": calibration.data,
+        "preprocess": calibration.preprocess,
+        "limit": calibration.limit or LIMIT,
         **policies,
         **{name: list(v) if isinstance(v, tuple) else v for name, v in planning.items() if name != "criterion"},
     }
@@ -99,17 +102,15 @@ def command(
         out.note(f"resuming from {output}, which has {len(record.curves)} groups")
     elif output is not None:
         check_output(output, force)
-    batches = given.batches(out, analysis, seed=seed)
+    user_functions(calibration.data, metric)
+    samples = open_samples(calibration, graph.proto, seed=seed, limit=LIMIT)
+    batches = batches_of(samples, graph.proto)
     assert batches is not None
     fitted, held_back = share_out(batches)
-    judge: Judge
-    if metric is None:
-        judge = OutputError(graph.proto, held_back)
-    else:  # metrics are measured on all of the data, with labels
-        data = given.open(out, analysis, seed=seed, limit=given.limit or calibration.LIMIT)
-        judge = MetricLoss(graph.proto, data, metric)
+    judge: Judge  # metrics are measured on all of the data, with labels
+    judge = OutputError(graph.proto, held_back) if metric is None else MetricLoss(graph.proto, samples, metric)
     done = len(record.curves)
-    with out.progress("sensitivity", len(graph.groups)) as progress:
+    with out.progress() as progress:
         for curve in measure(
             graph,
             fitted,
@@ -121,7 +122,7 @@ def command(
             known=record.curves,
         ):
             record = record.with_curve(curve)
-            progress(len(record.curves), len(graph.groups))
+            progress("sensitivity", len(record.curves), len(graph.groups))
             if output is not None:
                 write_text(output, record.to_json(graph))
     curves = [record.curves[i] for i in sorted(record.curves)]

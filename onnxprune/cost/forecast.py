@@ -11,7 +11,8 @@ from itertools import chain
 import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Mask
-from onnxprune.cost.terms import Amounts, Quantity, terms_of
+from onnxprune.cost.terms import Amounts, terms_of
+from onnxprune.settings.planning import Quantity
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import masks
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,9 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.values import Shape
 from onnxprune.operators.contractions import multiply_accumulates
+from onnxprune.settings.planning import Quantity
 from onnxprune.shapes import Shapes
 
-Quantity = Literal["macs", "params", "size", "memory"]
 ShapeOf = Callable[[str], Shape]
 Amounts = NDArray[np.int64]
 

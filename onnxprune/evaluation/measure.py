@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,7 @@ from onnxprune.evaluation.metrics import Metric, check_name, choose
 from onnxprune.evaluation.runner import Runner
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
+from onnxprune.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     threads: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a model on data, in one pass and bounded memory.
 
@@ -191,7 +192,7 @@ def evaluate(
         resamples: number of bootstrap resamples.
         seed: random seed of the bootstrap.
         threads: threads within an operator; ONNX Runtime's default if None.
-        progress: called with the number of processed samples after each batch.
+        progress: called with the samples that are done, after each batch.
 
     Raises:
         DataError: the data can't be read or don't fit (OP701 to OP710), or a metric can't be measured (OP711).
@@ -217,8 +218,7 @@ def evaluate(
         meters = meters or _Meters(seen, metrics)
         meters.add(seen, resampler.weights(samples.count))
         done += samples.count
-        if progress is not None:
-            progress(done)
+        progress("evaluate", done, dataset.known_length)
     if meters is None:
         raise DataError("OP702", "the data have no samples")
     return Evaluation(

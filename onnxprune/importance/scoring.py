@@ -43,7 +43,7 @@ def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batc
     """
     entry = find(name)
     if entry.data and batches is None:
-        hint = "give unlabeled inputs with --data, or use a criterion that reads only weights, such as l2"
+        hint = "give unlabeled inputs with `data`, or use a criterion that reads only weights, such as l2"
         raise PlanError("OP312", f"criterion {name!r} needs inputs", hint=hint)
     scores = [raw_scores(name, view) for view in views(graph, seed=seed, batches=batches if entry.data else None)]
     if scores and all(np.isnan(s).all() for s in scores):

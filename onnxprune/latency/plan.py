@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ from onnxprune.latency.widths import (
     total_value,
 )
 from onnxprune.latency.work import Sizes, tensors_of, works
-from onnxprune.planning.budget import Constraints, Scores, Target, nothing_to_prune, ways_down
+from onnxprune.planning.budget import Scores, nothing_to_prune, ways_down
+from onnxprune.progress import Progress, silent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU, Provider
+from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
-
-Progress = Callable[[int, int], None]
 
 _CLOSE = 0.96  # relative to the target: a faster plan removed too much
 _AIM = 0.985  # relative to the target: a margin for the scatter of measurements
@@ -82,7 +82,7 @@ def plan_for_latency(
     options: Options | None = None,
     *,
     errors: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> LatencyResult:
     """Choose the units to remove so that the measured latency meets a target.
 
@@ -93,7 +93,7 @@ def plan_for_latency(
         target: the latency to reach, relative to the original's.
         options: how latency is measured.
         errors: whether scores are output errors, which add up, instead of importances within a group.
-        progress: called with the number of measured networks and their maximum number.
+        progress: called with the networks that are measured; the last few may not be needed.
 
     Returns:
         The plan of most value among those measured to meet the target.
@@ -104,14 +104,13 @@ def plan_for_latency(
         UsageError: the provider isn't available (OP608).
         ModelError: ONNX Runtime can't run the model (OP122).
     """
-    target.check()
     fixed, ways = ways_down(graph, scores, constraints)
     candidates = [
         candidate_widths(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps
     ]
     if not candidates:
         raise nothing_to_prune()
-    planner = _Planner(graph, candidates, options or Options(), fixed, progress or (lambda done, total: None))
+    planner = _Planner(graph, candidates, options or Options(), fixed, progress)
     return planner.run(target.value)
 
 
@@ -150,7 +149,7 @@ class _Planner:
         """Predict, measure and correct until the target is met or out of reach."""
         probes = probe_configs(self.counts, self.options.seed)
         for number, config in enumerate(probes):
-            self.progress(number, len(probes) + _TRIES)
+            self.progress("measure latency", number, len(probes) + _TRIES)
             self._learn(config)
             if self.alone:
                 self.wholes.append((config, _seconds(TimedSession(self._build(config), self.feeds, self.settings))))
@@ -162,7 +161,7 @@ class _Planner:
             config = self._next(model, tries, target)
             if tuple(config.tolist()) in tries:
                 break
-            self.progress(len(probes) + number, len(probes) + _TRIES)
+            self.progress("measure latency", len(probes) + number, len(probes) + _TRIES)
             done = tries[tuple(config.tolist())] = self._try(model, config)
             share = done.measured.value
             worth = total_value(self.candidates, config)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.channels.align import Attention, Grouped, align
+from onnxprune.channels.align import align
 from onnxprune.channels.ledger import Approximation, Channels, Pin, fresh_value
 from onnxprune.channels.values import Factor, Ids, Shape, Value, reshape
 from onnxprune.operators.node import Node
+from onnxprune.settings.planning import Attention, Grouped
 
 
 class ShapeUnknown(Exception):

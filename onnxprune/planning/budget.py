@@ -11,21 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import ceil, gcd, lcm
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.channels.values import Ids, Mask
 from onnxprune.cost.forecast import Forecast
-from onnxprune.cost.terms import Quantity
 from onnxprune.errors import PlanError
+from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 
 Scores = Sequence[NDArray[np.float64]]
-Limited = Quantity | Literal["latency"]
-QUANTITIES: tuple[Quantity, ...] = ("macs", "params", "size", "memory")
 
 Multiples = Sequence[tuple[int, int]]
 
@@ -39,73 +37,6 @@ _WIDE_CHANNELS = 128  # of a network's widest layer
 
 # So many steps are looked at for being needless once a target is met.
 _GIVEN_BACK = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """Limits on what may leave a group.
-
-    Attributes:
-        min_channels: every layer keeps at least as many channels (or all, if it has fewer).
-        max_ratio: the largest share of a group's units that may leave.
-        round_to: channel counts are multiples of this; None for 16 or 8 where layers are wide enough, else less.
-        include: patterns of node names; only groups whose channels such a node makes are pruned. Empty for all.
-        exclude: patterns of node names whose weights stay as they are.
-        exact_only: leave out groups whose removal is an approximation.
-        ratio_for: (pattern, ratio) pairs that fix the share removed from the groups that a node makes.
-    """
-
-    min_channels: int = 1
-    max_ratio: float = 0.9
-    round_to: int | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    exact_only: bool = False
-    ratio_for: tuple[tuple[str, float], ...] = ()
-
-    def check(self) -> None:
-        """Refuse settings out of range.
-
-        Raises:
-            PlanError: one is (OP303).
-        """
-        _in_range("--min-channels", self.min_channels, self.min_channels >= 1, "at least 1")
-        _in_range("--max-ratio", self.max_ratio, 0 <= self.max_ratio < 1, "at least 0 and below 1")
-        _in_range("--round-to", self.round_to, self.round_to is None or self.round_to >= 1, "at least 1")
-        for pattern, ratio in self.ratio_for:
-            _in_range(f"--ratio-for {pattern}", ratio, 0 <= ratio < 1, "at least 0 and below 1")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A limit on a cost.
-
-    Attributes:
-        quantity: what is limited. A latency isn't counted but measured: see `onnxprune.latency`.
-        value: the limit, as a share of the source model's cost.
-    """
-
-    quantity: Limited
-    value: float
-
-    def check(self) -> None:
-        """Refuse a target that is no share.
-
-        Raises:
-            PlanError: it isn't above 0 and at most 1 (OP303).
-        """
-        _in_range(f"--target {self.quantity}", self.value, 0 < self.value <= 1, "above 0 and at most 1")
-
-    @property
-    def counted(self) -> Quantity:
-        """The quantity, where it is one that can be counted.
-
-        Raises:
-            PlanError: it is a latency, which `make_plan` measures (OP302).
-        """
-        if self.quantity == "latency":
-            raise PlanError("OP302", "a latency is measured, not counted", where="--target latency")
-        return self.quantity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,8 +82,9 @@ def choose(
         PlanError: settings contradict each other (OP302) or are out of range (OP303), a pattern matches no node
             (OP304), nothing can be pruned (OP310), or the target is out of reach (OP301).
     """
-    if (ratio is None) == (target is None):
-        raise PlanError("OP302", "give either a ratio or a target")
+    PlanSettings(ratio=ratio, target=target)  # checks them
+    if ratio is None and target is None:
+        raise PlanError("OP302", "neither a ratio nor a target says how much to remove")
     removed, ways = ways_down(graph, scores, constraints)
     steps = [step for way in ways.values() for step in way]
     if not steps and not removed.any() and ratio != 0:
@@ -160,11 +92,9 @@ def choose(
     free = [graph.groups[index] for index in ways]
     steps.sort(key=lambda s: (s.share, s.loss) if allocation == "uniform" else (s.loss, s.share))
     if ratio is not None:
-        _in_range("--ratio", ratio, 0 <= ratio < 1, "at least 0 and below 1")
         taken = _by_ratio(steps, ratio, allocation, sum(len(g.units) for g in free))
     else:
         assert target is not None
-        target.check()
         taken = _by_target(graph, removed, steps, target)
     for step in taken:
         removed[step.units] = True
@@ -183,7 +113,6 @@ def ways_down(
     Raises:
         PlanError: a constraint is out of range (OP303), or a pattern matches no node (OP304).
     """
-    constraints.check()
     fixed, free = eligible(graph, constraints)
     removed = np.zeros(len(graph.pinned), dtype=bool)
     counts = multiples(graph, constraints)
@@ -291,7 +220,7 @@ def _by_target(
     if count is None:
         share = after(steps) / max(before, 1)
         cause = f"{target.quantity} can't be brought to {target.value:.3g} of the original"
-        hint = f"{share:.3g} is the least with these constraints (--max-ratio, --min-channels, --exclude, --round-to)"
+        hint = f"{share:.3g} is the least with these constraints (`max_ratio`, `min_channels`, `exclude`, `round_to`)"
         raise PlanError("OP301", cause, hint=hint)
     return _give_back(steps[:count], lambda taken: after(taken) <= limit)
 
@@ -325,15 +254,15 @@ def _first(high: int, holds: Callable[[int], bool]) -> int | None:
 def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[Group, float]], list[Group]]:
     """Sort out groups with a ratio of their own from those that the allocation may use."""
     names = [n.name for n in graph.proto.graph.node]
-    for option, patterns in (
-        ("--include", constraints.include),
-        ("--exclude", constraints.exclude),
-        ("--ratio-for", [p for p, _ in constraints.ratio_for]),
+    for name, patterns in (
+        ("include", constraints.include),
+        ("exclude", constraints.exclude),
+        ("ratio_for", [p for p, _ in constraints.ratio_for]),
     ):
         for pattern in patterns:
             if not any(fnmatchcase(n, pattern) for n in names):
                 hint = "`onnxprune inspect MODEL` lists the names"
-                raise PlanError("OP304", f"no node's name matches {pattern!r}", where=option, hint=hint)
+                raise PlanError("OP304", f"no node's name matches {pattern!r}", where=name, hint=hint)
     fixed, free = [], []
     for group in graph.groups:
         if (constraints.exact_only and not group.exact) or _matches(group.nodes, constraints.exclude):
@@ -348,8 +277,3 @@ def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(n, p) for p in patterns for n in names)
-
-
-def _in_range(option: str, value: Any, holds: bool, range_: str) -> None:
-    if not holds:
-        raise PlanError("OP303", f"{value} is out of range: must be {range_}", where=option)

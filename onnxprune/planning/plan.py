@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from onnxprune.channels.align import Attention, Grouped
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning.residual_blocks import without_blocks
+from onnxprune.settings.planning import Attention, Grouped
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.model.stream import Batches, Inputs
-from onnxprune.recover.repair import Method, Repair, recover, repeat
+from onnxprune.recover.repair import Repair, recover, repeat
+from onnxprune.settings.shrinking import Method
 
 __all__ = ["Batches", "Inputs", "Method", "Repair", "recover", "repeat"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from onnx import ModelProto
@@ -18,6 +17,7 @@ from onnxprune.errors import UsageError
 from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
+from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import Evidence, Rows, evidence, reconstruct, rescale, shift
 from onnxprune.recover.regression import (
@@ -30,9 +30,8 @@ from onnxprune.recover.regression import (
     set_parameters,
     target_of,
 )
+from onnxprune.settings.shrinking import Method
 from onnxprune.trace.pruned_graph import PrunedGraph
-
-Method = Literal["bias", "bn", "reconstruct"]
 
 _FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {
     "bias": shift,
@@ -71,7 +70,7 @@ def recover(
     method: Method = "reconstruct",
     seed: int = 0,
     positions: int = _POSITIONS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Repair]:
     """Repair a pruned model in place.
 
@@ -83,7 +82,7 @@ def recover(
             the intercepts only.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from a batch.
-        progress: called with the number of layers done and of all layers.
+        progress: called with the layers that are done.
 
     Returns:
         The error of every repaired layer before and after.
@@ -108,7 +107,7 @@ def recover(
             sink = intercept_place(layer, index)
             moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
             repairs.append(_refit(layer, index, sink, *moments, _FITS[method]))
-        progress(number + 1, len(layers))
+        progress("repair", number + 1, len(layers))
     return repairs
 
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from onnxprune.channels.values import Shape
 from onnxprune.errors import CATALOG
-from onnxprune.report.comparison import Comparison, ModelHeader, OutputDistance, Port
 from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
 from onnxprune.report.index import Reach
 from onnxprune.report.layout import (
@@ -42,6 +41,7 @@ from onnxprune.report.layout import (
 )
 from onnxprune.report.operators import Operator, count_states
 from onnxprune.report.summary import ModelSummary, PlanSummary
+from onnxprune.rewrite.comparison import Comparison, ModelHeader, OutputDistance, Port
 from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from onnxprune.cost.cost import Cost
 from onnxprune.planning.plan import PrunePlan
-from onnxprune.report.comparison import Comparison
 from onnxprune.report.layout import share
 from onnxprune.report.summary import GroupChange, GroupSummary, LayerSummary, ModelSummary, PlanSummary
+from onnxprune.rewrite.comparison import Comparison
 from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
 

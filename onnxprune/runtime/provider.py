@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from onnxprune.errors import UsageError
-from onnxprune.runtime.library import import_onnxruntime
 
 CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
@@ -91,6 +90,8 @@ def parse_provider(text: str) -> Provider:
     Raises:
         UsageError: no provider has this name (OP608), or ONNX Runtime isn't installed (OP601).
     """
+    from onnxprune.runtime.library import import_onnxruntime
+
     runtime = import_onnxruntime()
     known = {name: name for name in runtime.get_all_providers()}
     known |= {name: name for name in runtime.get_available_providers()} | dict(_SHORT)

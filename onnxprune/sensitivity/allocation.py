@@ -19,11 +19,12 @@ from onnxprune.cost.forecast import Forecast
 from onnxprune.errors import PlanError
 from onnxprune.importance import Scores
 from onnxprune.model.stream import Batches
-from onnxprune.planning.budget import Constraints, Target, choose
+from onnxprune.planning.budget import choose
 from onnxprune.planning.residual_blocks import rank_blocks, without_blocks
 from onnxprune.rewrite.masked import masked
 from onnxprune.sensitivity.curves import Curve, share_out
 from onnxprune.sensitivity.outputs import OutputError
+from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph

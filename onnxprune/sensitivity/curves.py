@@ -19,9 +19,10 @@ from onnxprune.importance.activations import Activations
 from onnxprune.importance.scoring import raw_scores
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.model.tensors import Weights
-from onnxprune.planning.budget import Constraints, eligible, ladder, multiples
+from onnxprune.planning.budget import eligible, ladder, multiples
 from onnxprune.recover.regression import set_parameters
 from onnxprune.rewrite.masked import masked
+from onnxprune.settings.planning import Constraints
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph

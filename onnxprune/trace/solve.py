@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.channels.align import Attention, Grouped
 from onnxprune.channels.ledger import Approximation, Channels
 from onnxprune.channels.values import Ids, Value
+from onnxprune.settings.planning import Attention, Grouped
 from onnxprune.shapes import Shapes
 from onnxprune.trace.bundles import Bundle, bundle
 from onnxprune.trace.graph import ChannelGraph

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
-from onnxprune.channels.align import Attention, Grouped
 from onnxprune.channels.ledger import Channels, Pin, fresh_value
 from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body
@@ -22,6 +21,7 @@ from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import count_uses, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode
+from onnxprune.settings.planning import Attention, Grouped
 from onnxprune.shapes import Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.graph import ChannelGraph

@@ -5,21 +5,14 @@ standard operators, which any execution provider runs (`step`, `runner`, `loop`)
 can train instead.
 """
 
-from onnxprune.train.augment import Augmentation
 from onnxprune.train.backend import Job, Trained, TrainingBackend, register_backend
 from onnxprune.train.finetune import FineTuned, finetune
-from onnxprune.train.history import Epoch, Progress
-from onnxprune.train.losses import LossSettings
-from onnxprune.train.settings import TrainSettings
+from onnxprune.train.history import Epoch
 
 __all__ = [
-    "Augmentation",
     "Epoch",
     "FineTuned",
     "Job",
-    "LossSettings",
-    "Progress",
-    "TrainSettings",
     "Trained",
     "TrainingBackend",
     "finetune",

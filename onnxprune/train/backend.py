@@ -12,9 +12,10 @@ from onnx import ModelProto
 from onnxprune.data import Dataset
 from onnxprune.errors import TrainingError
 from onnxprune.model.session import Provider
+from onnxprune.progress import Progress, silent
 from onnxprune.runtime import plugins
-from onnxprune.train.history import Epoch, Progress
-from onnxprune.train.settings import TrainSettings
+from onnxprune.settings.training import TrainSettings
+from onnxprune.train.history import Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Job:
         teacher: the original model, if it is to be learnt from.
         judge: tells what a model is worth, more being better; None if nothing judges.
         start: what the model is worth before.
-        progress: told after each step.
+        progress: called after each step.
         checkpoint: where to keep checkpoints.
         every: a checkpoint is written after so many steps, besides one after each epoch; 0 for these only.
         resume: whether to go on from the checkpoint, if there is one.
@@ -43,7 +44,7 @@ class Job:
     teacher: ModelProto | None = None
     judge: Callable[[ModelProto], float] | None = None
     start: float | None = None
-    progress: Callable[[Progress], None] = field(default=lambda progress: None)
+    progress: Progress = field(default=silent)
     checkpoint: Path | None = None
     every: int = 0
     resume: bool = False

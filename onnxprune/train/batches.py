@@ -13,8 +13,9 @@ from onnxprune.data import Batch, Dataset
 from onnxprune.errors import TrainingError
 from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider, run, session
+from onnxprune.settings.training import TrainSettings
+from onnxprune.train.augment import augment
 from onnxprune.train.objective import Objective
-from onnxprune.train.settings import TrainSettings
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -71,7 +72,7 @@ class TrainingBatches:
             if batch.count < self.size:
                 continue
             rng = np.random.default_rng((seed, number, skip * accumulate + i, 1))
-            group.append(self._complete(batch, self._settings.augmentation(batch.inputs, rng)))
+            group.append(self._complete(batch, augment(self._settings.augmentation, batch.inputs, rng)))
             if len(group) == accumulate:
                 yield group
                 group = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,15 +18,16 @@ from onnxprune.evaluation.measure import interface_difference
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
+from onnxprune.progress import Progress, silent
+from onnxprune.settings.training import TrainSettings
 from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backend
 from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.fake_quant import requantized, with_fake_quantization
-from onnxprune.train.history import Epoch, Progress
+from onnxprune.train.history import Epoch
 from onnxprune.train.hold_out import hold_out_or_none
 from onnxprune.train.loop import Loop
 from onnxprune.train.objective import objective
 from onnxprune.train.runner import runner_for
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 
 
@@ -68,7 +69,7 @@ def finetune(
     backend: str | TrainingBackend = "native",
     training_python: Path | None = None,
     metric: str | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Progress = silent,
     checkpoint: Path | None = None,
     every: int = 0,
     resume: bool = False,
@@ -88,7 +89,7 @@ def finetune(
             ("ort-training"), or any `TrainingBackend`.
         training_python: the Python interpreter that a plug-in trains in.
         metric: the metric that decides; by default the distance from the teacher, or accuracy without a teacher.
-        progress: called after each step.
+        progress: called after each step; its detail has the epoch, the loss and the learning rate.
         checkpoint: the file for checkpoints.
         every: steps between checkpoints, in addition to one after each epoch; 0 for none.
         resume: whether to resume from the checkpoint, if it exists.
@@ -105,7 +106,6 @@ def finetune(
         PlanError: a setting is out of range (OP303), or a pattern matches nothing (OP304).
     """
     settings = settings or TrainSettings()
-    settings.check()
     source, original = load(model), None if teacher is None else load(teacher)
     proto = normalize(source.proto)
     taught = None if original is None else normalize(original.proto)

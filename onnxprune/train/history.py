@@ -1,4 +1,4 @@
-"""The history and the progress of a training."""
+"""The history of a training."""
 
 from __future__ import annotations
 
@@ -30,27 +30,6 @@ class Epoch:
     parts: Mapping[str, float] = field(default_factory=dict)
     value: float | None = None
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The progress of a training.
-
-    Attributes:
-        step: number of completed steps.
-        steps: total number of steps.
-        epoch: the current epoch, from 1.
-        loss: the loss of the last step.
-        rate: its learning rate.
-        value: the best validation value so far.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    loss: float
-    rate: float
-    value: float | None
 
 
 def to_fields(history: Sequence[Epoch]) -> list[dict[str, Any]]:

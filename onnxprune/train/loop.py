@@ -14,7 +14,7 @@ from onnxprune.model.tensors import with_weights
 from onnxprune.train.backend import Job, Trained
 from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.checkpoint import Checkpoint, read, write
-from onnxprune.train.history import Epoch, Progress
+from onnxprune.train.history import Epoch
 from onnxprune.train.optimizers import rate
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -87,7 +87,9 @@ class Loop:
                 hint = f"lower the learning rate (`rate`, now {self.settings.peak:g}), or clip gradients (`clip`)"
                 raise DivergenceError("OP907", cause, hint=hint)
             self.at.losses = {name: self.at.losses.get(name, 0.0) + loss for name, loss in losses.items()}
-            self.job.progress(Progress(self.at.step, self.total, number + 1, losses["loss"], used, self.at.value))
+            best = "" if self.at.value is None else f", best {abs(self.at.value):.4g}"
+            detail = f"train: epoch {number + 1}, loss {losses['loss']:.4f}{best}, rate {used:.2g}"
+            self.job.progress(detail, self.at.step, self.total)
             if self.job.every and self.at.step % self.job.every == 0 and self.at.step % self.batches.per_epoch:
                 self.at.seconds = perf_counter() - started
                 self._keep()

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from onnxprune.model.tape import Tensor
-
-LossName: TypeAlias = Literal["bce", "cross-entropy", "kl", "mse"]
-
-
-@dataclass(frozen=True, slots=True)
-class LossSettings:
-    """Parameters of losses.
-
-    Attributes:
-        smoothing: label smoothing of cross-entropy: the probability spread evenly over all classes.
-        temperature: divisor of logits before distributions are compared.
-    """
-
-    smoothing: float = 0.0
-    temperature: float = 4.0
+from onnxprune.settings.training import LossSettings
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:

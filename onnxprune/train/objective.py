@@ -13,8 +13,8 @@ from onnxprune.autodiff.forward import Forward, output_of, raw_scores
 from onnxprune.autodiff.prepare import as_classes, scores_before
 from onnxprune.errors import TrainingError
 from onnxprune.model.tape import INT64, Tensor
+from onnxprune.settings.training import TrainSettings
 from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.sparsity import PENALTIES
 
 _UNDEFINED = TensorProto.UNDEFINED  # the type that some exporters write

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from onnxprune.model.tape import Tensor
 
@@ -126,8 +126,6 @@ def clipped(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
     factor = (limit / (norm + 1e-6)).op("Min", 1.0)
     return [g * factor for g in gradients]
 
-
-ScheduleName: TypeAlias = Literal["constant", "cosine", "one-cycle", "step"]
 
 _LOWEST = 1e-3  # end of a one-cycle, relative to the peak
 _START = 0.04  # start of a one-cycle, relative to the peak

@@ -13,9 +13,9 @@ from onnx import ModelProto
 from onnxprune.autodiff.backward import gradients, model_of
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.model.tape import FLOAT, Tape, Tensor
+from onnxprune.settings.training import TrainSettings
 from onnxprune.train.objective import Objective, write_losses
 from onnxprune.train.optimizers import LAMB, SGD, AdamW, Optimizer, StepParameters, clipped
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.trainable import is_vector, trainable
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -7,25 +7,28 @@ by weights that have adapted to the loss of earlier ones (H. Li et al., "Pruning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Source
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
-from onnxprune.recover import Method, recover
+from onnxprune.progress import Progress, silent
+from onnxprune.recover import Method
+from onnxprune.settings.planning import PlanSettings, Policies
+from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.training import TrainSettings
 from onnxprune.train.finetune import FineTuned, finetune
-from onnxprune.train.settings import TrainSettings
-from onnxprune.workflow.pipeline import PlanSettings, Pruned, TracedModel, analyze, make_plan, prune
+from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.inputs import batches_of
+from onnxprune.workflow.planning import plan
+from onnxprune.workflow.pruning import Pruned, prune, repair
 
-_CALIBRATION = 512
-_BATCH = 32
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,14 @@ class Round:
     pruned: Pruned
     tuned: FineTuned
 
+    def __str__(self) -> str:
+        """Say in a few words what is left, and what training gained."""
+        left, tuned, told = self.plan.after["macs"] / self.plan.before["macs"], self.tuned, ""
+        if tuned.metric is not None and tuned.before is not None and tuned.after is not None:
+            before, after = (e[tuned.metric].model.value for e in (tuned.before, tuned.after))
+            told = f", {tuned.metric} {before:.4g} → {after:.4g}"
+        return f"{left:.1%} of the MACs{told}"
+
 
 def prune_iteratively(
     model: Source | TracedModel,
@@ -51,9 +62,9 @@ def prune_iteratively(
     *,
     training: TrainSettings | None = None,
     validation: Dataset | None = None,
-    repair: Method | None = "reconstruct",
+    method: Method | None = "reconstruct",
     rewind: Source | None = None,
-    progress: Callable[[Round], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> tuple[ModelProto, tuple[Round, ...]]:
     """Prune a model to a target in several steps, trained by the original after each.
 
@@ -64,11 +75,11 @@ def prune_iteratively(
         steps: how many steps there are.
         training: how it is trained after each.
         validation: samples to judge by.
-        repair: how it is repaired before that; None for not at all.
+        method: how it is repaired before that; None for not at all.
         rewind: the same model with other weights, those of an early stage of its training, which what remains goes
             back to before it is trained (Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019; Renda et
             al., "Comparing rewinding and fine-tuning", ICLR 2020). Nothing is repaired then.
-        progress: told of each step that is done.
+        progress: called with the steps that are done, and with those of their parts.
 
     Returns:
         The model, and the steps.
@@ -83,29 +94,28 @@ def prune_iteratively(
         raise PlanError("OP302", "pruning in steps needs a target", hint='for example Target("macs", 0.5)')
     if steps < 1:
         raise PlanError("OP303", f"{steps} is out of range: must be at least 1", where="steps")
-    original = model if isinstance(model, TracedModel) else analyze(model)
-    policies: dict[str, Any] = {"attention": original.attention, "grouped": original.grouped}
-    early = None if rewind is None else analyze(rewind, **policies)
+    original = analyze(model)
+    policies = Policies(original.attention, original.grouped)
+    early = None if rewind is None else analyze(rewind, attention=policies.attention, grouped=policies.grouped)
     share = replace(settings.target, value=settings.target.value ** (1 / steps))
-    calibration = data.subset(range(min(_CALIBRATION, len(data))))
-
-    def batches() -> Iterator[Mapping[str, NDArray[Any]]]:
-        return (batch.inputs for batch in calibration.batches(_BATCH))
-
+    batches = batches_of(data.subset(range(min(LIMIT, len(data)))), original.graph.proto)
     analysis, rounds = original, list[Round]()
-    for _ in range(steps):
-        plan = make_plan(analysis, replace(settings, target=share), batches=batches)
-        pruned = prune(analysis, plan)
-        whole = _joined(original, rounds[-1].plan, plan) if rounds else plan
+    for number in range(1, steps + 1):
+        made = plan(analysis, replace(settings, target=share), data=batches, progress=progress)
+        pruned = prune(analysis, made)
+        whole = _joined(original, rounds[-1].plan, made) if rounds else made
         start = pruned.proto
         if early is not None:
             start = prune(early, replace(whole, model=early.model.sha256)).proto
-        elif repair is not None:
-            recover(apply_plan(analysis.graph, plan), start, batches, method=repair, seed=settings.seed)
-        tuned = finetune(start, data, teacher=original.graph.proto, validation=validation, settings=training)
+        elif method is not None:
+            repair(pruned, batches, method=method, seed=settings.seed, progress=progress)
+        tuned = finetune(
+            start, data, teacher=original.graph.proto, validation=validation, settings=training, progress=progress
+        )
         rounds.append(Round(whole, pruned, tuned))
-        progress(rounds[-1])
-        analysis = analyze(tuned.proto, **policies)
+        log.info("step %d of %d: %s", number, steps, rounds[-1])
+        progress("prune in steps", number, steps)
+        analysis = analyze(tuned.proto, attention=policies.attention, grouped=policies.grouped)
     return rounds[-1].tuned.proto, tuple(rounds)
 
 

@@ -6,28 +6,29 @@ bounded by how often predictions disagree with the original's: every sample that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxprune.cost.terms import Quantity
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, PlanError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
-from onnxprune.model.stream import Batches, Inputs
-from onnxprune.planning.budget import Target
-from onnxprune.planning.plan import apply_plan
-from onnxprune.recover import Method, Repair, recover
+from onnxprune.progress import Progress, silent
+from onnxprune.recover import Method, Repair
 from onnxprune.sensitivity import Curve, loss
-from onnxprune.workflow.pipeline import PlanSettings, Pruned, TracedModel, make_plan, prune, sensitivities
+from onnxprune.settings.planning import PlanSettings, Quantity, Target
+from onnxprune.workflow.analysis import TracedModel
+from onnxprune.workflow.inputs import batches_of
+from onnxprune.workflow.planning import plan, sensitivities, settled
+from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
+
+log = logging.getLogger(__name__)
 
 # Samples to measure the drop on at most, and how close to the least cost the search goes.
 _JUDGED = 2000
 _PRECISION = 0.02
-_BATCH = 32
 # What a drop is measured in, the first that can be.
 _METRICS = ("top1", "miou", "agreement")
 
@@ -73,10 +74,10 @@ def prune_within(
     quantity: Quantity = "macs",
     limit: int = 512,
     method: Method = "reconstruct",
-    curves: list[Curve] | None = None,
-    inputs: Mapping[str, NDArray[Any]] | None = None,
+    curves: Sequence[Curve] | None = None,
+    inputs: Arrays | None = None,
     tolerance: float | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> MaxDropResult:
     """Prune and repair a model as far as a drop in accuracy allows.
 
@@ -91,7 +92,7 @@ def prune_within(
         curves: sensitivities for the allocation "reconstruction", if they were measured before.
         inputs: for the proof, see `prune`.
         tolerance: likewise.
-        progress: told in a few words what was tried.
+        progress: called with the budgets that were tried.
 
     Raises:
         VerificationError: not even the smallest removal keeps within the drop (OP506), or a proof failed (OP501).
@@ -99,33 +100,35 @@ def prune_within(
         DataError: the data can't be read, are too few (OP712), or tell nothing of accuracy (OP711).
     """
     if not 0 <= max_drop < 1:
-        raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="--max-drop")
+        raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
     calibration, judged = _divide(data, limit, settings.seed)
-    batches = _inputs(calibration)
+    batches = batches_of(calibration, analysis.graph.proto)
+    settings = settled(replace(settings, ratio=None, target=Target(quantity, 1.0)), data=True)
     if settings.allocation == "reconstruction" and curves is None and not settings.remove_blocks:
-        curves = sensitivities(analysis, settings, batches)
+        curves = sensitivities(analysis, settings, batches, progress=progress)
     best: MaxDropResult | None = None
     trials: list[Trial] = []
     low, high = 0.0, 1.0
     while high - low > _PRECISION:
         share = (low + high) / 2
-        budget = replace(settings, ratio=None, target=Target(quantity, share))
+        budget = replace(settings, target=Target(quantity, share))
         try:
-            plan = make_plan(analysis, budget, batches=batches, curves=curves)
+            made = plan(analysis, budget, data=batches, sensitivity=curves)
         except PlanError as error:
             if error.code != "OP301":
                 raise
             trials.append(Trial(share, float("inf")))
             low = share
             continue
-        pruned = prune(analysis, plan, inputs=inputs, tolerance=tolerance, seed=settings.seed)
-        repairs = recover(apply_plan(analysis.graph, plan), pruned.proto, batches, method=method, seed=settings.seed)
+        pruned = prune(analysis, made, inputs=inputs, tolerance=tolerance, seed=settings.seed)
+        repairs = repair(pruned, batches, method=method, seed=settings.seed)
         evaluation = evaluate(pruned.proto, judged, against=analysis.graph.proto, seed=settings.seed)
         metric = _metric(evaluation)
         trials.append(Trial(share, loss(evaluation, metric)))
-        progress(f"{quantity} at {share:.0%}: {metric} drops by {trials[-1].loss:.2%}")
+        log.info(f"{quantity} at {share:.0%}: {metric} drops by {trials[-1].loss:.2%}")
+        progress("search", len(trials), None)
         if trials[-1].loss <= max_drop:
-            best, high = MaxDropResult(pruned, tuple(repairs), evaluation, metric, ()), share
+            best, high = MaxDropResult(pruned, repairs, evaluation, metric, ()), share
         else:
             low = share
     if best is None:
@@ -144,17 +147,10 @@ def _divide(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
     return data.subset(np.sort(order[:count])), data.subset(np.sort(order[count : count + _JUDGED]))
 
 
-def _inputs(data: Dataset) -> Batches:
-    def again() -> Iterator[Inputs]:
-        return (batch.inputs for batch in data.batches(_BATCH))
-
-    return again
-
-
 def _metric(evaluation: Evaluation) -> str:
     measured = {score.metric for score in evaluation.scores}
     found = next((name for name in _METRICS if name in measured), None)
     if found is None:
         cause = "neither labels nor the outputs tell what is right, so that no drop in accuracy can be measured"
-        raise DataError("OP711", cause, hint="give a budget with --target, and judge the result with evaluate --metric")
+        raise DataError("OP711", cause, hint="set a `target` instead, and judge the result by another metric")
     return found

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune import PlanSettings, analyze, load, make_plan, prune, save
-from onnxprune.benchmarking import BenchmarkSettings, Provider, benchmark, parse_provider
+import onnxprune as op
+from onnxprune import PlanSettings, analyze, load, prune, save
+from onnxprune.benchmarking import Provider, benchmark, parse_provider
 from onnxprune.benchmarking.inputs import make_inputs
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
@@ -17,6 +18,7 @@ from onnxprune.benchmarking.worker import TimedProcess
 from onnxprune.errors import BenchmarkError, ModelError, UsageError
 from onnxprune.model.file import Model
 from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.settings.benchmarking import BenchmarkSettings
 from tests.toolbox import Net
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
@@ -75,7 +77,7 @@ class TestBenchmark:
 
     def test_profile(self, tmp_path: Path) -> None:
         analysis = analyze(DIGITS)
-        pruned = prune(analysis, make_plan(analysis, PlanSettings(ratio=0.5)), check=False).proto
+        pruned = prune(analysis, op.plan(analysis, PlanSettings(ratio=0.5)), check=False).proto
         save(pruned, tmp_path / "small.onnx")
         models = {"dense": load(DIGITS), "small": load(tmp_path / "small.onnx")}
         (case,) = benchmark(models, replace(QUICK, profile=True)).cases
@@ -104,7 +106,7 @@ class TestBenchmark:
     )
     def test_settings_out_of_range(self, setting: str, value: object) -> None:
         with pytest.raises(BenchmarkError, match=setting) as caught:
-            replace(QUICK, **{setting: value}).check()  # type: ignore[arg-type]
+            replace(QUICK, **{setting: value})  # type: ignore[arg-type]
         assert caught.value.code == "OP801"
 
     def test_models_of_different_inputs(self, pair: dict[str, Model]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from onnxprune.benchmarking import Benchmark, BenchmarkSettings, Case, Result, check, compare
+from onnxprune.benchmarking import Benchmark, Case, Result, check, compare
 from onnxprune.benchmarking.rounds import Summary
 from onnxprune.errors import BenchmarkError, RegressionError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.benchmark import benchmark_document
 from onnxprune.report.documents import to_json
 from onnxprune.runtime.environment import Environment
+from onnxprune.settings.benchmarking import BenchmarkSettings
 
 HERE = Environment("now", "Linux", "a CPU", 4, None, 0.0, (), "3.11", "1.31", {})
 THERE = replace(HERE, cpu="another CPU")

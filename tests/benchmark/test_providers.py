@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from onnxprune import load
-from onnxprune.benchmarking import BenchmarkSettings, benchmark, parse_provider
+from onnxprune.benchmarking import benchmark, parse_provider
 from onnxprune.benchmarking.inputs import make_inputs
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.latency import Options, plan_for_latency
-from onnxprune.planning.budget import Constraints, Target
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.doctor import try_provider
 from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.settings.benchmarking import BenchmarkSettings
+from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.latency.networks import residual
 from tests.toolbox import Net, inputs_of, run_once

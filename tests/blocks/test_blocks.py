@@ -11,19 +11,21 @@ import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, numpy_helper
 
+import onnxprune as op
 from onnxprune.cli import cli
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.model.file import load, save
-from onnxprune.planning.budget import Constraints, Target
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.planning.residual_blocks import choose_blocks, find_blocks, score_blocks, without_blocks
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
+from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.pipeline import PlanSettings, TracedModel, analyze, make_plan, prune
+from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.pruning import prune
 from tests.toolbox import Net, assert_sound, inputs_of, largest_difference, run_once
 
 ONE = PlanSettings(ratio=0.0, remove_blocks=1)
@@ -145,7 +147,7 @@ def test_zeroed_by_hand() -> None:
 def test_blocks_and_channels(model: ModelProto) -> None:
     """A plan that removes both, its cost a share of the whole model's, predicted exactly."""
     analysis = analyze(model)
-    plan = make_plan(analysis, PlanSettings(target=Target("macs", 0.4), remove_blocks=1, constraints=SMALL))
+    plan = op.plan(analysis, PlanSettings(target=Target("macs", 0.4), remove_blocks=1, constraints=SMALL))
     assert len(plan.blocks) == 1
     assert plan.removed
     assert plan.before == cost(PrunedGraph(analysis.graph)).totals()
@@ -159,7 +161,7 @@ def test_blocks_and_channels(model: ModelProto) -> None:
 
 
 def test_a_budget_that_the_blocks_meet() -> None:
-    plan = make_plan(analyze(residual()), PlanSettings(target=Target("params", 0.95), remove_blocks=2))
+    plan = op.plan(analyze(residual()), PlanSettings(target=Target("params", 0.95), remove_blocks=2))
     assert len(plan.blocks) == 2
     assert not plan.removed
 
@@ -182,7 +184,7 @@ def test_as_many_as_pay(strength: float, expected: list[str]) -> None:
         constraints=SMALL,
     )
     analysis = analyze(model)
-    plan = make_plan(analysis, settings, batches=lambda: inputs)
+    plan = op.plan(analysis, settings, data=lambda: inputs)
     assert list(plan.blocks) == expected
     assert plan.after["macs"] <= 0.6 * plan.before["macs"]
     assert prune(analysis, plan).verification is not None
@@ -197,7 +199,7 @@ def test_auto_needs_inputs_and_a_target() -> None:
         (PlanSettings(target=share, allocation="reconstruction"), "OP312"),
     ):
         with pytest.raises(PlanError) as caught:
-            make_plan(analysis, replace(settings, remove_blocks="auto"))
+            op.plan(analysis, replace(settings, remove_blocks="auto"))
         assert caught.value.code == code
 
 
@@ -234,7 +236,7 @@ def test_influence() -> None:
 
 def test_a_plan_on_file() -> None:
     analysis = analyze(residual())
-    plan = make_plan(analysis, ONE)
+    plan = op.plan(analysis, ONE)
     document = json.loads(plan.to_json())
     assert (document["format"], document["blocks"]) == (2, list(plan.blocks))
     again = PrunePlan.from_json(plan.to_json())
@@ -248,7 +250,7 @@ def test_a_plan_on_file() -> None:
 def test_refusals() -> None:
     analysis = analyze(residual())
     with pytest.raises(PlanError) as caught:
-        make_plan(analysis, PlanSettings(ratio=0.0, remove_blocks=4))
+        op.plan(analysis, PlanSettings(ratio=0.0, remove_blocks=4))
     assert caught.value.code == "OP315"
     assert "sum0, sum1, sum2" in str(caught.value)
     with pytest.raises(PlanError) as caught:
@@ -296,5 +298,5 @@ def test_analysis_stays_whole() -> None:
     """Planning doesn't change the analysis that it is given."""
     analysis = analyze(residual())
     before = TracedModel(analysis.model, analysis.graph)
-    make_plan(analysis, ONE)
+    op.plan(analysis, ONE)
     assert analysis.graph is before.graph

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.cli.options import settings_of
 from onnxprune.model.session import run, session
-from onnxprune.planning.budget import Constraints
+from onnxprune.settings.planning import PlanSettings
+from onnxprune.workflow.planning import settled
 from tests.cli.support import DIGITS, document, invoke, refused
 
 
@@ -86,7 +86,7 @@ class TestOptions:
             ("OP602", ["--target", "macs=half"]),
             ("OP602", ["--ratio", "nan"]),
             ("OP602", ["--ratio-for", "0.5"]),
-            ("OP602", ["--ratio", "0.5", "--seed", "-1"]),
+            ("OP303", ["--ratio", "0.5", "--seed", "-1"]),
             ("OP602", ["--ratio", "0.5", "--allocation", "fair"]),
             ("OP602", ["--rato", "0.5"]),
             ("OP303", ["--ratio", "1.5"]),
@@ -114,17 +114,10 @@ class TestOptions:
         assert option.partition("=")[0] in refused("OP302", "prune", model, "-o", out, "--plan", plan, option)
 
     def test_documented_defaults_are_the_library_s(self) -> None:
-
-        settings = settings_of({"ratio": 0.5})
-        assert settings.constraints == Constraints()
+        settings = settled(PlanSettings(ratio=0.5), data=False)
+        limits = settings.constraints
         text = " ".join(invoke("plan", "--help").stdout.split())
-        for default in (
-            settings.criterion,
-            settings.allocation,
-            Constraints().min_channels,
-            Constraints().max_ratio,
-            settings.seed,
-        ):
+        for default in (settings.criterion, settings.allocation, limits.min_channels, limits.max_ratio, settings.seed):
             assert f"[default: {default}]" in text
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxprune.cli.prune
-from onnxprune.workflow import pipeline
+from onnxprune.workflow import pruning
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.report.network import PARAMS, network
 from tests.toolbox import Net
@@ -65,8 +65,8 @@ class TestPrune:
             bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), "left_b"))
             return pruned
 
-        right = pipeline.rewrite
-        monkeypatch.setattr(pipeline, "rewrite", wrong)
+        right = pruning.rewrite
+        monkeypatch.setattr(pruning, "rewrite", wrong)
         before = set(tmp_path.iterdir())
         refused("OP501", "prune", model, "-o", out, "--ratio", "0.5", status=1)
         assert set(tmp_path.iterdir()) == before
@@ -87,7 +87,7 @@ class TestPrune:
     def test_outputs_are_refused_before_the_work(
         self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(onnxprune.cli.prune, "open_model", None)
+        monkeypatch.setattr(onnxprune.cli.prune, "read_model", None)
         refused("OP116", "prune", model, "-o", model, "--ratio", "0.5")
         refused("OP116", "prune", model, "-o", tmp_path, "--ratio", "0.5", "--force")
         refused("OP117", "prune", model, "-o", tmp_path / "no" / "o.onnx", "--ratio", "0.5")

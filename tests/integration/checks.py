@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.channels.align import Attention
+import onnxprune as op
 from onnxprune.model.file import load
 from onnxprune.normalize import normalize
-from onnxprune.planning.budget import Constraints, Target
 from onnxprune.planning.plan import apply_plan
 from onnxprune.report.summary import summarize
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.settings.planning import Attention, Constraints, PlanSettings, Target
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.pipeline import PlanSettings, TracedModel, make_plan, prune
+from onnxprune.workflow.analysis import TracedModel
+from onnxprune.workflow.pruning import prune
 from tests.toolbox import assert_sound, largest_difference, run_once, swapped
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -73,7 +74,7 @@ def assert_prunes(
     analysis: TracedModel, budget: str, inputs: Arrays, elsewhere: Arrays | None, tolerance: float = TOLERANCE
 ) -> None:
     """Prune to half and prove it, also on inputs of other sizes; a plan that is off by one unit must be caught."""
-    plan = make_plan(analysis, BUDGETS[budget])
+    plan = op.plan(analysis, BUDGETS[budget])
     pruned = prune(analysis, plan, inputs=inputs, tolerance=tolerance)
     kept = apply_plan(analysis.graph, plan)
     assert kept.removed.any()

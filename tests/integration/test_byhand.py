@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.channels.align import Attention
+from onnxprune.settings.planning import Attention
 from tests.integration.checks import analyzed, assert_no_rule_failed, assert_prunes, footprints, unreached
 from tests.toolbox import run_once
 from tests.zoo.byhand import BY_HAND

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.channels.align import Attention
+from onnxprune.settings.planning import Attention
 from tests.integration.checks import analyzed, assert_no_rule_failed, assert_prunes, footprints, unreached
 from tests.integration.conftest import Export
 from tests.toolbox import run_once

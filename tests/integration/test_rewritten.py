@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 from onnx import ModelProto
 
-from onnxprune.channels.align import Attention
 from onnxprune.rewrite.verify import ROUNDED
+from onnxprune.settings.planning import Attention
 from tests.integration.checks import TOLERANCE, analyzed, assert_no_rule_failed, assert_prunes, unreached
 from tests.integration.conftest import Export
 from tests.toolbox import run_once

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.latency.widths import CandidateWidths, candidate_widths
-from onnxprune.planning.budget import Constraints, ways_down
+from onnxprune.planning.budget import ways_down
+from onnxprune.settings.planning import Constraints
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyze
 

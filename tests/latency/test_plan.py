@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnxprune.cli.latency import cache_folder
 
 from onnxprune.benchmarking import isolated as isolated_module
 from onnxprune.benchmarking.isolated import isolated
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.cli import cli
-from onnxprune.cli.latency import cache_folder
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency import plan as plan_module
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import LatencyTable, Probe
-from onnxprune.planning.budget import Constraints, Target
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.provider import Provider
+from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.latency.networks import chain, residual
 from tests.toolbox import inputs_of, run_once

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxprune as op
 from models.builders.decoder import Decoder, write_decoder
 from onnxprune.model.file import load, save
-from onnxprune.planning.budget import Constraints, Target
+from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune
+from onnxprune.workflow.analysis import analyze
+from onnxprune.workflow.pruning import prune
 from tests.toolbox import run_once
 
 SIZES = Decoder(layers=2, width=64, heads=8, shared=2, inner=96, words=50)
@@ -61,7 +63,7 @@ def test_heads_perceptrons_and_residual_width_leave(path: Path) -> None:
 
 def test_pruned_from_file_to_file(path: Path, tmp_path: Path) -> None:
     analysis = analyze(path)
-    plan = make_plan(analysis, PlanSettings(target=Target("params", 0.75), constraints=Constraints(round_to=1)))
+    plan = op.plan(analysis, PlanSettings(target=Target("params", 0.75), constraints=Constraints(round_to=1)))
     assert 0.7 < plan.after["params"] / plan.before["params"] <= 0.75
     ids = {"ids": np.random.default_rng(0).integers(0, SIZES.words, (2, 9))}
     pruned = prune(analysis, plan, inputs=ids)

@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from onnxprune import OnnxPruneError, PlanSettings, analyze, make_plan, prune
+import onnxprune as op
+from onnxprune import OnnxPruneError, PlanSettings, analyze, prune
 
 MODELS = Path(__file__).parents[2] / "models"
 SOURCES = [(MODELS / name).read_bytes() for name in ("digits_resnet.onnx", "digits_cnn_dynamo.onnx")]
@@ -27,7 +28,7 @@ def road(data: bytes) -> str:
     started = time.monotonic()
     try:
         analysis = analyze(data)
-        prune(analysis, make_plan(analysis, PlanSettings(ratio=0.5)))
+        prune(analysis, op.plan(analysis, PlanSettings(ratio=0.5)))
         end = "pruned"
     except OnnxPruneError as error:
         end = error.code

@@ -13,18 +13,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+import onnxprune as op
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.session import run, session
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.model.tensors import DATA_FIELDS, weights
-from onnxprune.planning.budget import Target
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import Method, Repair, recover, repeat
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import difference
+from onnxprune.settings.planning import PlanSettings, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.pipeline import PlanSettings, make_plan
-from onnxprune.workflow.pipeline import analyze as analyze_file
+from onnxprune.workflow.analysis import analyze as analyze_file
 from tests.toolbox import Net, analyze, run_once
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -47,7 +47,7 @@ def digits() -> tuple[Array, Array]:
 def halved(name: str, share: float = 0.5) -> PrunedGraph:
     """Plan for a share of a network's MACs, the same share of every layer's channels."""
     analysis = analyze_file(MODELS / f"{name}.onnx")
-    return apply_plan(analysis.graph, make_plan(analysis, PlanSettings(target=Target("macs", share))))
+    return apply_plan(analysis.graph, op.plan(analysis, PlanSettings(target=Target("macs", share))))
 
 
 def calibration(half: int, size: int = 25) -> Batches:

@@ -8,7 +8,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import VerificationError
 from onnxprune.planning.plan import PrunePlan
-from onnxprune.report.comparison import Port, check_origin, compare_outputs, inputs_of, interface_changes, outputs_of
+from onnxprune.rewrite.comparison import Port, check_origin, compare_outputs, inputs_of, interface_changes, outputs_of
 from tests.report.network import network
 
 

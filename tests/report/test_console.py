@@ -12,12 +12,12 @@ from onnx import ModelProto
 from rich.console import Console, RenderableType
 
 from onnxprune.report import console
-from onnxprune.report.comparison import Comparison, OutputDistance, header_of
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.index import Index
 from onnxprune.report.layout import Name, flexible, heading, left, right, table
 from onnxprune.report.operators import operators
 from onnxprune.report.summary import summarize, summarize_plan
+from onnxprune.rewrite.comparison import Comparison, OutputDistance, header_of
 from onnxprune.rewrite.verify import OutputCheck, Verification
 from onnxprune.trace.pruned_graph import PrunedGraph
 from tests.report.network import network

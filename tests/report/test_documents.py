@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+import onnxprune as op
 from onnxprune.errors import CATALOG
 from onnxprune.planning.plan import apply_plan
-from onnxprune.report.comparison import Comparison, OutputDistance, header_of
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.documents import document, fields, to_json
 from onnxprune.report.index import Index
 from onnxprune.report.operators import operators
 from onnxprune.report.summary import summarize, summarize_plan
+from onnxprune.rewrite.comparison import Comparison, OutputDistance, header_of
 from onnxprune.rewrite.verify import OutputCheck, Verification
-from onnxprune.workflow import pipeline
 from tests.report.network import network
 from tests.toolbox import analyze
 
@@ -80,8 +80,8 @@ def test_header() -> None:
 
 
 def test_plan() -> None:
-    analysis = pipeline.analyze(network())
-    plan = pipeline.make_plan(analysis, pipeline.PlanSettings(ratio=0.5))
+    analysis = op.analyze(network())
+    plan = op.plan(analysis, op.PlanSettings(ratio=0.5))
     found = through_json({**fields(plan), **fields(summarize_plan(apply_plan(analysis.graph, plan)))})
     assert found["settings"]["ratio"] == 0.5
     assert found["cost"]["after"]["params"] < found["cost"]["before"]["params"]

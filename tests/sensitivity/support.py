@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.model.stream import Batches
 from onnxprune.recover import repeat
-from onnxprune.workflow.pipeline import TracedModel, analyze
+from onnxprune.workflow.analysis import TracedModel, analyze
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"

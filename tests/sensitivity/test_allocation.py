@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import onnxprune as op
 from onnxprune.cost.cost import cost
 from onnxprune.importance import score
-from onnxprune.planning.budget import Constraints, Target, choose
+from onnxprune.planning.budget import choose
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, Point, slopes, spend
 from onnxprune.sensitivity.allocation import errors_of
+from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.pipeline import PlanSettings, make_plan, sensitivities
+from onnxprune.workflow.planning import sensitivities
 from tests.sensitivity.support import batches, digits, images
 from tests.toolbox import run_once
 
@@ -72,7 +74,7 @@ def test_a_trained_network_loses_less_than_with_equal_shares() -> None:
     settings = PlanSettings(target=Target("macs", 0.35), criterion="obs", allocation="reconstruction")
     curves = sensitivities(digits(), settings, batches())
     chosen = {
-        "reconstruction": apply_plan(GRAPH, make_plan(digits(), settings, curves=curves)),
+        "reconstruction": apply_plan(GRAPH, op.plan(digits(), settings, sensitivity=curves)),
         "uniform": PrunedGraph(GRAPH, choose(GRAPH, score(GRAPH), Constraints(), target=settings.target)),
     }
     errors = {}

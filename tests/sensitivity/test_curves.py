@@ -7,13 +7,13 @@ import pytest
 from onnx import ModelProto
 
 from onnxprune.importance import views
-from onnxprune.planning.budget import Constraints
 from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, OutputError, measure, share_out
 from onnxprune.sensitivity.curves import ablated
+from onnxprune.settings.planning import Constraints, PlanSettings
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.pipeline import PlanSettings, sensitivities
+from onnxprune.workflow.planning import sensitivities
 from tests.sensitivity.support import batches, digits, images
 from tests.toolbox import run_once
 

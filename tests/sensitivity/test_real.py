@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+import onnxprune as op
 from onnxprune.data import open_data
 from onnxprune.evaluation import evaluate
 from onnxprune.model.stream import Inputs
-from onnxprune.planning.budget import Target
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
-from onnxprune.workflow.pipeline import PlanSettings, analyze, make_plan, prune
+from onnxprune.settings.planning import PlanSettings, Target
+from onnxprune.workflow.analysis import analyze
+from onnxprune.workflow.pruning import prune
 
 SHARED = Path(__file__).parents[2] / "../shared"
 pytestmark = [
@@ -37,7 +39,7 @@ def halved(name: str, inputs: str | Path) -> tuple[float, float]:
         return found.value
 
     settings = PlanSettings(target=Target("macs", 0.5), criterion="obs", allocation="reconstruction")
-    pruned = prune(analysis, make_plan(analysis, settings, batches=batches))
+    pruned = prune(analysis, op.plan(analysis, settings, data=batches))
     assert pruned.plan.after["macs"] <= 0.5 * pruned.plan.before["macs"]
     before = change()
     recover(apply_plan(analysis.graph, pruned.plan), pruned.proto, batches)

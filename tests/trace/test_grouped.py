@@ -15,10 +15,11 @@ from onnxprune.errors import PlanError
 from onnxprune.importance import score
 from onnxprune.model.file import load, save
 from onnxprune.normalize import normalize
-from onnxprune.planning.budget import Constraints, choose
+from onnxprune.planning.budget import choose
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
+from onnxprune.settings.planning import Constraints
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph

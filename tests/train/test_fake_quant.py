@@ -15,7 +15,8 @@ import onnxprune as op
 from onnxprune.data import Dataset, open_data
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
-from onnxprune.train import TrainSettings, finetune
+from onnxprune.settings.training import TrainSettings
+from onnxprune.train import finetune
 from onnxprune.train.fake_quant import requantized, with_fake_quantization
 from onnxprune.train.trainable import trainable
 
@@ -34,7 +35,7 @@ def images() -> dict[str, np.ndarray]:
 def quantized(tmp_path_factory: pytest.TempPathFactory, images: dict[str, np.ndarray]) -> ModelProto:
     """A pruned network, unrepaired, in 8 bits: weights are stored as integers."""
     analysis = op.analyze(MODEL)
-    small = op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.4)))).proto
+    small = op.prune(analysis, op.plan(analysis, op.PlanSettings(target=op.Target("macs", 0.4)))).proto
     folder = tmp_path_factory.mktemp("quantized")
     onnx.save(small, folder / "small.onnx")
 

@@ -21,7 +21,8 @@ from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.normalize import normalize
-from onnxprune.train import Augmentation, FineTuned, Progress, TrainSettings, finetune
+from onnxprune.settings.training import Augmentation, TrainSettings
+from onnxprune.train import FineTuned, finetune
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"
@@ -31,7 +32,7 @@ QUICK = TrainSettings(epochs=2, batch=32, rate=0.005)
 @pytest.fixture(scope="module")
 def pruned() -> ModelProto:
     analysis = op.analyze(MODEL)
-    return op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.3)))).proto
+    return op.prune(analysis, op.plan(analysis, op.PlanSettings(target=op.Target("macs", 0.3)))).proto
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,15 @@ def accuracy(result: FineTuned) -> tuple[float, float]:
 
 
 def test_labels_win_back_what_pruning_lost(pruned: ModelProto, data: Dataset) -> None:
-    seen: list[Progress] = []
-    result = finetune(pruned, data, settings=replace(QUICK, epochs=4), hold_out=0.3, progress=seen.append)
+    seen: list[tuple[str, int, int | None]] = []
+    result = finetune(
+        pruned, data, settings=replace(QUICK, epochs=4), hold_out=0.3, progress=lambda *at: seen.append(at)
+    )
     before, after = accuracy(result)
     assert before < 0.4 and after > 0.85
     assert result.kept == "after" and result.metric == "top1"
     assert [e.number for e in result.history] == [1, 2, 3, 4]
-    assert seen[-1].step == seen[-1].steps == result.history[-1].steps == len(seen)
+    assert seen[-1][1] == seen[-1][2] == result.history[-1].steps == len(seen)
     assert [n for n in weights_of(result.proto)] == [n for n in weights_of(op.load(result.proto).proto)]
 
 
@@ -110,8 +113,8 @@ def test_resuming_is_bit_for_bit(pruned: ModelProto, data: Dataset, tmp_path: Pa
     settings = replace(QUICK, epochs=2, augmentation=augmented, accumulate=1, patience=3)
     whole = finetune(pruned, data, settings=settings, teacher=MODEL, threads=1)
 
-    def interrupt(at: Progress) -> None:
-        if at.step == stop:
+    def interrupt(phase: str, done: int, total: int | None) -> None:
+        if done == stop:
             raise Stop
 
     file = tmp_path / "run.npz"
@@ -119,7 +122,7 @@ def test_resuming_is_bit_for_bit(pruned: ModelProto, data: Dataset, tmp_path: Pa
     with pytest.raises(Stop):
         finetune(pruned, data, progress=interrupt, **options)
     steps: list[int] = []
-    resumed = finetune(pruned, data, resume=True, progress=lambda at: steps.append(at.step), **options)
+    resumed = finetune(pruned, data, resume=True, progress=lambda phase, done, total: steps.append(done), **options)
     assert steps[0] == next_step
     first, second = weights_of(whole.proto), weights_of(resumed.proto)
     assert all(np.array_equal(first[n], second[n]) for n in first)

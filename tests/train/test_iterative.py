@@ -15,14 +15,14 @@ from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import PlanError
 from onnxprune.evaluation import evaluate
-from onnxprune.train import TrainSettings
+from onnxprune.settings.training import TrainSettings
 from onnxprune.workflow.iterative import prune_iteratively
 
 MODELS = Path(__file__).parents[2] / "models"
 
 
 MODEL = MODELS / "digits_resnet.onnx"
-SETTINGS = op.PlanSettings(target=op.Target("macs", 0.25))
+SETTINGS = op.PlanSettings(target=op.Target("macs", 0.25), allocation="uniform")
 TRAINING = TrainSettings(epochs=3, batch=32)
 
 
@@ -39,11 +39,12 @@ def weights_of(model: ModelProto) -> dict[str, np.ndarray]:
 def test_a_target_is_met_in_steps(data: Dataset) -> None:
     model, settings = op.load(MODEL), SETTINGS
     train, judge = data.subset(range(0, 450, 2)), data.subset(range(1, 450, 2))
-    seen: list[object] = []
+    seen: list[tuple[str, int, int | None]] = []
     found, rounds = prune_iteratively(
-        model, train, settings, 2, training=TRAINING, validation=judge, progress=seen.append
+        model, train, settings, 2, training=TRAINING, validation=judge, progress=lambda *at: seen.append(at)
     )
-    assert len(rounds) == len(seen) == 2
+    assert len(rounds) == 2
+    assert [at for at in seen if at[0] == "prune in steps"] == [("prune in steps", 1, 2), ("prune in steps", 2, 2)]
     shares = [r.pruned.plan.after["macs"] / r.pruned.plan.before["macs"] for r in rounds]
     assert all(0.35 < share <= 0.5 for share in shares)
     assert rounds[0].pruned.plan.after["macs"] == rounds[1].pruned.plan.before["macs"]
@@ -63,11 +64,11 @@ def test_a_target_is_met_in_steps(data: Dataset) -> None:
 def test_what_both_steps_remove_is_what_is_left_out_of_the_original(data: Dataset) -> None:
     """Without training and repair, the second step's model holds rows and columns of the original."""
     idle = TrainSettings(epochs=1, batch=32, rate=1e-12, optimizer="sgd", norms="frozen", decay=0.0)
-    found, rounds = prune_iteratively(MODEL, data, SETTINGS, 2, training=idle, repair=None)
+    found, rounds = prune_iteratively(MODEL, data, SETTINGS, 2, training=idle, method=None)
     once = weights_of(op.prune(op.analyze(MODEL), rounds[-1].plan).proto)
     twice = weights_of(found)
     assert all(np.allclose(once[n], twice[n], rtol=1e-5, atol=1e-7) for n in once)
-    other = weights_of(op.prune(op.analyze(MODEL), op.make_plan(op.analyze(MODEL), SETTINGS)).proto)
+    other = weights_of(op.prune(op.analyze(MODEL), op.plan(op.analyze(MODEL), SETTINGS)).proto)
     assert not all(a.shape == once[n].shape and np.allclose(once[n], a) for n, a in other.items())
 
 

@@ -20,10 +20,9 @@ from onnxprune.autodiff.backward import gradients, model_of
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
-from onnxprune.train.losses import LossSettings
+from onnxprune.settings.training import LossSettings, TrainSettings
 from onnxprune.train.objective import objective
 from onnxprune.train.runner import HostRunner
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import trainable
 

@@ -16,7 +16,8 @@ from onnxprune.data import Dataset, open_data
 from onnxprune.errors import TrainingError
 from onnxprune.evaluation import evaluate
 from onnxprune.model.session import run, session
-from onnxprune.train import FineTuned, TrainSettings, finetune
+from onnxprune.settings.training import TrainSettings
+from onnxprune.train import FineTuned, finetune
 from onnxprune.train.sparsity import lasso
 from onnxprune.train.trainable import trainable
 from tests.toolbox import Net
@@ -108,7 +109,7 @@ def test_whole_channels_vanish_and_can_be_pruned(data: Dataset) -> None:
         result = trained(MODEL, data, lasso=weight, epochs=10)
         assert result.sparsified == bool(weight) and (result.kept == "after" or not weight)
         analysis = op.analyze(result.proto)
-        small = op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.5)))).proto
+        small = op.prune(analysis, op.plan(analysis, op.PlanSettings(target=op.Target("macs", 0.5)))).proto
         accuracies.append(evaluate(small, data, metrics=["top1"])["top1"].model.value)
     without, with_ = accuracies
     assert with_ > 0.9 > without + 0.3

@@ -14,12 +14,12 @@ from onnxprune.errors import TrainingError
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import INT64, Tape, Tensor
 from onnxprune.normalize import normalize
-from onnxprune.train.augment import Augmentation
-from onnxprune.train.losses import LOSSES, LossSettings, feature_distance
+from onnxprune.settings.training import Augmentation, LossSettings, TrainSettings
+from onnxprune.train.augment import augment
+from onnxprune.train.losses import LOSSES, feature_distance
 from onnxprune.train.objective import objective
 from onnxprune.train.optimizers import SCHEDULES, rate
 from onnxprune.train.runner import DeviceRunner, HostRunner
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import TrainingStep, build_step
 from tests.toolbox import Net
 
@@ -189,16 +189,16 @@ def test_augmentation() -> None:
     image = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5) + 1
     rng = np.random.default_rng(0)
     for _ in range(10):
-        (flipped,) = Augmentation(flip=True)({"x": image}, rng).values()
+        (flipped,) = augment(Augmentation(flip=True), {"x": image}, rng).values()
         assert all((f == i).all() or (f == i[:, :, ::-1]).all() for f, i in zip(flipped, image, strict=True))
-        (moved,) = Augmentation(crop=2)({"x": image}, rng).values()
+        (moved,) = augment(Augmentation(crop=2), {"x": image}, rng).values()
         assert all(set(m.ravel()) - {0.0} <= set(i.ravel()) for m, i in zip(moved, image, strict=True))
-        (cut,) = Augmentation(cutout=2)({"x": image}, rng).values()
+        (cut,) = augment(Augmentation(cutout=2), {"x": image}, rng).values()
         assert ((cut == image) | (cut == 0)).all() and (cut == 0).any()
         last = np.ascontiguousarray(np.moveaxis(image, 1, 3))
-        assert Augmentation(flip=True, crop=1, cutout=1)({"x": last}, rng)["x"].shape == last.shape
+        assert augment(Augmentation(flip=True, crop=1, cutout=1), {"x": last}, rng)["x"].shape == last.shape
     vector = np.ones((2, 7), np.float32)
-    assert Augmentation(flip=True)({"x": vector}, rng)["x"] is vector
+    assert augment(Augmentation(flip=True), {"x": vector}, rng)["x"] is vector
 
 
 def test_what_is_emitted_twice_is_one_node() -> None:

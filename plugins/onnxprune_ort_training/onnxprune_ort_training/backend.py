@@ -17,11 +17,11 @@ from onnxprune.autodiff.backward import model_of
 from onnxprune.autodiff.forward import Forward, feeds_of, forward
 from onnxprune.errors import PlanError, TrainingError
 from onnxprune.model.tape import Tensor
+from onnxprune.settings.training import TrainSettings
 from onnxprune.train.backend import Job, Trained
 from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.loop import Loop
 from onnxprune.train.objective import objective, write_losses
-from onnxprune.train.settings import TrainSettings
 from onnxprune.train.trainable import trainable
 from onnxprune_ort_training import worker as remote
 from onnxprune_ort_training.forms import in_its_forms

@@ -22,7 +22,8 @@ from onnxprune.data import Dataset, open_data
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
-from onnxprune.train import FineTuned, TrainSettings, finetune
+from onnxprune.settings.training import TrainSettings
+from onnxprune.train import FineTuned, finetune
 from onnxprune.train.trainable import trainable
 from onnxprune_ort_training.__main__ import command
 from onnxprune_ort_training.environment import PYTHONS, create_environment
@@ -77,7 +78,7 @@ def test_what_it_cannot_train_is_said() -> None:
 @pytest.fixture(scope="module")
 def pruned() -> ModelProto:
     analysis = op.analyze(MODELS / "digits_resnet.onnx")
-    return op.prune(analysis, op.make_plan(analysis, op.PlanSettings(target=op.Target("macs", 0.3)))).proto
+    return op.prune(analysis, op.plan(analysis, op.PlanSettings(target=op.Target("macs", 0.3)))).proto
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_no_worker_is_left(pruned: ModelProto, data: Dataset, python: Path) -> N
         found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
         return {line.strip() for line in found.splitlines() if f"{python} -I" in line}
 
-    def fail(progress: object) -> None:
+    def fail(*_: object) -> None:
         assert workers() - before
         raise KeyboardInterrupt
 

@@ -1,0 +1,16 @@
+"""How long work reports how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Called with the phase that is under way, how many of its parts are done, and how many there are if that is known.
+
+What follows a colon in the phase is detail that may change from call to call: "train: epoch 3".
+"""
+
+
+def silent(phase: str, done: int, total: int | None) -> None:
+    """Report nothing."""

@@ -1,0 +1,285 @@
+"""The mechanism behind settings classes: each field is declared once, with its type, range and help.
+
+From a declaration follow the check at construction, the options of the command line (`onnxprune.cli.options`) and the
+JSON form (`dataclasses.asdict`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from onnxprune.errors import OnnxPruneError, PlanError, UsageError
+
+Share = Annotated[float, "share"]
+"""A part of a whole: 0.5 is one half. The command line also takes 50%."""
+
+S = TypeVar("S", bound="Settings")
+
+_BOUNDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "at_least": ("at least", lambda value, bound: value >= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "at_most": ("at most", lambda value, bound: value <= bound),
+    "below": ("below", lambda value, bound: value < bound),
+}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    NoneType: "None",
+    dict: "a dictionary",
+}
+
+
+def setting(default: Any = MISSING, help: str = "", **about: Any) -> Any:
+    """Declare a field of a settings class.
+
+    Args:
+        default: its default; a class or function is called for it.
+        help: what it is, as the command line's help says it.
+        **about: its range (``at_least``, ``above``, ``at_most``, ``below``), which holds for every number in the value;
+            ``least``, the smallest length of a tuple; and how the command line writes it: ``flag`` (by default the
+            field's name), ``metavar``, and ``shown``, the default in words.
+    """
+    about["help"] = help
+    return (
+        field(default_factory=default, metadata=about) if callable(default) else field(default=default, metadata=about)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Settings that don't go with another one, or not without it.
+
+    A setting is meant as soon as its value isn't the default; "name=value" means this value only.
+
+    Attributes:
+        first: a setting.
+        others: settings that don't go with it, the first that is found being named.
+        cause: what is wrong, a format string with the names `first` and `other`.
+        hint: what may be done, likewise.
+        forbids: whether the others mustn't stand beside the first; else they need it.
+    """
+
+    first: str
+    others: Sequence[str]
+    cause: str
+    hint: str | None = None
+    forbids: bool = True
+
+
+class Settings:
+    """Base of settings classes: frozen dataclasses whose values are checked when they are made.
+
+    Fields that are settings themselves are groups: their fields count as fields of the whole.
+    """
+
+    __slots__ = ()
+
+    _rules: ClassVar[Sequence[Rule]] = ()
+    _error: ClassVar[tuple[type[OnnxPruneError], str]] = (PlanError, "OP303")
+    _place: ClassVar[str | None] = None
+    """What errors call the place, where that isn't the field's name."""
+
+    def __post_init__(self) -> None:
+        """Check every field, and what contradicts what.
+
+        Raises:
+            OnnxPruneError: a value has the wrong type or is out of range (by default OP303), or two settings contradict
+                each other (OP302).
+        """
+        for declared in declarations(type(self)):
+            value = getattr(self, declared.name)
+            if isinstance(value, list) and (get_origin(declared.kind) is tuple):
+                value = tuple(value)
+                object.__setattr__(self, declared.name, value)
+            self._check(declared, value)
+        values = given(self) if self._rules else {}
+        for rule in self._rules:
+            others = [name for name in rule.others if _holds(name, values)]
+            if others and _holds(rule.first, values) == rule.forbids:
+                words = {"first": _quoted(rule.first), "other": _quoted(others[0])}
+                hint = None if rule.hint is None else rule.hint.format(**words)
+                raise PlanError("OP302", rule.cause.format(**words), hint=hint)
+
+    def _check(self, declared: Declared, value: Any) -> None:
+        kind, code = self._error
+        place = self._place or declared.name
+        if not fits(value, declared.kind):
+            words = [word for word in literals(declared.kind) if isinstance(word, str)]
+            near = get_close_matches(value, words, n=1) if isinstance(value, str) else []
+            hint = f"did you mean {near[0]}?" if near else None
+            raise kind(code, f"{value!r} is not {meaning(declared.kind)}", where=place, hint=hint)
+        if isinstance(value, tuple) and len(value) < declared.about.get("least", 0):
+            raise kind(code, "at least one is needed", where=place)
+        bounds = {name: declared.about[name] for name in _BOUNDS if name in declared.about}
+        for key, number in numbers(value):
+            if not all(_BOUNDS[name][1](number, bound) for name, bound in bounds.items()):
+                must = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
+                raise kind(code, f"{number} is out of range: must be {must}", where=" ".join([place, *key]))
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A field of a settings class.
+
+    Attributes:
+        name: its name.
+        kind: its type.
+        default: its default.
+        about: what `setting` was given.
+        group: the settings class, if the field is a group of settings.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    about: Mapping[str, Any]
+    group: type[Settings] | None
+
+
+def _declarations(settings: type[Settings]) -> tuple[Declared, ...]:
+    """Return the fields of a settings class, in order."""
+    kinds = get_type_hints(settings, include_extras=True)
+    return tuple(_declared(found, kinds[found.name]) for found in fields(cast(Any, settings)))
+
+
+declarations = cast(Callable[[type[Settings]], tuple[Declared, ...]], cache(cast(Any, _declarations)))
+"""Return the fields of a settings class, in order."""
+
+
+def _declared(found: Field[Any], kind: Any) -> Declared:
+    made = None if found.default_factory is MISSING else found.default_factory()
+    default = found.default if made is None else made
+    group = kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+    return Declared(found.name, kind, default, found.metadata, group)
+
+
+def flat(settings: type[Settings]) -> Iterator[Declared]:
+    """Yield the fields of a settings class and of its groups, groups left out."""
+    for declared in declarations(settings):
+        if declared.group is None:
+            yield declared
+        else:
+            yield from flat(declared.group)
+
+
+def given(settings: Settings) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, those of groups included."""
+    found: dict[str, Any] = {}
+    for declared in declarations(type(settings)):
+        value = getattr(settings, declared.name)
+        if declared.group is not None:
+            found |= given(value)
+        elif value is not declared.default and not (_plain(value) and value == declared.default):
+            found[declared.name] = value
+    return found
+
+
+def build(settings: type[S], values: Mapping[str, Any]) -> S:
+    """Make settings from values by name, which may be those of groups.
+
+    Raises:
+        UsageError: a name isn't known (OP602).
+        OnnxPruneError: a value won't do, see `Settings`.
+    """
+    known = {declared.name for declared in (*flat(settings), *declarations(settings))}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+            raise UsageError("OP602", f"there is no setting {name!r}", hint=hint)
+    return _built(settings, values)
+
+
+def _built(settings: type[S], values: Mapping[str, Any]) -> S:
+    own = {}
+    for declared in declarations(settings):
+        if declared.name in values:
+            own[declared.name] = values[declared.name]
+        elif declared.group is not None:
+            own[declared.name] = _built(declared.group, values)
+    return settings(**own)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; NaN is no number."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Annotated:
+        return fits(value, args[0])
+    if origin in (Union, UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        parts = args[:1] * len(value) if args[-1] is ... else args
+        return len(parts) == len(value) and all(map(fits, value, parts))
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+    if kind is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and value == value
+    if kind is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def literals(kind: Any) -> Iterator[Any]:
+    """Yield the words that a type allows, wherever in it they are."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    else:
+        for arg in get_args(kind):
+            yield from literals(arg)
+
+
+def meaning(kind: Any) -> str:
+    """Say a type in words."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return "a share such as 0.5" if args[1] == "share" else meaning(args[0])
+    if origin in (Union, UnionType):
+        return " or ".join(meaning(arg) for arg in args)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}" if len(args) > 1 else repr(args[0])
+    if origin is tuple:
+        inner = [meaning(arg) for arg in args if arg is not ...]
+        return f"a tuple of ({', '.join(inner)}{', ...' if args[-1] is ... else ''})"
+    if origin is not None:
+        return f"a mapping from {meaning(args[0])} to {meaning(args[1])}"
+    return _WORDS.get(kind, f"a {kind.__name__}")
+
+
+def numbers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the numbers in a value, each with the words it stands beside."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        yield (), value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (((str(key), *words), number) for words, number in numbers(inner))
+    elif isinstance(value, tuple):
+        words = tuple(part for part in value if isinstance(part, str))
+        for inner in value:
+            yield from (((*words, *more), number) for more, number in numbers(inner))
+
+
+def _holds(name: str, values: Mapping[str, Any]) -> bool:
+    key, _, wanted = name.partition("=")
+    return key in values and (not wanted or str(values[key]).partition("=")[0] == wanted)
+
+
+def _quoted(name: str) -> str:
+    return f"`{name.partition('=')[0]}`"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | tuple | NoneType)

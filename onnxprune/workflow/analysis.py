@@ -1,0 +1,97 @@
+"""A model loaded and traced."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.errors import PlanError
+from onnxprune.model.file import Model, Source, load, outline
+from onnxprune.normalize import normalize
+from onnxprune.planning.plan import PrunePlan
+from onnxprune.settings.planning import Attention, Grouped, Policies
+from onnxprune.trace import ChannelGraph, trace
+from onnxprune.workflow.inputs import transformed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TracedModel:
+    """A loaded and traced model.
+
+    Attributes:
+        model: the model as loaded, without the data of its weights.
+        graph: its channel dependencies; ``graph.proto`` is the normalized model.
+        attention: what leaves an attention: whole heads, or a part of each head's width.
+        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
+    """
+
+    model: Model
+    graph: ChannelGraph
+    attention: Attention = "heads"
+    grouped: Grouped = "channels"
+
+
+def analyze(
+    source: Source | TracedModel,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    attention: Attention | None = None,
+    grouped: Grouped | None = None,
+    plan: PrunePlan | None = None,
+    transform: str | Callable[[Any], Any] | None = None,
+    consume: bool = False,
+) -> TracedModel:
+    """Load a model and trace its channel dependencies.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned as it is.
+        input_shapes: sizes for inputs with symbolic dimensions, by name.
+        attention: what leaves an attention: "heads" (the default), or a part of each head's "width".
+        grouped: what leaves a grouped convolution: as many "channels" of every group (the default), or whole "groups".
+        plan: a plan for the model, which is traced as it was for the plan where nothing else is said.
+        transform: a function on onnx-graphsurgeon graphs that the model goes through first, or its name
+            "module:function".
+        consume: whether a Model that is given may be used up, which saves a copy of its weights.
+
+    Raises:
+        ModelError: the model can't be read or understood.
+        UsageError: an input shape doesn't fit.
+        PlanError: a setting isn't known (OP303), the plan is for another model (OP306), or it was made with other
+            settings (OP302).
+        DataError: the transformation fails (OP710).
+
+    Example:
+        >>> import onnxprune as op
+        >>> model = op.analyze("models/digits_resnet.onnx")
+        >>> len(model.graph.groups)
+        8
+    """
+    if isinstance(source, TracedModel):
+        _check_plan(plan, source.model)
+        return source
+    Policies(attention, grouped)  # checks them
+    model = load(source) if transform is None else transformed(source, transform)
+    chosen: dict[str, Any] = {"attention": attention, "grouped": grouped}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    _check_plan(plan, model)
+    if plan is not None:
+        for name, planned in plan.policies.items():
+            if chosen.setdefault(name, planned) != planned:
+                raise PlanError("OP302", f"`{name}` {chosen[name]} isn't what the plan was made with ({planned})")
+        input_shapes = {**plan.inputs, **(input_shapes or {})}
+    known = outline(model)
+    proto = normalize(model.proto, consume=consume or model is not source)
+    del model
+    graph = trace(proto, input_shapes, **chosen)
+    log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
+    return TracedModel(known, graph, **chosen)
+
+
+def _check_plan(plan: PrunePlan | None, model: Model) -> None:
+    if plan is not None and plan.model != model.sha256:
+        hint = "make a new plan for this model"
+        raise PlanError("OP306", "the plan was made for another model", where=plan.model[:12], hint=hint)

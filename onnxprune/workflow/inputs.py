@@ -1,0 +1,86 @@
+"""From what the user gives to what the workflow takes: models, inputs, functions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, cast
+
+from onnxprune.data import Dataset, Recipe, open_data, read_recipe
+from onnxprune.data.functions import find_function, guarded
+from onnxprune.model.file import Model, Source, load
+from onnxprune.model.stream import Batches, Inputs
+from onnxprune.settings import DataSettings
+from onnxprune.settings.shrinking import LIMIT
+
+log = logging.getLogger(__name__)
+
+_BATCH = 32
+
+Samples = Any
+"""Inputs as users give them: what `open_data` takes, a `Dataset`, or a function that returns batches of inputs."""
+
+
+def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int | None = None) -> Dataset:
+    """Open data for a model, and log what was assumed.
+
+    Args:
+        settings: where they are, and how they become inputs.
+        model: the model that they are for.
+        seed: of the choice of samples.
+        limit: how many to take where the settings don't say so; None for all.
+
+    Raises:
+        DataError: they can't be read or don't fit the model.
+    """
+    spec, recipe = settings.data, settings.preprocess
+    if hasattr(spec, "batches"):
+        return cast(Dataset, spec)
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe)
+    found = open_data(spec, load(model).proto, recipe=recipe, limit=settings.limit or limit, seed=seed)
+    for note in found.notes:
+        log.info(note)
+    return found
+
+
+def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:
+    """Return inputs to calibrate on, batch by batch; None where there are none.
+
+    Raises:
+        DataError: they can't be read or don't fit the model.
+    """
+    if samples is None or (callable(samples) and not hasattr(samples, "batches")):
+        return cast("Batches | None", samples)
+    opened = open_samples(DataSettings(data=samples), model, seed=seed, limit=LIMIT)
+
+    def again() -> Iterable[Inputs]:
+        return (batch.inputs for batch in opened.batches(_BATCH))
+
+    return again
+
+
+def transformed(source: Source, transform: str | Callable[[Any], Any]) -> Model:
+    """Pass a model through a function on onnx-graphsurgeon graphs.
+
+    Args:
+        source: the model.
+        transform: "module:function", or the function. It returns a graph, or changes the one that it gets.
+
+    Raises:
+        DataError: the function can't be imported, fails, or returns something else (OP710).
+        ModelError: the model, or what came of it, isn't valid.
+    """
+    import onnx_graphsurgeon as gs
+
+    function = find_function(transform) if isinstance(transform, str) else transform
+    name = transform if isinstance(transform, str) else getattr(transform, "__name__", "transform")
+    original = load(source)
+    with guarded(name, "the transformation"):
+        graph = gs.import_onnx(original.proto)
+        found = function(graph)
+        found = graph if found is None else found
+        if not isinstance(found, gs.Graph):
+            raise TypeError(f"it returned {type(found).__name__}, no onnx_graphsurgeon.Graph")
+    return replace(load(found), path=original.path, external=original.external, data_files=original.data_files)

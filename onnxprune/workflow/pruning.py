@@ -1,0 +1,207 @@
+"""Carrying out a plan: the rewritten model, checked and proved, then repaired."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.errors import UsageError, VerificationError
+from onnxprune.model.file import Source, load
+from onnxprune.planning.plan import PrunePlan, apply_plan
+from onnxprune.progress import Progress, silent
+from onnxprune.recover import Method, Repair, recover
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.sound import check_sound
+from onnxprune.rewrite.verify import Verification, generate_inputs
+from onnxprune.rewrite.verify import verify as hold_against
+from onnxprune.settings import RepairSettings
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.version import __version__
+from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.inputs import Samples, batches_of
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+log = logging.getLogger(__name__)
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A pruned model with its proof.
+
+    Attributes:
+        proto: the model.
+        plan: what was removed.
+        verification: the oracle's verdict, None if it wasn't asked.
+        kept: the traced original, and what was removed from it.
+    """
+
+    proto: ModelProto
+    plan: PrunePlan
+    verification: Verification | None
+    kept: PrunedGraph
+
+    def to_graphsurgeon(self) -> gs.Graph:
+        """Return the model as an onnx-graphsurgeon graph; each call makes another one."""
+        return as_graphsurgeon(self.proto)
+
+
+def as_graphsurgeon(model: Source) -> gs.Graph:
+    """Return a model as an onnx-graphsurgeon graph.
+
+    Raises:
+        ModelError: the model can't be read or understood.
+
+    Example:
+        >>> import onnxprune as op
+        >>> graph = op.as_graphsurgeon("models/digits_resnet.onnx")
+        >>> [tensor.name for tensor in graph.outputs]
+        ['logits']
+    """
+    import onnx_graphsurgeon as gs
+
+    return gs.import_onnx(load(model).proto)
+
+
+def prune(
+    model: Source | TracedModel,
+    plan: PrunePlan,
+    *,
+    inputs: Arrays | None = None,
+    check: bool = True,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> Pruned:
+    """Carry out a plan and prove the result.
+
+    Args:
+        model: the model.
+        plan: a plan for it.
+        inputs: inputs for the proof; generated ones by default.
+        check: whether to run the masked oracle.
+        tolerance: largest error allowed, see `verify`.
+        seed: of generated inputs.
+
+    Returns:
+        The pruned model; its metadata has the plan's digest and settings.
+
+    Raises:
+        PlanError: the plan is for another model (OP306) or doesn't fit it.
+        RewriteError: a node can't be adapted (OP402), or the result isn't a valid model (OP403), or not the predicted
+            one (OP404).
+        VerificationError: the pruned model isn't the masked original (OP501).
+
+    Example:
+        >>> import onnxprune as op
+        >>> model = op.analyze("models/digits_resnet.onnx")
+        >>> small = op.prune(model, op.plan(model, ratio=0.5))
+        >>> small.verification.passed
+        True
+    """
+    analysis = analyze(model, plan=plan)
+    kept = apply_plan(analysis.graph, plan)
+    proto = rewrite(kept)
+    check_sound(kept, proto)
+    _sign(proto, plan)
+    log.debug("rewritten: %d nodes", len(proto.graph.node))
+    if not check:
+        return Pruned(proto, plan, None, kept)
+    verification = prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed)
+    log.debug("proved: %s, error %.3g", verification.passed, verification.error)
+    if not verification.passed:
+        worst = max(verification.outputs, key=lambda o: o.error)
+        cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"
+        raise VerificationError("OP501", cause, where=f'output "{worst.name}"')
+    return Pruned(proto, plan, verification, kept)
+
+
+def prove(
+    kept: PrunedGraph,
+    proto: ModelProto,
+    *,
+    inputs: Arrays | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Run the masked oracle on a traced model and its pruned version.
+
+    Args:
+        kept: the traced model and what was removed from it.
+        proto: the pruned model.
+        inputs: inputs for both; generated from the seed by default.
+        tolerance: largest error allowed.
+        seed: seed of generated inputs.
+    """
+    graph = kept.graph
+    data = generate_inputs(graph.proto, graph.shapes.inputs, seed) if inputs is None else inputs
+    return hold_against(kept, proto, data, tolerance=tolerance, seed=None if inputs is not None else seed)
+
+
+def repair(
+    pruned: Pruned,
+    data: Samples,
+    *,
+    method: Method = "reconstruct",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[Repair, ...]:
+    """Repair a pruned model in place, from inputs without labels.
+
+    Args:
+        pruned: the model, whose weights change.
+        data: inputs: what `open_data` takes, a `Dataset`, or a function that returns batches of inputs.
+        method: "reconstruct" refits all weights by least squares, "bn" a scale and an intercept for each output, "bias"
+            the intercepts.
+        seed: of the samples that are used.
+        progress: called with the layers that are done.
+
+    Returns:
+        The error of every repaired layer before and after, relative to its output's mean square.
+
+    Raises:
+        DataError: the data can't be read or don't fit the model.
+        ModelError: ONNX Runtime can't run a part of a model.
+        UsageError: there are no inputs (OP604).
+        PlanError: there is no such method (OP303).
+
+    Example:
+        >>> import onnxprune as op
+        >>> model = op.analyze("models/digits_resnet.onnx")
+        >>> small = op.prune(model, op.plan(model, target=op.Target("macs", 0.3)))
+        >>> repairs = op.repair(small, "random")
+        >>> sum(r.after for r in repairs) < sum(r.before for r in repairs)
+        True
+    """
+    RepairSettings(method, seed)  # checks them
+    batches = batches_of(data, pruned.kept.graph.proto, seed=seed)
+    if batches is None:
+        raise UsageError("OP604", "there are no inputs to repair the model with")
+    repairs = tuple(recover(pruned.kept, pruned.proto, batches, method=method, seed=seed, progress=progress))
+    if repairs:
+        before, after = (sum(getattr(r, when) for r in repairs) / len(repairs) for when in ("before", "after"))
+        what = "repaired %d layers; error of their outputs, on average: %.3f → %.3f"
+        log.info(what, len(repairs), before, after)
+    return repairs
+
+
+def _sign(proto: ModelProto, plan: PrunePlan) -> None:
+    """Write the plan's digest and settings into the model's metadata."""
+    notes = {
+        "onnxprune.version": __version__,
+        "onnxprune.plan": plan.digest,
+        "onnxprune.source": plan.model,
+        "onnxprune.settings": json.dumps(plan.settings, sort_keys=True),
+    }
+    for entry in [e for e in proto.metadata_props if e.key in notes]:
+        proto.metadata_props.remove(entry)
+    for key, value in notes.items():
+        proto.metadata_props.add(key=key, value=value)

@@ -1,0 +1,180 @@
+"""The whole way from a model to a smaller one, as the command `prune` goes it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.data import Dataset
+from onnxprune.errors import UsageError
+from onnxprune.evaluation import Evaluation
+from onnxprune.model.file import Model, Source, load
+from onnxprune.planning.plan import PrunePlan
+from onnxprune.progress import Progress, silent
+from onnxprune.recover import Repair
+from onnxprune.settings import ShrinkSettings, TrainSettings, build
+from onnxprune.settings.shrinking import LIMIT
+from onnxprune.train.finetune import FineTuned, finetune
+from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.inputs import open_samples
+from onnxprune.workflow.iterative import prune_iteratively
+from onnxprune.workflow.max_drop import prune_within
+from onnxprune.workflow.planning import plan, read_curves, read_plan, settled
+from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A model that was made smaller.
+
+    Attributes:
+        model: the result, which `save` writes as its source was: weights in external data stay there.
+        analysis: the original, traced.
+        pruned: the result before training, with its plan and its proof.
+        repairs: what became of each layer that was repaired.
+        evaluation: of the result against the original, where a drop in accuracy was the limit.
+        tuned: what came of training, None where there was none.
+    """
+
+    model: Model
+    analysis: TracedModel
+    pruned: Pruned
+    repairs: tuple[Repair, ...] = ()
+    evaluation: Evaluation | None = None
+    tuned: FineTuned | None = None
+
+    @property
+    def plan(self) -> PrunePlan:
+        """What was removed."""
+        return self.pruned.plan
+
+    def to_graphsurgeon(self) -> gs.Graph:
+        """Return the result as an onnx-graphsurgeon graph; each call makes another one."""
+        return as_graphsurgeon(self.model)
+
+
+def shrink(
+    model: Source,
+    settings: ShrinkSettings | None = None,
+    *,
+    progress: Progress = silent,
+    consume: bool = False,
+    **options: Any,
+) -> Shrunk:
+    """Plan, prune and prove, then repair and train where there are data, as the command `prune` does.
+
+    Args:
+        model: a path, bytes, a ModelProto or an onnx-graphsurgeon graph.
+        settings: how; or
+        progress: called with the phases and their parts.
+        consume: whether a Model that is given may be used up, which saves a copy of its weights.
+        **options: fields of `ShrinkSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies` and
+            `LatencySettings`, instead of settings: target, ratio, data, max_drop, finetune, exclude, ...
+
+    Raises:
+        PlanError: settings are contradictory (OP302) or out of range (OP303), or the target is out of reach (OP301).
+        UsageError: there is no such setting, or nothing says how much to remove (OP602).
+        ModelError: the model can't be read or run.
+        DataError: the data can't be read or don't fit.
+        RewriteError: a node can't be adapted (OP402), or the result isn't valid (OP403, OP404).
+        VerificationError: the result isn't the masked original (OP501), or nothing keeps within the drop (OP506).
+        TrainingError: the pruned model can't be trained.
+
+    Example:
+        >>> import onnxprune as op
+        >>> small = op.shrink("models/digits_resnet.onnx", target=op.Target("macs", 0.5))
+        >>> small.plan.after["macs"] <= 0.5 * small.plan.before["macs"]
+        True
+        >>> small.pruned.verification.passed
+        True
+        >>> [tensor.name for tensor in small.to_graphsurgeon().outputs]
+        ['logits']
+    """
+    if settings is not None and options:
+        raise UsageError("OP602", f"settings are given, and {', '.join(options)} besides", hint="give one of them")
+    settings = settings or build(ShrinkSettings, options)
+    planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
+    made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
+    if made is None and settings.max_drop is None:
+        settled(planning, data=False)  # a missing budget is an error before the work
+    analysis = _traced(model, settings, made, progress, consume=consume)
+    method = settings.recover or "reconstruct"
+    measured = None if method == "none" else method
+    proof: dict[str, Any] = {"inputs": settings.inputs, "tolerance": settings.tolerance}
+
+    def samples(limit: int | None) -> Dataset:
+        return open_samples(calibration, analysis.graph.proto, seed=seed, limit=limit)
+
+    curves = read_curves(settings.sensitivity, analysis)
+    if settings.max_drop is not None:
+        assert measured is not None
+        everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
+        within = prune_within(
+            *(analysis, planning, everything, settings.max_drop),
+            limit=calibration.limit or LIMIT,
+            method=measured,
+            curves=curves,
+            progress=progress,
+            **proof,
+        )
+        return Shrunk(_as_source(analysis, within.pruned), analysis, within.pruned, within.repairs, within.evaluation)
+    data = None if calibration.data is None else samples(LIMIT)
+    tuned = None
+    if settings.steps > 1 or settings.rewind is not None:
+        assert settings.finetune is not None
+        training = TrainSettings(epochs=settings.finetune, seed=seed)
+        _, rounds = prune_iteratively(
+            *(analysis, samples(None), planning, settings.steps),
+            training=training,
+            method=measured,
+            rewind=settings.rewind,
+            progress=progress,
+        )
+        made, tuned = rounds[-1].plan, rounds[-1].tuned
+    elif made is None:
+        progress("score and plan", 0, None)
+        made = plan(analysis, planning, data=data, sensitivity=curves, latency=settings.latency, progress=progress)
+    progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
+    pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
+    repairs: Sequence[Repair] = ()
+    if data is not None and tuned is None and measured is not None:
+        repairs = repair(pruned, data, method=measured, seed=seed, progress=progress)
+    if settings.finetune is not None and tuned is None:
+        training = TrainSettings(epochs=settings.finetune, seed=seed)
+        progress("train", 0, None)
+        tuned = finetune(
+            pruned.proto, samples(None), teacher=analysis.graph.proto, settings=training, progress=progress
+        )
+        if tuned.failure is not None:
+            log.warning("%s: the best model before that is kept", tuned.failure.cause)
+    return Shrunk(_as_source(analysis, tuned or pruned), analysis, pruned, tuple(repairs), None, tuned)
+
+
+def _traced(
+    model: Source, settings: ShrinkSettings, made: PrunePlan | None, progress: Progress, *, consume: bool
+) -> TracedModel:
+    progress("load", 0, None)
+    loaded = load(model)
+    progress("trace", 0, None)
+    policies = settings.policies
+    return analyze(
+        loaded,
+        settings.input_shapes,
+        attention=policies.attention,
+        grouped=policies.grouped,
+        plan=made,
+        transform=settings.transform,
+        consume=consume or loaded is not model,
+    )
+
+
+def _as_source(analysis: TracedModel, result: Pruned | FineTuned) -> Model:
+    return replace(analysis.model, proto=result.proto)
