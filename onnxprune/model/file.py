@@ -96,13 +96,11 @@ def load(source: Source) -> Model:
         raise ModelError("OP118", cause) from error
 
 
-def save(
-    model: Model | ModelProto, path: str | os.PathLike[str], *, force: bool = False, external: bool | None = None
-) -> None:
+def save(model: Source, path: str | os.PathLike[str], *, force: bool = False, external: bool | None = None) -> None:
     """Write a model; the file appears whole or not at all.
 
     Args:
-        model: The model, of any size; it isn't changed.
+        model: The model, of any size; it isn't changed. An onnx-graphsurgeon graph will do.
         path: The file. External data goes beside it, into `<stem>.onnx.data`.
         force: Whether existing files may be overwritten.
         external: Whether large initializers go into external data. None means as the Model was loaded, or if it is
@@ -111,6 +109,8 @@ def save(
     Raises:
         ModelError: A file exists (OP116), can't be written (OP117), or the model is too large for one file (OP118).
     """
+    if not isinstance(model, ModelProto):
+        model = load(model)
     proto, sources = (model.proto, model.data_files) if isinstance(model, Model) else (model, ())
     target = Path(path)
     if external is None and isinstance(model, Model) and model.external:

@@ -1,0 +1,180 @@
+"""Settings: what is out of range, misspelled or contradictory is refused by name, and never anything else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import click
+import pytest
+
+from onnxprune import OnnxPruneError
+from onnxprune.cli import options
+from onnxprune.settings import (
+    Augmentation,
+    BenchmarkSettings,
+    Constraints,
+    DataSettings,
+    LatencySettings,
+    LossSettings,
+    PlanSettings,
+    Policies,
+    RepairSettings,
+    Settings,
+    ShrinkSettings,
+    Target,
+    TrainSettings,
+    build,
+    given,
+)
+from onnxprune.settings.declare import declarations, flat
+from onnxprune.settings.shrinking import VerifySettings
+
+CLASSES: list[type[Settings]] = [
+    *(Augmentation, BenchmarkSettings, Constraints, DataSettings, LatencySettings, LossSettings, PlanSettings),
+    *(Policies, RepairSettings, ShrinkSettings, TrainSettings, VerifySettings),
+]
+
+
+def shrinking(**values: Any) -> Callable[[], Settings]:
+    return lambda: build(ShrinkSettings, values)
+
+
+HALF = Target("macs", 0.5)
+TIME = Target("latency", 0.5)
+anything: Any = "anything"
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "hint"),
+    [
+        (lambda: PlanSettings(allocation=anything), "allocation", None),
+        (lambda: PlanSettings(allocation="unifrom"), "allocation", "did you mean uniform?"),  # type: ignore[arg-type]
+        (lambda: Policies(attention="head"), "attention", "did you mean heads?"),  # type: ignore[arg-type]
+        (lambda: Policies(grouped="group"), "grouped", "did you mean groups?"),  # type: ignore[arg-type]
+        (lambda: Target("mac", 0.5), "target", "did you mean macs?"),  # type: ignore[arg-type]
+        (lambda: Target("macs", "half"), "target", None),  # type: ignore[arg-type]
+        (lambda: Target("macs", 1.5), "target", None),
+        (lambda: PlanSettings(target=("macs", 0.5)), "target", None),  # type: ignore[arg-type]
+        (lambda: PlanSettings(remove_blocks="all"), "remove_blocks", None),  # type: ignore[arg-type]
+        (lambda: PlanSettings(remove_blocks=-1), "remove_blocks", None),
+        (lambda: PlanSettings(remove_blocks=True), "remove_blocks", None),
+        (lambda: PlanSettings(ratio="0.5"), "ratio", None),  # type: ignore[arg-type]
+        (lambda: PlanSettings(ratio=float("nan")), "ratio", None),
+        (lambda: PlanSettings(seed=1.5), "seed", None),  # type: ignore[arg-type]
+        (lambda: Constraints(include="stem"), "include", None),  # type: ignore[arg-type]
+        (lambda: Constraints(ratio_for=(("stem", 2.0),)), "ratio_for stem", None),
+        (lambda: Constraints(exact_only=1), "exact_only", None),  # type: ignore[arg-type]
+        (lambda: TrainSettings(losses={"kll": 1.0}), "losses", None),  # type: ignore[dict-item]
+        (lambda: TrainSettings(losses={"kl": 0.0}), "losses kl", None),
+        (lambda: TrainSettings(optimizer="adam"), "optimizer", "did you mean adamw?"),  # type: ignore[arg-type]
+        (lambda: LossSettings(temperature=0), "temperature", None),
+        (lambda: Augmentation(crop=-1), "crop", None),
+        (lambda: BenchmarkSettings(batches=(0,)), "batches", None),
+        (lambda: RepairSettings("reconstrct"), "method", "did you mean reconstruct?"),  # type: ignore[arg-type]
+        (shrinking(max_drop=1.0, data="digits"), "max_drop", None),
+        (shrinking(datta="digits"), None, "did you mean data?"),
+        (shrinking(min_chanels=3), None, "did you mean min_channels?"),
+    ],
+)
+def test_mistakes_name_the_field(make: Callable[[], Settings], place: str | None, hint: str | None) -> None:
+    with pytest.raises(OnnxPruneError) as caught:
+        make()
+    assert caught.value.code in ("OP303", "OP801", "OP602")
+    assert caught.value.where == place
+    assert hint is None or caught.value.hint == hint
+    assert "--" not in str(caught.value).replace("  -->", "")
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "values"),
+    [
+        ("ratio", "target", {"ratio": 0.5, "target": HALF}),
+        ("plan", "ratio", {"plan": "p.json", "ratio": 0.5}),
+        ("plan", "exact_only", {"plan": "p.json", "exact_only": True}),
+        ("plan", "sensitivity", {"plan": "p.json", "sensitivity": "s.json"}),
+        ("plan", "max_drop", {"plan": "p.json", "max_drop": 0.1, "data": "digits"}),
+        ("max_drop", "target", {"max_drop": 0.1, "target": HALF, "data": "digits"}),
+        ("max_drop", "verify", {"max_drop": 0.1, "verify": False, "data": "digits"}),
+        ("max_drop", "recover", {"max_drop": 0.1, "recover": "none", "data": "digits"}),
+        ("max_drop", "finetune", {"max_drop": 0.1, "finetune": 3, "data": "digits"}),
+        ("verify", "tolerance", {"verify": False, "tolerance": 0.1}),
+        ("verify", "inputs", {"verify": False, "inputs": {}}),
+        ("limit", "inputs", {"limit": 3}),
+        ("recover", "inputs", {"recover": "bn"}),
+        ("finetune", "inputs", {"finetune": 3}),
+        ("steps", "training", {"steps": 2, "data": "digits"}),
+        ("rewind", "training", {"rewind": "early.onnx", "data": "digits"}),
+        ("steps", "plan", {"steps": 2, "finetune": 1, "data": "digits", "sensitivity": "s.json"}),
+        ("provider", "latency", {"provider": "cpu", "target": HALF}),
+        ("threads", "latency", {"threads": 1, "ratio": 0.5}),
+        ("allocation", "time", {"allocation": "uniform", "target": TIME}),
+        ("remove_blocks", "sensitivities", {"remove_blocks": 1, "sensitivity": "s.json"}),
+    ],
+)
+def test_contradictions(first: str, other: str, values: dict[str, Any]) -> None:
+    with pytest.raises(OnnxPruneError) as caught:
+        build(ShrinkSettings, values)
+    assert caught.value.code == "OP302"
+    assert other in str(caught.value) and (f"`{first}`" in str(caught.value) or first == "steps")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"recover": "none", "data": "digits"},
+        {"allocation": "reconstruction", "target": TIME, "threads": 2, "provider": "cpu"},
+        {"allocation": "uniform", "target": HALF},
+        {"plan": "p.json", "data": "digits", "recover": "bn", "seed": 3},
+        {"steps": 2, "finetune": 1, "data": "digits", "target": HALF},
+        {"max_drop": 0.1, "data": "digits", "recover": "bias"},
+    ],
+)
+def test_what_goes_together(values: dict[str, Any]) -> None:
+    assert given(build(ShrinkSettings, values)) == values
+
+
+@pytest.mark.parametrize("settings", CLASSES)
+def test_every_default_is_allowed_and_has_a_place_in_the_docstring(settings: type[Settings]) -> None:
+    made = settings()
+    assert given(made) == {}
+    documented = (settings.__doc__ or "").partition("Attributes:")[2]
+    for found in fields(made):  # type: ignore[arg-type]
+        assert f"        {found.name}: " in documented
+    assert json.dumps(asdict(made))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("settings", [ShrinkSettings, TrainSettings, VerifySettings])
+def test_options_are_those_of_the_settings(settings: type[Settings]) -> None:
+    names = [d.name for d in flat(settings) if "by_hand" not in d.about]
+    assert len(set(names)) == len(names), "groups share no name"
+
+    @click.command()
+    @options.of(settings, "given")
+    def command(given: dict[str, Any]) -> None:
+        assert given == {}
+
+    found = [p for p in command.params if isinstance(p, options.SettingOption)]
+    assert [p.field for p in found] == names
+    assert all(p.help and not p.help.startswith("[") for p in found)
+    command.main([], standalone_mode=False)
+
+
+def test_ranges_are_of_fields_that_are() -> None:
+    """Rules name settings; one that is misspelled would never hold."""
+    for settings in CLASSES:
+        known = {declared.name for declared in (*flat(settings), *declarations(settings))}
+        for rule in settings._rules:
+            assert {name.partition("=")[0] for name in (rule.first, *rule.others)} <= known
+
+
+def test_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys, onnxprune.settings; print([m for m in ('numpy', 'onnx', 'rich', 'click') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
