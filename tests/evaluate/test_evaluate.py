@@ -123,9 +123,9 @@ def test_confidence_widens_intervals() -> None:
 
 
 def test_progress_is_told() -> None:
-    done: list[int] = []
-    evaluate(MODEL, data(), batch=40, progress=done.append)
-    assert done == [40, 80, 90]
+    done: list[tuple[str, int, int | None]] = []
+    evaluate(MODEL, data(), batch=40, progress=lambda *at: done.append(at))
+    assert done == [("evaluate", n, 90) for n in (40, 80, 90)]
 
 
 def test_users_metrics_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

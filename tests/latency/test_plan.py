@@ -52,7 +52,7 @@ class TestPlan:
         monkeypatch.setattr(plan_module, "_SECONDS", 0.1)
         monkeypatch.setattr(plan_module, "_REPEATS", 1)
         graph = residual()
-        seen: list[tuple[int, int]] = []
+        seen: list[tuple[str, int, int | None]] = []
         options = Options(CPU, threads=1, cache=tmp_path)
         found = plan_for_latency(
             graph, scores_of(graph), Constraints(), Target("latency", 0.5), options, progress=lambda *p: seen.append(p)

@@ -112,13 +112,13 @@ def bare(model: ModelProto) -> ModelProto:
 def test_every_layer_gains(name: str) -> None:
     kept = halved(name)
     model = rewrite(kept)
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[str, int, int | None]] = []
     repairs = recover(kept, model, calibration(0), progress=lambda *step: steps.append(step))
     assert len(repairs) > 3
     assert {r.node for r in repairs} <= {n.name for n in model.graph.node}
     assert all(r.after <= r.before for r in repairs)
     assert all(r.after < 0.6 * r.before for r in repairs if r.before > 0.1)
-    assert steps == [(i + 1, len(steps)) for i in range(len(steps))]
+    assert steps == [("repair", i + 1, len(steps)) for i in range(len(steps))]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,9 +21,17 @@ HALF = op.Target("macs", 0.5)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    return written(tmp_path_factory.mktemp("data") / "digits.npz", 128)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("few") / "digits.npz", 24)
+
+
+def written(path: Path, samples: int) -> Path:
     with np.load(DIGITS.with_name("digits_test.npz"), allow_pickle=False) as arrays:
-        np.savez(path, image=arrays["images"][:128], labels=arrays["labels"][:128])
+        np.savez(path, image=arrays["images"][:samples], labels=arrays["labels"][:samples])
     return path
 
 
@@ -32,14 +40,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--target", "macs=50%"], {"target": HALF}),
         (["--ratio", "0.3", "--exclude", "/stem*", "--seed", "3"], {"ratio": 0.3, "exclude": ["/stem*"], "seed": 3}),
-        (["--target", "macs=40%", "--data", "DATA", "--limit", "64"], {"target": op.Target("macs", 0.4), "limit": 64}),
+        (["--target", "macs=40%", "--data", "DATA", "--limit", "24"], {"target": op.Target("macs", 0.4), "limit": 24}),
         (
             ["--target", "macs=50%", "--data", "DATA", "--recover", "bn", "--allocation", "uniform"],
             {"target": HALF, "recover": "bn", "allocation": "uniform"},
         ),
         (
-            ["--max-drop", "5%", "--data", "DATA", "--allocation", "uniform"],
-            {"max_drop": 0.05, "allocation": "uniform"},
+            ["--max-drop", "5%", "--data", "DATA", "--allocation", "uniform", "--limit", "16"],
+            {"max_drop": 0.05, "allocation": "uniform", "limit": 16},
         ),
         (
             ["--target", "macs=50%", "--data", "DATA", "--allocation", "uniform", "--finetune", "1"],
@@ -64,19 +72,19 @@ def test_a_dataset_will_do(data: Path) -> None:
     assert first.model.proto.SerializeToString() == again.model.proto.SerializeToString()
 
 
-def test_the_verbs_one_by_one_are_shrink(data: Path) -> None:
-    whole = op.shrink(DIGITS, target=HALF, data=data)
-    plan = op.plan(DIGITS, target=HALF, data=data)
+def test_the_verbs_one_by_one_are_shrink(few: Path) -> None:
+    whole = op.shrink(DIGITS, target=HALF, data=few)
+    plan = op.plan(DIGITS, target=HALF, data=few)
     pruned = op.prune(DIGITS, plan)
-    op.repair(pruned, data)
+    op.repair(pruned, few)
     assert pruned.proto.SerializeToString() == whole.model.proto.SerializeToString()
     assert plan.settings["allocation"] == "reconstruction", "the default with data"
     assert op.plan(DIGITS, target=HALF).settings["allocation"] == "uniform", "and without"
 
 
-def test_how_far_it_is(data: Path) -> None:
+def test_how_far_it_is(few: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    op.shrink(DIGITS, target=HALF, data=data, progress=lambda *at: seen.append(at))
+    op.shrink(DIGITS, target=HALF, data=few, progress=lambda *at: seen.append(at))
     phases = list(dict.fromkeys(phase for phase, _, _ in seen))
     assert phases == ["load", "trace", "score and plan", "measure sensitivity", "rewrite and verify", "repair"]
     assert all(total is None or 0 <= done <= total for _, done, total in seen)
@@ -102,7 +110,7 @@ class TestGraphsurgeon:
         settings = op.TrainSettings(epochs=1, batch=32)
         assert op.finetune(graph, samples, settings=settings, teacher=graph).history
         timed = op.benchmark({"graph": graph}, op.BenchmarkSettings(seconds=0.01, rounds=5, warm_up=0.01))
-        assert timed.cases[0].results[0].name == "graph"
+        assert timed.cases[0].results[0].model == "graph"
         op.save(graph, tmp_path / "graph.onnx")
         onnx.checker.check_model(onnx.load(tmp_path / "graph.onnx"), full_check=True)
 
