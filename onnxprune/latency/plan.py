@@ -154,8 +154,8 @@ class _Planner:
             if self.alone:
                 self.wholes.append((config, _seconds(TimedSession(self._build(config), self.feeds, self.settings))))
         lowest = narrowest(self.candidates)
-        tries: dict[tuple[int, ...], Trial] = {}
-        best: tuple[float, Config, Trial] | None = None
+        tries: dict[tuple[int, ...], LatencyTrial] = {}
+        best: tuple[float, Config, LatencyTrial] | None = None
         for number in range(_TRIES):
             model = self._fit()
             config = self._next(model, tries, target)
@@ -183,7 +183,7 @@ class _Planner:
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 
-    def _next(self, model: NetworkModel, tries: Mapping[tuple[int, ...], Trial], target: float) -> Config:
+    def _next(self, model: NetworkModel, tries: Mapping[tuple[int, ...], LatencyTrial], target: float) -> Config:
         """Return the configuration to try: the model's, or one between tries if those contradict it or it was tried."""
         if len(tries) >= _PATIENCE and all(t.measured.value > target for t in tries.values()):
             return self._between(tries, target)
@@ -192,11 +192,11 @@ class _Planner:
         config = narrowest(self.candidates) if found is None else found
         return self._between(tries, target) if tuple(config.tolist()) in tries else config
 
-    def _try(self, model: NetworkModel, config: Config) -> Trial:
+    def _try(self, model: NetworkModel, config: Config) -> LatencyTrial:
         predicted = model(config) / model(full_width(self.candidates))
-        return Trial(predicted, self._measure(config))
+        return LatencyTrial(predicted, self._measure(config))
 
-    def _between(self, tries: Mapping[tuple[int, ...], Trial], target: float) -> Config:
+    def _between(self, tries: Mapping[tuple[int, ...], LatencyTrial], target: float) -> Config:
         """Return the configuration halfway between the slowest that met the target and the fastest that missed it."""
         shares = {key: done.measured.value for key, done in tries.items()}
         met = max((k for k in shares if shares[k] <= target), key=shares.__getitem__, default=None)
@@ -234,7 +234,7 @@ class _Planner:
     def _build(self, config: Config) -> ModelProto:
         return rewrite(PrunedGraph(self.graph, removal(self.candidates, config, self.fixed)))
 
-    def _found(self, config: Config, done: Trial, tries: tuple[Trial, ...]) -> LatencyResult:
+    def _found(self, config: Config, done: LatencyTrial, tries: tuple[LatencyTrial, ...]) -> LatencyResult:
         table = self.probe.table
         return LatencyResult(
             removed=removal(self.candidates, config, self.fixed),
@@ -276,7 +276,7 @@ def _seconds(opened: TimedSession) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class LatencyTrial:
     """A measured plan.
 
     Attributes:
@@ -310,7 +310,7 @@ class LatencyResult:
     predicted: float
     measured: Estimate
     importance: float
-    tries: tuple[Trial, ...]
+    tries: tuple[LatencyTrial, ...]
     layers_measured: int
     layers_known: int
 
