@@ -96,7 +96,7 @@ def prune(
 
     Raises:
         PlanError: the plan is for another model (OP306) or doesn't fit it.
-        RewriteError: a node can't be adapted (OP402), or the result isn't a valid model (OP403), or not the predicted
+        RewriteError: the result isn't a valid model (OP403), or not the predicted
             one (OP404).
         VerificationError: the pruned model isn't the masked original (OP501).
 

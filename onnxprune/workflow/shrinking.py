@@ -84,7 +84,7 @@ def shrink(
         UsageError: there is no such setting, or nothing says how much to remove (OP602).
         ModelError: the model can't be read or run.
         DataError: the data can't be read or don't fit.
-        RewriteError: a node can't be adapted (OP402), or the result isn't valid (OP403, OP404).
+        RewriteError: the result isn't a valid model (OP403), or has other shapes than predicted (OP404).
         VerificationError: the result isn't the masked original (OP501), or nothing keeps within the drop (OP506).
         TrainingError: the pruned model can't be trained.
 
