@@ -284,7 +284,7 @@ def test_command_line(tmp_path: Path) -> None:
         return result.stdout
 
     told = ok("plan", model, "-o", plan, "--remove-blocks", 1, "--target", "macs=50%")
-    assert "leaving whole: 1 residual block, sum" in " ".join(told.split())
+    assert "removed 1 residual block: sum" in " ".join(told.split())
     ok("prune", model, "-o", out, "--plan", plan)
     ok("verify", model, out, "--plan", plan)
     direct = json.loads(ok("prune", model, "-o", tmp_path / "b.onnx", "--remove-blocks", 1, "--format", "json"))

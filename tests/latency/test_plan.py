@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from onnxprune.cli.latency import cache_folder
 
 from onnxprune.benchmarking import isolated as isolated_module
 from onnxprune.benchmarking.isolated import isolated
@@ -25,6 +24,7 @@ from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.provider import Provider
 from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.planning import cache_folder
 from tests.latency.networks import chain, residual
 from tests.toolbox import inputs_of, run_once
 
