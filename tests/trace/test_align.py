@@ -1,4 +1,4 @@
-"""Aligning axes, against slow implementations that anybody can see to be right."""
+"""Aligning axes, against slow implementations that are obviously right."""
 
 from __future__ import annotations
 
@@ -11,30 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from onnx import NodeProto
 
 from onnxprune.channels.align import align
 from onnxprune.channels.ledger import Channels, fresh_value
 from onnxprune.channels.values import Ids, Value
+from onnxprune.operators.traced import TraceNode, Walk
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
 
 
 def apply(spec: str, operands: Sequence[Value], out: Sequence[int], channels: Channels, **given: int) -> list[Value]:
-    """Align operands in the name of a node."""
-    results = align(
-        spec,
-        operands,
-        {0: tuple(out)},
-        given=given,
-        structure=None,
-        approximate={},
-        attention=None,
-        channels=channels,
-        node=0,
-        name="op",
-        label='Op "op"',
-    )
-    return list(results.values())
+    """Align operands at a node."""
+    walk = Walk({})
+    walk.channels = channels
+    site = TraceNode(walk, 0, NodeProto(op_type="Op", name="op"))
+    return list(align(site, spec, operands, {0: tuple(out)}, given=given).values())
 
 
 def aligned(
