@@ -54,7 +54,7 @@ def join(op: TraceNode, values: list[Value], axis: int) -> None:
 
 
 def _alike(values: list[Value], axis: int, op: TraceNode) -> list[Value]:
-    """Tie ids that stand on this axis and others along it, if a part has no ids there: heads can still leave.
+    """Tie ids on this axis and others along this axis, if a part has no ids there: heads can still leave.
 
     This occurs where only a part of each head's width is rotated.
     """
