@@ -44,6 +44,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 # Reasons that several families give.
 ACTIVATED = "an activation is fused into it"
+EARLY = "no gradient rule is written for this operator of early exporters"
 FUSED = "ONNX Runtime's fused form has no gradient: save the model unoptimized"
 INTEGER = "it computes with integers; models in QDQ form can be trained"
 INTEGERS: Mapping[Facet, str] = dict.fromkeys(("linear", "gradient"), "its weights are integers")

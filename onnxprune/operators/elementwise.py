@@ -9,7 +9,7 @@ from math import pi, sqrt
 import numpy as np
 
 from onnxprune.model.tape import BOOL, Tensor
-from onnxprune.operators.card import FUSED, describe, flat, gradient, operator_key, traces, without
+from onnxprune.operators.card import EARLY, FUSED, INTEGER, describe, flat, gradient, operator_key, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
@@ -18,10 +18,11 @@ flat("""
     LessOrEqual Not Or Round Sign Xor
 """)
 without("gradient", "it reads the bits of a number", "BitCast")
-without(
-    *("gradient", "no gradient rule is written for this operator of early exporters"),
-    "Affine ParametricSoftplus ScaledTanh",
-)
+without("gradient", EARLY, "Affine ParametricSoftplus ScaledTanh")
+without("gradient", INTEGER, "com.microsoft:QLinearAdd com.microsoft:QLinearLeakyRelu com.microsoft:QLinearMul")
+without("gradient", INTEGER, "com.microsoft:QLinearSigmoid com.microsoft:QLinearWhere")
+without("gradient", FUSED, "com.microsoft:BiasAdd com.microsoft:BiasDropout com.microsoft:BiasSplitGelu")
+without("gradient", FUSED, "com.microsoft:ScaledSiLU com.microsoft:SwiGLU")
 
 
 @traces("""
@@ -251,9 +252,3 @@ def biased_sum(op: TraceNode) -> None:
 def split_gelu(op: TraceNode) -> None:
     """The first half of the channels times Gelu of the second: a channel leaves both."""
     op.align("*b (p c), (p c) -> *b c", p=2)
-
-
-without(
-    *("gradient", FUSED, "com.microsoft:BiasAdd com.microsoft:BiasDropout com.microsoft:BiasSplitGelu"),
-    "com.microsoft:ScaledSiLU com.microsoft:SwiGLU",
-)

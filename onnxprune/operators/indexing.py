@@ -8,8 +8,9 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value, compact, take
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import TWIN, describe, gradient, rewrites, traces, without
+from onnxprune.operators.card import INTEGER, TWIN, describe, gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.node import Node
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
@@ -19,6 +20,7 @@ _JOINED = "is joined with positions"
 describe("Gather", weights=(0,), table=0)
 describe("com.microsoft:TorchEmbedding", table=0)
 without("gradient", "what it picks depends on values", "Compress ReverseSequence Unique com.microsoft:Unique")
+without("gradient", INTEGER, "com.microsoft:QLinearConcat")
 without("gradient", TWIN, "com.microsoft:GatherND com.microsoft:Pad com.microsoft:TorchEmbedding")
 
 
@@ -54,7 +56,7 @@ def join(op: TraceNode, values: list[Value], axis: int) -> None:
 
 
 def _alike(values: list[Value], axis: int, op: TraceNode) -> list[Value]:
-    """Tie ids on this axis and others along this axis, if a part has no ids there: heads can still leave.
+    """Tie ids that are on several axes along this one, if a part has no ids there: heads can still leave.
 
     This occurs where only a part of each head's width is rotated.
     """
@@ -182,27 +184,20 @@ def slice_bounds(edit: RewriteNode) -> None:
 
 
 @gradient("Slice")
-def cut(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pad the piece with zeros; where steps leave gaps, add element by element."""
-    starts, ends, axes, steps = _slice_of(op)
+def slice_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Pad the piece with zeros; where steps leave gaps, add each element to its position."""
     shape = op.x().shape
-    pieces = [slice(0, n, 1) for n in shape]
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        first, last, step = slice(start, end if abs(end) < 2**62 else None, step).indices(shape[axis])
-        pieces[axis] = slice(first, last, step)
-    if all(p.step == 1 for p in pieces):
-        return dy.pad(
-            [p.start for p in pieces], [n - p.start - m for p, n, m in zip(pieces, shape, dy.shape, strict=True)]
-        )
-    for axis, piece in enumerate(pieces):
-        if piece != slice(0, shape[axis], 1):
-            places = np.arange(shape[axis])[_whole(piece)]
+    starts, ends, axes, steps = (None if v is None else v.tolist() for v in map(op.const, range(1, 5)))
+    assert starts is not None and ends is not None
+    before = [0] * len(shape)
+    for i, axis in enumerate(axes or range(len(starts))):
+        axis, step = axis % len(shape), 1 if steps is None else steps[i]
+        places = _range(starts[i], ends[i], step, shape[axis])
+        if step != 1:
             dy = _placed(dy, axis, places, shape[axis])
-    return dy
-
-
-def _whole(piece: slice) -> slice:
-    return slice(piece.start, None if piece.stop < 0 else piece.stop, piece.step)
+        elif len(places):
+            before[axis] = int(places[0])
+    return dy.pad(before, [n - b - m for n, b, m in zip(shape, before, dy.shape, strict=True)])
 
 
 def _placed(dy: Tensor, axis: int, places: np.ndarray, size: int) -> Tensor:
@@ -211,13 +206,6 @@ def _placed(dy: Tensor, axis: int, places: np.ndarray, size: int) -> Tensor:
     column = places.astype(np.int64).reshape([-1 if a == axis else 1 for a in range(dy.rank)])
     indices = dy.tape.constant(column).expand(dy.shape)
     return dy.like(np.zeros((1,) * dy.rank)).expand(shape).scatter_add(indices, dy, axis)
-
-
-def _slice_of(op: GradientNode) -> tuple[list[int], list[int], list[int], list[int]]:
-    starts, ends, axes, steps = (None if v is None else v.tolist() for v in map(op.const, range(1, 5)))
-    assert starts is not None and ends is not None
-    axes = range(len(starts)) if axes is None else axes
-    return list(starts), list(ends), [a % op.x().rank for a in axes], steps or [1] * len(starts)
 
 
 @traces("Gather com.microsoft:TorchEmbedding")
@@ -321,7 +309,7 @@ def pad(op: TraceNode) -> None:
     op.give(value.moved(op.out_shape(), value.factors))
 
 
-def _pads(op: TraceNode | RewriteNode, rank: int) -> Ids | None:
+def _pads(op: Node, rank: int) -> Ids | None:
     """Return the padding before and after every axis, shape (2, rank)."""
     pads = op.param(1, "pads")
     if pads is None:
@@ -352,18 +340,12 @@ def pad_amounts(edit: RewriteNode) -> None:
 def pad_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     """Cut the padding off; where it repeats content, add it to the positions it repeats."""
     shape, mode = op.x().shape, op.attr("mode", "constant")
-    given = op.const(1)
-    assert given is not None
-    chosen = op.const(3)
-    axes = range(len(shape)) if chosen is None else [int(a) % len(shape) for a in chosen]
-    amounts = dict(zip(axes, given.reshape(2, -1).T.tolist(), strict=True))
+    pads = _pads(op, len(shape))
+    assert pads is not None
     if mode == "constant":
-        starts = [max(amounts[a][0], 0) for a in axes]
-        ends = [dy.shape[a] - max(amounts[a][1], 0) for a in axes]
-        inner = dy.slice(list(axes), starts, ends)
-        lost = [[max(-amounts.get(a, (0, 0))[side], 0) for a in range(len(shape))] for side in (0, 1)]
-        return inner.pad(*lost)
-    for axis, (before, after) in amounts.items():
+        starts, ends = np.maximum(pads[0], 0), np.array(dy.shape) - np.maximum(pads[1], 0)
+        return dy.slice(range(dy.rank), starts.tolist(), ends.tolist()).pad(*np.maximum(-pads, 0).tolist())
+    for axis, (before, after) in enumerate(pads.T.tolist()):
         if before or after:
             places = np.pad(np.arange(shape[axis]), (before, after), mode=mode)
             dy = _placed(dy, axis, places, shape[axis])
@@ -414,18 +396,13 @@ def scattered_into(op: GradientNode, dy: Tensor) -> Tensor:
     return op.tape.emit(op.node.op_type, dy, op.x(1), op.x(2).zeros(), **axis)
 
 
-@gradient("ScatterElements", of=2)
-def scattered_elements(op: GradientNode, dy: Tensor) -> Tensor:
-    """Gather from the positions that were written."""
-    _require_reduction(op, "none", "add")
-    return dy.op("GatherElements", op.x(1), axis=op.axis(0))
-
-
-@gradient("ScatterND", of=2)
+@gradient("ScatterElements ScatterND", of=2)
 def scattered(op: GradientNode, dy: Tensor) -> Tensor:
     """Gather from the positions that were written."""
     _require_reduction(op, "none", "add")
-    return dy.op("GatherND", op.x(1))
+    if op.node.op_type == "ScatterND":
+        return dy.op("GatherND", op.x(1))
+    return dy.op("GatherElements", op.x(1), axis=op.axis(0))
 
 
 def _require_reduction(op: GradientNode, *known: str) -> None:

@@ -43,7 +43,7 @@ def _products(op: GradientNode, dy: Tensor) -> Tensor:
 
 
 def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return slope x + offset per channel, as a BatchNormalization, which takes one kernel."""
+    """Return slope x + offset per channel, as a BatchNormalization, which is a single kernel."""
     channels = x.shape[1:2]
     zeros, ones = x.like(np.zeros(channels)), x.like(np.ones(channels))
     return x.op("BatchNormalization", slope, offset, zeros, ones, epsilon=0.0)
@@ -51,7 +51,7 @@ def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
 
 @gradient("BatchNormalization")
 def batch_norm(op: GradientNode, dy: Tensor) -> Tensor:
-    """A scale; if the moments are the batch's, minus a linear function of x per channel."""
+    """A factor per channel; with the batch's moments, also minus a linear function of x per channel."""
     x, scale = op.x(), op.x(1)
     mean, inverse = _batch(op)
     factor = scale * inverse

@@ -13,13 +13,15 @@ from onnx import TensorProto, helper
 
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import gradient, rewrites, traces, without
+from onnxprune.operators.card import EARLY, INTEGER, gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 from onnxprune.operators.window import Window
 
-without("gradient", "no gradient rule is written for this operator of early exporters", "Crop ImageScaler")
+without("gradient", EARLY, "Crop ImageScaler")
+without("gradient", INTEGER, "com.microsoft:NhwcMaxPool com.microsoft:QLinearAveragePool")
+without("gradient", INTEGER, "com.microsoft:QLinearGlobalAveragePool")
 
 
 @traces("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool com.microsoft:NhwcMaxPool")

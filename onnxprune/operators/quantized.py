@@ -11,15 +11,11 @@ from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
 describe("DequantizeLinear com.microsoft:DequantizeLinear", zero_points=((0, 2, 1),))
+without("gradient", INTEGER, "com.microsoft:DequantizeLinear com.microsoft:QuantizeLinear")
 leave(
-    *("its weights are packed", "com.microsoft:GatherBlockQuantized com.microsoft:MatMulBnb4 com.microsoft:MatMulFpQ4"),
-    "com.microsoft:QMoE com.microsoft:QOrderedAttention com.microsoft:QOrderedMatMul",
-)
-without(
-    *("gradient", INTEGER, "com.microsoft:DequantizeLinear com.microsoft:QuantizeLinear"),
-    "com.microsoft:NhwcMaxPool com.microsoft:QLinearAdd com.microsoft:QLinearAveragePool com.microsoft:QLinearConcat",
-    "com.microsoft:QLinearGlobalAveragePool com.microsoft:QLinearLeakyRelu com.microsoft:QLinearMul",
-    "com.microsoft:QLinearSigmoid com.microsoft:QLinearSoftmax com.microsoft:QLinearWhere",
+    "its weights are packed",
+    "com.microsoft:GatherBlockQuantized com.microsoft:MatMulBnb4 com.microsoft:MatMulFpQ4 com.microsoft:QMoE",
+    "com.microsoft:QOrderedAttention com.microsoft:QOrderedMatMul",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import flat, gradient, traces, without
+from onnxprune.operators.card import INTEGER, flat, gradient, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
@@ -13,6 +13,7 @@ _NORMALIZES = "it normalizes over this axis, so each position counts"
 
 flat("ArgMax ArgMin Hardmax")
 without("gradient", "no gradient rule is written", "CumProd")
+without("gradient", INTEGER, "com.microsoft:QLinearSoftmax")
 
 
 @traces("ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum")

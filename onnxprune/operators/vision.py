@@ -12,15 +12,13 @@ from onnxprune.operators.traced import TraceNode
 leave("what it keeps depends on values", "NonMaxSuppression NonZero")
 leave("it needs the whole matrix", "Det")
 leave("it transforms the axis as a whole", "DFT MelWeightMatrix STFT")
-without(
-    *("gradient", "its sampling positions have no gradient rule", "GridSample MaxRoiPool RoiAlign"),
-    "com.microsoft:CropAndResize com.microsoft:GridSample",
-)
+_SAMPLING = "com.microsoft:CropAndResize com.microsoft:GridSample GridSample MaxRoiPool RoiAlign"
+without("gradient", "its sampling positions have no gradient rule", _SAMPLING)
 without("gradient", "no gradient rule is written", "Col2Im MaxUnpool")
 without("gradient", TWIN, "com.microsoft:Trilu")
 
 
-@traces("GridSample MaxRoiPool RoiAlign com.microsoft:CropAndResize com.microsoft:GridSample")
+@traces(_SAMPLING)
 def sample(op: TraceNode) -> None:
     """Positions are sampled at run time, the same in every channel."""
     for i in range(1, len(op.node.input)):

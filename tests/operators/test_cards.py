@@ -1,4 +1,4 @@
-"""Cards agree: what one facet of an operator says, the others know of, or they say why not."""
+"""The facets of each card agree, or have reasons why they are missing."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ def test_an_equation_is_a_linear_layer_if_it_is_a_product_of_the_last_axis(
 PRODUCT = "example:BiasedProduct"
 
 
-def describe_product() -> None:
-    """Write the card of a made-up contraction: x W + b."""
+@pytest.fixture
+def product() -> Iterator[None]:
+    """Write the card of a made-up contraction, x W + b, and remove it afterwards."""
     describe(PRODUCT, factors=(0, 1), weights=(1, 2), linear=ProductLayer.of)
 
     @traces(PRODUCT)
@@ -126,16 +127,8 @@ def describe_product() -> None:
     gradient(PRODUCT)(lambda op, dy: dy @ op.x(1).mT)
     gradient(PRODUCT, of=1)(lambda op, dy: op.x().mT @ dy)
     gradient(PRODUCT, of=2)(lambda op, dy: dy)
-
-
-@pytest.fixture
-def product() -> Iterator[None]:
-    table = cast(dict[str, Card], cards())
-    describe_product()
-    try:
-        yield
-    finally:
-        del table[PRODUCT]
+    yield
+    del cast(dict[str, Card], cards())[PRODUCT]
 
 
 def typed(net: Net) -> ModelProto:

@@ -68,13 +68,13 @@ def equations(draw: st.DrawFn) -> tuple[list[str], str]:
 
 @given(equations(), st.integers(0, 2**16))
 def test_einsum(equation: tuple[list[str], str], seed: int) -> None:
-    """Each place of each letter is one unit; and removing some is what zeroing them is."""
+    """Each position of each letter is one unit, and removing units equals zeroing them."""
     terms, out = equation
     spec = f"{' '.join(terms[0])}, {' '.join(terms[1])} -> {' '.join(out)}"
     operands, output, channels = aligned(spec, [[SIZES[x] for x in t] for t in terms], [SIZES[x] for x in out])
     roots = channels.solve()
 
-    # One unit for each letter and place, wherever it stands, and no unit for two.
+    # One unit for each letter and position, wherever it occurs, and never one for two.
     seen: dict[tuple[str, int], set[int]] = {}
     for term, value in [*zip(terms, operands, strict=True), (out, output)]:
         for axis, letter in enumerate(term):
@@ -83,12 +83,12 @@ def test_einsum(equation: tuple[list[str], str], seed: int) -> None:
     assert all(len(units) == 1 for units in seen.values())
     assert len({next(iter(units)) for units in seen.values()}) == len(seen)
 
-    # What one operand alone has and the output hasn't is summed over without a partner, and must stay.
+    # A letter of one operand alone that the output lacks is summed over without a partner, and must stay.
     alone = {x for x in "abcd" if (x in terms[0]) != (x in terms[1]) and x not in out}
     stuck = pinned(channels)
     assert stuck == {next(iter(units)) for (letter, _), units in seen.items() if letter in alone}
 
-    # Removing equals zeroing, then leaving out of the output what is gone from it.
+    # Removing equals zeroing, then dropping the removed positions of the output.
     free = sorted(set(range(channels.count)) & set(roots.tolist()) - stuck)
     assume(free)
     rng = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def test_einsum(equation: tuple[list[str], str], seed: int) -> None:
 
 
 def partition(roots: Ids, arrays: Sequence[Ids]) -> set[frozenset[tuple[int, int]]]:
-    """Return which places of which arrays belong together."""
+    """Return which positions of which arrays are coupled."""
     units: dict[int, set[tuple[int, int]]] = {}
     for index, ids in enumerate(arrays):
         for place, root in enumerate(roots[ids]):
@@ -116,7 +116,7 @@ def partition(roots: Ids, arrays: Sequence[Ids]) -> set[frozenset[tuple[int, int
 
 @pytest.mark.parametrize(("g", "i", "o"), list(itertools.product((1, 2, 3), (2, 3), (2, 4))))
 def test_grouped_convolution(g: int, i: int, o: int) -> None:
-    """Every group drops the same places: of inputs (x's channels, the weight's second axis) and of outputs."""
+    """Every group drops the same positions: of inputs (x's channels, the weight's second axis) and of outputs."""
     operands, output, channels = aligned(
         "n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", [(1, g * i, 5), (g * o, i, 1), (g * o,)], (1, g * o, 5), g=g
     )
@@ -140,7 +140,7 @@ def test_depthwise_convolution() -> None:
 
 @given(st.data())
 def test_broadcasting(data: st.DataObject) -> None:
-    """Axes meet from the right; a size of one meets nothing."""
+    """Axes meet from the right; axes of size one are free."""
     full = data.draw(st.lists(st.integers(2, 4), min_size=1, max_size=3))
     shapes = []
     for _ in range(2):
