@@ -1,4 +1,4 @@
-"""Costs: against figures worked out by hand, torch's counter, and a slow simulation of what is alive when."""
+"""Costs, compared with figures worked out by hand, torch's counter, and a simulation of living tensors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_convolutions_by_hand() -> None:
         "plain": (8 * 6 * 9 + 8, 2 * 8 * 20 * 6 * 9, (2, 8, 5, 4)),
         "grouped": (12 * 2 * 9, 2 * 12 * 20 * 2 * 9, (2, 12, 5, 4)),
         "depthwise": (12 * 5 + 12, 2 * 12 * 20 * 5, (2, 12, 5, 4)),
-        # Each of 2 x 12 x 20 inputs is spread over 2 outputs of its group at 4 places.
+        # Each of 2 x 12 x 20 inputs contributes to 2 outputs of its group at 4 positions.
         "transposed": (12 * 2 * 4, 2 * 12 * 20 * 2 * 4, (2, 6, 10, 8)),
     }
     assert found.params == sum(params for params, _, _ in layers.values())
@@ -120,7 +120,7 @@ def test_bytes_by_type(dtype: int, size: int) -> None:
 
 
 def slow_peak(model: ModelProto, shapes: Shapes) -> int:
-    """Simulate a run: after each node, add up what was made and will still be read."""
+    """Simulate a run: after each node, add up the tensors that will still be read."""
     weights = {t.name for t in model.graph.initializer}
     sizes = {
         name: prod(shape) * helper.tensor_dtype_to_np_dtype(shapes.types[name]).itemsize
@@ -158,7 +158,7 @@ def test_peak_memory_by_hand() -> None:
 
 
 def resnet(blocks: tuple[int, ...], bottleneck: bool) -> Net:
-    """A ResNet for ImageNet, at a quarter of the usual image size."""
+    """Return a ResNet for ImageNet, at a quarter of the usual image size."""
     net = Net()
 
     def layer(x: str, out: int, kernel: int, stride: int = 1) -> str:
@@ -238,7 +238,7 @@ def test_macs_against_torch(blocks: tuple[int, ...], bottleneck: bool) -> None:
 @given(samples(most=8))
 @settings(max_examples=30)
 def test_predictions_are_monotone(sample: Sample) -> None:
-    """Each further group that loses channels lowers the cost, or leaves it."""
+    """The cost never increases with each further group that loses channels."""
     graph = analyze(sample.model, sample.shapes)
     kept = removal(graph.groups, graph, np.random.default_rng(0))
     partly = np.zeros_like(kept.removed)

@@ -1,4 +1,4 @@
-"""The masked original: what it zeroes, and that the oracle sees what it should and nothing else."""
+"""The masked original: what it zeroes, and that it detects wrong plans and accepts right ones."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _POISON: dict[str, Callable[[Net, str], str]] = {
 
 @pytest.mark.parametrize("act", _POISON.values(), ids=_POISON)
 def test_zeroes_that_would_poison(act: Callable[[Net, str], str]) -> None:
-    """x / 0 in a masked channel is no reason to call a right model wrong, nor a wrong one right."""
+    """x / 0 in a masked channel neither fails a right model nor passes a wrong one."""
     graph = chain(act)
     assert graph.groups
     kept = removed(graph)
@@ -94,7 +94,7 @@ def test_zeroes_that_would_poison(act: Callable[[Net, str], str]) -> None:
 
 
 def test_poison_beside_a_recurrent_layer() -> None:
-    """A hidden unit is read by the others of its own layer, too."""
+    """A hidden unit is also read by the other units of its layer."""
     net = Net()
     x = net.input((3, 2, 4))
     y, _ = net.ops("RNN", x, net.weight(1, 5, 4), net.weight(1, 5, 5), count=2, hidden_size=5)
@@ -124,7 +124,7 @@ _STATISTICS: dict[str, Callable[[Net, str], str]] = {
 
 @pytest.mark.parametrize("act", _STATISTICS.values(), ids=_STATISTICS)
 def test_statistics_are_of_what_remains(act: Callable[[Net, str], str]) -> None:
-    """Where statistics are taken over channels, zeroes would count: plain zeroing is not what the pruned model does."""
+    """Statistics over channels would include the zeros: plain zeroing isn't what the pruned model computes."""
     graph = chain(act)
     (group,) = graph.groups
     assert not group.exact

@@ -1,4 +1,4 @@
-"""Reverse-mode differentiation: nodes are gone through backwards, and each rule appends the gradients of its inputs."""
+"""Reverse-mode differentiation: visit nodes in reverse order; each rule appends the gradients of its inputs."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.errors import TrainingError
 from onnxprune.model.checks import describe
+from onnxprune.model.graph import behind
 from onnxprune.model.tape import Tape, Tensor
 from onnxprune.operators.card import card_of, operator_key
 from onnxprune.operators.differentiated import GradientNode
 
 
-def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str], still: Container[str] = ()) -> set[str]:
-    """Return the tensors through which a gradient may reach some tensors, those included, but for ``still``."""
+def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str], stopped: Container[str] = ()) -> set[str]:
+    """Return the tensors through which gradients may reach some tensors, including these, except ``stopped`` ones."""
     moving = set(wrt)
     for node in nodes:
         if not moving.isdisjoint(node.input) and not card_of(node.domain, node.op_type).flat:
-            moving.update(name for name in node.output if name and name not in still)
+            moving.update(name for name in node.output if name and name not in stopped)
     return moving
 
 
 def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
-    """Append the gradients of a number with respect to tensors.
+    """Append the gradients of a scalar with respect to tensors.
 
     Args:
-        tape: the graph; what is in it is the forward pass.
+        tape: the graph; its nodes so far are the forward pass.
         loss: a tensor of one element.
         wrt: tensors of the forward pass.
 
     Returns:
-        A gradient for each, zeros where the number doesn't depend on it.
+        A gradient for each, zeros where the scalar doesn't depend on it.
 
     Raises:
-        TrainingError: an operator has no rule (OP901), or none for the way in which it is used (OP902).
+        TrainingError: an operator has no rule (OP901), or none for this form of it (OP902).
     """
     forward = list(tape.nodes)
     moving = dependents(forward, [t.name for t in wrt], tape.stopped)
@@ -71,29 +72,18 @@ def _apply(op: GradientNode, dy: Tensor) -> Tensor:
         raise TrainingError("OP902", cause, where=where) from error
 
 
-def needed(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
-    """Return the nodes that some tensors depend on, in their order."""
-    wanted = set(outputs)
-    live = []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            wanted.update(node.input)
-            live.append(node)
-    return live[::-1]
-
-
 _IR_VERSION = 10
 
 
 def model_of(tape: Tape, outputs: Mapping[str, Tensor], name: str = "step") -> ModelProto:
-    """Make a model of what some outputs need.
+    """Return a model of the nodes that some outputs need.
 
     Args:
         tape: the graph.
-        outputs: tensors by the names that they get as outputs.
+        outputs: the output tensors, by the names they get.
         name: the graph's name.
     """
-    nodes = needed(tape.nodes, [tensor.name for tensor in outputs.values()])
+    nodes = behind((tensor.name for tensor in outputs.values()), tape.nodes)
     nodes += [helper.make_node("Identity", [t.name], [n]) for n, t in outputs.items() if n != t.name]
     read = {n for node in nodes for n in node.input} | {t.name for t in outputs.values()}
     graph = helper.make_graph(

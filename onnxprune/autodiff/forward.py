@@ -1,4 +1,4 @@
-"""From a model to a forward pass that can be differentiated: fixed sizes, weights as inputs, parameters folded."""
+"""Write a model as a forward pass that can be differentiated: fixed sizes, weights as inputs, parameters folded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxprune.shapes import Shapes, concretize
 
 Norms = Literal["batch", "frozen"]
 
-_OF_SHAPE = ("Shape", "Size")  # operators that don't look at values
+_OF_SHAPE = ("Shape", "Size")  # operators that don't read values
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Forward:
         outputs: its outputs.
         weights: the initializers that are trained, as inputs of the graph.
         statistics: running statistics of normalizations, as inputs of the graph.
-        updates: what these become.
+        updates: their new values.
     """
 
     tape: Tape
@@ -62,10 +62,9 @@ def forward(
         proto: a normalized model.
         input_shapes: the shapes of a batch's arrays.
         trained: the initializers that are trained.
-        norms: whether batch normalizations use the moments of the batch, and keep running ones up to date, or stay as
-            they are.
-        fast: whether operators are written as ONNX Runtime's CPU provider is fastest at, BatchNormalization's training
-            mode among them, which other providers don't know.
+        norms: whether batch normalizations use the moments of the batch and update the running ones, or stay frozen.
+        fast: whether operators are written in the form that ONNX Runtime's CPU provider runs fastest. This includes
+            BatchNormalization's training mode, which other providers don't support.
 
     Raises:
         TrainingError: the model can't be converted to the opset needed (OP903), or a shape is unknown (OP902).
@@ -100,10 +99,10 @@ class _ForwardBuilder:
                 tape.constant(stored[name], name)
 
     def add(self, node: NodeProto) -> None:
-        """Append a node; one that only computes with constants and sizes becomes a constant."""
+        """Append a node; one that depends only on constants and sizes becomes a constant."""
         tape = self.result.tape
-        still = self.moving.isdisjoint(node.input) or node.op_type in _OF_SHAPE
-        if still and all(o in self.shapes.values for o in node.output if o):
+        constant = self.moving.isdisjoint(node.input) or node.op_type in _OF_SHAPE
+        if constant and all(o in self.shapes.values for o in node.output if o):
             for name in filter(None, node.output):
                 tape.constant(self.shapes.values[name], name)
             return
@@ -111,7 +110,7 @@ class _ForwardBuilder:
         copy.CopyFrom(node)
         for name in filter(None, node.output):
             if name not in self.shapes.shapes:
-                cause = f"the shape of what operator {node.op_type} gives is unknown"
+                cause = f"the shape of operator {node.op_type}'s output is unknown"
                 raise TrainingError("OP902", cause, where=describe(node))
             tape.know(name, self.shapes.shapes[name], self.shapes.types[name])
             self.moving.add(name)
@@ -119,22 +118,22 @@ class _ForwardBuilder:
             self._use_batch_moments(copy)
         elif (write := card_of(node.domain, node.op_type).written_out) is not None:
             self._write_out(copy, write)
-        elif self.fast and is_small(op := GradientNode(copy, tape, 0, lambda name: None)):
+        elif self.fast and is_small(op := GradientNode(copy, tape)):
             self._replace(copy, [as_product(op)])
         else:
             tape.nodes.append(copy)
 
     def _write_out(self, node: NodeProto, write: WrittenOut) -> None:
-        """Put simpler operators in a node's place."""
+        """Replace a node by simpler operators."""
         try:
-            made = write(GradientNode(node, self.result.tape, 0, lambda name: None))
+            made = write(GradientNode(node, self.result.tape))
         except (LookupError, NotImplementedError) as error:
             cause = f"operator {node.op_type} can't be differentiated in this form: {error}"
             raise TrainingError("OP902", cause, where=describe(node)) from error
         self._replace(node, made)
 
     def _replace(self, node: NodeProto, made: Sequence[Tensor]) -> None:
-        """Give other tensors the names of a node's outputs."""
+        """Rename other tensors to a node's outputs."""
         for name, tensor in zip(node.output, made, strict=False):
             if name:
                 node = helper.make_node("Identity", [tensor.name], [name], name=f"{name}_written")
@@ -144,13 +143,13 @@ class _ForwardBuilder:
         return self.result.tape.input(name, value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
 
     def _use_batch_moments(self, node: NodeProto) -> None:
-        """Let a normalization use the batch's moments, which the running ones then follow.
+        """Make a normalization use the batch's moments, and update the running ones.
 
-        Running variances follow the unbiased estimate, as frameworks have it.
+        Running variances follow the unbiased estimate, as in PyTorch.
         """
-        tape, op = self.result.tape, GradientNode(node, self.result.tape, 0, lambda name: None)
+        tape, op = self.result.tape, GradientNode(node, self.result.tape)
         momentum, epsilon, x = op.attr("momentum", 0.9), op.attr("epsilon", 1e-5), op.x()
-        running = [self._kept_up(name) for name in node.input[3:5]]
+        running = [self._running(name) for name in node.input[3:5]]
         moments = (_fused if self.fast else _written_out)(tape, node, epsilon)
         count = x.size // x.shape[1]
         corrections = (1.0, count / max(count - 1, 1))
@@ -158,7 +157,7 @@ class _ForwardBuilder:
             if old.name in self.result.statistics:
                 self.result.updates[old.name] = old * momentum + moment * ((1 - momentum) * correction)
 
-    def _kept_up(self, name: str) -> Tensor:
+    def _running(self, name: str) -> Tensor:
         """Make a running statistic an input, unless it is computed."""
         tape = self.result.tape
         if name in tape.constants:
@@ -169,10 +168,10 @@ class _ForwardBuilder:
 
 
 def _fused(tape: Tape, node: NodeProto, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Append a normalization in training mode; return the batch's mean and variance, which it gives with momentum 0.
+    """Append a normalization in training mode; return the batch's mean and variance, its outputs at momentum 0.
 
-    ONNX Runtime writes the moments over the inputs for running ones, even if they are the caller's: it gets copies,
-    whose values don't count.
+    ONNX Runtime overwrites the inputs of running moments, even if they belong to the caller: pass copies, whose values
+    don't matter.
     """
     shape, dtype = tape[node.input[1]].shape, tape[node.input[1]].dtype
     moments = [tape.know(tape.unique(f"{node.output[0]}.{m}"), shape, dtype) for m in ("mean", "variance")]
@@ -187,7 +186,7 @@ def _fused(tape: Tape, node: NodeProto, epsilon: float) -> tuple[Tensor, Tensor]
 
 
 def _written_out(tape: Tape, node: NodeProto, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Append a normalization as formulas, for providers that don't know the training mode."""
+    """Append a normalization as formulas, for providers that don't support the training mode."""
     x, scale, shift = (tape[name] for name in node.input[:3])
     others = [a for a in range(x.rank) if a != 1]
     per_channel = (1, -1, *[1] * (x.rank - 2))
@@ -201,7 +200,7 @@ def _written_out(tape: Tape, node: NodeProto, epsilon: float) -> tuple[Tensor, T
 
 
 def feeds_of(forward: Forward, proto: ModelProto) -> dict[str, NDArray[Any]]:
-    """Return the weights and running statistics that a model starts with."""
+    """Return the initial weights and running statistics of a model."""
     stored = weights(single_precision(proto))
     return {name: np.array(stored[name]) for name in (*forward.weights, *forward.statistics)}
 
@@ -210,7 +209,7 @@ _LARGEST = 64 * 64  # pairs of an input and an output position
 
 
 def is_small(op: GradientNode) -> bool:
-    """Tell whether a node is a depthwise convolution of maps so small that it is written as a product."""
+    """Whether a node is a depthwise convolution of maps small enough to be written as a matrix product."""
     if op.node.op_type != "Conv":
         return False
     x, w = op.x(), op.x(1)
@@ -219,7 +218,7 @@ def is_small(op: GradientNode) -> bool:
 
 
 def as_product(op: GradientNode) -> Tensor:
-    """Append the product of a channel's maps with a matrix that holds its kernel at every place, and many zeros."""
+    """Append the product of each channel's maps with its kernel written as a (mostly zero) matrix."""
     x, w, shape = op.x(0), op.x(1), op.y().shape
     window = Window.of(op, op.x().shape[2:], w.shape[2:], shape[2:])
     n, channels = shape[:2]
@@ -231,7 +230,7 @@ def as_product(op: GradientNode) -> Tensor:
 
 
 def _places(window: Window) -> NDArray[np.float32]:
-    """Return where each tap of the kernel meets input and output positions, [taps, inputs * outputs]."""
+    """Return which input and output positions each tap of the kernel connects, [taps, inputs * outputs]."""
     found = np.zeros((*window.kernel, *window.size, *window.out), np.float32)
     axes = list(zip(window.before, window.strides, window.dilations, window.size, strict=True))
     for tap in product(*map(range, window.kernel)):
@@ -263,7 +262,7 @@ def scores_of(forward: Forward, proto: ModelProto, output: str) -> Tensor:
 
 
 def raw_scores(forward: Forward, proto: ModelProto, output: str) -> Tensor:
-    """Return the scores before a Softmax; where the conversion lost their name, the logarithm serves as well."""
+    """Return the scores before a Softmax, or the logarithm of its output if the conversion lost their name."""
     name = scores_before(proto, output)
     if name in forward.tape:
         return forward.tape[name]

@@ -1,4 +1,4 @@
-"""Models brought to a form in which they can be differentiated; weights keep their names throughout."""
+"""Convert models to a form that can be differentiated; weights keep their names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
 from onnxprune.model.file import skeleton
+from onnxprune.model.graph import GraphIndex
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
 
 OPSET = 18
-"""The oldest in which all operators that rules emit have the form of today."""
+"""The oldest opset in which all operators that gradient rules emit have their current form."""
 
 
 def prepared(proto: ModelProto) -> ModelProto:
-    """Return a model in single precision, of opset 18 at least, in operators that have gradient rules where possible.
+    """Return a model in single precision, opset 18 or newer, and operators with gradient rules where possible.
 
     Raises:
         TrainingError: onnx can't convert it (OP903).
@@ -50,7 +51,7 @@ def upgraded(proto: ModelProto) -> ModelProto:
 
 
 def _count_as_before_opset_11(model: ModelProto) -> None:
-    """Have each Resize find positions as it and Upsample did then, which onnx's converter doesn't say."""
+    """Make Resize compute positions as it did before opset 11, which onnx's converter doesn't do."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Resize":
@@ -64,7 +65,7 @@ def _count_as_before_opset_11(model: ModelProto) -> None:
 
 
 def expanded(proto: ModelProto) -> ModelProto:
-    """Replace operators that have no gradient rule by those that ONNX defines them with, if it does."""
+    """Replace operators without a gradient rule by their definition in simpler operators, if ONNX has one."""
     types = {n.op_type for n in proto.graph.node if n.domain in ("", "ai.onnx")}
     lacking = [t for t in sorted(types) if not card_of("", t).differentiable and _has_definition(t, opset_of(proto))]
     if not lacking:
@@ -97,7 +98,7 @@ def _has_definition(op_type: str, opset: int) -> bool:
 
 
 def _without_weights(proto: ModelProto, transform: Callable[[ModelProto], ModelProto]) -> ModelProto:
-    """Transform a model whose large weights are out of the way."""
+    """Transform a model while its large weights are detached."""
     result = transform(skeleton(proto))
     known = {t.name for t in result.graph.initializer}
     heavy = [t for t in proto.graph.initializer if t.name not in known]
@@ -111,7 +112,7 @@ def _without_weights(proto: ModelProto, transform: Callable[[ModelProto], ModelP
 
 
 def single_precision(proto: ModelProto) -> ModelProto:
-    """Return a model of float16 in float32, for small steps would be lost in the coarser numbers."""
+    """Return a float16 model in float32: small steps would be lost to rounding."""
     half = TensorProto.FLOAT16
     if not any(t.data_type == half for t in proto.graph.initializer):
         return proto
@@ -144,21 +145,18 @@ _NORMALIZING = ("Identity", "LogSoftmax", "Softmax")
 
 def scores_before(proto: ModelProto, output: str, through: Sequence[str] = _NORMALIZING) -> str:
     """Return the tensor that an output is the Softmax of, or the output itself if it is no Softmax."""
-    makers = {name: node for node in proto.graph.node for name in node.output}
-    while output in makers and makers[output].op_type in through:
-        output = makers[output].input[0]
-    return output
+    return GraphIndex(proto.graph).source(output, through)
 
 
 def as_classes(scores: Tensor, labels: Sequence[int] | None) -> Tensor:
-    """Bring scores to [n, classes, ...].
+    """Reshape scores to [n, classes, ...].
 
     Args:
-        scores: [n, ...], classes along the only axis that isn't single, or the one that the labels lack.
+        scores: [n, ...], classes on the only axis larger than one, or on the axis that the labels lack.
         labels: the shape of the labels, if there are any.
 
     Raises:
-        TrainingError: the axis of classes can't be told (OP904).
+        TrainingError: the axis of classes is ambiguous (OP904).
     """
     n, *rest = scores.shape
     wide = [size for size in rest if size > 1]

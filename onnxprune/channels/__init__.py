@@ -1,1 +1,1 @@
-"""Channel ids: what stands on the axes of tensors, the notation that says which axes meet, and the ledger of ties."""
+"""Channel ids on the axes of tensors, the notation that says which axes meet, and the ledger of ties."""

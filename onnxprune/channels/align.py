@@ -1,7 +1,7 @@
-"""What a compute operator does to channel ids, from a spec of which axes meet (see `notation`).
+"""Align the axes of an operator's operands, by a spec that says which of them meet (see `notation`).
 
-Every factor of every operand becomes a *term*: an id array whose dimensions have names. Terms are then merged until
-each name belongs to one of them, and the outputs take their ids from what remains.
+Every factor of every operand becomes a *term*: an id array whose dimensions have names. Terms are merged until each
+name belongs to one of them, and the outputs take their ids from what remains.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
-from onnxprune.channels.ledger import Approximation, Channels, Contraction, Pin
+from onnxprune.channels.ledger import Channels, Contraction
 from onnxprune.channels.notation import Axis, name_axes, parse
 from onnxprune.channels.values import Factor, Ids, Shape, Value
 from onnxprune.settings.planning import Attention
@@ -25,72 +26,78 @@ _STAYS: Mapping[Attention, tuple[str, Attention]] = {
 _POSITIONS = "runs along an axis that holds positions, not channels"
 
 
+class Site(Protocol):
+    """The node that a spec is applied at.
+
+    Attributes:
+        index: the node's index.
+        channels: the ledger to write to.
+        attention: whether whole heads or a part of each head leaves an attention; None for a node outside of any.
+    """
+
+    index: int
+    channels: Channels
+    attention: Attention | None
+
+    def pin(self, ids: Ids, code: str, reason: str, hint: str | None = None) -> None:
+        """Pin ids in the name of the node."""
+
+    def note(self, ids: Ids, reason: str) -> None:
+        """Record that removing ids isn't the same as zeroing them, because of the node."""
+
+
 @dataclass(slots=True, eq=False)
 class _Term:
     names: tuple[str, ...]
     ids: Ids
-    constant: bool = False  # whether it stands on a weight
+    constant: bool = False  # whether it is on a weight
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
-    """One application of a spec: the names and sizes of all axes, and who asks.
+class _Job:
+    """One application of a spec.
 
     Attributes:
+        site: the node.
         operands: operands and the names of their axes.
         sizes: the size of every name, broadcasting done.
-        structure: names that stay (conv groups, block sizes) unless nothing else stands beside them.
-        balanced: those of them along which other places may leave at each, as long as it is as many.
-        attention: what leaves an attention, if the node is part of one.
-        channels: the ledger to write to.
-        node: index of the node.
-        name: the node's name.
-        label: how to call the node in reasons.
+        structure: names that stay (conv groups, block sizes) unless they are alone on an axis.
+        balanced: those of them along which each position may lose other channels, the same number everywhere.
+        kept: the names of the outputs.
     """
 
+    site: Site
     operands: Sequence[tuple[Value, Sequence[Axis]]]
     sizes: Mapping[str, int]
     structure: Collection[str]
     balanced: Collection[str]
-    attention: Attention | None
-    channels: Channels
-    node: int
-    name: str
-    label: str
+    kept: Set[str]
 
 
 def align(
+    site: Site,
     spec: str,
     operands: Sequence[Value | None],
     outputs: Mapping[int, Shape],
     *,
     given: Mapping[str, int],
-    structure: Collection[str] | None,
-    approximate: Mapping[str, str],
-    attention: Attention | None,
-    channels: Channels,
-    node: int,
-    name: str,
-    label: str,
+    structure: Collection[str] | None = None,
+    approximate: Mapping[str, str] = {},
     balanced: Collection[str] = (),
     inputs: Sequence[tuple[int, int]] | None = None,
 ) -> dict[int, Value]:
-    """Tie the ids of operands as a spec says, and give the outputs theirs.
+    """Tie the ids of operands as a spec says, and return the outputs with theirs.
 
     Args:
+        site: the node.
         spec: see `notation`; operands beyond those given are ignored.
         operands: the operands, None for one that isn't given.
         outputs: the shapes of the outputs that are wanted, by their place in the spec.
         given: sizes of names inside parentheses.
-        structure: names that stay unless nothing else stands beside them: those given, by default.
-        approximate: names over which statistics are taken, with what happens ("mean and variance"); a starred name
-            without its number stands for all its axes.
-        attention: whether whole heads or a part of each head leaves an attention; None for a node outside of any.
-        channels: the ledger that ties, pins and approximations go to.
-        node: the node's index, for the ledger.
-        name: the node's name.
-        label: the node as reasons call it.
-        balanced: structure along which other places may leave at each, as long as it is as many.
+        structure: names that stay unless they are alone on an axis: by default those of known size.
+        approximate: names over which statistics are taken, with the reason ("its mean is taken over these channels"); a
+            starred name without its number stands for all its axes.
+        balanced: structure along which each position may lose other channels, the same number everywhere.
         inputs: for a contraction, the node's input that each operand is, and that input's rank; it is recorded then.
 
     Returns:
@@ -100,30 +107,29 @@ def align(
     present = [i for i, (v, _) in enumerate(zip(operands, parsed.operands, strict=False)) if v is not None]
     named = [(v, name_axes(parsed.operands[i], len(v.shape))) for i in present if (v := operands[i]) is not None]
     out_axes = {i: name_axes(parsed.outputs[i], len(shape)) for i, shape in outputs.items()}
-    sizes = _sizes(named, given)
-    stays = given if structure is None else structure
-    job = Alignment(named, sizes, stays, balanced, attention, channels, node, name, label)
     kept = {name for axes in out_axes.values() for axis in axes for name in axis}
+    job = _Job(site, named, _sizes(named, given), given if structure is None else structure, balanced, kept)
     terms = _terms(job)
     made = kept.union(given)
     if inputs is not None:
-        _record(job, [inputs[i] for i in present], kept)
-    job.channels.summed += [t.ids.ravel() for t in terms if t.constant and not made.issuperset(t.names)]
-    terms = _meet_positions(job, terms)
-    terms = _merge(job, terms)
-    terms = _separate(job, terms, kept)
-    _statistics(job, terms, approximate)
-    terms = _contract(job, terms, kept)
+        _record(job, [inputs[i] for i in present])
+    site.channels.summed += [t.ids.ravel() for t in terms if t.constant and not made.issuperset(t.names)]
+    terms = _separate(job, _merge(job, _meet_positions(job, terms)))
+    for term in terms if approximate else ():
+        for name in term.names:
+            if reason := approximate.get(name) or approximate.get(name.rstrip("0123456789")):
+                site.note(term.ids, reason)
+    terms = _contract(job, terms)
     return {
-        i: Value(outputs[i], tuple(f for t in terms if (f := _place(t, axes, sizes)) is not None))
+        i: Value(outputs[i], tuple(f for t in terms if (f := _place(t, axes, job.sizes)) is not None))
         for i, axes in out_axes.items()
     }
 
 
-def _record(job: Alignment, inputs: Sequence[tuple[int, int]], kept: Set[str]) -> None:
-    """Record which axes the node sums products over: those of names that two operands share, and of kernels."""
+def _record(job: _Job, inputs: Sequence[tuple[int, int]]) -> None:
+    """Record the axes that the node sums products over: those of names that two operands share, and of kernels."""
     holders = Counter(n for _, axes in job.operands for n in {name for axis in axes for name in axis})
-    left = {n for n, count in holders.items() if n not in kept and (count > 1 or n.startswith("*k"))}
+    left = {n for n, count in holders.items() if n not in job.kept and (count > 1 or n.startswith("*k"))}
     summed, weights = [], []
     for (i, rank), (value, axes) in zip(inputs, job.operands, strict=True):
         if value.constant and any(n in left or n.startswith("*k") for axis in axes for n in axis):
@@ -134,7 +140,7 @@ def _record(job: Alignment, inputs: Sequence[tuple[int, int]], kept: Set[str]) -
             if left.issuperset(axis):
                 left.difference_update(axis)
                 summed.append((i, a))
-    job.channels.contractions[job.node] = Contraction(job.node, tuple(summed), tuple(weights))
+    job.site.channels.contractions[job.site.index] = Contraction(job.site.index, tuple(summed), tuple(weights))
 
 
 def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str, int]) -> dict[str, int]:
@@ -151,13 +157,13 @@ def _sizes(operands: Sequence[tuple[Value, Sequence[Axis]]], given: Mapping[str,
     return sizes
 
 
-def _terms(job: Alignment) -> list[_Term]:
+def _terms(job: _Job) -> list[_Term]:
     """Name the dimensions of every factor; ids of a single position that is broadcast are pinned."""
     terms = []
     for value, axes in job.operands:
         for factor in value.factors:
             names = axes[factor.axes[0]]
-            if len(factor.axes) == len(names) == 1 and len(factor.ids) > 1:  # as it mostly is
+            if len(factor.axes) == len(names) == 1 and len(factor.ids) > 1:  # fast path
                 terms.append(_Term(names, factor.ids, value.constant))
                 continue
             names = ()
@@ -173,24 +179,15 @@ def _terms(job: Alignment) -> list[_Term]:
                 n > 1 or (ids.size == 1 and job.sizes[name] == 1) for name, n in zip(names, stretched, strict=True)
             ]
             if not any(stays):
-                reason = "a single channel is spread over an axis"
-                job.channels.pin(ids, Pin("OP214", job.label, reason))
+                job.site.pin(ids, "OP214", "a single channel is spread over an axis")
                 continue
             ids = ids[tuple(slice(None) if s else 0 for s in stays)]
             terms.append(_Term(tuple(n for n, s in zip(names, stays, strict=True) if s), ids, value.constant))
     return terms
 
 
-def _statistics(job: Alignment, terms: list[_Term], approximate: Mapping[str, str]) -> None:
-    for term in terms:
-        for name in term.names:
-            what = approximate.get(name) or approximate.get(name.rstrip("0123456789"))
-            if what:
-                job.channels.approximate(term.ids, Approximation(job.name, what))
-
-
-def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
-    """Where a name has no ids on some operand, nothing can leave along it: tie the term along that dimension."""
+def _meet_positions(job: _Job, terms: list[_Term]) -> list[_Term]:
+    """Tie terms along names that have no ids on some operand: nothing can leave along these."""
     fixed: dict[str, str | None] = {}
     for value, axes in job.operands:
         for a, axis in enumerate(axes):
@@ -205,40 +202,40 @@ def _meet_positions(job: Alignment, terms: list[_Term]) -> list[_Term]:
         elif all(name in fixed or name in job.structure for name in term.names):
             origin = next((fixed[name] for name in met if fixed[name]), None)
             code, reason = ("OP201", f"meets {origin}") if origin else ("OP206", _POSITIONS)
-            job.channels.pin(term.ids, Pin(code, job.label, reason))
+            job.site.pin(term.ids, code, reason)
         else:
             remaining.append(_tie_along(job, term, met))
     return remaining
 
 
-def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
+def _merge(job: _Job, terms: list[_Term]) -> list[_Term]:
     """Tie terms that share names; the one with fewer names stands for both.
 
-    Two terms that share only some of their names are first reduced to the names they share. What an attention's policy
-    has pinned is left out.
+    Two terms that share only some of their names are first reduced to the names they share. Terms that an attention's
+    policy pins are left out.
     """
     merged: list[_Term] = []
     stay: list[_Term] = []
+    attention = job.site.attention
     for term in sorted(terms, key=lambda t: len(t.names)):
         covered = False
         for i, other in enumerate(merged):
             shared = {name for name in other.names if name in term.names}
             if not shared:
                 continue
-            if other.names == term.names and len(shared) == 1:  # as it mostly is
-                job.channels.tie(other.ids, term.ids, job.node)
+            if other.names == term.names and len(shared) == 1:  # fast path
+                job.site.channels.tie(other.ids, term.ids, job.site.index)
                 covered = True
                 continue
-            structure = shared.issubset(job.structure) and shared < set(other.names)
-            if structure:  # a structure alone doesn't couple: groups of inputs and of outputs
-                continue
-            if shared == set(other.names) and _stays(job.attention, term.names, shared):
-                reason, instead = _STAYS[job.attention or "heads"]
-                job.channels.pin(other.ids, Pin("OP211", job.label, reason, f"prune it with --attention {instead}"))
+            if shared.issubset(job.structure) and shared < set(other.names):
+                continue  # structure alone doesn't couple: groups of inputs and of outputs
+            if shared == set(other.names) and _stays(attention, term.names, shared):
+                reason, instead = _STAYS[attention or "heads"]
+                job.site.pin(other.ids, "OP211", reason, f"prune it with --attention {instead}")
                 term = _tie_along(job, term, shared)
                 stay.append(other)
                 continue
-            if shared < set(other.names) and job.attention == "width":
+            if shared < set(other.names) and attention == "width":
                 merged[i] = _tie_along(job, other, shared)
                 term = _tie_along(job, term, shared)
                 continue
@@ -247,7 +244,7 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
                 term = _tie_along(job, term, set(term.names) - shared)
             order = sorted(range(len(shared)), key=lambda d: term.names.index(other.names[d]))
             shape = [job.sizes[n] if n in shared else 1 for n in term.names]
-            job.channels.tie(other.ids.transpose(order).reshape(shape), term.ids, job.node)
+            job.site.channels.tie(other.ids.transpose(order).reshape(shape), term.ids, job.site.index)
             covered = True
         if not covered:
             merged.append(term)
@@ -255,15 +252,15 @@ def _merge(job: Alignment, terms: list[_Term]) -> list[_Term]:
 
 
 def _stays(attention: Attention | None, names: Sequence[str], shared: Collection[str]) -> bool:
-    """Whether names shared with a term over heads and their width (in this order) are the half that must not leave."""
+    """Whether names shared with a term over heads and their width, in this order, are the half that must not leave."""
     first, last = names[0] in shared, names[-1] in shared
     return (attention == "heads" and last and not first) or (attention == "width" and first and not last)
 
 
-def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list[_Term]:
-    """Reduce terms over several names to those that can be told apart afterwards.
+def _separate(job: _Job, terms: list[_Term]) -> list[_Term]:
+    """Reduce terms over several names to those along which channels can leave.
 
-    A structure stays: every group drops the same places, or as many of its own where it is balanced. Of an attention's
+    Structure stays: every group drops the same positions, or the same number where it is balanced. Of an attention's
     queries and keys one name is contracted, the width of a head, and one is not: either is tied, so that the other can
     leave.
     """
@@ -271,56 +268,51 @@ def _separate(job: Alignment, terms: list[_Term], kept: Collection[str]) -> list
     for term in terms:
         structure = [n for n in term.names if n in job.structure]
         if len(term.names) == 2 and term.names[0] in job.balanced:
-            job.channels.balances.append((term.ids, job.node))
+            job.site.channels.balances.append((term.ids, job.site.index))
             separated.append(term)
             continue
         if structure and len(structure) < len(term.names):
             term = _tie_along(job, term, structure)
-        contracted = [n for n in term.names if n not in kept]
+        contracted = [n for n in term.names if n not in job.kept]
         if contracted and len(contracted) < len(term.names):
-            whole = [n for n in term.names if n in kept] if job.attention == "width" else contracted
-            term = _tie_along(job, term, whole)
+            kept = [n for n in term.names if n in job.kept]
+            term = _tie_along(job, term, kept if job.site.attention == "width" else contracted)
         separated.append(term)
     return separated
 
 
-def _contract(job: Alignment, terms: list[_Term], kept: Set[str]) -> list[_Term]:
-    """Take out the terms that the output hasn't.
+def _contract(job: _Job, terms: list[_Term]) -> list[_Term]:
+    """Remove the terms that the output doesn't have.
 
-    Over an axis of two operands the operator sums up, and what is zero in one of them is gone: exact where one is a
-    weight. On an axis of one operand it mixes positions, which pins them.
+    Over an axis of two operands the operator sums products, so a zero in one of them removes the term: exact where one
+    is a weight. On an axis of one operand it mixes positions, which pins them.
     """
     remaining = []
     for term in terms:
-        if not kept.isdisjoint(n for n in term.names if n not in job.balanced or len(term.names) == 1):
+        if not job.kept.isdisjoint(n for n in term.names if n not in job.balanced or len(term.names) == 1):
             remaining.append(term)
             continue
         holders = [v for v, axes in job.operands if any(n in term.names for a in axes for n in a)]
-        if len(holders) < 2:
-            kernel = all(n.startswith("*k") for n in term.names)
-            code, reason = (
-                ("OP212", "holds the positions of a kernel")
-                if kernel
-                else ("OP204", "the operator mixes neighboring positions of the axis")
-            )
-            job.channels.pin(term.ids, Pin(code, job.label, reason))
+        if len(holders) < 2 and all(n.startswith("*k") for n in term.names):
+            job.site.pin(term.ids, "OP212", "holds the positions of a kernel")
+        elif len(holders) < 2:
+            job.site.pin(term.ids, "OP204", "the operator mixes neighboring positions of the axis")
         elif not any(v.constant for v in holders):
-            reason = "it sums products of two activations over these channels"
-            job.channels.approximate(term.ids, Approximation(job.name, reason))
+            job.site.note(term.ids, "it sums products of two activations over these channels")
     return remaining
 
 
-def _tie_along(job: Alignment, term: _Term, names: Collection[str]) -> _Term:
-    """Tie a term's ids along some dimensions, which leaves one id for all places along them."""
+def _tie_along(job: _Job, term: _Term, names: Collection[str]) -> _Term:
+    """Tie a term's ids along some dimensions, which leaves one id for all positions along them."""
     first = term.ids[tuple(slice(0, 1) if n in names else slice(None) for n in term.names)]
-    job.channels.tie(term.ids, first, job.node)
+    job.site.channels.tie(term.ids, first, job.site.index)
     dims = tuple(i for i, n in enumerate(term.names) if n in names)
     return _Term(tuple(n for n in term.names if n not in names), first.squeeze(dims))
 
 
 def _place(term: _Term, axes: Sequence[Axis], sizes: Mapping[str, int]) -> Factor | None:
-    """Put a term on the output axes that bear its names, spread over the other names of these axes."""
-    if len(term.names) == 1 and term.names in axes:  # as it mostly is: channels on an axis of their own
+    """Return a term on the output axes with its names, broadcast over the other names of these axes."""
+    if len(term.names) == 1 and term.names in axes:  # fast path: channels on an axis of their own
         return Factor((axes.index(term.names),), term.ids)
     touched = [a for a, axis in enumerate(axes) if any(n in term.names for n in axis)]
     if not touched:

@@ -1,4 +1,4 @@
-"""The ledger of a trace: channel ids handed out, ties between them, pins, and approximations."""
+"""The ledger of a trace: channel ids, ties between them, pins, and approximations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Pin:
         code: the reason's stable code, OP2xx, as `onnxprune explain` takes it.
         node: the node that pins, or the graph input or output.
         reason: one line of cause.
-        hint: what the user may do, or None.
+        hint: what the user can do, or None.
     """
 
     code: str
@@ -29,7 +29,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Approximation:
-    """Why removing some channels changes more than zeroing them would.
+    """Why removing some channels isn't the same as zeroing them.
 
     Attributes:
         node: name of the node whose statistics change.
@@ -42,14 +42,14 @@ class Approximation:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """What a node sums products over, as its spec says it.
+    """The axes that a node sums products over, as its spec says.
 
     Its multiply-accumulates are the size of its first output times the sizes of the axes that are summed over.
 
     Attributes:
         node: index of the node.
         axes: the axes that are summed over, each name once, as (input of the node, axis).
-        weights: the inputs that stand on weights.
+        weights: the inputs that are made of weights only.
     """
 
     node: int
@@ -59,21 +59,21 @@ class Contraction:
 
 @dataclass(slots=True)
 class Channels:
-    """Hands out channel ids and records what is known of them. Ids are arrays; nothing here loops over channels.
+    """Allocates channel ids and records facts about them. Ids are arrays; nothing here loops over channels.
 
     Attributes:
-        count: how many ids there are.
+        count: the number of ids.
         left: one end of the ties.
         right: the other end.
         tied_by: for every pair of arrays, the index of the node that tied them.
         pins: ids that can't leave, and why.
         approximations: ids whose removal isn't the same as zeroing, and why.
-        rectangles: arrays of which a rectangle must remain, and the node that asked for it.
+        rectangles: arrays of which a rectangle must remain, and the node that requires it.
         summed: ids that a contraction sums over: where channels are read, as opposed to made.
-        balances: arrays with a row for each group of channels, all of which must lose as many, and the node that asked
-            for it.
-        blocks: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group, whose
-            first is what the weight's value holds.
+        balances: arrays with a row for each group of channels, all of which must lose the same number, and the node
+            that requires it.
+        blocks: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group, of
+            which the weight's value holds the first.
         contractions: the nodes that sum products over channels, by index.
         pieces: id arrays of axes that were cut out of longer ones and must not become empty.
     """
@@ -97,7 +97,7 @@ class Channels:
         return np.arange(first, self.count, dtype=np.int64)
 
     def tie(self, left: Ids, right: Ids, node: int) -> None:
-        """Record that ids at the same place of two broadcastable arrays leave together, because of a node."""
+        """Record that corresponding ids of two broadcastable arrays leave together, because of a node."""
         if left is right:
             return
         a, b = (left, right) if left.shape == right.shape else np.broadcast_arrays(left, right)
@@ -114,11 +114,11 @@ class Channels:
         self.approximations.append((ids.ravel(), approximation))
 
     def rectangle(self, ids: Ids, node: int) -> None:
-        """Record that what is kept of an array of two or more dimensions must stay a rectangle."""
+        """Record that the kept part of an array of two or more dimensions must be a rectangle."""
         self.rectangles.append((ids, node))
 
     def in_blocks(self, initializer: str, ids: Ids, groups: int) -> Ids:
-        """Give each group of a weight channels of its own along the second axis, shape (groups, channels)."""
+        """Return separate ids for each group of a weight along its second axis, shape (groups, channels)."""
         rest = self.fresh((groups - 1) * len(ids)).reshape(groups - 1, -1)
         self.blocks[initializer] = np.concatenate([ids[None], rest])
         return self.blocks[initializer]
@@ -129,19 +129,18 @@ class Channels:
         return _join(self.left), _join(self.right), nodes
 
     def solve(self) -> Ids:
-        """Return the component of every id, shape (count,), ties added until all rectangles hold.
+        """Return the component of every id, shape (count,), after adding ties until all rectangles hold.
 
-        A rectangle holds when what is removed depends on the place along one of its axes only. Where it doesn't, the
-        array is tied along all axes but the longest, which leaves the most choices: channel shuffles and grouped
-        normalizations drop the same places of every group.
+        A rectangle holds when removal depends on the position along one of its axes only. Where it doesn't, the array
+        is tied along all axes but the longest, which leaves the most choices: channel shuffles and grouped
+        normalizations drop the same positions of every group.
         """
-        waiting = self.rectangles
         while True:
             roots = components(self.count, _join(self.left), _join(self.right))
             pinned = np.zeros(self.count, dtype=bool)
             pinned[roots[_join(ids for ids, _ in self.pins)]] = True
             unresolved = []
-            for ids, node in waiting:
+            for ids, node in self.rectangles:
                 label = roots[ids]
                 label[pinned[label]] = -1
                 if not any(
@@ -154,13 +153,13 @@ class Channels:
 
 
 def fresh_value(shape: Shape, channels: Channels) -> Value:
-    """Return a tensor with new ids on each of its axes. A single position is no choice and gets none."""
+    """Return a tensor with new ids on each of its axes, except axes of a single position."""
     factors = (Factor((axis,), channels.fresh(n)) for axis, n in enumerate(shape) if n > 1)
     return Value(shape, tuple(factors), constant=True)
 
 
 def _edge(array: Ids, dim: int) -> Ids:
-    """Return the array's first line along a dimension, ready to broadcast against it."""
+    """Return the first line of an array along a dimension, ready to broadcast against it."""
     return array[tuple(slice(None) if d == dim else slice(0, 1) for d in range(array.ndim))]
 
 

@@ -1,9 +1,9 @@
-"""The notation in which compute rules say which axes meet.
+"""Notation for which axes of an operator's inputs and outputs meet.
 
 A spec reads like the operator's definition: ``n (g i) *s, (g o) i *k, (g o) -> n (g o) *t`` is a convolution. Every
 operand, and every output after the arrow, lists its axes:
 
-- ``c``: one axis. The same letter elsewhere is the same axis: what leaves here leaves there.
+- ``c``: one axis. The same letter elsewhere is the same axis: channels leave both together.
 - ``(g i)``: one axis made of several, the last the fastest. All but one of their sizes are given by the rule.
 - ``*s``: any number of axes, counted from the right, so that ``*a, *a -> *a`` broadcasts as NumPy does.
 
@@ -20,7 +20,7 @@ Axis = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A parsed spec: for every operand and output its tokens, each a tuple of names or one starred name."""
+    """A parsed spec: the tokens of every operand and output, each a tuple of names or one starred name."""
 
     operands: tuple[tuple[Axis, ...], ...]
     outputs: tuple[tuple[Axis, ...], ...]
@@ -31,7 +31,7 @@ def parse(spec: str) -> Spec:
     """Parse a spec.
 
     Raises:
-        ValueError: the spec is malformed; a mistake in a rule, never in a model.
+        ValueError: the spec is malformed, an error of the rule, not of a model.
     """
     left, arrow, right = spec.partition("->")
     if not arrow:
@@ -41,7 +41,7 @@ def parse(spec: str) -> Spec:
 
 @cache
 def name_axes(tokens: tuple[Axis, ...], rank: int) -> tuple[Axis, ...]:
-    """Give every axis of a tensor of this rank its names.
+    """Return the names of every axis of a tensor of this rank.
 
     Raises:
         ValueError: the rank doesn't fit the tokens.

@@ -1,8 +1,8 @@
-"""What the tracer knows of a tensor: its shape and the channel ids on its axes, and how data movement acts on them.
+"""Tensors as the tracer sees them: a shape, channel ids on its axes, and how data movement acts on both.
 
-A *channel id* is an integer given to one position of one axis of one weight. A tensor's element exists in the pruned
-model when every id that stands over it is kept. Axes without ids hold positions (batch, image rows, time steps), of
-which nothing is ever removed.
+A *channel id* is an integer for one position of one axis of one weight. An element of a tensor exists in the pruned
+model if every id at its position is kept. Axes without ids hold positions (batch, image rows, time steps), which are
+never removed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """Channel ids that stand on one axis of a tensor, or jointly on several.
+    """Channel ids on one axis of a tensor, or jointly on several.
 
     Attributes:
         axes: the tensor's axes, one for each dimension of ``ids``.
@@ -40,7 +40,7 @@ class Value:
     Attributes:
         shape: its concretized shape.
         factors: its id arrays, on disjoint sets of axes.
-        origin: says where the axes without ids come from, when it is known ("graph input 'x'").
+        origin: where the axes without ids come from, if known ("graph input 'x'").
         constant: whether it depends on weights only, so that masking the weights masks it.
     """
 
@@ -50,14 +50,14 @@ class Value:
     constant: bool = False
 
     def on(self, axis: int) -> Factor | None:
-        """Return the factor that stands on ``axis``, or None."""
+        """Return the factor on ``axis``, or None."""
         for factor in self.factors:
             if axis in factor.axes:
                 return factor
         return None
 
     def moved(self, shape: Sequence[int], factors: Iterable[Factor]) -> Value:
-        """Return the tensor that a movement of this one's data gives."""
+        """Return the result of moving this tensor's data."""
         return Value(tuple(shape), tuple(factors), self.origin, self.constant)
 
 
@@ -82,13 +82,13 @@ def take(value: Value, axis: int, index: Ids) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Reshaped:
-    """The result of `reshape`: the new tensor, and what it could not carry.
+    """The result of `reshape`: the new tensor, and the ids it can't carry.
 
     Attributes:
         value: the reshaped tensor.
         lost: id arrays that have no place in it, to be pinned, each with the reason.
         single: ids of single positions whose axis vanishes, to be pinned.
-        joint: id arrays on several axes that a single axis was split into; what is kept of each must stay a rectangle.
+        joint: id arrays on several axes that a single axis was split into; the kept part of each must be a rectangle.
     """
 
     value: Value
@@ -98,14 +98,14 @@ class Reshaped:
 
 
 def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None = None) -> Reshaped:
-    """Reshape a tensor, carrying the ids along by reshaping the id arrays themselves.
+    """Reshape a tensor and its id arrays.
 
     Input and output axes fall into blocks of equal size (``(N, C, H, W) -> (N, C*H*W)`` has the blocks ``N -> N`` and
-    ``C, H, W -> C*H*W``). Within a block an id array is spread over all the block's input axes, reshaped to its output
-    axes, and freed of the axes along which it doesn't vary.
+    ``C, H, W -> C*H*W``). Within a block an id array is broadcast over all the block's input axes, reshaped to its
+    output axes, and reduced to the axes along which it varies.
 
-    Where an axis is merged from two with ids of their own, only one set can be carried: in an attention that of the
-    heads, which come first, or that of their width; elsewhere the larger.
+    If two axes with ids are merged into one, only one set of ids can be carried: in an attention that of the heads,
+    which come first, or that of their width; elsewhere the larger.
 
     Raises:
         ValueError: the shapes have different numbers of elements.
@@ -130,7 +130,7 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
             continue
         source = [a for b in touched for a in blocks[b][0]]
         target = [a for b in touched for a in blocks[b][1]]
-        if prod(shape[a] for a in target) > _MOST_IDS:  # a damaged model: none that is of use has as many
+        if prod(shape[a] for a in target) > _MOST_IDS:  # only damaged models have this many
             lost.append((factor.ids, "channels are merged with too many positions"))
             continue
         taken.update(dict.fromkeys(touched, factor))
@@ -177,7 +177,7 @@ def _spread(factor: Factor, axes: Sequence[int], shape: Shape) -> Ids:
 
 
 def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
-    """Split a reshape into the smallest runs of axes with equal products, leaving axes of size one aside."""
+    """Split a reshape into the smallest runs of axes with equal products, ignoring axes of size one."""
     left = [a for a, n in enumerate(before) if n != 1]
     right = [a for a, n in enumerate(after) if n != 1]
     blocks: list[tuple[list[int], list[int]]] = []

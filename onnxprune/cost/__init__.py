@@ -1,1 +1,1 @@
-"""What a model costs: parameters, multiply-accumulates, bytes and activation memory, also before it is rewritten."""
+"""Costs of a model: parameters, multiply-accumulates, bytes and activation memory, also before it is rewritten."""

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, bytes, activation memory; also before it is rewritten."""
+"""Count the costs of a model: parameters, multiply-accumulates, bytes, activation memory; also before rewriting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from onnxprune.channels.values import Shape
 from onnxprune.cost.terms import ShapeOf, Term, terms_of, weights_of
@@ -44,7 +44,7 @@ class Cost:
         params: elements of all weights.
         macs: multiply-accumulates of convolutions and matrix products in one run.
         size: bytes of all weights.
-        memory: largest number of bytes of activations alive at once, nodes run in order.
+        memory: peak bytes of activations alive at once, with nodes run in order.
         layers: cost of every node with weights.
     """
 
@@ -60,7 +60,7 @@ class Cost:
 
 
 def cost(kept: PrunedGraph) -> Cost:
-    """Predict the cost of a traced model without what has left; exactly that of the rewritten model."""
+    """Return the cost of a traced model after removal, exactly that of the rewritten model."""
     return _cost(kept.graph.proto, kept.graph.shapes, kept.shape)
 
 
@@ -96,9 +96,5 @@ def _layers(
             continue
         own = [n for n in dict.fromkeys(node.input) if n in elements]
         weight = shape(max(own, key=elements.__getitem__)) if own else ()
-        yield LayerCost(node.name, node.op_type, weight, shape(_made(node)), sum(elements[n] for n in own), macs)
-
-
-def _made(node: NodeProto) -> str:
-    """Return a node's first output that has a name."""
-    return next(name for name in node.output if name)
+        params, output = sum(elements[n] for n in own), next(filter(None, node.output))
+        yield LayerCost(node.name, node.op_type, weight, shape(output), params, macs)

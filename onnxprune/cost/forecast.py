@@ -1,7 +1,7 @@
-"""One cost of a traced model after many different removals: what a budget asks for again and again.
+"""Evaluate one cost of a traced model for many removals, as budgets do.
 
-Every size of every tensor has a number; sizes that the same units stand on share one. Every term of the cost depends
-on a few sizes, and from one removal to the next only terms whose sizes changed are counted anew.
+Every size of every tensor has a number; sizes that the same units make up share one. Every term of the cost depends
+on a few sizes, and from one removal to the next only terms whose sizes changed are recounted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Forecast:
     """A cost of a traced model as a function of the units removed, exactly as `onnxprune.cost.cost.cost` counts it."""
 
     def __init__(self, graph: ChannelGraph, quantity: Quantity) -> None:
-        """Find out which terms depend on which sizes; counts nothing yet."""
+        """Index which terms depend on which sizes."""
         made_of = terms_of(quantity, graph.proto, graph.shapes)
         table = _Table(graph)
         self._terms = {
@@ -61,7 +61,7 @@ class _Table:
     def __init__(self, graph: ChannelGraph) -> None:
         self._graph = graph
         self._numbers: dict[object, int] = {}
-        self._fixed: dict[int, int] = {}  # sizes that no channels stand on
+        self._fixed: dict[int, int] = {}  # sizes without channels
         self._lines: dict[int, Ids] = {}  # the units along the others
         self._blocks: dict[Sizes, Ids] = {}  # the units of id arrays on several axes
 
@@ -72,7 +72,7 @@ class _Table:
         return tensor in self._graph.values or tensor in self._graph.shapes.shapes
 
     def shape(self, tensor: str) -> Sizes:
-        """Return a tensor's shape as numbers of sizes, new ones where needed."""
+        """Return a tensor's shape as numbers of sizes, adding new ones."""
         value = self._graph.values.get(tensor)
         shape = value.shape if value is not None else self._graph.shapes.shapes[tensor]
         numbers = [self._number(n) for n in shape]

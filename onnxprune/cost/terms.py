@@ -1,8 +1,8 @@
-"""What costs are made of: terms, each counted from the shapes of a few tensors, and how they make up a total."""
+"""Costs as terms, each counted from the shapes of a few tensors, and a total."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
@@ -20,8 +20,8 @@ from onnxprune.shapes import Shapes
 ShapeOf = Callable[[str], Shape]
 Amounts = NDArray[np.int64]
 
-# Tensors of these types are shapes, indices and flags, neither weights nor activations. Indices may be int32, too, and
-# so are the biases of quantized convolutions: too few to matter.
+# Tensors of these types are shapes, indices and flags, neither weights nor activations. int32 holds indices and the
+# biases of quantized convolutions, too few to matter.
 _NOT_DATA = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 _NOT_WEIGHTS = (*_NOT_DATA, TensorProto.INT32)
 
@@ -32,7 +32,7 @@ class Term:
 
     Attributes:
         tensors: the tensors whose shapes matter.
-        count: gives the amount for these shapes.
+        count: returns the amount for these shapes.
     """
 
     tensors: tuple[str, ...]
@@ -51,8 +51,8 @@ class Sum:
     """A cost as terms.
 
     Attributes:
-        terms: what it is made of.
-        total: gives the cost for the amounts of all terms, shape (terms,).
+        terms: the terms.
+        total: returns the cost for the amounts of all terms, shape (terms,).
     """
 
     terms: tuple[Term, ...]
@@ -64,12 +64,21 @@ class Sum:
 
 
 def terms_of(quantity: Quantity, proto: ModelProto, shapes: Shapes) -> Sum:
-    """Return what a cost of a normalized model is made of."""
-    return _SUMS[quantity](proto, shapes)
+    """Return a cost of a normalized model as terms."""
+    if quantity == "memory":
+        return _memory(proto, shapes)
+    if quantity == "macs":
+        calls = (multiply_accumulates(node, shapes.shapes) for node in proto.graph.node)
+        terms = [Term(*call) for call in calls if call]
+    elif quantity == "params":
+        terms = [Term((name,), prod) for name in weights_of(proto)]
+    else:
+        terms = [Term((name,), partial(_bytes, kind)) for name, kind in weights_of(proto).items()]
+    return Sum(tuple(terms), lambda amounts: int(amounts.sum()))
 
 
 def weights_of(proto: ModelProto) -> dict[str, int]:
-    """Return the types of the weights that something reads, by name."""
+    """Return the types of the weights that are read, by name."""
     read = {n for node in proto.graph.node for n in node.input} | {o.name for o in proto.graph.output}
     return {t.name: t.data_type for t in proto.graph.initializer if is_weight(t) and t.name in read}
 
@@ -79,25 +88,8 @@ def is_weight(tensor: TensorProto) -> bool:
     return tensor.data_type not in _NOT_WEIGHTS
 
 
-def _plain(amounts: Amounts) -> int:
-    return int(amounts.sum())
-
-
-def _macs(proto: ModelProto, shapes: Shapes) -> Sum:
-    calls = (multiply_accumulates(node, shapes.shapes) for node in proto.graph.node)
-    return Sum(tuple(Term(*call) for call in calls if call), _plain)
-
-
-def _params(proto: ModelProto, shapes: Shapes) -> Sum:
-    return Sum(tuple(Term((name,), prod) for name in weights_of(proto)), _plain)
-
-
-def _size(proto: ModelProto, shapes: Shapes) -> Sum:
-    return Sum(tuple(Term((name,), partial(_bytes, kind)) for name, kind in weights_of(proto).items()), _plain)
-
-
 def _memory(proto: ModelProto, shapes: Shapes) -> Sum:
-    """The peak of living activations: a tensor lives from the node that makes it to the last that reads it."""
+    """Return the peak memory of activations: a tensor lives from the node that makes it to its last reader."""
     graph = proto.graph
     initializers = {t.name for t in graph.initializer}
     kinds = {
@@ -108,7 +100,7 @@ def _memory(proto: ModelProto, shapes: Shapes) -> Sum:
     last = {name: i for i, node in enumerate(graph.node) for name in node.input}
     last |= {o.name: len(graph.node) for o in graph.output}
     made = {i.name: 0 for i in graph.input} | {o: i for i, node in enumerate(graph.node) for o in node.output}
-    # Inputs take room from the start, read or not; what a node makes and nobody reads takes none.
+    # Inputs take memory from the start, read or not; unread outputs of nodes take none.
     inputs = {i.name for i in graph.input}
     lives = [n for n in kinds if n in made and (n in last or n in inputs)]
     first = np.array([made[n] for n in lives], dtype=np.int64)
@@ -133,11 +125,3 @@ def _bytes(kind: int, shape: Shape) -> int:
 @cache
 def _itemsize(kind: int) -> int:
     return int(tensor_dtype_to_np_dtype(kind).itemsize)
-
-
-_SUMS: Mapping[Quantity, Callable[[ModelProto, Shapes], Sum]] = {
-    "params": _params,
-    "macs": _macs,
-    "size": _size,
-    "memory": _memory,
-}

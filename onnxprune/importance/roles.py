@@ -1,4 +1,4 @@
-"""What initializers are to the nodes that read them: weights, a normalization's scale, or neither."""
+"""Roles of initializers: weights, scales of normalizations, or neither."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Role: TypeAlias = Literal["weight", "scale", "vector"]
 
 
 def roles(graph: ChannelGraph) -> Mapping[str, Role]:
-    """Tell what initializers are for, by their names; those that aren't listed are vectors.
+    """Return the roles of initializers by name; those that aren't listed are vectors.
 
-    A weight is what a contraction sums products with (or the table of a Gather: a product with one-hot rows). Weights
-    are known by the channel ids on their axes, which flow through Transpose, Reshape, Cast, DequantizeLinear and the
-    like to whatever reads the result together with activations.
+    A weight is what a contraction multiplies and sums over, or the table of a Gather, which is a product with one-hot
+    rows. Weights are identified by the channel ids on their axes, which flow through Transpose, Reshape, Cast and
+    DequantizeLinear to the node that multiplies them with activations.
     """
     names = list(dict.fromkeys(tensor for tensor, _ in graph.slots))
     number = {name: i for i, name in enumerate(names)}
-    owner = np.full(len(graph.unit_of), -1, dtype=np.int64)  # the initializer on whose axis an id stands
+    owner = np.full(len(graph.unit_of), -1, dtype=np.int64)  # the initializer whose axis an id is on
     for (tensor, _), ids in graph.slots.items():
         owner[ids] = number[tensor]
     found: dict[str, Role] = {}

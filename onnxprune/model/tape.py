@@ -1,8 +1,8 @@
-"""Tensors of a graph under construction, which are written as formulas."""
+"""Build a graph from formulas over tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -16,6 +16,15 @@ Shape: TypeAlias = tuple[int, ...]
 Operand: TypeAlias = "Tensor | float | NDArray[Any]"
 
 FLOAT, INT64, BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
+
+
+def _operator(op_type: str) -> Callable[[Tensor, Operand], Tensor]:
+    """Return a method that applies a binary operator, with broadcasting."""
+
+    def apply(self: Tensor, other: Operand) -> Tensor:
+        return self.op(op_type, other)
+
+    return apply
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,72 +53,32 @@ class Tensor:
         """The number of elements."""
         return prod(self.shape)
 
-    def __add__(self, other: Operand) -> Tensor:
-        """Add, with broadcasting."""
-        return self.op("Add", other)
-
-    def __radd__(self, other: Operand) -> Tensor:
-        """Add, with broadcasting."""
-        return self.op("Add", other)
-
-    def __sub__(self, other: Operand) -> Tensor:
-        """Subtract, with broadcasting."""
-        return self.op("Sub", other)
+    __add__ = __radd__ = _operator("Add")
+    __sub__ = _operator("Sub")
+    __mul__ = __rmul__ = _operator("Mul")
+    __truediv__ = _operator("Div")
+    __pow__ = _operator("Pow")
+    __matmul__ = _operator("MatMul")
+    __gt__ = _operator("Greater")
+    __lt__ = _operator("Less")
+    __ge__ = _operator("GreaterOrEqual")
+    __le__ = _operator("LessOrEqual")
+    __and__ = _operator("And")
 
     def __rsub__(self, other: Operand) -> Tensor:
-        """Subtract from something, with broadcasting."""
+        """Subtract this tensor from another operand."""
         return self.like(other).op("Sub", self)
 
-    def __mul__(self, other: Operand) -> Tensor:
-        """Multiply, with broadcasting."""
-        return self.op("Mul", other)
-
-    def __rmul__(self, other: Operand) -> Tensor:
-        """Multiply, with broadcasting."""
-        return self.op("Mul", other)
-
-    def __truediv__(self, other: Operand) -> Tensor:
-        """Divide, with broadcasting."""
-        return self.op("Div", other)
-
     def __rtruediv__(self, other: Operand) -> Tensor:
-        """Divide something by it, with broadcasting."""
+        """Divide another operand by this tensor."""
         return self.like(other).op("Div", self)
-
-    def __pow__(self, other: Operand) -> Tensor:
-        """Raise to a power."""
-        return self.op("Pow", other)
 
     def __neg__(self) -> Tensor:
         """Negate."""
         return self.op("Neg")
 
-    def __matmul__(self, other: Tensor) -> Tensor:
-        """Multiply as (stacks of) matrices."""
-        return self.op("MatMul", other)
-
-    def __gt__(self, other: Tensor | float) -> Tensor:
-        """Compare."""
-        return self.op("Greater", other)
-
-    def __lt__(self, other: Tensor | float) -> Tensor:
-        """Compare."""
-        return self.op("Less", other)
-
-    def __ge__(self, other: Tensor | float) -> Tensor:
-        """Compare."""
-        return self.op("GreaterOrEqual", other)
-
-    def __le__(self, other: Tensor | float) -> Tensor:
-        """Compare."""
-        return self.op("LessOrEqual", other)
-
-    def __and__(self, other: Tensor) -> Tensor:
-        """Tell where both hold."""
-        return self.op("And", other)
-
     def equals(self, other: Operand) -> Tensor:
-        """Tell where elements are equal."""
+        """Return whether elements are equal."""
         return self.op("Equal", other)
 
     def op(self, op_type: str, *others: Operand, **attributes: Any) -> Tensor:
@@ -117,7 +86,7 @@ class Tensor:
         return self.tape.emit(op_type, self, *(self.like(o) for o in others), **attributes)
 
     def like(self, other: Operand) -> Tensor:
-        """Return something as a tensor; numbers become a constant of this tensor's type."""
+        """Return an operand as a tensor; numbers become a constant of this tensor's type."""
         if isinstance(other, Tensor):
             return other
         return self.tape.constant(np.asarray(other, helper.tensor_dtype_to_np_dtype(self.dtype)))
@@ -127,7 +96,7 @@ class Tensor:
         return self if dtype == self.dtype else self.op("Cast", to=dtype)
 
     def where(self, yes: Operand, no: Operand) -> Tensor:
-        """Choose by this tensor of booleans; one of the two must be a tensor."""
+        """Select elements by this tensor of booleans; one of the two operands must be a tensor."""
         model = next(t for t in (yes, no) if isinstance(t, Tensor))
         return self.tape.emit("Where", self, model.like(yes), model.like(no))
 
@@ -158,7 +127,7 @@ class Tensor:
         return self.sum(axes).reshape(shape) if axes else self.reshape(shape)
 
     def reshape(self, shape: Sequence[int]) -> Tensor:
-        """Give it another shape of the same size; -1 stands for what remains."""
+        """Reshape; -1 stands for the remaining size."""
         shape = tuple(shape)
         if -1 in shape:
             rest = self.size // -prod(shape)
@@ -168,7 +137,7 @@ class Tensor:
         return self.tape.emit("Reshape", self, self.tape.ints(shape))
 
     def transpose(self, order: Sequence[int]) -> Tensor:
-        """Put the axes into another order."""
+        """Permute the axes."""
         order = [a % self.rank for a in order]
         moving = [a for a in order if self.shape[a] != 1]
         if order == list(range(self.rank)):
@@ -222,13 +191,13 @@ class Tape:
     Attributes:
         nodes: the nodes so far, in topological order.
         constants: values of its constants, by name.
-        inputs: what is fed, in order.
-        stopped: names of tensors that gradients do not pass.
+        inputs: its inputs, in order.
+        stopped: names of tensors that stop gradients.
         opset: the version of ONNX's operators in it.
     """
 
     def __init__(self, opset: int, ir_version: int = 10) -> None:
-        """Start with nothing."""
+        """Start with an empty graph."""
         self.opset = opset
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
@@ -245,11 +214,11 @@ class Tape:
         return self._tensors[name]
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether there is a tensor of a name."""
+        """Whether there is a tensor of a name."""
         return name in self._tensors
 
     def know(self, name: str, shape: Sequence[int], dtype: int) -> Tensor:
-        """Note a tensor that something else gives."""
+        """Register a tensor that is defined elsewhere."""
         self._tensors[name] = tensor = Tensor(self, name, tuple(shape), dtype)
         return tensor
 
@@ -260,7 +229,7 @@ class Tape:
         return tensor
 
     def constant(self, value: NDArray[Any], name: str | None = None) -> Tensor:
-        """Add a constant; equal ones without a name of their own are one."""
+        """Add a constant; unnamed constants of equal value are shared."""
         key = ("", value.shape, value.dtype.str, value.tobytes()) if name is None else (name,)
         if key not in self._made:
             name = self.unique("constant") if name is None else name
@@ -273,7 +242,7 @@ class Tape:
         return self.constant(np.array(values, np.int64))
 
     def stop_gradient(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor that gradients do not pass."""
+        """Return a copy of a tensor that stops gradients."""
         copy = self.emit("Identity", tensor)
         self.stopped.add(copy.name)
         return copy
@@ -283,7 +252,7 @@ class Tape:
         return self.emits(op_type, *inputs, count=1, **attributes)[0]
 
     def emits(self, op_type: str, *inputs: Tensor | None, count: int, **attributes: Any) -> tuple[Tensor, ...]:
-        """Append a node with several outputs, or find the same one."""
+        """Append a node with several outputs, or reuse an equal one."""
         names = tuple("" if t is None else t.name for t in inputs)
         key = (op_type, names, repr(sorted(attributes.items())), count)
         if key not in self._made:
@@ -297,7 +266,7 @@ class Tape:
         return self._made[key]
 
     def unique(self, name: str) -> str:
-        """Return a name that nothing has."""
+        """Return a name that isn't taken."""
         candidate = name
         while candidate in self._tensors:
             self._count += 1
@@ -321,6 +290,6 @@ class Tape:
 def _shape_and_type(node: NodeProto, name: str, kind: TypeProto) -> tuple[Shape, int]:
     dims = kind.tensor_type.shape.dim
     assert kind.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims), (
-        f"the shape of what {node.op_type} gives isn't known: {name}"
+        f"the shape of {node.op_type}'s output {name} isn't known"
     )
     return tuple(d.dim_value for d in dims), kind.tensor_type.elem_type

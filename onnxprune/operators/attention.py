@@ -1,4 +1,4 @@
-"""Attention as one operator: heads leave whole, or every head loses the same part of its width."""
+"""Attention as one operator: whole heads leave, or every head loses the same part of its width."""
 
 from __future__ import annotations
 
@@ -7,40 +7,28 @@ from math import prod
 import numpy as np
 
 from onnxprune.channels.values import Mask, Shape, Value, take
-from onnxprune.operators.card import describe, rewrites, traces, without
+from onnxprune.operators.card import FUSED, INTEGERS, describe, rewrites, traces
 from onnxprune.operators.node import Node
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 
 def _macs(node: Node, x: list[Shape], y: Shape) -> int:
-    """Count scores, then their product with the values; the outputs are as wide as the values of all heads."""
+    """Count the scores, then their product with the values; the outputs are as wide as the values of all heads."""
     queries, keys = prod(x[0]), x[1][-2]
     return queries * keys + prod(y) * keys
 
 
 def _grouped_macs(node: Node, x: list[Shape], y: Shape) -> int:
-    """As an attention; queries, keys and values may come in one tensor."""
+    """As for an attention; queries, keys and values may come in one tensor."""
     keys = x[0][1] + (x[3][2] if len(x) > 3 and x[3] else 0)
     return 2 * prod(y) * keys
 
 
 def _projected_macs(node: Node, x: list[Shape], y: Shape) -> int:
-    """Count the projection, then scores and their product with the values."""
+    """Count the projection, then the scores and their product with the values."""
     batch, steps, _ = x[0]
     return batch * steps * prod(x[1]) + 2 * prod(y) * steps
-
-
-_PROJECTED = ("com.microsoft:Attention", "com.microsoft:QAttention")
-describe("Attention", "com.microsoft:MultiHeadAttention", attends=True, macs=_macs)
-describe("com.microsoft:GroupQueryAttention", attends=True, macs=_grouped_macs)
-describe(*_PROJECTED, factors=(0, 1), attends=True, macs=_projected_macs)
-describe("com.microsoft:Attention", weights=(1, 2))
-describe("com.microsoft:QAttention", zero_points=((1, 7, -1),))
-without("linear", "its weight projects queries, keys and values in one", "com.microsoft:Attention")
-without("linear", "its weights are integers", "com.microsoft:QAttention")
-without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", "com.microsoft:Attention")
-without("gradient", "its weights are integers", "com.microsoft:QAttention")
 
 
 def structure_of(op: TraceNode) -> set[str]:
@@ -49,7 +37,7 @@ def structure_of(op: TraceNode) -> set[str]:
 
 
 def score_bias(op: TraceNode, i: int, heads: str) -> str:
-    """Return the spec of what is added to the scores, [batch, heads, queries, keys]: of each its own, or one for all.
+    """Return the spec of what is added to the scores, [batch, heads, queries, keys]: one for each head, or for all.
 
     Args:
         op: the node.
@@ -59,6 +47,10 @@ def score_bias(op: TraceNode, i: int, heads: str) -> str:
     rank = len(op.shape(i)) if op.has(i) else 0
     apart = rank > 2 and op.shape(i)[-3] > 1
     return " ".join(["b", heads if apart else "u", "x", "y"][4 - rank :]) if rank else ""
+
+
+_BIASED = "it multiplies activations, and adds a bias"
+describe("Attention", attends=True, macs=_macs, reasons={"linear": _BIASED})
 
 
 @traces("Attention")
@@ -84,7 +76,7 @@ def attention(op: TraceNode) -> None:
 
 @rewrites("Attention")
 def attention_heads(edit: RewriteNode) -> None:
-    """Count the heads that remain; scores go on being scaled by the width a head had."""
+    """Set the number of heads that remain; scores are still scaled by the original width of a head."""
     four = len(edit.shape(0)) == 4
     old_width = edit.shape(0)[3] if four else edit.shape(0)[2] // edit.attr("q_num_heads")
     if not four:
@@ -94,27 +86,33 @@ def attention_heads(edit: RewriteNode) -> None:
         edit.set_attr("scale", float(old_width**-0.5))
 
 
-@traces("RotaryEmbedding", "com.microsoft:RotaryEmbedding")
+describe("com.microsoft:RotaryEmbedding", reasons={"gradient": FUSED})
+
+
+@traces("RotaryEmbedding com.microsoft:RotaryEmbedding")
 def rotary_embedding(op: TraceNode) -> None:
     """Pairs of a head's width are rotated into each other: the width stays, heads may leave."""
-    if len(op.shape(0)) == 4:
-        op.give(op.pin_axes(op.x(0), [3], "OP204", "positions of a head's width are rotated into each other"))
-    elif op.attr("num_heads", 0):
-        op.align("b s (h d) -> b s (h d)", [op.x(0)], structure={"d"}, h=op.attr("num_heads"))
+    heads, rank = op.attr("num_heads", 0), len(op.shape(0))
+    if rank == 3 and heads:
+        op.align("b s (h d) -> b s (h d)", [op.x(0)], structure={"d"}, h=heads)
     else:
-        op.give(op.pin_axes(op.x(0), [2], "OP204", "positions of a head's width are rotated into each other"))
+        axis = 3 if rank == 4 else 2
+        op.give(op.pin_axes(op.x(0), [axis], "OP204", "positions of a head's width are rotated into each other"))
 
 
-@rewrites("RotaryEmbedding", "com.microsoft:RotaryEmbedding")
+@rewrites("RotaryEmbedding com.microsoft:RotaryEmbedding")
 def rotary_heads(edit: RewriteNode) -> None:
-    """Count the heads that remain."""
+    """Set the number of heads that remain."""
     if len(edit.shape(0)) == 3 and edit.attr("num_heads", 0):
         edit.set_attr("num_heads", heads_left(edit.mask(0, 2), edit.attr("num_heads")))
 
 
 def heads_left(mask: Mask | None, heads: int) -> int:
-    """Return how many heads remain of a mask over all heads' widths."""
+    """Return the number of heads that a mask over all heads' widths keeps."""
     return heads if mask is None else int(np.count_nonzero(mask.reshape(heads, -1).any(axis=1)))
+
+
+describe("com.microsoft:MultiHeadAttention", attends=True, macs=_macs, reasons={"linear": _BIASED, "gradient": FUSED})
 
 
 @traces("com.microsoft:MultiHeadAttention")
@@ -128,7 +126,7 @@ def multi_head_attention(op: TraceNode) -> None:
     d = op.shape(0)[2] // heads
     e = op.shape(2)[3] if len(op.shape(2)) == 4 else op.shape(2)[2] // heads
     bias = _pieces(op, 3, 0, [heads * d, heads * d, heads * e])
-    op.const(4)  # says which keys count, so nothing of it can leave
+    op.const(4)  # reading it as a parameter pins it: it says which keys count
     if op.attention == "width":
         for i in (0, 1):
             op.approximate(op.x(i), [len(op.shape(i)) - 1], "it sums products of two activations over these channels")
@@ -145,10 +143,13 @@ def multi_head_attention(op: TraceNode) -> None:
 
 @rewrites("com.microsoft:MultiHeadAttention")
 def multi_head_attention_heads(edit: RewriteNode) -> None:
-    """Count the heads that remain; scores go on being scaled by the width a head had."""
+    """Set the number of heads that remain; scores are still scaled by the original width of a head."""
     heads = edit.attr("num_heads")
     edit.set_attr("num_heads", heads_left(edit.mask(0, 2), heads))
     _keep_scale(edit, edit.shape(0)[2] // heads)
+
+
+describe("com.microsoft:GroupQueryAttention", attends=True, macs=_grouped_macs, reasons={"gradient": FUSED})
 
 
 @traces("com.microsoft:GroupQueryAttention")
@@ -165,7 +166,7 @@ def group_query_attention(op: TraceNode) -> None:
     if any(op.has(i) for i in range(12, 16)):
         op.give_up("OP211", "quantized caches and norms of queries and keys are left alone")
         return
-    for i in range(5, 10):  # lengths and rotations, of which nothing can leave
+    for i in range(5, 10):  # reading lengths and rotations as parameters pins them
         op.const(i)
     op.align(
         f"b s (h r d), b t (h d), b t (h d), b h p d, b h p d, {score_bias(op, 10, '(h r)')}, (h r)"
@@ -174,7 +175,7 @@ def group_query_attention(op: TraceNode) -> None:
             *(_pieces(op, 0, 2, [queries * d, heads * d, heads * d]) if packed else [op.x(i) for i in range(3)]),
             *_optional(op, 3, 4, 10, 11),
         ],
-        structure={"r", *structure_of(op)},
+        structure=structure_of(op),
         h=heads,
         r=queries // heads,
         d=d,
@@ -183,13 +184,21 @@ def group_query_attention(op: TraceNode) -> None:
 
 @rewrites("com.microsoft:GroupQueryAttention")
 def group_query_heads(edit: RewriteNode) -> None:
-    """Count the heads that remain; scores go on being scaled by the width a head had."""
+    """Set the number of heads that remain; scores are still scaled by the original width of a head."""
     heads, queries, mask = edit.attr("kv_num_heads"), edit.attr("num_heads"), edit.out_mask(0, 2)
     left = heads_left(mask, queries)
     edit.set_attr("num_heads", left)
     edit.set_attr("kv_num_heads", left * heads // queries)
-    packed = len(edit.node.input) < 2 or not edit.node.input[1]
-    _keep_scale(edit, edit.shape(0)[2] // (queries + 2 * heads if packed else queries))
+    _keep_scale(edit, edit.shape(0)[2] // (queries if edit.has(1) else queries + 2 * heads))
+
+
+describe("com.microsoft:Attention", weights=(1, 2))
+describe(
+    "com.microsoft:Attention",
+    reasons={"linear": "its weight projects queries, keys and values in one", "gradient": FUSED},
+)
+describe("com.microsoft:QAttention", zero_points=((1, 7, -1),), reasons=INTEGERS)
+describe("com.microsoft:Attention com.microsoft:QAttention", factors=(0, 1), attends=True, macs=_projected_macs)
 
 
 @traces("com.microsoft:Attention")
@@ -202,7 +211,7 @@ def packed_attention(op: TraceNode) -> None:
 def quantized_attention(op: TraceNode) -> None:
     """As Attention of this domain, the scale and zero point of the weight one for all or one for each column.
 
-    Queries, keys and values are of one width.
+    Queries, keys and values have the same width.
     """
     _project_and_attend(op, vectors=(2, 4, 7), mask=5, past=8, bias=9, width="d")
 
@@ -218,7 +227,7 @@ def _project_and_attend(
         mask: the input that says which keys count.
         past: the cached keys and values.
         bias: the input that is added to the scores.
-        width: the name of a head's width of values: d for that of queries and keys.
+        width: the name of the width of a head's values: d if it is that of queries and keys.
     """
     if op.attr("do_rotary", 0) or op.has(bias + 1):
         op.give_up("OP211", "rotated positions, and caches that are written in place, are left alone")
@@ -243,9 +252,9 @@ def _project_and_attend(
     )
 
 
-@rewrites("com.microsoft:Attention", "com.microsoft:QAttention")
+@rewrites("com.microsoft:Attention com.microsoft:QAttention")
 def packed_attention_heads(edit: RewriteNode) -> None:
-    """Count the heads that remain, and how wide queries, keys and values are, if not alike."""
+    """Set the number of heads that remain, and the widths of queries, keys and values if they differ."""
     heads, columns, mask = edit.attr("num_heads"), edit.shape(1)[1], edit.mask(1, 1)
     before = _widths(edit.attr("qkv_hidden_sizes"), columns)
     parts = np.split(np.ones(columns, bool) if mask is None else mask, np.cumsum(before)[:-1])
@@ -257,18 +266,18 @@ def packed_attention_heads(edit: RewriteNode) -> None:
 
 
 def _widths(given: list[int] | None, columns: int) -> list[int]:
-    """Return how wide queries, keys and values are."""
+    """Return the widths of queries, keys and values."""
     return list(given) if given else [columns // 3] * 3
 
 
 def _keep_scale(edit: RewriteNode, width: int) -> None:
-    """Have scores scaled as before by the width that a head had."""
+    """Scale scores by the original width of a head, as before."""
     if not edit.attr("scale"):
         edit.set_attr("scale", float(width**-0.5))
 
 
 def _pieces(op: TraceNode, i: int, axis: int, sizes: list[int]) -> list[Value | None]:
-    """Cut what stands in a row along an axis of an optional input into pieces."""
+    """Split an optional input along an axis into pieces of given sizes."""
     if not op.has(i):
         return [None] * len(sizes)
     places = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
@@ -277,8 +286,3 @@ def _pieces(op: TraceNode, i: int, axis: int, sizes: list[int]) -> list[Value | 
 
 def _optional(op: TraceNode, *places: int) -> list[Value | None]:
     return [op.x(i) if op.has(i) else None for i in places]
-
-
-_FUSED = ("com.microsoft:GroupQueryAttention", "com.microsoft:MultiHeadAttention", "com.microsoft:RotaryEmbedding")
-without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED)
-without("linear", "it multiplies activations, and adds a bias", "Attention", "com.microsoft:MultiHeadAttention")

@@ -1,8 +1,8 @@
-"""Cards: everything that the package knows of an operator, in one table.
+"""Cards: everything the package knows about an operator, in one table.
 
 An operator is named by its type, with its domain in front unless that is ai.onnx: ``Conv``, ``com.microsoft:Gelu``.
-The files beside this one describe a family of operators each. Decorators register functions (`traces`, `rewrites`,
-`gradient`, `written_out`), and `describe` registers facts::
+Each of the other modules here describes a family of operators. Decorators register functions (`traces`, `rewrites`,
+`gradient`, `written_out`), and `describe` registers facts. All of them take names, one or several in a string::
 
     describe("Gemm", factors=(0, 1), weights=(0, 1, 2), linear=product)
 
@@ -12,7 +12,7 @@ The files beside this one describe a family of operators each. Decorators regist
     @gradient("Gemm", of=1)
     def gemm_b(op: GradientNode, dy: Tensor) -> Tensor: ...
 
-A facet that is missing has a reason, which `onnxprune rules` prints.
+A missing facet has a reason, which `onnxprune rules` prints.
 """
 
 from __future__ import annotations
@@ -42,31 +42,40 @@ Linear: TypeAlias = "Callable[[Node, Shape], LinearLayer | None]"
 Facet = Literal["trace", "gradient", "linear"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+# Reasons that several families give.
+ACTIVATED = "an activation is fused into it"
+EARLY = "no gradient rule is written for this operator of early exporters"
+FUSED = "ONNX Runtime's fused form has no gradient: save the model unoptimized"
+INTEGER = "it computes with integers; models in QDQ form can be trained"
+INTEGERS: Mapping[Facet, str] = dict.fromkeys(("linear", "gradient"), "its weights are integers")
+TWIN = "no gradient rule is written: its twin of the standard can be trained"
+
 
 @dataclass(slots=True)
 class Card:
-    """What is known of an operator.
+    """What is known about an operator.
 
     Attributes:
         name: the operator.
         trace: passes channel ids from inputs to outputs; None for an operator that is deliberately left alone.
-        rewrite: adapts attributes and parameters once channels are gone; None where nothing depends on their number.
+        rewrite: adapts attributes and parameters after channels are removed; None where nothing depends on their
+            number.
         gradients: gradient rules by input; the key None stands for all inputs alike.
-        flat: whether outputs don't change with small changes of inputs: gradients end there.
-        written_out: writes the node in simpler operators, which have gradients.
+        flat: whether the derivative is zero everywhere: gradients stop there.
+        written_out: expands the node into simpler operators, which have gradients.
         factors: the inputs that a contraction multiplies. Channels are summed over; one factor may be a weight.
-        attends: whether scores of queries and keys are computed within, whatever the factors are.
-        macs: counts multiply-accumulates, from the node, the shapes of its inputs and that of its first output, where
-            the spec of the trace doesn't say them.
-        linear: gives a node with a weight as a linear map, see `onnxprune.operators.linear`; None for a node that isn't
-            of that form.
+        attends: whether it computes attention scores of queries and keys, whatever its factors are.
+        macs: counts multiply-accumulates from the node, the shapes of its inputs and the shape of its first output,
+            where the spec of the trace doesn't imply them.
+        linear: returns a node with a weight as a linear map, see `onnxprune.operators.linear`; None for a node that
+            isn't of that form.
         weights: the inputs that are trained: weights, biases, scales and shifts.
-        scale: the input that scales what was normalized, if it is a normalization.
-        table: the input whose rows are picked, as a product with one-hot rows would.
+        scale: the input that scales the normalized values, for a normalization.
+        table: the input whose rows are looked up, as a product with one-hot rows would.
         zero_points: (data, zero point, axis) for each quantized input: the inputs' numbers, and the axis along which
             zero points differ.
-        rounds: whether the state is rounded to 8 bits at every step, so that small errors become steps.
-        reasons: for each facet that is missing, why.
+        rounds: whether the state is rounded to 8 bits at every step, so that small errors become whole steps.
+        reasons: why facets are missing, by facet.
     """
 
     name: str
@@ -88,16 +97,16 @@ class Card:
 
     @property
     def contracts(self) -> bool:
-        """Whether it sums products over channels."""
+        """Whether the operator sums products over channels."""
         return bool(self.factors)
 
     @property
     def differentiable(self) -> bool:
-        """Whether anything is known of its gradient."""
+        """Whether gradients pass through the operator, or are known to stop there."""
         return self.flat or bool(self.gradients) or self.written_out is not None
 
     def gradient(self, index: int) -> Gradient | None:
-        """Return the gradient rule for an input, None if there is none."""
+        """Return the gradient rule for an input, or None."""
         return self.gradients.get(index) or self.gradients.get(None)
 
 
@@ -106,6 +115,10 @@ _CARDS: dict[str, Card] = {}
 
 def _card(name: str) -> Card:
     return _CARDS.setdefault(name, Card(name))
+
+
+def _names(operators: tuple[str, ...]) -> list[str]:
+    return " ".join(operators).split()
 
 
 def traces(*operators: str) -> Callable[[Trace], Trace]:
@@ -119,64 +132,66 @@ def rewrites(*operators: str) -> Callable[[Rewrite], Rewrite]:
 
 
 def written_out(*operators: str) -> Callable[[WrittenOut], WrittenOut]:
-    """Register a function that writes operators in simpler ones, which have gradients."""
+    """Register a function that expands operators into simpler ones, which have gradients."""
     return _register(operators, "written_out")
 
 
 def gradient(*operators: str, of: int | None = 0) -> Callable[[Gradient], Gradient]:
     """Register the gradient with respect to input ``of`` of operators; None for all inputs alike.
 
-    A rule gets the node and the gradient dy of its first output, and returns the gradient of the input. Where the input
+    A rule gets the node and the gradient dy of its first output, and returns the gradient of the input. If the input
     was broadcast, the caller sums over the broadcast axes.
     """
 
     def register(rule: Gradient) -> Gradient:
-        for name in operators:
+        for name in _names(operators):
             _card(name).gradients[of] = rule
         return rule
 
     return register
 
 
-def describe(*operators: str, **facts: Any) -> None:
-    """Set facts of operators, see the attributes of `Card`."""
-    for name in operators:
+def describe(*operators: str, reasons: Mapping[Facet, str] | None = None, **facts: Any) -> None:
+    """Set facts of operators, see the attributes of `Card`, and the reasons of facets they lack."""
+    for name in _names(operators):
+        card = _card(name)
+        card.reasons.update(reasons or {})
         for fact, value in facts.items():
-            setattr(_card(name), fact, value)
+            setattr(card, fact, value)
 
 
 def flat(*operators: str) -> None:
-    """Register operators whose outputs don't change with small changes of their inputs: gradients end there."""
+    """Register operators whose derivative is zero everywhere: gradients stop there."""
     describe(*operators, flat=True)
 
 
 def without(facet: Facet, reason: str, *operators: str) -> None:
     """Register why operators lack a facet."""
-    for name in operators:
-        _card(name).reasons[facet] = reason
+    describe(*operators, reasons={facet: reason})
 
 
 def leave(reason: str, *operators: str) -> None:
-    """Register operators as deliberately left alone: what touches them is pinned with this reason."""
+    """Register operators as deliberately left alone: channels that touch them are pinned with this reason."""
     without("trace", reason, *operators)
 
 
 def _register(operators: tuple[str, ...], facet: str) -> Callable[[_F], _F]:
     def register(rule: _F) -> _F:
-        describe(*operators, **{facet: rule})
+        for name in _names(operators):
+            setattr(_card(name), facet, rule)
         return rule
 
     return register
 
 
 def operator_key(domain: str, op_type: str) -> str:
-    """Return an operator's name in the table."""
+    """Return the name of an operator in the table."""
     return op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}"
 
 
 @cache
 def cards() -> Mapping[str, Card]:
-    """Return the whole table, every family loaded."""
+    """Return the whole table, with every family loaded."""
     package = import_module("onnxprune.operators")
     for module in iter_modules(package.__path__):
         import_module(f"{package.__name__}.{module.name}")
@@ -187,5 +202,5 @@ _UNKNOWN = Card("")
 
 
 def card_of(domain: str, op_type: str) -> Card:
-    """Return an operator's card, an empty one if it is unknown."""
+    """Return the card of an operator, an empty one if it is unknown."""
     return cards().get(operator_key(domain, op_type), _UNKNOWN)

@@ -1,20 +1,19 @@
-"""Multiply-accumulates of one run of a node, as the spec of its trace or its card says them."""
+"""Multiply-accumulates of a node, from the spec of its trace or from its card."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.channels.ledger import Channels, Contraction
-from onnxprune.channels.values import Shape, Value
+from onnxprune.channels.ledger import Contraction
+from onnxprune.channels.values import Shape
 from onnxprune.operators.card import Card, card_of
 from onnxprune.operators.node import Node
-from onnxprune.operators.traced import ShapeUnknown, TraceNode
+from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
+
+Macs = tuple[tuple[str, ...], Callable[..., int]]
 
 
 def contracts(node: NodeProto) -> bool:
@@ -22,16 +21,14 @@ def contracts(node: NodeProto) -> bool:
     return _counted(card_of(node.domain, node.op_type))
 
 
-def multiply_accumulates(
-    node: NodeProto, shapes: Mapping[str, Shape]
-) -> tuple[tuple[str, ...], Callable[..., int]] | None:
-    """Return the tensors whose shapes tell the multiply-accumulates of a node, and a function that counts them.
+def multiply_accumulates(node: NodeProto, shapes: Mapping[str, Shape]) -> Macs | None:
+    """Return the tensors whose shapes determine the multiply-accumulates of a node, and a function that counts them.
 
-    The function takes the shapes in the same order, and returns 0 where they don't fit the operator.
+    The function takes these shapes in the same order, and returns 0 where they don't fit the operator.
 
     Args:
         node: the node.
-        shapes: shapes of its tensors, at which it is looked at once.
+        shapes: shapes of its tensors, to evaluate its spec at.
 
     Returns:
         None for operators that aren't contractions, and where the shapes don't fit.
@@ -47,9 +44,7 @@ def _counted(card: Card) -> bool:
     return card.contracts or card.macs is not None
 
 
-def _by_spec(
-    node: NodeProto, card: Card, output: str, shapes: Mapping[str, Shape]
-) -> tuple[tuple[str, ...], Callable[..., int]] | None:
+def _by_spec(node: NodeProto, card: Card, output: str, shapes: Mapping[str, Shape]) -> Macs | None:
     found = _contraction(node, card, shapes)
     if found is None:
         return None
@@ -65,30 +60,17 @@ def _by_spec(
 
 
 def _contraction(node: NodeProto, card: Card, shapes: Mapping[str, Shape]) -> Contraction | None:
-    """Trace a node by itself, without channels, for what its spec sums over."""
-
-    def look(name: str) -> Value:
-        if name not in shapes:
-            raise ShapeUnknown(name)
-        return Value(shapes[name])
-
-    def read(name: str) -> NDArray[Any] | None:
-        return None
-
-    def varies(name: str) -> NDArray[np.bool_]:
-        return np.zeros((), dtype=bool)
-
-    ledger = Channels()
-    op = TraceNode(0, node, 1, True, look, read, shapes, ledger, None, "channels", varies, {})
+    """Trace a node by itself, without channels, and return what its spec sums over."""
+    op = TraceNode(Walk(shapes), 0, node, records=True)
     try:
         if card.trace is not None:
             card.trace(op)
     except (ShapeUnknown, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None
-    return ledger.contractions.get(0)
+    return op.channels.contractions.get(0)
 
 
-def _by_card(node: NodeProto, card: Card, output: str) -> tuple[tuple[str, ...], Callable[..., int]]:
+def _by_card(node: NodeProto, card: Card, output: str) -> Macs:
     seen, formula = Node(node), card.macs
     assert formula is not None
     given = [i for i, name in enumerate(node.input) if name]

@@ -13,8 +13,12 @@ from onnxprune.model.tape import Shape, Tape, Tensor
 from onnxprune.operators.node import Node
 
 
+def _none(output: str) -> None:
+    """Return no gradient."""
+
+
 class GradientNode(Node):
-    """One node of the forward pass, and which of its inputs the gradient is wanted for.
+    """One node of the forward pass, and the input that the gradient is wanted for.
 
     Attributes:
         node: the node.
@@ -22,8 +26,17 @@ class GradientNode(Node):
         index: the input.
     """
 
-    def __init__(self, node: NodeProto, tape: Tape, index: int, gradients: Callable[[str], Tensor | None]) -> None:
-        """Set up a node for its rule; made by `backward`."""
+    def __init__(
+        self, node: NodeProto, tape: Tape, index: int = 0, gradients: Callable[[str], Tensor | None] = _none
+    ) -> None:
+        """Set up a node for its rule.
+
+        Args:
+            node: the node.
+            tape: the graph it is in.
+            index: the input that the gradient is wanted for.
+            gradients: returns the gradient of an output by its name, None if nothing depends on it.
+        """
         super().__init__(node)
         self.tape = tape
         self.index = index
@@ -39,13 +52,11 @@ class GradientNode(Node):
         return [self.tape[name] for name in self.node.input if name]
 
     def y(self, i: int = 0) -> Tensor:
-        """Return output ``i``; one that the node leaves out is added to it."""
-        while len(self.node.output) <= i:
-            self.node.output.append("")
+        """Return output ``i``, which the node must give."""
         return self.tape[self.node.output[i]]
 
     def added_output(self, i: int, shape: Shape, dtype: int) -> Tensor:
-        """Return an optional output of known shape and type, adding it where the node leaves it out."""
+        """Return an optional output of known shape and type, adding it if the node leaves it out."""
         while len(self.node.output) <= i:
             self.node.output.append("")
         if not self.node.output[i]:
@@ -72,7 +83,7 @@ class GradientNode(Node):
         return self.tape.constants[name]
 
     def scalar(self, i: int, default: float) -> float:
-        """Return the value of a parameter that is one number."""
+        """Return the value of a parameter that is a single number."""
         value = self.const(i)
         return default if value is None else float(np.asarray(value).reshape(()))
 

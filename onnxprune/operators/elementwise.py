@@ -9,35 +9,28 @@ from math import pi, sqrt
 import numpy as np
 
 from onnxprune.model.tape import BOOL, Tensor
-from onnxprune.operators.card import describe, flat, gradient, traces, without
+from onnxprune.operators.card import EARLY, FUSED, INTEGER, describe, flat, gradient, operator_key, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
-_UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
-    HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
-    Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+flat("""
+    And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Equal Floor Greater GreaterOrEqual IsInf IsNaN Less
+    LessOrEqual Not Or Round Sign Xor
+""")
+without("gradient", "it reads the bits of a number", "BitCast")
+without("gradient", EARLY, "Affine ParametricSoftplus ScaledTanh")
+without("gradient", INTEGER, "com.microsoft:QLinearAdd com.microsoft:QLinearLeakyRelu com.microsoft:QLinearMul")
+without("gradient", INTEGER, "com.microsoft:QLinearSigmoid com.microsoft:QLinearWhere")
+without("gradient", FUSED, "com.microsoft:BiasAdd com.microsoft:BiasDropout com.microsoft:BiasSplitGelu")
+without("gradient", FUSED, "com.microsoft:ScaledSiLU com.microsoft:SwiGLU")
+
+
+@traces("""
+    Abs Acos Acosh Affine Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
+    HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not ParametricSoftplus Reciprocal Relu Round
+    ScaledTanh Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
     com.microsoft:BiasGelu com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QuickGelu
-"""
-
-
-_FUSED = """
-    com.microsoft:BiasAdd com.microsoft:BiasDropout com.microsoft:BiasSplitGelu com.microsoft:ScaledSiLU
-    com.microsoft:SwiGLU
-"""
-_EXPERIMENTAL = "Affine ParametricSoftplus ScaledTanh"  # of early exporters
-
-
-_BROADCAST = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
-    Mul Or PRelu Pow Sub Sum SwiGLU Where Xor com.microsoft:SwiGLU
-"""
-
-
-describe("PRelu", weights=(1,))
-
-
-@traces(*_UNARY.split(), *_EXPERIMENTAL.split())
+""")
 def unary(op: TraceNode) -> None:
     """Each element by itself; the contrib spellings of Gelu take a bias."""
     if len(op.inputs) > 1:
@@ -46,10 +39,17 @@ def unary(op: TraceNode) -> None:
         op.give(op.x(0))
 
 
+@traces("CastLike Clip Dropout com.microsoft:QLinearLeakyRelu com.microsoft:QLinearSigmoid com.microsoft:ScaledSiLU")
+def unary_with_parameters(op: TraceNode) -> None:
+    """Each element by itself; further inputs are parameters, further outputs masks."""
+    for i in range(len(op.node.output)):
+        op.give(op.x(0), i)
+
+
 Derivative = Callable[[GradientNode, Tensor, Tensor], Tensor]
 
 
-_SELU = 1.67326319217681884765625, 1.05070102214813232421875  # alpha and gamma, from ONNX's definition
+_SELU = 1.67326319217681884765625, 1.05070102214813232421875  # alpha and gamma as ONNX defines them
 
 
 def _sigmoid(x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def _normal_density(x: Tensor) -> Tensor:
 
 
 def _elu(x: Tensor, y: Tensor, alpha: float, slope: float = 1.0) -> Tensor:
-    """Return the slope above zero; below, y is alpha (e^x - 1), whose derivative is y + alpha."""
+    """Return the slope above zero, and y + alpha below, where y is alpha (e^x - 1)."""
     return (x > 0).where(slope, y + alpha)
 
 
@@ -106,7 +106,7 @@ def _shrink(op: GradientNode, x: Tensor, y: Tensor) -> Tensor:
     return (x.op("Abs") > float(op.attr("lambd", 0.5))).cast(x.dtype)
 
 
-# dy/dx by the operator's name, from the node, its input and its output.
+# dy/dx by operator, as a function of the node, its input and its output.
 _DERIVATIVES: dict[str, Derivative] = {
     "Abs": lambda op, x, y: x.op("Sign"),
     "Acos": lambda op, x, y: -1 / (1 - x * x).op("Sqrt"),
@@ -156,206 +156,93 @@ def _biased(op: GradientNode) -> Tensor:
 @gradient(*_DERIVATIVES)
 def unary_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     """Multiply by the derivative."""
-    return dy * _DERIVATIVES["com.microsoft:" * (op.node.domain == "com.microsoft") + op.node.op_type](
-        op, op.x(), op.y()
-    )
+    return dy * _DERIVATIVES[operator_key(op.node.domain, op.node.op_type)](op, op.x(), op.y())
 
 
 gradient("com.microsoft:FastGelu", of=1)(unary_gradient)
-
-
-@gradient("com.microsoft:BiasGelu", of=None)
-def bias_gelu(op: GradientNode, dy: Tensor) -> Tensor:
-    """Gelu of a sum."""
-    return dy * _gelu(op, op.x(0) + op.x(1), op.y())
+gradient("com.microsoft:BiasGelu", of=None)(lambda op, dy: dy * _gelu(op, op.x(0) + op.x(1), op.y()))
 
 
 def _above(x: Tensor, bound: float, sign: int = 1) -> Tensor:
     """Return 1 where x is above a bound (below it for sign -1), else 0.
 
-    On CPUs an enormously steep HardSigmoid takes a third of the time of a comparison and what follows on booleans.
+    On CPUs an extremely steep HardSigmoid takes a third of the time of a comparison and the boolean operators after it.
     """
     steep = sign * (1e38 if bound == 0 else 1e30)
     return x.op("HardSigmoid", alpha=steep, beta=-steep * bound)
 
 
-@gradient("Relu")
-def relu(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass where the output is positive."""
-    return dy * _above(op.y(), 0)
-
-
-@gradient("Cast", "CastLike")
-def cast(op: GradientNode, dy: Tensor) -> Tensor:
-    """Convert back."""
-    return dy.cast(op.x().dtype)
-
-
-@gradient("Identity")
-def identity(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass."""
-    return dy
-
-
-@traces("CastLike", "Clip", "Dropout", "com.microsoft:ScaledSiLU")
-def unary_with_parameters(op: TraceNode) -> None:
-    """Each element by itself; further inputs are scalars, further outputs masks."""
-    for i in range(len(op.node.output)):
-        op.give(op.x(0), i)
-
-
-_WIDE = 1e6  # bounds beyond these bound nothing
+_UNBOUNDED = 1e6  # larger bounds have no effect
 
 
 @gradient("Clip")
 def clip(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass within the bounds."""
+    """Pass dy within the bounds."""
     for i, sign in ((1, 1), (2, -1)):
-        if op.has(i) and abs(bound := op.scalar(i, 0)) < _WIDE:
+        if op.has(i) and abs(bound := op.scalar(i, 0)) < _UNBOUNDED:
             dy = dy * _above(op.x(), bound, sign)
     return dy
 
 
-@gradient("CastLike", of=1)
-def cast_like(op: GradientNode, dy: Tensor) -> Tensor:
-    """Only the type of it is read."""
-    return op.x(1).zeros()
-
-
 @gradient("Dropout")
 def dropout(op: GradientNode, dy: Tensor) -> Tensor:
-    """Scale what was kept; outside of training mode, pass."""
+    """Scale dy where the input was kept; outside of training mode, pass it."""
     if not bool(np.any(op.const(2) if op.has(2) else False)):
         return dy
     mask = op.added_output(1, op.x().shape, BOOL)
     return mask.where(dy * (1 / (1 - op.scalar(1, 0.5))), 0.0)
 
 
-@traces(*_BROADCAST.split())
+# The inputs of quantized twins that hold data, and not scales or zero points.
+_DATA = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3), "QLinearWhere": (0, 1, 4)}
+
+describe("PRelu", weights=(1,))
+
+
+@traces("""
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
+    Mul Or PRelu Pow Sub Sum SwiGLU Where Xor com.microsoft:QLinearAdd com.microsoft:QLinearMul
+    com.microsoft:QLinearWhere com.microsoft:SwiGLU
+""")
 def broadcast(op: TraceNode) -> None:
     """Axes of the same place, counted from the right, are one axis."""
-    operands = op.inputs
+    inputs = _DATA.get(op.node.op_type, range(len(op.node.input)))
+    operands = [op.x(i) for i in inputs if op.has(i)]
     op.align(", ".join(["*a"] * len(operands)) + " -> *a", operands)
 
 
-@gradient("Add", "Sum", of=None)
-@gradient("Sub", of=0)
-def add(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass."""
-    return dy
+gradient("Add Identity Sum", of=None)(lambda op, dy: dy)
+gradient("Cast CastLike")(lambda op, dy: dy.cast(op.x().dtype))
+gradient("CastLike", of=1)(lambda op, dy: op.x(1).zeros())
+gradient("Div")(lambda op, dy: dy / op.x(1))
+gradient("Div", of=1)(lambda op, dy: -(dy * op.y()).sum_to(op.x(1).shape) / op.x(1))
+gradient("Mean", of=None)(lambda op, dy: dy * (1 / len(op.inputs)))
+gradient("Mod Sub")(lambda op, dy: dy)
+gradient("Mul", of=None)(lambda op, dy: dy * op.x(1 - op.index))
+gradient("PRelu")(lambda op, dy: (op.x() > 0).where(dy, dy * op.x(1)))
+gradient("PRelu", of=1)(lambda op, dy: dy * op.x().op("Min", 0.0))
+gradient("Pow", of=1)(lambda op, dy: dy * op.y() * op.x().op("Log"))
+gradient("Relu")(lambda op, dy: dy * _above(op.y(), 0))
+gradient("Sub", of=1)(lambda op, dy: -dy.sum_to(op.x(1).shape))
+gradient("Where", of=1)(lambda op, dy: op.x(0).where(dy, 0.0))
+gradient("Where", of=2)(lambda op, dy: op.x(0).where(dy.zeros(), dy))
 
 
-@gradient("Sub", of=1)
-def subtrahend(op: GradientNode, dy: Tensor) -> Tensor:
-    """Negate."""
-    return -dy.sum_to(op.x(1).shape)
-
-
-@gradient("Mul", of=None)
-def mul(op: GradientNode, dy: Tensor) -> Tensor:
-    """Multiply by the other factor."""
-    return dy * op.x(1 - op.index)
-
-
-@gradient("Div", of=0)
-def numerator(op: GradientNode, dy: Tensor) -> Tensor:
-    """Divide by the denominator."""
-    return dy / op.x(1)
-
-
-@gradient("Div", of=1)
-def denominator(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of x / z by z: -y / z."""
-    return -(dy * op.y()).sum_to(op.x(1).shape) / op.x(1)
-
-
-@gradient("Pow", of=0)
+@gradient("Pow")
 def base(op: GradientNode, dy: Tensor) -> Tensor:
     """Of x^p by x: p x^(p-1)."""
     p = op.x(1).cast(op.x().dtype)
     return dy * p * op.x() ** (p - 1)
 
 
-@gradient("Pow", of=1)
-def exponent(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of x^p by p: y log x."""
-    return dy * op.y() * op.x().op("Log")
-
-
-@gradient("Max", "Min", of=None)
+@gradient("Max Min", of=None)
 def extreme(op: GradientNode, dy: Tensor) -> Tensor:
-    """Share among the operands that are the largest (or the smallest)."""
+    """Divide dy among the operands that are the largest (or the smallest)."""
     chosen = [op.y().equals(x).cast(dy.dtype) for x in op.inputs]
     return dy * chosen[op.index] / reduce(Tensor.__add__, chosen)
 
 
-@gradient("Mean", of=None)
-def mean(op: GradientNode, dy: Tensor) -> Tensor:
-    """Share among all operands."""
-    return dy * (1 / len(op.inputs))
-
-
-@gradient("Where", of=1)
-def where_true(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass where the condition holds."""
-    return op.x(0).where(dy, 0.0)
-
-
-@gradient("Where", of=2)
-def where_false(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass where the condition doesn't hold."""
-    return op.x(0).where(dy.zeros(), dy)
-
-
-@gradient("PRelu", of=0)
-def prelu(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass above zero, multiply by the slope below."""
-    return (op.x() > 0).where(dy, dy * op.x(1))
-
-
-@gradient("PRelu", of=1)
-def prelu_slope(op: GradientNode, dy: Tensor) -> Tensor:
-    """Multiply by the input where that is below zero."""
-    return dy * op.x().op("Min", 0.0)
-
-
-@gradient("Mod", of=0)
-def remainder(op: GradientNode, dy: Tensor) -> Tensor:
-    """Pass: it moves with the dividend."""
-    return dy
-
-
-flat(
-    *[
-        "And",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Ceil",
-        "Equal",
-        "Floor",
-        "Greater",
-        "GreaterOrEqual",
-    ]
-)
-
-
-flat(*["IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Round", "Sign", "Xor"])
-
-
-without(
-    "gradient",
-    "no gradient rule is written for this operator of early exporters",
-    "Affine",
-    "ParametricSoftplus",
-    "ScaledTanh",
-)
-without("gradient", "it reads the bits of a number", "BitCast")
-
-
-@traces("com.microsoft:BiasAdd", "com.microsoft:BiasDropout")
+@traces("com.microsoft:BiasAdd com.microsoft:BiasDropout")
 def biased_sum(op: TraceNode) -> None:
     """A tensor, a bias and a residual, added up."""
     op.align("*a, *a, *a -> *a, *a", inputs=range(min(3, len(op.node.input))))
@@ -365,6 +252,3 @@ def biased_sum(op: TraceNode) -> None:
 def split_gelu(op: TraceNode) -> None:
     """The first half of the channels times Gelu of the second: a channel leaves both."""
     op.align("*b (p c), (p c) -> *b c", p=2)
-
-
-without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED.split())

@@ -8,21 +8,28 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value, compact, take
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import describe, gradient, rewrites, traces, without
+from onnxprune.operators.card import INTEGER, TWIN, describe, gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
+from onnxprune.operators.node import Node
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 _AT_RUN_TIME = "what is picked is only known at run time"
-
-
 _JOINED = "is joined with positions"
 
+describe("Gather", weights=(0,), table=0)
+describe("com.microsoft:TorchEmbedding", table=0)
+without("gradient", "what it picks depends on values", "Compress ReverseSequence Unique com.microsoft:Unique")
+without("gradient", INTEGER, "com.microsoft:QLinearConcat")
+without("gradient", TWIN, "com.microsoft:GatherND com.microsoft:Pad com.microsoft:TorchEmbedding")
 
-@traces("Concat")
+
+@traces("Concat com.microsoft:QLinearConcat")
 def concat(op: TraceNode) -> None:
     """Ids are joined on the axis; on the other axes the inputs meet."""
-    join(op, op.inputs, op.axis(rank=len(op.out_shape())))
+    quantized = op.node.op_type == "QLinearConcat"  # scale and zero point of the result, then three inputs per operand
+    values = [op.x(i) for i in range(2, len(op.node.input), 3)] if quantized else op.inputs
+    join(op, values, op.axis(0, rank=len(op.out_shape())))
 
 
 @gradient("Concat", of=None)
@@ -38,10 +45,10 @@ def join(op: TraceNode, values: list[Value], axis: int) -> None:
     """Set the output to the concatenation of values."""
     values = _alike([op.piece(v, axis) for v in values], axis, op)
     joined = _join(op, values, axis)
-    names = [f"a{chr(97 + i)}" for i in range(len(op.out_shape()))]
-    operands = (" ".join(f"z{i}" if a == axis else n for a, n in enumerate(names)) for i in range(len(values)))
+    names = op.names(len(op.out_shape()))
+    operands = [" ".join(f"z{i}" if a == axis else n for a, n in enumerate(names)) for i in range(len(values) + 1)]
     op.align(
-        f"{', '.join(operands)} -> {' '.join('z' if a == axis else n for a, n in enumerate(names))}",
+        f"{', '.join(operands[:-1])} -> {operands[-1]}",
         [v.moved(v.shape, [f for f in v.factors if axis not in f.axes]) for v in values],
     )
     rest = op.outputs[0]
@@ -49,9 +56,9 @@ def join(op: TraceNode, values: list[Value], axis: int) -> None:
 
 
 def _alike(values: list[Value], axis: int, op: TraceNode) -> list[Value]:
-    """Where a part has no ids on the axis, tie ids that stand on others as well along it: heads can still leave.
+    """Tie ids that are on several axes along this one, if a part has no ids there: heads can still leave.
 
-    So it is where only a part of each head's width is rotated.
+    This occurs where only a part of each head's width is rotated.
     """
     if all(v.on(axis) for v in values):
         return values
@@ -60,7 +67,7 @@ def _alike(values: list[Value], axis: int, op: TraceNode) -> list[Value]:
 
 
 def _join(op: TraceNode, values: list[Value], axis: int) -> list[Factor]:
-    """Concatenate the ids on an axis; positions without ids get ids of their own that can't leave."""
+    """Concatenate the ids on an axis; positions without ids get new ids that can't leave."""
     factors = [v.on(axis) for v in values]
     if not any(factors):
         return []
@@ -95,7 +102,7 @@ def split(op: TraceNode) -> None:
 
 @rewrites("Split")
 def split_sizes(edit: RewriteNode) -> None:
-    """The sizes of what remains of each piece, equal or not."""
+    """The remaining size of each piece, equal or not."""
     axis = edit.axis(0)
     sizes = [edit.new_out_shape(i)[axis] for i in range(len(edit.node.output))]
     edit.set_param(1, "split", np.array(sizes, dtype=np.int64), since=13)
@@ -104,14 +111,14 @@ def split_sizes(edit: RewriteNode) -> None:
 
 @gradient("Split")
 def split_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Put the pieces together."""
+    """Concatenate the pieces."""
     pieces = [op.dy(i) for i in range(len(op.node.output))]
     return op.tape.emit("Concat", *pieces, axis=op.axis(0))
 
 
 @traces("Slice")
 def slice_(op: TraceNode) -> None:
-    """Ids are sliced; every n-th position can't be picked again once some are gone."""
+    """Ids are sliced; where every n-th position is taken, none can leave."""
     value = op.x(0)
     for axis, index in _slices(op, value).items():
         if index is None:
@@ -124,7 +131,7 @@ def slice_(op: TraceNode) -> None:
 
 
 def _slices(op: TraceNode, value: Value) -> dict[int, Ids | None]:
-    """Return the positions that a Slice picks of each axis it names; None where that isn't known."""
+    """Return the positions that a Slice picks of each axis it names; None where they aren't known."""
     starts, ends = op.param(1, "starts"), op.param(2, "ends")
     axes, steps = op.param(3, "axes"), op.param(4, "steps")
     rank = len(value.shape)
@@ -153,7 +160,7 @@ def _range(start: int, end: int, step: int, size: int) -> Ids:
 
 @rewrites("Slice")
 def slice_bounds(edit: RewriteNode) -> None:
-    """Bounds move to where the first and last remaining positions went."""
+    """Bounds move to the new places of the first and last remaining positions."""
     starts, ends = edit.param(1, "starts"), edit.param(2, "ends")
     axes, steps = edit.param(3, "axes"), edit.param(4, "steps")
     if starts is None or ends is None:
@@ -177,55 +184,31 @@ def slice_bounds(edit: RewriteNode) -> None:
 
 
 @gradient("Slice")
-def cut(op: GradientNode, dy: Tensor) -> Tensor:
-    """Put the piece into zeros; where steps leave gaps, element by element."""
-    starts, ends, axes, steps = _slice_of(op)
+def slice_gradient(op: GradientNode, dy: Tensor) -> Tensor:
+    """Pad the piece with zeros; where steps leave gaps, add each element to its position."""
     shape = op.x().shape
-    pieces = [slice(0, n, 1) for n in shape]
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        first, last, step = slice(start, end if abs(end) < 2**62 else None, step).indices(shape[axis])
-        pieces[axis] = slice(first, last, step)
-    if all(p.step == 1 for p in pieces):
-        return dy.pad(
-            [p.start for p in pieces], [n - p.start - m for p, n, m in zip(pieces, shape, dy.shape, strict=True)]
-        )
-    for axis, piece in enumerate(pieces):
-        if piece != slice(0, shape[axis], 1):
-            places = np.arange(shape[axis])[_whole(piece)]
+    starts, ends, axes, steps = (None if v is None else v.tolist() for v in map(op.const, range(1, 5)))
+    assert starts is not None and ends is not None
+    before = [0] * len(shape)
+    for i, axis in enumerate(axes or range(len(starts))):
+        axis, step = axis % len(shape), 1 if steps is None else steps[i]
+        places = _range(starts[i], ends[i], step, shape[axis])
+        if step != 1:
             dy = _placed(dy, axis, places, shape[axis])
-    return dy
-
-
-def _whole(piece: slice) -> slice:
-    return slice(piece.start, None if piece.stop < 0 else piece.stop, piece.step)
+        elif len(places):
+            before[axis] = int(places[0])
+    return dy.pad(before, [n - b - m for n, b, m in zip(shape, before, dy.shape, strict=True)])
 
 
 def _placed(dy: Tensor, axis: int, places: np.ndarray, size: int) -> Tensor:
-    """Add positions along an axis into zeros of another size, at given places."""
+    """Add positions along an axis to zeros of another size, at given places."""
     shape = (*dy.shape[:axis], size, *dy.shape[axis + 1 :])
     column = places.astype(np.int64).reshape([-1 if a == axis else 1 for a in range(dy.rank)])
     indices = dy.tape.constant(column).expand(dy.shape)
     return dy.like(np.zeros((1,) * dy.rank)).expand(shape).scatter_add(indices, dy, axis)
 
 
-def _slice_of(op: GradientNode) -> tuple[list[int], list[int], list[int], list[int]]:
-    starts, ends, axes, steps = (None if v is None else v.tolist() for v in map(op.const, range(1, 5)))
-    assert starts is not None and ends is not None
-    axes = range(len(starts)) if axes is None else axes
-    return list(starts), list(ends), [a % op.x().rank for a in axes], steps or [1] * len(starts)
-
-
-describe("Gather", weights=(0,), table=0)
-describe("com.microsoft:TorchEmbedding", table=0)
-
-
-@traces("com.microsoft:TorchEmbedding")
-def embedding(op: TraceNode) -> None:
-    """Rows of the table are looked up."""
-    _gather(op, 0, op.const(1), op.shape(1))
-
-
-@traces("Gather")
+@traces("Gather com.microsoft:TorchEmbedding")
 def gather(op: TraceNode) -> None:
     """Ids are gathered; each picked position stands for itself."""
     _gather(op, op.axis(0), op.const(1), op.shape(1))
@@ -233,7 +216,7 @@ def gather(op: TraceNode) -> None:
 
 @gradient("Gather")
 def gather_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Add each piece to where it was taken from."""
+    """Add each piece to the position it was taken from."""
     axis, table, indices = op.axis(0), op.x(0), op.x(1)
     before, after = table.shape[:axis], table.shape[axis + 1 :]
     count = indices.size
@@ -246,9 +229,9 @@ def gather_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     return zeros.scatter_add(wanted, pieces, 1).reshape(table.shape)
 
 
-@traces("GatherND", "com.microsoft:GatherND")
+@traces("GatherND com.microsoft:GatherND")
 def gather_nd(op: TraceNode) -> None:
-    """With indices of one number, which pick along the first axis, a Gather; else positions are picked at run time."""
+    """A Gather where each index is one number along the first axis; else positions are picked at run time."""
     *picked, numbers = op.shape(1)
     if numbers > 1 or op.attr("batch_dims", 0):
         data_dependent(op)
@@ -272,24 +255,20 @@ def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape) -> None:
         op.give(op.reshape(op.piece(value, axis), op.out_shape()))
 
 
-@rewrites("Gather")
+@rewrites("Gather GatherND com.microsoft:GatherND")
 def gather_index(edit: RewriteNode) -> None:
-    """Picked positions move up to where they went; indices that an input's size changes were pinned."""
-    index = edit.param(1, "")
-    if index is not None and (moved := _moved(edit, edit.axis(0), index)) is not None:
-        edit.fix_param(1, moved)
-
-
-@rewrites("GatherND", "com.microsoft:GatherND")
-def gather_nd_index(edit: RewriteNode) -> None:
-    """The same, each index in a list of its own."""
-    index = edit.param(1, "")
-    if index is not None and index.shape[-1] == 1 and (moved := _moved(edit, 0, index[..., 0])) is not None:
-        edit.fix_param(1, moved[..., None])
+    """Indices move to the new places of what they pick; indices that depend on an input's size were pinned."""
+    index, stacked = edit.param(1, ""), edit.node.op_type == "GatherND"  # there, each index is a list of one
+    if index is None or (stacked and index.shape[-1] > 1):
+        return
+    axis = 0 if stacked else edit.axis(0)
+    moved = _moved(edit, axis, index[..., 0] if stacked else index)
+    if moved is not None:
+        edit.fix_param(1, moved[..., None] if stacked else moved)
 
 
 def _moved(edit: RewriteNode, axis: int, index: Ids) -> Ids | None:
-    """Return the indices of what remains of what was picked; None if nothing has gone."""
+    """Return the indices of the picked positions that remain; None if nothing was removed."""
     mask = edit.mask(0, axis)
     if mask is None or mask.all():
         return None
@@ -303,15 +282,15 @@ def _moved(edit: RewriteNode, axis: int, index: Ids) -> Ids | None:
 
 @gradient("GatherND")
 def gather_nd_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Add each piece to where it was taken from."""
+    """Add each piece to the position it was taken from."""
     if op.attr("batch_dims", 0):
         raise NotImplementedError("it has batch axes")
     return op.tape.emit("ScatterND", op.x().zeros(), op.x(1), dy, reduction="add")
 
 
-@traces("Pad", "com.microsoft:Pad")
+@traces("Pad com.microsoft:Pad")
 def pad(op: TraceNode) -> None:
-    """Padding on an axis of channels makes channels of its own."""
+    """Padding on an axis of channels adds channels."""
     value, rank = op.x(0), len(op.shape(0))
     pads, before = _pads(op, rank), op.shape(0)
     grown = [a for a in range(rank) if op.out_shape()[a] != before[a]]
@@ -323,15 +302,15 @@ def pad(op: TraceNode) -> None:
         if pads is None or not constant or len(factor.axes) > 1 or min(pads[:, axis]) < 0:
             value = op.pin_axes(value, [axis], "OP204", "it repeats or cuts positions of this axis")
         else:
-            # The padding's channels are channels like any others, and may leave with those they are added to.
+            # Channels of the padding are like any others, and may leave with those they are added to.
             front, back = (op.channels.fresh(int(n)) for n in pads[:, axis])
             ids = np.concatenate([front, factor.ids, back])
             value = value.moved(value.shape, [Factor((axis,), ids) if f is factor else f for f in value.factors])
     op.give(value.moved(op.out_shape(), value.factors))
 
 
-def _pads(op: TraceNode | RewriteNode, rank: int) -> Ids | None:
-    """Return the padding in front of and behind every axis, shape (2, rank)."""
+def _pads(op: Node, rank: int) -> Ids | None:
+    """Return the padding before and after every axis, shape (2, rank)."""
     pads = op.param(1, "pads")
     if pads is None:
         return None
@@ -341,9 +320,9 @@ def _pads(op: TraceNode | RewriteNode, rank: int) -> Ids | None:
     return full
 
 
-@rewrites("Pad", "com.microsoft:Pad")
+@rewrites("Pad com.microsoft:Pad")
 def pad_amounts(edit: RewriteNode) -> None:
-    """As much padding as remains."""
+    """The remaining amount of padding."""
     shape = edit.shape(0)
     pads, amounts, axes = _pads(edit, len(shape)), edit.param(1, "pads"), edit.const(3)
     if pads is None or amounts is None:
@@ -359,20 +338,14 @@ def pad_amounts(edit: RewriteNode) -> None:
 
 @gradient("Pad")
 def pad_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Cut the padding off; where it repeats the content, add it to where that came from."""
+    """Cut the padding off; where it repeats content, add it to the positions it repeats."""
     shape, mode = op.x().shape, op.attr("mode", "constant")
-    given = op.const(1)
-    assert given is not None
-    chosen = op.const(3)
-    axes = range(len(shape)) if chosen is None else [int(a) % len(shape) for a in chosen]
-    amounts = dict(zip(axes, given.reshape(2, -1).T.tolist(), strict=True))
+    pads = _pads(op, len(shape))
+    assert pads is not None
     if mode == "constant":
-        starts = [max(amounts[a][0], 0) for a in axes]
-        ends = [dy.shape[a] - max(amounts[a][1], 0) for a in axes]
-        inner = dy.slice(list(axes), starts, ends)
-        lost = [[max(-amounts.get(a, (0, 0))[side], 0) for a in range(len(shape))] for side in (0, 1)]
-        return inner.pad(*lost)
-    for axis, (before, after) in amounts.items():
+        starts, ends = np.maximum(pads[0], 0), np.array(dy.shape) - np.maximum(pads[1], 0)
+        return dy.slice(range(dy.rank), starts.tolist(), ends.tolist()).pad(*np.maximum(-pads, 0).tolist())
+    for axis, (before, after) in enumerate(pads.T.tolist()):
         if before or after:
             places = np.pad(np.arange(shape[axis]), (before, after), mode=mode)
             dy = _placed(dy, axis, places, shape[axis])
@@ -400,9 +373,9 @@ def tile_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     return dy.reshape(apart).sum(range(0, 2 * len(shape), 2)).reshape(shape)
 
 
-@traces("GatherElements", "ScatterElements")
+@traces("GatherElements ScatterElements")
 def along_axis(op: TraceNode) -> None:
-    """Along the axis positions are picked at run time; along others, where all are as long, elements meet."""
+    """Along the axis positions are picked at run time; along others of equal size, elements meet."""
     axis, rank, values = op.axis(0), len(op.shape(0)), op.inputs
     own = [a for a in range(rank) if a == axis or len({v.shape[a] for v in values}) > 1]
     names = [[f"z{i * rank + a}" if a in own else f"a{a}" for a in range(rank)] for i in range(len(values) + 1)]
@@ -410,59 +383,35 @@ def along_axis(op: TraceNode) -> None:
     op.align(f"{', '.join(operands)} -> {result}", [op.pin_axes(v, own, "OP205", _AT_RUN_TIME) for v in values])
 
 
-@gradient("GatherElements")
-def gather_elements(op: GradientNode, dy: Tensor) -> Tensor:
-    """Add each element to where it was taken from."""
-    return op.x().zeros().scatter_add(op.x(1), dy, op.axis(0))
+gradient("GatherElements")(lambda op, dy: op.x().zeros().scatter_add(op.x(1), dy, op.axis(0)))
 
 
-@gradient("ScatterElements")
-def elements_into(op: GradientNode, dy: Tensor) -> Tensor:
-    """Nothing passes where something was written over."""
+@gradient("ScatterElements ScatterND")
+def scattered_into(op: GradientNode, dy: Tensor) -> Tensor:
+    """Zero where something was overwritten."""
     if op.attr("reduction", "none") == "add":
         return dy
-    _replacing(op)
-    return op.tape.emit("ScatterElements", dy, op.x(1), op.x(2).zeros(), axis=op.axis(0))
+    _require_reduction(op, "none")
+    axis = {"axis": op.axis(0)} if op.node.op_type == "ScatterElements" else {}
+    return op.tape.emit(op.node.op_type, dy, op.x(1), op.x(2).zeros(), **axis)
 
 
-@gradient("ScatterElements", of=2)
-def elements(op: GradientNode, dy: Tensor) -> Tensor:
-    """Gather from where it was written."""
-    _replacing(op, "add")
+@gradient("ScatterElements ScatterND", of=2)
+def scattered(op: GradientNode, dy: Tensor) -> Tensor:
+    """Gather from the positions that were written."""
+    _require_reduction(op, "none", "add")
+    if op.node.op_type == "ScatterND":
+        return dy.op("GatherND", op.x(1))
     return dy.op("GatherElements", op.x(1), axis=op.axis(0))
 
 
-def _replacing(op: GradientNode, *others: str) -> None:
+def _require_reduction(op: GradientNode, *known: str) -> None:
     reduction = op.attr("reduction", "none")
-    if reduction not in ("none", *others):
+    if reduction not in known:
         raise NotImplementedError(f"its reduction is {reduction!r}")
 
 
-@traces("Compress", "ReverseSequence", "ScatterND", "Unique", "com.microsoft:Unique")
+@traces("Compress ReverseSequence ScatterND Unique com.microsoft:Unique")
 def data_dependent(op: TraceNode) -> None:
     """Positions are picked at run time."""
     op.give_up("OP205", _AT_RUN_TIME)
-
-
-@gradient("ScatterND")
-def scattered_into(op: GradientNode, dy: Tensor) -> Tensor:
-    """Nothing passes where something was written over."""
-    if op.attr("reduction", "none") == "add":
-        return dy
-    _replacing(op)
-    return op.tape.emit("ScatterND", dy, op.x(1), op.x(2).zeros())
-
-
-@gradient("ScatterND", of=2)
-def scattered(op: GradientNode, dy: Tensor) -> Tensor:
-    """Gather from where it was written."""
-    _replacing(op, "add")
-    return dy.op("GatherND", op.x(1))
-
-
-without("gradient", "what it picks depends on values", "Compress", "ReverseSequence", "Unique", "com.microsoft:Unique")
-without(
-    "gradient",
-    "no gradient rule is written: its twin of the standard can be trained",
-    *("com.microsoft:GatherND", "com.microsoft:Pad", "com.microsoft:TorchEmbedding"),
-)

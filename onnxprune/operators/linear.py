@@ -1,8 +1,8 @@
-"""Contractions with weights as linear maps: which inputs each output sums up, and the weight as a matrix.
+"""Contractions with weights as linear maps: the inputs that each output sums up, and the weight as a matrix.
 
 A layer has groups; in each, every sampled output position is a row of features (input channels x kernel taps) times a
 matrix of shape (features, outputs). Convolutions of any rank, stride, dilation and grouping, transposed ones, and
-matrix products all take this form, so that everything after it is plain least squares.
+matrix products all have this form, which makes repair a plain least-squares problem.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LinearLayer:
         x: name of the activation.
         weight: name of the weight.
         bias: name of the bias, or None.
-        groups: into how many groups channels fall.
+        groups: the number of groups of channels.
         kernel: the kernel's size along each spatial axis.
         transposed: whether the weight holds outputs first, where that isn't fixed by the operator.
     """
@@ -56,11 +56,11 @@ class LinearLayer:
         return str(self.node.output[0])
 
     def features(self, shape: Sequence[int]) -> int:
-        """Return how many features each group has, for a weight of some shape."""
+        """Return the number of features of each group, for a weight of a given shape."""
         raise NotImplementedError
 
     def outputs(self, shape: Sequence[int]) -> Ids:
-        """Return which output each element of a weight makes, in a shape that broadcasts to the weight's."""
+        """Return the output that each element of a weight contributes to; broadcasts to the weight's shape."""
         raise NotImplementedError
 
     def matrix(self, weight: Array) -> Rows:
@@ -68,22 +68,22 @@ class LinearLayer:
         raise NotImplementedError
 
     def weight_of(self, matrix: Rows, like: Array) -> Array:
-        """Return matrices as a weight of the shape and type of another; the inverse of `matrix`."""
+        """Return matrices as a weight with the shape and type of ``like``; the inverse of `matrix`."""
         raise NotImplementedError
 
     def sample(
         self, x: Array, targets: Sequence[Array], count: int, rng: np.random.Generator
     ) -> tuple[Rows, list[Rows]]:
-        """Draw output positions and return what they are made of and what they should be.
+        """Sample output positions, and return their features and target values.
 
         Args:
             x: the layer's input.
             targets: tensors of the output's shape, perhaps with other channels.
-            count: how many positions to draw at most.
-            rng: the draw.
+            count: the largest number of positions.
+            rng: the random generator.
 
         Returns:
-            Features of shape (positions, groups, features), and of each target the values, (positions, channels).
+            Features, shape (positions, groups, features), and the values of each target, shape (positions, channels).
         """
         raise NotImplementedError
 
@@ -118,7 +118,7 @@ class ProductLayer(LinearLayer):
         return None
 
     def features(self, shape: Sequence[int]) -> int:
-        """Return the length of the axis that is summed over."""
+        """Return the size of the axis that is summed over."""
         return shape[1] if self.transposed else shape[0]
 
     def outputs(self, shape: Sequence[int]) -> Ids:
@@ -137,7 +137,7 @@ class ProductLayer(LinearLayer):
     def sample(
         self, x: Array, targets: Sequence[Array], count: int, rng: np.random.Generator
     ) -> tuple[Rows, list[Rows]]:
-        """Draw rows."""
+        """Sample rows."""
         rows = x.reshape(-1, x.shape[-1])
         index = rng.permutation(len(rows))[:count]
         values = [t.reshape(-1, t.shape[-1])[index].astype(np.float64) for t in targets]
@@ -155,7 +155,7 @@ class ConvolutionLayer(LinearLayer):
         return cls(node.node, x, weight, bias, int(node.attr("group", 1)), tuple(shape[2:]))
 
     def features(self, shape: Sequence[int]) -> int:
-        """Return input channels of a group times taps."""
+        """Return the input channels of a group times the taps."""
         return prod(shape[1:])
 
     def outputs(self, shape: Sequence[int]) -> Ids:
@@ -174,7 +174,7 @@ class ConvolutionLayer(LinearLayer):
     def sample(
         self, x: Array, targets: Sequence[Array], count: int, rng: np.random.Generator
     ) -> tuple[Rows, list[Rows]]:
-        """Draw positions of samples, and gather the inputs that each sums up."""
+        """Sample positions, and gather the inputs that each sums up."""
         spatial = targets[0].shape[2:]
         flat = rng.permutation(len(x) * prod(spatial))[:count]
         batch, *position = np.unravel_index(flat, (len(x), *spatial))
@@ -186,7 +186,7 @@ class ConvolutionLayer(LinearLayer):
     def _taps(self, x: Array, batch: Array, position: Sequence[Array], out: Shape) -> Rows:
         """Gather the inputs under the kernel at output positions, shape (positions, channels, taps)."""
         window = self._window(Node(self.node), x.shape[2:], out)
-        last = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # all channels of a position are next to each other
+        last = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # makes the channels of a position contiguous
         taps = np.zeros((prod(window.kernel), len(batch), x.shape[1]), dtype=x.dtype)
         for k, tap in enumerate(product(*(range(n) for n in window.kernel))):
             inside = np.ones(len(batch), dtype=bool)
@@ -203,7 +203,7 @@ class ConvolutionLayer(LinearLayer):
         return Window.of(node, size, self.kernel, out)
 
     def _input_position(self, p: Array, offset: int, stride: int, pad: int) -> tuple[Array, Array]:
-        """Return the input position under a tap along one axis, and whether there is one."""
+        """Return the input position under a tap along one axis, and whether it exists."""
         return p * stride + offset - pad, np.ones(len(p), dtype=bool)
 
 
@@ -211,7 +211,7 @@ class TransposedLayer(ConvolutionLayer):
     """A transposed convolution: its weight holds input channels first."""
 
     def features(self, shape: Sequence[int]) -> int:
-        """Return input channels of a group times taps."""
+        """Return the input channels of a group times the taps."""
         return shape[0] // self.groups * prod(shape[2:])
 
     def outputs(self, shape: Sequence[int]) -> Ids:

@@ -1,4 +1,4 @@
-"""Operators that only move data: the same movement is done to the id arrays."""
+"""Operators that only move data: the id arrays are moved in the same way."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, transpose
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import flat, gradient, leave, rewrites, traces, without
+from onnxprune.operators.card import TWIN, flat, gradient, leave, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
+flat("ConstantOfShape EyeLike NonZero OneHot RandomNormal RandomUniform Range Shape Size com.microsoft:Range")
+leave("its values are drawn for each position", "Bernoulli Multinomial RandomNormalLike RandomUniformLike")
+leave("its result is a matrix of positions", "EyeLike")
+without("gradient", TWIN, "com.microsoft:ExpandDims")
 
-@traces("Reshape", "Flatten", "Squeeze", "Unsqueeze", "com.microsoft:ExpandDims")
+
+@traces("Reshape Flatten Squeeze Unsqueeze com.microsoft:ExpandDims")
 def reshape(op: TraceNode) -> None:
     """Ids are reshaped."""
     op.give(op.reshape(op.x(0), op.out_shape()))
@@ -20,7 +25,7 @@ def reshape(op: TraceNode) -> None:
 
 @rewrites("Reshape")
 def reshape_target(edit: RewriteNode) -> None:
-    """Entries 0 (copy the input's size) and -1 (infer) go on meaning the right thing; others are made anew."""
+    """Entries 0 (copy the input's size) and -1 (infer) stay where they still give the right size."""
     target = edit.param(1, "shape")
     if target is None:
         return
@@ -34,16 +39,13 @@ def reshape_target(edit: RewriteNode) -> None:
 
 @rewrites("Squeeze")
 def squeeze_axes(edit: RewriteNode) -> None:
-    """Axes that were meant by their size of one are named: another may have come down to one."""
+    """The axes of size one are named explicitly: pruning may give another axis this size."""
     if edit.param(1, "axes") is None:
         axes = [a for a, n in enumerate(edit.shape(0)) if n == 1]
         edit.set_param(1, "axes", np.array(axes, dtype=np.int64), since=13)
 
 
-@gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshape_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Give the shape back."""
-    return dy.reshape(op.x().shape)
+gradient("Reshape Flatten Squeeze Unsqueeze")(lambda op, dy: dy.reshape(op.x().shape))
 
 
 @traces("Transpose")
@@ -54,14 +56,14 @@ def transposed(op: TraceNode) -> None:
 
 @gradient("Transpose")
 def transpose_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Put the axes back."""
+    """Apply the inverse permutation."""
     order = op.attr("perm") or range(op.x().rank)[::-1]
     return dy.transpose(np.argsort(order).tolist())
 
 
 @traces("Expand")
 def expand(op: TraceNode) -> None:
-    """Axes keep their ids; those that are spread hold new channels, as those of a weight do."""
+    """Axes keep their ids; broadcast axes hold new channels, as those of a weight do."""
     op.align("*a -> *a", [op.x(0)])
     out, before = op.outputs[0], op.shape(0)
     before = (1,) * (len(out.shape) - len(before)) + before
@@ -71,28 +73,25 @@ def expand(op: TraceNode) -> None:
 
 @rewrites("Expand")
 def expand_target(edit: RewriteNode) -> None:
-    """The sizes that remain; 1 goes on meaning any."""
+    """The sizes that remain; 1 still broadcasts."""
     target = edit.param(1, "shape")
     if target is not None:
         new = np.array(edit.new_out_shape(0), dtype=np.int64)[-len(target) :]
         edit.set_param(1, "shape", np.where(target == 1, target, new), is_shape=True)
 
 
-@gradient("Expand")
-def expand_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Sum over the copies, which is done for every rule."""
-    return dy
+gradient("Expand")(lambda op, dy: dy)
 
 
 @traces("Shape")
 def shape_of(op: TraceNode) -> None:
-    """The sizes of a tensor, as positions: reading them doesn't stop channels from leaving."""
+    """The sizes of a tensor, as positions: reading them doesn't keep channels from being removed."""
     op.give(op.positions())
 
 
 @rewrites("Shape")
 def shape_as_it_was(edit: RewriteNode) -> None:
-    """Arithmetic on sizes goes on seeing the original ones, so that whatever is derived keeps its value.
+    """Arithmetic on sizes still sees the original ones, so that whatever is derived from them keeps its value.
 
     An attention's 1/sqrt(d) must not change with d; a Reshape's target is adapted where it is used.
     """
@@ -124,25 +123,12 @@ def size_of(op: TraceNode) -> None:
 @traces("OneHot")
 def one_hot(op: TraceNode) -> None:
     """A new axis of positions; the others are those of the indices."""
-    names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
+    names = op.names()
     axis = op.axis(-1, rank=len(names) + 1)
     op.align(f"{' '.join(names)} -> {' '.join([*names[:axis], 'z', *names[axis:]])}", [op.x(0)])
 
 
-leave("its values are drawn for each position", "Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike")
-
-
-leave("its result is a matrix of positions", "EyeLike")
-
-
-@traces("Range", "RandomNormal", "RandomUniform", "com.microsoft:Range")
+@traces("Range RandomNormal RandomUniform com.microsoft:Range")
 def positions(op: TraceNode) -> None:
     """Made from parameters: their axes hold positions."""
     op.give(op.positions())
-
-
-flat(*["ConstantOfShape", "EyeLike", "NonZero", "OneHot", "Range", "Shape", "Size"])
-
-
-flat("RandomNormal", "RandomUniform", "com.microsoft:Range")
-without("gradient", "no gradient rule is written: its twin of the standard can be trained", "com.microsoft:ExpandDims")

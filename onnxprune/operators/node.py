@@ -1,4 +1,4 @@
-"""A node of a graph as every kind of rule sees it: its attributes, and which optional inputs are given."""
+"""A node of a graph as every kind of rule sees it: its attributes and optional inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Node:
 
     @property
     def label(self) -> str:
-        """The node as messages name it."""
+        """The name of the node in messages."""
         return f'{self.node.op_type} "{self.node.name}"'
 
     def has(self, i: int) -> bool:
@@ -43,7 +43,7 @@ class Node:
         return value.decode() if isinstance(value, bytes) else value
 
     def shape(self, i: int) -> Shape:
-        """Return the shape of input ``i``, as it was before anything was removed."""
+        """Return the original shape of input ``i``."""
         raise NotImplementedError
 
     def const(self, i: int) -> NDArray[Any] | None:

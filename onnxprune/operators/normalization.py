@@ -1,4 +1,4 @@
-"""Normalizations: per channel they are exact; where they take statistics over channels, removal is an approximation."""
+"""Normalizations: exact per channel; where statistics are taken over channels, removal is an approximation."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import describe, gradient, rewrites, traces, without
-from onnxprune.operators.convolution import dot_channels
+from onnxprune.operators.card import FUSED, describe, gradient, rewrites, traces
+from onnxprune.operators.convolution import dot_channels, sum_channels
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 _MOMENTS = "its mean and variance are taken over these channels"
 
-
-describe(
-    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", weights=(1, 2), scale=1
-)
-describe("RMSNormalization", "SimplifiedLayerNormalization", weights=(1,), scale=1)
-describe("com.microsoft:GroupNorm", "com.microsoft:SkipGroupNorm", weights=(1, 2), scale=1)
-describe("com.microsoft:GatedRMSNorm", weights=(1,), scale=1)
-describe("com.microsoft:SkipLayerNormalization", weights=(2, 3, 4), scale=2)
-describe("com.microsoft:SkipSimplifiedLayerNormalization", weights=(2, 3), scale=2)
-describe("com.microsoft:QEmbedLayerNormalization", zero_points=tuple((data, data + 11, 0) for data in range(2, 7)))
+describe("BatchNormalization GroupNormalization InstanceNormalization LayerNormalization", weights=(1, 2), scale=1)
+describe("RMSNormalization SimplifiedLayerNormalization", weights=(1,), scale=1)
 
 
 @traces("BatchNormalization")
@@ -38,25 +30,20 @@ def _channels(vector: Tensor, rank: int) -> Tensor:
     return vector.reshape((1, -1, *[1] * (rank - 2)))
 
 
-def _others(x: Tensor) -> list[int]:
-    """Return all axes but that of channels."""
-    return [a for a in range(x.rank) if a != 1]
-
-
 def _batch(op: GradientNode) -> tuple[Tensor, Tensor]:
-    """Return the mean and one over the deviation that were used, per channel."""
+    """Return the mean and the inverse deviation that were used, per channel."""
     mean, variance = (op.y(1), op.y(2)) if op.attr("training_mode", 0) else (op.x(3), op.x(4))
     return mean, _inverse(variance, op.attr("epsilon", 1e-5))
 
 
 def _products(op: GradientNode, dy: Tensor) -> Tensor:
-    """Return the sums of dy times the normalized input, per channel."""
+    """Return the sum of dy times the normalized input, per channel."""
     mean, inverse = _batch(op)
-    return (dot_channels(dy, op.x()) - mean * dy.sum(_others(dy), keep=False)) * inverse
+    return (dot_channels(dy, op.x()) - mean * sum_channels(dy)) * inverse
 
 
 def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return slope x + offset per channel, as a normalization that does it in one go."""
+    """Return slope x + offset per channel, as a BatchNormalization, which is a single kernel."""
     channels = x.shape[1:2]
     zeros, ones = x.like(np.zeros(channels)), x.like(np.ones(channels))
     return x.op("BatchNormalization", slope, offset, zeros, ones, epsilon=0.0)
@@ -64,7 +51,7 @@ def _line(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
 
 @gradient("BatchNormalization")
 def batch_norm(op: GradientNode, dy: Tensor) -> Tensor:
-    """A scale; through the batch's moments, a line in x and the mean of dy as well, per channel."""
+    """A factor per channel; with the batch's moments, also minus a linear function of x per channel."""
     x, scale = op.x(), op.x(1)
     mean, inverse = _batch(op)
     factor = scale * inverse
@@ -72,20 +59,12 @@ def batch_norm(op: GradientNode, dy: Tensor) -> Tensor:
         return dy * _channels(factor, x.rank)
     share = x.shape[1] / x.size
     slope = inverse * _products(op, dy) * share
-    offset = dy.sum(_others(dy), keep=False) * share - slope * mean
+    offset = sum_channels(dy) * share - slope * mean
     return (dy - _line(x, slope, offset)) * _channels(factor, x.rank)
 
 
-@gradient("BatchNormalization", of=1)
-def batch_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
-    """The sums of dy times the normalized input."""
-    return _products(op, dy)
-
-
-@gradient("BatchNormalization", of=2)
-def batch_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
-    """The sums of dy."""
-    return dy.sum(_others(dy), keep=False)
+gradient("BatchNormalization", of=1)(_products)
+gradient("BatchNormalization", of=2)(lambda op, dy: sum_channels(dy))
 
 
 @traces("InstanceNormalization")
@@ -153,20 +132,19 @@ def mean_variance_norm(op: GradientNode, dy: Tensor) -> Tensor:
 
 @traces("GroupNormalization")
 def group_normalization(op: TraceNode) -> None:
-    """Groups stay; all drop as many of their channels. The scale is per group before opset 21."""
-    per_channel = op.shape(1) != (op.attr("num_groups"),) or op.version >= 21
-    scale = "(g c)" if per_channel else "g"
-    op.align(
-        f"n (g c) *s, {scale}, {scale} -> n (g c) *s",
-        approximate={"c": _MOMENTS},
-        balanced={"g"},
-        g=op.attr("num_groups"),
-    )
+    """Groups stay; each drops the same number of channels. The scale is per group before opset 21."""
+    groups = op.attr("num_groups")
+    scale = "(g c)" if op.shape(1) != (groups,) or op.version >= 21 else "g"
+    _align_groups(op, f"n (g c) *s, {scale}, {scale} -> n (g c) *s", groups)
+
+
+def _align_groups(op: TraceNode, spec: str, groups: int) -> None:
+    op.align(spec, approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
 
 
 @rewrites("GroupNormalization")
 def norm_groups(edit: RewriteNode) -> None:
-    """Groups stay, unless they are channels or have a scale of their own: then they leave as a whole."""
+    """Groups stay, unless they are single channels or each has its own scale: then they leave as a whole."""
     groups, channels = edit.attr("num_groups"), edit.shape(0)[1]
     if channels == groups:
         edit.set_attr("num_groups", edit.new_shape(0)[1])
@@ -187,13 +165,13 @@ def _group(op: GradientNode) -> tuple[Tensor, Tensor]:
 
 
 def _spread(op: GradientNode, vector: Tensor) -> Tensor:
-    """Put a scale on the channels; before opset 21 that of a GroupNormalization is per group."""
+    """Broadcast a scale to the channels; before opset 21 that of a GroupNormalization is per group."""
     channels = op.x().shape[1]
     each = vector.reshape((-1, 1)).expand((vector.size, channels // vector.size)).reshape((channels,))
     return _channels(each, op.x().rank)
 
 
-@gradient("GroupNormalization", "InstanceNormalization")
+@gradient("GroupNormalization InstanceNormalization")
 def group_norm(op: GradientNode, dy: Tensor) -> Tensor:
     """Through the moments of each group."""
     normal, inverse = _group(op)
@@ -201,36 +179,34 @@ def group_norm(op: GradientNode, dy: Tensor) -> Tensor:
     return _through(dn, normal, [2], inverse).reshape(op.x().shape)
 
 
-@gradient("GroupNormalization", "InstanceNormalization", of=1)
+@gradient("GroupNormalization InstanceNormalization", of=1)
 def group_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
-    """The normalized input, summed for each entry of the scale."""
+    """The sum of dy times the normalized input, for each entry of the scale."""
     normal, _ = _group(op)
-    sums = (dy * normal.reshape(dy.shape)).sum(_others(dy), keep=False)
-    return sums.reshape((op.x(1).size, -1)).sum([1], keep=False)
+    return sum_channels(dy * normal.reshape(dy.shape)).reshape((op.x(1).size, -1)).sum([1], keep=False)
 
 
-@gradient("GroupNormalization", "InstanceNormalization", of=2)
+@gradient("GroupNormalization InstanceNormalization", of=2)
 def group_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
-    """Summed for each entry of the shift."""
-    return dy.sum(_others(dy), keep=False).reshape((op.x(2).size, -1)).sum([1], keep=False)
+    """The sum of dy, for each entry of the shift."""
+    return sum_channels(dy).reshape((op.x(2).size, -1)).sum([1], keep=False)
 
 
-@traces("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@traces("LayerNormalization RMSNormalization SimplifiedLayerNormalization")
 def layer_normalization(op: TraceNode) -> None:
     """Mean and variance over the last axes."""
-    axis = op.axis(-1)
-    before = " ".join(f"b{chr(97 + i)}" for i in range(axis))
+    before = " ".join(op.names()[: op.axis(-1)])
     op.align(f"{before} *c, *c, *c -> {before} *c, {before} *m, {before} *v", approximate={"*c": _MOMENTS})
 
 
 def _through(dn: Tensor, normal: Tensor, axes: Sequence[int], inverse: Tensor, *, centered: bool = True) -> Tensor:
-    """Return the gradient of what was normalized.
+    """Return the gradient of the input of a normalization.
 
     Args:
         dn: the gradient of the normalized tensor.
         normal: the normalized tensor.
         axes: the axes over which the moments were taken.
-        inverse: one over the deviation.
+        inverse: the inverse deviation.
         centered: whether the mean was subtracted.
     """
     inner = dn - normal * (dn * normal).mean(axes)
@@ -241,99 +217,80 @@ def _inverse(variance: Tensor, epsilon: float) -> Tensor:
     return 1 / (variance + epsilon).op("Sqrt")
 
 
-def _moments(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return a tensor normalized over axes, and one over its deviation."""
-    centered = x - x.mean(axes)
-    inverse = _inverse((centered * centered).mean(axes), epsilon)
-    return centered * inverse, inverse
+def _moments(x: Tensor, axes: Sequence[int], epsilon: float, *, centered: bool = True) -> tuple[Tensor, Tensor]:
+    """Return a tensor normalized over axes, and its inverse deviation (or root mean square)."""
+    centered_x = x - x.mean(axes) if centered else x
+    inverse = _inverse((centered_x * centered_x).mean(axes), epsilon)
+    return centered_x * inverse, inverse
 
 
-def _last(op: GradientNode) -> list[int]:
-    return list(range(op.axis(-1), op.x().rank))
+def _layer(op: GradientNode) -> tuple[Tensor, Tensor, list[int], bool]:
+    """Return the normalized input, its inverse deviation, the axes, and whether the mean was subtracted."""
+    axes, centered = list(range(op.axis(-1), op.x().rank)), op.node.op_type == "LayerNormalization"
+    return *_moments(op.x(), axes, op.attr("epsilon", 1e-5), centered=centered), axes, centered
 
 
-def _layer(op: GradientNode) -> tuple[Tensor, Tensor]:
-    return _moments(op.x(), _last(op), op.attr("epsilon", 1e-5))
-
-
-@gradient("LayerNormalization")
+@gradient("LayerNormalization RMSNormalization SimplifiedLayerNormalization")
 def layer_norm(op: GradientNode, dy: Tensor) -> Tensor:
-    """Through the moments over the last axes."""
-    normal, inverse = _layer(op)
-    return _through(dy * op.x(1), normal, _last(op), inverse)
+    """Through the moments, or the root mean square, over the last axes."""
+    normal, inverse, axes, centered = _layer(op)
+    return _through(dy * op.x(1), normal, axes, inverse, centered=centered)
 
 
-@gradient("LayerNormalization", of=1)
-def layer_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
-    """The normalized input, summed."""
-    return dy * _layer(op)[0]
+gradient("LayerNormalization RMSNormalization SimplifiedLayerNormalization", of=1)(lambda op, dy: dy * _layer(op)[0])
+gradient("LayerNormalization", of=2)(lambda op, dy: dy)
+
+describe("com.microsoft:SkipLayerNormalization", weights=(2, 3, 4), scale=2, reasons={"gradient": FUSED})
+describe("com.microsoft:SkipSimplifiedLayerNormalization", weights=(2, 3), scale=2, reasons={"gradient": FUSED})
 
 
-@gradient("LayerNormalization", of=2)
-def layer_norm_shift(op: GradientNode, dy: Tensor) -> Tensor:
-    """Summed."""
-    return dy
-
-
-def _rms(op: GradientNode) -> tuple[Tensor, Tensor]:
-    x = op.x()
-    inverse = _inverse((x * x).mean(_last(op)), op.attr("epsilon", 1e-5))
-    return x * inverse, inverse
-
-
-@gradient("RMSNormalization", "SimplifiedLayerNormalization")
-def rms_norm(op: GradientNode, dy: Tensor) -> Tensor:
-    """Through the root mean square."""
-    normal, inverse = _rms(op)
-    return _through(dy * op.x(1), normal, _last(op), inverse, centered=False)
-
-
-@gradient("RMSNormalization", "SimplifiedLayerNormalization", of=1)
-def rms_norm_scale(op: GradientNode, dy: Tensor) -> Tensor:
-    """The normalized input, summed."""
-    return dy * _rms(op)[0]
-
-
-@traces("com.microsoft:SkipLayerNormalization", "com.microsoft:SkipSimplifiedLayerNormalization")
+@traces("com.microsoft:SkipLayerNormalization com.microsoft:SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(op: TraceNode) -> None:
     """A sum, then a normalization over the last axis."""
     vectors = "c, c" if op.node.op_type == "SkipSimplifiedLayerNormalization" else "c, c, c"
     op.align(f"*b c, *b c, {vectors} -> *b c, *m, *v, *b c", approximate={"c": _MOMENTS})
 
 
-@traces("com.microsoft:EmbedLayerNormalization", "com.microsoft:QEmbedLayerNormalization")
+describe("com.microsoft:EmbedLayerNormalization", reasons={"gradient": FUSED})
+describe(
+    "com.microsoft:QEmbedLayerNormalization",
+    zero_points=tuple((data, data + 11, 0) for data in range(2, 7)),
+    reasons={"gradient": "its weights are integers"},
+)
+
+
+@traces("com.microsoft:EmbedLayerNormalization com.microsoft:QEmbedLayerNormalization")
 def embed_layer_normalization(op: TraceNode) -> None:
     """A sum of three embeddings, then a normalization over the last axis; 8-bit ones have a scale for each operand."""
     tables = [op.pin_axes(op.x(i), [0], "OP205", "rows are looked up at run time") for i in (2, 3, 4) if op.has(i)]
     spec = ", ".join(f"v{i} c" for i in range(len(tables)))
-    op.align(
-        f"{spec}, c, c -> b s c, b, b s c",
-        [*tables, op.x(5), op.x(6)],
-        approximate={"c": _MOMENTS},
-    )
+    op.align(f"{spec}, c, c -> b s c, b, b s c", [*tables, op.x(5), op.x(6)], approximate={"c": _MOMENTS})
 
 
-@traces("com.microsoft:SkipGroupNorm")
-def skip_group_norm(op: TraceNode) -> None:
-    """A sum, then a GroupNormalization, channels last."""
-    if not op.attr("channels_last", 1):
+describe("com.microsoft:GroupNorm com.microsoft:SkipGroupNorm", weights=(1, 2), scale=1, reasons={"gradient": FUSED})
+
+
+@traces("com.microsoft:GroupNorm com.microsoft:SkipGroupNorm")
+def contrib_group_norm(op: TraceNode) -> None:
+    """GroupNormalization, perhaps of a sum, channels last."""
+    skip, last = op.node.op_type == "SkipGroupNorm", op.attr("channels_last", 1)
+    if skip and not last:
         op.give_up("OP211", "channels first are left alone")
         return
-    x = "n *s (g c)"
-    op.align(
-        f"{x}, (g c), (g c), {x}, (g c) -> {x}, {x}",
-        approximate={"c": _MOMENTS},
-        balanced={"g"},
-        g=op.attr("groups"),
-    )
+    x = "n *s (g c)" if last else "n (g c) *s"
+    rest = f", {x}, (g c) -> {x}, {x}" if skip else f" -> {x}"
+    _align_groups(op, f"{x}, (g c), (g c){rest}", op.attr("groups"))
 
 
-@rewrites("com.microsoft:GroupNorm", "com.microsoft:SkipGroupNorm")
+@rewrites("com.microsoft:GroupNorm com.microsoft:SkipGroupNorm")
 def contrib_groups(edit: RewriteNode) -> None:
-    """Groups stay, unless they are channels: then they leave as a whole."""
+    """Groups stay, unless they are single channels: then they leave as a whole."""
     axis = -1 if edit.attr("channels_last", 1) else 1
     if edit.shape(0)[axis] == edit.attr("groups"):
         edit.set_attr("groups", edit.new_shape(0)[axis])
+
+
+describe("com.microsoft:GatedRMSNorm", weights=(1,), scale=1, reasons={"gradient": FUSED})
 
 
 @traces("com.microsoft:GatedRMSNorm")
@@ -343,22 +300,3 @@ def gated_rms_norm(op: TraceNode) -> None:
         op.give_up("OP211", "several normalizations in one axis are left alone")
         return
     op.align("*b c, c, *b c -> *b c", approximate={"c": "its mean square is taken over these channels"})
-
-
-@traces("com.microsoft:GroupNorm")
-def grouped_moments(op: TraceNode) -> None:
-    """GroupNormalization, channels last."""
-    groups = op.attr("groups")
-    if op.attr("channels_last", 1):
-        op.align("n *s (g c), (g c), (g c) -> n *s (g c)", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
-    else:
-        op.align("n (g c) *s, (g c), (g c) -> n (g c) *s", approximate={"c": _MOMENTS}, balanced={"g"}, g=groups)
-
-
-_FUSED = """
-    com.microsoft:EmbedLayerNormalization com.microsoft:GatedRMSNorm com.microsoft:GroupNorm
-    com.microsoft:SkipGroupNorm com.microsoft:SkipLayerNormalization
-    com.microsoft:SkipSimplifiedLayerNormalization
-"""
-without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_FUSED.split())
-without("gradient", "its weights are integers", "com.microsoft:QEmbedLayerNormalization")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.operators.card import flat, leave, traces
 from onnxprune.operators.traced import TraceNode
 
-_BLOCKED = "AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample"
+flat("BlackmanWindow Constant HammingWindow HannWindow ImageDecoder")
 
 
 @traces("Constant")
@@ -14,60 +14,37 @@ def constant(op: TraceNode) -> None:
     op.give(op.constant())
 
 
-@traces("AffineGrid", "BlackmanWindow", "HammingWindow", "HannWindow", "ImageDecoder")
+@traces("AffineGrid BlackmanWindow HammingWindow HannWindow ImageDecoder")
 def positions(op: TraceNode) -> None:
     """Made from parameters: its axes hold positions."""
     op.give_up("OP209", "it is made from parameters")
 
 
-leave("its body runs as a graph of its own", "If", "Loop", "Scan", "SequenceMap")
+def _contrib(names: str, domain: str = "com.microsoft") -> str:
+    return " ".join(f"{domain}:{name}" for name in names.split())
 
 
+leave("its body runs as a graph of its own", "If Loop Scan SequenceMap")
 leave(
     "sequences and optionals are passed on as they are",
-    *("ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt", "SequenceConstruct"),
-    *("SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence"),
+    "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty",
+    "SequenceErase SequenceInsert SequenceLength SplitToSequence",
 )
-
-
-leave("text has no channels", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
-
-
-leave("a loss is for training", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
-
-
-leave("it writes at positions known at run time", "Scatter", "TensorScatter")
-
-
-leave("its state has the model's own layout", "LinearAttention")
-
-
-leave(
-    "it holds whole networks and runs them in a loop",
-    *("com.microsoft:BeamSearch", "com.microsoft:GreedySearch", "com.microsoft:Sampling"),
-    "com.microsoft:WhisperBeamSearch",
-)
-
-
+leave("text has no channels", "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer")
+leave("a loss is for training", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss")
+leave("it writes at positions known at run time", "Scatter TensorScatter")
+leave("it holds whole networks and runs them in a loop", _contrib("BeamSearch GreedySearch Sampling WhisperBeamSearch"))
 leave("it holds what another compiler made", "com.microsoft:EPContext")
-
-
 leave(
     "its data lie in blocks of channels, as suits one processor: save the model with extended optimizations at most",
-    *(f"com.microsoft.nchwc:{name}" for name in _BLOCKED.split()),
+    _contrib(
+        "AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample",
+        "com.microsoft.nchwc",
+    ),
 )
-
-
-flat("BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "ImageDecoder")
-
-
-def _contrib(names: str) -> list[str]:
-    return [f"com.microsoft:{name}" for name in names.split()]
-
-
 leave(
     "it is an attention with a layout of its own",
-    *_contrib(
+    _contrib(
         """
         DecoderAttention DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DynamicSparseAttention
         LongformerAttention PackedAttention PackedMultiHeadAttention PackedSparseAttentionIndexer
@@ -78,7 +55,8 @@ leave(
 )
 leave(
     "its state has the model's own layout",
-    *_contrib(
+    "LinearAttention",
+    _contrib(
         """
         AttnLSTM ConvStateReplay EngramGate GatedDeltaNet GatedDeltaNetStateReplay HyperConnectionLowRankMix
         HyperConnectionPostMix HyperConnectionPreMix LinearAttention LinearAttentionGate Mamba2Verify
@@ -88,7 +66,7 @@ leave(
 )
 leave(
     "its weights are packed",
-    *_contrib(
+    _contrib(
         """
         DequantizeBFP DequantizeWithOrder GemmFloat8 MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight
         MatMulNBitsMlp MatMulNBitsQLoRA MatMulNBitsQkv MatMulPacked QOrderedGelu QOrderedLayerNormalization
@@ -96,16 +74,16 @@ leave(
         """
     ),
 )
-leave("experts are chosen by values", *_contrib("MoE MoEGroupRouter MoEPacked RouterGateUpProj"))
+leave("experts are chosen by values", _contrib("MoE MoEGroupRouter MoEPacked RouterGateUpProj"))
 leave("it needs the whole matrix", "com.microsoft:Inverse")
-leave("it transforms the axis as a whole", *_contrib("ComplexMul ComplexMulConj Irfft Rfft UnfoldTensor"))
+leave("it transforms the axis as a whole", _contrib("ComplexMul ComplexMulConj Irfft Rfft UnfoldTensor"))
 leave(
     "positions of a head's width are rotated into each other",
-    *_contrib("GemmaRotaryEmbedding MRotaryEmbedding RMSNormRotary"),
+    _contrib("GemmaRotaryEmbedding MRotaryEmbedding RMSNormRotary"),
 )
 leave(
     "it works on positions and values, not on channels",
-    *_contrib(
+    _contrib(
         """
         BifurcationDetector CDist DynamicTimeWarping GatedRelativePositionBias GatherPacked IsAllFinite MurmurHash3
         NGramHashMapping NGramRepeatBlock RelativePositionBias RemovePadding RestorePadding SparseToDenseMatMul
@@ -113,7 +91,7 @@ leave(
         """
     ),
 )
-leave("dropout with a mask of bits is for training", *_contrib("BitmaskBiasDropout BitmaskDropout"))
+leave("dropout with a mask of bits is for training", _contrib("BitmaskBiasDropout BitmaskDropout"))
 leave("its weights have channels last", "com.microsoft:NhwcConv")
 leave("it normalizes over its last axes, and its bias broadcasts in a way of its own", "com.microsoft:BiasSoftmax")
 leave("its padding is only known at run time", "com.microsoft:ConvTransposeWithDynamicPads")
@@ -121,6 +99,6 @@ leave("its axis holds several branches", "com.microsoft:BranchwiseRMSNorm")
 leave("its gate is one number for each row", "com.microsoft:GatedAdd")
 leave(
     "it computes with integers in a form of ONNX Runtime's own",
-    *_contrib("MatMulInteger16 MulInteger QLinearReduceMean ReduceSumInteger"),
+    _contrib("MatMulInteger16 MulInteger QLinearReduceMean ReduceSumInteger"),
 )
-leave("it is internal to ONNX Runtime", *_contrib("MaxpoolWithMask SampleOp Snpe"))
+leave("it is internal to ONNX Runtime", _contrib("MaxpoolWithMask SampleOp Snpe"))

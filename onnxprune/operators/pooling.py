@@ -13,34 +13,53 @@ from onnx import TensorProto, helper
 
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import gradient, rewrites, traces, without
+from onnxprune.operators.card import EARLY, INTEGER, gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 from onnxprune.operators.window import Window
 
+without("gradient", EARLY, "Crop ImageScaler")
+without("gradient", INTEGER, "com.microsoft:NhwcMaxPool com.microsoft:QLinearAveragePool")
+without("gradient", INTEGER, "com.microsoft:QLinearGlobalAveragePool")
 
-@traces("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool")
+
+@traces("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool com.microsoft:NhwcMaxPool")
+@traces("com.microsoft:QLinearAveragePool com.microsoft:QLinearGlobalAveragePool")
 def pool(op: TraceNode) -> None:
     """Positions are mixed within a channel."""
-    op.align("n c *s -> n c *t")
+    last = op.attr("channels_last", op.node.op_type == "NhwcMaxPool")
+    op.align("n *s c -> n *t c" if last else "n c *s -> n c *t", [op.x(0)])
 
 
 @gradient("AveragePool")
 def average_pool(op: GradientNode, dy: Tensor) -> Tensor:
     """Spread each value over its window in equal shares."""
     window = Window.of(op, op.x().shape[2:], op.attr("kernel_shape"), dy.shape[2:])
-    counts = _counts(op, window)
-    shares = dy * (1 / counts).astype(np.float32)
-    return _spread(shares, window)
+    return _spread(dy * (1 / _counts(op, window)).astype(np.float32), window)
 
 
 @gradient("LpPool")
 def lp_pool(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of the norm of a window by its elements: sign(x) (|x| / norm)^(p-1)."""
-    p = op.attr("p", 2)
+    """Of the norm of each window by its elements: sign(x) (|x| / norm)^(p-1)."""
     window = Window.of(op, op.x().shape[2:], op.attr("kernel_shape"), dy.shape[2:])
-    return _spread((op.y() > 0).where(dy * op.y() ** (1.0 - p), 0.0), window) * _signed_power(op.x(), p - 1)
+    return _spread(_over_norm(op, dy), window) * _signed_power(op)
+
+
+@gradient("GlobalLpPool")
+def global_lp(op: GradientNode, dy: Tensor) -> Tensor:
+    """As LpPool, with one window."""
+    return _over_norm(op, dy) * _signed_power(op)
+
+
+def _over_norm(op: GradientNode, dy: Tensor) -> Tensor:
+    """Return dy / norm^(p-1), zero where the norm is zero."""
+    return (op.y() > 0).where(dy * op.y() ** (1.0 - op.attr("p", 2)), 0.0)
+
+
+def _signed_power(op: GradientNode) -> Tensor:
+    x, p = op.x(), op.attr("p", 2) - 1
+    return x if p == 1 else x.op("Sign") * x.op("Abs") ** float(p)
 
 
 def _spread(shares: Tensor, window: Window) -> Tensor:
@@ -70,31 +89,20 @@ def _counts(op: GradientNode, window: Window) -> NDArray[np.float64]:
     return counts
 
 
-def _signed_power(x: Tensor, p: float) -> Tensor:
-    return x if p == 1 else x.op("Sign") * x.op("Abs") ** float(p)
-
-
 @gradient("GlobalAveragePool")
 def global_average(op: GradientNode, dy: Tensor) -> Tensor:
-    """Spread in equal shares."""
+    """Spread dy in equal shares."""
     return (dy * (1 / prod(op.x().shape[2:]))).expand(op.x().shape)
 
 
 @gradient("GlobalMaxPool")
 def global_max(op: GradientNode, dy: Tensor) -> Tensor:
-    """Share among the positions that are the largest."""
+    """Divide dy among the positions that are the largest."""
     chosen = op.x().equals(op.y()).cast(dy.dtype)
     return chosen * (dy / chosen.sum(range(2, dy.rank)))
 
 
-@gradient("GlobalLpPool")
-def global_lp(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of the norm of all positions by one: sign(x) (|x| / norm)^(p-1)."""
-    p = op.attr("p", 2)
-    return (op.y() > 0).where(dy * op.y() ** (1.0 - p), 0.0) * _signed_power(op.x(), p - 1)
-
-
-@traces("Crop", "ImageScaler")
+@traces("Crop ImageScaler")
 def image(op: TraceNode) -> None:
     """Experimental operators of early exporters: positions are cut, or an input image is scaled."""
     if op.node.op_type == "ImageScaler":
@@ -106,37 +114,35 @@ def image(op: TraceNode) -> None:
 def max_pool(op: TraceNode) -> None:
     """As the other pools; a second output counts positions through all channels."""
     if len(op.node.output) > 1 and op.node.output[1]:
-        reason = "its indices count through all channels"
-        op.pin_axes(op.x(0), [1], "OP204", reason)
+        op.pin_axes(op.x(0), [1], "OP204", "its indices count through all channels")
     op.align("n c *s -> n c *t, n c *t")
 
 
 @gradient("MaxPool")
 def max_pool_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Add each value to where the largest was found."""
+    """Add each value to the position of its maximum."""
     if op.attr("storage_order", 0):
         raise NotImplementedError("its storage_order is 1")
     where = op.added_output(1, dy.shape, INT64)
     return op.x().reshape((-1,)).zeros().scatter_add(where.reshape((-1,)), dy.reshape((-1,)), 0).reshape(op.x().shape)
 
 
-@traces("Resize", "Upsample")
+@traces("CenterCropPad Resize Upsample")
 def resize(op: TraceNode) -> None:
-    """An axis whose size stays keeps its ids; on the others positions are mixed."""
-    before, after = op.shape(0), op.out_shape()
-    same = [m == n for m, n in zip(before, after, strict=True)]
-    source = " ".join(f"a{chr(97 + i)}" for i in range(len(before)))
-    target = " ".join(f"{'a' if s else 'z'}{chr(97 + i)}" for i, s in enumerate(same))
-    op.align(f"{source} -> {target}", [op.x(0)])
+    """An axis whose size stays keeps its ids; on the others positions are mixed, cut or padded."""
+    names = op.names()
+    target = [n if size == old else "z" + n for n, old, size in zip(names, op.shape(0), op.out_shape(), strict=True)]
+    op.align(f"{' '.join(names)} -> {' '.join(target)}", [op.x(0)])
 
 
-@rewrites("Resize")
+@rewrites("CenterCropPad Resize")
 def resize_sizes(edit: RewriteNode) -> None:
     """The sizes that remain."""
-    sizes = edit.param(3, "sizes")
+    i = 3 if edit.node.op_type == "Resize" else 1
+    sizes = edit.param(i, "sizes")
     if sizes is not None and sizes.size:
         axes = edit.attr("axes") or range(len(edit.shape(0)))
-        edit.set_param(3, "sizes", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=sizes.dtype), is_shape=True)
+        edit.set_param(i, "sizes", np.array([edit.new_out_shape(0)[a] for a in axes], dtype=sizes.dtype), is_shape=True)
 
 
 @gradient("Resize")
@@ -153,7 +159,7 @@ def resize_gradient(op: GradientNode, dy: Tensor) -> Tensor:
 
 
 def _matrix(op: GradientNode, axis: int, size: int, out: int) -> NDArray[np.float32]:
-    """Return what the node makes of unit vectors along an axis, [size, out]."""
+    """Return the matrix that the node applies along an axis, [size, out]."""
     chosen = [a % op.x().rank for a in op.attr("axes") or range(op.x().rank)]
     if axis not in chosen:
         return np.eye(size, dtype=np.float32)
@@ -161,21 +167,12 @@ def _matrix(op: GradientNode, axis: int, size: int, out: int) -> NDArray[np.floa
     roi, scales = op.const(1), op.const(2)
     part = () if roi is None or not roi.size else tuple(roi[[place, place + count]].tolist())
     scale = None if scales is None or not scales.size else float(scales[place])
-    same = scale in (None, 1.0) and size == out and not part
-    if same:
+    if scale in (None, 1.0) and size == out and not part:
         return np.eye(size, dtype=np.float32)
-    names = (
-        "antialias",
-        "coordinate_transformation_mode",
-        "cubic_coeff_a",
-        "exclude_outside",
-        "extrapolation_value",
-        "mode",
-        "nearest_mode",
-    )
-    attributes = tuple((n, op.attr(n)) for n in names if op.attr(n) is not None)
-    if dict(attributes).get("extrapolation_value"):
-        raise NotImplementedError("it fills with a value of its own")
+    names = "antialias coordinate_transformation_mode cubic_coeff_a exclude_outside mode nearest_mode"
+    attributes = tuple((n, op.attr(n)) for n in names.split() if op.attr(n) is not None)
+    if op.attr("extrapolation_value"):
+        raise NotImplementedError("it has an extrapolation_value")
     return _probe(op.tape.opset, size, out, scale, part, attributes)
 
 
@@ -188,7 +185,7 @@ def _probe(
     roi: tuple[float, ...],
     attributes: tuple[tuple[str, Any], ...],
 ) -> NDArray[np.float32]:
-    """Resize the rows of a unit matrix. The shape has four axes: kernels for interpolation want images."""
+    """Resize the rows of a unit matrix. The shape has four axes: interpolation kernels expect images."""
     known = dict(attributes)
     region = [0.0, 0.0, 0.0, roi[0], 1.0, 1.0, 1.0, roi[1]] if roi else []
     amount = ("scales", [1.0, 1.0, 1.0, scale]) if scale else ("sizes", [1, 1, size, out])
@@ -216,7 +213,7 @@ def depth_to_space(op: TraceNode) -> None:
 
 @gradient("DepthToSpace")
 def depth_to_space_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Gather the blocks into channels again, in the order they came from."""
+    """Gather the blocks into channels again, in their original order."""
     n, c, h, w = op.x().shape
     b = op.attr("blocksize")
     apart = dy.reshape((n, c // b**2, h, b, w, b))
@@ -230,10 +227,4 @@ def space_to_depth(op: TraceNode) -> None:
     op.align("n c *s -> n (b c) *t", b=op.attr("blocksize") ** 2)
 
 
-@gradient("SpaceToDepth")
-def space_to_depth_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Spread the blocks again."""
-    return dy.op("DepthToSpace", blocksize=op.attr("blocksize"))
-
-
-without("gradient", "no gradient rule is written for this operator of early exporters", "Crop", "ImageScaler")
+gradient("SpaceToDepth")(lambda op, dy: dy.op("DepthToSpace", blocksize=op.attr("blocksize")))

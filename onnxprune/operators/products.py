@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from math import prod
+from string import ascii_uppercase
+
 from onnxprune.channels.values import Shape
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import describe, gradient, rewrites, traces, without
+from onnxprune.operators.card import ACTIVATED, FUSED, INTEGERS, describe, gradient, rewrites, traces
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.linear import ProductLayer
 from onnxprune.operators.node import Node
@@ -15,35 +18,15 @@ from onnxprune.operators.quantized import per_channel
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
-_ZERO_POINTS, _GROUP_INDEX = 3, 4  # of MatMulNBits
-
 describe("Gemm", factors=(0, 1), weights=(0, 1, 2), linear=ProductLayer.of)
-describe("com.microsoft:FusedGemm", factors=(0, 1), weights=(0, 1, 2))
-describe("com.microsoft:FusedMatMulActivation", "com.microsoft:GemmFastGelu", factors=(0, 1), weights=(0, 1))
-describe("com.microsoft:QGemm", factors=(0, 3), zero_points=((3, 5, -1),))
-describe("MatMul", factors=(0, 1), weights=(0, 1), linear=ProductLayer.of)
+describe("com.microsoft:FusedGemm", weights=(0, 1, 2))
+describe("com.microsoft:FusedMatMulActivation com.microsoft:GemmFastGelu", weights=(0, 1))
 describe(
-    *("com.microsoft:FusedMatMul", "com.microsoft:TransposeMatMul"),
+    "com.microsoft:FusedGemm com.microsoft:FusedMatMulActivation com.microsoft:GemmFastGelu",
     factors=(0, 1),
-    weights=(0, 1),
-    linear=ProductLayer.of,
+    reasons={"linear": ACTIVATED, "gradient": FUSED},
 )
-describe("Einsum", factors=(0, 1, 2, 3), weights=tuple(range(16)), linear=ProductLayer.of_equation)
-describe("MatMulInteger", factors=(0, 1), zero_points=((0, 2, -2), (1, 3, -1)))
-describe("QLinearMatMul", factors=(0, 3), zero_points=((0, 2, -2), (3, 5, -1)))
-describe("com.microsoft:DynamicQuantizeMatMul", factors=(0, 1), zero_points=((1, 3, -1),))
-describe("com.microsoft:MatMulIntegerToFloat", factors=(0, 1), zero_points=((0, 4, -2), (1, 5, -1)))
-describe("com.microsoft:MatMulNBits", factors=(0, 1))
-_INTEGERS = (
-    *("MatMulInteger", "QLinearMatMul", "com.microsoft:DynamicQuantizeMatMul", "com.microsoft:MatMulIntegerToFloat"),
-    *("com.microsoft:MatMulNBits", "com.microsoft:QGemm"),
-)
-without("linear", "its weights are integers", *_INTEGERS)
-_FUSED = ("com.microsoft:FusedMatMul", "com.microsoft:TransposeMatMul")
-_ACTIVATED = ("com.microsoft:FusedGemm", "com.microsoft:FusedMatMulActivation", "com.microsoft:GemmFastGelu")
-without("linear", "an activation is fused into it", *_ACTIVATED)
-without("gradient", "its weights are integers", *_INTEGERS)
-without("gradient", "ONNX Runtime's fused form has no gradient: save the model unoptimized", *_ACTIVATED, *_FUSED)
+describe("com.microsoft:QGemm", factors=(0, 3), zero_points=((3, 5, -1),), reasons=INTEGERS)
 
 
 def _matrices(op: TraceNode) -> tuple[str, str]:
@@ -56,7 +39,7 @@ def _gemm_bias(op: TraceNode, i: int) -> str:
     return " ".join("mn"[2 - len(op.shape(i)) :]) if op.has(i) else ""
 
 
-@traces("Gemm", "com.microsoft:FusedGemm")
+@traces("Gemm com.microsoft:FusedGemm")
 def gemm(op: TraceNode) -> None:
     """A matrix product with optional transposes and a bias that broadcasts, perhaps an activation."""
     a, b = _matrices(op)
@@ -97,6 +80,11 @@ def gemm_c(op: GradientNode, dy: Tensor) -> Tensor:
     return dc if beta == 1 else dc * beta
 
 
+describe("MatMul", factors=(0, 1), weights=(0, 1), linear=ProductLayer.of)
+describe("com.microsoft:FusedMatMul com.microsoft:TransposeMatMul", factors=(0, 1), weights=(0, 1))
+describe("com.microsoft:FusedMatMul com.microsoft:TransposeMatMul", linear=ProductLayer.of, reasons={"gradient": FUSED})
+
+
 @traces("MatMul")
 def matmul(op: TraceNode) -> None:
     """A stack of matrix products; a vector lacks the axis that NumPy would add."""
@@ -106,7 +94,7 @@ def matmul(op: TraceNode) -> None:
     op.align(f"{a}, {b} -> {batch}{' m' if 'm' in a else ''}{' n' if 'n' in b else ''}")
 
 
-@traces("com.microsoft:FusedMatMul", "com.microsoft:FusedMatMulActivation", "com.microsoft:TransposeMatMul")
+@traces("com.microsoft:FusedMatMul com.microsoft:FusedMatMulActivation com.microsoft:TransposeMatMul")
 def fused_matmul(op: TraceNode) -> None:
     """MatMul of transposed matrices."""
     a, b = _matrices(op)
@@ -120,30 +108,26 @@ def fused_matmul(op: TraceNode) -> None:
 def left(op: GradientNode, dy: Tensor) -> Tensor:
     """Of A B by A: dY B^T."""
     a, b, dy = _as_matrices(op, dy)
-    return _restored(dy @ b.mT, a, op.x(0))
+    return (dy @ b.mT).sum_to(a.shape).reshape(op.x(0).shape)
 
 
 @gradient("MatMul", of=1)
 def right(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of A B by B: A^T dY; where all matrices of the stack meet the same B, one product of their rows."""
+    """Of A B by B: A^T dY; where all matrices of the stack meet the same B, a single product of their rows."""
     a, b, dy = _as_matrices(op, dy)
     if b.size == b.shape[-1] * b.shape[-2] and dy.size == a.size // a.shape[-1] * dy.shape[-1]:
         rows, columns = a.reshape((-1, a.shape[-1])), dy.reshape((-1, dy.shape[-1]))
         return rows.op("Gemm", columns, transA=1).reshape(op.x(1).shape)
-    return _restored(a.mT @ dy, b, op.x(1))
+    return (a.mT @ dy).sum_to(b.shape).reshape(op.x(1).shape)
 
 
 def _as_matrices(op: GradientNode, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give vectors the axis that NumPy would add."""
+    """Return A, B and dY with the axes that NumPy would add to vectors."""
     a, b = op.x(0), op.x(1)
     batch = dy.shape[: dy.rank - (a.rank > 1) - (b.rank > 1)]
     rows = a.reshape((1, *a.shape)) if a.rank == 1 else a
     columns = b.reshape((*b.shape, 1)) if b.rank == 1 else b
     return rows, columns, dy.reshape((*batch, rows.shape[-2], columns.shape[-1]))
-
-
-def _restored(found: Tensor, operand: Tensor, given: Tensor) -> Tensor:
-    return found.sum_to(operand.shape).reshape(given.shape)
 
 
 @traces("com.microsoft:GemmFastGelu")
@@ -152,25 +136,33 @@ def matmul_gelu(op: TraceNode) -> None:
     op.align("*b m k, *b k n, n -> *b m n")
 
 
+describe("Einsum", factors=(0, 1, 2, 3), weights=tuple(range(16)), linear=ProductLayer.of_equation)
+
+
 @traces("Einsum")
 def einsum(op: TraceNode) -> None:
     """The equation is the spec."""
-    equation = op.attr("equation").replace(" ", "")
-    left, arrow, right = equation.partition("->")
+    terms, result = _equation(op)
+    op.align(f"{','.join(map(_spaced, terms))} -> {_spaced(result)}")
+
+
+def _equation(op: Node) -> tuple[list[str], str]:
+    """Return the terms of an equation and its result, explicit or not."""
+    left, arrow, result = op.attr("equation").replace(" ", "").partition("->")
     if not arrow:
-        letters = left.replace(",", "").replace("...", "")
-        right = "..." * ("..." in left) + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
-    op.align(f"{','.join(map(_spaced, left.split(',')))} -> {_spaced(right)}")
+        letters = left.replace(",", "").replace(".", "")
+        result = "..." * ("." in left) + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
+    return left.split(","), result
 
 
 def _spaced(term: str) -> str:
-    """Write an einsum term in our notation: letters apart, the ellipsis a starred name."""
+    """Return an einsum term in our notation: letters apart, the ellipsis as a starred name."""
     return " ".join("*e" if c == "." else c for c in term.replace("...", "."))
 
 
 @gradient("Einsum", of=None)
 def einsum_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """The equation with the output in the operand's place; letters that only the operand has are spread."""
+    """The equation with the output in the operand's place; letters that only the operand has are broadcast."""
     terms, result = _terms(op)
     mine = terms[op.index]
     if len(set(mine)) < len(mine):
@@ -185,18 +177,20 @@ def einsum_gradient(op: GradientNode, dy: Tensor) -> Tensor:
 
 
 def _terms(op: GradientNode) -> tuple[list[str], str]:
-    """Return the terms of an equation and its result, an ellipsis written out in letters of its own."""
-    left, arrow, result = op.attr("equation").replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow:
-        letters = left.replace(",", "").replace(".", "")
-        result = "..." * ("." in left) + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1)
+    """Return the terms of an equation and its result, an ellipsis written as letters."""
+    terms, result = _equation(op)
     widths = [x.rank - len(t.replace("...", "")) for t, x in zip(terms, op.inputs, strict=True) if "." in t]
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
+    free = [c for c in ascii_uppercase if not any(c in term for term in terms)]
     if len({*widths}) > 1:
         raise NotImplementedError("ellipses stand for different numbers of axes")
     written = "".join(free[: max(widths, default=0)])
     return [t.replace("...", written) for t in terms], result.replace("...", written)
+
+
+describe("MatMulInteger", factors=(0, 1), zero_points=((0, 2, -2), (1, 3, -1)), reasons=INTEGERS)
+describe("QLinearMatMul", factors=(0, 3), zero_points=((0, 2, -2), (3, 5, -1)), reasons=INTEGERS)
+describe("com.microsoft:DynamicQuantizeMatMul", factors=(0, 1), zero_points=((1, 3, -1),), reasons=INTEGERS)
+describe("com.microsoft:MatMulIntegerToFloat", factors=(0, 1), zero_points=((0, 4, -2), (1, 5, -1)), reasons=INTEGERS)
 
 
 @traces("MatMulInteger")
@@ -212,30 +206,36 @@ def qlinear_matmul(op: TraceNode) -> None:
     op.align(f"*b m k, {a[0]}, {a[1]}, *b k n, {b[0]}, {b[1]}, {y[0]}, {y[1]} -> *b m n")
 
 
-@traces("com.microsoft:DynamicQuantizeMatMul", "com.microsoft:MatMulIntegerToFloat")
+@traces("com.microsoft:DynamicQuantizeMatMul com.microsoft:MatMulIntegerToFloat")
 def matmul_of_integers(op: TraceNode) -> None:
     """As MatMul; scales and zero points of the weight and a bias for each column."""
     first = 2 if op.node.op_type == "DynamicQuantizeMatMul" else 3
     columns = [i for i in range(first, len(op.node.input)) if op.has(i) and op.shape(i) not in ((), (1,))]
-    spec = ", ".join("n" for _ in columns)
-    op.align(f"*b m k, *b k n, {spec} -> *b m n", inputs=(0, 1, *columns))
+    op.align(f"*b m k, *b k n, {', '.join('n' for _ in columns)} -> *b m n", inputs=(0, 1, *columns))
+
+
+def _bits_macs(node: Node, x: list[Shape], y: Shape) -> int:
+    return prod(y) * x[0][-1]
+
+
+_ZERO_POINTS, _GROUP_INDEX = 3, 4  # of MatMulNBits
+describe("com.microsoft:MatMulNBits", factors=(0, 1), macs=_bits_macs, reasons=INTEGERS)
 
 
 @traces("com.microsoft:MatMulNBits")
 def matmul_n_bits(op: TraceNode) -> None:
     """As MatMul, the weight in blocks of a few bits along the input, each with its scale: rows leave, and whole blocks.
 
-    Zero points may be packed, those of several blocks in a byte: then these leave together.
+    Zero points may be packed, those of several blocks in a byte: then these blocks leave together.
     """
     blocks, size = op.shape(1)[1], op.attr("block_size")
     together = blocks // op.shape(_ZERO_POINTS)[-1] if op.has(_ZERO_POINTS) else 1
-    spec = "*b (c p k), n (c p) w, n (c p), n c, z, n -> *b n"
     packed = op.has(_ZERO_POINTS) and blocks != together * op.shape(_ZERO_POINTS)[-1]
     flat = any(op.has(i) and len(op.shape(i)) != 2 for i in (2, _ZERO_POINTS))
     if packed or flat or op.has(_GROUP_INDEX) or op.attr("K") != blocks * size:
         op.give_up("OP211", "its blocks don't come out even")
         return
-    op.align(spec, p=together, k=size, c=blocks // together)
+    op.align("*b (c p k), n (c p) w, n (c p), n c, z, n -> *b n", p=together, k=size, c=blocks // together)
 
 
 @rewrites("com.microsoft:MatMulNBits")
@@ -243,13 +243,3 @@ def bits_sizes(edit: RewriteNode) -> None:
     """The sizes that remain."""
     edit.set_attr("K", edit.new_shape(0)[-1])
     edit.set_attr("N", edit.new_shape(1)[0])
-
-
-def _bits_macs(node: Node, x: list[Shape], y: Shape) -> int:
-    size = 1
-    for n in y:
-        size *= n
-    return size * x[0][-1]
-
-
-describe("com.microsoft:MatMulNBits", macs=_bits_macs)

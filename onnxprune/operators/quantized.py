@@ -1,4 +1,4 @@
-"""Quantized operators: scales and zero points are sliced along with what they scale."""
+"""Quantization: scales and zero points are sliced along with what they scale."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import numpy as np
 from onnx import helper
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import describe, gradient, leave, traces, without
+from onnxprune.operators.card import INTEGER, describe, gradient, leave, traces, without
 from onnxprune.operators.differentiated import GradientNode
-from onnxprune.operators.indexing import join
 from onnxprune.operators.traced import TraceNode
 
-describe("DequantizeLinear", "com.microsoft:DequantizeLinear", zero_points=((0, 2, 1),))
+describe("DequantizeLinear com.microsoft:DequantizeLinear", zero_points=((0, 2, 1),))
+without("gradient", INTEGER, "com.microsoft:DequantizeLinear com.microsoft:QuantizeLinear")
+leave(
+    "its weights are packed",
+    "com.microsoft:GatherBlockQuantized com.microsoft:MatMulBnb4 com.microsoft:MatMulFpQ4 com.microsoft:QMoE",
+    "com.microsoft:QOrderedAttention com.microsoft:QOrderedMatMul",
+)
 
 
-@traces("DequantizeLinear", "QuantizeLinear", "com.microsoft:DequantizeLinear", "com.microsoft:QuantizeLinear")
+@traces("DequantizeLinear QuantizeLinear com.microsoft:DequantizeLinear com.microsoft:QuantizeLinear")
 def quantize(op: TraceNode) -> None:
     """One scale for all, one for each position of the axis, or one for each block of positions."""
-    rank, axis = len(op.shape(0)), op.axis(1, rank=max(len(op.shape(0)), 1))
-    names = [f"a{chr(97 + i)}" for i in range(rank)]
-    scale = op.shape(1)
-    blocked = len(scale) == rank and rank > 0 and op.attr("block_size", 0)
+    names, scale = op.names(), op.shape(1)
+    axis = op.axis(1)
+    blocked = len(scale) == len(names) > 0 and op.attr("block_size", 0)
     data = " ".join(f"(b {n})" if blocked and i == axis else n for i, n in enumerate(names))
     if blocked:
         scales = [" ".join("b" if i == axis else n for i, n in enumerate(names))] * 2
     else:
-        scales = [per_channel(op, i, names[axis] if rank else "u") for i in (1, 2)]
+        scales = [per_channel(op, i, names[axis] if names else "u") for i in (1, 2)]
     op.align(f"{data}, {', '.join(scales)} -> {data}", b=scale[axis] if blocked else 1)
+
+
+def per_channel(op: TraceNode, i: int, axis: str) -> str:
+    """Return the spec of a scale or zero point: nothing for a scalar, an axis for one value per channel."""
+    shape = op.shape(i) if op.has(i) else ()
+    return "" if not shape else (axis if shape[0] > 1 else "u")
 
 
 def _along(op: GradientNode, index: int) -> Tensor:
@@ -42,7 +52,7 @@ def _along(op: GradientNode, index: int) -> Tensor:
 
 @gradient("QuantizeLinear")
 def quantize_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of round(x / scale) + zero: dy / scale, zero where the result would lie beyond its range."""
+    """Of round(x / scale) + zero: dy / scale, zero where the result is clamped to its range."""
     limits, scale = np.iinfo(helper.tensor_dtype_to_np_dtype(op.y().dtype)), _along(op, 1)
     real = op.x() / scale
     if op.has(2):
@@ -51,10 +61,7 @@ def quantize_gradient(op: GradientNode, dy: Tensor) -> Tensor:
     return inside.where(dy / scale, 0.0)
 
 
-@gradient("DequantizeLinear")
-def dequantize(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of (q - zero) scale: dy scale."""
-    return dy * _along(op, 1)
+gradient("DequantizeLinear")(lambda op, dy: dy * _along(op, 1))
 
 
 @traces("DynamicQuantizeLinear")
@@ -62,68 +69,3 @@ def dynamic_quantize(op: TraceNode) -> None:
     """One scale for all, from the smallest and largest value."""
     op.approximate(op.x(0), range(len(op.shape(0))), "its scale is taken over these channels")
     op.align("*a -> *a, , ")
-
-
-def per_channel(op: TraceNode, i: int, axis: str) -> str:
-    """Return the spec of a scale or zero point: nothing for a scalar, an axis for one value per channel."""
-    shape = op.shape(i) if op.has(i) else ()
-    return "" if not shape else (axis if shape[0] > 1 else "u")
-
-
-@traces("com.microsoft:QLinearAdd", "com.microsoft:QLinearMul")
-def binary(op: TraceNode) -> None:
-    """Data, scale and zero point of each operand: axes of the same place are one axis."""
-    op.align("*a, *a -> *a", [op.x(0), op.x(3)])
-
-
-@traces("com.microsoft:QLinearWhere")
-def where(op: TraceNode) -> None:
-    """A condition, then data, scale and zero point of each operand."""
-    op.align("*a, *a, *a -> *a", [op.x(0), op.x(1), op.x(4)])
-
-
-@traces("com.microsoft:QLinearLeakyRelu", "com.microsoft:QLinearSigmoid")
-def unary(op: TraceNode) -> None:
-    """Each element by itself."""
-    op.give(op.x(0))
-
-
-@traces("com.microsoft:QLinearSoftmax")
-def softmax(op: TraceNode) -> None:
-    """Every position of the axis counts."""
-    axis = op.axis(-1)
-    op.give(op.pin_axes(op.x(0), [axis], "OP204", "it normalizes over this axis, so each position counts"))
-
-
-@traces("com.microsoft:QLinearAveragePool", "com.microsoft:QLinearGlobalAveragePool")
-def pool(op: TraceNode) -> None:
-    """Positions are mixed within a channel."""
-    op.align("n *s c -> n *t c" if op.attr("channels_last", 0) else "n c *s -> n c *t", [op.x(0)])
-
-
-@traces("com.microsoft:NhwcMaxPool")
-def max_pool(op: TraceNode) -> None:
-    """Positions are mixed within a channel, channels last."""
-    op.align("n *s c -> n *t c")
-
-
-@traces("com.microsoft:QLinearConcat")
-def concat(op: TraceNode) -> None:
-    """Scale and zero point of the result, then data, scale and zero point of each operand."""
-    join(op, [op.x(i) for i in range(2, len(op.node.input), 3)], op.axis(0, rank=len(op.out_shape())))
-
-
-leave(
-    "its weights are packed",
-    *("com.microsoft:GatherBlockQuantized", "com.microsoft:MatMulBnb4", "com.microsoft:MatMulFpQ4"),
-    *("com.microsoft:QMoE", "com.microsoft:QOrderedAttention", "com.microsoft:QOrderedMatMul"),
-)
-
-
-_INTEGER = """
-    com.microsoft:DequantizeLinear com.microsoft:NhwcMaxPool com.microsoft:QLinearAdd
-    com.microsoft:QLinearAveragePool com.microsoft:QLinearConcat com.microsoft:QLinearGlobalAveragePool
-    com.microsoft:QLinearLeakyRelu com.microsoft:QLinearMul com.microsoft:QLinearSigmoid com.microsoft:QLinearSoftmax
-    com.microsoft:QLinearWhere com.microsoft:QuantizeLinear
-"""
-without("gradient", "it computes with integers; models in QDQ form can be trained", *_INTEGER.split())

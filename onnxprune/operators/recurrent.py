@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.channels.values import Shape
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import describe, rewrites, traces, without, written_out
+from onnxprune.operators.card import INTEGERS, describe, rewrites, traces, written_out
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.node import Node
 from onnxprune.operators.rewritten import RewriteNode
@@ -19,23 +19,34 @@ _GATES = {"DynamicQuantizeLSTM": 4, "GRU": 3, "LSTM": 4, "RNN": 1}
 
 
 def _macs(node: Node, x: list[Shape], y: Shape) -> int:
-    """At every step the input meets W and the state meets R."""
+    """Count the products of the input with W and of the state with R, at every step."""
     steps, batch, _ = x[0]
     return steps * batch * (prod(x[1]) + prod(x[2]))
 
 
-describe("GRU", "LSTM", "RNN", factors=(0, 1), weights=(1, 2, 3), macs=_macs)
-describe("com.microsoft:DynamicQuantizeLSTM", factors=(0, 1), macs=_macs)
-describe("com.microsoft:DynamicQuantizeLSTM", zero_points=((1, 9, 0), (2, 11, 0)), rounds=True)
-without("linear", "what its weights give goes through gates at every step", "GRU", "LSTM", "RNN")
-without("linear", "its weights are integers", "com.microsoft:DynamicQuantizeLSTM")
-without("gradient", "its weights are integers", "com.microsoft:DynamicQuantizeLSTM")
+describe(
+    "GRU LSTM RNN",
+    factors=(0, 1),
+    weights=(1, 2, 3),
+    macs=_macs,
+    reasons={"linear": "the products with its weights go through gates at every step"},
+)
 
 
-@traces("GRU", "LSTM", "RNN")
+@traces("GRU LSTM RNN")
 def recurrent(op: TraceNode) -> None:
     """Input meets W, the hidden state meets R; both directions drop the same hidden units."""
     _recur(op, "d (q h) i, d (q h) h", reading=2)
+
+
+@rewrites("GRU LSTM RNN com.microsoft:DynamicQuantizeLSTM")
+def hidden_size(edit: RewriteNode) -> None:
+    """The hidden size that remains."""
+    edit.set_attr("hidden_size", edit.new_shape(2)[1 if edit.node.op_type == "DynamicQuantizeLSTM" else 2])
+
+
+describe("com.microsoft:DynamicQuantizeLSTM", factors=(0, 1), macs=_macs, rounds=True, reasons=INTEGERS)
+describe("com.microsoft:DynamicQuantizeLSTM", zero_points=((1, 9, 0), (2, 11, 0)))
 
 
 @traces("com.microsoft:DynamicQuantizeLSTM")
@@ -70,20 +81,8 @@ def _recur(op: TraceNode, weights: str, reading: int, scales: tuple[int, ...] = 
         p=3,
     )
     previous = op.x(2).on(reading)
-    if previous is not None:  # R reads the previous state, though its channels are the output's as well
+    if previous is not None:  # R reads the previous state, whose channels are also the output's
         op.channels.summed.append(previous.ids)
-
-
-@rewrites("GRU", "LSTM", "RNN")
-def hidden_size(edit: RewriteNode) -> None:
-    """The hidden size that remains."""
-    edit.set_attr("hidden_size", edit.new_shape(2)[2])
-
-
-@rewrites("com.microsoft:DynamicQuantizeLSTM")
-def quantized_hidden_size(edit: RewriteNode) -> None:
-    """The hidden size that remains."""
-    edit.set_attr("hidden_size", edit.new_shape(2)[1])
 
 
 _MAX_STEPS = 512
@@ -107,9 +106,9 @@ class _Direction:
         w, r = (self._of(op.x(i), d) for i in (1, 2))
         self.recurrent = r.transpose([1, 0])
         both = self._of(op.x(3), d) if op.has(3) else op.x(1).like(np.zeros(2 * width))
-        self.bias, self.recurrent_bias = both.slice([0], [0], [width]), both.slice([0], [width], [2 * width])
+        bias, self.recurrent_bias = both.slice([0], [0], [width]), both.slice([0], [width], [2 * width])
         steps, batch, features = x.shape
-        rows = x.reshape((steps * batch, features)).op("Gemm", w, self.bias, transB=1)
+        rows = x.reshape((steps * batch, features)).op("Gemm", w, bias, transB=1)
         self.from_input = rows.reshape((steps, batch, width))
 
     @staticmethod
@@ -117,11 +116,11 @@ class _Direction:
         return tensor.slice([0], [d], [d + 1]).reshape(tensor.shape[1:])
 
     def gate(self, sums: Tensor, number: int, count: int = 1) -> Tensor:
-        """Cut gates out of sums for all."""
+        """Return some gates' part of the sums for all gates."""
         return sums.slice([sums.rank - 1], [number * self.hidden], [(number + count) * self.hidden])
 
     def sums(self, at: Tensor, h: Tensor) -> Tensor:
-        """Return what all gates get from a step's input and the state."""
+        """Return the sums of all gates, from a step's input and the state."""
         return at + (h @ self.recurrent + self.recurrent_bias)
 
 
@@ -152,15 +151,15 @@ def _gru(layer: _Direction, at: Tensor, state: State) -> State:
 
 
 _CELLS: Mapping[str, tuple[Cell, int, int]] = {"GRU": (_gru, 3, 1), "LSTM": (_lstm, 4, 2), "RNN": (_rnn, 1, 1)}
-"""The cell, how many gates it has, and how many tensors its state is made of."""
+"""The cell, its number of gates, and the number of tensors in its state."""
 
 
 @written_out("GRU", "LSTM", "RNN")
 def unrolled(op: GradientNode) -> list[Tensor]:
-    """Append a recurrent layer, step by step; return all of its outputs.
+    """Append a recurrent layer, step by step, and return all of its outputs.
 
     Raises:
-        NotImplementedError: the layer has a form that isn't written out.
+        NotImplementedError: the layer has a form that isn't supported.
     """
     cell, gates, states = _CELLS[op.node.op_type]
     _check(op)
@@ -199,7 +198,7 @@ def _check(op: GradientNode) -> None:
     if op.has(4) and not (np.asarray(op.const(4)) == steps).all():
         raise NotImplementedError("its sequences have different lengths")
     if steps > _MAX_STEPS:
-        raise NotImplementedError(f"its {steps} steps would have to be written out, and {_MAX_STEPS} are the most")
+        raise NotImplementedError(f"its {steps} steps would have to be written out, and {_MAX_STEPS} is the limit")
 
 
 def _initial(op: GradientNode, i: int, d: int, shape: tuple[int, int]) -> Tensor:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from math import prod
 
-from onnxprune.channels.values import Factor
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import flat, gradient, traces, without
+from onnxprune.operators.card import INTEGER, flat, gradient, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
+_NORMALIZES = "it normalizes over this axis, so each position counts"
 
-@traces("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax")
-@traces("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare")
+flat("ArgMax ArgMin Hardmax")
+without("gradient", "no gradient rule is written", "CumProd")
+without("gradient", INTEGER, "com.microsoft:QLinearSoftmax")
+
+
+@traces("ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum")
+@traces("ReduceSumSquare")
 def reduce(op: TraceNode) -> None:
     """Reduced axes go; removing channels there changes the result."""
     rank = len(op.shape(0))
@@ -25,127 +30,93 @@ def reduce(op: TraceNode) -> None:
     else:
         axes = set() if op.attr("noop_with_empty_axes", 0) else set(range(rank))
     op.approximate(op.x(0), sorted(axes), "it is taken over these channels")
-    _fold(op, axes, keep=bool(op.attr("keepdims", 1)))
+    _fold(op, axes)
+
+
+@traces("ArgMax ArgMin")
+def arg_reduce(op: TraceNode) -> None:
+    """The result is a position, so positions stay."""
+    axis = op.axis(0)
+    op.pin_axes(op.x(0), [axis], "OP204", "its result is a position on this axis")
+    _fold(op, {axis})
+
+
+def _fold(op: TraceNode, axes: set[int]) -> None:
+    """Give the output the ids on the axes that aren't reduced."""
+    keep, names, value = op.attr("keepdims", 1), op.names(), op.x(0)
+    after = ["z" + n if i in axes else n for i, n in enumerate(names) if keep or i not in axes]
+    rest = [f for f in value.factors if not set(f.axes) <= axes]
+    op.align(f"{' '.join(names)} -> {' '.join(after)}", [value.moved(value.shape, rest)])
 
 
 def _kept(op: GradientNode, of: Tensor) -> Tensor:
-    """Return an output (or its gradient) with the reduced axes as single ones."""
+    """Return an output (or its gradient) with the reduced axes kept as axes of size one."""
     axes = op.axes(1)
     return of.reshape([1 if a in axes else n for a, n in enumerate(op.x().shape)])
 
 
-def _count(op: GradientNode) -> int:
-    return prod(op.x().shape[a] for a in op.axes(1))
-
-
-@gradient("ReduceSum")
-def reduce_sum(op: GradientNode, dy: Tensor) -> Tensor:
-    """Spread."""
-    return _kept(op, dy).expand(op.x().shape)
+gradient("ReduceL1")(lambda op, dy: op.x().op("Sign") * _kept(op, dy))
+gradient("ReduceLogSum")(lambda op, dy: (_kept(op, dy) / _kept(op, op.y()).op("Exp")).expand(op.x().shape))
+gradient("ReduceLogSumExp")(lambda op, dy: _kept(op, dy) * (op.x() - _kept(op, op.y())).op("Exp"))
+gradient("ReduceProd")(lambda op, dy: _kept(op, dy) * _kept(op, op.y()) / op.x())
+gradient("ReduceSum")(lambda op, dy: _kept(op, dy).expand(op.x().shape))
+gradient("ReduceSumSquare")(lambda op, dy: op.x() * (_kept(op, dy) * 2.0))
 
 
 @gradient("ReduceMean")
 def reduce_mean(op: GradientNode, dy: Tensor) -> Tensor:
-    """Spread in equal shares."""
-    return (_kept(op, dy) * (1 / _count(op))).expand(op.x().shape)
+    """Spread dy in equal shares."""
+    count = prod(op.x().shape[a] for a in op.axes(1))
+    return (_kept(op, dy) * (1 / count)).expand(op.x().shape)
 
 
-@gradient("ReduceMax", "ReduceMin")
+@gradient("ReduceMax ReduceMin")
 def reduce_extreme(op: GradientNode, dy: Tensor) -> Tensor:
-    """Share among the elements that are the largest (or the smallest)."""
+    """Divide dy among the elements that are the largest (or the smallest)."""
     chosen = op.x().equals(_kept(op, op.y())).cast(dy.dtype)
     return chosen * (_kept(op, dy) / chosen.sum(op.axes(1)))
 
 
-@gradient("ReduceL1")
-def reduce_l1(op: GradientNode, dy: Tensor) -> Tensor:
-    """The sign."""
-    return op.x().op("Sign") * _kept(op, dy)
-
-
 @gradient("ReduceL2")
 def reduce_l2(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of the norm: x / norm, zero where that is zero."""
+    """Of the norm: x / norm, zero where the norm is zero."""
     norm = _kept(op, op.y())
     return op.x() * (norm > 0).where(_kept(op, dy) / norm, 0.0)
 
 
-@gradient("ReduceSumSquare")
-def reduce_sum_square(op: GradientNode, dy: Tensor) -> Tensor:
-    """Twice the element."""
-    return op.x() * (_kept(op, dy) * 2.0)
-
-
-@gradient("ReduceLogSum")
-def reduce_log_sum(op: GradientNode, dy: Tensor) -> Tensor:
-    """One over the sum."""
-    return (_kept(op, dy) / _kept(op, op.y()).op("Exp")).expand(op.x().shape)
-
-
-@gradient("ReduceLogSumExp")
-def reduce_log_sum_exp(op: GradientNode, dy: Tensor) -> Tensor:
-    """The element's share in the sum of exponentials."""
-    return _kept(op, dy) * (op.x() - _kept(op, op.y())).op("Exp")
-
-
-@gradient("ReduceProd")
-def reduce_prod(op: GradientNode, dy: Tensor) -> Tensor:
-    """The product over the element, which must not be zero."""
-    return _kept(op, dy) * _kept(op, op.y()) / op.x()
-
-
-@traces("ArgMax", "ArgMin")
-def arg_reduce(op: TraceNode) -> None:
-    """A position is the result, so positions stay."""
-    axis = op.axis(0)
-    op.pin_axes(op.x(0), [axis], "OP204", "its result is a position on this axis")
-    _fold(op, {axis}, keep=bool(op.attr("keepdims", 1)))
-
-
-def _fold(op: TraceNode, axes: set[int], *, keep: bool) -> None:
-    """Give the output the ids that stand on the axes that aren't reduced."""
-    names = [f"a{chr(97 + i)}" for i in range(len(op.shape(0)))]
-    after = ["z" + n if i in axes else n for i, n in enumerate(names) if keep or i not in axes]
-    value = op.x(0)
-    reduced = [f for f in value.factors if set(f.axes) <= axes]
-    rest: list[Factor] = [f for f in value.factors if f not in reduced]
-    op.align(f"{' '.join(names)} -> {' '.join(after)}", [value.moved(value.shape, rest)])
-
-
-@traces("Softmax", "LogSoftmax", "Hardmax")
+@traces("Softmax LogSoftmax Hardmax com.microsoft:QLinearSoftmax")
 def softmax(op: TraceNode) -> None:
     """Every position of the axis counts. Before opset 13 the axes from `axis` on were one."""
-    rank = len(op.shape(0))
-    axis = op.axis(-1 if op.version >= 13 else 1)
-    axes = [axis] if op.version >= 13 else range(axis, rank)
-    op.give(op.pin_axes(op.x(0), list(axes), "OP204", "it normalizes over this axis, so each position counts"))
+    single = op.version >= 13 or op.node.op_type == "QLinearSoftmax"
+    axis = op.axis(-1 if single else 1)
+    axes = [axis] if single else list(range(axis, len(op.shape(0))))
+    op.give(op.pin_axes(op.x(0), axes, "OP204", _NORMALIZES))
 
 
 @gradient("Softmax")
 def softmax_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of the shares y: y (dy - sum(y dy))."""
-    axis = [op.axis(-1)]
+    """Of y = softmax(x): y (dy - sum(y dy))."""
     weighted = dy * op.y()
-    return weighted - op.y() * weighted.sum(axis)
+    return weighted - op.y() * weighted.sum([op.axis(-1)])
 
 
 @gradient("LogSoftmax")
 def log_softmax(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of y = log softmax_gradient(x): dy - e^y sum(dy)."""
+    """Of y = log softmax(x): dy - e^y sum(dy)."""
     return dy - op.y().op("Exp") * dy.sum([op.axis(-1)])
 
 
-@traces("CumSum", "CumProd")
+@traces("CumSum CumProd")
 def cumulate(op: TraceNode) -> None:
     """Sums run along the axis."""
-    axis = op.const(1)
-    axes = range(len(op.shape(0))) if axis is None else [int(axis) % len(op.shape(0))]
-    op.give(op.pin_axes(op.x(0), list(axes), "OP204", "it accumulates along this axis"))
+    axis, rank = op.const(1), len(op.shape(0))
+    axes = list(range(rank)) if axis is None else [int(axis) % rank]
+    op.give(op.pin_axes(op.x(0), axes, "OP204", "it accumulates along this axis"))
 
 
 @gradient("CumSum")
 def cumsum(op: GradientNode, dy: Tensor) -> Tensor:
-    """Sum up from the other end."""
+    """Sum dy from the other end."""
     return dy.op("CumSum", op.x(1), exclusive=op.attr("exclusive", 0), reverse=1 - op.attr("reverse", 0))
 
 
@@ -159,11 +130,5 @@ def top_k(op: TraceNode) -> None:
 
 @gradient("TopK")
 def top_k_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Put the values back where they were found."""
+    """Add each value to the position it was found at."""
     return op.x().zeros().scatter_add(op.y(1), dy, op.axis(-1))
-
-
-flat("ArgMax", "ArgMin", "Hardmax")
-
-
-without("gradient", "no gradient rule is written", "CumProd")

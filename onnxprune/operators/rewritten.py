@@ -1,4 +1,4 @@
-"""A node as its rewriting rule sees it: what it looked like, what remains, and how to change it."""
+"""A node as its rewriting rule sees it: its original shapes, what remains, and how to change it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxprune.shapes import Shapes
 
 
 class Remaining(Protocol):
-    """What is left of each tensor once channels are gone."""
+    """What remains of each tensor after channels are removed."""
 
     def shape(self, tensor: str) -> Shape:
         """Return a tensor's shape."""
@@ -29,15 +29,15 @@ class RewriteNode(Node):
 
     Attributes:
         node: the copy.
-        before: nodes to be inserted in front of it.
-        after: nodes to be inserted behind it.
+        before: nodes to insert before it.
+        after: nodes to insert after it.
         constants: new initializers it needs, by name.
     """
 
     def __init__(
         self, node: NodeProto, version: int, shapes: Shapes, remaining: Remaining, unique: Callable[[str], str]
     ) -> None:
-        """Set up a copied node for its rule; made by `rewrite`."""
+        """Set up a copied node for its rule; called by `rewrite`."""
         super().__init__(node, version)
         self.before: list[NodeProto] = []
         self.after: list[NodeProto] = []
@@ -48,19 +48,19 @@ class RewriteNode(Node):
         self._unique = unique
 
     def const(self, i: int) -> NDArray[Any] | None:
-        """Return the value that the parameter at input ``i`` had, or None."""
+        """Return the original value of the parameter at input ``i``, or None."""
         return self._shapes.values.get(self._inputs[i]) if i < len(self._inputs) else None
 
     def shape(self, i: int) -> Shape:
-        """Return the shape that input ``i`` had."""
+        """Return the original shape of input ``i``."""
         return self._shapes.shapes[self._inputs[i]]
 
     def new_shape(self, i: int) -> Shape:
-        """Return the shape that input ``i`` has now."""
+        """Return the new shape of input ``i``."""
         return self._remaining.shape(self._inputs[i])
 
     def new_out_shape(self, i: int) -> Shape:
-        """Return the shape that output ``i`` has now."""
+        """Return the new shape of output ``i``."""
         return self._remaining.shape(self.node.output[i])
 
     def mask(self, i: int, axis: int) -> Mask | None:
@@ -86,8 +86,8 @@ class RewriteNode(Node):
     def set_param(self, i: int, name: str, value: NDArray[Any], *, since: int = 1, is_shape: bool = False) -> None:
         """Set a parameter that is an attribute before opset ``since`` and input ``i`` from then on.
 
-        A parameter that the model computes at run time goes on being computed. Entries that change are overridden; the
-        entries of a shape are scaled instead, which is right even where a part of the axis is an input's size.
+        A parameter that the model computes at run time is still computed. Entries that change are overridden; those of
+        a shape are scaled instead, which is right even if a factor of the axis is an input's size.
         """
         if name in self._attributes or self.version < since:
             self.set_attr(name, value.tolist())
@@ -109,16 +109,16 @@ class RewriteNode(Node):
         self.node.input[i] = new
 
     def fix_param(self, i: int, value: NDArray[Any]) -> None:
-        """Put a constant in place of a parameter that no input's size changes, even if it is computed at run time."""
+        """Replace a parameter that depends on no input's size by a constant, even if it is computed at run time."""
         if not np.array_equal(np.asarray(self.const(i)), value):
             self.node.input[i] = self._constant(self._inputs[i], value)
 
     def scale_output(self, now: NDArray[Any], before: NDArray[Any]) -> None:
-        """Multiply the sizes that the node computes at run time by what they were over what they are.
+        """Multiply the sizes that the node computes at run time by their original values over the new ones.
 
         Args:
-            now: the sizes it computes since channels have gone, at the sizes that were traced.
-            before: the sizes it computed.
+            now: the sizes it computes after pruning, at the traced input sizes.
+            before: the sizes it computed originally.
         """
         name = self.node.output[0]
         self.node.output[0] = self._unique(f"{name}_computed")
@@ -131,7 +131,7 @@ class RewriteNode(Node):
         return out
 
     def _scaled(self, computed: str, old: NDArray[Any], new: NDArray[Any], out: str) -> list[NodeProto]:
-        """Multiply sizes that are computed at run time by new over old ones: right whatever else they are made of."""
+        """Multiply sizes that are computed at run time by new over old ones, whatever their other factors are."""
         changed = (old != new) & (old > 0)
         times = self._constant(f"{computed}_times", np.where(changed, new, 1).astype(old.dtype))
         over = self._constant(f"{computed}_over", np.where(changed, old, 1).astype(old.dtype))

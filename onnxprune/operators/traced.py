@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,49 +17,96 @@ from onnxprune.settings.planning import Attention, Grouped
 
 
 class ShapeUnknown(Exception):
-    """A rule asked for the shape of a tensor that nobody could tell. Caught by the tracer, which pins."""
+    """A rule asked for the shape of a tensor whose shape isn't known. Caught by the tracer, which pins."""
+
+
+class Walk:
+    """What the nodes of a walk share. This base class knows shapes only; the tracer's knows ids and values.
+
+    Attributes:
+        known: the shapes of tensors.
+        channels: the ledger.
+        grouped: what leaves a grouped convolution.
+        owned: tensors that hold an initializer's elements and have one reader, with the initializer.
+    """
+
+    def __init__(self, known: Mapping[str, Shape], grouped: Grouped = "channels") -> None:
+        """Start with an empty ledger."""
+        self.known = known
+        self.grouped = grouped
+        self.channels = Channels()
+        self.owned: Mapping[str, str] = {}
+
+    def look(self, name: str) -> Value:
+        """Return what is known about a tensor.
+
+        Raises:
+            ShapeUnknown: nothing is.
+        """
+        if name not in self.known:
+            raise ShapeUnknown(name)
+        return Value(self.known[name])
+
+    def read(self, name: str) -> NDArray[Any] | None:
+        """Return the value of a parameter; None if it is only known at run time."""
+        return None
+
+    def varies(self, name: str) -> NDArray[np.bool_]:
+        """Return which entries of a parameter depend on the sizes of the model's inputs."""
+        return np.zeros((), dtype=bool)
 
 
 class TraceNode(Node):
-    """One node during the walk: its inputs' values, attributes and parameters, and a place for its outputs' values."""
+    """One node during the walk: the values, attributes and parameters of its inputs, and its outputs' values.
+
+    Attributes:
+        index: the node's index.
+        channels: the ledger.
+        attention: what leaves an attention, if the node is part of one.
+        grouped: what leaves a grouped convolution.
+        outputs: the outputs' values, by number.
+    """
 
     def __init__(
         self,
+        walk: Walk,
         index: int,
         node: NodeProto,
-        version: int,
-        records: bool,
-        look: Callable[[str], Value],
-        read: Callable[[str], NDArray[Any] | None],
-        shapes: Mapping[str, Shape],
-        channels: Channels,
-        attention: Attention | None,
-        grouped: Grouped,
-        varies: Callable[[str], NDArray[np.bool_]],
-        owned: Mapping[str, str],
+        version: int = 1,
+        *,
+        attention: Attention | None = None,
+        records: bool = False,
     ) -> None:
-        """Set up a node for its rule; made by the tracer."""
+        """Set up a node for its rule; made by the tracer.
+
+        Args:
+            walk: what it shares with other nodes.
+            index: the node's index.
+            node: the node.
+            version: the version of its operator's domain.
+            attention: what leaves an attention, if the node is part of one.
+            records: whether to record which axes a spec sums products over.
+        """
         super().__init__(node, version)
         self.index = index
-        self._records = records
-        self.outputs: dict[int, Value] = {}
-        self.channels = channels
         self.attention = attention
-        self.grouped = grouped
-        self._look = look
-        self._read = read
-        self._varies = varies
-        self._owned = owned
-        self._shapes = shapes
+        self.outputs: dict[int, Value] = {}
+        self.channels, self.grouped = walk.channels, walk.grouped
+        self._walk = walk
+        self._records = records
 
     def x(self, i: int) -> Value:
-        """Return what is known of input ``i``."""
-        return self._look(self.node.input[i])
+        """Return what is known about input ``i``."""
+        return self._walk.look(self.node.input[i])
 
     @property
     def inputs(self) -> list[Value]:
         """All inputs that are given."""
         return [self.x(i) for i in range(len(self.node.input)) if self.has(i)]
+
+    def names(self, rank: int | None = None) -> list[str]:
+        """Return a name for each axis of the first input, or for another number of axes, to make specs of."""
+        return [f"a{chr(97 + i)}" for i in range(len(self.shape(0)) if rank is None else rank)]
 
     def shape(self, i: int) -> Shape:
         """Return the shape of input ``i``, without touching its ids."""
@@ -70,12 +117,12 @@ class TraceNode(Node):
         return self._shape(self.node.output[i])
 
     def const(self, i: int) -> NDArray[Any] | None:
-        """Read input ``i`` as a parameter (a shape, an index): its value, or None if that is only known at run time."""
-        return self._read(self.node.input[i]) if self.has(i) else None
+        """Return the value of a parameter (a shape, an index), None if it is only known at run time; this pins it."""
+        return self._walk.read(self.node.input[i]) if self.has(i) else None
 
     def varies(self, i: int) -> NDArray[np.bool_]:
-        """Tell which entries of the parameter at input ``i`` change with the size of a model's input."""
-        return self._varies(self.node.input[i])
+        """Return which entries of the parameter at input ``i`` depend on the sizes of the model's inputs."""
+        return self._walk.varies(self.node.input[i])
 
     def give(self, value: Value, i: int = 0) -> None:
         """Set output ``i``."""
@@ -87,20 +134,20 @@ class TraceNode(Node):
         operands: Sequence[Value | None] | None = None,
         *,
         inputs: Sequence[int] | None = None,
-        approximate: Mapping[str, str] | None = None,
+        approximate: Mapping[str, str] = {},
         structure: Collection[str] | None = None,
         balanced: Collection[str] = (),
         **given: int,
     ) -> None:
-        """Apply a spec (see `notation`) to operands, and set the outputs it lists.
+        """Apply a spec (see `notation`) to operands, and set its outputs.
 
         Args:
             spec: the spec.
             operands: the operands, by default the inputs; None for an optional one that isn't given.
             inputs: which inputs the operands are, by default all in order.
-            approximate: names over which statistics are taken, and which.
+            approximate: names over which statistics are taken, with the reason.
             structure: names that stay; see `onnxprune.channels.align`.
-            balanced: names along which as many places leave everywhere.
+            balanced: names along which each position loses the same number of channels.
             given: sizes of names inside parentheses.
 
         Optional outputs of unknown shape are left out: usually nothing reads them.
@@ -110,26 +157,20 @@ class TraceNode(Node):
             operands = [self.x(i) if self.has(i) else None for i in inputs]
         listed = spec.partition("->")[2].count(",") + 1
         wanted = [i for i, name in enumerate(self.node.output[:listed]) if name and (i == 0 or self.is_known(name))]
-        outputs = {i: self.out_shape(i) for i in wanted}
-        results = align(
+        self.outputs |= align(
+            self,
             spec,
             operands,
-            outputs,
+            {i: self.out_shape(i) for i in wanted},
             given=given,
             structure=structure,
+            approximate=approximate,
             balanced=balanced,
-            attention=self.attention,
-            approximate=approximate or {},
-            channels=self.channels,
-            node=self.index,
-            name=self.node.name,
-            label=self.label,
             inputs=[(i, len(self.shape(i)) if self.has(i) else 0) for i in inputs] if self._records else None,
         )
-        self.outputs.update(results)
 
     def reshape(self, value: Value, shape: Shape) -> Value:
-        """Reshape a value, pinning what is lost and asking for rectangles where an axis is split."""
+        """Reshape a value; pin ids that are lost, and require a rectangle where an axis is split."""
         result = reshape(value, shape, self.attention)
         for ids, reason in result.lost:
             self.pin(ids, "OP208", reason)
@@ -143,21 +184,25 @@ class TraceNode(Node):
         """Pin ids in the name of this node."""
         self.channels.pin(ids, Pin(code, self.label, reason, hint))
 
+    def note(self, ids: Ids, reason: str) -> None:
+        """Record that removing ids isn't the same as zeroing them, because of this node."""
+        self.channels.approximate(ids, Approximation(self.node.name, reason))
+
     def pin_axes(self, value: Value, axes: Sequence[int], code: str, reason: str, hint: str | None = None) -> Value:
         """Pin all ids on some axes of a value; return it without them.
 
-        Ids that stand on other axes as well are tied along the axes instead, so that nothing leaves along these.
+        Ids that are on other axes as well are tied along the axes instead, so that nothing leaves along these.
         """
         factors = []
         for factor in value.factors:
-            held = tuple(d for d, a in enumerate(factor.axes) if a in axes)
-            if len(held) == len(factor.axes):
+            inside = tuple(d for d, a in enumerate(factor.axes) if a in axes)
+            if len(inside) == len(factor.axes):
                 self.pin(factor.ids, code, reason, hint)
-            elif held:
-                first = factor.ids[tuple(slice(0, 1) if d in held else slice(None) for d in range(factor.ids.ndim))]
+            elif inside:
+                first = factor.ids[tuple(slice(0, 1) if d in inside else slice(None) for d in range(factor.ids.ndim))]
                 self.channels.tie(factor.ids, first, self.index)
-                rest = tuple(a for d, a in enumerate(factor.axes) if d not in held)
-                factors.append(Factor(rest, first.squeeze(held)))
+                rest = tuple(a for d, a in enumerate(factor.axes) if d not in inside)
+                factors.append(Factor(rest, first.squeeze(inside)))
             else:
                 factors.append(factor)
         return value.moved(value.shape, factors)
@@ -165,10 +210,10 @@ class TraceNode(Node):
     def in_groups(self, i: int, groups: int, *, whole: bool) -> Value:
         """Return the weight at input ``i`` with its first axis split into groups: one more axis in front.
 
-        Along what was its second axis each group has channels of its own, if nothing else reads the weight; or, where
-        groups leave as a whole, none.
+        Along the former second axis each group has its own channels if nothing else reads the weight; if groups leave
+        as a whole, these channels are pinned.
         """
-        value, owner = self.x(i), self._owned.get(self.node.input[i])
+        value, owner = self.x(i), self._walk.owned.get(self.node.input[i])
         if whole:
             reason, hint = "a group's channels stay where whole groups leave", "prune them with --grouped channels"
             value = self.pin_axes(value, [1], "OP211", reason, hint if self.grouped == "groups" else None)
@@ -186,10 +231,10 @@ class TraceNode(Node):
         return value.moved((groups, value.shape[0] // groups, *value.shape[1:]), factors)
 
     def approximate(self, value: Value, axes: Sequence[int], reason: str) -> None:
-        """Note that the operator takes statistics over some axes of a value."""
+        """Record that the operator takes statistics over some axes of a value."""
         for factor in value.factors:
             if any(a in axes for a in factor.axes):
-                self.channels.approximate(factor.ids, Approximation(self.node.name, reason))
+                self.note(factor.ids, reason)
 
     def positions(self) -> Value:
         """Return a value for the first output whose axes hold no channels."""
@@ -200,27 +245,27 @@ class TraceNode(Node):
         return fresh_value(self.out_shape(), self.channels)
 
     def piece(self, value: Value, axis: int) -> Value:
-        """Return the value, noting that its axis is a piece of another one and must not become empty."""
+        """Return the value, and record that its axis is a piece of another one and must not become empty."""
         factor = value.on(axis)
         if factor is not None:
             self.channels.pieces.append(factor.ids)
         return value
 
     def give_up(self, code: str, reason: str, hint: str | None = None) -> None:
-        """Pin whatever the node touches; nothing can be removed through its outputs."""
+        """Pin all inputs, and give the outputs no channels."""
         for i, name in enumerate(self.node.input):
             if name and self.is_known(name):
                 value = self.x(i)
                 self.pin_axes(value, range(len(value.shape)), code, reason, hint)
         for i, name in enumerate(self.node.output):
-            if name in self._shapes:
-                self.give(Value(self._shapes[name]), i)
+            if name in self._walk.known:
+                self.give(Value(self._walk.known[name]), i)
 
     def is_known(self, name: str) -> bool:
         """Whether a tensor's shape is known."""
-        return name in self._shapes
+        return name in self._walk.known
 
     def _shape(self, name: str) -> Shape:
-        if name not in self._shapes:
+        if name not in self._walk.known:
             raise ShapeUnknown(name)
-        return self._shapes[name]
+        return self._walk.known[name]

@@ -1,4 +1,4 @@
-"""Windows that slide over the positions of a tensor, as convolutions and pooling have them."""
+"""Sliding windows of convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from onnxprune.operators.node import Node
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where the positions of an output lie in its input, axis by axis.
+    """The input positions of each output position, axis by axis.
 
     Attributes:
         kernel: the window's size.
         strides: the distance between windows.
         dilations: the distance between a window's positions.
-        before: the padding in front.
+        before: the padding at the start of each axis.
         size: the input's size.
         out: the output's size.
     """
@@ -44,7 +44,7 @@ class Window:
 
     @classmethod
     def of_transposed(cls, node: Node, size: Sequence[int], kernel: Sequence[int], out: Sequence[int]) -> Window:
-        """Read a transposed convolution's attributes: the window of the convolution from its output to its input.
+        """Read a transposed convolution's attributes, as the window of the convolution from its output to its input.
 
         Args:
             node: the transposed convolution.
@@ -65,28 +65,23 @@ class Window:
 
     @property
     def reach(self) -> Shape:
-        """How many positions a window spans."""
+        """The number of positions that a window spans."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
 
     @property
     def after(self) -> Shape:
-        """The padding behind, as far as windows reach into it; negative for what they leave out."""
+        """The padding at the end that windows reach into; negative for positions that they leave out."""
         spans = zip(self.strides, self.out, self.reach, self.size, self.before, strict=True)
         return tuple(s * (o - 1) + r - n - b for s, o, r, n, b in spans)
 
     @property
     def plain(self) -> bool:
-        """Whether every output position is made of the one input position of the same place."""
+        """Whether every output position depends on the same input position only."""
         ones = set(self.kernel) | set(self.strides)
         return ones == {1} and not any(self.before) and self.size == self.out
 
-    @property
-    def apart(self) -> bool:
-        """Whether no input position is in two windows."""
-        return all(s >= r for s, r in zip(self.strides, self.reach, strict=True))
-
     def pad(self, x: Tensor, first: int = 2) -> Tensor:
-        """Pad a tensor, or cut it, to what the windows span; its positions are on the axes from ``first`` on."""
+        """Pad or cut a tensor to the span of the windows; its positions are on the axes from ``first`` on."""
         rest = [0] * (x.rank - first - len(self.size))
         lead = [0] * first
         padded = x.pad([*lead, *self.before, *rest], [*lead, *(max(a, 0) for a in self.after), *rest])
@@ -96,13 +91,13 @@ class Window:
         return padded.slice(axes, [0] * len(axes), [padded.shape[a] + self.after[a - first] for a in axes])
 
     def tap(self, padded: Tensor, position: Sequence[int], first: int = 2) -> Tensor:
-        """Cut out of a padded tensor what each window has at one of its positions."""
+        """Slice a padded tensor to what each window has at one of its positions."""
         starts = [d * p for d, p in zip(self.dilations, position, strict=True)]
         ends = [b + s * (o - 1) + 1 for b, s, o in zip(starts, self.strides, self.out, strict=True)]
         return padded.slice(list(range(first, first + len(starts))), starts, ends, list(self.strides))
 
     def spread(self, dy: Tensor, weight: Tensor, group: int) -> Tensor:
-        """Add what each output position gives to its window: a transposed convolution."""
+        """Distribute each output position over its window and sum: a transposed convolution."""
         return dy.op(
             "ConvTranspose",
             weight,

@@ -1,8 +1,8 @@
-"""The masked original: the model that a pruned one is held against, made without the rewriter.
+"""Build the masked original, the reference that a pruned model is compared with, without the rewriter.
 
-Every removed slice of every initializer is set to zero, and so is what a removed residual block adds. Operators that
-take statistics over channels (a LayerNorm, a mean over channels) would count those zeroes, so they are run on the
-channels that remain: gathered in front of the node, and spread out again behind it.
+Every removed slice of every initializer is set to zero, and so is the branch of a removed residual block. Operators
+that take statistics over channels (a LayerNorm, a mean over channels) would include those zeros, so they run on the
+remaining channels: gathered before the node and scattered after it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
 
     Args:
         kept: the traced model and what was removed from it.
-        readers_only: zero only the weights that read removed channels. This says the same, and is needed where a zero
-            would poison what it is to silence: x / 0, log 0.
+        readers_only: zero only the weights that read removed channels. This is equivalent, and needed where a zero
+            would produce NaN or infinity (x / 0, log 0).
     """
     model = ModelProto()
     model.CopyFrom(kept.original.proto)
     for block in kept.blocks:
-        _silence(block, model, kept.original.shapes.types[block.branch])
+        _disconnect(block, model, kept.original.shapes.types[block.branch])
     zeros = _zeros(kept)
     removed = kept.positions()
     for tensor in model.graph.initializer:
@@ -42,12 +42,12 @@ def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
             if readers_only and (tensor.name, axis) not in kept.graph.summed:
                 continue
             if groups := kept.graph.per_group.get((tensor.name, axis)):
-                turned = by_group(array, groups)
-                turned[positions] = by_group(zero, groups)[positions]
-                array = by_group(turned, groups)
+                per_group = by_group(array, groups)
+                per_group[positions] = by_group(zero, groups)[positions]
+                array = by_group(per_group, groups)
             else:
-                gone = (slice(None),) * axis + (positions,)
-                array[gone] = zero[gone]
+                removal = (slice(None),) * axis + (positions,)
+                array[removal] = zero[removal]
         set_tensor(tensor, array)
     statistical = {a for g in kept.graph.groups if kept.removed[g.units].any() for a in g.statistics}
     nodes: list[NodeProto] = []
@@ -60,7 +60,7 @@ def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
 
 
 def _zeros(kept: PrunedGraph) -> dict[str, np.ndarray]:
-    """Return what stands for zero in quantized weights, ready to broadcast against them."""
+    """Return the zero points of quantized weights, ready to broadcast against them."""
     graph = kept.graph
     zeros = {}
     for node in graph.proto.graph.node:
@@ -75,7 +75,7 @@ def _zeros(kept: PrunedGraph) -> dict[str, np.ndarray]:
 
 
 def _spread(point: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """Broadcast a zero point for all, for each position of an axis, or for each block of positions."""
+    """Broadcast a zero point, given for all positions, for each of an axis, or for each block."""
     if point.size == 1:
         return point.reshape(())
     if point.ndim == 1:
@@ -86,16 +86,16 @@ def _spread(point: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
     return np.take(np.repeat(point, block, axis), range(shape[axis]), axis)
 
 
-def _silence(block: Block, model: ModelProto, kind: int) -> None:
-    """Add zero instead of what a residual block computes."""
+def _disconnect(block: Block, model: ModelProto, kind: int) -> None:
+    """Replace the branch of a residual block by zero."""
     node = next(n for n in model.graph.node if n.name == block.name)
-    zero = f"{block.name}::nothing"
+    zero = f"{block.name}::zero"
     model.graph.initializer.append(helper.make_tensor(zero, kind, [], [0]))
     node.input[:] = [zero if name == block.branch else name for name in node.input]
 
 
 def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list[NodeProto]:
-    """Run a node on the channels that remain: gather, compute, spread."""
+    """Run a node on the remaining channels: gather, compute, scatter."""
     inner = NodeProto()
     inner.CopyFrom(node)
     _fix_scale(inner, kept)
@@ -119,7 +119,7 @@ def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list
         for last, (axis, mask) in enumerate(partial, start=1 - len(partial)):
             if small == name:
                 small = inner.output[i] = next(names)
-            # Removed places hold a copy of another: nobody reads them.
+            # Removed positions are filled with a copy of a kept one; nothing reads them.
             out = next(names) if last else name
             after.append(gather(small, np.where(mask, np.cumsum(mask) - 1, 0), axis, out))
             small = out
@@ -128,7 +128,7 @@ def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list
 
 
 def _fix_scale(node: NodeProto, kept: PrunedGraph) -> None:
-    """Have an attention scale its scores by the width that heads have in the original."""
+    """Make an attention scale its scores by the original width of its heads."""
     heads = {a.name: a.i for a in node.attribute if a.name in ("num_heads", "q_num_heads")}
     attends = node.op_type in ("Attention", "MultiHeadAttention")
     if attends and all(a.name != "scale" for a in node.attribute):
@@ -138,7 +138,7 @@ def _fix_scale(node: NodeProto, kept: PrunedGraph) -> None:
 
 
 def _partial(kept: PrunedGraph, tensor: str) -> list[tuple[int, Mask]]:
-    for block in reversed(kept.blocks):  # what is left of a sum is what was added to
+    for block in reversed(kept.blocks):  # only the skip remains of a block's sum
         tensor = block.skip if tensor == block.output else tensor
     value = kept.graph.values.get(tensor)
     axes = range(len(value.shape)) if value is not None else ()

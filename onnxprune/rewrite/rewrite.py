@@ -1,4 +1,4 @@
-"""From a plan to a smaller model: weights are sliced, attributes and parameters adapted, the rest carried over."""
+"""Rewrite a model without its removed channels: slice weights, adapt attributes and parameters, copy the rest."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 
 
 def rewrite(kept: PrunedGraph) -> ModelProto:
-    """Build the model without what has left.
+    """Return the model without what was removed.
 
-    Everything else comes out as it went in: names, metadata, opsets, symbolic dimensions. Dead nodes and unused
-    initializers go; value_info tells the new shapes, so that `onnx.checker` passes with full_check.
+    Everything else is unchanged: names, metadata, opsets, symbolic dimensions. Dead nodes and unused initializers are
+    removed; value_info has the new shapes, so that `onnx.checker` passes with full_check.
 
     Args:
         kept: the traced model and what was removed from it.
@@ -47,7 +47,7 @@ def rewrite(kept: PrunedGraph) -> ModelProto:
 
 
 def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return copies of all nodes, adapted, and the initializers that were made for them."""
+    """Return adapted copies of all nodes, and their new initializers."""
     graph = kept.graph
     versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
     namer = _namer(graph.proto.graph)
@@ -70,8 +70,7 @@ def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
 
 def _changed(kept: PrunedGraph, node: NodeProto) -> bool:
     known = kept.graph.shapes.shapes
-    names = [n for n in [*node.input, *node.output] if n in known]
-    return any(kept.shape(n) != known[n] for n in names)
+    return any(kept.shape(n) != known[n] for n in (*node.input, *node.output) if n in known)
 
 
 def _namer(graph: GraphProto) -> Callable[[str], str]:
@@ -81,7 +80,7 @@ def _namer(graph: GraphProto) -> Callable[[str], str]:
 
 
 def _add_weights(model: ModelProto, kept: PrunedGraph, used: set[str]) -> None:
-    """Add what is left of the weights; each is sliced when its turn has come, so that few are held twice."""
+    """Add what remains of the weights. They are sliced one at a time, so that few are in memory twice."""
     gone = kept.positions()
     for tensor in kept.graph.proto.graph.initializer:
         if tensor.name not in used:
@@ -98,16 +97,15 @@ def _sliced(kept: PrunedGraph, tensor: TensorProto, removed: Mapping[int, Ids]) 
     array = numpy_helper.to_array(tensor)
     for axis, positions in sorted(removed.items(), reverse=True):  # the groups along the first axis come last
         groups = kept.graph.per_group.get((tensor.name, axis))
-        turned = array if groups is None else by_group(array, groups)
-        keep = np.ones(turned.shape[0 if groups else axis], dtype=bool)
-        keep[positions] = False
-        turned = np.compress(keep, turned, 0 if groups else axis)
-        array = turned if groups is None else by_group(turned, groups)
+        if groups is None:
+            array = np.delete(array, positions, axis)
+        else:
+            array = by_group(np.delete(by_group(array, groups), positions, 0), groups)
     return array
 
 
 def _value_info(kept: PrunedGraph, made: set[str]) -> Iterable[ValueInfoProto]:
-    """Carry over the shapes the model states, with the sizes of pruned axes brought up to date."""
+    """Yield the shapes that the model declares, with the new sizes of pruned axes."""
     for source in kept.graph.proto.graph.value_info:
         if source.name not in made:
             continue

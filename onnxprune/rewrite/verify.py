@@ -1,8 +1,8 @@
-"""The masked oracle: a pruned model must compute what the original computes with everything removed set to zero.
+"""Verify a pruned model: it must compute what the original computes with everything removed set to zero.
 
 Nothing is shared with the rewriter but the plan: ONNX Runtime runs the masked original (see `masked`) and the pruned
-model on the same inputs. Because the consumers' weights are zeroed along with the producers', this holds whatever the
-activation function makes of a zero.
+model on the same inputs. Because the consumers' weights are zeroed along with the producers', this holds even if an
+activation function maps zero to another value.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ TOLERANCES: Mapping[int, float] = {
     TensorProto.BFLOAT16: 1e-1,
 }
 
-# A recurrent layer that rounds its state to 8 bits at every step: sums that are apart in the last place of a float may
-# be a step of 1/255 apart behind it.
+# For recurrent layers that round their state to 8 bits at every step: sums that differ in the last place of a float may
+# then differ by a step of 1/255.
 ROUNDED = 2e-2
 
-# An output that is smaller than this all over is compared in absolute terms: a Sigmoid near zero is rounded in steps of
-# 1e-7 whatever its size, as a comparison of ONNX Runtime with and without graph optimizations shows.
+# An output whose elements are all smaller than this is compared in absolute terms: a Sigmoid near zero is rounded in
+# steps of 1e-7 whatever its size, as ONNX Runtime with and without graph optimizations shows.
 FLOOR = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
-    """How one output compares.
+    """Comparison of one output.
 
     Attributes:
         name: the output.
         error: largest absolute difference relative to the masked output's largest magnitude.
-        change: the same measure between the masked and the dense original: what pruning does to this output. Where
-            that is no more than the tolerance, the comparison can't tell a right plan from a wrong one.
+        change: the same measure between the masked and the dense original, the effect of pruning on this output. If it
+            is within the tolerance, the comparison can't distinguish a right plan from a wrong one.
     """
 
     name: str
@@ -61,7 +61,7 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The oracle's verdict.
+    """Result of the comparison with the masked original.
 
     Attributes:
         passed: whether every output agrees within the tolerance.
@@ -82,7 +82,7 @@ class Verification:
 
     @property
     def informative(self) -> bool:
-        """Whether pruning changes an output by more than the tolerance: else a wrong plan might pass as well."""
+        """Whether pruning changes an output by more than the tolerance: otherwise a wrong plan might pass too."""
         return any(o.change > self.tolerance for o in self.outputs)
 
 
@@ -98,7 +98,7 @@ def generate_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], se
         seed: seed of the draw.
 
     Raises:
-        ModelError: an input has more elements than could be of use (OP127).
+        ModelError: an input has too many elements (OP127).
     """
     for name, shape in shapes.items():
         if prod(shape) > _MOST_ELEMENTS:
@@ -136,11 +136,11 @@ def verify(
         optimize: whether ONNX Runtime may optimize the graphs.
 
     Returns:
-        The verdict; a failed one isn't raised.
+        The result; a failed comparison isn't raised.
 
     Raises:
         ModelError: ONNX Runtime can't run a model (OP122).
-        VerificationError: the outputs' names or shapes changed (OP503), or nothing finite comes out (OP504).
+        VerificationError: the outputs' names or shapes changed (OP503), or no output is finite (OP504).
     """
     original = kept.original.proto
     limit = default_tolerance(original) if tolerance is None else tolerance
@@ -148,7 +148,7 @@ def verify(
     def outputs(model: ModelProto) -> dict[str, Any]:
         return run(session(model, optimize=optimize, configure=_sparing), inputs)
 
-    # One after the other, so that a large model isn't held more often than needed.
+    # Run one at a time, so that few copies of a large model are in memory.
     dense, expected, actual = outputs(original), outputs(masked(kept)), outputs(pruned)
     if any((_finite(dense[n]) & ~_finite(expected[n])).any() for n in dense):
         expected = outputs(masked(kept, readers_only=True))
@@ -168,12 +168,12 @@ def verify(
 
 
 def _sparing(options: Any) -> None:
-    """Have ONNX Runtime keep no second copy of the weights, packed for speed."""
+    """Keep ONNX Runtime from making a second, prepacked copy of the weights."""
     options.add_session_config_entry("session.disable_prepacking", "1")
 
 
 def default_tolerance(proto: ModelProto) -> float:
-    """Return the tolerance for a model's coarsest weight type, or for operators that round what they pass on."""
+    """Return the tolerance for a model's coarsest weight type, or for operators that round their state."""
     types = {t.data_type for t in proto.graph.initializer if t.data_type in TOLERANCES}
     limit = max((TOLERANCES[t] for t in types), default=TOLERANCES[TensorProto.FLOAT])
     rounds = any(card_of(node.domain, node.op_type).rounds for node in proto.graph.node)
@@ -183,8 +183,8 @@ def default_tolerance(proto: ModelProto) -> float:
 def difference(a: Any, reference: Any) -> float:
     """Return the largest absolute difference relative to the reference's largest magnitude.
 
-    A reference that is nearly zero all over is measured against `FLOOR` instead. What isn't a numeric tensor (strings,
-    sequences) differs by 0 or infinity, and so does a number from one that isn't finite.
+    A reference whose elements are all nearly zero is measured against `FLOOR` instead. Strings and sequences differ by
+    0 or infinity, and so does a finite number from one that isn't.
     """
     if not _numeric(reference):
         return 0.0 if _listed(a) == _listed(reference) else float("inf")
@@ -199,7 +199,7 @@ def difference(a: Any, reference: Any) -> float:
 
 
 def _finite(value: Any) -> NDArray[np.bool_]:
-    """Tell which elements of an output are finite; whatever isn't a number is."""
+    """Return which elements of an output are finite; anything but numbers is."""
     if not _numeric(value):
         return np.array(True)
     return np.isfinite(np.asarray(value, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Channel dependencies: ids flow through the graph, rules say which meet (DESIGN: one short rule per operator)."""
+"""Trace channel dependencies: ids flow through the graph, and each operator's rule says which meet."""
 
 from __future__ import annotations
 

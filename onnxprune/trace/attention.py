@@ -1,4 +1,4 @@
-"""Where a graph multiplies activations with activations: the pattern common to all attention implementations."""
+"""Find products of activations with activations, the pattern common to all attention implementations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from onnxprune.operators.card import Card, card_of
 
 
 def attention_nodes(graph: GraphProto) -> set[int]:
-    """Return the nodes between products of two activations and the contractions with weights before and behind them.
+    """Return the nodes from the contractions with weights before products of two activations to those after them.
 
-    Among these, channels that a Reshape split in two are heads and the width of a head.
+    Among these, channels that a Reshape splits in two are heads and the width of a head.
     """
     known = [card_of(node.domain, node.op_type) for node in graph.node]
     if not any(card.attends or len(card.factors) > 1 for card in known):

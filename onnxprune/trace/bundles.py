@@ -1,8 +1,8 @@
-"""Units that leave in equal number: of a grouped convolution every group must keep as many channels as the others.
+"""Bundle units that leave in equal number: a grouped convolution must keep as many channels in every group.
 
-A *balance* is an array of units, a row for each group, of which every row must lose as many. Units with the same part
-in all balances and the same footprint are interchangeable: they are of one *kind*. A *bundle* is a small set of units
-that can leave by itself. All units are put into bundles here, which takes no more than counting kinds; which unit of a
+A *balance* is an array of units, a row for each group, all of whose rows must lose the same number. Units with the same
+share in all balances and the same footprint are interchangeable: they are of one *kind*. A *bundle* is a small set of
+units that can leave by itself. All units are put into bundles here, which only needs counts of kinds; which unit of a
 kind leaves first is decided later, by importance (`onnxprune.trace.groups.Group.deal`). So each group of a convolution
 drops its own least important channels, and no channel is coupled to the one with the same index elsewhere.
 """
@@ -27,7 +27,7 @@ class Bundle:
 
     Attributes:
         units: the units, shape (n,).
-        kinds: the kind of each, shape (n,): another unit of the same kind would do as well.
+        kinds: the kind of each, shape (n,); units of the same kind are interchangeable.
     """
 
     units: Ids
@@ -35,19 +35,19 @@ class Bundle:
 
 
 def bundle(balances: Sequence[Ids], pinned: Mask, footprint: NDArray[np.uint64]) -> tuple[tuple[Bundle, ...], Ids]:
-    """Put the units that take part in balances into bundles.
+    """Bundle the units that take part in balances.
 
     Args:
         balances: units, a row for each group, shape (groups, channels) each.
         pinned: for every unit whether it can't leave, shape (units,).
-        footprint: for every unit a number that tells where it stands, shape (units,).
+        footprint: for every unit a number that identifies its slots, shape (units,).
 
     Returns:
-        The bundles, and the units that can't leave, because no others are there to leave along with them.
+        The bundles, and the units that can't leave because no others can leave with them.
     """
     bundles: list[Bundle] = []
     stuck: list[int] = []
-    first, rng = 0, np.random.default_rng(0)  # kinds are told by sums of random numbers, one for each row
+    first, rng = 0, np.random.default_rng(0)  # kinds are identified by sums of random numbers, one for each row
     for part in _parts(balances, len(pinned)):
         units = np.unique(np.concatenate([b.ravel() for b in part]))
         shares = np.concatenate([_shares(units, b) for b in part], axis=1)
@@ -66,7 +66,7 @@ def bundle(balances: Sequence[Ids], pinned: Mask, footprint: NDArray[np.uint64])
 
 
 def _parts(balances: Sequence[Ids], units: int) -> Iterator[list[Ids]]:
-    """Yield the balances that share units together. What every reader of a residual sum asks for is asked for once."""
+    """Yield the balances that share units together, without duplicates, such as those of a residual sum's readers."""
     distinct = list({(b.shape, np.sort(b).tobytes()): b for b in balances}.values())
     if not distinct:
         return
@@ -78,19 +78,19 @@ def _parts(balances: Sequence[Ids], units: int) -> Iterator[list[Ids]]:
 
 
 def _shares(units: Ids, balance: Ids) -> Ids:
-    """Count how often every unit stands in each row of a balance, shape (units, rows)."""
+    """Count how often every unit is in each row of a balance, shape (units, rows)."""
     shares = np.zeros((len(units), len(balance)), dtype=np.int64)
     np.add.at(shares, (np.searchsorted(units, balance), np.arange(len(balance))[:, None]), 1)
     return shares
 
 
 class _Search:
-    """Finds numbers of units of each kind that can leave together: of each balance as many in every row.
+    """Search for numbers of units of each kind that can leave together: the same number in every row of a balance.
 
-    A depth-first search that adds a kind of which a row lacks one, of the row that has least to choose from. At first
-    nothing is added that makes another row lack more, then anything. Where kinds make up a square, rows of one balance
-    against rows of another, as around a channel shuffle, the first finds the permutations that it is a sum of
-    (Birkhoff, 1946).
+    A depth-first search that adds a unit to the row with the fewest choices among those that lack one. The first pass
+    adds nothing that makes another row lack more, the second anything. Where kinds form a square, rows of one balance
+    by rows of another, as around a channel shuffle, the first pass finds the permutations that sum up to it (Birkhoff,
+    1946).
     """
 
     def __init__(self, shares: Ids, rows: Sequence[int], footprint: NDArray[np.uint64]) -> None:
@@ -103,9 +103,9 @@ class _Search:
         self._spill = False
 
     def profiles(self, sizes: Ids) -> Iterator[Ids]:
-        """Yield how many of each kind leave together, shape (kinds,), until none is found, the same time and again."""
+        """Yield how many of each kind leave together, shape (kinds,), repeatedly, until none is found."""
         if len(sizes) == self._rows.max(initial=0) and (sizes == sizes[:1]).all() and not self._lacking(sizes).any():
-            for _ in range(int(sizes[0])):  # one of each kind, which are the rows of one balance: what there mostly is
+            for _ in range(int(sizes[0])):  # common case: a single balance, one unit of each row
                 yield np.ones_like(sizes)
             return
         sizes = sizes.copy()
@@ -128,12 +128,12 @@ class _Search:
                 yield taken
 
     def _lacking(self, taken: Ids) -> Ids:
-        """Count what each row has lost less than the row of its balance that has lost most, shape (rows,)."""
+        """Return how many units each row lacks, compared to the row of its balance that loses most, shape (rows,)."""
         total = taken @ self._shares
         return np.asarray(np.repeat(np.maximum.reduceat(total, self._starts), self._rows) - total)
 
     def _complete(self, taken: Ids, sizes: Ids, seed: int, room: int) -> bool:
-        """Add units until all rows of each balance lose as many; tell whether that worked."""
+        """Add units until all rows of each balance lose the same number; return whether this succeeded."""
         lacking = self._lacking(taken)
         if not lacking.any():
             return True

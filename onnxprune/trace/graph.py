@@ -53,17 +53,17 @@ class ChannelGraph:
     Attributes:
         proto: the normalized model that was traced.
         shapes: its concretized shapes.
-        values: what is known of every tensor of the main graph.
+        values: the tensors of the main graph, by name.
         attention: what leaves an attention.
         grouped: what leaves a grouped convolution.
         slots: ids on each axis of each initializer, by (initializer, axis).
-        per_group: the number of groups of those convolutions' weights that have channels of their own for each group
-            along the second axis, by (initializer, 1): there, ``slots`` counts through all groups' channels.
+        per_group: the number of groups of convolution weights that have separate channels for each group along the
+            second axis, by (initializer, 1): there, ``slots`` holds the channels of all groups in a row.
         unit_of: the unit of every channel id, shape (ids,).
         pinned: for every unit whether it can't leave, shape (units,).
-        stuck: units that can't leave because not as many of each group of a convolution can, ascending.
+        stuck: units that can't leave because other groups of a convolution have no channels to match, ascending.
         bundles: units that leave in equal number of each group of a convolution.
-        incidence: units, slots and how often they meet, ordered by unit, and the lengths of all slots.
+        incidence: units, slots and their number of common positions, ordered by unit, and the lengths of all slots.
         groups: the removable units, by footprint.
         ledger: the ties, pins and approximations that the walk recorded.
     """
@@ -85,7 +85,7 @@ class ChannelGraph:
 
     @property
     def unit_count(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return len(self.pinned)
 
     def unit(self, index: int) -> Unit:
@@ -103,7 +103,7 @@ class ChannelGraph:
         """Return why a unit can't leave; empty for a removable one."""
         found = [pin for ids, pin in self.ledger.pins if (self.unit_of[ids] == unit).any()]
         if not found and unit in self.stuck:
-            reason = "not as many channels of the other groups of a convolution can leave along with it"
+            reason = "the other groups of a convolution have no channels that can leave with it"
             found = [Pin("OP216", self.slots_of(unit)[0][0], reason)]
         if not found and self.pinned[unit]:
             slots = ", ".join(f"{t} axis {a}" for t, a in self.slots_of(unit)[:3])
@@ -112,23 +112,23 @@ class ChannelGraph:
         return found
 
     def balanced(self, removed: NDArray[np.bool_]) -> bool:
-        """Whether a removal, for every unit, takes as many channels of every group of each grouped convolution."""
+        """Whether a removal, a flag for every unit, takes the same number from every group of a grouped convolution."""
         taken = (removed[self.unit_of[ids]].sum(axis=1) for ids, _ in self.ledger.balances)
         return all((rows == rows[0]).all() for rows in taken)
 
     def consumers(self, tensor: str) -> list[str]:
         """Return the names of the nodes that read a tensor, in order.
 
-        Of a weight that is transposed, cast or otherwise computed with first, those that read the result.
+        For a weight that is transposed, cast or otherwise transformed first, these are the readers of the result.
         """
         return self._readers.get(tensor, [])
 
     def path(self, start: Ids, goal: Ids) -> list[str]:
-        """Return the nodes over which ids ``start`` are coupled to ids ``goal``, the shortest way."""
+        """Return the nodes on the shortest path that couples ids ``start`` to ids ``goal``."""
         left, right, nodes = self._ties(np.unique(self.unit_of[start]))
         goals = np.zeros(len(self.unit_of), dtype=bool)
         goals[goal] = True
-        came = np.full(len(self.unit_of), -1, dtype=np.int64)  # the tie over which an id was reached
+        came = np.full(len(self.unit_of), -1, dtype=np.int64)  # the tie that reached an id
         seen = np.zeros(len(self.unit_of), dtype=bool)
         seen[start] = True
         while not (seen & goals).any():
@@ -155,7 +155,7 @@ class ChannelGraph:
 
     @property
     def pieces(self) -> list[Ids]:
-        """Ids on axes that were cut out of longer ones: no weights, but they must not become empty."""
+        """Ids on axes that were cut out of longer ones: not weights, but they must not become empty."""
         return self.ledger.pieces
 
     @cached_property
@@ -182,7 +182,7 @@ class ChannelGraph:
 
     @cached_property
     def _ties_by_unit(self) -> tuple[Ids, Ids, Ids, Ids]:
-        """All ties, ordered by unit, and where each unit's begin, shape (units + 1,)."""
+        """All ties, ordered by unit, and the first tie of each unit, shape (units + 1,)."""
         left, right, nodes = self.ledger.edges()
         order = np.argsort(self.unit_of[left], kind="stable")
         first = np.searchsorted(self.unit_of[left][order], np.arange(self.unit_count + 1))

@@ -1,4 +1,4 @@
-"""Groups: the removable units with the same footprint, what a user thinks of as a layer's channels."""
+"""Groups: the removable units with the same footprint, the channels of a layer to a user."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Group:
         nodes: all nodes whose weights it slices.
         producers: those of them whose output has the group's channels.
         units: the numbers of its units, in the order of their channels, shape (n,).
-        sets: which of the units leave together, by their place in ``units``, shape (sets, n): each by itself, but for
-            those that must leave in equal number of each group of a convolution.
-        kinds: the kind of each, shape (sets, n); units of the same kind may change places.
-        width: how many positions a unit has on the axis where it has most.
-        widths: how many channels a set is where it is made (its readers may see each several times, or one for a
-            group of channels), each number once, ascending.
+        sets: the units that leave together, as indices into ``units``, shape (sets, n): single units, or several that
+            must leave in equal number from each group of a convolution.
+        kinds: the kind of each, shape (sets, n); units of the same kind are interchangeable.
+        width: the largest number of positions that a unit has on one axis.
+        widths: the numbers of channels that a set has where it is made (readers may see a channel several times, or
+            one for a group of channels), distinct, ascending.
         slots: the weight axes it slices, as (initializer, axis).
         approximations: why removal is more than zeroing; empty for an exact group.
     """
@@ -54,13 +54,13 @@ class Group:
         return not self.approximations
 
     def deal(self, scores: NDArray[np.float64]) -> Ids:
-        """Put the units into sets by importance: the least important of each kind leave together, and first.
+        """Arrange the units in sets by importance: the least important of each kind leave together, and first.
 
         Args:
             scores: importance of the units, shape (units,).
 
         Returns:
-            Places in ``units``, the least important set first, shape (sets, n).
+            Indices into ``units``, the least important set first, shape (sets, n).
         """
         dealt = self.sets.copy()
         for kind in np.unique(self.kinds):

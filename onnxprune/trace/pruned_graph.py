@@ -1,4 +1,4 @@
-"""What remains of a traced model once units have left: masks and shapes in closed form, without rewriting anything."""
+"""What remains of a traced model after removal: masks and shapes in closed form, without rewriting."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Block:
         skip: the tensor x.
         branch: the tensor f(x).
         output: the sum.
-        nodes: the nodes that compute f(x) and nothing else, in order.
-        weights: the initializers that only they read.
+        nodes: the nodes that only f(x) needs, in order.
+        weights: the initializers that only these nodes read.
     """
 
     name: str
@@ -38,7 +38,7 @@ class PrunedGraph:
 
     Attributes:
         graph: the model, traced without the blocks.
-        removed: for every unit of ``graph`` whether it has left, shape (units,).
+        removed: for every unit of ``graph`` whether it was removed, shape (units,).
         original: the whole model, traced; ``graph`` itself if no block was removed.
         blocks: the residual blocks that were removed from the original.
     """
@@ -51,7 +51,7 @@ class PrunedGraph:
         original: ChannelGraph | None = None,
         blocks: tuple[Block, ...] = (),
     ) -> None:
-        """Note what has left: no units by default."""
+        """Set what was removed: no units by default."""
         self.graph = graph
         self.removed = np.zeros(graph.unit_count, dtype=bool) if removed is None else removed
         self.original = graph if original is None else original
@@ -60,7 +60,7 @@ class PrunedGraph:
         self._shapes: dict[str, Shape] = {}
 
     def without(self, removed: Mask) -> PrunedGraph:
-        """Return the model without the same blocks and other units, for every unit whether it leaves."""
+        """Return the model with the same blocks removed, and other units."""
         return PrunedGraph(self.graph, removed, original=self.original, blocks=self.blocks)
 
     def mask(self, tensor: str, axis: int) -> Mask | None:
@@ -90,7 +90,7 @@ class PrunedGraph:
         return tuple(shape)
 
     def positions(self) -> dict[str, dict[int, Ids]]:
-        """Return what leaves each initializer: positions in the original, by name and axis."""
+        """Return the positions that leave each initializer, by name and axis."""
         removed: dict[str, dict[int, Ids]] = {}
         for (name, axis), ids in self.graph.slots.items():
             gone = np.flatnonzero(self.removed[self.graph.unit_of[ids]])
@@ -99,7 +99,7 @@ class PrunedGraph:
         return removed
 
     def _of(self, factor: Factor) -> tuple[Mask, ...]:
-        """Return the mask along each dimension of a factor, remembered by the identity of its id array."""
+        """Return the mask along each dimension of a factor, cached by the identity of its id array."""
         key = id(factor.ids)
         if key not in self._masks:
             self._masks[key] = masks(~self.removed[self.graph.unit_of[factor.ids]])
@@ -110,13 +110,13 @@ def masks(keep: Mask) -> tuple[Mask, ...]:
     """Return which positions remain along each dimension of an id array, given which ids do.
 
     Raises:
-        RewriteError: what remains is no rectangle (OP401).
+        RewriteError: the remaining part isn't a rectangle (OP401).
     """
     if keep.ndim == 1:
         return (keep,)
     dims = range(keep.ndim)
     along = tuple(np.asarray(keep.any(axis=tuple(e for e in dims if e != d))) for d in dims)
     if not np.array_equal(keep, reduce(np.logical_and.outer, along)):
-        cause = "what a removal leaves of a reshaped axis is no rectangle"
+        cause = "the remaining part of a reshaped axis isn't a rectangle"
         raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")
     return along

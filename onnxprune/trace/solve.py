@@ -1,4 +1,4 @@
-"""From the ledger of a walk to units and groups: which channels leave together, and which can't leave."""
+"""Solve the ledger of a walk for units and groups: which channels leave together, and which can't leave."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def solve(
     Args:
         proto: the normalized model.
         shapes: its concretized shapes.
-        values: what the walk learned of every tensor.
-        ledger: what it recorded.
+        values: the tensors, by name.
+        ledger: the ledger of the walk.
         attention: what leaves an attention.
         grouped: what leaves a grouped convolution.
     """
@@ -68,7 +68,7 @@ def solve(
 
 
 def _join(graph: ChannelGraph, bundles: list[Bundle]) -> None:
-    """Tie the units of each bundle that stand in different places: there is nothing to choose among."""
+    """Tie the units of each bundle whose units are in different slots: there is no choice among them."""
     balances = graph.ledger.balances
     ids = np.concatenate([ids.ravel() for ids, _ in balances])
     nodes = np.repeat([node for _, node in balances], [b.size for b, _ in balances])
@@ -80,9 +80,9 @@ def _join(graph: ChannelGraph, bundles: list[Bundle]) -> None:
 
 
 def _incidence(arrays: list[Ids], unit_of: Ids) -> tuple[Ids, Ids, Ids, Ids]:
-    """Return units, slots and how often they meet, ordered by unit, and the lengths of all slots.
+    """Return units, slots and their number of common positions, ordered by unit, and the lengths of all slots.
 
-    Pieces of axes come after the weights' slots: they are no weights, but tell units apart and must not run empty.
+    Pieces of axes come after the weights' slots: they aren't weights, but distinguish units and must not become empty.
     """
     lengths = np.array([a.size for a in arrays], dtype=np.int64)
     if not arrays:
@@ -94,18 +94,18 @@ def _incidence(arrays: list[Ids], unit_of: Ids) -> tuple[Ids, Ids, Ids, Ids]:
 
 
 def _alone(incidence: tuple[Ids, Ids, Ids, Ids], slots: int, units: int) -> NDArray[np.bool_]:
-    """Return which units fill an axis alone, and which no weight holds, shape (units,)."""
+    """Return which units fill an axis alone or aren't on any weight, shape (units,)."""
     unit, slot, count, lengths = incidence
-    alone, held = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)
+    alone, on_weight = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)
     alone[unit[count == lengths[slot]]] = True
-    held[unit[slot < slots]] = True
-    return alone | ~held
+    on_weight[unit[slot < slots]] = True
+    return alone | ~on_weight
 
 
 def _groups(graph: ChannelGraph) -> tuple[Group, ...]:
-    """Gather the removable units of a solved graph into groups, in the order of their first channels."""
+    """Return the groups of a solved graph's removable units, in the order of their first channels."""
     unit, slot, count, _ = graph.incidence
-    begin = np.searchsorted(unit, np.arange(graph.unit_count + 1)).tolist()  # where each unit's slots are
+    begin = np.searchsorted(unit, np.arange(graph.unit_count + 1)).tolist()  # the first slot of each unit
     names = list(graph.slots)
     made = np.array([s not in graph.summed for s in graph.slots] + [False] * (len(graph.pieces)), dtype=bool)
     members = list(_members(graph))
@@ -120,10 +120,10 @@ def _groups(graph: ChannelGraph) -> tuple[Group, ...]:
     makes = _made(graph)
     groups = []
     for index, (sets, kinds) in enumerate(members):
-        single = sets.shape[1] == 1  # as it mostly is; such units are in order
+        single = sets.shape[1] == 1  # common case; these units are in order
         units = sets[:, 0] if single else np.sort(sets, axis=None)
         first = sets[0].tolist()
-        places: dict[int, list[int]] = {}  # how often every slot holds a unit of the first set, for each that it holds
+        places: dict[int, list[int]] = {}  # by slot, the number of positions of each unit of the first set
         for u in first:
             mine = slice(begin[u], begin[u + 1])
             for s, n in zip(slot[mine].tolist(), count[mine].tolist(), strict=True):
@@ -152,9 +152,9 @@ def _groups(graph: ChannelGraph) -> tuple[Group, ...]:
 
 
 def footprints(incidence: tuple[Ids, Ids, Ids, Ids], units: int) -> NDArray[np.uint64]:
-    """Return where each unit stands: units with equal numbers stand as often in the same slots, shape (units,).
+    """Return a hash of each unit's slots and its number of positions there, shape (units,).
 
-    The numbers are sums of random ones, one for each slot.
+    The hash is a sum of random numbers, one for each slot.
     """
     unit, slot, count, lengths = incidence
     random = np.random.default_rng(0).integers(1, 2**63, size=len(lengths), dtype=np.uint64)
@@ -164,7 +164,7 @@ def footprints(incidence: tuple[Ids, Ids, Ids, Ids], units: int) -> NDArray[np.u
 
 
 def _members(graph: ChannelGraph) -> Iterator[tuple[Ids, Ids]]:
-    """Yield the units of each group, a row for those that leave together, and their kinds."""
+    """Yield the units of each group, a row for units that leave together, and their kinds."""
     footprint = footprints(graph.incidence, graph.unit_count)
     free = ~graph.pinned
     bundles = [b for b in graph.bundles if len(b.units) > 1]
@@ -182,7 +182,7 @@ def _members(graph: ChannelGraph) -> Iterator[tuple[Ids, Ids]]:
 
 
 def _made(graph: ChannelGraph) -> dict[str, set[int]]:
-    """Return the units that each contraction's output has, by the node's name."""
+    """Return the units in the output of each contraction, by the node's name."""
     made = {}
     for node in graph.proto.graph.node:
         value = graph.values.get(node.output[0])

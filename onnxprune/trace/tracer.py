@@ -1,4 +1,4 @@
-"""The walk: channel ids flow through the graph once, node by node, and the rules tie and pin them."""
+"""Walk through a graph once, node by node: channel ids flow along, and the operators' rules tie and pin them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
-from onnxprune.channels.ledger import Channels, Pin, fresh_value
+from onnxprune.channels.ledger import Pin, fresh_value
 from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import count_uses, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
-from onnxprune.operators.traced import ShapeUnknown, TraceNode
+from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
 from onnxprune.settings.planning import Attention, Grouped
 from onnxprune.shapes import Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
@@ -40,10 +40,10 @@ def trace(
 
     Args:
         proto: a normalized model (`onnxprune.normalize`).
-        input_shapes: sizes for inputs with symbolic dimensions, where the ones we would choose don't fit.
-        shapes: concretized shapes, if they were made before.
+        input_shapes: sizes for inputs with symbolic dimensions, where the default ones don't fit.
+        shapes: concretized shapes, if they are known already.
         attention: what leaves an attention: whole heads, or a part of each head's width.
-        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
+        grouped: what leaves a grouped convolution: the same number of channels of every group, or whole groups.
 
     Returns:
         The channel dependencies.
@@ -60,7 +60,7 @@ def trace(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Put off garbage collection: a trace makes many small objects that stay, and hardly any cycles."""
+    """Suspend garbage collection: a trace makes many small objects that live on, and hardly any cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -74,26 +74,25 @@ _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _UNKNOWN = Card("")
 
 
-class _Tracer:
+class _Tracer(Walk):
     def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention, grouped: Grouped) -> None:
+        super().__init__(shapes.shapes, grouped)
         self.proto = proto
         self.shapes = shapes
-        self.channels = Channels()
         self.values: dict[str, Value] = {}
         self.initializers = {t.name: t for t in proto.graph.initializer}
         self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         self.parameters: dict[str, str] = {}
         self.attention = attention
-        self.grouped = grouped
         self.in_attention = attention_nodes(proto.graph)
         self.uses = count_uses(proto.graph)
         self.owned = owned_weights(proto.graph, self.uses)
 
     def run(self) -> None:
         for entry in self.proto.graph.input:
-            if entry.name in self.shapes.shapes and entry.name not in self.initializers:
+            if entry.name in self.known and entry.name not in self.initializers:
                 origin = f'graph input "{entry.name}"'
-                self.values[entry.name] = Value(self.shapes.shapes[entry.name], origin=origin)
+                self.values[entry.name] = Value(self.known[entry.name], origin=origin)
         table = cards()
         for index, node in enumerate(self.proto.graph.node):
             self.step(index, node, table)
@@ -109,20 +108,7 @@ class _Tracer:
         version = self.versions.get(node.domain or "ai.onnx", 1)
         policy = self.attention if index in self.in_attention else None
         card = table.get(operator_key(node.domain, node.op_type), _UNKNOWN)
-        op = TraceNode(
-            index,
-            node,
-            version,
-            card.contracts and card.macs is None,
-            self.look,
-            self.read,
-            self.shapes.shapes,
-            self.channels,
-            policy,
-            self.grouped,
-            self.varies,
-            self.owned,
-        )
+        op = TraceNode(self, index, node, version, attention=policy, records=card.contracts and card.macs is None)
         try:
             if any(a.type in _SUBGRAPHS for a in node.attribute):
                 self.capture(op)
@@ -147,7 +133,7 @@ class _Tracer:
                 self.values[node.output[i]] = value if value.constant == constant else replace(value, constant=constant)
 
     def misfit(self, op: TraceNode, cause: str) -> None:
-        """Pin what a node touches that doesn't fit its operator; in a body of If it may be one that isn't run."""
+        """Pin what touches a node that doesn't fit its operator; in a body of If it may never run."""
         if in_body(op.node):
             op.give_up("OP207", "it stands in a body that isn't run on such shapes")
         else:
@@ -157,38 +143,35 @@ class _Tracer:
         return name in self.values and self.values[name].constant
 
     def check_outputs(self, op: TraceNode) -> None:
-        """Pin what a node touches if somebody reads an output that its rule knows nothing about."""
+        """Pin what a node touches if an output is read that its rule doesn't set."""
         unknown = [n for i, n in enumerate(op.node.output) if n in self.uses and i not in op.outputs]
         if unknown and op.outputs and not op.is_known(unknown[0]):
             raise ShapeUnknown(unknown[0])
         if unknown:
             op.outputs.clear()
             op.give_up("OP211", f'its output "{unknown[0]}" is left alone')
-        shapes = self.shapes.shapes
-        if any(v.shape != shapes.get(op.node.output[i], v.shape) for i, v in op.outputs.items()):
+        if any(v.shape != self.known.get(op.node.output[i], v.shape) for i, v in op.outputs.items()):
             op.outputs.clear()
             self.misfit(op, "its outputs have other shapes")
 
     def look(self, name: str) -> Value:
-        """Return what is known of a tensor; weights get their ids when they are first looked at as data."""
+        """Return what is known about a tensor; weights get their ids when they are first read as data."""
         if name not in self.values:
             if name in self.initializers:
                 self.values[name] = fresh_value(tuple(self.initializers[name].dims), self.channels)
-            elif name in self.shapes.shapes:
-                self.values[name] = Value(self.shapes.shapes[name])
             else:
-                raise ShapeUnknown(name)
+                self.values[name] = super().look(name)
         return self.values[name]
 
     def read(self, name: str) -> NDArray[Any] | None:
-        """Return a parameter's value. Nothing of it can leave."""
+        """Return a parameter's value, and pin it."""
         self.parameters.setdefault(name, name)
         if name in self.shapes.values:
             return self.shapes.values[name]
         return to_array(self.initializers[name]) if name in self.initializers else None
 
     def varies(self, name: str) -> NDArray[np.bool_]:
-        """Tell which entries of a parameter are other ones at other sizes of the model's inputs."""
+        """Return which entries of a parameter depend on the sizes of the model's inputs."""
         here = self.shapes.values[name]
         if name in self.shapes.static or not self.shapes.symbols:
             return np.zeros(here.shape, dtype=bool)
@@ -199,17 +182,16 @@ class _Tracer:
 
     @cached_property
     def elsewhere(self) -> Mapping[str, NDArray[Any]]:
-        """Known values at other sizes of the symbolic dimensions; none if no other sizes are found that fit."""
+        """Known values at other sizes of the symbolic dimensions; empty if no other sizes fit."""
         there = concretize_otherwise(self.proto, self.shapes)
         return {} if there is None else there.values
 
     def capture(self, op: TraceNode) -> None:
-        """Pin what a node with subgraphs reads, its bodies' captures among it."""
+        """Pin what a node with subgraphs reads, including what its bodies capture."""
         op.give_up("OP207", f"goes into {op.label} or comes out of its body, which runs as a graph of its own")
         for name in sorted(captured_names(op.node)):
             if name in self.initializers or name in self.values:
-                reason = f"captured by the body of {op.label}"
-                self.pin(self.look(name), Pin("OP207", op.label, reason))
+                self.pin(self.look(name), Pin("OP207", op.label, f"captured by the body of {op.label}"))
 
     def pin(self, value: Value, pin: Pin) -> None:
         for factor in value.factors:

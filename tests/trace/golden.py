@@ -1,4 +1,4 @@
-"""Reads golden lines: one operator, and the channel groups it must give.
+"""Read golden lines: one operator, and the channel groups that it must have.
 
     Concat(x[1,c4,5,5], y[1,c6,5,5], axis=1) -> [1,c10,5,5]: 4 x out, 6 y out
 
@@ -83,7 +83,7 @@ def build(golden: Golden) -> ModelProto:
     results = net.ops(golden.operator, *operands, count=len(shapes), name="op", shapes=shapes, **attributes)
     operator = net.nodes[-1]
     for index, (result, dtype, output) in enumerate(zip(results, types, places, strict=True)):
-        if isinstance(output, ast.Name):  # nobody reads it
+        if isinstance(output, ast.Name):  # unread
             operator.output[index] = ""
         else:
             shape, axis = _axes(output)
@@ -91,7 +91,7 @@ def build(golden: Golden) -> ModelProto:
                 net.types[result].tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtype)
             assert net.shape(result) == tuple(shape), f"{golden.text}: {net.shape(result)}"
             if axis is not None and not any(isinstance(a, ast.Subscript) for a in golden.call.args):
-                result = net.op("Add", result, _produce(net, "z", shape, axis))  # constants alone are no network
+                result = net.op("Add", result, _produce(net, "z", shape, axis))  # a network needs data
             _consume(net, result, axis, f"out{index or ''}")
     known = not domain and defs.has(golden.operator, golden.opset)
     model = net.model(check=known and not defs.get_schema(golden.operator, golden.opset, "").deprecated)

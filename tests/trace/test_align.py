@@ -1,4 +1,4 @@
-"""Aligning axes, against slow implementations that anybody can see to be right."""
+"""Aligning axes, against slow implementations that are obviously right."""
 
 from __future__ import annotations
 
@@ -11,30 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from onnx import NodeProto
 
 from onnxprune.channels.align import align
 from onnxprune.channels.ledger import Channels, fresh_value
 from onnxprune.channels.values import Ids, Value
+from onnxprune.operators.traced import TraceNode, Walk
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
 
 
 def apply(spec: str, operands: Sequence[Value], out: Sequence[int], channels: Channels, **given: int) -> list[Value]:
-    """Align operands in the name of a node."""
-    results = align(
-        spec,
-        operands,
-        {0: tuple(out)},
-        given=given,
-        structure=None,
-        approximate={},
-        attention=None,
-        channels=channels,
-        node=0,
-        name="op",
-        label='Op "op"',
-    )
-    return list(results.values())
+    """Align operands at a node."""
+    walk = Walk({})
+    walk.channels = channels
+    site = TraceNode(walk, 0, NodeProto(op_type="Op", name="op"))
+    return list(align(site, spec, operands, {0: tuple(out)}, given=given).values())
 
 
 def aligned(
@@ -76,13 +68,13 @@ def equations(draw: st.DrawFn) -> tuple[list[str], str]:
 
 @given(equations(), st.integers(0, 2**16))
 def test_einsum(equation: tuple[list[str], str], seed: int) -> None:
-    """Each place of each letter is one unit; and removing some is what zeroing them is."""
+    """Each position of each letter is one unit, and removing units equals zeroing them."""
     terms, out = equation
     spec = f"{' '.join(terms[0])}, {' '.join(terms[1])} -> {' '.join(out)}"
     operands, output, channels = aligned(spec, [[SIZES[x] for x in t] for t in terms], [SIZES[x] for x in out])
     roots = channels.solve()
 
-    # One unit for each letter and place, wherever it stands, and no unit for two.
+    # One unit for each letter and position, wherever it occurs, and never one for two.
     seen: dict[tuple[str, int], set[int]] = {}
     for term, value in [*zip(terms, operands, strict=True), (out, output)]:
         for axis, letter in enumerate(term):
@@ -91,12 +83,12 @@ def test_einsum(equation: tuple[list[str], str], seed: int) -> None:
     assert all(len(units) == 1 for units in seen.values())
     assert len({next(iter(units)) for units in seen.values()}) == len(seen)
 
-    # What one operand alone has and the output hasn't is summed over without a partner, and must stay.
+    # A letter of one operand alone that the output lacks is summed over without a partner, and must stay.
     alone = {x for x in "abcd" if (x in terms[0]) != (x in terms[1]) and x not in out}
     stuck = pinned(channels)
     assert stuck == {next(iter(units)) for (letter, _), units in seen.items() if letter in alone}
 
-    # Removing equals zeroing, then leaving out of the output what is gone from it.
+    # Removing equals zeroing, then dropping the removed positions of the output.
     free = sorted(set(range(channels.count)) & set(roots.tolist()) - stuck)
     assume(free)
     rng = np.random.default_rng(seed)
@@ -114,7 +106,7 @@ def test_einsum(equation: tuple[list[str], str], seed: int) -> None:
 
 
 def partition(roots: Ids, arrays: Sequence[Ids]) -> set[frozenset[tuple[int, int]]]:
-    """Return which places of which arrays belong together."""
+    """Return which positions of which arrays are coupled."""
     units: dict[int, set[tuple[int, int]]] = {}
     for index, ids in enumerate(arrays):
         for place, root in enumerate(roots[ids]):
@@ -124,7 +116,7 @@ def partition(roots: Ids, arrays: Sequence[Ids]) -> set[frozenset[tuple[int, int
 
 @pytest.mark.parametrize(("g", "i", "o"), list(itertools.product((1, 2, 3), (2, 3), (2, 4))))
 def test_grouped_convolution(g: int, i: int, o: int) -> None:
-    """Every group drops the same places: of inputs (x's channels, the weight's second axis) and of outputs."""
+    """Every group drops the same positions: of inputs (x's channels, the weight's second axis) and of outputs."""
     operands, output, channels = aligned(
         "n (g i) *s, (g o) i *k, (g o) -> n (g o) *t", [(1, g * i, 5), (g * o, i, 1), (g * o,)], (1, g * o, 5), g=g
     )
@@ -148,7 +140,7 @@ def test_depthwise_convolution() -> None:
 
 @given(st.data())
 def test_broadcasting(data: st.DataObject) -> None:
-    """Axes meet from the right; a size of one meets nothing."""
+    """Axes meet from the right; axes of size one are free."""
     full = data.draw(st.lists(st.integers(2, 4), min_size=1, max_size=3))
     shapes = []
     for _ in range(2):

@@ -17,7 +17,7 @@ ATTENTIONS = [g for g in GOLDEN if g.operator.endswith("Attention") and any(w[0]
 
 @pytest.mark.parametrize("golden", ATTENTIONS, ids=str)
 def test_width(golden: Golden) -> None:
-    """Heads stay, and what is left of each is proved; nothing leaves where heads are of certain widths only."""
+    """Heads stay, and the remaining width of each is verified; nothing leaves if only certain widths are supported."""
     graph = trace(normalize(build(golden)), attention="width")
     if "GroupQuery" in golden.operator:
         assert found(graph) == ("OP211",)
@@ -28,7 +28,7 @@ def test_width(golden: Golden) -> None:
 
 
 def test_zero_points_are_no_factors() -> None:
-    """A product with a weight is none of an attention, though the scale of its input is computed."""
+    """A product with a weight isn't part of an attention, even if its input is scaled by a computed value."""
     net = Net()
     x = net.linear(net.input((2, 3, 6)), 8)
     q, _, zero = net.ops("DynamicQuantizeLinear", x, count=3)
@@ -38,7 +38,7 @@ def test_zero_points_are_no_factors() -> None:
 
 
 def test_products_of_activations_are_factors() -> None:
-    """The control: with an activation on either side it is one."""
+    """Negative control: a product of two activations is."""
     net = Net()
     x = net.linear(net.input((2, 3, 6)), 8)
     q, _, zero = net.ops("DynamicQuantizeLinear", x, count=3)

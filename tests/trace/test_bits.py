@@ -14,7 +14,7 @@ BLOCK = 16
 
 
 def network(*, zero_points: str = "packed", flat: bool = False, bias: bool = False, inner: int = 96) -> ModelProto:
-    """A layer, one in blocks of four bits, and a layer."""
+    """Return a layer in blocks of four bits between two others."""
     net = Net(domains={"com.microsoft": 1})
     rng = np.random.default_rng(0)
     x = net.op("Tanh", net.linear(net.input((2, 5, 7)), inner, name="first"))
@@ -73,7 +73,7 @@ def test_rows_and_blocks_leave(options: dict[str, object], width: int) -> None:
 
 
 def test_an_odd_number_of_blocks_stays() -> None:
-    """Two zero points in a byte, and one over: what is packed can't be cut anywhere."""
+    """Zero points of an odd number of blocks, two to a byte, can't be cut."""
     graph = analyze(network(inner=5 * BLOCK))
     assert not graph.groups
     assert {pin.code for _, pin in graph.reasons() if "bits_op" in pin.node} == {"OP211"}

@@ -1,4 +1,4 @@
-"""Bundles: as many of every row of each balance leave together, and everything that can leave does."""
+"""Bundles take the same number from every row of each balance, and everything that can leave does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxprune.trace.bundles import Bundle, bundle
 
 
 def bundled(*balances: Ids, pinned: tuple[int, ...] = (), apart: tuple[int, ...] = ()) -> tuple[list[Bundle], Ids]:
-    """Bundle units 0, 1, 2...; those ``apart`` stand in other places than the others."""
+    """Bundle units 0, 1, 2...; those ``apart`` are in other slots than the rest."""
     count = 1 + max(int(b.max()) for b in balances)
     held = np.zeros(count, dtype=bool)
     held[list(pinned)] = True
@@ -23,7 +23,7 @@ def bundled(*balances: Ids, pinned: tuple[int, ...] = (), apart: tuple[int, ...]
 
 
 def taken(units: Ids, balance: Ids) -> list[int]:
-    """Count, the long way, how many of some units stand in each row."""
+    """Count in a plain loop how many of some units are in each row."""
     return [sum(int(u) in units.tolist() for u in row) for row in balance]
 
 
@@ -36,7 +36,7 @@ def test_one_of_each_group() -> None:
 
 
 def test_kinds_are_the_rows() -> None:
-    """Units of the same row may change places, those of different rows may not."""
+    """Units of the same row are interchangeable, those of different rows aren't."""
     found, _ = bundled(np.arange(12).reshape(3, 4))
     kind_of = {int(u): int(k) for b in found for u, k in zip(b.units, b.kinds, strict=True)}
     assert all((kind_of[u] == kind_of[v]) == (u // 4 == v // 4) for u in range(12) for v in range(12))
@@ -59,7 +59,7 @@ def test_shuffle(groups: int, width: int) -> None:
 
 
 def test_one_set_for_all_readers() -> None:
-    """A residual sum is read by many convolutions: the same rows, in another order, asked for again."""
+    """Several convolutions read a residual sum: the same rows in another order are one balance."""
     balance = np.arange(8).reshape(2, 4)
     found, _ = bundled(balance, balance[:, ::-1].copy(), balance)
     assert len(found) == 4
@@ -87,7 +87,7 @@ def test_a_unit_in_every_row_leaves_alone() -> None:
 
 
 def test_alike_leave_together() -> None:
-    """Where there is a choice, units that stand in the same places are put together."""
+    """If there is a choice, units in the same slots are bundled."""
     found, _ = bundled(np.arange(8).reshape(2, 4), apart=(0, 1, 6, 7))
     assert (
         sorted(sorted(u in (0, 1, 6, 7) for u in b.units.tolist()) for b in found)
@@ -97,7 +97,7 @@ def test_alike_leave_together() -> None:
 
 @given(st.data())
 def test_any_balances(data: st.DataObject) -> None:
-    """Whatever is asked for: bundles hold each unit once, leave as many of every row, and nothing pinned."""
+    """For random balances: bundles hold each unit once, take the same number of every row, and nothing pinned."""
     count = data.draw(st.sampled_from([8, 12, 16]))
     draw = st.permutations(range(count))
     balances = [

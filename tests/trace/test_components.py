@@ -17,7 +17,7 @@ def graphs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
 
 
 def search(size: int, edges: list[tuple[int, int]]) -> list[int]:
-    """Label every node with the smallest node that it reaches, one path after the other."""
+    """Label every node with the smallest node that it reaches, by depth-first search."""
     label = [-1] * size
     for start in range(size):
         stack = [start] if label[start] < 0 else []
@@ -37,7 +37,7 @@ def test_against_a_search(graph: tuple[int, list[tuple[int, int]]]) -> None:
 
 
 def test_a_long_path() -> None:
-    """Many rounds of hooking: a path whose nodes are numbered at random."""
+    """A path with randomly numbered nodes takes many rounds of hooking."""
     order = np.random.default_rng(0).permutation(20_000)
     assert not components(len(order), order[:-1], order[1:]).any()
 

@@ -61,7 +61,7 @@ def test_snapshot_is_complete() -> None:
 
 
 def _json(stored: dict[str, Any]) -> str:
-    """Write a line for each figure, so that a difference is easy to read."""
+    """Write each figure on its own line, for readable diffs."""
     models = []
     for name, figures in sorted(stored.items()):
         lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in figures.items())

@@ -29,7 +29,7 @@ HALF = Constraints(round_to=1)
 
 
 def grouped(groups: int = 2, inner: int = 8, outer: int = 8) -> ModelProto:
-    """A convolution in groups between two others."""
+    """Return a grouped convolution between two others."""
     net = Net(seed=3)
     x = net.op("LeakyRelu", net.conv(net.input((1, 3, 6, 6)), inner, 3, name="in"))
     x = net.op("LeakyRelu", net.conv(x, outer, 3, group=groups, name="grouped"))
@@ -38,14 +38,14 @@ def grouped(groups: int = 2, inner: int = 8, outer: int = 8) -> ModelProto:
 
 
 def assert_caught(kept: PrunedGraph) -> None:
-    """A plan with another channel gone, of the same group, isn't taken for this one."""
+    """Negative control: removing another channel of the same group doesn't verify."""
     other = swapped(kept, np.random.default_rng(0))
     assert other is not None
     assert not verify(kept, rewrite(other), inputs_of(kept.graph)).passed
 
 
 def faded(model: ModelProto, channels: list[int]) -> ModelProto:
-    """Make some outputs of the grouped convolution less important than the others, and what they feed."""
+    """Scale down some outputs of the grouped convolution, and the weights that read them."""
     for entry in model.graph.initializer:
         if entry.name in ("grouped_w", "out_w"):
             array = numpy_helper.to_array(entry).copy()
@@ -79,7 +79,7 @@ def test_any_balanced_removal_is_right(groups: int, seed: int) -> None:
 
 
 def test_weights_are_sliced_group_by_group() -> None:
-    """What the rewriter makes of the weight, against plain loops."""
+    """The rewritten weight equals the result of plain loops."""
     graph = analyze(grouped())
     kept = removal(graph.groups, graph, np.random.default_rng(1))
     before = {t.name: numpy_helper.to_array(t) for t in graph.proto.graph.initializer}["grouped_w"]
@@ -107,7 +107,7 @@ def test_a_plan_that_is_out_of_balance_is_refused() -> None:
 
 
 def test_channels_without_a_partner_in_the_other_group_stay() -> None:
-    """Half of what the grouped convolution reads is the model's input: the other half can't leave alone."""
+    """If half of the grouped convolution's input is the model's, the other half can't leave alone."""
     net = Net()
     x = net.input((1, 4, 6, 6))
     x = net.op("Concat", x, net.conv(x, 4, 3, name="in"), axis=1)
@@ -120,7 +120,7 @@ def test_channels_without_a_partner_in_the_other_group_stay() -> None:
 
 
 def test_whole_groups_leave() -> None:
-    """With the other policy a group's inputs leave with its outputs, and the attribute counts down."""
+    """With `--grouped groups` a group's inputs leave with its outputs, and the attribute decreases."""
     graph = trace(normalize(grouped(4, 8, 12)), grouped="groups")
     (group,) = graph.groups
     assert (len(group.units), group.sets.shape) == (4, (4, 1))
@@ -165,7 +165,7 @@ def test_dequantized_weights() -> None:
 
 
 def test_a_weight_with_two_readers_is_pruned_by_index() -> None:
-    """Another node sees the weight as it is, so all groups drop the same places."""
+    """Another node reads the whole weight, so all groups drop the same positions."""
     net = Net()
     x = net.op("LeakyRelu", net.conv(net.input((1, 3, 6, 6)), 8, 3))
     y = net.conv(x, 8, group=2, name="grouped")
@@ -178,7 +178,7 @@ def test_a_weight_with_two_readers_is_pruned_by_index() -> None:
 
 
 def test_the_policy_is_part_of_the_plan(tmp_path: Path) -> None:
-    """`--grouped groups` is written down, so that `prune --plan` traces alike; another policy is refused."""
+    """A plan records `--grouped groups`, so that `prune --plan` traces in the same way; another policy is an error."""
     model, plan = tmp_path / "m.onnx", tmp_path / "p.json"
     save(load(grouped(4, 8, 12)), model)
     run = CliRunner()

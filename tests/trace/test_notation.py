@@ -1,4 +1,4 @@
-"""The notation of rules: what is parsed, and what is refused."""
+"""The notation of rules: valid and malformed specs."""
 
 from __future__ import annotations
 

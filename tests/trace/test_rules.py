@@ -1,4 +1,4 @@
-"""Golden lines: each operator's rule, told in one line and proved by the masked oracle."""
+"""Golden lines: each operator's groups in one line, verified by the masked original."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_groups(golden: Golden) -> None:
     assert found(graph) == golden.expected
 
 
-# What ONNX Runtime's CPU provider has no kernel for, or no opset that new; only the groups are tested there.
+# Operators without a kernel in ONNX Runtime's CPU provider, or of a newer opset: only their groups are tested.
 _NO_KERNEL = {
     "AffineGrid",
     "CausalConvWithState",
@@ -64,7 +64,7 @@ def test_every_rule_has_a_golden_line() -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name, card in cards().items() if not card.trace))
 def test_left_alone(name: str) -> None:
-    """What touches an operator that is deliberately left alone stays, for the reason that the rule gives."""
+    """Channels that touch an operator that is left alone stay, for the reason on its card."""
     domain, _, operator = name.rpartition(":")
     net = Net(domains={domain: 1} if domain else None)
     x = net.conv(net.input((1, 3, 4, 4)), 4)

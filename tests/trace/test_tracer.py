@@ -1,4 +1,4 @@
-"""Whole graphs traced: couplings of known architectures, reasons of pins, and odd corners."""
+"""Whole graphs: couplings of known architectures, reasons of pins, and edge cases."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_residual() -> None:
 
 
 def test_option_a_shortcut() -> None:
-    """The padding's channels are channels of their own: those of the wide stage come from two places."""
+    """Padding adds channels: those of the wide stage come from two sources."""
     net = Net()
     x = net.conv(net.input((1, 3, 8, 8)), 4, name="stem")
     y = net.conv(net.op("Relu", x), 8, 3, strides=[2, 2], name="wide")
@@ -69,7 +69,7 @@ def test_c2f() -> None:
     net.output(net.conv(net.op("Concat", a, b, c, axis=1), 2, name="out"))
     graph = analyze(net.model())
     assert sorted(len(g.units) for g in graph.groups) == [3, 4, 4]
-    assert {len(g.units): g.width for g in graph.groups} == {3: 1, 4: 2}  # b and c fill two places of the concat
+    assert {len(g.units): g.width for g in graph.groups} == {3: 1, 4: 2}  # b and c have two positions in the concat
     prove(graph)
 
 
@@ -86,7 +86,7 @@ def test_squeeze_and_excitation() -> None:
 
 
 def test_channel_shuffle() -> None:
-    """ShuffleNet: both halves are interleaved; each group of the convolution before loses as many, whichever."""
+    """ShuffleNet interleaves both halves; each group of the convolution before loses the same number of channels."""
     net = Net()
     x = net.conv(net.input((1, 3, 6, 6)), 8, name="in")
     x = net.conv(x, 8, group=2, name="grouped")
@@ -119,7 +119,7 @@ def test_flatten() -> None:
 
 
 def test_tied_embeddings() -> None:
-    """A table that is looked up and, transposed, predicts: its rows are positions, its columns may leave."""
+    """For an embedding that is also, transposed, the output layer: rows are positions, columns may leave."""
     net = Net()
     tokens = net.input((2, 5), "tokens", TensorProto.INT64)
     table = net.weight(7, 6, name="table")
@@ -170,7 +170,7 @@ def test_a_weight_that_is_an_output_stays() -> None:
 
 @pytest.mark.parametrize("opset", [15, 21])
 def test_training_statistics_as_outputs(opset: int) -> None:
-    """A second output of BatchNormalization has the channels' number, and is seen outside."""
+    """A second output of BatchNormalization has one entry per channel, and is a model output."""
     net = Net(opset)
     x = net.conv(net.input((4, 3, 6, 6)), 5, name="stem")
     moments = [net.between(0.5, 1.5, 5) for _ in range(4)]
@@ -257,7 +257,7 @@ def test_pins_tell_where_and_why() -> None:
 
 
 def test_two_sets_of_channels_merged_into_one_axis() -> None:
-    """Only one set can be followed through the product of two; the other stays."""
+    """Of two axes merged into one, only one set of channels can be followed; the other stays."""
     net = Net()
     x = net.input((2, 3))
     rows, columns = net.linear(x, 6, name="rows"), net.linear(x, 4, name="columns")

@@ -1,4 +1,4 @@
-"""Movements of id arrays, against the same movements of an array that holds each element's ids in full."""
+"""Movements of id arrays, compared with movements of an array that holds the ids of each element."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Elements = NDArray[Any]  # of frozensets of ids
 
 
 def in_full(value: Value) -> Elements:
-    """Return for each element the ids that stand over it."""
+    """Return the ids at each element."""
     elements = np.empty(value.shape, dtype=object)
     for place in np.ndindex(*value.shape):
         elements[place] = frozenset(int(f.ids[tuple(place[a] for a in f.axes)]) for f in value.factors)
@@ -27,7 +27,7 @@ def in_full(value: Value) -> Elements:
 
 @st.composite
 def values(draw: st.DrawFn) -> Value:
-    """Draw a value whose factors stand on one axis, or jointly on two, with ids that may repeat."""
+    """Draw a value with factors on one axis, or jointly on two, with ids that may repeat."""
     shape = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)))
     axes = draw(st.permutations(list(range(len(shape)))))
     factors = []
@@ -95,7 +95,7 @@ def test_reshape(value: Value, data: st.DataObject) -> None:
     assert {int(i) for f in result.value.factors for i in f.ids.ravel()} == stood - pinned
     axes = [a for f in result.value.factors for a in f.axes]
     assert len(axes) == len(set(axes))
-    # What now stands on more axes than before is reported, because not every subset of it remains a tensor.
+    # Ids on more axes than before are reported, because not every subset of them remains a tensor.
     widest = max((len(f.axes) for f in value.factors), default=0)
     for factor in result.value.factors:
         if len(factor.axes) > widest:
@@ -129,7 +129,7 @@ def test_two_sets_of_channels_do_not_melt() -> None:
 
 
 def test_a_reshape_with_more_positions_than_memory_is_not_followed() -> None:
-    """As many ids would be made as the merged axis is long."""
+    """The merged axis would need as many ids as it is long."""
     shape = (4, 2**40)
     result = reshape(Value(shape, (Factor((0,), np.arange(4)),)), (2**42,))
     assert not result.value.factors

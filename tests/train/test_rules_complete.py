@@ -1,4 +1,4 @@
-"""Every operator that has a gradient is held against finite differences somewhere."""
+"""Every operator with a gradient is compared with finite differences in some test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def operators_with_gradients() -> set[str]:
 
 
 def calls(test: Callable[..., object]) -> Iterator[Mapping[str, Any]]:
-    """Return the arguments that a test is called with, one call after the other."""
+    """Return the arguments of each call of a test."""
     choices = []
     for mark in getattr(test, "pytestmark", ()):
         names = [n.strip() for n in mark.args[0].split(",")] if isinstance(mark.args[0], str) else mark.args[0]

@@ -92,7 +92,7 @@ def test_resize_of_some_axes() -> None:
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("scales", [(2, 3), (1.5, 1.3), (0.6, 0.7)])
 def test_resizing_before_opset_11(mode: str, scales: tuple[float, float]) -> None:
-    """Upsample is converted to Resize; both found positions in another way than Resize does today."""
+    """Upsample is converted to Resize; both used to compute positions differently from Resize today."""
     operators = [("Resize", 10)] + [("Upsample", 9)] * (min(scales) >= 1)
     for operator, opset in operators:
         amount = np.array([1, 1, *scales], np.float32)
