@@ -47,19 +47,19 @@ _SHOWN_PINS = _SHOWN_REASONS = 3
 _SHOWN_LETTERS = 40
 
 NOTES = (
-    "Each model is loaded and traced; then half of its MACs are removed under the default constraints (l2, uniform). "
-    "The masked oracle compares the result with the original. What isn't trained has seeded random weights.",
-    "*Layers* have weights; one is *reached* if channels can leave it. *Prunable* is the share of parameters, and of "
-    "MACs, on some channel that can leave. Groups are *exact*, or *approximate* where an operator takes statistics "
-    "over the channels. *Pins* are the reasons that lock most of the other parameters, with their shares: `onnxprune "
-    "explain CODE` tells more. *Trace* is the time in milliseconds to find shapes and dependencies. *Planned* is the "
-    "share of MACs left at the target of 50 %, *deepest* with one channel of each group left and no other constraints. "
-    "*Error* is the largest difference of any output relative to its largest value, *change* the same measure between "
-    "the masked and the dense original: what the oracle had to get right. Where the target is out of reach the "
-    "deepest plan is proved instead, marked (d).",
-    "The last table tells of every layer that isn't reached what holds it: what it shares with the model's inputs and "
-    "outputs (a recurrent network's state, where the caller hands it in and out, keeps its size), axes that hold "
-    "positions, or that it has a single channel.",
+    "Each model is loaded and traced, then pruned to half of its MACs under the default constraints (l2, uniform). "
+    "The masked oracle compares the result with the original. Models that aren't trained have seeded random weights.",
+    "*Layers* have weights; a layer is *reached* if channels can be removed from it. *Prunable* is the share of "
+    "parameters, and of MACs, that lie on a removable channel. Groups are *exact*, or *approximate* where an operator "
+    "takes statistics over channels. *Pins* are the reasons that lock most of the other parameters, with their "
+    "shares; see `onnxprune explain CODE`. *Trace* is the time in milliseconds to find shapes and dependencies. "
+    "*Planned* is the share of MACs left at the target of 50 %; *deepest* is the share left with one channel in each "
+    "group and no other constraints. *Error* is the largest difference of any output, relative to its largest value. "
+    "*Change* is the same measure between the masked and the dense original: what the oracle had to get right. Where "
+    "the target is out of reach, the deepest plan is proved instead, marked (d).",
+    "The last table lists the layers that aren't reached, and what pins them: axes shared with the model's inputs and "
+    "outputs (the state of a recurrent network keeps its size where the caller passes it in and out), axes that hold "
+    "positions, or a single channel.",
 )
 
 

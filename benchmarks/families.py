@@ -33,14 +33,14 @@ _LARGEST = 50_000_000  # parameters
 _OPSET = 17
 
 NOTES = (
-    "timm keeps a file for each family of networks for images. Of every family one network, a small one, with seeded "
-    "random weights, goes through both of PyTorch's exporters, and half of its MACs are removed under the default "
-    "constraints (l2, uniform): nothing is told but the file and the target. Networks of more than "
-    f"{_LARGEST // 10**6} million parameters are left out.",
-    "*Layers* have weights; one is *reached* if channels can leave it. *Load* is the time in milliseconds to read the "
-    "file and to trace it, *prune* that to plan, rewrite and prove. *MACs* are what is left of them, *error* is the "
-    "oracle's; an error in brackets says little, because pruning changes no output of these random weights by more "
-    "than the error allowed.",
+    "timm has a file for each family of image networks. One small network of each family, with seeded random weights, "
+    "is exported by both of PyTorch's exporters and pruned to half of its MACs under the default constraints (l2, "
+    f"uniform). Nothing but the file and the target is given. Networks of more than {_LARGEST // 10**6} million "
+    "parameters are left out.",
+    "*Layers* have weights; a layer is *reached* if channels can be removed from it. *Load* is the time in "
+    "milliseconds to read and trace the file, *prune* the time to plan, rewrite and prove. *MACs* is the share that "
+    "is left, *error* is the oracle's. An error in brackets says little, because pruning changes no output of these "
+    "random weights by more than the error allowed.",
 )
 
 

@@ -42,13 +42,13 @@ StageName = Literal["dense", "pruned", "recovered", "distilled", "distilled, wit
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 NOTES = (
-    "A network is pruned to a share of its MACs, its channels chosen and then repaired with 512 unlabeled images "
-    "(`prune --data`), and fine-tuned from there in two ways (`finetune --teacher`): by distillation from the "
-    "original, which needs no labels, and with labels as well. It learns from 4,660 training images of CIFAR-10 and "
-    "from {images} as they were recompressed as JPEG, mirrored at random, with the settings of `finetune` but for the "
-    "number of epochs, which is {epochs}. Accuracy is measured on images that no stage has seen; those of "
-    "*jpeg_test5000* were recompressed too, which costs all networks about 10 points.",
-    "*Change* is against the dense network on the same images, in points, with its interval of 95 %. Times are seconds "
+    "A network is pruned to a share of its MACs and repaired with 512 unlabeled images (`prune --data`). It is then "
+    "fine-tuned in two ways (`finetune --teacher`): by distillation from the original, which needs no labels, and "
+    "with labels as well. The training data are 4,660 training images of CIFAR-10 and {images} recompressed as JPEG, "
+    "mirrored at random. Settings are the defaults of `finetune`, except for the number of epochs, which is {epochs}. "
+    "Accuracy is measured on images that no stage has seen. Those of *jpeg_test5000* were recompressed too, which "
+    "costs all networks about 10 points.",
+    "*Change* is against the dense network on the same images, in points, with its 95 % interval. Times are seconds "
     "of processor time.",
 )
 

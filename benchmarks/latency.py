@@ -52,15 +52,15 @@ _FILES: Mapping[str, str] = {
 }
 
 NOTES = (
-    "What it takes to halve the latency on ONNX Runtime's CPU provider. *MACs 0.5* is the speed-up that a uniform plan "
-    "for half the MACs brings, *of 8* what it would bring with channel counts in multiples of 8. *Planner* is "
-    "`--target latency=0.5`: the latency as it was predicted before anything was measured as a whole, then as it is "
-    "measured once the plan is made, in a measurement of its own, with its 95 % interval. A planner that takes 50 % or "
-    "a little less has met its target.",
-    "*Importance* is the share of l2 importance that layers still read, on average over layers; *uniform* is that of "
-    "the uniform plan of the same latency, found by halving. Torch-Pruning and onnxsim are brought to the same latency "
-    "by their ratios, where they get there: *weights* is the share of the energy of weights (their squares) that is "
-    "left, on average over layers, by whatever tool.",
+    "What it takes to halve the latency on ONNX Runtime's CPU provider. *MACs 0.5* is the speed-up of a uniform plan "
+    "for half the MACs; *of 8* is the same with channel counts in multiples of 8. The next two columns are about "
+    "`--target latency=0.5`: *predicted* is the share of the latency predicted before any plan was measured as a "
+    "whole, *planner* is the share measured once the plan is made, in a separate measurement, with its 95 % interval. "
+    "A planner at 50 % or a little less has met its target.",
+    "*Importance* is the share of l2 importance that layers still read, averaged over layers; *uniform* is that of "
+    "the uniform plan of the same latency, found by bisection. Torch-Pruning and onnxsim are brought to the same "
+    "latency by their ratios, where they can reach it. The last three columns are the share of the energy of weights "
+    "(their squares) that is left, averaged over layers: *weights* with onnxprune, then with each tool.",
 )
 
 

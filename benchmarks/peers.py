@@ -33,14 +33,14 @@ _DENSE = "unpruned"
 
 NOTES = (
     "Every tool is asked to remove half of the channels of each layer (l2), from the same weights: Torch-Pruning from "
-    "the PyTorch module, the others from its export by the TorchScript exporter. onnxsim gets what its own `simplify` "
-    "makes of that, which isn't counted. Time is from a model in memory to a pruned model in memory, the median of "
-    "some runs after one to warm up; Torch-Pruning's doesn't include the export to ONNX.",
-    "*Reached* counts the layers with weights that are smaller afterwards. MACs and parameters are those left, counted "
-    "on the ONNX model. *Valid* says whether onnx.checker accepts the result with full_check. *Latency* is on ONNX "
-    "Runtime's CPU provider, models taking turns; *speedup* is the mean over turns. The proof, onnxprune's default, "
-    "runs the original, the masked original and the pruned model; it changes nothing, so between the two rows of "
-    "onnxprune speedups differ by noise alone.",
+    "the PyTorch module, the others from its export by the TorchScript exporter. onnxsim gets the model as its own "
+    "`simplify` returns it, which isn't timed. Time is from a model in memory to a pruned model in memory: the median "
+    "of several runs after a warm-up run. Torch-Pruning's time doesn't include the export to ONNX.",
+    "*Reached* counts the layers with weights that are smaller afterwards. MACs and parameters are the shares left, "
+    "counted on the ONNX model. *Valid* says whether onnx.checker accepts the result with full_check. *Latency* is "
+    "measured on ONNX Runtime's CPU provider, models interleaved; *speedup* is the mean over rounds. The proof, "
+    "onnxprune's default, runs the original, the masked original and the pruned model. It doesn't change the result, "
+    "so the speedups of the two onnxprune rows differ by noise only.",
 )
 
 

@@ -40,10 +40,10 @@ _NETWORKS = ("resnet50_ts", "mobilenetv2_ts", "densenet121_ts", "efficientnet_b0
 _ROUNDS, _SECONDS = 15, 0.5
 
 NOTES = (
-    "Networks with random weights, dense and pruned uniformly to half their MACs, on {provider}: with float32 and with "
-    "float16 weights, at several batch sizes. *Speed-up* is that of pruning, with its 95 % interval.",
+    "Networks with random weights, dense and pruned uniformly to half their MACs, on {provider}: with float32 and "
+    "with float16 weights, at several batch sizes. *Speed-up* is that of pruning, with its 95 % interval.",
     "Then `--target latency=0.5` for {provider} and for ONNX Runtime's CPU provider: the share of the original's time "
-    "that each plan takes on each of the two, as measured once both plans were made. *Shared* is the part of all units "
+    "that each plan takes on each of the two, measured once both plans were made. *Shared* is the share of the units "
     "removed by either plan that both remove.",
 )
 

@@ -16,20 +16,18 @@ Times = tuple[float, float]
 """Seconds, of the wall's clock and of the processor."""
 
 _NOTES = (
-    "Models are pruned to a share of their multiply-accumulates and repaired from unlabeled inputs; accuracy "
-    "is measured on other samples. *Allocation* says how many channels each layer loses, *criterion* which "
-    "ones; reconstruction measures the outputs' error for every group of channels, with its readers refitted, "
-    "and spends the budget where it costs least. *Recovery* refits all weights by least squares (reconstruct), "
-    "the mean and variance of each channel (bn) or the mean only (bias).",
-    "Every part in place is allocation reconstruction, criterion obs, recovery reconstruct: what `prune --data` does. "
-    "The first tables say what becomes of it when a part is replaced: in points against every part in place, so that "
-    "-5 says that the part brings 5 points over what stands in for it. *Inputs: noise* is `--data random`, for when "
-    "there are none.",
-    "Intervals are of 95 %. *Change* is against the dense model on the same samples, in points. Times are "
-    "seconds by the clock, and of processor time (of all threads) behind them: planning includes measuring, which "
-    "cases share.",
-    "MobileNetV2's and SqueezeNet's images are no validation set: their accuracies compare with the dense "
-    "model's only.",
+    "Models are pruned to a share of their multiply-accumulates and repaired from unlabeled inputs. Accuracy is "
+    "measured on other samples. *Allocation* decides how many channels each layer loses, *criterion* which ones. The "
+    "allocation reconstruction measures the error of the outputs for every group of channels, with the layers that "
+    "read them refitted, and spends the budget where that costs least. *Recovery* refits all weights by least squares "
+    "(reconstruct), the mean and variance of each channel (bn), or only the mean (bias).",
+    "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data`. "
+    "The first tables replace parts of it. Their points are relative to every part: -5 means that the replaced parts "
+    "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",
+    "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
+    "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
+    "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "
+    "only.",
 )
 
 

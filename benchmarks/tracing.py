@@ -35,12 +35,12 @@ STAGES = ("load", "shapes", "trace", "plan", "rewrite", "save", "verify")
 _LINEAR = 1.1  # growth exponent up to which a stage counts as linear: room for noise and caches
 
 NOTES = (
-    "Models have seeded random weights. Each time is the fastest of some runs after one to warm up: what "
-    "disturbs a run only ever makes it longer. `shapes` normalizes "
-    "the graph and finds every tensor's shape, `trace` finds the channel dependencies, `plan` scores with l2 and aims "
-    "at half the MACs, `verify` is the masked oracle on ONNX Runtime. `total` is all but `verify`.",
-    "Memory is the peak of resident memory while a model is loaded, pruned and saved, in a process of its own, above "
-    "what the process held before; in brackets relative to the model's file; and the same with the proof.",
+    "Models have seeded random weights. Each time is the fastest of several runs after a warm-up run, because "
+    "interference only makes runs longer. `shapes` normalizes the graph and finds the shape of every tensor, `trace` "
+    "finds the channel dependencies, `plan` scores with l2 and aims at half the MACs, `verify` is the masked oracle "
+    "on ONNX Runtime. `total` is everything but `verify`.",
+    "Memory is the peak of resident memory while a model is loaded, pruned and saved in its own process, above what "
+    "the process held before; in brackets relative to the model's file. The last column is the same with the proof.",
 )
 
 

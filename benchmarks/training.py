@@ -24,13 +24,14 @@ from onnxprune_ort_training.backend import Worker
 
 NOTES = (
     "A step is forward, loss (cross-entropy), backward and AdamW, on random images of 3x32x32; batch normalizations "
-    "use the batch's moments. All take turns, so that what disturbs the machine disturbs all; times are medians. "
-    "torch runs eagerly, with its own AdamW (`foreach`). onnxruntime-training 1.19.2 runs in its own process, and its "
-    "time includes handing it the batch. CPU time is that of all threads and processes together.",
-    "*Peak memory* is what three steps add to what the process held before it had the network (weights, gradients, "
-    "what the optimizer keeps and activations, and what it takes to prepare them), each trainer in a process of its "
-    "own, warmed up with a tiny network.",
-    "*Loss* is that of the first step, which is the same for all: they start with the same weights.",
+    "use the batch's moments. Trainers are timed in an interleaved order, so background load affects all of them "
+    "equally; times are medians. torch runs eagerly, with its own AdamW (`foreach`). onnxruntime-training 1.19.2 runs "
+    "in its own process, and its time includes passing it the batch. CPU time is that of all threads and processes "
+    "together.",
+    "*Peak memory* is what three steps add to what the process held before it had the network: weights, gradients, "
+    "optimizer state, activations, and the memory to prepare them. Each trainer runs in its own process, warmed up "
+    "with a tiny network.",
+    "*Loss* is that of the first step. It is the same for all, because they start with the same weights.",
 )
 
 
