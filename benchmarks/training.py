@@ -1,4 +1,4 @@
-"""A step of training beside torch and onnxruntime-training, in one run: ``python -m benchmarks.training``.
+"""Compare a training step with torch and onnxruntime-training in one run: ``python -m benchmarks.training``.
 
 It needs the plug-in: ``pip install plugins/onnxprune_ort_training``.
 """
@@ -37,15 +37,15 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trainer does on a network.
+    """A trainer on a network.
 
     Attributes:
         network: its name.
-        trainer: the trainer's.
+        trainer: name of the trainer.
         first: the loss of the first step.
-        seconds: of a step, the median.
-        ratio: the same over torch's, the median over turns.
-        memory: bytes at the peak; None where that can't be measured.
+        seconds: median duration of a step.
+        ratio: duration over torch's, the median over rounds.
+        memory: peak of bytes; None where that can't be measured.
     """
 
     network: str
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def compare(name: str, size: int, rounds: int, threads: int, clock: str, python: Path | None) -> Iterator[Outcome]:
-    """Let the trainers take turns on a network."""
+    """Time the trainers on a network in an interleaved order."""
     batch, module = draw_batch(size), build(name)
     model = normalize(export(module))
     now = CLOCKS[clock]
