@@ -15,7 +15,7 @@ def conv_bn(channels: int, width: int, kernel: int = 3, stride: int = 1, groups:
 
 
 def inverted_residuals(channels: int, strides: Sequence[int]) -> Iterator[nn.Module]:
-    """Yield the stages of MobileNetV2 (Sandler et al., 2018, table 2) with the given strides; they end in 320 channels."""
+    """Yield the stages of MobileNetV2 (Sandler et al., 2018, table 2) with these strides; they end in 320 channels."""
     stages = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
     for (expansion, width, blocks), stride in zip(stages, strides, strict=True):
         for block in range(blocks):
