@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, tables for the console and for Markdown, JSON with the environment."""
+"""Shared by the benchmarks: timing, tables for the console and for Markdown, JSON with the environment."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _PACKAGES = (
     "torch",
     "torch-pruning",
 )
-_WIDTH = 200  # of what is piped into a file
-_BUSY = 0.3  # processes in the queue per core above which timings aren't worth much
-_QUEUE = os.getloadavg()[0]  # before anything is measured, which is load as well
+_WIDTH = 200  # of the console where output is piped into a file
+_BUSY = 0.3  # load per core above which timings are unreliable
+_QUEUE = os.getloadavg()[0]  # before measuring, which adds load itself
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
-_CLOCK_HELP = "What times are of; on a busy machine CPU time, of all threads together, says more."
+_CLOCK_HELP = "Clock to time with; on a busy machine, CPU time (of all threads together) is more reliable."
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -51,11 +51,11 @@ log = Console(stderr=True, highlight=False)
 
 
 def options(command: Command) -> Command:
-    """Give a command the options that all benchmarks have."""
+    """Add the options of all benchmarks to a command."""
     for option in (
         click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to: docs."),
         click.option(
-            "--only", metavar="PATTERN", default="*", help="Measure models of such names only; writes nothing."
+            "--only", metavar="PATTERN", default="*", help="Measure only models with matching names; writes nothing."
         ),
         click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each timing."),
         click.option("--clock", type=click.Choice(list(CLOCKS)), default="wall", show_default=True, help=_CLOCK_HELP),
@@ -68,7 +68,7 @@ def chosen(names: Sequence[str], pattern: str) -> list[str]:
     """Return the names that match a pattern.
 
     Raises:
-        BadParameter: None does.
+        BadParameter: none does.
     """
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
@@ -78,12 +78,12 @@ def chosen(names: Sequence[str], pattern: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long something took.
+    """Duration of a run.
 
     Attributes:
         median: seconds, the median of all repeats.
         best: seconds, the fastest.
-        repeats: how many there were.
+        repeats: number of runs.
     """
 
     median: float
@@ -103,9 +103,9 @@ def measure(
 
     Args:
         run: what is timed.
-        setup: makes its argument anew for every run, and isn't timed.
-        repeats: how often it is run, if
-        budget: so many seconds suffice; at least once.
+        setup: makes its argument for every run; not timed.
+        repeats: number of runs.
+        budget: seconds after which no further run starts; there is at least one.
         clock: one of `CLOCKS`.
 
     Returns:
@@ -124,7 +124,7 @@ def measure(
 
 
 class Stopwatch:
-    """Times the stages of something.
+    """Times stages of work.
 
     Attributes:
         times: the time of each stage, by name.
@@ -136,7 +136,7 @@ class Stopwatch:
         self._clock = clock
 
     def __call__(self, stage: str, run: Callable[[], T]) -> T:
-        """Time a stage, see `measure`, and return what it gives."""
+        """Time a stage as `measure` does, and return its result."""
         result, self.times[stage] = measure(lambda _: run(), lambda: None, self._repeats, clock=self._clock)
         return result
 
@@ -146,8 +146,8 @@ class Column(Generic[T]):
     """A column of a table.
 
     Attributes:
-        header: what stands above it.
-        cell: what it says of a row.
+        header: its heading.
+        cell: the text of a row's cell.
         text: whether its cells are words rather than numbers.
     """
 
@@ -161,7 +161,7 @@ class Table:
     """Cells in rows and columns.
 
     Attributes:
-        title: what stands above it.
+        title: its heading.
         headers: of the columns.
         text: of every column, whether its cells are words rather than numbers.
         rows: the cells.
@@ -174,7 +174,7 @@ class Table:
 
     @classmethod
     def of(cls, title: str, columns: Sequence[Column[T]], rows: Sequence[T]) -> Table:
-        """Write rows of anything as cells."""
+        """Format rows by columns."""
         return cls(
             title,
             tuple(c.header for c in columns),
@@ -206,12 +206,12 @@ class Report:
         name: the benchmark's module; its JSON is ``benchmarks/<name>.json``.
         title: what was measured.
         notes: how to read it, a paragraph each.
-        tables: for people.
-        settings: what the benchmark was told, the clock among it.
-        results: for programs: dataclasses by what they are.
+        tables: the results, for people.
+        settings: options of the benchmark, including the clock.
+        results: the results, for programs: dataclasses by kind.
         page: where the Markdown goes, ``benchmarks/<name>.md`` if empty.
         suffix: of the names of both files, for a benchmark that has several reports.
-        environment: where it was measured.
+        environment: the machine and versions that it was measured with.
     """
 
     name: str
@@ -276,7 +276,7 @@ class Report:
 
 
 def environment() -> dict[str, Any]:
-    """Tell where the benchmark runs: processor, cores, load when it began, versions."""
+    """Return where the benchmark runs: processor, cores, load at the start, versions."""
     cores = len(os.sched_getaffinity(0))
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -291,13 +291,13 @@ def environment() -> dict[str, Any]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Write a time in milliseconds with three significant digits: 0.01234 is "12.3"."""
+    """Format a time in milliseconds with three significant digits: 0.01234 is "12.3"."""
     value = seconds * 1e3
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
 
 
 def yes(holds: bool) -> str:
-    """Write whether something holds."""
+    """Format a truth value."""
     return "yes" if holds else "no"
 
 
@@ -321,7 +321,7 @@ def _cpu() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn dataclasses into dictionaries and cut floats to five significant digits."""
+    """Convert dataclasses to dictionaries and round floats to five significant digits."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What can be pruned of real models, and whether the result is right: ``python -m benchmarks.coverage``."""
+"""How much of real models can be pruned, and whether the result is right: ``python -m benchmarks.coverage``."""
 
 from __future__ import annotations
 
@@ -47,38 +47,38 @@ _SHOWN_PINS = _SHOWN_REASONS = 3
 _SHOWN_LETTERS = 40
 
 NOTES = (
-    "Each model is loaded and traced; then half of its MACs are removed under the default constraints (l2, uniform). "
-    "The masked oracle compares the result with the original. What isn't trained has seeded random weights.",
-    "*Layers* have weights; one is *reached* if channels can leave it. *Prunable* is the share of parameters, and of "
-    "MACs, on some channel that can leave. Groups are *exact*, or *approximate* where an operator takes statistics "
-    "over the channels. *Pins* are the reasons that lock most of the other parameters, with their shares: `onnxprune "
-    "explain CODE` tells more. *Trace* is the time in milliseconds to find shapes and dependencies. *Planned* is the "
-    "share of MACs left at the target of 50 %, *deepest* with one channel of each group left and no other constraints. "
-    "*Error* is the largest difference of any output relative to its largest value, *change* the same measure between "
-    "the masked and the dense original: what the oracle had to get right. Where the target is out of reach the "
-    "deepest plan is proved instead, marked (d).",
-    "The last table tells of every layer that isn't reached what holds it: what it shares with the model's inputs and "
-    "outputs (a recurrent network's state, where the caller hands it in and out, keeps its size), axes that hold "
-    "positions, or that it has a single channel.",
+    "Each model is loaded and traced, then pruned to half of its MACs under the default constraints (l2, uniform). "
+    "The masked oracle compares the result with the original. Models that aren't trained have seeded random weights.",
+    "*Layers* have weights; a layer is *reached* if channels can be removed from it. *Prunable* is the share of "
+    "parameters, and of MACs, that lie on a removable channel. Groups are *exact*, or *approximate* where an operator "
+    "takes statistics over channels. *Pins* are the reasons that lock most of the other parameters, with their "
+    "shares; see `onnxprune explain CODE`. *Trace* is the time in milliseconds to find shapes and dependencies. "
+    "*Planned* is the share of MACs left at the target of 50 %; *deepest* is the share left with one channel in each "
+    "group and no other constraints. *Error* is the largest difference of any output, relative to its largest value. "
+    "*Change* is the same measure between the masked and the dense original: what the oracle had to get right. Where "
+    "the target is out of reach, the deepest plan is proved instead, marked (d).",
+    "The last table lists the layers that aren't reached, and what pins them: axes shared with the model's inputs and "
+    "outputs (the state of a recurrent network keeps its size where the caller passes it in and out), axes that hold "
+    "positions, or a single channel.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was found of a model.
+    """Results of one model.
 
     Attributes:
         model: its name.
         family: the name of its family.
-        nodes: how many nodes it has, normalized.
-        layers: how many layers with weights.
-        reached: how many of them can be made smaller.
+        nodes: number of nodes, normalized.
+        layers: number of layers with weights.
+        reached: number of them that can be made smaller.
         params: elements of its weights.
         macs: multiply-accumulates of one run.
-        prunable_params: share of parameters that can leave.
-        prunable_macs: share of MACs that can leave.
-        exact: how many exact groups there are.
-        approximate: how many others.
+        prunable_params: share of parameters that can be removed.
+        prunable_macs: share of MACs that can be removed.
+        exact: number of exact groups.
+        approximate: number of other groups.
         pins: share of parameters that each reason locks, most first.
         unreached: the layers that can't be made smaller.
         trace: seconds to find shapes and dependencies.
@@ -113,7 +113,7 @@ class Unreached:
     Attributes:
         model: the model's name.
         layers: the layers' names.
-        operator: what they are.
+        operator: their operator.
         reasons: why, as "role: CODE cause", the most frequent first.
     """
 
@@ -125,7 +125,7 @@ class Unreached:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What couldn't be measured.
+    """Something that couldn't be measured.
 
     Attributes:
         what: the model or the family.
@@ -177,7 +177,7 @@ def _trace(source: ModelProto, sizes: Mapping[str, Sequence[int]] | None) -> Cha
 
 
 def _plan(analysis: TracedModel, settings: PlanSettings) -> PrunePlan | None:
-    """Make a plan, if that can be done."""
+    """Return a plan, or None if the target is out of reach or nothing can be pruned."""
     try:
         return op.plan(analysis, settings)
     except PlanError as error:
@@ -187,12 +187,12 @@ def _plan(analysis: TracedModel, settings: PlanSettings) -> PrunePlan | None:
 
 
 def _prunable_macs(graph: ChannelGraph, found: ModelSummary) -> float:
-    """Return the share of MACs that would go if all went that can."""
+    """Return the share of MACs on removable channels."""
     return share(found.cost.macs - cost(PrunedGraph(graph, ~graph.pinned)).macs, found.cost.macs)
 
 
 def _unreached(model: str, graph: ChannelGraph, found: ModelSummary) -> tuple[Unreached, ...]:
-    """Gather the layers with weights that can't be made smaller by what they are and why."""
+    """Group the layers with weights that can't be made smaller, by operator and reasons."""
     index, nodes = Index(graph), {node.name: node for node in graph.proto.graph.node}
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for layer in found.layers:
@@ -209,7 +209,7 @@ def _macs_left(plan: PrunePlan | None) -> float | None:
 
 
 def _proof(analysis: TracedModel, plan: PrunePlan, values: Mapping[str, int]) -> Verification:
-    """Run the oracle, on drawn inputs but for those whose values are given."""
+    """Run the oracle on generated inputs, except for those whose values are given."""
     graph = analysis.graph
     inputs = generate_inputs(graph.proto, graph.shapes.inputs)
     inputs |= {name: np.full_like(inputs[name], value) for name, value in values.items()}
@@ -239,7 +239,7 @@ def _pins(result: Coverage) -> str:
 
 
 def _short(name: str) -> str:
-    """Return the end of a name: TensorFlow's tell all that was fused."""
+    """Return the end of a name: TensorFlow's names list every fused operator."""
     last = name.rpartition(";")[2]
     return last if len(last) <= _SHOWN_LETTERS else f"…{last[1 - _SHOWN_LETTERS :]}"
 

@@ -1,7 +1,7 @@
 """A decoder of a billion parameters, pruned to 75 %: ``python -m benchmarks.decoder``.
 
-Its weights are random, in external data, and are deleted afterwards. Each way is measured in a process of its own: the
-kernel keeps the peak of what a process holds, and forgets it when asked, so this needs Linux.
+Its weights are random, in external data, and are deleted afterwards. Each measurement runs in its own process and
+resets the kernel's peak memory counter, so this needs Linux.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured of one way to prune the decoder.
+    """Measurements of pruning the decoder in one way.
 
     Attributes:
-        way: with the proof or without.
+        way: with or without the proof.
         params: of the original.
-        left: the share of them that is left.
+        left: share of the parameters that is left.
         size: bytes of the original's files.
         times: seconds of each stage.
-        memory: bytes held at most.
+        memory: peak of bytes held.
     """
 
     way: str
@@ -121,7 +121,7 @@ def main(output: Path, layers: int, child: Path | None, check: bool) -> None:
         if child is not None:
             small = Path(folder, "small.onnx")
             write_decoder(small, Decoder(layers=1, width=64, heads=4, shared=2, inner=64, words=64))
-            measure(small, Path(folder, "import.onnx"), check=check)  # everything is imported then
+            measure(small, Path(folder, "import.onnx"), check=check)  # so that all modules are imported
             result = measure(child, Path(folder, "pruned.onnx"), check=check)
             click.echo(json.dumps({name: getattr(result, name) for name in Result.__slots__}))
             return

@@ -1,7 +1,7 @@
 """A network of every family of timm, by both of PyTorch's exporters: ``python -m benchmarks.families``.
 
-Needs `pip install timm torchvision` beside the ``dev`` extra. What was measured is kept in the JSON file, so that the
-benchmark can be stopped and goes on where it was.
+Needs `pip install timm torchvision` in addition to the ``dev`` extra. Results are kept in the JSON file, so that an
+interrupted benchmark resumes.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ _LARGEST = 50_000_000  # parameters
 _OPSET = 17
 
 NOTES = (
-    "timm keeps a file for each family of networks for images. Of every family one network, a small one, with seeded "
-    "random weights, goes through both of PyTorch's exporters, and half of its MACs are removed under the default "
-    "constraints (l2, uniform): nothing is told but the file and the target. Networks of more than "
-    f"{_LARGEST // 10**6} million parameters are left out.",
-    "*Layers* have weights; one is *reached* if channels can leave it. *Load* is the time in milliseconds to read the "
-    "file and to trace it, *prune* that to plan, rewrite and prove. *MACs* are what is left of them, *error* is the "
-    "oracle's; an error in brackets says little, because pruning changes no output of these random weights by more "
-    "than the error allowed.",
+    "timm has a file for each family of image networks. One small network of each family, with seeded random weights, "
+    "is exported by both of PyTorch's exporters and pruned to half of its MACs under the default constraints (l2, "
+    f"uniform). Nothing but the file and the target is given. Networks of more than {_LARGEST // 10**6} million "
+    "parameters are left out.",
+    "*Layers* have weights; a layer is *reached* if channels can be removed from it. *Load* is the time in "
+    "milliseconds to read and trace the file, *prune* the time to plan, rewrite and prove. *MACs* is the share that "
+    "is left, *error* is the oracle's. An error in brackets says little, because pruning changes no output of these "
+    "random weights by more than the error allowed.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a network fared.
+    """Result of one network and exporter.
 
     Attributes:
         network: its name in timm.
         exporter: who wrote the file.
         params: elements of its weights.
-        nodes: of the graph, normalized.
-        layers: how many layers have weights.
-        reached: how many of them channels can leave.
+        nodes: number of nodes of the graph, normalized.
+        layers: number of layers with weights.
+        reached: number of them that can lose channels.
         load: seconds to read and trace.
         prune: seconds to plan, rewrite and prove.
         macs: share of the MACs that is left.
         error: the oracle's.
-        informative: whether the oracle had anything to get wrong.
-        failure: why there is no result, empty where there is one.
+        informative: whether pruning changes outputs enough for the proof to mean something.
+        failure: why there is no result; empty if there is one.
     """
 
     network: str
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def networks() -> Iterator[str]:
-    """Choose a network of every family: one whose name says that it is small, the shortest of these."""
+    """Yield a network of every family: among those with a name that means small, the shortest name."""
     for family in timm.list_modules():
         names = [n for n in timm.list_models(module=family) if not n.startswith("test_")]
         small = next((found for key in _SMALL if (found := [n for n in names if key in n])), names)
@@ -97,7 +97,7 @@ def run(name: str, exporter: str) -> Outcome | None:
         path = Path(folder, "model.onnx")
         try:
             export(module, path, exporter)
-        except Exception as error:  # whatever an exporter raises: that isn't our concern
+        except Exception as error:  # exporters raise errors of every kind
             return Outcome(name, exporter, params, failure=f"not exported: {str(error).splitlines()[0][:100]}")
         try:
             return _pruned(name, exporter, params, path)
@@ -106,7 +106,7 @@ def run(name: str, exporter: str) -> Outcome | None:
 
 
 def export(module: torch.nn.Module, path: Path, exporter: str) -> None:
-    """Write a network as an exporter does."""
+    """Export a network to a file."""
     image = torch.randn(1, *module.default_cfg.get("input_size", (3, 224, 224)))  # type: ignore[operator, union-attr]
     quiet = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
@@ -145,7 +145,7 @@ def _pruned(name: str, exporter: str, params: int, path: Path) -> Outcome:
 
 
 def read(path: Path) -> dict[tuple[str, str], Outcome]:
-    """Read what was measured before."""
+    """Read earlier results."""
     if not path.exists():
         return {}
     found = (Outcome(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["results"]["outcomes"])
@@ -177,7 +177,7 @@ TOTALS: Sequence[Column[tuple[str, Sequence[Outcome]]]] = (
 
 
 def report(outcomes: Sequence[Outcome]) -> Report:
-    """Write a table for each exporter."""
+    """Return a report with a table for each exporter."""
     exported = [o for o in outcomes if not o.failure.startswith("not exported")]
     by = {exporter: [o for o in exported if o.exporter == exporter] for exporter in EXPORTERS}
     tables = [Table.of("Together", TOTALS, list(by.items()))]
@@ -194,9 +194,9 @@ def report(outcomes: Sequence[Outcome]) -> Report:
 
 @click.command(help=__doc__)
 @click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to: docs.")
-@click.option("--only", metavar="PATTERN", default="*", help="Measure networks of such names.")
+@click.option("--only", metavar="PATTERN", default="*", help="Measure only networks with matching names.")
 def main(output: Path, only: str) -> None:
-    """Measure, print and write; go on from what was measured before."""
+    """Measure what earlier runs haven't, print and write."""
     known = read(output / "benchmarks" / "families.json")
     for name in (n for n in networks() if fnmatchcase(n, only)):
         for exporter in EXPORTERS:

@@ -1,7 +1,6 @@
 """Real networks pruned, recovered and fine-tuned, stage by stage.
 
-Measured stages are kept in the JSON file, so that the benchmark can be stopped and goes on where it was; the tables are
-of all that was measured so far.
+Results are kept in the JSON file, so that an interrupted benchmark resumes. The tables show all results so far.
 """
 
 from __future__ import annotations
@@ -42,24 +41,24 @@ StageName = Literal["dense", "pruned", "recovered", "distilled", "distilled, wit
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 NOTES = (
-    "A network is pruned to a share of its MACs, its channels chosen and then repaired with 512 unlabeled images "
-    "(`prune --data`), and fine-tuned from there in two ways (`finetune --teacher`): by distillation from the "
-    "original, which needs no labels, and with labels as well. It learns from 4,660 training images of CIFAR-10 and "
-    "from {images} as they were recompressed as JPEG, mirrored at random, with the settings of `finetune` but for the "
-    "number of epochs, which is {epochs}. Accuracy is measured on images that no stage has seen; those of "
-    "*jpeg_test5000* were recompressed too, which costs all networks about 10 points.",
-    "*Change* is against the dense network on the same images, in points, with its interval of 95 %. Times are seconds "
+    "A network is pruned to a share of its MACs and repaired with 512 unlabeled images (`prune --data`). It is then "
+    "fine-tuned in two ways (`finetune --teacher`): by distillation from the original, which needs no labels, and "
+    "with labels as well. The training data are 4,660 training images of CIFAR-10 and {images} recompressed as JPEG, "
+    "mirrored at random. Settings are the defaults of `finetune`, except for the number of epochs, which is {epochs}. "
+    "Accuracy is measured on images that no stage has seen. Those of *jpeg_test5000* were recompressed too, which "
+    "costs all networks about 10 points.",
+    "*Change* is against the dense network on the same images, in points, with its 95 % interval. Times are seconds "
     "of processor time.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A network and what it is pruned to.
+    """A network and its budget.
 
     Attributes:
         model: its file.
-        macs: the share of MACs that stays.
+        macs: the share of MACs that is left.
         recipe: how images become inputs.
     """
 
@@ -82,14 +81,14 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a network is worth after a stage.
+    """Accuracy of a network after a stage.
 
     Attributes:
         case: its name in `CASES`.
-        stage: the stage's.
-        top1: accuracy and its interval on each test set, in per cent.
-        change: of the accuracy against the dense network's, with its interval, in points.
-        seconds: the time that the stage took, wall-clock and processor.
+        stage: the name of the stage.
+        top1: accuracy and its interval on each test set, in percent.
+        change: accuracy minus the dense network's, with its interval, in points.
+        seconds: duration of the stage, wall-clock and processor.
     """
 
     case: str
@@ -100,7 +99,7 @@ class Stage:
 
 
 class Bench:
-    """Goes through a case's stages."""
+    """Runs the stages of a case."""
 
     def __init__(self, name: str, settings: TrainSettings, images: Mapping[str, NDArray[Any]], threads: int) -> None:
         """Open the network and its data."""
@@ -110,7 +109,7 @@ class Bench:
         self._tests = {test: self._open(_SHARED / "data" / f"{test}.npz") for test in TESTS}
 
     def stages(self, wanted: Sequence[StageName]) -> Iterator[Stage]:
-        """Prune, recover, fine-tune; judge after the stages that are wanted."""
+        """Prune, recover, fine-tune; yield an evaluation after each wanted stage."""
         steps = self._steps()
         for stage in STAGES:
             if stage not in wanted and stage.startswith("distilled"):
@@ -171,7 +170,7 @@ class Bench:
 
 
 def training_images(limit: int | None) -> dict[str, NDArray[Any]]:
-    """Read the images to learn from with their labels, lossless ones first."""
+    """Read the training images with their labels, lossless ones first."""
     from PIL import Image
 
     with np.load(_SHARED / "data" / _TRAIN[0]) as lossless:
@@ -187,19 +186,19 @@ def training_images(limit: int | None) -> dict[str, NDArray[Any]]:
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> dict[tuple[str, str], Stage]:
-    """Read what was measured before with the same settings."""
+    """Read earlier results with the same settings."""
     if not path.exists():
         return {}
     document = json.loads(path.read_text(encoding="utf-8"))
     if {k: document["settings"].get(k) for k in settings} != dict(settings):
-        log.print(f"{path} was measured with other settings: beginning anew")
+        log.print(f"{path} was measured with other settings: starting over")
         return {}
     found = (Stage(**entry) for entry in document["results"]["stages"])
     return {(stage.case, stage.stage): stage for stage in found}
 
 
 def report(stages: Sequence[Stage], settings: Mapping[str, Any]) -> Report:
-    """Write a table for each case."""
+    """Return a report with a table for each case."""
     cases = dict.fromkeys(stage.case for stage in stages)
     return Report(
         name="finetuning",
@@ -236,16 +235,19 @@ COLUMNS: Sequence[Column[Stage]] = (
 @click.command(help=__doc__)
 @click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to: docs.")
 @click.option(
-    "--only", multiple=True, metavar="PATTERN", help="Measure cases of such names. Repeatable, in this order."
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Measure only matching cases, in this order. Repeatable.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Of each fine-tuning.")
-@click.option("--limit", type=click.IntRange(1), help="Learn from so many of the recompressed images only.")
-@click.option("--minutes", type=float, default=None, help="Begin no stage after so long.")
+@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Epochs of each fine-tuning.")
+@click.option("--limit", type=click.IntRange(1), help="Train on this many of the recompressed images.")
+@click.option("--minutes", type=float, default=None, help="Start no stage after this many minutes.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of training.")
 def main(
     output: Path, only: tuple[str, ...], epochs: int, limit: int | None, minutes: float | None, threads: int
 ) -> None:
-    """Measure, print and write; go on from what was measured before."""
+    """Measure what earlier runs haven't, print and write."""
     told = {"epochs": epochs, "limit": limit, "clock": "cpu"}
     settings = TrainSettings(epochs=epochs, augmentation=Augmentation(flip=True))
     known = read(output / "benchmarks" / "finetuning.json", told)

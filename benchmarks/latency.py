@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TARGET = 0.5
 _SHARED = ROOT.parent / "shared" / "models"
 _FINER = 8
-_HALVINGS = 5  # of the ratios between which a tool meets the latency
+_HALVINGS = 5  # bisection steps for the ratio at which a tool meets the latency
 _ROUNDS, _SECONDS = 15, 0.5
 
 _TORCH = ("resnet50", "mobilenet_v2", "densenet121", "vit_small")
@@ -52,21 +52,21 @@ _FILES: Mapping[str, str] = {
 }
 
 NOTES = (
-    "What it takes to halve the latency on ONNX Runtime's CPU provider. *MACs 0.5* is the speed-up that a uniform plan "
-    "for half the MACs brings, *of 8* what it would bring with channel counts in multiples of 8. *Planner* is "
-    "`--target latency=0.5`: the latency as it was predicted before anything was measured as a whole, then as it is "
-    "measured once the plan is made, in a measurement of its own, with its 95 % interval. A planner that takes 50 % or "
-    "a little less has met its target.",
-    "*Importance* is the share of l2 importance that layers still read, on average over layers; *uniform* is that of "
-    "the uniform plan of the same latency, found by halving. Torch-Pruning and onnxsim are brought to the same latency "
-    "by their ratios, where they get there: *weights* is the share of the energy of weights (their squares) that is "
-    "left, on average over layers, by whatever tool.",
+    "What it takes to halve the latency on ONNX Runtime's CPU provider. *MACs 0.5* is the speed-up of a uniform plan "
+    "for half the MACs; *of 8* is the same with channel counts in multiples of 8. The next two columns are about "
+    "`--target latency=0.5`: *predicted* is the share of the latency predicted before any plan was measured as a "
+    "whole, *planner* is the share measured once the plan is made, in a separate measurement, with its 95 % interval. "
+    "A planner at 50 % or a little less has met its target.",
+    "*Importance* is the share of l2 importance that layers still read, averaged over layers; *uniform* is that of "
+    "the uniform plan of the same latency, found by bisection. Torch-Pruning and onnxsim are brought to the same "
+    "latency by their ratios, where they can reach it. The last three columns are the share of the energy of weights "
+    "(their squares) that is left, averaged over layers: *weights* with onnxprune, then with each tool.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What half the latency takes of a network.
+    """Plans for half the latency of a network.
 
     Attributes:
         network: its name.
@@ -75,9 +75,9 @@ class Outcome:
         finer_speedup: the same with channel counts in multiples of 8.
         predicted: share of the latency that the planner predicted at first.
         measured: share of the latency that its plan takes; None if the target is out of reach.
-        tries: how many plans it measured.
-        importance: what its plan keeps.
-        uniform: what a uniform plan of the same latency keeps.
+        tries: number of plans that it measured.
+        importance: share of the importance that its plan keeps.
+        uniform: share that a uniform plan of the same latency keeps.
         energy: share of the weights' energy that each tool leaves at this latency, by name.
     """
 
@@ -104,11 +104,11 @@ class Network:
         self.inputs = generate_inputs(self.graph.proto, self.graph.shapes.inputs)
 
     def built(self, removed: Mask) -> ModelProto:
-        """Prune."""
+        """Return the pruned network."""
         return rewrite(PrunedGraph(self.graph, removed))
 
     def share(self, proto: ModelProto) -> tuple[float, Estimate]:
-        """Measure a pruned network: seconds of the original, and the share of them that it takes."""
+        """Measure a pruned network: seconds of the original, and the share of them that the pruned one takes."""
         models = {"dense": self.graph.proto, "pruned": proto}
         runs = turns(models, self.inputs, rounds=_ROUNDS, threads=self.threads, seconds=_SECONDS)
         return summarize(runs["dense"]).median, ratio(runs["pruned"], runs["dense"])
@@ -117,7 +117,7 @@ class Network:
         """Return the share of importance that layers still read, on average."""
         kept = weight = 0.0
         for group, scores in zip(self.graph.groups, self.scores, strict=True):
-            if not (whole := float(np.nansum(scores))):  # a group without scores stays
+            if not (whole := float(np.nansum(scores))):  # a group without scores is never pruned
                 continue
             readers = max(1, sum(slot in self.graph.summed for slot in group.slots))
             kept += readers * float(np.nansum(scores[~removed[group.units]])) / whole
@@ -131,7 +131,7 @@ class Network:
 
 
 def compare(name: str, network: Network, *, peers: bool) -> Outcome:
-    """Bring a network to half its latency by every means."""
+    """Prune a network to half its latency in every way."""
     log.print(name, style="dim")
     graph, scores, constraints = network.graph, network.scores, Constraints()
     dense, macs = network.share(network.built(choose(graph, scores, constraints, target=Target("macs", TARGET))))
@@ -173,7 +173,7 @@ def compare(name: str, network: Network, *, peers: bool) -> Outcome:
 
 
 def matched(network: Network, build: Callable[[float], ModelProto], share: float) -> float | None:
-    """Return the smallest ratio, up to a few halvings, with which a network is as fast; None if none is."""
+    """Return the smallest ratio, by bisection, at which a network reaches a share of the latency; None if none does."""
     low, high, best = 0.0, 0.95, None
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -218,7 +218,7 @@ def _networks(threads: int) -> dict[str, Callable[[], Network]]:
         if path.exists():
             found[name] = partial(_from_file, path, threads)
         else:
-            log.print(f"{name}: ../shared/models isn't there, left out")
+            log.print(f"{name}: ../shared/models is missing, skipped")
     return found
 
 
@@ -253,7 +253,7 @@ def _interval(share: Estimate) -> str:
 @click.command(help=__doc__)
 @options
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime.")
-@click.option("--peers/--no-peers", default=True, help="Also bring Torch-Pruning and onnxsim to the same latency.")
+@click.option("--peers/--no-peers", default=True, help="Also prune to the same latency with Torch-Pruning and onnxsim.")
 def main(repeats: int, clock: str, only: str, output: Path, threads: int, peers: bool) -> None:
     """Measure, print and write."""
     networks = _networks(threads)

@@ -1,7 +1,7 @@
 """Peak memory of pruning a model, measured in a process of its own.
 
-What counts is the resident memory above what the process held before it loaded the model, once a tiny model went the
-same way: then all modules are imported. The kernel keeps the peak and forgets it when asked, so this needs Linux.
+Resident memory is counted above what the process held before it loaded the model. A tiny model is pruned first, so that
+all modules are imported. The peak is the kernel's counter, which is reset before, so this needs Linux.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 
 
 def peak_memory(model: Path, *, check: bool) -> int | None:
-    """Return the bytes it takes at most to load, plan, prune and save a model; None where nobody keeps count.
+    """Return the peak of bytes needed to load, plan, prune and save a model; None where that isn't counted.
 
     Args:
         model: a model's file.
@@ -55,22 +55,22 @@ def _main(source: Path, check: bool) -> None:
 
 
 def forget_peak(process: int | None = None) -> None:
-    """Let the kernel count a process's peak memory from now on, ours by default."""
+    """Reset the kernel's peak memory counter of a process, this one by default."""
     Path(f"/proc/{process or 'self'}/clear_refs").write_text(_RESET_PEAK)
 
 
 def held(process: int | None = None) -> int:
-    """Return the bytes of resident memory that a process holds, ours by default."""
+    """Return the bytes of resident memory of a process, this one by default."""
     return _status("VmRSS", process)
 
 
 def peak(process: int | None = None) -> int:
-    """Return the bytes of resident memory that a process held at most, ours by default."""
+    """Return the peak of resident memory of a process in bytes, this one by default."""
     return _status("VmHWM", process)
 
 
 def _status(key: str, process: int | None) -> int:
-    """Return a figure of /proc/PID/status in bytes."""
+    """Return a value of /proc/PID/status in bytes."""
     lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
     (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
     return int(kibibytes) * 1024

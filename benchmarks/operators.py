@@ -1,4 +1,4 @@
-"""Writes docs/operators.md: what is known of every operator, from the cards themselves."""
+"""Write docs/operators.md, the table of all operator cards: ``python -m benchmarks.operators``."""
 
 from __future__ import annotations
 

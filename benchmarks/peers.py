@@ -1,4 +1,4 @@
-"""onnxprune beside Torch-Pruning and onnxsim, in one run: ``python -m benchmarks.peers``."""
+"""Compare onnxprune with Torch-Pruning and onnxsim in one run: ``python -m benchmarks.peers``."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ _DENSE = "unpruned"
 
 NOTES = (
     "Every tool is asked to remove half of the channels of each layer (l2), from the same weights: Torch-Pruning from "
-    "the PyTorch module, the others from its export by the TorchScript exporter. onnxsim gets what its own `simplify` "
-    "makes of that, which isn't counted. Time is from a model in memory to a pruned model in memory, the median of "
-    "some runs after one to warm up; Torch-Pruning's doesn't include the export to ONNX.",
-    "*Reached* counts the layers with weights that are smaller afterwards. MACs and parameters are those left, counted "
-    "on the ONNX model. *Valid* says whether onnx.checker accepts the result with full_check. *Latency* is on ONNX "
-    "Runtime's CPU provider, models taking turns; *speedup* is the mean over turns. The proof, onnxprune's default, "
-    "runs the original, the masked original and the pruned model; it changes nothing, so between the two rows of "
-    "onnxprune speedups differ by noise alone.",
+    "the PyTorch module, the others from its export by the TorchScript exporter. onnxsim gets the model as its own "
+    "`simplify` returns it, which isn't timed. Time is from a model in memory to a pruned model in memory: the median "
+    "of several runs after a warm-up run. Torch-Pruning's time doesn't include the export to ONNX.",
+    "*Reached* counts the layers with weights that are smaller afterwards. MACs and parameters are the shares left, "
+    "counted on the ONNX model. *Valid* says whether onnx.checker accepts the result with full_check. *Latency* is "
+    "measured on ONNX Runtime's CPU provider, models interleaved; *speedup* is the mean over rounds. The proof, "
+    "onnxprune's default, runs the original, the masked original and the pruned model. It doesn't change the result, "
+    "so the speedups of the two onnxprune rows differ by noise only.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a network in the hands of a tool.
+    """A network pruned by one tool.
 
     Attributes:
         network: its name.
         tool: the tool's name.
-        prune: the time it took; None for the unpruned network.
-        layers: how many layers have weights.
-        reached: how many of them are smaller.
+        prune: duration; None for the unpruned network.
+        layers: number of layers with weights.
+        reached: number of them that are smaller.
         macs: share of the MACs left.
         params: share of the parameters left.
         loads: whether ONNX Runtime loads and runs it.
         valid: whether onnx's full check accepts it.
-        latency: seconds of a run, the median; None if it doesn't load.
-        speedup: how many times faster than the unpruned network.
+        latency: median seconds of a run; None if it doesn't load.
+        speedup: latency of the unpruned network over its own.
     """
 
     network: str
@@ -78,7 +78,7 @@ class Outcome:
 def compare(
     network: str, case: Case, tools: Sequence[Tool], *, repeats: int, clock: str, rounds: int, threads: int
 ) -> list[Outcome]:
-    """Prune a network with every tool, and run what they make of it."""
+    """Prune a network with every tool, and run the results."""
     models, times = {_DENSE: case.proto}, dict[str, Timing]()
     for tool in tools:
         log.print(f"{network}: {tool.name}", style="dim")
@@ -112,7 +112,7 @@ def _cost(model: ModelProto) -> Cost:
 
 
 def _weights(cost: Cost) -> list[Shape]:
-    """Return the shapes of the weights of all layers, in order, which pruning leaves alone."""
+    """Return the shapes of the weights of all layers, in order; pruning keeps the order."""
     return [layer.weight for layer in cost.layers if layer.params]
 
 

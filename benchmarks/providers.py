@@ -1,4 +1,4 @@
-"""Another execution provider than the CPU's: is pruning worth it there, and are plans its own?
+"""Other execution providers: how much pruning saves there, and whether their plans differ from the CPU's.
 
 ``python -m benchmarks.providers cuda``, in an environment whose ONNX Runtime has the provider.
 """
@@ -40,17 +40,17 @@ _NETWORKS = ("resnet50_ts", "mobilenetv2_ts", "densenet121_ts", "efficientnet_b0
 _ROUNDS, _SECONDS = 15, 0.5
 
 NOTES = (
-    "Networks with random weights, dense and pruned uniformly to half their MACs, on {provider}: with float32 and with "
-    "float16 weights, at several batch sizes. *Speed-up* is that of pruning, with its 95 % interval.",
+    "Networks with random weights, dense and pruned uniformly to half their MACs, on {provider}: with float32 and "
+    "with float16 weights, at several batch sizes. *Speed-up* is that of pruning, with its 95 % interval.",
     "Then `--target latency=0.5` for {provider} and for ONNX Runtime's CPU provider: the share of the original's time "
-    "that each plan takes on each of the two, as measured once both plans were made. *Shared* is the part of all units "
+    "that each plan takes on each of the two, measured once both plans were made. *Shared* is the share of the units "
     "removed by either plan that both remove.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A network at one type and batch size: seconds dense and pruned, and how many times faster the latter is."""
+    """A network at one type and batch size: seconds dense and pruned, and the speed-up."""
 
     network: str
     weights: str
@@ -62,13 +62,13 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """Plans for half the latency on the provider and on the CPU, by what each takes on each; None out of reach.
+    """Plans for half the latency on the provider and on the CPU, each measured on both; None if out of reach.
 
     Attributes:
         network: its name.
-        there: share of the time on the provider, of the plan for it and of the plan for the CPU.
+        there: share of the time on the provider, with its own plan and with the plan for the CPU.
         here: the same on the CPU.
-        shared: the part of all removed units that both plans remove.
+        shared: share of all removed units that both plans remove.
     """
 
     network: str
@@ -125,7 +125,7 @@ def plans(name: str, analysis: TracedModel, provider: Provider, threads: int) ->
 
 
 def _halved(proto: ModelProto) -> ModelProto:
-    """Return a model with float16 weights and its inputs and outputs as they were."""
+    """Return a model with float16 weights and unchanged inputs and outputs."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copy = ModelProto()

@@ -1,7 +1,6 @@
-"""What pruning costs in accuracy, and what is won back without labels or gradients: criteria x recoveries x budgets.
+"""Accuracy after pruning and after repair without labels or gradients: criteria x recoveries x budgets.
 
-Measured cases are kept in the JSON file, so that the benchmark can be stopped and goes on where it was; the tables are
-of all that was measured so far.
+Results are kept in the JSON file, so that an interrupted benchmark resumes. The tables show all results so far.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _BATCH = 32
 
 
 class Workshop:
-    """A subject with what its cases share: the traced model, data, and sensitivities that were measured."""
+    """A subject with everything that its cases share: the traced model, data, and measured sensitivities."""
 
     def __init__(self, subject: Subject, limit: int | None) -> None:
         self.analysis = analyze(subject.path)
@@ -46,7 +45,7 @@ class Workshop:
         self._curves = cache(self._measure)
 
     def batches(self, calibration: Calibration) -> Batches:
-        """Return inputs to calibrate on."""
+        """Return batches of calibration inputs."""
 
         def again() -> Iterator[Inputs]:
             return (batch.inputs for batch in self.calibration[calibration].batches(_BATCH))
@@ -54,7 +53,7 @@ class Workshop:
         return again
 
     def measure(self, case: Case) -> Result:
-        """Plan, prune, repair and judge."""
+        """Plan, prune, repair and evaluate."""
         batches = self.batches(case.calibration)
         settings = PlanSettings(
             target=Target("macs", case.macs), criterion=case.criterion, allocation=case.allocation, seed=SEED
@@ -108,12 +107,12 @@ def _first(data: Dataset, limit: int | None) -> Dataset:
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> dict[Case, Result]:
-    """Read what was measured before with the same settings."""
+    """Read earlier results with the same settings."""
     if not path.exists():
         return {}
     document = json.loads(path.read_text(encoding="utf-8"))
     if {k: document["settings"].get(k) for k in settings} != dict(settings):
-        log.print(f"{path} was measured with other settings: beginning anew")
+        log.print(f"{path} was measured with other settings: starting over")
         return {}
     found = (Result(**{**entry, "case": Case(**entry["case"])}) for entry in document["results"]["cases"])
     return {result.case: result for result in found}
@@ -128,13 +127,13 @@ def read(path: Path, settings: Mapping[str, Any]) -> dict[Case, Result]:
     help="Measure cases that match MODEL/MACS/ALLOCATION/CRITERION/RECOVERY/INPUTS. Repeatable, in this order.",
 )
 @click.option("--all", "whole", is_flag=True, help="Cross all criteria and recoveries on all models: days.")
-@click.option("--minutes", type=float, default=None, help="Begin no case after so long.")
-@click.option("--judged", type=click.IntRange(1), default=None, help="Judge by so many samples of each set at most.")
-@click.option("--list", "listing", is_flag=True, help="List the cases and what was measured of them.")
+@click.option("--minutes", type=float, default=None, help="Start no case after this many minutes.")
+@click.option("--judged", type=click.IntRange(1), default=None, help="Largest number of samples of each test set.")
+@click.option("--list", "listing", is_flag=True, help="List the cases and whether they are measured.")
 def main(
     output: Path, only: tuple[str, ...], whole: bool, minutes: float | None, judged: int | None, listing: bool
 ) -> None:
-    """Measure recovery; go on from what was measured before."""
+    """Measure what earlier runs haven't, print and write."""
     settings = {"seed": SEED, "judged": judged, "clock": "cpu"}
     known = read(output / "benchmarks" / "recovery.json", settings)
     subjects = {subject.name: subject for subject in SUBJECTS if subject.path.exists()}

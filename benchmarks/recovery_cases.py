@@ -1,4 +1,4 @@
-"""What `benchmarks.recovery` measures: trained models with their data, and the ways to prune and repair them."""
+"""The cases of `benchmarks.recovery`: trained models with their data, and ways to prune and repair them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NONE = "none"
 RECOVERIES = ("reconstruct", NONE, *(m for m in get_args(Method) if m != "reconstruct"))
 
 Calibration = Literal["own", "random"]
-"""What is calibrated on: the model's own kind of data, or noise."""
+"""Calibration inputs: the model's own kind of data, or noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Subject:
     Attributes:
         name: its file.
         calibration: the data to calibrate on.
-        limit: how many of them.
-        judged: the data to judge by, by name; empty for the rest of the calibration's.
-        recipe: how they become inputs.
+        limit: number of samples to calibrate on.
+        judged: the data to evaluate on; empty for the other samples of the calibration data.
+        recipe: how data become inputs.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Subject:
         return SHARED / "models" / f"{self.name}.onnx"
 
     def data(self, analysis: TracedModel) -> tuple[Mapping[Calibration, Dataset], Mapping[str, Dataset]]:
-        """Return what to calibrate on, and what to judge by."""
+        """Return the calibration data and the test data."""
 
         def opened(spec: Path | str, limit: int | None = None) -> Dataset:
             recipe = read_recipe(self.recipe) if self.recipe else None
@@ -80,15 +80,15 @@ _EVERY_CRITERION = "cifar_resnet20_ts"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something to measure.
+    """One combination to measure.
 
     Attributes:
         model: the subject's name.
         macs: the share of MACs that remains.
-        allocation: where channels are taken.
-        criterion: which channels.
+        allocation: how many channels each layer loses.
+        criterion: which channels it loses.
         recovery: how the model is repaired.
-        calibration: what is calibrated on.
+        calibration: the calibration inputs.
     """
 
     model: str
@@ -99,13 +99,13 @@ class Case:
     calibration: Calibration = "own"
 
     def __str__(self) -> str:
-        """Write it as --only matches it."""
+        """Return it in the form that --only matches."""
         parts = (self.model, self.macs, self.allocation, self.criterion, self.recovery, self.calibration)
         return "/".join(map(str, parts))
 
 
 def variants(model: str, macs: float) -> Mapping[str, Case]:
-    """Return the case with every part in place, and what tells each part's share: cases that lack it, by name."""
+    """Return the case with every part, and the cases that lack some, by name."""
     whole = Case(model, macs)
     plain = replace(whole, allocation="uniform", criterion="l2")
     return {
@@ -135,7 +135,7 @@ _AT_OTHER_SHARES = (
 
 
 def selection() -> Iterator[Case]:
-    """Go through the cases that say most: what each part brings to each model, every criterion on one of them."""
+    """Yield the most informative cases: each part on each model, every criterion on one of them."""
     for subject in SUBJECTS:
         yield from variants(subject.name, SHARES[0]).values()
         for share in SHARES[1:]:
@@ -145,12 +145,12 @@ def selection() -> Iterator[Case]:
 
 
 def everything() -> Iterator[Case]:
-    """Go through the selection, then every criterion and recovery for every model and budget: days."""
+    """Yield the selection, then every criterion and recovery for every model and budget: days."""
     yield from dict.fromkeys([*selection(), *(c for s, share in product(SUBJECTS, SHARES) for c in _crossed(s, share))])
 
 
 def _crossed(subject: Subject, share: float) -> Iterator[Case]:
-    """Cross criteria with recoveries. Those that compare between layers rank globally as well."""
+    """Cross criteria with recoveries. Criteria that compare between layers rank globally as well."""
     plans: list[tuple[Allocation, str]] = [("reconstruction", "obs"), ("reconstruction", "l2")]
     plans += [("uniform", name) for name in criteria()] + [("global", "lamp"), ("global", "obs")]
     for (allocation, criterion), recovery in product(plans, RECOVERIES):

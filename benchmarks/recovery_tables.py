@@ -13,39 +13,37 @@ Interval = tuple[float, float, float]
 """A value, and the ends of its interval."""
 
 Times = tuple[float, float]
-"""Seconds, of the wall's clock and of the processor."""
+"""Seconds, wall-clock and processor."""
 
 _NOTES = (
-    "Models are pruned to a share of their multiply-accumulates and repaired from unlabeled inputs; accuracy "
-    "is measured on other samples. *Allocation* says how many channels each layer loses, *criterion* which "
-    "ones; reconstruction measures the outputs' error for every group of channels, with its readers refitted, "
-    "and spends the budget where it costs least. *Recovery* refits all weights by least squares (reconstruct), "
-    "the mean and variance of each channel (bn) or the mean only (bias).",
-    "Every part in place is allocation reconstruction, criterion obs, recovery reconstruct: what `prune --data` does. "
-    "The first tables say what becomes of it when a part is replaced: in points against every part in place, so that "
-    "-5 says that the part brings 5 points over what stands in for it. *Inputs: noise* is `--data random`, for when "
-    "there are none.",
-    "Intervals are of 95 %. *Change* is against the dense model on the same samples, in points. Times are "
-    "seconds by the clock, and of processor time (of all threads) behind them: planning includes measuring, which "
-    "cases share.",
-    "MobileNetV2's and SqueezeNet's images are no validation set: their accuracies compare with the dense "
-    "model's only.",
+    "Models are pruned to a share of their multiply-accumulates and repaired from unlabeled inputs. Accuracy is "
+    "measured on other samples. *Allocation* decides how many channels each layer loses, *criterion* which ones. The "
+    "allocation reconstruction measures the error of the outputs for every group of channels, with the layers that "
+    "read them refitted, and spends the budget where that costs least. *Recovery* refits all weights by least squares "
+    "(reconstruct), the mean and variance of each channel (bn), or only the mean (bias).",
+    "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data`. "
+    "The first tables replace parts of it. Their points are relative to every part: -5 means that the replaced parts "
+    "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",
+    "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
+    "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
+    "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "
+    "only.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a case.
+    """Result of a case.
 
     Attributes:
         case: the case.
-        top1: accuracy and its interval, in per cent, by the data judged on.
-        change: of the accuracy against the dense model's on the same samples, with its interval, in points.
-        agreement: share of the predictions that are the dense model's, in per cent.
-        macs: the share that remained.
-        plan: how long measuring and planning took.
-        repair: how long repair took.
-        failure: the code of the error that there was instead.
+        top1: accuracy and its interval, in percent, by test set.
+        change: accuracy minus the dense model's on the same samples, with its interval, in points.
+        agreement: share of predictions equal to the dense model's, in percent.
+        macs: the share of MACs that is left.
+        plan: duration of measuring and planning.
+        repair: duration of repair.
+        failure: code and cause of the error, if the case failed.
     """
 
     case: Case
@@ -64,7 +62,7 @@ class Result:
 
 
 def report(results: Sequence[Result], settings: Mapping[str, Any]) -> Report:
-    """Tabulate what each part brings, then all cases of each model and data it was judged on."""
+    """Return a report: the contribution of each part, then all cases of each model and test set."""
     failed = [r for r in results if r.failure]
     tables = [*_ablations({r.case: r for r in results if not r.failure}), *_cases(results)]
     if failed:
@@ -84,7 +82,7 @@ def report(results: Sequence[Result], settings: Mapping[str, Any]) -> Report:
 
 
 def _ablations(results: Mapping[Case, Result]) -> Iterator[Table]:
-    """Tabulate what each part brings at the first share, a table for each model."""
+    """Yield a table for each model: the contribution of each part at the first share."""
     share = SHARES[0]
     for subject in SUBJECTS:
         named = {name: results[c] for name, c in variants(subject.name, share).items() if c in results}
@@ -122,7 +120,7 @@ def _cases(results: Sequence[Result]) -> Iterator[Table]:
 
 
 def _columns(data: str) -> Sequence[Column[Result]]:
-    """Return the columns of a table about the accuracy on some data."""
+    """Return the columns of a table of accuracies on a test set."""
 
     def spread(values: Callable[[Result], Mapping[str, Interval]], sign: str) -> Callable[..., str]:
         def cell(result: Result) -> str:

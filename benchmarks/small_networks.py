@@ -22,7 +22,7 @@ SIZE = 32
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 (He et al., 2015) with a stem for small images, as CIFAR's trainings have it."""
+    """ResNet-18 (He et al., 2015) with the stem for small images that is usual for CIFAR."""
     layers: list[nn.Module] = [*conv_bn(3, 64), nn.ReLU()]
     channels = 64
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
@@ -32,7 +32,7 @@ def resnet18() -> nn.Module:
 
 
 def mobilenet_v2() -> nn.Module:
-    """MobileNetV2 (Sandler et al., 2018) with the strides of its first three stages taken out."""
+    """MobileNetV2 (Sandler et al., 2018) with stride 1 in its stem and first stages."""
     layers: list[nn.Module] = [*conv_bn(3, 32), nn.ReLU6()]
     layers += inverted_residuals(32, strides=(1, 1, 2, 2, 1, 2, 1))
     head = [*conv_bn(320, 1280, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, CLASSES)]
@@ -45,7 +45,7 @@ def vit() -> nn.Module:
 
 
 def tiny() -> nn.Module:
-    """A convolution, a normalization and a classifier: what a trainer is warmed up with."""
+    """A convolution, a normalization and a classifier, to warm up a trainer."""
     return nn.Sequential(*conv_bn(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
 
 
@@ -54,13 +54,13 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"resnet18": resnet18, "mobile
 
 
 def build(name: str) -> nn.Module:
-    """A network of `NETWORKS`, or the tiny one, with seeded random weights."""
+    """Return a network of `NETWORKS`, or the tiny one, with seeded random weights."""
     torch.manual_seed(0)
     return tiny() if name == TINY else NETWORKS[name]()
 
 
 def export(module: nn.Module) -> ModelProto:
-    """A network as ONNX, its normalizations not folded."""
+    """Export a network to ONNX without folding its normalizations."""
     with TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"

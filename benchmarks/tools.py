@@ -1,4 +1,4 @@
-"""The tools that `benchmarks.peers` compares, each called as its documentation says, on the same weights."""
+"""The tools that `benchmarks.peers` compares, each called as documented, on the same weights."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["NETWORKS", "RATIO", "TOOLS", "Case", "Tool", "case", "torch_pruned"]
 
 RATIO = 0.5
 OPSET = 17
-_MULTIPLE = 8  # Torch-Pruning takes one for all layers, narrow ones as well; onnxsim can't round
+_MULTIPLE = 8  # Torch-Pruning has one multiple for all layers, including narrow ones; onnxsim can't round
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A network in both of its shapes.
+    """A network in PyTorch and ONNX.
 
     Attributes:
-        module: in PyTorch.
-        proto: as the TorchScript exporter writes it, BN folded where it does that.
+        module: the network in PyTorch.
+        proto: its export by the TorchScript exporter, BN folded where the exporter does so.
     """
 
     module: nn.Module
@@ -47,10 +47,10 @@ class Tool:
     """A pruner.
 
     Attributes:
-        name: what the tables call it.
-        prepare: makes what it prunes; not timed.
+        name: its name in the tables.
+        prepare: makes the input of ``prune``; not timed.
         prune: removes half of the channels of each layer that it reaches.
-        export: turns the result into ONNX; not timed.
+        export: converts the result to ONNX; not timed.
     """
 
     name: str
@@ -67,7 +67,7 @@ def case(name: str) -> Case:
 
 def _export(module: nn.Module) -> ModelProto:
     with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter is deprecated, which is no news
+        warnings.simplefilter("ignore")  # the exporter is deprecated
         file = Path(folder, "model.onnx")
         torch.onnx.export(module, (torch.zeros(INPUT),), file, dynamo=False, opset_version=OPSET)
         return onnx.load(file)

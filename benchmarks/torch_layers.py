@@ -1,4 +1,4 @@
-"""Layers in PyTorch that the networks of several benchmarks are made of."""
+"""PyTorch layers shared by the networks of several benchmarks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 def conv_bn(channels: int, width: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size, but for its stride, and its batch normalization."""
+    """Return a convolution that keeps the size, except for its stride, and its batch normalization."""
     convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(width)]
 
 
 def inverted_residuals(channels: int, strides: Sequence[int]) -> Iterator[nn.Module]:
-    """The stages of MobileNetV2 (Sandler et al., 2018, table 2), each with its stride; they end in 320 channels."""
+    """Yield the stages of MobileNetV2 (Sandler et al., 2018, table 2) with these strides; they end in 320 channels."""
     stages = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
     for (expansion, width, blocks), stride in zip(stages, strides, strict=True):
         for block in range(blocks):
@@ -24,7 +24,7 @@ def inverted_residuals(channels: int, strides: Sequence[int]) -> Iterator[nn.Mod
 
 
 class InvertedResidual(nn.Module):
-    """A depthwise convolution between two pointwise ones, and the input added where it fits (Sandler et al., 2018)."""
+    """A depthwise convolution between two pointwise ones, plus the input if shapes allow (Sandler et al., 2018)."""
 
     def __init__(self, channels: int, width: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend every token to all tokens."""
+        """Let every token attend to all tokens."""
         batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a perceptron of four times the width, each normalized before and added to its input."""
+    """Attention and an MLP of four times the width, both pre-normalized and residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The networks of `benchmarks.peers` in PyTorch, written for size: torchvision isn't needed.
+"""The networks of `benchmarks.peers` in PyTorch, written briefly so that torchvision isn't needed.
 
-Layers follow the papers and torchvision's reference (parameter counts are the same), the forward passes are what
-Torch-Pruning can follow.
+Layers follow the papers and torchvision (parameter counts are the same). The forward passes are written so that
+Torch-Pruning can follow them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ CLASSES = 1000
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
-    """A network of `NETWORKS` for inference, with seeded random weights and the BN statistics of random images."""
+    """Return a network of `NETWORKS` for inference, with seeded random weights and BN statistics of random images."""
     torch.manual_seed(seed)
     network = NETWORKS[name]()
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     if norms:
         for norm in norms:
-            norm.momentum = None  # the mean over all batches seen: here of the one
+            norm.momentum = None  # the mean over all batches seen, here one
         with torch.no_grad():
             network(torch.randn(4, *INPUT[1:]))
     return network.eval()

@@ -1,4 +1,4 @@
-"""How long each stage takes and how much memory: ``python -m benchmarks.tracing``."""
+"""Time and memory of each stage: ``python -m benchmarks.tracing``."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ STAGES = ("load", "shapes", "trace", "plan", "rewrite", "save", "verify")
 _LINEAR = 1.1  # growth exponent up to which a stage counts as linear: room for noise and caches
 
 NOTES = (
-    "Models have seeded random weights. Each time is the fastest of some runs after one to warm up: what "
-    "disturbs a run only ever makes it longer. `shapes` normalizes "
-    "the graph and finds every tensor's shape, `trace` finds the channel dependencies, `plan` scores with l2 and aims "
-    "at half the MACs, `verify` is the masked oracle on ONNX Runtime. `total` is all but `verify`.",
-    "Memory is the peak of resident memory while a model is loaded, pruned and saved, in a process of its own, above "
-    "what the process held before; in brackets relative to the model's file; and the same with the proof.",
+    "Models have seeded random weights. Each time is the fastest of several runs after a warm-up run, because "
+    "interference only makes runs longer. `shapes` normalizes the graph and finds the shape of every tensor, `trace` "
+    "finds the channel dependencies, `plan` scores with l2 and aims at half the MACs, `verify` is the masked oracle "
+    "on ONNX Runtime. `total` is everything but `verify`.",
+    "Memory is the peak of resident memory while a model is loaded, pruned and saved in its own process, above what "
+    "the process held before; in brackets relative to the model's file. The last column is the same with the proof.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured of a model.
+    """Measurements of one model.
 
     Attributes:
         model: its name.
-        nodes: how many nodes it has, normalized.
+        nodes: number of nodes, normalized.
         params: elements of its weights.
         size: bytes of its file.
         stages: the time of each stage.
-        memory: bytes at the peak of load to save; None where that can't be measured.
+        memory: peak of bytes from load to save; None where that can't be measured.
         memory_proved: the same with the proof.
     """
 
@@ -74,13 +74,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Something we mean to reach.
+    """A goal.
 
     Attributes:
-        what: which figure.
-        limit: what it should stay below, in words.
-        found: what it is, in words.
-        met: whether it does.
+        what: the quantity.
+        limit: its limit, as text.
+        found: its value, as text.
+        met: whether the value is within the limit.
     """
 
     what: str
@@ -107,14 +107,14 @@ def run(name: str, model: ModelProto, *, repeats: int, clock: str) -> Result:
 
 
 def growth(results: Sequence[Result], stage: str) -> float:
-    """Return the exponent p of the power law, time ~ nodes ** p, that fits a stage best."""
+    """Return the exponent p of the power law, time ~ nodes ** p, fitted to a stage."""
     nodes = [r.nodes for r in results]
     times = [r.stages[stage].best for r in results]
     return float(np.polyfit(np.log(nodes), np.log(times), 1)[0])
 
 
 def aims(results: Mapping[str, Result]) -> Iterator[Aim]:
-    """Hold the figures against what we mean to reach."""
+    """Compare results with the goals."""
     for name, result in results.items():
         limit = 1.0 if name == "synthetic 10,000" else 0.05 if name in NETWORKS else None
         if limit is not None:

@@ -21,7 +21,7 @@ from onnxprune_ort_training.backend import Worker, loss_model, statistics_of
 from onnxprune_ort_training.forms import in_its_forms
 
 Step = Callable[[], tuple[float, float]]
-"""Makes a step; gives its loss, and CPU seconds that another process has used so far."""
+"""Runs a step; returns its loss, and the CPU seconds that another process has used so far."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -36,7 +36,7 @@ def draw_batch(size: int) -> Arrays:
 
 
 def native(model: ModelProto, batch: Arrays, threads: int) -> Step:
-    """Steps of onnxprune, of a normalized model."""
+    """Return steps of onnxprune for a normalized model."""
     goal = objective(model, SETTINGS, labeled=True, teacher=False)
     step = build_step(model, goal, SETTINGS, batch)
     runner = HostRunner(step, providers=["CPUExecutionProvider"], threads=threads)
@@ -44,7 +44,7 @@ def native(model: ModelProto, batch: Arrays, threads: int) -> Step:
 
 
 def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:
-    """Steps of torch."""
+    """Return steps of torch."""
     torch.set_num_threads(threads)
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=SETTINGS.peak, weight_decay=SETTINGS.decay)
@@ -61,7 +61,7 @@ def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:
 
 
 def ort_training(model: ModelProto, batch: Arrays, threads: int, worker: Worker) -> Step:
-    """Steps of onnxruntime-training in a worker, of a normalized model."""
+    """Return steps of onnxruntime-training, in a worker, for a normalized model."""
     graph = forward(model, {"image": batch["image"].shape}, trainable(model), norms="frozen", fast=False)
     goal = objective(model, SETTINGS, labeled=True, teacher=False)
     losses = write_losses(graph, model, goal, SETTINGS, batch)

@@ -1,4 +1,4 @@
-"""A step of training beside torch and onnxruntime-training, in one run: ``python -m benchmarks.training``.
+"""Compare a training step with torch and onnxruntime-training in one run: ``python -m benchmarks.training``.
 
 It needs the plug-in: ``pip install plugins/onnxprune_ort_training``.
 """
@@ -24,27 +24,28 @@ from onnxprune_ort_training.backend import Worker
 
 NOTES = (
     "A step is forward, loss (cross-entropy), backward and AdamW, on random images of 3x32x32; batch normalizations "
-    "use the batch's moments. All take turns, so that what disturbs the machine disturbs all; times are medians. "
-    "torch runs eagerly, with its own AdamW (`foreach`). onnxruntime-training 1.19.2 runs in its own process, and its "
-    "time includes handing it the batch. CPU time is that of all threads and processes together.",
-    "*Peak memory* is what three steps add to what the process held before it had the network (weights, gradients, "
-    "what the optimizer keeps and activations, and what it takes to prepare them), each trainer in a process of its "
-    "own, warmed up with a tiny network.",
-    "*Loss* is that of the first step, which is the same for all: they start with the same weights.",
+    "use the batch's moments. Trainers are timed in an interleaved order, so background load affects all of them "
+    "equally; times are medians. torch runs eagerly, with its own AdamW (`foreach`). onnxruntime-training 1.19.2 runs "
+    "in its own process, and its time includes passing it the batch. CPU time is that of all threads and processes "
+    "together.",
+    "*Peak memory* is what three steps add to what the process held before it had the network: weights, gradients, "
+    "optimizer state, activations, and the memory to prepare them. Each trainer runs in its own process, warmed up "
+    "with a tiny network.",
+    "*Loss* is that of the first step. It is the same for all, because they start with the same weights.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trainer does on a network.
+    """A trainer on a network.
 
     Attributes:
         network: its name.
-        trainer: the trainer's.
+        trainer: name of the trainer.
         first: the loss of the first step.
-        seconds: of a step, the median.
-        ratio: the same over torch's, the median over turns.
-        memory: bytes at the peak; None where that can't be measured.
+        seconds: median duration of a step.
+        ratio: duration over torch's, the median over rounds.
+        memory: peak of bytes; None where that can't be measured.
     """
 
     network: str
@@ -56,7 +57,7 @@ class Outcome:
 
 
 def compare(name: str, size: int, rounds: int, threads: int, clock: str, python: Path | None) -> Iterator[Outcome]:
-    """Let the trainers take turns on a network."""
+    """Time the trainers on a network in an interleaved order."""
     batch, module = draw_batch(size), build(name)
     model = normalize(export(module))
     now = CLOCKS[clock]

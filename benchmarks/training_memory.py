@@ -1,7 +1,7 @@
 """Peak memory of training steps, measured in a process of its own.
 
-What counts is the resident memory above what the process held before it had the model, once a tiny network went the
-same way: then all modules are imported. onnxruntime-training's is that of its worker.
+Resident memory is counted above what the process held before it had the model. A tiny network is trained first, so that
+all modules are imported. For onnxruntime-training, it is the memory of the worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STEPS = 3
 
 
 def peak_memory(trainer: str, network: str, size: int, threads: int, python: Path | None = None) -> int | None:
-    """Return the bytes that training a network takes at most; None where nobody keeps count.
+    """Return the peak of bytes that training a network takes; None where that isn't counted.
 
     Args:
         trainer: "torch", "onnxprune" or "ort-training".
@@ -74,7 +74,7 @@ def _here(trainer: str, file: Path, batch: Arrays, threads: int) -> None:
 
 
 def _extra(train: Callable[[str], None], network: str, process: int | None) -> int:
-    """Return how far the memory of a process rises above what it held, ours by default."""
+    """Return how far the memory of a process rises above what it held before, this process by default."""
     train(TINY)
     gc.collect()
     forget_peak(process)

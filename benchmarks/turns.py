@@ -25,15 +25,15 @@ def turns(
     seconds: float = 0.01,
     provider: Provider | None = None,
 ) -> dict[str, Rounds]:
-    """Run models in turn on ONNX Runtime.
+    """Run models on ONNX Runtime in an interleaved order.
 
     Args:
         models: the models by name, with the same inputs.
         inputs: an array for each input.
-        rounds: how many turns each model takes.
+        rounds: number of rounds; each runs every model.
         threads: threads within an operator.
-        seconds: how long each is run at least.
-        provider: the execution provider; the CPU's by default.
+        seconds: shortest time that each model runs in a round.
+        provider: the execution provider; the CPU by default.
 
     Returns:
         Seconds of every run by model and round.
@@ -49,5 +49,5 @@ def turns(
 
 
 def speedup(reference: Rounds, own: Rounds) -> float:
-    """Return how many times faster than a reference a model is."""
+    """Return the speed-up of a model over a reference."""
     return ratio(reference, own).value

@@ -21,10 +21,10 @@ class Family:
     """Models of one kind in one folder.
 
     Attributes:
-        name: what they are.
-        folder: where they are.
-        where: the folder as it is told to people.
-        finish: what to do with a model that was read.
+        name: the kind of models.
+        folder: the folder with their files.
+        where: the folder as shown in reports.
+        finish: applied to each model that is read.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Family:
         return self.finish(onnx.load(path))
 
 
-# What can't be guessed of a model's inputs: sizes, and values that steer it. Both of these take 512 samples after 64.
+# Inputs that can't be guessed: sizes, and values that steer the model. Both models take 512 samples after 64.
 SIZES: Mapping[str, Mapping[str, Sequence[int]]] = {
     "silero_vad": {"input": (1, 576)},
     "silero_vad_op18_ifless": {"input": (1, 576)},

@@ -1,1 +1,1 @@
-"""Small trained models, and makers of full-size ones, for tests, measurements and the README."""
+"""Small trained models, and builders of full-size ones, for tests, benchmarks and the README."""

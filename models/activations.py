@@ -1,10 +1,10 @@
-"""What the activations of a network look like, from a sample of values per tensor.
+"""Estimate the distribution of a network's activations from a sample of values per tensor.
 
-Random weights give sane activations only where each layer's scale fits what reaches it, through
-residual sums, gates, poolings and normalizations alike. So a graph is walked once with every tensor
-standing for a few thousand draws of one of its entries: element-wise operators are executed on the
-draws by onnx's reference implementation, a contraction draws anew from the normal distributions
-that its filters give, and everything else passes its input on.
+Random weights give sane activations only if each layer's scale fits its input, through residual
+sums, gates, poolings and normalizations alike. So the graph is walked once with a few thousand
+samples of one entry of every tensor. Element-wise operators are executed on the samples by onnx's
+reference implementation, a contraction draws new samples from the normal distributions of its
+filters' outputs, and every other operator passes its input on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.contraction import Contraction
 
 Array = npt.NDArray[np.generic]
 Sample = npt.NDArray[np.float32]
-"""Draws of one entry of a tensor, [SIZE]; element-wise operators combine them draw by draw."""
+"""Samples of one entry of a tensor, [SIZE]; element-wise operators combine them one by one."""
 
 SIZE = 4096
 
@@ -33,37 +33,37 @@ _ELEMENTWISE = frozenset(
 
 
 class Activations:
-    """The samples of a graph's tensors, filled in node by node in topological order."""
+    """The samples of a graph's tensors, added node by node in topological order."""
 
     def __init__(self, rng: np.random.Generator, opset: int) -> None:
-        """Draws come from `rng`; operators are those of the standard's version `opset`."""
+        """Take samples from `rng`, and operators from version `opset` of the standard."""
         self._rng = rng
         self._opset = opset
         self._samples: dict[str, Sample] = {}
 
     def moments(self, name: str) -> tuple[float, float]:
-        """The mean and variance of a tensor; of the standard normal if nothing is known of it."""
+        """Return the mean and variance of a tensor; those of the standard normal if it is unknown."""
         if name not in self._samples:
             return 0.0, 1.0
         sample = self._samples[name].astype(np.float64)
         return float(sample.mean()), float(sample.var())
 
     def add_input(self, name: str) -> None:
-        """Adds an input of the graph, taken to be standard normal."""
+        """Add an input of the graph, assumed to be standard normal."""
         self._samples[name] = self._rng.standard_normal(SIZE, np.float32)
 
     def add_constant(self, name: str, values: Array) -> None:
-        """Adds a constant tensor: draws of its entries."""
+        """Add a constant tensor: samples of its entries."""
         at = self._rng.integers(0, values.size, SIZE)
         self._samples[name] = values.flat[at].astype(np.float32)
 
     def add_view(self, name: str, origin: str) -> None:
-        """Adds a tensor that has the entries of the constant `origin`."""
+        """Add a tensor with the entries of the constant `origin`."""
         if origin in self._samples:
             self._samples[name] = self._samples[origin]
 
     def add_contraction(self, node: NodeProto, layer: Contraction, weights: Array) -> None:
-        """Adds the output of a layer: each filter's entries are normal about the filter's mean."""
+        """Add the output of a layer: each filter's output is normal, with the filter's mean and variance."""
         mean, variance = self.moments(layer.data)
         sums = weights.sum(layer.axes).ravel().astype(np.float32)
         powers = np.square(weights).sum(layer.axes).ravel().astype(np.float32)
@@ -75,14 +75,14 @@ class Activations:
         self._samples[node.output[0]] = output.astype(np.float32)
 
     def add_batch_norm(self, node: NodeProto, constants: Sequence[Array]) -> None:
-        """Adds the output of a BatchNormalization; its scale, shift, mean, variance go together."""
+        """Add the output of a BatchNormalization; scale, shift, mean and variance are of one channel."""
         scale, shift, mean, variance = (values.astype(np.float32) for values in constants)
         at = self._rng.integers(0, scale.size, SIZE)
         x = (self._samples[node.input[0]] - mean[at]) / np.sqrt(variance[at] + np.float32(1e-5))
         self._samples[node.output[0]] = x * scale[at] + shift[at]
 
     def add(self, node: NodeProto) -> None:
-        """Adds the outputs of any other node; none where none of its inputs has a sample."""
+        """Add the outputs of any other node, unless none of its inputs has a sample."""
         inputs = {name: self._samples[name] for name in node.input if name in self._samples}
         if not inputs:
             return
@@ -117,7 +117,7 @@ def _mixed(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
 
 
 def _largest(inputs: Sequence[Sample], rng: np.random.Generator) -> Sample:
-    # Four independent draws: fewer than a window holds, because neighbors are alike.
+    # Four independent samples, fewer than a window has, because neighbors are similar.
     largest: Sample = np.maximum.reduce([rng.permutation(inputs[0]) for _ in range(4)])
     return largest
 

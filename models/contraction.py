@@ -1,4 +1,4 @@
-"""Which axes of its weight a Conv, ConvTranspose, Gemm or MatMul sums over."""
+"""The axes of the weight that a Conv, ConvTranspose, Gemm or MatMul sums over."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from onnx import NodeProto, helper
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """One node that sums products of data and a constant weight."""
+    """A node that sums products of data and a constant weight."""
 
     data: str
     weight: str
     shape: tuple[int, ...]
-    """Of the weight, as the node sees it."""
+    """Shape of the weight, as the node reads it."""
     axes: tuple[int, ...]
-    """Those of the weight that are summed over; the others tell the outputs apart."""
+    """Axes of the weight that are summed over; the others index the outputs."""
     share: float = 1.0
     """How much of the weight along `axes` reaches one output: a transposed convolution spreads it
     over groups and strides."""
 
     @property
     def terms(self) -> float:
-        """The number of products that one entry of the output sums."""
+        """The number of products summed in one entry of the output."""
         return prod(self.shape[axis] for axis in self.axes) * self.share
 
 
 def contraction(node: NodeProto, constant_shapes: Mapping[str, tuple[int, ...]]) -> Contraction | None:
-    """The contraction that a node is; None if it is none, or one of two activations.
+    """Return a node as a contraction; None if it is none, or multiplies two activations.
 
     `constant_shapes` has the shapes of all constant tensors by name.
     """

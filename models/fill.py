@@ -1,9 +1,9 @@
-"""Gives a model without weights seeded random ones, such that its activations stay near one.
+"""Give a model without weights seeded random ones that keep its activations near one.
 
 Architecture graphs are published with each weight replaced by a ConstantOfShape node: onnx ships
 nine of them, and `models.builders` writes such graphs too. `fill` turns those nodes into
-initializers. What each tensor is for follows from its first consumer behind Reshape, Transpose and
-the like, and the scale of a layer's weights from a sample of the activations that reach it
+initializers. The role of each tensor follows from its first consumer after Reshape, Transpose and
+the like. The scale of a layer's weights follows from a sample of its input activations
 (`models.activations`): layer-sequential unit variance (Mishkin and Matas, 2016) without running
 the model.
 """
@@ -31,10 +31,10 @@ from models.contraction import Contraction, contraction
 Array = npt.NDArray[np.generic]
 
 MIN_ELEMENTS = 64
-"""Smaller tensors may be real constants: they stay, unless BatchNormalization reads them."""
+"""Smaller tensors may be real constants and are kept, unless BatchNormalization reads them."""
 
 MIN_IR_VERSION = 8
-"""What `fill` raises the IR version to: below 4, initializers have to be graph inputs too."""
+"""`fill` raises the IR version to this: below 4, initializers have to be graph inputs too."""
 
 MIN_CENTERED_TERMS = 16
 """Filters that sum at least this many products get a mean of zero."""
@@ -51,19 +51,19 @@ _SCALES = {
     ("Mul", 0),
     ("Mul", 1),
 }
-"""Inputs that scale or are a variance; every other one that isn't a weight is added somewhere."""
+"""Inputs that are a scale or a variance; every other input that isn't a weight is a summand."""
 
 
 def fill(model: ModelProto, seed: int = 0) -> ModelProto:
-    """A copy of `model` with its ConstantOfShape weights replaced by seeded random initializers.
+    """Return a copy of `model` with its ConstantOfShape weights replaced by seeded random initializers.
 
     Weights of Conv, ConvTranspose, Gemm and MatMul are normal, each filter scaled so that its
     output has a standard deviation of 0.5 .. 1.5 when the model's inputs are standard normal.
     Scales and variances are uniform in 0.5 .. 1.5, biases, means and all others normal with a
-    deviation of 0.1. Tensors of integers stay, and those of fewer than 64 elements; but the
-    parameters of BatchNormalization are drawn whatever their size, and even where they were given,
-    as they describe weights that are gone. The IR version is raised to 8 where it is lower. A model
-    without such weights comes back as it is.
+    deviation of 0.1. Tensors of integers and those of fewer than 64 elements are kept. But the
+    parameters of BatchNormalization are always drawn, even if they have values, because those
+    describe weights that are gone. A lower IR version is raised to 8. A model without such weights
+    is returned unchanged.
     """
     filled = ModelProto()
     filled.CopyFrom(model)
@@ -77,7 +77,7 @@ def fill(model: ModelProto, seed: int = 0) -> ModelProto:
 
 
 class _Filler:
-    """Walks a graph in its topological order and draws each weight where it is first read."""
+    """Walks a graph in topological order and draws each weight where it is first read."""
 
     def __init__(self, model: ModelProto, constants: dict[str, Array], rng: np.random.Generator) -> None:
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
@@ -86,13 +86,13 @@ class _Filler:
         self._activations = Activations(rng, opset)
         self._inferred = dict(_static_shapes(model))
         self._constants = constants
-        # Of constants and their views: the constant itself, and the view's own shape.
+        # For constants and their views: the constant itself, and the view's own shape.
         self._origin = {name: name for name in constants}
         self._shapes = {name: values.shape for name, values in constants.items()}
         self._blank: set[str] = set()
 
     def draw(self, names: set[str]) -> dict[str, Array]:
-        """New values for those of the constants `names` that some node reads."""
+        """Return new values for those of the constants `names` that some node reads."""
         names = names & self._constants.keys()
         self._blank = set(names)
         for value in self._graph.input:
@@ -114,7 +114,7 @@ class _Filler:
         self._shapes[name] = self._inferred.get(name, self._shapes[source])
 
     def _add_layer(self, node: NodeProto) -> None:
-        """Draws what the node is first to read, then the activations that it writes."""
+        """Draw the weights that the node is the first to read, then its output activations."""
         layer = contraction(node, self._shapes)
         for index, name in enumerate(node.input):
             if name in self._origin:
@@ -146,10 +146,10 @@ class _Filler:
         return self._rng.normal(0.0, 0.1, self._shapes[name])
 
     def _filters(self, layer: Contraction) -> Array:
-        """Filters whose outputs have variances around one; centered where they are long enough.
+        """Return filters whose outputs have variances around one; centered if they are long enough.
 
-        Activations have a mean. A random filter makes of it a mean of its own, which soon outweighs
-        the signal; one of mean zero doesn't: Brock et al., 2021, "Characterizing signal propagation
+        A random filter passes the mean of activations on, which soon outweighs the signal. A filter
+        of mean zero doesn't: Brock et al., 2021, "Characterizing signal propagation
         to close the performance gap in unnormalized ResNets".
         """
         filters = self._rng.standard_normal(layer.shape, np.float32)
@@ -176,7 +176,7 @@ def _constants(graph: GraphProto) -> Iterator[tuple[str, Array]]:
 
 
 def _hollow(graph: GraphProto, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """The floats that ConstantOfShape makes, as arrays that take no memory."""
+    """Yield the floats that ConstantOfShape makes, as arrays that take no memory."""
     for node in graph.node:
         if node.op_type == "ConstantOfShape" and node.input[0] in constants:
             values = [numpy_helper.to_array(attribute.t) for attribute in node.attribute]
@@ -200,7 +200,7 @@ def _static_shapes(model: ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _install(model: ModelProto, drawn: Mapping[str, Array]) -> None:
-    """Writes the drawn constants as initializers, and drops the shapes that nothing reads now."""
+    """Write the drawn constants as initializers, and drop shapes that nothing reads any more."""
     graph = model.graph
     shapes = {node.input[0] for node in graph.node if node.output[0] in drawn}
     _retain(graph.node, lambda node: node.output[0] not in drawn)
@@ -216,14 +216,14 @@ def _install(model: ModelProto, drawn: Mapping[str, Array]) -> None:
 
 
 def _retain(field: Any, condition: Callable[[Any], bool]) -> None:
-    """Drops the elements of a repeated field that don't meet the condition."""
+    """Drop the elements of a repeated field that don't meet the condition."""
     kept = [element for element in field if condition(element)]
     del field[:]
     field.extend(kept)
 
 
 def _names_read(graph: GraphProto) -> Iterator[str]:
-    """What the nodes of a graph read, those of subgraphs included."""
+    """Yield the names that the nodes of a graph read, including those of subgraphs."""
     for node in graph.node:
         yield from node.input
         for attribute in node.attribute:

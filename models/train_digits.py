@@ -1,7 +1,7 @@
-"""Trains the two digit classifiers of this folder and exports them: `python -m models.train_digits`.
+"""Train the two digit classifiers of this folder and export them: `python -m models.train_digits`.
 
 Data: the 1,797 handwritten digits of 8x8 gray levels that scikit-learn ships, a quarter held out.
-Needs the `dev` extra. The results are committed, because a test must not depend on a training.
+Needs the `dev` extra. The results are committed, because a test must not depend on training.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ Labels = npt.NDArray[np.int64]
 
 
 def named(**layers: nn.Module) -> nn.Sequential:
-    """Layers in a row; the exporter names its nodes after them."""
+    """Return layers in a row; the exporter names its nodes after them."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
-    """A convolution without bias, and its BatchNormalization."""
+    """Return a convolution without bias, and its BatchNormalization."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return named(conv=conv, bn=nn.BatchNorm2d(outputs))
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the means of all."""
+    """Scales each channel by a gate computed from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
-        """Squeezes `channels` to a quarter on the way to the gate."""
+        """Make layers that compute the gate through a quarter of `channels`."""
         super().__init__()
         self.reduce = nn.Conv2d(channels, channels // 4, 1)
         self.expand = nn.Conv2d(channels // 4, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the same."""
+        """Map [N, C, H, W] to the same shape."""
         pooled = functional.adaptive_avg_pool2d(x, 1)
         return x * torch.sigmoid(self.expand(torch.relu(self.reduce(pooled))))
 
 
 class Residual(nn.Module):
-    """A basic residual block; a 1x1 convolution on the shortcut where the shape changes."""
+    """A basic residual block, with a 1x1 convolution on the shortcut if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, gated: bool = False) -> None:
-        """`gated` adds squeeze and excitation at the end of the branch."""
+        """Make the layers; `gated` adds squeeze and excitation at the end of the branch."""
         super().__init__()
         self.first = conv_bn(inputs, outputs, 3, stride)
         self.second = conv_bn(outputs, outputs, 3)
@@ -70,13 +70,13 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+        """Map [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
         branch = self.gate(self.second(torch.relu(self.first(x))))
         return torch.relu(branch + self.shortcut(x))
 
 
 def digits_resnet() -> nn.Module:
-    """Three residual stages, squeeze and excitation, a depthwise-separable block."""
+    """Return three residual stages, squeeze and excitation, and a depthwise-separable block."""
     return named(
         stem=conv_bn(1, 16, 3),
         stem_relu=nn.ReLU(),
@@ -94,7 +94,7 @@ def digits_resnet() -> nn.Module:
 
 
 def digits_cnn() -> nn.Module:
-    """Plain convolutions and poolings, flattened into two fully connected layers."""
+    """Return plain convolutions and poolings, flattened into two fully connected layers."""
 
     def stage(inputs: int, outputs: int) -> nn.Module:
         return named(
@@ -116,7 +116,7 @@ def digits_cnn() -> nn.Module:
 
 
 def digits() -> tuple[Images, Images, Labels, Labels]:
-    """Training images, held-out images, training labels, held-out labels.
+    """Return training images, held-out images, training labels, held-out labels.
 
     Images are [N, 1, 8, 8], gray levels 0..16 mapped to -1..1.
     """
@@ -128,7 +128,7 @@ def digits() -> tuple[Images, Images, Labels, Labels]:
 
 
 def train(make: Callable[[], nn.Module], images: Images, labels: Labels) -> nn.Module:
-    """A trained network in inference mode; images are shifted by up to a pixel while it learns."""
+    """Train a network and return it in inference mode; training images are shifted by up to a pixel."""
     torch.manual_seed(0)
     model = make().train()
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
@@ -152,7 +152,7 @@ def _shifted(x: Tensor) -> Tensor:
 
 
 def export_torchscript(model: nn.Module, example: Tensor, path: Path) -> None:
-    """By the TorchScript exporter, told to leave BatchNormalization where it is."""
+    """Export by TorchScript, without folding BatchNormalization."""
     torch.onnx.export(
         model,
         (example,),
@@ -168,7 +168,7 @@ def export_torchscript(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def export_dynamo(model: nn.Module, example: Tensor, path: Path) -> None:
-    """By the dynamo exporter, less the stack traces, which are of the machine that exported."""
+    """Export by dynamo, without the stack traces, which contain paths of the exporting machine."""
     program = torch.onnx.export(
         model,
         (example,),
@@ -189,14 +189,14 @@ def export_dynamo(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def accuracy(path: Path, images: Images, labels: Labels) -> float:
-    """The share of images that the file classifies right, by ONNX Runtime."""
+    """Return the share of images that the file classifies correctly on ONNX Runtime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: images})
     return float(np.mean(np.argmax(logits, axis=1) == labels))
 
 
 def main() -> None:
-    """Trains, exports and measures both, and writes what the tests compare with."""
+    """Train, export and measure both, and write the records that the tests compare with."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     train_images, test_images, train_labels, test_labels = digits()

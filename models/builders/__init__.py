@@ -1,4 +1,4 @@
-"""Full-size architectures with seeded random weights, for tests and measurements."""
+"""Full-size architectures with seeded random weights, for tests and benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decoder as large as wanted, in the manner of Llama: its weights go straight to a file and are never in memory."""
+"""A Llama-like decoder of any size. Its weights are written to a file one by one, never all held in memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Decoder:
     """The sizes of a decoder.
 
     Attributes:
-        layers: how many blocks of attention and perceptron.
-        width: of the residual stream.
-        heads: heads of queries.
-        shared: heads of keys and values, each for several of queries.
-        inner: width of the gated perceptron.
+        layers: number of blocks of attention and MLP.
+        width: width of the residual stream.
+        heads: number of query heads.
+        shared: number of key and value heads, each shared by several query heads.
+        inner: width of the gated MLP.
         words: size of the vocabulary.
     """
 
@@ -42,23 +42,22 @@ class Decoder:
 
     @property
     def params(self) -> int:
-        """How many numbers the weights hold."""
+        """The number of parameters."""
         attention = 2 * self.width * self.width + 2 * self.width * self.shared * self.head
         layer = attention + 3 * self.width * self.inner + 2 * self.width
         return self.layers * layer + 2 * self.words * self.width + self.width
 
 
 def write_decoder(path: Path, sizes: Decoder, *, seed: int = 0) -> None:
-    """Write a decoder with random weights as float32: the graph to a file, its weights to another beside it.
+    """Write a decoder with random weights as float32: the graph to a file, its weights to another next to it.
 
-    Input ``ids``, int64 [N, steps]; output ``logits`` [N, steps, words]. Queries and keys are rotated by their
-    positions, heads of keys and values are shared, normalizations are of root mean squares, spelled out; attention is
-    causal.
+    Input ``ids``, int64 [N, steps]; output ``logits`` [N, steps, words]. It has rotary embeddings, grouped
+    queries, RMS normalizations written in basic operators, and causal attention.
 
     Args:
         path: where the graph goes; the weights go to ``<name>.data`` in the same folder.
-        sizes: how large it is.
-        seed: of the weights.
+        sizes: the sizes of the decoder.
+        seed: seed of the weights.
     """
     with path.with_name(f"{path.name}.data").open("wb") as data:
         graph = _Graph(sizes, data.name, seed)
@@ -90,7 +89,7 @@ class _Graph:
         self._build()
 
     def model(self) -> ModelProto:
-        """The whole model, its weights elsewhere."""
+        """Return the whole model, with weights as external data."""
         graph = helper.make_graph(
             self._nodes,
             "decoder",
@@ -151,7 +150,7 @@ class _Graph:
         return self._op("Add", self._op("Mul", x, "cos"), self._op("Mul", turned, "sin"))
 
     def _repeated(self, x: str) -> str:
-        """Give each head of keys and values to all the queries that share it."""
+        """Repeat each key or value head for the query heads that share it."""
         sizes = self.sizes
         times = sizes.heads // sizes.shared
         spread = self._op("Unsqueeze", x, self._ints([2]))

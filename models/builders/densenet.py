@@ -11,7 +11,7 @@ _GROWTH = 32
 
 
 def densenet121(*, size: int = 224, classes: int = 1000, seed: int = 0) -> ModelProto:
-    """DenseNet-121: input [N, 3, size, size], output logits [N, classes]."""
+    """Build DenseNet-121: input [N, 3, size, size], output logits [N, classes]."""
     net = Network("densenet121")
     x = net.conv(net.input("input", 3, size), 2 * _GROWTH, 7, stride=2)
     x = net.max_pool(net.relu(net.batch_norm(x)), 3, stride=2)

@@ -1,4 +1,4 @@
-"""The layers that the builders are written in: each appends nodes to a graph under construction."""
+"""Layers for the builders. Each appends nodes to a graph under construction."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Network:
     """A graph under construction; its weights are drawn by `build`."""
 
     def __init__(self, name: str) -> None:
-        """An empty graph called `name`."""
+        """Start an empty graph called `name`."""
         self._graph = gs.Graph(name=name, opset=OPSET)
         self._count: Counter[str] = Counter()
         self._shapes: dict[tuple[int, ...], gs.Constant] = {}
 
     def input(self, name: str, channels: int, size: int) -> Feature:
-        """An input of square images: [N, channels, size, size]."""
+        """Add an input of square images: [N, channels, size, size]."""
         tensor = gs.Variable(name, np.float32, (BATCH, channels, size, size))
         self._graph.inputs.append(tensor)
         return Feature(tensor, channels)
 
     def output(self, name: str, x: Feature) -> None:
-        """Makes `x` an output called `name`."""
+        """Make `x` an output called `name`."""
         x.tensor.name = name
         x.tensor.dtype = np.dtype(np.float32)
         self._graph.outputs.append(x.tensor)
 
     def build(self, seed: int) -> ModelProto:
-        """The model, with random weights that keep its activations near one."""
+        """Return the model, with random weights that keep its activations near one."""
         model = gs.export_onnx(self._graph)
         model.ir_version = IR_VERSION
         model = shape_inference.infer_shapes(fill(model, seed), strict_mode=True)
@@ -66,7 +66,7 @@ class Network:
         *,
         bias: bool = False,
     ) -> Feature:
-        """A convolution, padded so that stride 1 keeps the size."""
+        """Add a convolution, padded so that stride 1 keeps the size."""
         name = self._name("Conv")
         weights = [self._weight(f"{name}.weight", channels, x.channels // groups, kernel, kernel)]
         if bias:
@@ -80,7 +80,7 @@ class Network:
         return Feature(self._node("Conv", [x.tensor, *weights], attributes, name), channels)
 
     def batch_norm(self, x: Feature) -> Feature:
-        """Batch normalization by running statistics."""
+        """Add batch normalization by running statistics."""
         name = self._name("BatchNormalization")
         parts = ("scale", "bias", "mean", "var")
         weights = [self._weight(f"{name}.{part}", x.channels) for part in parts]
@@ -88,11 +88,11 @@ class Network:
         return Feature(tensor, x.channels)
 
     def relu(self, x: Feature) -> Feature:
-        """ReLU: max(x, 0)."""
+        """Add ReLU: max(x, 0)."""
         return Feature(self._node("Relu", [x.tensor]), x.channels)
 
     def relu6(self, x: Feature) -> Feature:
-        """ReLU6: Clip between the constants 0 and 6."""
+        """Add ReLU6: Clip between the constants 0 and 6."""
         name = self._name("Clip")
         bounds = [
             gs.Constant(f"{name}.{bound}", np.array(value, np.float32)) for bound, value in (("min", 0), ("max", 6))
@@ -100,21 +100,21 @@ class Network:
         return Feature(self._node("Clip", [x.tensor, *bounds], name=name), x.channels)
 
     def silu(self, x: Feature) -> Feature:
-        """SiLU: x * sigmoid(x)."""
+        """Add SiLU: x * sigmoid(x)."""
         gate = self._node("Sigmoid", [x.tensor])
         return Feature(self._node("Mul", [x.tensor, gate]), x.channels)
 
     def add(self, a: Feature, b: Feature) -> Feature:
-        """The sum of two feature maps of one shape."""
+        """Add two feature maps of the same shape."""
         return Feature(self._node("Add", [a.tensor, b.tensor]), a.channels)
 
     def concat(self, *xs: Feature) -> Feature:
-        """Feature maps one after the other along the channels."""
+        """Concatenate feature maps along the channels."""
         tensor = self._node("Concat", [x.tensor for x in xs], {"axis": 1})
         return Feature(tensor, sum(x.channels for x in xs))
 
     def halves(self, x: Feature) -> tuple[Feature, Feature]:
-        """A feature map split in two along the channels."""
+        """Split a feature map into halves along the channels."""
         name = self._name("Split")
         half = x.channels // 2
         outputs = [gs.Variable(f"{name}.{part}") for part in range(2)]
@@ -123,7 +123,7 @@ class Network:
         return Feature(outputs[0], half), Feature(outputs[1], half)
 
     def max_pool(self, x: Feature, kernel: int, stride: int) -> Feature:
-        """The maximum over windows, padded so that stride 1 keeps the size."""
+        """Add max pooling, padded so that stride 1 keeps the size."""
         attributes = {
             "kernel_shape": [kernel, kernel],
             "strides": [stride, stride],
@@ -132,12 +132,12 @@ class Network:
         return Feature(self._node("MaxPool", [x.tensor], attributes), x.channels)
 
     def average_pool(self, x: Feature, kernel: int) -> Feature:
-        """The mean over windows that don't overlap."""
+        """Add average pooling over windows that don't overlap."""
         attributes = {"kernel_shape": [kernel, kernel], "strides": [kernel, kernel]}
         return Feature(self._node("AveragePool", [x.tensor], attributes), x.channels)
 
     def upsample(self, x: Feature) -> Feature:
-        """Twice the size, by nearest neighbor."""
+        """Double the size by nearest neighbor."""
         name = self._name("Resize")
         scales = gs.Constant(f"{name}.scales", np.array([1, 1, 2, 2], np.float32))
         attributes = {
@@ -149,7 +149,7 @@ class Network:
         return Feature(self._node("Resize", inputs, attributes, name), x.channels)
 
     def classifier(self, x: Feature, classes: int) -> Feature:
-        """Global average pooling and a fully connected layer: [N, classes]."""
+        """Add global average pooling and a fully connected layer: [N, classes]."""
         pooled = self._node("GlobalAveragePool", [x.tensor])
         flat = self._node("Flatten", [pooled], {"axis": 1})
         name = self._name("Gemm")
@@ -162,7 +162,7 @@ class Network:
         return f"{op}_{self._count[op] - 1}"
 
     def _weight(self, name: str, *shape: int) -> gs.Variable:
-        """A weight without values, which `fill` gives: a ConstantOfShape node."""
+        """Add a weight as a ConstantOfShape node; `fill` replaces it by values."""
         if shape not in self._shapes:
             values = np.array(shape, np.int64)
             self._shapes[shape] = gs.Constant("shape_" + "x".join(map(str, shape)), values)

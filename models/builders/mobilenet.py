@@ -19,7 +19,7 @@ _STAGES = (
 
 
 def mobilenet_v2(*, size: int = 224, classes: int = 1000, seed: int = 0) -> ModelProto:
-    """MobileNetV2 of width 1: input [N, 3, size, size], output logits [N, classes]."""
+    """Build MobileNetV2 of width 1: input [N, 3, size, size], output logits [N, classes]."""
     net = Network("mobilenet_v2")
     x = _conv_bn_relu6(net, net.input("input", 3, size), 32, 3, stride=2)
     for expansion, channels, blocks, stride in _STAGES:

@@ -10,7 +10,7 @@ _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 
 
 def resnet(depth: int = 50, *, size: int = 224, classes: int = 1000, seed: int = 0) -> ModelProto:
-    """ResNet-18, 34, 50 or 101: input [N, 3, size, size], output logits [N, classes]."""
+    """Build ResNet-18, 34, 50 or 101: input [N, 3, size, size], output logits [N, classes]."""
     net = Network(f"resnet{depth}")
     x = net.input("input", 3, size)
     x = net.relu(net.batch_norm(net.conv(x, 64, 7, stride=2)))

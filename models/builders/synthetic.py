@@ -1,4 +1,4 @@
-"""A graph of any length, to measure how the cost of an analysis grows."""
+"""A graph of any length, to measure how the cost of tracing grows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BLOCK_NODES = 7
 
 
 def synthetic_chain(nodes: int = 10_000, *, channels: int = 8, size: int = 16, seed: int = 0) -> ModelProto:
-    """Narrow residual blocks in a row, of about `nodes` nodes in all.
+    """Build a chain of narrow residual blocks, of about `nodes` nodes in total.
 
     Input [N, 3, size, size], output [N, 10]. The channels of all block outputs are coupled.
     """

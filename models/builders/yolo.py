@@ -1,4 +1,4 @@
-"""A detector in the manner of YOLOv8n: C2f blocks, SPPF, a neck that goes up and down again."""
+"""A detector like YOLOv8n: C2f blocks, SPPF, a neck with a top-down and a bottom-up path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BOX_CHANNELS = 64  # 16 bins for each of a box's four sides
 
 
 def yolo_like(*, size: int = 640, classes: int = 80, seed: int = 0) -> ModelProto:
-    """The detector: input [N, 3, size, size], `size` a multiple of 32.
+    """Build the detector: input [N, 3, size, size], `size` a multiple of 32.
 
     Outputs `small`, `medium`, `large`: [N, 64 + classes, size / s, size / s] for s = 8, 16, 32.
     """
@@ -39,7 +39,7 @@ def _conv(net: Network, x: Feature, channels: int, kernel: int, stride: int = 1)
 
 
 def _c2f(net: Network, x: Feature, channels: int, blocks: int = 1, *, shortcut: bool = False) -> Feature:
-    """Splits the channels, sends one half through a chain and joins all that came by."""
+    """Split the channels, pass one half through a chain of blocks and join all intermediate results."""
     first, last = net.halves(_conv(net, x, channels, 1))
     parts = [first, last]
     for _ in range(blocks):
@@ -50,7 +50,7 @@ def _c2f(net: Network, x: Feature, channels: int, blocks: int = 1, *, shortcut: 
 
 
 def _sppf(net: Network, x: Feature) -> Feature:
-    """Three poolings in a row, joined: a pyramid of ever larger windows."""
+    """Join three successive poolings: a pyramid of increasing windows."""
     parts = [_conv(net, x, x.channels // 2, 1)]
     for _ in range(3):
         parts.append(net.max_pool(parts[-1], 5, stride=1))
