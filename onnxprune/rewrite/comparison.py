@@ -1,4 +1,4 @@
-"""Compare a pruned model with its original: interfaces, and how far their outputs are apart without a plan."""
+"""Compare a pruned model with its original: interfaces and, without a plan, the differences of outputs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ModelHeader:
 
 @dataclass(frozen=True, slots=True)
 class OutputDistance:
-    """How far one output of two models is apart.
+    """Difference of one output of two models.
 
     Attributes:
         name: the output.
@@ -143,7 +143,7 @@ def interface_changes(original: ModelProto, pruned: ModelProto) -> tuple[str, ..
 
 
 def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) -> tuple[OutputDistance, ...]:
-    """Run two models on the same inputs and measure how far their outputs are apart.
+    """Run two models on the same inputs and measure the differences of their outputs.
 
     Args:
         original: a model.

@@ -81,11 +81,11 @@ def _namer(graph: GraphProto) -> Callable[[str], str]:
 
 def _add_weights(model: ModelProto, kept: PrunedGraph, used: set[str]) -> None:
     """Add what remains of the weights. They are sliced one at a time, so that few are in memory twice."""
-    gone = kept.positions()
+    slices = kept.positions()
     for tensor in kept.graph.proto.graph.initializer:
         if tensor.name not in used:
             continue
-        removed = gone.get(tensor.name)
+        removed = slices.get(tensor.name)
         if removed is None:
             model.graph.initializer.append(tensor)
         else:

@@ -1,4 +1,4 @@
-"""Whether a rewritten model is a valid one, with the shapes that its plan predicts."""
+"""Check that a rewritten model is valid and has the shapes that its plan predicts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _REPORT = "this is a defect of onnxprune: please report the model"
 def check_sound(kept: PrunedGraph, pruned: ModelProto) -> None:
     """Run onnx's checker and its strict shape inference on a rewritten model.
 
-    Weights are left out, so that any size is checked. What onnx says of the original isn't held against the rewrite.
+    Weights are left out, so that models of any size can be checked. Problems of the original model are ignored.
 
     Args:
         kept: the traced model and what was removed from it.
         pruned: the rewritten model.
 
     Raises:
-        RewriteError: onnx refuses the model and not its original (OP403), or infers another shape of a tensor than was
-            predicted, and of the original's the right one (OP404).
+        RewriteError: onnx rejects the model but not the original (OP403), or infers a shape that differs from the
+            predicted one, while it infers the original's correctly (OP404).
     """
     before = kept.original.proto
     try:

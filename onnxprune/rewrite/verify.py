@@ -26,7 +26,7 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 Arrays = Mapping[str, NDArray[Any]]
 
 # Largest difference relative to the output's largest magnitude, by the coarsest weight type of the model. Sums are
-# taken in another order once channels are gone, so rounding differs by a few units in the last place per layer.
+# taken in another order after channels are removed, so rounding differs by a few units in the last place per layer.
 TOLERANCES: Mapping[int, float] = {
     TensorProto.DOUBLE: 1e-9,
     TensorProto.FLOAT: 1e-4,

@@ -93,9 +93,9 @@ class PrunedGraph:
         """Return the positions that leave each initializer, by name and axis."""
         removed: dict[str, dict[int, Ids]] = {}
         for (name, axis), ids in self.graph.slots.items():
-            gone = np.flatnonzero(self.removed[self.graph.unit_of[ids]])
-            if len(gone):
-                removed.setdefault(name, {})[axis] = gone
+            positions = np.flatnonzero(self.removed[self.graph.unit_of[ids]])
+            if len(positions):
+                removed.setdefault(name, {})[axis] = positions
         return removed
 
     def _of(self, factor: Factor) -> tuple[Mask, ...]:
