@@ -24,55 +24,48 @@ from onnxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from onnxprune.benchmarking.run import benchmark as benchmark
-    from onnxprune.cost.cost import Cost as Cost
-    from onnxprune.cost.cost import model_cost as model_cost
+    from onnxprune.cost.cost import Cost as Cost, model_cost as model_cost
     from onnxprune.data import open_data as open_data
-    from onnxprune.errors import BenchmarkError as BenchmarkError
-    from onnxprune.errors import DataError as DataError
-    from onnxprune.errors import ModelError as ModelError
-    from onnxprune.errors import OnnxPruneError as OnnxPruneError
-    from onnxprune.errors import PlanError as PlanError
-    from onnxprune.errors import RewriteError as RewriteError
-    from onnxprune.errors import TrainingError as TrainingError
-    from onnxprune.errors import UsageError as UsageError
-    from onnxprune.errors import VerificationError as VerificationError
+    from onnxprune.errors import (
+        BenchmarkError as BenchmarkError,
+        DataError as DataError,
+        ModelError as ModelError,
+        OnnxPruneError as OnnxPruneError,
+        PlanError as PlanError,
+        RewriteError as RewriteError,
+        TrainingError as TrainingError,
+        UsageError as UsageError,
+        VerificationError as VerificationError,
+    )
     from onnxprune.evaluation.measure import evaluate as evaluate
-    from onnxprune.importance import criterion as criterion
-    from onnxprune.importance import score as score
-    from onnxprune.model.file import Model as Model
-    from onnxprune.model.file import load as load
-    from onnxprune.model.file import save as save
-    from onnxprune.planning.plan import PrunePlan as PrunePlan
-    from onnxprune.planning.plan import apply_plan as apply_plan
+    from onnxprune.importance import criterion as criterion, score as score
+    from onnxprune.model.file import Model as Model, load as load, save as save
+    from onnxprune.planning.plan import PrunePlan as PrunePlan, apply_plan as apply_plan
     from onnxprune.rewrite.verify import Verification as Verification
-    from onnxprune.settings import Augmentation as Augmentation
-    from onnxprune.settings import BenchmarkSettings as BenchmarkSettings
-    from onnxprune.settings import Constraints as Constraints
-    from onnxprune.settings import LatencySettings as LatencySettings
-    from onnxprune.settings import LossSettings as LossSettings
-    from onnxprune.settings import PlanSettings as PlanSettings
-    from onnxprune.settings import ShrinkSettings as ShrinkSettings
-    from onnxprune.settings import Target as Target
-    from onnxprune.settings import TrainSettings as TrainSettings
-    from onnxprune.trace import ChannelGraph as ChannelGraph
-    from onnxprune.trace import Group as Group
-    from onnxprune.trace import Pin as Pin
-    from onnxprune.trace import Slice as Slice
-    from onnxprune.trace import Unit as Unit
+    from onnxprune.settings import (
+        Augmentation as Augmentation,
+        BenchmarkSettings as BenchmarkSettings,
+        Constraints as Constraints,
+        LatencySettings as LatencySettings,
+        LossSettings as LossSettings,
+        PlanSettings as PlanSettings,
+        ShrinkSettings as ShrinkSettings,
+        Target as Target,
+        TrainSettings as TrainSettings,
+    )
+    from onnxprune.trace import ChannelGraph as ChannelGraph, Group as Group, Pin as Pin, Slice as Slice, Unit as Unit
     from onnxprune.trace.pruned_graph import PrunedGraph as PrunedGraph
-    from onnxprune.train.finetune import FineTuned as FineTuned
-    from onnxprune.train.finetune import finetune as finetune
-    from onnxprune.workflow.analysis import TracedModel as TracedModel
-    from onnxprune.workflow.analysis import analyze as analyze
-    from onnxprune.workflow.planning import plan as plan
-    from onnxprune.workflow.planning import read_plan as read_plan
-    from onnxprune.workflow.pruning import Pruned as Pruned
-    from onnxprune.workflow.pruning import as_graphsurgeon as as_graphsurgeon
-    from onnxprune.workflow.pruning import prove as prove
-    from onnxprune.workflow.pruning import prune as prune
-    from onnxprune.workflow.pruning import repair as repair
-    from onnxprune.workflow.shrinking import Shrunk as Shrunk
-    from onnxprune.workflow.shrinking import shrink as shrink
+    from onnxprune.train.finetune import FineTuned as FineTuned, finetune as finetune
+    from onnxprune.workflow.analysis import TracedModel as TracedModel, analyze as analyze
+    from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
+    from onnxprune.workflow.pruning import (
+        Pruned as Pruned,
+        as_graphsurgeon as as_graphsurgeon,
+        prove as prove,
+        prune as prune,
+        repair as repair,
+    )
+    from onnxprune.workflow.shrinking import Shrunk as Shrunk, shrink as shrink
     from onnxprune.workflow.verifying import verify as verify
 
 _ERRORS = (

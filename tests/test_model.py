@@ -16,8 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from google.protobuf.message import EncodeError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from onnxprune.errors import CATALOG, ModelError, OnnxPruneError, UsageError

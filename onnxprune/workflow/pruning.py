@@ -18,8 +18,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
-from onnxprune.rewrite.verify import Verification, generate_inputs
-from onnxprune.rewrite.verify import verify as hold_against
+from onnxprune.rewrite.verify import Verification, generate_inputs, verify as hold_against
 from onnxprune.settings import RepairSettings
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.version import __version__

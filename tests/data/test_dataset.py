@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from onnxprune.data import IGNORED, Data, Recipe, open_data, split
 from tests.data.support import model, refused

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from onnxprune.evaluation.intervals import Estimate, paired_proportions, percentile, wilson
 from onnxprune.evaluation.measure import Resampler

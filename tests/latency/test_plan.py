@@ -16,8 +16,7 @@ from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.cli import cli
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.latency import Options, plan_for_latency
-from onnxprune.latency import plan as plan_module
+from onnxprune.latency import Options, plan as plan_module, plan_for_latency
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import LatencyTable, Probe
 from onnxprune.rewrite.rewrite import rewrite

@@ -10,8 +10,7 @@ from typing import Any
 import onnx
 import pytest
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 import onnxprune as op
 from onnxprune import OnnxPruneError, PlanSettings, analyze, prune

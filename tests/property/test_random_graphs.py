@@ -6,8 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from onnxprune.planning.residual_blocks import find_blocks, without_blocks
 from onnxprune.rewrite.masked import masked

@@ -9,8 +9,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from onnx import NodeProto
 
 from onnxprune.channels.align import align
