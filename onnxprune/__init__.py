@@ -17,6 +17,7 @@ Example:
 from __future__ import annotations
 
 import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,23 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = list(_HOME)
 
+# Names of 0.1 that are accepted for one release.
+_RENAMED = {
+    "Analysis": "TracedModel",
+    "Guards": "Constraints",
+    "Kept": "PrunedGraph",
+    "Settings": "PlanSettings",
+    "analyse": "analyze",
+}
+
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
+    if name in _RENAMED:
+        warnings.warn(f"onnxprune.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -81,3 +81,13 @@ def test_settings_or_options_not_both() -> None:
     assert caught.value.code == "OP602"
     with pytest.raises(op.UsageError):
         op.shrink(ROOT / "models" / "digits_resnet.onnx", op.ShrinkSettings(), ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Settings", "PlanSettings"), ("Guards", "Constraints"), ("analyse", "analyze")]
+)
+def test_old_names_are_accepted_with_a_warning(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(op, old) is getattr(op, new)
+    with pytest.raises(AttributeError):
+        getattr(op, f"{old}s")
