@@ -63,7 +63,7 @@ def _apply(op: GradientNode, dy: Tensor) -> Tensor:
     rule, where = card.gradient(op.index), describe(op.node)
     if rule is None:
         cause = f"operator {operator} can't be differentiated with respect to its input {op.index}"
-        hint = "freeze what comes before it, or train with another backend (--backend module:function)"
+        hint = "freeze what comes before it, or train with another `backend`"
         raise TrainingError("OP901", cause, where=where, hint=hint)
     try:
         return rule(op, dy).sum_to(op.x(op.index).shape)

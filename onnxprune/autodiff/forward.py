@@ -248,7 +248,7 @@ def output_of(forward: Forward, name: str) -> Tensor:
         TrainingError: there is none (OP904).
     """
     if name not in forward.tape:
-        raise TrainingError("OP904", f"the model has no tensor {name!r}", hint="names are those of `onnxprune inspect`")
+        raise TrainingError("OP904", f"the model has no tensor {name!r}", hint="see the command `inspect`")
     return forward.tape[name]
 
 

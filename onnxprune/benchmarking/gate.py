@@ -117,5 +117,5 @@ def _figures(cases: Any) -> Iterator[tuple[Key, tuple[float, float | None]]]:
 
 
 def _no_baseline(path: Path, why: str) -> BenchmarkError:
-    hint = "write one with `onnxprune benchmark ... -o BASELINE.json`"
+    hint = "write one with the command `benchmark MODEL -o BASELINE.json`"
     return BenchmarkError("OP804", f"not a benchmark document: {why}", where=str(path), hint=hint)

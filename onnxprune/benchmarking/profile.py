@@ -210,7 +210,7 @@ def notes_on_use(name: str, provider: Provider, found: Profile, *, accept: bool 
         cause = f"{provider.name} runs no node of {name}: {others} runs all of them"
         if accept:
             return [cause]
-        raise UsageError("OP608", cause, hint="omit the provider; see `onnxprune doctor`")
+        raise UsageError("OP608", cause, hint="omit the provider; see the command `doctor`")
     if not others:
         return []
     return [

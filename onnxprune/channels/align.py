@@ -231,7 +231,7 @@ def _merge(job: _Job, terms: list[_Term]) -> list[_Term]:
                 continue  # structure alone doesn't couple: groups of inputs and of outputs
             if shared == set(other.names) and _stays(attention, term.names, shared):
                 reason, instead = _STAYS[attention or "heads"]
-                job.site.pin(other.ids, "OP211", reason, f"prune it with --attention {instead}")
+                job.site.pin(other.ids, "OP211", reason, f"set `attention` to {instead}")
                 term = _tie_along(job, term, shared)
                 stay.append(other)
                 continue

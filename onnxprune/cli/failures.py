@@ -50,7 +50,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         raise
     except OnnxPruneError as error:
         _trace(context)
-        raise (GateFailure if error.exit_status == 1 else Failure)(_with_flags(str(error), context)) from error
+        raise (GateFailure if error.exit_status == 1 else Failure)(with_flags(str(error), context)) from error
     except (KeyboardInterrupt, click.Abort) as error:
         raise click.exceptions.Exit(_INTERRUPTED) from error
     except BrokenPipeError as error:
@@ -87,11 +87,13 @@ def _usage(error: click.UsageError) -> UsageError:
     return UsageError("OP602", cause, hint=f"see `{path} --help`")
 
 
-def _with_flags(message: str, context: click.Context | None) -> str:
-    """Write the command's flags for the settings that an error of the library names.
+def with_flags(message: str, context: click.Context | None) -> str:
+    """Write the command's flags for the settings that a text of the library names, and commands as one types them.
 
     The place of an error is a setting's name, perhaps with more behind it; in a text, settings stand in backquotes.
+    The library writes "the command `inspect`", for `onnxprune inspect`.
     """
+    message = message.replace("the command `", "`onnxprune ")
     command = None if context is None else context.meta.get(COMMAND)
     if command is None:
         return message

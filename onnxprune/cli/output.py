@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
-from onnxprune.cli.failures import COMMAND, VERBOSITY, colored
+from onnxprune.cli.failures import COMMAND, VERBOSITY, colored, with_flags
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.progress import Progress
 from onnxprune.report.text import printable
@@ -132,7 +132,7 @@ class Output:
         with console.capture() as captured:
             for part in chain.from_iterable(tables):
                 console.print(part)
-        text = captured.get()
+        text = with_flags(captured.get(), click.get_current_context(silent=True))
         if not console.is_terminal:
             text = re.sub(r" +$", "", text, flags=re.MULTILINE)
         click.echo(text.removeprefix("\n"), err=err, nl=False, color=console.is_terminal)
@@ -173,7 +173,8 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        (self.out.warn if record.levelno >= logging.WARNING else self.out.note)(record.getMessage())
+        text = with_flags(record.getMessage(), click.get_current_context(silent=True))
+        (self.out.warn if record.levelno >= logging.WARNING else self.out.note)(text)
 
 
 @contextmanager

@@ -98,10 +98,10 @@ def check_values(values: Collection[ValueInfoProto]) -> None:
             continue
         tensor = value.type.tensor_type
         if tensor.elem_type and not is_known_type(tensor.elem_type):
-            raise ModelError("OP112", f"unknown data type {tensor.elem_type}", where=value.name)
+            raise ModelError("OP112", f"unknown data type {tensor.elem_type}", where=f'"{value.name}"')
         for dim in tensor.shape.dim:
             if not -1 <= dim.dim_value < _MAX_SIZE:  # -1 is common for "any"
-                raise ModelError("OP111", f"impossible size {dim.dim_value}", where=value.name)
+                raise ModelError("OP111", f"impossible size {dim.dim_value}", where=f'"{value.name}"')
 
 
 def check_graphs(model: ModelProto) -> None:

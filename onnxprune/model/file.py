@@ -271,7 +271,7 @@ def _saved(*targets: Path, force: bool) -> Iterator[list[Path]]:
     """Do as `written_whole`, with ModelErrors for existing targets (OP116) and failures of writing (OP117)."""
     for target in targets:
         if os.path.lexists(target) and (target.is_dir() or not force):
-            hint = None if target.is_dir() else "pass --force (force=True) to overwrite it"
+            hint = None if target.is_dir() else "pass `force` to overwrite it"
             raise ModelError("OP116", "the output exists", where=str(target), hint=hint)
     try:
         with written_whole(*targets) as drafts:

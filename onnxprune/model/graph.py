@@ -105,11 +105,6 @@ def reads(node: NodeProto) -> Iterator[str]:
     yield from captured_names(node)
 
 
-def count_uses(graph: GraphProto) -> Counter[str]:
-    """Count how often each tensor is read, see `GraphIndex.uses`."""
-    return GraphIndex(graph).uses
-
-
 def fixed_names(outputs: Iterable[ValueInfoProto], nodes: Iterable[NodeProto]) -> set[str]:
     """Return the names that can't be changed at a node's inputs alone: those of outputs, and those bodies capture."""
     return {output.name for output in outputs}.union(*map(captured_names, nodes))

@@ -100,7 +100,7 @@ def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
             raise UsageError(
                 "OP608",
                 f"the execution provider {name} isn't available",
-                hint=f"available: {', '.join(present)}; `onnxprune doctor` explains why one is missing",
+                hint=f"available: {', '.join(present)}; the command `doctor` explains why one is missing",
             )
 
 

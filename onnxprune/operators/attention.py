@@ -160,7 +160,7 @@ def group_query_attention(op: TraceNode) -> None:
     d = op.shape(0)[2] // (queries + 2 * heads if packed else queries)
     if op.attention == "width":
         for value in filter(None, _optional(op, 0, 1, 2)):
-            op.pin_axes(value, [2], "OP211", "it takes heads of certain widths only", "prune it with --attention heads")
+            op.pin_axes(value, [2], "OP211", "it takes heads of certain widths only", "set `attention` to heads")
         op.give(op.positions())
         return
     if any(op.has(i) for i in range(12, 16)):

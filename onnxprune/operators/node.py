@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
-from onnx.helper import get_attribute_value
 
 from onnxprune.channels.values import Shape
+from onnxprune.model.graph import attribute
 
 
 class Node:
@@ -24,7 +24,6 @@ class Node:
         """Wrap a node."""
         self.node = node
         self.version = version
-        self._attributes = {a.name: a for a in node.attribute}
 
     @property
     def label(self) -> str:
@@ -37,10 +36,7 @@ class Node:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Return an attribute's value, strings decoded, or the default."""
-        if name not in self._attributes:
-            return default
-        value = get_attribute_value(self._attributes[name])
-        return value.decode() if isinstance(value, bytes) else value
+        return attribute(self.node, name, default)
 
     def shape(self, i: int) -> Shape:
         """Return the original shape of input ``i``."""
@@ -52,7 +48,8 @@ class Node:
 
     def param(self, i: int, name: str) -> NDArray[Any] | None:
         """Return a parameter that is input ``i`` in newer opsets and the attribute ``name`` in older ones."""
-        return np.asarray(self.attr(name)) if name in self._attributes else self.const(i)
+        value = self.attr(name)
+        return self.const(i) if value is None else np.asarray(value)
 
     def axis(self, default: int = 0, *, rank: int | None = None) -> int:
         """Return the attribute ``axis``, counted from the left."""

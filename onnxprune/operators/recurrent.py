@@ -189,7 +189,7 @@ def unrolled(op: GradientNode) -> list[Tensor]:
 
 def _check(op: GradientNode) -> None:
     usual = _ACTIVATIONS[op.node.op_type] * op.x(1).shape[0]
-    given = [a.decode() for a in op.attr("activations") or []]
+    given = op.attr("activations", [])
     steps = op.x().shape[1 if op.attr("layout", 0) else 0]
     if given and [a.title() for a in given] != usual:
         raise NotImplementedError(f"its activations are {', '.join(given)}")

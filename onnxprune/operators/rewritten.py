@@ -89,7 +89,7 @@ class RewriteNode(Node):
         A parameter that the model computes at run time is still computed. Entries that change are overridden; those of
         a shape are scaled instead, which is right even if a factor of the axis is an input's size.
         """
-        if name in self._attributes or self.version < since:
+        if self.attr(name) is not None or self.version < since:
             self.set_attr(name, value.tolist())
             return
         old = self.const(i)

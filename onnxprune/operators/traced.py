@@ -215,7 +215,7 @@ class TraceNode(Node):
         """
         value, owner = self.x(i), self._walk.owned.get(self.node.input[i])
         if whole:
-            reason, hint = "a group's channels stay where whole groups leave", "prune them with --grouped channels"
+            reason, hint = "a group's channels stay where whole groups leave", "set `grouped` to channels"
             value = self.pin_axes(value, [1], "OP211", reason, hint if self.grouped == "groups" else None)
         factors = []
         for factor in value.factors:

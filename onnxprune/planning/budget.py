@@ -124,7 +124,7 @@ def ways_down(
 
 def nothing_to_prune() -> PlanError:
     """Return the error of a model that holds on to all that it has (OP310)."""
-    hint = "`onnxprune explain MODEL` tells what pins each layer"
+    hint = "the command `explain MODEL` shows what pins each layer"
     return PlanError("OP310", "nothing can be pruned under these settings", hint=hint)
 
 
@@ -261,7 +261,7 @@ def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[
     ):
         for pattern in patterns:
             if not any(fnmatchcase(n, pattern) for n in names):
-                hint = "`onnxprune inspect MODEL` lists the names"
+                hint = "the command `inspect MODEL` lists the names"
                 raise PlanError("OP304", f"no node's name matches {pattern!r}", where=name, hint=hint)
     fixed, free = [], []
     for group in graph.groups:

@@ -114,7 +114,7 @@ class PrunePlan:
                 blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            hint = "make one with `onnxprune plan MODEL -o PLAN.json`"
+            hint = "make one with the command `plan MODEL -o PLAN.json`"
             cause = f"not a pruning plan ({type(error).__name__}: {error})"
             raise PlanError("OP305", cause, where=where, hint=hint) from error
 
@@ -167,22 +167,22 @@ def apply_plan(graph: ChannelGraph, plan: PrunePlan) -> PrunedGraph:
         for axis, positions in axes.items():
             ids = graph.slots.get((name, axis))
             if ids is None or (positions and max(positions) >= len(ids)):
-                raise PlanError("OP307", "the plan removes what the model doesn't have", where=f"{name} axis {axis}")
+                raise PlanError("OP307", "the plan removes what the model doesn't have", where=f'"{name}" axis {axis}')
             units = graph.unit_of[ids[list(positions)]]
             if graph.pinned[units].any():
                 pin = graph.pins(int(units[graph.pinned[units]][0]))[0]
                 cause = f"the plan removes channels that can't be removed: {pin.reason} ({pin.code})"
-                raise PlanError("OP307", cause, where=f"{name} axis {axis}")
+                raise PlanError("OP307", cause, where=f'"{name}" axis {axis}')
             removed[units] = True
     kept = whole.without(removed)
     for name, gone_axes in kept.positions().items():
         for axis, gone in gone_axes.items():
             if set(gone.tolist()) != set(plan.removed.get(name, {}).get(axis, ())):
                 cause = "the plan removes channels without those that are coupled to them"
-                raise PlanError("OP307", cause, where=f"{name} axis {axis}")
+                raise PlanError("OP307", cause, where=f'"{name}" axis {axis}')
     if not graph.balanced(removed):
         raise PlanError("OP307", "the plan removes more from one group of a convolution than from another")
     for (name, axis), ids in graph.slots.items():
         if removed[graph.unit_of[ids]].all():
-            raise PlanError("OP307", "the plan leaves nothing of a layer", where=f"{name} axis {axis}")
+            raise PlanError("OP307", "the plan leaves nothing of a layer", where=f'"{name}" axis {axis}')
     return kept

@@ -98,7 +98,7 @@ def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> PrunedGraph:
     known = {block.name: block for block in find_blocks(graph)}
     for name in wanted:
         if name not in known:
-            raise PlanError("OP307", "the model has no residual block of this name", where=name)
+            raise PlanError("OP307", "the model has no residual block of this name", where=f'"{name}"')
     blocks = tuple(block for name, block in known.items() if name in wanted)
     proto = _bypassed(graph.proto, blocks)
     rest = trace(proto, graph.shapes.inputs, attention=graph.attention, grouped=graph.grouped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto, NodeProto
 
 from onnxprune.model.bodies import in_body
-from onnxprune.model.graph import count_uses
+from onnxprune.model.graph import GraphIndex
 from onnxprune.model.tensors import Weights
 from onnxprune.operators.card import card_of
 from onnxprune.operators.linear import LinearLayer
@@ -20,7 +20,7 @@ def find_layers(model: ModelProto) -> list[LinearLayer]:
     Those in bodies of If are left out: on some inputs they don't run.
     """
     weights = Weights(model)
-    uses = count_uses(model.graph)
+    uses = GraphIndex(model.graph).uses
     layers = (_layer(node, weights) for node in model.graph.node if not in_body(node))
     return [layer for layer in layers if layer is not None and uses[layer.weight] == 1]
 

@@ -154,7 +154,7 @@ def _layers(changes: Sequence[LayerChange]) -> Tables:
         )
         for c in slow[:_LAYERS]
     )
-    more = f"; {len(changes) - _LAYERS} more with --format json" if len(changes) > _LAYERS else ""
+    more = f"; {len(changes) - _LAYERS} more in the JSON output" if len(changes) > _LAYERS else ""
     yield heading("time by layer", f"each with the operators up to the next, slowest first{more}")
     figures = right("MACs", "before", "after", "time")
     yield table(flexible("layer") + left("weight") + figures + flexible("why pruning didn't pay off"), rows)

@@ -98,7 +98,7 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
     )
     yield _group_table(["units", "nodes", "params"], groups)
 
-    yield from pin_tables(summary, f"see `onnxprune explain {path}`")
+    yield from pin_tables(summary, f"see the command `explain {path}`")
     yield heading("totals", _at(summary.inputs))
     cost = summary.cost.totals()
     totals = [(label, si(cost[key], unit)) for key, (label, unit) in _COSTS.items()]
@@ -207,7 +207,7 @@ def comparison_tables(comparison: Comparison) -> Tables:
         yield from _distances(comparison.distances)
     else:
         yield heading("verification")
-        yield paragraph("not proved: skipped by --no-verify", CODE)
+        yield paragraph("not proved: verification was skipped", CODE)
 
 
 def node_tables(node: str, op: str, axes: Sequence[Axis]) -> Tables:
@@ -285,7 +285,7 @@ def _distances(distances: Sequence[OutputDistance]) -> Tables:
         for d in distances
     )
     yield table(flexible("output") + right("difference", "cosine") + left(""), rows)
-    yield paragraph("The interface is unchanged. The outputs are not proved right: that needs the plan (--plan).")
+    yield paragraph("The interface is unchanged. The outputs are not proved right: that needs the `plan`.")
 
 
 def _blocks(summary: PlanSummary) -> str:

@@ -135,7 +135,7 @@ def find_node(index: Index, name: str) -> NodeProto:
         cause = f"{len(fits)} nodes match {name!r}"
         raise UsageError("OP606", cause, hint=f"such as {_some(fits)}")
     near = get_close_matches(name, nodes, n=3, cutoff=0.4)
-    hint = f"did you mean {_some(near)}?" if near else "`onnxprune inspect MODEL` lists them"
+    hint = f"did you mean {_some(near)}?" if near else "the command `inspect MODEL` lists them"
     raise UsageError("OP606", f"the model has no node {name!r}", hint=hint)
 
 

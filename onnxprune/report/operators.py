@@ -101,7 +101,7 @@ def markdown(every: Sequence[Operator]) -> str:
         [
             "# Operators",
             "",
-            "Written by `python -m benchmarks.operators`; `onnxprune rules` prints the same. The columns are facets",
+            "Written by `python -m benchmarks.operators`; the command `rules` prints the same. The columns are facets",
             "of a card, see [architecture](architecture.md).",
             "",
             *totals,

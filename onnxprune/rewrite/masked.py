@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.channels.values import Mask
 from onnxprune.model.bodies import mark_alike
+from onnxprune.model.graph import attribute
 from onnxprune.model.tensors import by_group, set_tensor
 from onnxprune.operators.card import card_of
 from onnxprune.trace.pruned_graph import Block, PrunedGraph
@@ -68,8 +69,7 @@ def _zeros(kept: PrunedGraph) -> dict[str, np.ndarray]:
             point = graph.shapes.values.get(node.input[zero]) if zero < len(node.input) else None
             shape = graph.shapes.shapes.get(node.input[data])
             if point is not None and shape is not None and node.input[data] in graph.values:
-                attributes = {a.name: a.i for a in node.attribute}
-                axis = 0 if attributes.get("transB") else attributes.get("axis", axis)
+                axis = 0 if attribute(node, "transB") else attribute(node, "axis", axis)
                 zeros[node.input[data]] = _spread(point, shape, axis)
     return zeros
 
@@ -129,11 +129,11 @@ def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list
 
 def _fix_scale(node: NodeProto, kept: PrunedGraph) -> None:
     """Make an attention scale its scores by the original width of its heads."""
-    heads = {a.name: a.i for a in node.attribute if a.name in ("num_heads", "q_num_heads")}
     attends = node.op_type in ("Attention", "MultiHeadAttention")
-    if attends and all(a.name != "scale" for a in node.attribute):
+    if attends and attribute(node, "scale") is None:
         shape = kept.graph.shapes.shapes[node.input[0]]
-        width = shape[3] if len(shape) == 4 else shape[2] // next(iter(heads.values()))
+        heads = attribute(node, "num_heads") or attribute(node, "q_num_heads")
+        width = shape[3] if len(shape) == 4 else shape[2] // heads
         node.attribute.append(helper.make_attribute("scale", float(width**-0.5)))
 
 

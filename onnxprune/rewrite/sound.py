@@ -41,7 +41,7 @@ def check_sound(kept: PrunedGraph, pruned: ModelProto) -> None:
     for name in wrong:
         if name not in known or _agree(known[name], sizes[name]):
             cause = f"a tensor has the shape {list(found[name])}, and not {list(kept.shape(name))} as predicted"
-            raise RewriteError("OP404", cause, where=name, hint=_REPORT)
+            raise RewriteError("OP404", cause, where=f'"{name}"', hint=_REPORT)
 
 
 def _refused(model: ModelProto) -> bool:

@@ -104,7 +104,7 @@ def generate_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], se
         if prod(shape) > _MOST_ELEMENTS:
             sizes = ",".join(map(str, shape))
             cause = f"input {name} has {prod(shape):.2g} elements"
-            raise ModelError("OP127", cause, where=f"{name}:{sizes}", hint=f"give sizes: --input-shape {name}:...")
+            raise ModelError("OP127", cause, where=f"{name}:{sizes}", hint="give smaller sizes with `input_shapes`")
     rng = np.random.default_rng(seed)
     types = {i.name: i.type.tensor_type.elem_type for i in proto.graph.input}
     inputs: dict[str, NDArray[Any]] = {}
@@ -155,13 +155,13 @@ def verify(
     if list(expected) != list(actual):
         raise VerificationError("OP503", f"outputs are {list(actual)}, not {list(expected)}")
     if not any(_finite(e).any() for e in expected.values()):
-        hint = "give inputs as the model expects them with --input"
+        hint = "give `inputs` as the model expects them"
         raise VerificationError("OP504", "the masked original gives no finite output", hint=hint)
     checks = []
     for name, reference in expected.items():
         if np.shape(reference) != np.shape(actual[name]):
             cause = f"output has shape {np.shape(actual[name])}, not {np.shape(reference)}"
-            raise VerificationError("OP503", cause, where=name)
+            raise VerificationError("OP503", cause, where=f'output "{name}"')
         checks.append(OutputCheck(name, difference(actual[name], reference), difference(dense[name], reference)))
     passed = all(c.error <= limit for c in checks)
     return Verification(passed, limit, tuple(checks), seed=seed)

@@ -70,7 +70,7 @@ def resume(path: Path, record: Record, graph: ChannelGraph) -> Record:
     found = read_record(path, record.model, graph)
     if found.settings != record.settings:
         cause = "the file holds sensitivities that were measured with other settings"
-        raise PlanError("OP313", cause, where=str(path), hint="overwrite it with --force")
+        raise PlanError("OP313", cause, where=str(path), hint="pass `force` to overwrite it")
     return found
 
 
@@ -85,7 +85,7 @@ def read_record(path: Path, model: str, graph: ChannelGraph) -> Record:
     Raises:
         PlanError: the file can't be read or holds something else (OP313), or belongs to another model (OP306).
     """
-    hint = "measure it with `onnxprune sensitivity MODEL --data DATA -o FILE`"
+    hint = "measure it with the command `sensitivity`"
     try:
         document = json.loads(path.read_bytes())
         if document["format"] != FORMAT:

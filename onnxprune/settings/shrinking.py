@@ -92,7 +92,7 @@ class ShrinkSettings(Settings):
             "max_drop",
             ["finetune"],
             "{first} judges models that aren't trained",
-            "prune with {first} first, then train with `onnxprune finetune`",
+            "prune with {first} first, then train with the command `finetune`",
         ),
         Rule("verify", ["inputs", "tolerance"], "{first} leaves nothing to {other}"),
         Rule(

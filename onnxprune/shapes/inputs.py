@@ -87,7 +87,7 @@ def bind(
             raise ModelError(
                 "OP124",
                 f'input "{name}" has no declared shape',
-                hint=f"give it with --input-shape {name}:1,3,224,224 (its own sizes)",
+                hint=f"give it with `input_shapes`, for example {name}:1,3,224,224",
             )
         else:
             dims[name] = shape
@@ -96,7 +96,7 @@ def bind(
 
 def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str, int]) -> Shape:
     """Check the shape given for an input, and store the sizes of symbols that follow from it."""
-    where = f"input_shapes, {name}:{shape_text(given)}"
+    where = f"input_shapes {name}:{shape_text(given)}"
     declared = None if shape is None else f'"{name}" is declared as {shape_text(shape)}'
 
     def misfit(cause: str) -> UsageError:

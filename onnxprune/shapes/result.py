@@ -89,8 +89,8 @@ def _misfit(walk: ShapeWalk, conflict: Conflict, inputs: Mapping[str, Shape]) ->
     return ModelError(
         "OP125",
         f"shapes contradict each other at {describe(walk.steps[conflict.step].node)}: {conflict.message}",
-        where="inputs " + ", ".join(f"{name}:{shape_text(shape)}" for name, shape in inputs.items()),
-        hint=f"give sizes that fit: --input-shape {first}:{shape_text(shape)} with other numbers",
+        where="input sizes " + ", ".join(f"{name}:{shape_text(shape)}" for name, shape in inputs.items()),
+        hint=f"give sizes that fit with `input_shapes`: {first}:{shape_text(shape)} with other numbers",
     )
 
 

@@ -18,7 +18,7 @@ from onnxprune.channels.ledger import Pin, fresh_value
 from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body
 from onnxprune.model.checks import captured_names
-from onnxprune.model.graph import count_uses, owned_weights
+from onnxprune.model.graph import GraphIndex, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
 from onnxprune.settings.planning import Attention, Grouped
@@ -85,7 +85,7 @@ class _Tracer(Walk):
         self.parameters: dict[str, str] = {}
         self.attention = attention
         self.in_attention = attention_nodes(proto.graph)
-        self.uses = count_uses(proto.graph)
+        self.uses = GraphIndex(proto.graph).uses
         self.owned = owned_weights(proto.graph, self.uses)
 
     def run(self) -> None:
@@ -113,7 +113,7 @@ class _Tracer(Walk):
             if any(a.type in _SUBGRAPHS for a in node.attribute):
                 self.capture(op)
             elif card.trace is None and "trace" not in card.reasons:
-                hint = "see `onnxprune rules` for the operators that are known"
+                hint = "the command `rules` lists the known operators"
                 op.give_up("OP203", f"no rule for operator {operator_key(node.domain, node.op_type)}", hint)
             elif card.trace is None:
                 op.give_up("OP211", card.reasons["trace"])
@@ -122,7 +122,7 @@ class _Tracer(Walk):
                 self.check_outputs(op)
         except ShapeUnknown as unknown:
             op.outputs.clear()
-            op.give_up("OP213", f'the shape of "{unknown}" is not known', "try --input-shape")
+            op.give_up("OP213", f'the shape of "{unknown}" is not known', "set `input_shapes`")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Models are untrusted: a node may lack what its operator's definition asks for.
             op.outputs.clear()

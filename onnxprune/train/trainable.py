@@ -78,6 +78,6 @@ def _matching(patterns: Iterable[str], stored: Weights, *, required: bool = True
     for pattern in patterns:
         names = {name for name in stored if fnmatchcase(name, pattern)}
         if not names and required:
-            raise PlanError("OP304", f"the pattern {pattern!r} matches no weight", hint="see `onnxprune inspect`")
+            raise PlanError("OP304", f"the pattern {pattern!r} matches no weight", hint="see the command `inspect`")
         found |= names
     return found

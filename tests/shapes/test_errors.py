@@ -50,7 +50,7 @@ def test_numpy_sizes_are_sizes() -> None:
 
 def test_an_input_without_rank_needs_a_shape() -> None:
     proto = model([node("Relu", ["x"], ["y"])], {"x": None}, ["y"])
-    with pytest.raises(ModelError, match="--input-shape x:1,3,224,224") as caught:
+    with pytest.raises(ModelError, match="`input_shapes`, for example x:1,3,224,224") as caught:
         concretize(proto)
     assert caught.value.code == "OP124"
     assert concretize(proto, {"x": [2, 3]}).shapes["y"] == (2, 3)
@@ -84,7 +84,7 @@ def test_no_size_fits(given: Mapping[str, Sequence[int]] | None) -> None:
         concretize(proto, given)
     assert caught.value.code == "OP125"
     assert 'Gemm "classifier"' in str(caught.value)
-    assert "--input-shape x:" in str(caught.value)
+    assert "`input_shapes`: x:" in str(caught.value)
     assert check(proto, {"x": [1, 3, 37, 37]}).shapes["y"] == (1, 2)
 
 

@@ -43,7 +43,7 @@ class OrtTraining:
             TrainingError: none is given, or it isn't there (OP908).
         """
         if python is None:
-            raise TrainingError("OP908", "ort-training needs an interpreter (--training-python)", hint=_ADVICE)
+            raise TrainingError("OP908", "ort-training needs an interpreter, `training_python`", hint=_ADVICE)
         if not python.exists():
             raise TrainingError("OP908", "there is no such interpreter", where=str(python), hint=_ADVICE)
         self._python = python
@@ -126,7 +126,7 @@ class Worker(AbstractContextManager["Worker"]):
             raise TrainingError("OP908", cause, where=self._where, hint=_ADVICE)
         if "error" in answer[0]:
             cause = f"onnxruntime-training failed: {answer[0]['error']}"
-            raise TrainingError("OP908", cause, where=self._where, hint="train with --backend native")
+            raise TrainingError("OP908", cause, where=self._where, hint="set `backend` to native")
         return answer
 
 
@@ -157,7 +157,7 @@ class RemoteRunner:
         Raises:
             PlanError: always (OP302).
         """
-        raise PlanError("OP302", "--backend ort-training keeps no checkpoints")
+        raise PlanError("OP302", "the `backend` ort-training keeps no checkpoints")
 
     def load_state(self, state: Arrays, number: int) -> None:
         """Resume from a state.
@@ -165,23 +165,23 @@ class RemoteRunner:
         Raises:
             PlanError: always (OP302).
         """
-        raise PlanError("OP302", "--backend ort-training keeps no checkpoints")
+        raise PlanError("OP302", "the `backend` ort-training keeps no checkpoints")
 
 
 def _check(job: Job) -> None:
     settings = job.settings
     if job.checkpoint is not None:
-        raise PlanError("OP302", "--backend ort-training keeps no checkpoints", hint="leave --checkpoint out")
+        raise PlanError("OP302", "the `backend` ort-training keeps no checkpoints", hint="leave `checkpoint` out")
     lacking = {
-        f"the optimizer {settings.optimizer}": ("--optimizer adamw", settings.optimizer not in _OPTIMIZERS),
-        "momentum": ("--momentum 0", settings.optimizer == "sgd" and settings.momentum),
-        "clipping of gradients": ("--clip 0", settings.clip),
-        "the group lasso": ("--lasso 0", settings.lasso),
+        f"the optimizer {settings.optimizer}": ("`optimizer` to adamw", settings.optimizer not in _OPTIMIZERS),
+        "momentum": ("`momentum` to 0", settings.optimizer == "sgd" and settings.momentum),
+        "clipping of gradients": ("`clip` to 0", settings.clip),
+        "the group lasso": ("`lasso` to 0", settings.lasso),
     }
     found = {what: instead for what, (instead, wanted) in lacking.items() if wanted}
     if found:
         cause = f"onnxruntime-training lacks {' and '.join(found)}"
-        raise TrainingError("OP908", cause, hint=f"say {' '.join(found.values())}")
+        raise TrainingError("OP908", cause, hint=f"set {', '.join(found.values())}")
 
 
 def _optimizer(settings: TrainSettings) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def loss_model(graph: Forward, losses: Mapping[str, Tensor], settings: TrainSett
     """
     if graph.tape.opset > _NEWEST_OPSET:
         cause = f"onnxruntime-training knows opsets up to {_NEWEST_OPSET}, and the model's is {graph.tape.opset}"
-        raise TrainingError("OP908", cause, hint="train with --backend native")
+        raise TrainingError("OP908", cause, hint="set `backend` to native")
     model = model_of(graph.tape, {**losses, "loss": losses["loss"] * (1 / settings.accumulate)})
     inputs = [value for value in model.graph.input if value.name not in state]
     del model.graph.input[:]

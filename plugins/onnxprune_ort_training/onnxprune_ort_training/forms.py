@@ -107,7 +107,7 @@ def in_its_forms(tape: Tape, *, norms: str) -> None:
     nodes, tape.nodes = tape.nodes, []
     for node in nodes:
         if node.op_type in UNTRAINABLE:
-            hint = "train with --backend native"
+            hint = "set `backend` to native"
             cause = f"onnxruntime-training has no gradient for {node.op_type} on a CPU"
             raise TrainingError("OP908", cause, where=describe(node), hint=hint)
         op = GradientNode(node, tape, 0, lambda name: None)
