@@ -218,7 +218,7 @@ def is_small(op: GradientNode) -> bool:
 
 
 def as_product(op: GradientNode) -> Tensor:
-    """Append the product of each channel's maps with its kernel written as a (mostly zero) matrix."""
+    """Append the product of each channel's maps with its kernel written as a matrix, most of it zeros."""
     x, w, shape = op.x(0), op.x(1), op.y().shape
     window = Window.of(op, op.x().shape[2:], w.shape[2:], shape[2:])
     n, channels = shape[:2]

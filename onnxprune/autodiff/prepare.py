@@ -42,7 +42,7 @@ def upgraded(proto: ModelProto) -> ModelProto:
         return proto
     try:
         converted = _without_weights(proto, lambda light: version_converter.convert_version(light, OPSET))
-    except Exception as error:  # whatever the converter's C++ throws
+    except Exception as error:  # the converter's C++ throws errors of many types
         cause = f"opset {opset_of(proto)} can't be converted to {OPSET}: {' '.join(str(error).split())[:200]}"
         raise TrainingError("OP903", cause, hint="export the model with opset 18 or newer") from error
     if opset_of(proto) < 11:

@@ -1,7 +1,7 @@
 """Layer times for providers whose profiles lack them: each layer is extracted and timed alone.
 
 GPU kernels run asynchronously, so a profile of the host shows when they start, not how long they take; and providers
-that compile a graph (OpenVINO, TensorRT) report it as one kernel. There, each layer becomes a network of its own with
+that compile a graph (OpenVINO, TensorRT) report it as one kernel. There, each layer becomes a separate network with
 inputs and outputs bound on the device. The time of an empty network is subtracted as the overhead of a run.
 """
 

@@ -199,7 +199,7 @@ def notes_on_use(name: str, provider: Provider, found: Profile, *, accept: bool 
         name: the model's name.
         provider: the requested provider.
         found: the model's profile.
-        accept: whether the provider may run no node at all.
+        accept: whether to accept a provider that runs no node.
 
     Raises:
         UsageError: it runs no node, and that isn't accepted (OP608).

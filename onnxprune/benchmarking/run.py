@@ -155,7 +155,7 @@ def _measure(
 def _peak_memory(
     subject: TimedSession | TimedProcess, model: Model, feeds: Feeds, opening: SessionSettings
 ) -> int | None:
-    """Return a model's peak memory, measured in a process of its own."""
+    """Return a model's peak memory, measured in a separate process."""
     if isinstance(subject, TimedProcess):
         subject.block(_MEMORY_RUNS)
         return subject.peak_memory()

@@ -1,4 +1,4 @@
-"""Timing a model in a process of its own, isolated from other models, which also measures its peak memory.
+"""Timing a model in a separate process, isolated from other models, which also measures its peak memory.
 
 The processes exchange lines of JSON over the child's standard streams: one answer for each request. Inputs are passed
 in an .npz file.

@@ -96,7 +96,7 @@ def align(
         given: sizes of names inside parentheses.
         structure: names that stay unless they are alone on an axis: by default those of known size.
         approximate: names over which statistics are taken, with the reason ("its mean is taken over these channels"); a
-            starred name without its number stands for all its axes.
+            starred name without its number means all its axes.
         balanced: structure along which each position may lose other channels, the same number everywhere.
         inputs: for a contraction, the node's input that each operand is, and that input's rank; it is recorded then.
 
@@ -312,7 +312,7 @@ def _tie_along(job: _Job, term: _Term, names: Collection[str]) -> _Term:
 
 def _place(term: _Term, axes: Sequence[Axis], sizes: Mapping[str, int]) -> Factor | None:
     """Return a term on the output axes with its names, broadcast over the other names of these axes."""
-    if len(term.names) == 1 and term.names in axes:  # fast path: channels on an axis of their own
+    if len(term.names) == 1 and term.names in axes:  # fast path: channels on their own axis
         return Factor((axes.index(term.names),), term.ids)
     touched = [a for a, axis in enumerate(axes) if any(n in term.names for n in axis)]
     if not touched:

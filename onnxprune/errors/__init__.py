@@ -71,7 +71,7 @@ class OnnxPruneError(Exception):
         return None if self.args[3] is None else str(self.args[3])
 
     def __str__(self) -> str:
-        """Give the error as it is printed: cause, place and hint, a line each."""
+        """Return the error as it is printed: cause, place and hint, a line each."""
         lines = [f"error[{self.code}]: {self.cause}"]
         if self.where is not None:
             lines.append(f"  --> {self.where}")

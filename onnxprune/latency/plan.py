@@ -253,7 +253,7 @@ def _to_predict(model: NetworkModel, measured: Sequence[tuple[Config, Estimate]]
     """Return the relative time that the model must predict for a target to be met, corrected by measurements.
 
     The correction is a line through the logarithms of predicted and measured times, weighted toward later and more
-    precise measurements. Its slope is near one, a constant factor, unless the measurements say otherwise; it is mostly
+    precise measurements. Its slope is near one, a constant factor, unless the measurements say otherwise; it is usually
     lower, since the search favors configurations whose time the model underestimates.
     """
     if not measured:

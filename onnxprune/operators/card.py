@@ -60,7 +60,7 @@ class Card:
         trace: passes channel ids from inputs to outputs; None for an operator that is deliberately left alone.
         rewrite: adapts attributes and parameters after channels are removed; None where nothing depends on their
             number.
-        gradients: gradient rules by input; the key None stands for all inputs alike.
+        gradients: gradient rules by input; the key None means all inputs.
         flat: whether the derivative is zero everywhere: gradients stop there.
         written_out: expands the node into simpler operators, which have gradients.
         factors: the inputs that a contraction multiplies. Channels are summed over; one factor may be a weight.
@@ -137,7 +137,7 @@ def written_out(*operators: str) -> Callable[[WrittenOut], WrittenOut]:
 
 
 def gradient(*operators: str, of: int | None = 0) -> Callable[[Gradient], Gradient]:
-    """Register the gradient with respect to input ``of`` of operators; None for all inputs alike.
+    """Register the gradient with respect to input ``of`` of operators; None for all inputs.
 
     A rule gets the node and the gradient dy of its first output, and returns the gradient of the input. If the input
     was broadcast, the caller sums over the broadcast axes.

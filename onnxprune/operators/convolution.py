@@ -38,7 +38,7 @@ def conv(op: TraceNode) -> None:
 
 
 def convolve(op: TraceNode, spec: str, weight: int = 1, axis: int = 1) -> None:
-    """Apply the spec of a convolution whose weight has its groups in an axis of their own.
+    """Apply the spec of a convolution whose weight has its groups on a separate axis.
 
     Every group drops its own channels, the same number in each; or whole groups leave, always where a group has a
     single channel on either side.
@@ -274,7 +274,7 @@ describe(
 def deform_conv(op: TraceNode) -> None:
     """A convolution at positions that are given at run time, the same for all channels."""
     if op.attr("offset_group", 1) > 1:
-        op.give_up("OP211", "groups of channels with positions of their own are left alone")
+        op.give_up("OP211", "groups of channels with their own positions are left alone")
         return
     convolve(op, "n (g i) *s, g o i *k, n *q, (g o), n *r -> n (g o) *t")
 

@@ -210,7 +210,7 @@ def _placed(dy: Tensor, axis: int, places: np.ndarray, size: int) -> Tensor:
 
 @traces("Gather com.microsoft:TorchEmbedding")
 def gather(op: TraceNode) -> None:
-    """Ids are gathered; each picked position stands for itself."""
+    """Ids are gathered; each picked position keeps its own id."""
     _gather(op, op.axis(0), op.const(1), op.shape(1))
 
 

@@ -24,7 +24,7 @@ def _contrib(names: str, domain: str = "com.microsoft") -> str:
     return " ".join(f"{domain}:{name}" for name in names.split())
 
 
-leave("its body runs as a graph of its own", "If Loop Scan SequenceMap")
+leave("its body runs as a separate graph", "If Loop Scan SequenceMap")
 leave(
     "sequences and optionals are passed on as they are",
     "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty",
@@ -43,7 +43,7 @@ leave(
     ),
 )
 leave(
-    "it is an attention with a layout of its own",
+    "it is an attention with its own layout",
     _contrib(
         """
         DecoderAttention DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DynamicSparseAttention
@@ -93,7 +93,7 @@ leave(
 )
 leave("dropout with a mask of bits is for training", _contrib("BitmaskBiasDropout BitmaskDropout"))
 leave("its weights have channels last", "com.microsoft:NhwcConv")
-leave("it normalizes over its last axes, and its bias broadcasts in a way of its own", "com.microsoft:BiasSoftmax")
+leave("it normalizes over its last axes, and its bias broadcasts in its own way", "com.microsoft:BiasSoftmax")
 leave("its padding is only known at run time", "com.microsoft:ConvTransposeWithDynamicPads")
 leave("its axis holds several branches", "com.microsoft:BranchwiseRMSNorm")
 leave("its gate is one number for each row", "com.microsoft:GatedAdd")

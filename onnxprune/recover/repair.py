@@ -160,7 +160,7 @@ def _moments(
 
 
 def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[tuple[slice, Evidence]]:
-    """Split a batch into held-back and fitted samples; whole samples, as positions of one sample are alike."""
+    """Split a batch into held-back and fitted samples; whole samples, since positions within a sample are similar."""
     if samples > 1:
         part = -(-samples // _HELD_BACK)
         return [(slice(part), held), (slice(part, None), fitted)]

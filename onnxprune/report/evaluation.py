@@ -87,7 +87,7 @@ def _epoch(epoch: Epoch) -> tuple[str, ...]:
 
 
 def _outcome(result: FineTuned) -> str:
-    """Say which model was kept, and why."""
+    """Show which model was kept, and why."""
     if result.metric is None:
         return "No metric was measured, so the trained model is kept."
     if result.sparsified and result.kept == "after":

@@ -159,7 +159,7 @@ def dims(shape: Sequence[int | str | None]) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut out the middle of a long text; names differ mostly at the end, so more of it is kept."""
+    """Cut out the middle of a long text; names differ mainly at the end, so more of it is kept."""
     if len(text) <= length:
         return text
     head = (length - 1) // 3

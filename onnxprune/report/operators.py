@@ -14,7 +14,7 @@ from onnxprune.operators.card import Card, cards
 
 State = Literal["rule", "left alone", "unknown"]
 
-_BODY = "has a body, which runs as a graph of its own: channels that it reads are never removed (OP207)"
+_BODY = "has a body, which runs as a separate graph: channels that it reads are never removed (OP207)"
 _SUBGRAPHS = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
 
 _NO_WEIGHTS = "it has no weights"
@@ -50,7 +50,7 @@ class Operator:
 
     @property
     def facets(self) -> list[str]:
-        """What can be done with it besides tracing."""
+        """What else is supported besides tracing."""
         named = {
             "rewritten": self.rewrites,
             "counted": self.counted,

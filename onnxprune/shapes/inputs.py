@@ -115,7 +115,7 @@ def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str,
     for axis, (want, size) in enumerate(zip(shape, sizes, strict=True)):
         fixed = want if isinstance(want, int) else symbols.setdefault(want, size)
         if fixed != size:
-            why = "by the model" if isinstance(want, int) else f'by "{want}" in another place'
+            why = "by the model" if isinstance(want, int) else f'by another "{want}"'
             raise misfit(f"axis {axis} is fixed at {fixed} {why}, not {size}")
     return sizes
 

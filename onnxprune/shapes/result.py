@@ -1,4 +1,4 @@
-"""From a model to all that is known of its tensors: `concretize`."""
+"""Infer the shapes, types and values of all tensors of a model: `concretize`."""
 
 from __future__ import annotations
 

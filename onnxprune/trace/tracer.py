@@ -135,7 +135,7 @@ class _Tracer(Walk):
     def misfit(self, op: TraceNode, cause: str) -> None:
         """Pin what touches a node that doesn't fit its operator; in a body of If it may never run."""
         if in_body(op.node):
-            op.give_up("OP207", "it stands in a body that isn't run on such shapes")
+            op.give_up("OP207", "it is in a body that doesn't run on such shapes")
         else:
             op.give_up("OP215", f"doesn't fit its operator's definition ({cause})")
 
@@ -188,7 +188,7 @@ class _Tracer(Walk):
 
     def capture(self, op: TraceNode) -> None:
         """Pin what a node with subgraphs reads, including what its bodies capture."""
-        op.give_up("OP207", f"goes into {op.label} or comes out of its body, which runs as a graph of its own")
+        op.give_up("OP207", f"goes into {op.label} or comes out of its body, which runs as a separate graph")
         for name in sorted(captured_names(op.node)):
             if name in self.initializers or name in self.values:
                 self.pin(self.look(name), Pin("OP207", op.label, f"captured by the body of {op.label}"))

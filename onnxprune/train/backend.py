@@ -26,14 +26,14 @@ class Job:
         model: a normalized model; it isn't to be changed.
         data: the samples to learn from.
         settings: how.
-        teacher: the original model, if it is to be learnt from.
-        judge: tells what a model is worth, more being better; None if nothing judges.
-        start: what the model is worth before.
+        teacher: the original model, if it is to be learned from.
+        judge: returns a model's score, higher is better; None if models aren't scored.
+        start: the model's score before training.
         progress: called after each step.
         checkpoint: where to keep checkpoints.
-        every: a checkpoint is written after so many steps, besides one after each epoch; 0 for these only.
-        resume: whether to go on from the checkpoint, if there is one.
-        fingerprint: of all that the outcome depends on.
+        every: steps between checkpoints, in addition to one after each epoch; 0 for those only.
+        resume: whether to continue from the checkpoint, if there is one.
+        fingerprint: a hash of everything that the result depends on.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
     """
@@ -55,13 +55,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of a training.
+    """The result of a training.
 
     Attributes:
-        model: the model, the best of all epochs where something judges; the last one if weights were made sparse.
-        history: the epochs, if the backend tells.
-        epoch: the epoch that the model is of; 0 for none.
-        failure: why the training ended early, if it went astray; the model is the best before that.
+        model: the model: the best epoch's where models are scored; the last one's if weights were made sparse.
+        history: the epochs, if the backend reports them.
+        epoch: the epoch that the model comes from; 0 for the initial model.
+        failure: why the training ended early, if it diverged; the model is the best before that.
     """
 
     model: ModelProto

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training needs to resume exactly."""
+"""Checkpoints: everything that a training needs to resume exactly."""
 
 from __future__ import annotations
 

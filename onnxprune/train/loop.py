@@ -32,7 +32,7 @@ class StepRunner(Protocol):
 
     @property
     def state(self) -> Arrays:
-        """All that is needed to resume."""
+        """Everything needed to resume."""
 
     def load_state(self, state: Arrays, number: int) -> None:
         """Resume from the state after a number of steps."""

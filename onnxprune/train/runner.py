@@ -58,7 +58,7 @@ class HostRunner:
 
     @property
     def state(self) -> Arrays:
-        """Current weights, statistics and optimizer state: all that is needed to resume."""
+        """Current weights, statistics and optimizer state: everything needed to resume."""
         return {name: self._array(value) for name, value in self._state.items()}
 
     @property

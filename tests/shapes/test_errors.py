@@ -30,7 +30,7 @@ RELU = model([node("Relu", ["image"], ["y"])], {"image": ["N", 3, "H", "H"]}, ["
         ({"other": [1, 3, 8, 8]}, "inputs: image"),
         ({"image": [1, 3, 8]}, "3 sizes for 4 axes"),
         ({"image": [1, 4, 8, 8]}, "axis 1 is fixed at 3 by the model, not 4"),
-        ({"image": [1, 3, 8, 9]}, 'axis 3 is fixed at 8 by "H" in another place, not 9'),
+        ({"image": [1, 3, 8, 9]}, 'axis 3 is fixed at 8 by another "H", not 9'),
         ({"image": [0, 3, 8, 8]}, "sizes are positive"),
         ({"image": [1, 3, 8, -1]}, "sizes are positive"),
         ({"image": [1, 3, 8, 8.5]}, "sizes are whole numbers"),

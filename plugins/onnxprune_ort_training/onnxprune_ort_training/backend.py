@@ -34,7 +34,7 @@ _ADVICE = "make an environment with `python -m onnxprune_ort_training PATH`, and
 
 
 class OrtTraining:
-    """Trains with onnxruntime-training, for comparison with it, or where it is wanted."""
+    """Trains with onnxruntime-training."""
 
     def __init__(self, python: Path | None) -> None:
         """Take the interpreter in which onnxruntime-training is installed.
@@ -68,14 +68,14 @@ class OrtTraining:
         statistics = statistics_of(graph) if norms == "batch" else []
         with Worker(self._python) as worker:
             model = loss_model(graph, losses, settings, feeds_of(graph, job.model))
-            told = {"trained": list(graph.weights), "statistics": statistics}
-            worker.open(model, {**_optimizer(settings), **told, "threads": job.threads})
+            tensors = {"trained": list(graph.weights), "statistics": statistics}
+            worker.open(model, {**_optimizer(settings), **tensors, "threads": job.threads})
             runner = RemoteRunner(worker, list(losses), settings.accumulate)
             return Loop(job, batches, runner).all()
 
 
 class Worker(AbstractContextManager["Worker"]):
-    """The worker process, which ends with the ``with`` block, and by itself when we do."""
+    """The worker process, which ends with the ``with`` block, or when this process does."""
 
     def __init__(self, python: Path) -> None:
         """Start it."""
@@ -90,7 +90,7 @@ class Worker(AbstractContextManager["Worker"]):
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     def __exit__(self, *error: object) -> None:
@@ -138,7 +138,7 @@ class RemoteRunner:
         self._worker, self._losses, self._accumulate = worker, losses, accumulate
 
     def step(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
-        """Make one step from one batch, or from as many as accumulate; return the mean losses."""
+        """Make one step from one batch, or from several whose gradients add up; return the mean losses."""
         found = [self._worker.ask({"command": "batch"}, batch)[0]["losses"] for batch in batches]
         self._worker.ask({"command": "step", "rate": rate})
         means = np.mean(found, axis=0)

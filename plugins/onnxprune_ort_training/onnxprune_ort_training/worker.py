@@ -105,7 +105,7 @@ def _options(threads: int | None) -> Any:
 
 
 def import_training() -> tuple[Any, Any]:
-    """Import the training API; its package would import torch first, so that a bare one stands in for it."""
+    """Import the training API; an empty package replaces its own, which would import torch."""
     import onnxruntime
 
     package = types.ModuleType("onnxruntime.training")
@@ -117,7 +117,7 @@ def import_training() -> tuple[Any, Any]:
 
 
 def main() -> None:
-    """Obey until there are no more commands."""
+    """Run commands until there are no more."""
     commands, answers = sys.stdin.buffer, sys.stdout.buffer
     trainer: Trainer | None = None
     while (received := receive(commands)) is not None:
@@ -135,7 +135,7 @@ def main() -> None:
                 send(answers, {"cpu": time.process_time()})
             elif message["command"] == "weights":
                 send(answers, {}, trainer.weights())
-        except Exception as error:  # whatever the runtime says is for the other side to tell
+        except Exception as error:  # the parent process reports it
             send(answers, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
 
 
