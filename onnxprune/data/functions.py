@@ -55,7 +55,7 @@ def guarded(name: str, what: str) -> Iterator[None]:
     except Exception as error:
         message = " ".join(str(error).split())
         cause = f"{what} failed with {type(error).__name__}: {message}"
-        raise DataError("OP710", cause, where=name, hint="-vv shows the traceback") from error
+        raise DataError("OP710", cause, where=name, hint="see the traceback (-vv prints it)") from error
 
 
 class StreamSource(Source):

@@ -179,7 +179,7 @@ class _Planner:
         if best is None:
             least = min(t.measured.value for t in tries.values())
             cause = f"the latency can't be brought to {target:.3g} of the original's on {self.options.provider.short}"
-            hint = f"{least:.3g} was reached within the constraints (max_ratio, min_channels, exclude, round_to)"
+            hint = f"{least:.3g} was reached with the constraints (`max_ratio`, `min_channels`, `exclude`, `round_to`)"
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 

@@ -268,7 +268,7 @@ def written_whole(*targets: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def _saved(*targets: Path, force: bool) -> Iterator[list[Path]]:
-    """Do as `written_whole`, with ModelErrors for existing targets (OP116) and failures of writing (OP117)."""
+    """Do what `written_whole` does; existing targets (OP116) and failed writes (OP117) are ModelErrors."""
     for target in targets:
         if os.path.lexists(target) and (target.is_dir() or not force):
             hint = None if target.is_dir() else "pass `force` to overwrite it"

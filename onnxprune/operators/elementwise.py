@@ -230,7 +230,7 @@ gradient("Where", of=2)(lambda op, dy: op.x(0).where(dy.zeros(), dy))
 
 @gradient("Pow")
 def base(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of x^p by x: p x^(p-1)."""
+    """Gradient of x^p with respect to x: p x^(p-1)."""
     p = op.x(1).cast(op.x().dtype)
     return dy * p * op.x() ** (p - 1)
 

@@ -81,7 +81,7 @@ def lrn(op: TraceNode) -> None:
 
 @gradient("LRN")
 def local_response(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of x s^-beta with s = bias + alpha/size sum(x^2) over neighboring channels."""
+    """Gradient of x s^-beta with s = bias + alpha/size sum(x^2) over neighboring channels."""
     x, size = op.x(), int(op.attr("size"))
     alpha, beta, bias = (float(op.attr(*pair)) for pair in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     before = (size - 1) // 2
@@ -107,7 +107,7 @@ def lp_normalization(op: TraceNode) -> None:
 
 @gradient("LpNormalization")
 def lp_normalization_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of x / norm: (dy - dnorm sum(y dy)) / norm, where dnorm is the norm's own derivative."""
+    """Gradient of x / norm: (dy - dnorm sum(y dy)) / norm, where dnorm is the norm's own derivative."""
     axis, x = [op.axis(-1)], op.x()
     inner = (dy * op.y()).sum(axis)
     if op.attr("p", 2) == 1:

@@ -41,7 +41,7 @@ def average_pool(op: GradientNode, dy: Tensor) -> Tensor:
 
 @gradient("LpPool")
 def lp_pool(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of the norm of each window by its elements: sign(x) (|x| / norm)^(p-1)."""
+    """Gradient of the norm of each window with respect to its elements: sign(x) (|x| / norm)^(p-1)."""
     window = Window.of(op, op.x().shape[2:], op.attr("kernel_shape"), dy.shape[2:])
     return _spread(_over_norm(op, dy), window) * _signed_power(op)
 

@@ -56,7 +56,7 @@ def qgemm(op: TraceNode) -> None:
 
 @gradient("Gemm", of=0)
 def gemm_a(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of alpha A B + beta C by A: alpha dY B^T."""
+    """Gradient of alpha A B + beta C with respect to A: alpha dY B^T."""
     alpha, b = op.attr("alpha", 1.0), op.attr("transB", 0)
     if op.attr("transA", 0):
         return op.x(1).op("Gemm", dy, alpha=alpha, transA=b, transB=1)
@@ -65,7 +65,7 @@ def gemm_a(op: GradientNode, dy: Tensor) -> Tensor:
 
 @gradient("Gemm", of=1)
 def gemm_b(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of alpha A B + beta C by B: alpha A^T dY."""
+    """Gradient of alpha A B + beta C with respect to B: alpha A^T dY."""
     alpha, a = op.attr("alpha", 1.0), op.attr("transA", 0)
     if op.attr("transB", 0):
         return dy.op("Gemm", op.x(0), alpha=alpha, transA=1, transB=a)
@@ -74,7 +74,7 @@ def gemm_b(op: GradientNode, dy: Tensor) -> Tensor:
 
 @gradient("Gemm", of=2)
 def gemm_c(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of alpha A B + beta C by C: beta dY."""
+    """Gradient of alpha A B + beta C with respect to C: beta dY."""
     beta = op.attr("beta", 1.0)
     dc = dy.sum_to(op.x(2).shape)
     return dc if beta == 1 else dc * beta
@@ -106,14 +106,14 @@ def fused_matmul(op: TraceNode) -> None:
 
 @gradient("MatMul", of=0)
 def left(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of A B by A: dY B^T."""
+    """Gradient of A B with respect to A: dY B^T."""
     a, b, dy = _as_matrices(op, dy)
     return (dy @ b.mT).sum_to(a.shape).reshape(op.x(0).shape)
 
 
 @gradient("MatMul", of=1)
 def right(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of A B by B: A^T dY; where all matrices of the stack meet the same B, a single product of their rows."""
+    """Gradient of A B with respect to B: A^T dY; where all matrices of the stack share B, one product of all rows."""
     a, b, dy = _as_matrices(op, dy)
     if b.size == b.shape[-1] * b.shape[-2] and dy.size == a.size // a.shape[-1] * dy.shape[-1]:
         rows, columns = a.reshape((-1, a.shape[-1])), dy.reshape((-1, dy.shape[-1]))

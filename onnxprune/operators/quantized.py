@@ -52,7 +52,7 @@ def _along(op: GradientNode, index: int) -> Tensor:
 
 @gradient("QuantizeLinear")
 def quantize_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of round(x / scale) + zero: dy / scale, zero where the result is clamped to its range."""
+    """Gradient of round(x / scale) + zero: dy / scale, zero where the result is clamped to its range."""
     limits, scale = np.iinfo(helper.tensor_dtype_to_np_dtype(op.y().dtype)), _along(op, 1)
     real = op.x() / scale
     if op.has(2):

@@ -79,7 +79,7 @@ def reduce_extreme(op: GradientNode, dy: Tensor) -> Tensor:
 
 @gradient("ReduceL2")
 def reduce_l2(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of the norm: x / norm, zero where the norm is zero."""
+    """Gradient of the norm: x / norm, zero where the norm is zero."""
     norm = _kept(op, op.y())
     return op.x() * (norm > 0).where(_kept(op, dy) / norm, 0.0)
 
@@ -95,14 +95,14 @@ def softmax(op: TraceNode) -> None:
 
 @gradient("Softmax")
 def softmax_gradient(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of y = softmax(x): y (dy - sum(y dy))."""
+    """Gradient of y = softmax(x): y (dy - sum(y dy))."""
     weighted = dy * op.y()
     return weighted - op.y() * weighted.sum([op.axis(-1)])
 
 
 @gradient("LogSoftmax")
 def log_softmax(op: GradientNode, dy: Tensor) -> Tensor:
-    """Of y = log softmax(x): dy - e^y sum(dy)."""
+    """Gradient of y = log softmax(x): dy - e^y sum(dy)."""
     return dy - op.y().op("Exp") * dy.sum([op.axis(-1)])
 
 

@@ -1,1 +1,1 @@
-"""What shall leave: pruning plans, budgets, and residual blocks that leave as a whole."""
+"""What to remove: pruning plans, budgets, and residual blocks that are removed whole."""

@@ -1,4 +1,4 @@
-"""Go over a graph's nodes in order, and find the shapes, types and small values of their outputs."""
+"""Visit a graph's nodes in order, and infer the shapes, types and small values of their outputs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ShapeWalk:
         return walk
 
     def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
-        """Go over the nodes in order.
+        """Visit the nodes in order.
 
         Args:
             fallback: Types for tensors that can't be inferred.

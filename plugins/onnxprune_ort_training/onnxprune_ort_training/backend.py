@@ -78,7 +78,7 @@ class Worker(AbstractContextManager["Worker"]):
     """The worker process, which ends with the ``with`` block, or when this process does."""
 
     def __init__(self, python: Path) -> None:
-        """Start it."""
+        """Start the worker."""
         command = [str(python), "-I", remote.__file__]
         self._where = str(python)
         self._folder = TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
@@ -94,7 +94,7 @@ class Worker(AbstractContextManager["Worker"]):
         return self._process.pid
 
     def __exit__(self, *error: object) -> None:
-        """End it."""
+        """Stop the worker."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._noise):
@@ -152,7 +152,7 @@ class RemoteRunner:
 
     @property
     def state(self) -> Arrays:
-        """All that is needed to resume, which the worker doesn't report.
+        """Everything needed to resume, which the worker doesn't report.
 
         Raises:
             PlanError: always (OP302).

@@ -133,7 +133,7 @@ def _with_pads(node: NodeProto, op: GradientNode) -> NodeProto:
 
 
 def _with_moments(node: NodeProto) -> NodeProto:
-    """Let a LayerNormalization give its moments, which the gradient reads."""
+    """Make a LayerNormalization output its moments, which the gradient reads."""
     if node.op_type == "LayerNormalization":
         node.output.extend(f"{node.output[0]}.{i}" for i in range(len(node.output), 3))
     return node
