@@ -80,7 +80,7 @@ class Comparison:
     Attributes:
         changes: differences of the interfaces, one line each.
         verification: the oracle's result; None if it didn't run.
-        distances: how far the outputs are apart; None unless they were compared without a plan.
+        distances: how far apart the outputs are; None unless they were compared without a plan.
     """
 
     changes: tuple[str, ...] = ()
