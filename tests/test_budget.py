@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning import budget
-from onnxprune.planning.budget import choose, ladder, multiples
+from onnxprune.planning.budget import allowed_counts, choose, multiples
 from onnxprune.settings.planning import QUANTITIES, Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
@@ -85,7 +85,7 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
     limit = share * total(np.zeros_like(removed), quantity)
     assert total(removed, quantity) <= limit
 
-    # One rung up on some group's ladder would miss the target: no more was removed than had to be.
+    # Undoing one step of some group would miss the target: no more was removed than necessary.
     missed = not removed.any()
     for group in graph.groups:
         order = group.units[group.deal(value[group.index]).ravel()]
@@ -94,7 +94,10 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
         sets, size = group.sets.shape
         rungs = [
             0,
-            *(size * (sets - n) for n in ladder(sets, group.widths, constraints, multiples(graph, constraints))),
+            *(
+                size * (sets - n)
+                for n in allowed_counts(sets, group.widths, constraints, multiples(graph, constraints))
+            ),
         ]
         assert gone in rungs
         if gone:
@@ -105,10 +108,10 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
 
 
 def counts(units: int, widths: list[int], *, wide: bool = True, **limits: Any) -> list[int]:
-    """Return the ladder of a group in a network with wide layers, or one without."""
+    """Return the allowed counts of a group in a network with wide layers, or one without."""
     constraints = Constraints(**limits)
     defaults = budget._WIDE if wide else budget._NARROW
-    return ladder(
+    return allowed_counts(
         units, widths, constraints, defaults if constraints.round_to is None else multiples(network(), constraints)
     )
 
@@ -121,7 +124,9 @@ def counts(units: int, widths: list[int], *, wide: bool = True, **limits: Any) -
     st.one_of(st.none(), st.integers(1, 16)),
     st.booleans(),
 )
-def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_to: int | None, wide: bool) -> None:
+def test_allowed_counts(
+    units: int, widths: list[int], least: int, ratio: float, round_to: int | None, wide: bool
+) -> None:
     rungs = counts(units, widths, wide=wide, min_channels=least, max_ratio=ratio, round_to=round_to)
     assert rungs == sorted(set(rungs), reverse=True)
     for n in rungs:
