@@ -85,7 +85,7 @@ def command(
         )
     source = {"model": model, "against": against, "data": settings.data}
     out.data(
-        document("evaluate", **source, **fields(evaluation), assumed=samples.notes),
+        document("evaluate", **source, **fields(evaluation), assumed=getattr(samples, "notes", ())),
         evaluation_tables(evaluation),
     )
     for note in evaluation.notes:

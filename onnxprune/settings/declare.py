@@ -59,7 +59,7 @@ def described(default: Any, about: Mapping[str, Any]) -> str:
     """Return the help of a setting, with its default."""
     plain = default in (MISSING, None, ()) or default is False or isinstance(default, Settings)
     shown = about.get("shown", "" if plain else "yes" if default is True else str(default))
-    return about["help"] + (f" [default: {shown}]" if shown else "")
+    return f"{about['help']} [default: {shown}]" if shown else str(about["help"])
 
 
 @dataclass(frozen=True, slots=True)
