@@ -150,7 +150,7 @@ def option(declared: Declared, *, required: bool = False) -> Callable[[Function]
     flag = about.get("flag", _flag(declared.name))
     settings: dict[str, Any] = {"multiple": several, "metavar": about.get("metavar")}
     if kind is bool and declared.default:
-        flag, settings = f"{flag}/--no-{declared.name}", {}
+        flag, settings = f"{flag}/--no-{flag[2:]}", {}
     elif kind is bool:
         settings = {"is_flag": True, "flag_value": True}
     elif get_origin(kind) is Literal:

@@ -60,7 +60,7 @@ class Output:
         Args:
             document: the summary as a document.
             tables: the summary as tables.
-            err: whether stdout is taken by the file, so that the tables go to stderr.
+            err: whether the file is written to stdout, so that the tables go to stderr.
         """
         if self.json and not err:
             self.data(document)

@@ -105,7 +105,18 @@ def shrink(
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     if made is None and settings.max_drop is None:
         settled(planning, data=False)  # refuses a missing budget before the work
-    analysis = _traced(model, settings, made, progress, consume=consume)
+    progress("load", 0, None)
+    loaded = load(model)
+    progress("trace", 0, None)
+    analysis = analyze(
+        loaded,
+        settings.input_shapes,
+        attention=settings.policies.attention,
+        grouped=settings.policies.grouped,
+        plan=made,
+        transform=settings.transform,
+        consume=consume or loaded is not model,
+    )
     method = settings.recover or "reconstruct"
     measured = None if method == "none" else method
     proof: dict[str, Any] = {"inputs": settings.inputs, "tolerance": settings.tolerance}
@@ -125,12 +136,12 @@ def shrink(
             progress=progress,
             **proof,
         )
-        return Shrunk(_as_source(analysis, within.pruned), analysis, within.pruned, within.repairs, within.evaluation)
+        result = replace(analysis.model, proto=within.pruned.proto)
+        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation)
     data = None if calibration.data is None else samples(LIMIT)
+    training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
     tuned = None
     if settings.steps > 1 or settings.rewind is not None:
-        assert settings.finetune is not None
-        training = TrainSettings(epochs=settings.finetune, seed=seed)
         _, rounds = prune_iteratively(
             *(analysis, samples(None), planning, settings.steps),
             training=training,
@@ -147,34 +158,12 @@ def shrink(
     repairs: Sequence[Repair] = ()
     if data is not None and tuned is None and measured is not None:
         repairs = repair(pruned, data, method=measured, seed=seed, progress=progress)
-    if settings.finetune is not None and tuned is None:
-        training = TrainSettings(epochs=settings.finetune, seed=seed)
+    if training is not None and tuned is None:
         progress("train", 0, None)
         tuned = finetune(
             pruned.proto, samples(None), teacher=analysis.graph.proto, settings=training, progress=progress
         )
         if tuned.failure is not None:
             log.warning("%s; the best model before the failure is kept", tuned.failure.cause)
-    return Shrunk(_as_source(analysis, tuned or pruned), analysis, pruned, tuple(repairs), None, tuned)
-
-
-def _traced(
-    model: Source, settings: ShrinkSettings, made: PrunePlan | None, progress: Progress, *, consume: bool
-) -> TracedModel:
-    progress("load", 0, None)
-    loaded = load(model)
-    progress("trace", 0, None)
-    policies = settings.policies
-    return analyze(
-        loaded,
-        settings.input_shapes,
-        attention=policies.attention,
-        grouped=policies.grouped,
-        plan=made,
-        transform=settings.transform,
-        consume=consume or loaded is not model,
-    )
-
-
-def _as_source(analysis: TracedModel, result: Pruned | FineTuned) -> Model:
-    return replace(analysis.model, proto=result.proto)
+    result = replace(analysis.model, proto=(tuned or pruned).proto)
+    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned)

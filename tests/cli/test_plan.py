@@ -1,4 +1,4 @@
-"""Plans: made, reviewed, applied and verified; options that make them."""
+"""Plans: written, applied and verified; options for planning."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class TestOptions:
         assert "--ratio" in refused("OP602", *args, "--rato", "0.5")
 
     @pytest.mark.parametrize("option", ["--ratio=0.3", "--criterion=l1", "--exact-only", "--exclude=stem"])
-    def test_a_plan_is_not_planned_again(self, model: Path, plan: Path, out: Path, option: str) -> None:
+    def test_a_plan_excludes_planning_options(self, model: Path, plan: Path, out: Path, option: str) -> None:
         assert option.partition("=")[0] in refused("OP302", "prune", model, "-o", out, "--plan", plan, option)
 
     def test_documented_defaults_are_the_library_s(self) -> None:

@@ -1,4 +1,4 @@
-"""Settings: what is out of range, misspelled or contradictory is refused by name, and never anything else."""
+"""Settings: out-of-range, misspelled and contradictory values are errors that name the field; all others are allowed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_contradictions(first: str, other: str, values: dict[str, Any]) -> None:
         {"max_drop": 0.1, "data": "digits", "recover": "bias"},
     ],
 )
-def test_what_goes_together(values: dict[str, Any]) -> None:
+def test_allowed_combinations(values: dict[str, Any]) -> None:
     assert given(build(ShrinkSettings, values)) == values
 
 
@@ -187,8 +187,8 @@ def test_options_are_those_of_the_settings(settings: type[Settings]) -> None:
     command.main([], standalone_mode=False)
 
 
-def test_ranges_are_of_fields_that_are() -> None:
-    """Rules name settings; one that is misspelled would never hold."""
+def test_rules_name_existing_settings() -> None:
+    """Rules refer to existing settings; a misspelled one would never apply."""
     for settings in CLASSES:
         known = {declared.name for declared in (*flat(settings), *declarations(settings))}
         for rule in settings._rules:
