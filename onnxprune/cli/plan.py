@@ -66,12 +66,7 @@ def command(
         if calibration.data is not None:
             data = open_samples(calibration, analysis.graph.proto, seed=planning.seed, limit=LIMIT)
         made = plan(
-            analysis,
-            planning,
-            data=data,
-            sensitivity=settings.sensitivity,
-            latency=settings.latency,
-            progress=progress,
+            analysis, planning, data=data, sensitivity=settings.sensitivity, latency=settings.latency, progress=progress
         )
     if to_stdout:
         click.echo(made.to_json(), nl=False)

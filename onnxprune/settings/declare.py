@@ -221,6 +221,18 @@ def build(settings: type[S], values: Mapping[str, Any]) -> S:
     return _built(settings, values)
 
 
+def either(kind: type[S], settings: S | None, options: Mapping[str, Any]) -> S:
+    """Return the settings, or build them from options by name.
+
+    Raises:
+        UsageError: both are given (OP602).
+        OnnxPruneError: a value isn't allowed, see `Settings`.
+    """
+    if settings is not None and options:
+        raise UsageError("OP602", f"both settings and {', '.join(options)} are given", hint="drop one")
+    return settings or build(kind, options)
+
+
 def _built(settings: type[S], values: Mapping[str, Any]) -> S:
     own = {}
     for declared in declarations(settings):

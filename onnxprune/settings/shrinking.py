@@ -64,10 +64,7 @@ class ShrinkSettings(Settings):
 
     _rules: ClassVar = (
         Rule(
-            "plan",
-            [*_PLANNING, "sensitivity", "max_drop"],
-            "both {first} and {other} say what to remove",
-            "drop one",
+            "plan", [*_PLANNING, "sensitivity", "max_drop"], "both {first} and {other} say what to remove", "drop one"
         ),
         Rule("max_drop", ["ratio", "target"], "both {first} and {other} say how much to remove", "give one of them"),
         Rule("max_drop", ["verify"], "{first} proves every trial, and {other} turns proofs off", "drop one"),

@@ -32,7 +32,8 @@ from onnxprune.sensitivity import (
     spend,
     spend_blocks,
 )
-from onnxprune.settings import LatencySettings, PlanSettings, build
+from onnxprune.settings import LatencySettings, PlanSettings
+from onnxprune.settings.declare import either
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -78,12 +79,11 @@ def plan(
         >>> plan.after["macs"] <= 0.5 * plan.before["macs"]
         True
     """
-    if settings is not None and options:
-        raise UsageError("OP602", f"both settings and {', '.join(options)} are given", hint="drop one")
+    settings = either(PlanSettings, settings, options)
     analysis = analyze(model)
     batches = batches_of(data, analysis.graph.proto)
     curves = read_curves(sensitivity, analysis)
-    settings = settled(settings or build(PlanSettings, options), data=batches is not None or curves is not None)
+    settings = settled(settings, data=batches is not None or curves is not None)
     kept, constraints, target = PrunedGraph(analysis.graph), settings.constraints, settings.target
     assert settings.criterion is not None
     if settings.remove_blocks:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.data import Dataset
-from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
-from onnxprune.recover import Repair
-from onnxprune.settings import ShrinkSettings, TrainSettings, build
+from onnxprune.recover import Method, Repair
+from onnxprune.settings import ShrinkSettings, TrainSettings
+from onnxprune.settings.declare import either
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -98,9 +98,7 @@ def shrink(
         >>> [tensor.name for tensor in small.to_graphsurgeon().outputs]
         ['logits']
     """
-    if settings is not None and options:
-        raise UsageError("OP602", f"both settings and {', '.join(options)} are given", hint="drop one")
-    settings = settings or build(ShrinkSettings, options)
+    settings = either(ShrinkSettings, settings, options)
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     if made is None and settings.max_drop is None:
@@ -117,8 +115,8 @@ def shrink(
         transform=settings.transform,
         consume=consume or loaded is not model,
     )
-    method = settings.recover or "reconstruct"
-    measured = None if method == "none" else method
+    del loaded  # and its weights, unless the caller keeps them
+    method: Method | None = None if settings.recover == "none" else settings.recover or "reconstruct"
     proof: dict[str, Any] = {"inputs": settings.inputs, "tolerance": settings.tolerance}
 
     def samples(limit: int | None) -> Dataset:
@@ -126,12 +124,12 @@ def shrink(
 
     curves = read_curves(settings.sensitivity, analysis)
     if settings.max_drop is not None:
-        assert measured is not None
+        assert method is not None
         everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
         within = prune_within(
             *(analysis, planning, everything, settings.max_drop),
             limit=calibration.limit or LIMIT,
-            method=measured,
+            method=method,
             curves=curves,
             progress=progress,
             **proof,
@@ -145,7 +143,7 @@ def shrink(
         _, rounds = prune_iteratively(
             *(analysis, samples(None), planning, settings.steps),
             training=training,
-            method=measured,
+            method=method,
             rewind=settings.rewind,
             progress=progress,
         )
@@ -156,8 +154,8 @@ def shrink(
     progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
     pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
     repairs: Sequence[Repair] = ()
-    if data is not None and tuned is None and measured is not None:
-        repairs = repair(pruned, data, method=measured, seed=seed, progress=progress)
+    if data is not None and tuned is None and method is not None:
+        repairs = repair(pruned, data, method=method, seed=seed, progress=progress)
     if training is not None and tuned is None:
         progress("train", 0, None)
         tuned = finetune(

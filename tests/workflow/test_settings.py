@@ -1,4 +1,4 @@
-"""Settings: out-of-range, misspelled and contradictory values are errors that name the field; all others are allowed."""
+"""Settings: out-of-range, misspelled and contradictory values are errors that name the field; others are allowed."""
 
 from __future__ import annotations
 
