@@ -71,7 +71,7 @@ def command(
     """Prune each group of MODEL alone, by increasing shares, and measure the error of the outputs.
 
     The layers that read the removed channels are refitted on part of the data; the error is measured on another part.
-    Labels are needed only if the metric needs them.
+    Labels are needed only if the metric needs them. The default criterion is obs.
     """
     from onnxprune.report.documents import document
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
