@@ -1,4 +1,4 @@
-"""Budgets: targets are met from below and closely, constraints hold, and contradictions are refused."""
+"""Budgets: targets are met closely from below, constraints hold, and contradictions are errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning import budget
-from onnxprune.planning.budget import choose, ladder, multiples
+from onnxprune.planning.budget import allowed_counts, choose, multiples
 from onnxprune.settings.planning import QUANTITIES, Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
@@ -80,21 +80,24 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
         removed = choose(graph, value, constraints, target=Target(quantity, share), allocation=allocation)
     except PlanError as error:
         assert error.code == "OP301"
-        assert quantity == "memory", "all other quantities come down to 30 % of this network"
+        assert quantity == "memory", "all other quantities can be brought to 30 % of this network"
         return
     limit = share * total(np.zeros_like(removed), quantity)
     assert total(removed, quantity) <= limit
 
-    # One rung up on some group's ladder would miss the target: no more was removed than had to be.
+    # Undoing one step of some group would miss the target: no more was removed than necessary.
     missed = not removed.any()
     for group in graph.groups:
         order = group.units[group.deal(value[group.index]).ravel()]
         gone = int(removed[group.units].sum())
-        assert removed[order[:gone]].all(), "the least important leave first"
+        assert removed[order[:gone]].all(), "the least important are removed first"
         sets, size = group.sets.shape
         rungs = [
             0,
-            *(size * (sets - n) for n in ladder(sets, group.widths, constraints, multiples(graph, constraints))),
+            *(
+                size * (sets - n)
+                for n in allowed_counts(sets, group.widths, constraints, multiples(graph, constraints))
+            ),
         ]
         assert gone in rungs
         if gone:
@@ -105,10 +108,10 @@ def test_target_is_met_closely(quantity: Any, share: float, allocation: Any, rou
 
 
 def counts(units: int, widths: list[int], *, wide: bool = True, **limits: Any) -> list[int]:
-    """Return the ladder of a group in a network with wide layers, or one without."""
+    """Return the allowed counts of a group in a network with wide layers, or one without."""
     constraints = Constraints(**limits)
     defaults = budget._WIDE if wide else budget._NARROW
-    return ladder(
+    return allowed_counts(
         units, widths, constraints, defaults if constraints.round_to is None else multiples(network(), constraints)
     )
 
@@ -121,7 +124,9 @@ def counts(units: int, widths: list[int], *, wide: bool = True, **limits: Any) -
     st.one_of(st.none(), st.integers(1, 16)),
     st.booleans(),
 )
-def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_to: int | None, wide: bool) -> None:
+def test_allowed_counts(
+    units: int, widths: list[int], least: int, ratio: float, round_to: int | None, wide: bool
+) -> None:
     rungs = counts(units, widths, wide=wide, min_channels=least, max_ratio=ratio, round_to=round_to)
     assert rungs == sorted(set(rungs), reverse=True)
     for n in rungs:
@@ -132,21 +137,21 @@ def test_ladder(units: int, widths: list[int], least: int, ratio: float, round_t
             assert n * width % (round_to or 1) == 0
     if round_to is None and units >= 32 and ratio >= 0.5 and least <= 16:
         assert all(n * width % (16 if wide else 8) == 0 for n in rungs for width in widths)
-    if round_to == 1:  # nothing that the constraints allow is left out
+    if round_to == 1:  # nothing that the constraints allow is missing
         allowed = [n for n in range(1, units) if n * min(widths) >= least and units - n <= ratio * units + 1e-9]
         assert rungs == allowed[::-1]
 
 
 def test_narrow_layers_have_choices() -> None:
     assert counts(64, [1]) == [48, 32, 16] and counts(32, [1]) == [16] and counts(24, [1]) == [16, 8]
-    assert counts(32, [1], max_ratio=0.3) == [24], "finer where nothing could leave otherwise"
+    assert counts(32, [1], max_ratio=0.3) == [24], "finer if nothing could be removed otherwise"
     assert counts(16, [1]) == [12, 8, 4]
     assert counts(12, [1], max_ratio=0.99) == [10, 8, 6, 4, 2]
     assert counts(2, [1]) == [1]
     assert counts(1, [1]) == []
 
 
-def test_narrow_networks_have_more() -> None:
+def test_narrow_networks_have_more_choices() -> None:
     assert counts(64, [1], wide=False) == [56, 48, 40, 32, 24, 16, 8]
     assert counts(32, [1], wide=False) == [24, 16, 8] and counts(24, [1], wide=False) == [20, 16, 12, 8, 4]
     for width, finest in ((64, 8), (128, 16)):
@@ -156,7 +161,7 @@ def test_narrow_networks_have_more() -> None:
 
 
 def test_each_axis_is_rounded() -> None:
-    """Behind a flatten a channel is many features; the convolution before it has one axis for each."""
+    """After a flatten, a channel is many features; in the convolution before it, it is one."""
     assert counts(24, [1, 4], round_to=8) == [16, 8]
     assert counts(24, [4], round_to=8)[:2] == [22, 20]
     assert counts(12, [4, 6], round_to=8) == [8, 4]
@@ -182,13 +187,13 @@ def test_global_ratio(ratio: float) -> None:
 def test_rounding_is_to_the_nearest() -> None:
     removed = choose(network(), scores(), Constraints(round_to=8), ratio=0.4)
     assert {g.name: channels(removed, g.name) for g in network().groups} == {
-        "stem": 16,  # of 32, asked for 19.2: 16 and 24 are the neighbors
-        "block.wide": 40,  # of 64, asked for 38.4
-        "grouped": 32,  # of 48, asked for 28.8
-        "se.reduce": 8,  # of 12, asked for 7.2
-        "neck": 16,  # of 24, asked for 14.4; four times as many after the flatten
+        "stem": 16,  # of 32, ideally 19.2: 16 and 24 are the neighbors
+        "block.wide": 40,  # of 64, ideally 38.4
+        "grouped": 32,  # of 48, ideally 28.8
+        "se.reduce": 8,  # of 12, ideally 7.2
+        "neck": 16,  # of 24, ideally 14.4; four features each after the flatten
         "fc": 24,
-        "late": 8,  # of 20, asked for 12: 8 and 16 are as near
+        "late": 8,  # of 20, ideally 12: 8 and 16 are equally near
         "classifier": 8,
     }
 

@@ -1,4 +1,4 @@
-"""Pruning as far as a drop allows: what is promised holds on samples that nothing was fitted to."""
+"""Pruning within a drop in accuracy: the limit holds on samples that weren't used for calibration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def samples(count: int | None = None) -> Dataset:
 
 
 def test_the_smallest_model_within_the_drop() -> None:
-    """Trials close in on the least cost; the drop is that of the samples that were not calibrated on."""
+    """Trials converge to the least cost; the drop is measured on samples not used for calibration."""
     tried: list[str] = []
     found = prune_within(digits(), UNIFORM, samples(), 0.03, limit=150, progress=lambda phase, *_: tried.append(phase))
     assert found.metric == "top1" and found.evaluation.samples == len(IMAGES) - 150
@@ -36,7 +36,7 @@ def test_the_smallest_model_within_the_drop() -> None:
     assert found.pruned.plan.after["macs"] <= best * found.pruned.plan.before["macs"]
     assert found.pruned.verification is not None and found.pruned.verification.passed
 
-    order = np.random.default_rng(0).permutation(len(IMAGES))[150:]  # judged again, by hand
+    order = np.random.default_rng(0).permutation(len(IMAGES))[150:]  # evaluated independently
     right = [
         (run_once(model, {"image": IMAGES[order]})["logits"].argmax(axis=1) == LABELS[order]).mean()
         for model in (digits().graph.proto, found.pruned.proto)
@@ -45,15 +45,15 @@ def test_the_smallest_model_within_the_drop() -> None:
     assert change is not None and change.value == pytest.approx(right[1] - right[0]) and change.value >= -0.03
 
 
-def test_where_no_removal_is_good_enough() -> None:
-    """Only the first layer may lose channels, at least half of them, and nothing is repaired but means."""
+def test_no_removal_is_good_enough() -> None:
+    """Only the first layer may lose channels, at least half of them, and only means are repaired."""
     settings = replace(UNIFORM, constraints=Constraints(include=("/stem/*",), round_to=8))
     with pytest.raises(VerificationError) as caught:
         prune_within(digits(), settings, samples(), 0.0, method="bias")
     assert caught.value.code == "OP506" and caught.value.exit_status == 1
 
 
-def test_what_can_not_be_asked() -> None:
+def test_refusals() -> None:
     with pytest.raises(PlanError) as caught:
         prune_within(digits(), UNIFORM, samples(), 1.0)
     assert caught.value.code == "OP303"

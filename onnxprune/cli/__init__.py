@@ -1,6 +1,6 @@
-"""The command line: thin commands over the public API, each in a module of its own that is imported when it is run.
+"""The command line: thin commands over the public API, each in its own module, imported on demand.
 
-Nothing heavy (onnx, numpy, rich) is imported before a command does its work, so that `--help` answers at once.
+Nothing heavy (onnx, numpy, rich) is imported before a command runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ Examples:
 @click.version_option(__version__, "-V", "--version", message="onnxprune %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Shrink trained ONNX models, provably right.
+    """Prune trained ONNX models, and prove the result correct.
 
-    onnxprune finds which channels of a network can only leave together, removes the least important
-    ones by rewriting the graph, and proves with ONNX Runtime that the result computes what the
-    original computes without them. No framework, no labels, no training code.
+    onnxprune finds the channels of a network that can only be removed together, removes the least important ones by
+    rewriting the graph, and proves with ONNX Runtime that the result computes what the original computes without them.
+    It needs no framework, no labels and no training code.
 
-    Exit status: 0 done, 1 a check failed, 2 bad input or usage.
+    Exit status: 0 success, 1 a check failed, 2 bad input or usage.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 def main() -> None:
-    """Run the command line; the process ends with its exit status."""
+    """Run the command line, and exit with its status."""
     cli(prog_name="onnxprune")

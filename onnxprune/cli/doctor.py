@@ -11,10 +11,9 @@ from onnxprune.errors import InstallationError
 @click.command("doctor", short_help="Check the installation and its execution providers.")
 @reporting
 def command(out: Output) -> None:
-    """Check the installed versions, whether they fit together, and which execution providers start.
+    """Check the installed versions, their compatibility, and which execution providers start.
 
-    For a provider that doesn't start, the missing libraries are named. The exit status is 1 if there
-    are errors.
+    For a provider that doesn't start, the missing libraries are listed. The exit status is 1 if there are errors.
     """
     from onnxprune.report.diagnosis import diagnosis_tables
     from onnxprune.report.documents import document, fields

@@ -1,14 +1,16 @@
-"""`onnxprune evaluate`: measure accuracy, by itself or against the original."""
+"""`onnxprune evaluate`: measure accuracy, alone or against the original."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.models import user_functions
 from onnxprune.cli.output import Output, reporting
+from onnxprune.settings import DataSettings, build
 
 _EXAMPLES = """\b
 Examples:
@@ -19,15 +21,9 @@ Examples:
 """
 
 
-@click.command("evaluate", short_help="Measure accuracy, and the loss by pruning.", epilog=_EXAMPLES)
+@click.command("evaluate", short_help="Measure accuracy, and what pruning lost.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    required=True,
-    metavar="DATA",
-    help="An .npz or .npy file, a folder of .npy files, a folder or .zip of images, a Python function "
-    "module:function that returns batches, digits, or random.",
-)
+@options.of(DataSettings, "given", required=("data",))
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -38,56 +34,43 @@ Examples:
     "--metric",
     "metrics",
     multiple=True,
-    help="top1, top5, miou, agreement, kl, mse, cosine, or module:function. Repeatable. [default: what labels "
-    "and --against allow]",
+    help="Metric: top1, top5, miou, agreement, kl, mse, cosine, or module:function. Repeatable. [default: all that "
+    "labels and --against allow]",
 )
-@click.option(
-    "--preprocess",
-    metavar="RECIPE",
-    help="How raw data become inputs: 'resize=256 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 "
-    "std=0.229,0.224,0.225 label_offset=0', or a TOML file of such keys. [default: guessed and printed]",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Number of samples to use, chosen by --seed.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
-@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples at a time.")
-@click.option("--output-name", metavar="NAME", help="The output with class scores. [default: found by its shape]")
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
+@click.option("--output-name", metavar="NAME", help="Output with the class scores. [default: found by its shape]")
 @options.providers
 @reporting
 def command(
     model: Path,
-    data: str,
+    given: dict[str, Any],
     against: Path | None,
     metrics: tuple[str, ...],
-    preprocess: str | None,
-    limit: int | None,
     seed: int,
     batch: int,
     output_name: str | None,
     providers: tuple[str, ...],
     out: Output,
 ) -> None:
-    """Measure MODEL on data, by itself or against the ORIGINAL that it was made from.
+    """Measure the accuracy of MODEL on data, alone or against the ORIGINAL that it was made from.
 
-    With class labels: accuracy or mean IoU. With --against, also agreement of predictions and
-    distances of outputs, which need no labels. Every value has a confidence interval; changes are
-    measured on the same samples.
+    With labels, the metrics are accuracy or mean IoU. With --against, they also include the agreement of predictions
+    and the distance of outputs, which need no labels. Every value has a confidence interval; differences are measured
+    on the same samples.
     """
-    from onnxprune.data import open_data, read_recipe
-    from onnxprune.data.functions import is_function_name
     from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load
     from onnxprune.report.documents import document, fields
     from onnxprune.report.evaluation import evaluation_tables
+    from onnxprune.workflow.inputs import open_samples
 
-    if any(map(is_function_name, (data, *metrics))) and "" not in sys.path:
-        sys.path.insert(0, "")  # as for `python -m`: the user's modules are in the working directory
-    recipe = None if preprocess is None else read_recipe(preprocess)
+    settings = build(DataSettings, given)
+    user_functions(settings.data, *metrics)
     with out.step("load"):
         loaded, original = load(model), None if against is None else load(against)
     with out.step("open data"):
-        samples = open_data(data, loaded.proto, recipe=recipe, limit=limit, seed=seed)
-    for note in samples.notes:
-        out.note(f"note: {note}")
+        samples = open_samples(settings, loaded, seed=seed)
     with out.progress() as progress:
         evaluation = evaluate(
             loaded,
@@ -100,9 +83,9 @@ def command(
             seed=seed,
             progress=progress,
         )
-    source = {"model": model, "against": against, "data": data}
+    source = {"model": model, "against": against, "data": settings.data}
     out.data(
-        document("evaluate", **source, **fields(evaluation), assumed=samples.notes),
+        document("evaluate", **source, **fields(evaluation), assumed=getattr(samples, "notes", ())),
         evaluation_tables(evaluation),
     )
     for note in evaluation.notes:

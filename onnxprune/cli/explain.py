@@ -1,4 +1,4 @@
-"""`onnxprune explain`: show why channels are coupled or pinned, and what a code means."""
+"""`onnxprune explain`: explain why channels are coupled or pinned, and what a code means."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnxprune.errors import CATALOG, UsageError
 _EXAMPLES = """\b
 Examples:
   onnxprune explain model.onnx            all reasons, by share of the parameters
-  onnxprune explain model.onnx conv_14    a node: its groups and pins, with the path of nodes
-  onnxprune explain model.onnx OP204      everything that this reason pins
+  onnxprune explain model.onnx conv_14    groups and pins of a node, with the path of nodes
+  onnxprune explain model.onnx OP204      everything pinned for this reason
   onnxprune explain OP204                 what the code means
 """
 
 
-@click.command("explain", short_help="Show why channels can't be removed.", epilog=_EXAMPLES)
+@click.command("explain", short_help="Explain why channels can't be removed.", epilog=_EXAMPLES)
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes
 @options.policies
 @reporting
 def command(what: str, about: str | None, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
-    """Show why channels are removed together or can't be removed, or what a code means.
+    """Explain why channels are removed together or can't be removed, or what a code means.
 
     NODE may be a pattern that matches one node, such as '*layer4*conv2*'.
     """

@@ -1,4 +1,4 @@
-"""How the command line fails: one message on stderr, and an exit status that says whose fault it is."""
+"""Failures of the command line: one message on stderr, and an exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.report.text import printable
 
-VERBOSITY = "onnxprune.verbosity"  # keys in a context's meta
+VERBOSITY = "onnxprune.verbosity"  # a key of click.Context.meta, as the next
 COMMAND = "onnxprune.command"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -23,12 +23,12 @@ _MARKS = {r"error(\[\w+\])?": "red", "  -->": "blue", "  help": "cyan"}
 
 
 class Failure(click.ClickException):
-    """Bad input, wrong usage or a bug: a message of lines that begin with "error", "  -->" and "  help"."""
+    """Bad input, wrong usage or a bug; lines of the message begin with "error", "  -->" or "  help"."""
 
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message on stderr, in color where a person reads it."""
+        """Print the message on stderr, in color on a terminal."""
         lines = map(_paint if colored(sys.stderr) else str, printable(self.message).splitlines())
         click.echo("\n".join(lines), file=file, err=True)
 
@@ -41,7 +41,7 @@ class GateFailure(Failure):
 
 @contextmanager
 def failures(context: click.Context | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong inside into what click ends the process with."""
+    """Convert every exception to one that click turns into an exit status."""
     try:
         yield
     except click.UsageError as error:
@@ -54,27 +54,27 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
     except (KeyboardInterrupt, click.Abort) as error:
         raise click.exceptions.Exit(_INTERRUPTED) from error
     except BrokenPipeError as error:
-        # Whoever read the output has left. Python would complain once more when it closes stdout.
+        # The reader has closed the pipe. Python would report that again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.exceptions.Exit(_PIPE_CLOSED) from error
     except ImportError as error:
         _trace(context)
-        hint = "install it anew: pip install --force-reinstall 'onnxprune[cpu]' or 'onnxprune[gpu]'"
+        hint = "reinstall: pip install --force-reinstall 'onnxprune[cpu]' or 'onnxprune[gpu]'"
         raise Failure(str(UsageError("OP609", f"the installation is incomplete: {error}", hint=hint))) from error
     except Exception as error:
         _trace(context)
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        hint = "this is a bug: please report it, with what -vv adds to this message"
+        hint = "this is a bug; please report it with the output of -vv"
         raise Failure(f"error: internal error: {cause}\n  help: {hint}") from error
 
 
 def colored(stream: IO[str]) -> bool:
-    """Whether a person reads the stream who didn't ask for plain text."""
+    """Whether to color the stream: on a terminal, unless NO_COLOR is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def unbreakable_streams() -> None:
-    """Let names that the terminal's encoding can't show be escaped instead of ending the program."""
+    """Escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -88,16 +88,17 @@ def _usage(error: click.UsageError) -> UsageError:
 
 
 def with_flags(message: str, context: click.Context | None) -> str:
-    """Write the command's flags for the settings that a text of the library names, and commands as one types them.
+    """Replace the names of settings in a text of the library by the command's flags, and commands by what users type.
 
-    The place of an error is a setting's name, perhaps with more behind it; in a text, settings stand in backquotes.
-    The library writes "the command `inspect`", for `onnxprune inspect`.
+    Settings are at the start of an error's location, or in backquotes in a text. The library writes "the command
+    `inspect`" for `onnxprune inspect`.
     """
     message = message.replace("the command `", "`onnxprune ")
     command = None if context is None else context.meta.get(COMMAND)
     if command is None:
         return message
-    flags = {str(getattr(p, "field", p.name)): p.opts[-1] for p in command.params if isinstance(p, click.Option)}
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    flags = {str(getattr(p, "field", p.name)): (p.secondary_opts or p.opts)[-1] for p in options}
 
     def flag(found: re.Match[str]) -> str:
         return found[1] + flags[found[2]] if found[2] in flags else found[0]
@@ -112,7 +113,7 @@ def _trace(context: click.Context | None) -> None:
 
 
 def _paint(line: str) -> str:
-    """Color the mark that a line of a message begins with."""
+    """Color the prefix of a line of a message."""
     for mark, color in _MARKS.items():
         if found := re.match(mark, line):
             return click.style(found[0], fg=color, bold=True) + line[found.end() :]

@@ -10,14 +10,13 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import user_functions
-from onnxprune.cli.options import SHARE
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError
-from onnxprune.settings import TrainSettings, build
+from onnxprune.settings import DataSettings, TrainSettings, build
 
 _EXAMPLES = """\b
 Examples:
-  onnxprune finetune small.onnx -o tuned.onnx --teacher model.onnx --data images/      no labels needed
+  onnxprune finetune small.onnx -o tuned.onnx --teacher model.onnx --data images/
   onnxprune finetune small.onnx -o tuned.onnx --data train.npz --epochs 20 --flip --crop 4
   onnxprune finetune small.onnx -o tuned.onnx --data train.zip --checkpoint run.npz --resume
 """
@@ -25,61 +24,60 @@ Examples:
 
 @click.command("finetune", short_help="Train a model further, on ONNX Runtime.", epilog=_EXAMPLES)
 @options.model_argument
-@options.output("Where the trained model goes.")
-@click.option(
-    "--data",
-    required=True,
-    metavar="DATA",
-    help="What to learn from: an .npz or .npy file, a folder of .npy files, a folder or .zip of images, a Python "
-    "function module:function that gives batches, or digits.",
-)
-@click.option("--preprocess", metavar="RECIPE", help="How data become inputs; see `onnxprune evaluate`.")
-@click.option("--limit", type=click.IntRange(min=1), help="Take so many samples, chosen by --seed.")
+@options.output("File for the trained model.")
+@options.of(DataSettings, "given", required=("data",))
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path),
     metavar="ORIGINAL",
-    help="Learn from what this model makes of the data; labels aren't needed.",
+    help="Learn from the outputs of this model (knowledge distillation); labels are optional.",
 )
-@click.option("--validation", metavar="DATA", help="Samples to judge by. [default: a part of --data]")
-@click.option("--hold-out", type=SHARE, default=0.1, help="Share of --data held back to judge by. [default: 10%]")
-@click.option("--metric", help="What decides which model is better; see `onnxprune evaluate`.")
+@click.option("--validation", metavar="DATA", help="Validation data. [default: part of --data]")
+@click.option(
+    "--hold-out", type=options.SHARE, default=0.1, help="Share of --data to hold out for validation. [default: 10%]"
+)
+@click.option(
+    "--metric",
+    help="Metric that selects the better model; see `onnxprune evaluate`. [default: distance from the teacher, or "
+    "accuracy without one]",
+)
 @options.of(TrainSettings, "training")
 @click.option(
     "--backend",
     default="native",
     show_default=True,
     metavar="NAME",
-    help="What trains: native, a plug-in's backend (ort-training), or a Python function module:function that takes the "
-    "model and the data, and returns the trained model.",
+    help="Training backend: native, that of a plug-in (ort-training), or a Python function module:function that takes "
+    "the model and the data and returns the trained model.",
 )
 @click.option(
     "--training-python",
     type=click.Path(path_type=Path),
     metavar="PYTHON",
-    help="The interpreter that --backend ort-training trains in; `python -m onnxprune_ort_training` makes one.",
+    help="Python interpreter for --backend ort-training; `python -m onnxprune_ort_training` sets one up.",
 )
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Keep all that is needed to go on here."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Save the state of training to this file after every epoch.",
 )
-@click.option("--every", type=click.IntRange(min=1), help="Write it after so many steps too, not only each epoch.")
-@click.option("--resume", is_flag=True, help="Go on from --checkpoint, if it exists.")
+@click.option("--every", type=click.IntRange(min=1), metavar="STEPS", help="Also write --checkpoint every STEPS steps.")
+@click.option("--resume", is_flag=True, help="Resume from --checkpoint, if the file exists.")
 @click.option(
     "--history",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write what happened in each epoch, as .json or .csv.",
+    help="Write losses and metrics by epoch to this .json or .csv file.",
 )
 @options.providers
-@click.option("--threads", type=click.IntRange(min=1), help="Threads within an operator. [default: ONNX Runtime's]")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
 @options.force
 @reporting
 def command(
     model: Path,
     output: Path,
-    data: str,
-    preprocess: str | None,
-    limit: int | None,
+    given: dict[str, Any],
     teacher: Path | None,
     validation: str | None,
     hold_out: float,
@@ -96,38 +94,36 @@ def command(
     force: bool,
     out: Output,
 ) -> None:
-    """Train MODEL further, and write the better of before and after.
+    """Train MODEL further, and write the better of the models before and after training.
 
-    With --teacher, its outputs are followed (knowledge distillation); with labels, they are learnt. The training step
-    is an ONNX graph, and runs on any execution provider.
+    The model learns from the outputs of --teacher (knowledge distillation), from labels, or from both. The training
+    step is an ONNX graph, and runs on any execution provider.
     """
-    from onnxprune.data import open_data, read_recipe
     from onnxprune.model.file import load, save
     from onnxprune.report.documents import document, to_json
     from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
     from onnxprune.train import finetune
     from onnxprune.train.history import to_csv
+    from onnxprune.workflow.inputs import open_samples
 
     if (resume or every) and checkpoint is None:
         flag = "--resume" if resume else "--every"
-        raise PlanError("OP302", f"{flag} needs a file", hint="say which with --checkpoint")
+        raise PlanError("OP302", f"{flag} needs a checkpoint", hint="name the file with --checkpoint")
     check_output(output, force)
     if history is not None:
         check_output(history, force)
     if checkpoint is not None:
         check_output(checkpoint, force or resume)
-    user_functions(data, backend, metric)
-    settings = build(TrainSettings, training)
-    seed = settings.seed
+    inputs, settings = build(DataSettings, given), build(TrainSettings, training)
+    user_functions(inputs.data, backend, metric)
     with out.step("load"):
         source = load(model)
         original = None if teacher is None else load(teacher)
-    recipe = None if preprocess is None else read_recipe(preprocess)
     with out.step("open data"):
-        samples = open_data(data, source.proto, recipe=recipe, limit=limit, seed=seed)
-        judged = None if validation is None else open_data(validation, source.proto, recipe=recipe, seed=seed)
-    for note in samples.notes:
-        out.note(f"note: {note}")
+        samples = open_samples(inputs, source, seed=settings.seed)
+        judged = None
+        if validation is not None:
+            judged = open_samples(replace(inputs, data=validation, limit=None), source, seed=settings.seed)
     with out.progress() as progress:
         result = finetune(
             source,
@@ -157,6 +153,6 @@ def command(
     )
     if result.failure is not None:
         if result.kept == "after":
-            out.note(f"wrote {output}, the best model before that")
+            out.note(f"wrote {output}, the best model before the failure")
         raise result.failure
     out.note(f"wrote {output}")

@@ -1,4 +1,4 @@
-"""The root command: imports a command when it is asked for, and turns every failure into a message and a status."""
+"""The root command: imports commands on demand, and turns every failure into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from onnxprune.cli.failures import failures, unbreakable_streams
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in modules of a package, each as `command`, and are imported on demand.
+    """A group whose commands are modules of a package, imported on demand; each defines `command`.
 
-    A module is named as its command is, with underscores for hyphens.
+    A module has the name of its command, with underscores for hyphens.
     """
 
     def __init__(self, *args: Any, package: str, commands: Sequence[str], **kwargs: Any) -> None:
-        """Take the package's name and the modules' names, in the order of the help page."""
+        """Set the package and its commands, in the order of the help page."""
         super().__init__(*args, **kwargs)
         self.package = package
         self.names = commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands' names."""
+        """Return the names of the commands."""
         return list(self.names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
+        """Import and return a command."""
         if cmd_name not in self.names:
             return None
         command: click.Command = import_module(f"{self.package}.{cmd_name.replace('-', '_')}").command

@@ -20,8 +20,8 @@ from onnxprune.cli.output import Output, reporting
 def command(model: Path, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
     """Show the layers and groups of MODEL, and how much of it can be pruned.
 
-    A group is a set of channels that are removed together, unit by unit: those of a layer and of
-    everything coupled to it.
+    A group holds the channels of a layer and of everything coupled to it. It is pruned in units: channels that can only
+    be removed together.
     """
     from onnxprune.model.file import file_size
     from onnxprune.report.console import model_tables

@@ -1,4 +1,4 @@
-"""From what the user names to what the library takes: models, input shapes, input arrays."""
+"""Models, input shapes and input arrays, read from command-line arguments."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ T = TypeVar("T")
 Sizes: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = dict[str, Sizes]
 Named: TypeAlias = tuple[str | None, T]
-"""A value for an input; the name may be left out where there is one."""
+"""A value for an input; None stands for a model's only input."""
 
 
 def read_model(
     path: Path, shapes: Sequence[Named[Sizes]], files: Sequence[Named[Path]]
 ) -> tuple[Model, Shapes, Arrays | None]:
-    """Load a model, and what is given for its inputs.
+    """Load a model, and the shapes and arrays for its inputs.
 
     Args:
         path: the model.
-        shapes: sizes of inputs.
-        files: arrays for inputs, whose sizes count as well.
+        shapes: shapes of inputs.
+        files: arrays for inputs, which also set the shapes.
 
     Returns:
-        The model, sizes of its inputs, and the arrays if there are any.
+        The model, the shapes of its inputs, and the arrays if there are any.
 
     Raises:
         ModelError: the model can't be read.
@@ -69,16 +69,16 @@ def open_model(
     policies: Mapping[str, Any] | None = None,
     transform: str | None = None,
 ) -> tuple[TracedModel, Arrays | None]:
-    """Load and trace a model at the input sizes that the user gave.
+    """Load and trace a model with the shapes given for its inputs.
 
     Args:
-        out: where progress goes.
+        out: shows progress.
         path: the model.
-        shapes: sizes of inputs.
-        files: arrays for inputs, whose sizes count as well.
+        shapes: shapes of inputs.
+        files: arrays for inputs, which also set the shapes.
         plan: a plan for the model, see `analyze`.
-        policies: what leaves together, where the user said so.
-        transform: a function that the model goes through first.
+        policies: what is removed together.
+        transform: a function that the model passes through first.
 
     Returns:
         The traced model, and the arrays if there are any.
@@ -95,7 +95,7 @@ def open_model(
 
 
 def user_functions(*names: Any) -> None:
-    """Let modules be imported from where the command is given, as for `python -m`, if a name is module:function."""
+    """Allow imports from the working directory, as for `python -m`, if a name is module:function."""
     from onnxprune.data.functions import is_function_name
 
     if any(isinstance(name, str) and is_function_name(name) for name in names) and "" not in sys.path:
@@ -103,10 +103,10 @@ def user_functions(*names: Any) -> None:
 
 
 def by_name(values: Sequence[tuple[str | None, T]], proto: ModelProto, option: str, code: str) -> dict[str, T]:
-    """Assign values to a model's inputs; a value without a name goes to the only input.
+    """Assign values to a model's inputs; a value without a name is for the only input.
 
     Raises:
-        UsageError: there is no such input, or a value for it came before (the code given).
+        UsageError: there is no such input, or it has a value already (the code given).
     """
     from onnxprune.rewrite.comparison import inputs_of
 
@@ -154,7 +154,7 @@ def _read(path: Path) -> NDArray[Any]:
     except OSError as error:
         cause = f"can't read the file: {error.strerror or error}"
         raise UsageError("OP604", cause, where=str(path)) from error
-    except Exception as error:  # NumPy raises errors of many kinds for files that aren't its own
+    except Exception as error:  # NumPy raises many kinds of errors for malformed files
         cause = f"not a .npy file of numbers: {' '.join(str(error).split())}"
         hint = "write one with numpy.save(path, array)"
         raise UsageError("OP604", cause, where=str(path), hint=hint) from error

@@ -1,4 +1,4 @@
-"""Options made from settings classes, and those that several commands share. Defaults are the library's."""
+"""Options made from settings classes, and options that several commands share. Defaults are the library's."""
 
 from __future__ import annotations
 
@@ -15,179 +15,172 @@ import click
 from onnxprune.cli.failures import COMMAND
 from onnxprune.errors import PlanError
 from onnxprune.settings import Policies, Settings, Target
-from onnxprune.settings.declare import Declared, flat
+from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.planning import Limited
 from onnxprune.settings.training import LossName
 
 Function = Callable[..., Any]
 
 if TYPE_CHECKING:
-    from click import ParamType as ParamType
+    _ParamType = click.ParamType[Any]
 else:
-
-    class ParamType(click.ParamType):
-        """A type of parameters that says what it converts to."""
-
-        def __class_getitem__(cls, _: Any) -> type[click.ParamType]:
-            """Take what it converts to, for whoever checks types."""
-            return cls
+    _ParamType = click.ParamType
 
 
-class Share(ParamType[float]):
-    """A share as a number or in per cent: 0.5 or 50%."""
+class Parsed(_ParamType):
+    """A parameter type made of a function; the function's ValueError says what is wrong."""
 
-    name = "share"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        """Set the name in help texts, and the function."""
+        self.name, self.parse = name, parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse a share; its range is for the library to judge."""
-        if isinstance(value, float):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse text; a default is passed on."""
+        if not isinstance(value, str):
             return value
-        match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*(%?)\s*", str(value))
         try:
-            number = float(match[1]) if match else float("nan")
-        except ValueError:
-            number = float("nan")
-        if number != number:
-            self.fail(f"{value!r} is not a share such as 0.5 or 50%", param, ctx)
-        return number / 100 if match and match[2] else number
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-SHARE = Share()
+def _share(text: str) -> float:
+    match = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(%?)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a share such as 0.5 or 50%")
+    return float(match[1]) / (100 if match[2] else 1)
 
 
-class Weighted(ParamType[tuple[str, float]]):
-    """A word out of some and a number: macs=0.5, kl or kl=0.5."""
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
 
-    def __init__(self, name: str, words: Collection[str], number: ParamType[float], default: float | None) -> None:
-        """Say what the words are, and how the number is read; without a default it must be given."""
-        self.name, self.words, self.number, self.default = name, words, number, default
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Parse a word and its number."""
-        if isinstance(value, tuple):
-            return value
-        word, equals, number = str(value).partition("=")
-        if word not in self.words:
-            near = get_close_matches(word, self.words, n=1)
+def _count_or_auto(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is neither a number nor auto")
+    return int(text)
+
+
+def _pattern_ratio(text: str) -> tuple[str, float]:
+    pattern, equals, ratio = text.rpartition("=")
+    if not (pattern and equals):
+        raise ValueError(f"{text!r} is not of the form PATTERN=R")
+    return pattern, _share(ratio)
+
+
+def _input_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
+    match = re.fullmatch(r"(?:(.+):)?(\d+(?:,\d+)*)", text.replace(" ", ""))  # names may contain colons
+    if match is None:
+        raise ValueError(f"{text!r} is not of the form NAME:1,3,224,224")
+    return match[1], tuple(int(n) for n in match[2].split(","))
+
+
+def _input_file(text: str) -> tuple[str | None, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or Path(text).exists():
+        return None, Path(text)
+    return name, Path(path)
+
+
+def weighted(name: str, words: Collection[str], number: Callable[[str], float], default: float | None = None) -> Parsed:
+    """Return the type of a word with a number, such as macs=0.5; without a default, the number is required."""
+
+    def parse(text: str) -> tuple[str, float]:
+        word, equals, value = text.partition("=")
+        if word not in words:
+            near = get_close_matches(word, words, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            self.fail(f"{word!r} is not one of {', '.join(self.words)}{meant}", param, ctx)
-        if not equals and self.default is not None:
-            return word, self.default
-        return word, self.number.convert(number, param, ctx)
+            raise ValueError(f"{word!r} is not one of {', '.join(words)}{meant}")
+        return word, default if not equals and default is not None else number(value)
+
+    return Parsed(name, parse)
 
 
-class PatternRatio(ParamType[tuple[str, float]]):
-    """A ratio for the nodes that match a pattern: layer4*=0.3."""
+def list_of(name: str, item: Callable[[str], Any]) -> Parsed:
+    """Return the type of a comma-separated list."""
 
-    name = "PATTERN=R"
+    def parse(text: str) -> tuple[Any, ...]:
+        words = [word.strip() for word in text.split(",")]
+        if not all(words):
+            raise ValueError(f"{text!r} is not a list such as a,b")
+        return tuple(map(item, words))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Parse a pattern and a ratio."""
-        pattern, equals, ratio = str(value).rpartition("=")
-        if not (pattern and equals):
-            self.fail(f"{value!r} is not of the form PATTERN=R", param, ctx)
-        return pattern, SHARE.convert(ratio, param, ctx)
-
-
-class BlockCount(ParamType[int | Literal["auto"]]):
-    """How many residual blocks leave, or auto for as many as pay."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
-        """Parse a number, or the word."""
-        return "auto" if value == "auto" else click.IntRange(min=0).convert(value, param, ctx)
+    return Parsed(name, parse)
 
 
-class InputShape(ParamType[tuple[str | None, tuple[int, ...]]]):
-    """The shape of an input: NAME:1,3,224,224, the name only where there are several inputs."""
-
-    name = "NAME:1,3,224,224"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str | None, tuple[int, ...]]:
-        """Parse a shape; names may contain colons."""
-        match = re.fullmatch(r"(?:(.+):)?(\d+(?:,\d+)*)", str(value).replace(" ", ""))
-        if match is None:
-            self.fail(f"{value!r} is not of the form NAME:1,3,224,224", param, ctx)
-        return match[1], tuple(int(n) for n in match[2].split(","))
-
-
-class InputFile(ParamType[tuple[str | None, Path]]):
-    """An array for an input: NAME=x.npy, the name only where there are several inputs."""
-
-    name = "NAME=X.npy"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, Path]:
-        """Parse a name and a path; a file that exists under the whole text wins."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, path = str(value).partition("=")
-        if not equals or Path(value).exists():
-            return None, Path(value)
-        return name, Path(path)
+SHARE = Parsed("share", _share)
 
 
 class SettingOption(click.Option):
-    """An option that stands for a field of settings.
+    """An option for a field of settings.
 
     Attributes:
-        field: the field's name, by which errors of the library name it.
+        field: the field's name; errors of the library use it.
     """
 
     def __init__(self, *args: Any, field: str, **kwargs: Any) -> None:
-        """Note the field."""
+        """Set the field."""
         super().__init__(*args, **kwargs)
         self.field = field
 
 
-# How values of a type are written, None left out.
+# The parameter type for each type of settings, None left out.
 _FORMS: Mapping[Any, Any] = {
-    Target: Weighted("KIND=SHARE", get_args(Limited), SHARE, None),
-    Mapping[LossName, float]: Weighted("NAME[=WEIGHT]", get_args(LossName), click.FLOAT, 1.0),
-    tuple[str, Annotated[float, "share"]]: PatternRatio(),
+    Target: weighted("KIND=SHARE", get_args(Limited), _share),
+    Mapping[LossName, float]: weighted("NAME[=WEIGHT]", get_args(LossName), _number, 1.0),
+    tuple[str, Annotated[float, "share"]]: Parsed("PATTERN=R", _pattern_ratio),
     Annotated[float, "share"]: SHARE,
-    int | Literal["auto"]: BlockCount(),
+    int | Literal["auto"]: Parsed("N|auto", _count_or_auto),
     int: click.INT,
     float: click.FLOAT,
 }
 
 
-def option(declared: Declared) -> Callable[[Function], Function]:
-    """Make the option of a setting: its flag, type, default and help are those of the declaration."""
+def option(declared: Declared, *, required: bool = False) -> Callable[[Function], Function]:
+    """Return the option of a setting, with the flag, type, default and help of its declaration."""
     about, kind = declared.about, _without_none(declared.kind)
-    several = kind in (Target, Mapping[LossName, float])  # repeated targets are an error, not the last one
+    several = kind in (Target, Mapping[LossName, float])  # a repeated target is an error; the last one doesn't win
     if get_origin(kind) is tuple:
         kind, several = get_args(kind)[0], True
-    settings: dict[str, Any] = {"multiple": several, "default": None, "metavar": about.get("metavar")}
-    if kind is bool:
-        settings = {"is_flag": True, "flag_value": not declared.default, "default": None}
+    flag = about.get("flag", _flag(declared.name))
+    settings: dict[str, Any] = {"multiple": several, "metavar": about.get("metavar")}
+    if kind is bool and declared.default:
+        flag, settings = f"{flag}/--no-{flag[2:]}", {}
+    elif kind is bool:
+        settings = {"is_flag": True, "flag_value": True}
     elif get_origin(kind) is Literal:
         settings["type"] = click.Choice(get_args(kind))
     else:
         settings["type"] = _FORMS.get(kind, click.STRING)
-    shown = about.get("shown", "" if declared.default in (None, ()) or kind is bool else str(declared.default))
-    text = about["help"] + (f" [default: {shown}]" if shown else "")
-    flag = about.get("flag", "--" + declared.name.replace("_", "-"))
+    repeatable = " Repeatable." if several and kind is not Target else ""
+    text = described(declared.default, {**about, "help": about["help"] + repeatable})
+    text = re.sub(r"`(\w+)`", lambda found: _flag(found[1]), text)
+    settings |= {"required": True} if required else {"default": None}  # click takes None for a value
     return click.option(flag, cls=SettingOption, field=declared.name, help=text, **settings)
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def of(
-    settings: type[Settings], into: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
+    settings: type[Settings], into: str, *, without: Collection[str] = (), required: Collection[str] = ()
 ) -> Callable[[Function], Function]:
-    """Give a command the options of a settings class; those that the user gave arrive as one argument, by field.
+    """Give a command the options of a settings class; the values given by the user are passed as one argument.
 
     Args:
-        settings: the class; its groups count.
-        into: the argument.
-        only: the fields that the command has; None for all.
-        without: fields that it doesn't have.
+        settings: the class; fields of its groups are included.
+        into: the name of the argument, a dictionary by field.
+        without: fields that the command doesn't have.
+        required: fields that the user must give.
     """
     found = [
-        declared
-        for declared in flat(settings)
-        if (only is None or declared.name in only) and declared.name not in without and "by_hand" not in declared.about
+        declared for declared in flat(settings) if declared.name not in without and "by_hand" not in declared.about
     ]
 
     def decorate(function: Function) -> Function:
@@ -206,19 +199,19 @@ def of(
         names = {declared.name for declared in found}
         command: Function = gathering
         for declared in reversed(found):
-            command = option(declared)(command)
+            command = option(declared, required=declared.name in required)(command)
         return command
 
     return decorate
 
 
 def _settled(field: str, value: Any) -> Any:
-    """Turn what options were parsed into to what the settings take."""
+    """Convert the parsed value of an option to the setting's type."""
     if field == "losses":
         return dict(value)
     if field == "target":
         if len(value) > 1:
-            raise PlanError("OP302", "there are two targets", where=field, hint="give one of them")
+            raise PlanError("OP302", "there are several targets", where=field, hint="give one of them")
         return Target(*value[0])
     return value
 
@@ -233,7 +226,7 @@ def _without_none(kind: Any) -> Any:
 
 
 def _full_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Turn the providers' short names into ONNX Runtime's own."""
+    """Return ONNX Runtime's names of providers."""
     from onnxprune.runtime.provider import parse_provider
 
     return tuple(parse_provider(name).name for name in given)
@@ -243,26 +236,24 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
 def output(help: str, *, dash: bool = False) -> Callable[[Function], Function]:
-    """Return the option for where a command's result goes."""
+    """Return the option for the output file."""
     return click.option("-o", "--output", required=True, type=click.Path(path_type=Path, allow_dash=dash), help=help)
 
 
 input_shapes = click.option(
     "--input-shape",
     "input_shapes",
-    type=InputShape(),
+    type=Parsed("NAME:1,3,224,224", _input_shape),
     multiple=True,
-    help="Size of an input whose dimensions are symbolic. Repeatable; the name may be left out "
-    "where the model has one input.",
+    help="Shape of an input with symbolic dimensions. Repeatable; a model with one input needs no name.",
 )
 
 inputs = click.option(
     "--input",
     "inputs",
-    type=InputFile(),
+    type=Parsed("NAME=X.npy", _input_file),
     multiple=True,
-    help="Array to compare on, instead of a generated one. Repeatable; the name may be left out "
-    "where the model has one input.",
+    help="Array to compare on, instead of a generated one. Repeatable; a model with one input needs no name.",
 )
 
 providers = click.option(
@@ -272,7 +263,7 @@ providers = click.option(
     default=("cpu",),
     show_default=True,
     callback=_full_names,
-    help="Execution provider: cpu, cuda, ... or ONNX Runtime's own name. Repeatable, in order of preference.",
+    help="Execution provider: cpu, cuda, ... or ONNX Runtime's name of it. Repeatable, in order of preference.",
 )
 
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")

@@ -1,4 +1,4 @@
-"""Where a command's words go: data to stdout, everything else to stderr."""
+"""Output of commands: data to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -33,19 +33,12 @@ if TYPE_CHECKING:
 _UNLIMITED = 10_000  # columns of a pipe
 
 
-class Update(Protocol):
-    """Moves a progress bar: parts done, parts in all, and what is under way if that changes."""
-
-    def __call__(self, done: int, total: int | None, text: str = ...) -> None:
-        """Move the bar."""
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a command prints with.
+    """The output of a command.
 
     Attributes:
-        json: whether data are wanted as JSON.
+        json: whether to print data as JSON.
         verbosity: -1 for -q, 1 for -v, 2 for -vv.
     """
 
@@ -53,7 +46,7 @@ class Output:
     verbosity: int = 0
 
     def data(self, document: Document, *tables: Tables) -> None:
-        """Print a result to stdout: the document as JSON, or the tables."""
+        """Print a result to stdout, the document as JSON or the tables."""
         if self.json:
             from onnxprune.report.documents import to_json
 
@@ -62,12 +55,12 @@ class Output:
             self._print(tables, err=False)
 
     def summary(self, document: Document, *tables: Tables, err: bool = False) -> None:
-        """Print the summary of a command that writes a file; with -q only as JSON.
+        """Print the summary of a command that writes a file; -q suppresses its tables.
 
         Args:
             document: the summary as a document.
             tables: the summary as tables.
-            err: whether the file goes to stdout, and the tables to stderr.
+            err: whether the file is written to stdout, so that the tables go to stderr.
         """
         if self.json and not err:
             self.data(document)
@@ -75,30 +68,30 @@ class Output:
             self._print(tables, err=err)
 
     def note(self, text: str) -> None:
-        """Print a line for the person at the terminal, not with -q."""
+        """Print a line to stderr, unless -q is set."""
         if self.verbosity >= 0:
             click.echo(printable(text), err=True)
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
+        """Print a warning to stderr."""
         mark = click.style("warning", fg="yellow", bold=True) if colored(sys.stderr) else "warning"
         click.echo(f"{mark}: {printable(text)}", err=True)
 
     @property
     def watched(self) -> bool:
-        """Whether a person sees what goes on: on a terminal, without -v or -q."""
+        """Whether to show progress: on a terminal, without -v or -q."""
         return self.verbosity == 0 and sys.stderr.isatty()
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Show that something is under way on a terminal; with -v, how long it took."""
+        """Show one phase of progress, see `progress`."""
         with self.progress() as progress:
             progress(what, 0, None)
             yield
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Show what is under way on a terminal, and how far it is; with -v, how long each phase took."""
+        """Show progress on a terminal; with -v, print the duration of each phase."""
         phase, started = "", perf_counter()
 
         def timed(text: str) -> None:
@@ -139,16 +132,16 @@ class Output:
 
 
 def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options -v, -q and --format, and the argument `out` made of them."""
+    """Give a command the options -v, -q and --format, and the argument `out`."""
 
-    @click.option("-v", "--verbose", count=True, help="Time each step; -vv adds tracebacks.")
-    @click.option("-q", "--quiet", is_flag=True, help="Print errors and what was asked for only.")
+    @click.option("-v", "--verbose", count=True, help="Print the duration of each step; -vv adds tracebacks.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
     @click.option(
         "--format",
         "form",
         type=click.Choice(["table", "json"]),
         default="table",
-        help="Tables for people (default) or JSON for programs.",
+        help="Print tables (default) or JSON.",
     )
     @click.pass_context
     @functools.wraps(function)
@@ -164,15 +157,15 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Lines(logging.Handler):
-    """Prints what the library logs: what is worth knowing as notes, the rest as warnings."""
+    """Prints the library's log: warnings as warnings, information as notes."""
 
     def __init__(self, out: Output) -> None:
-        """Say where to."""
+        """Set the output."""
         super().__init__(logging.INFO)
         self.out = out
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
+        """Print a record of the log."""
         text = with_flags(record.getMessage(), click.get_current_context(silent=True))
         (self.out.warn if record.levelno >= logging.WARNING else self.out.note)(text)
 
@@ -198,20 +191,20 @@ def _console(stream: IO[str]) -> Console:
 
 
 def warn_if_idle(out: Output, plan: PrunePlan | None, verification: Verification | None) -> None:
-    """Warn if channels left, but no output shows it: then a wrong removal might not have shown either."""
+    """Warn if no output depends on the removed channels: the proof could then miss a wrong removal."""
     idle = verification is not None and verification.passed and not verification.informative
     if idle and plan is not None and plan.removed:
         out.warn(
-            "no output changes by more than the error allowed when the removed weights are set to zero, so that the "
-            "comparison proves little (OP504): give real inputs with --input"
+            "no output changes by more than the error allowed when the removed weights are set to zero, so the "
+            "comparison proves little (OP504): pass real inputs with --input"
         )
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that can't be written, before the work that it would hold is done.
+    """Check that an output can be written, before the work starts.
 
     Raises:
-        ModelError: it exists (OP116), or its folder doesn't or can't be written to (OP117).
+        ModelError: the file exists (OP116), or its folder is missing or not writable (OP117).
     """
     if path.is_dir():
         raise ModelError("OP116", "the output is a folder", where=str(path))
@@ -226,10 +219,10 @@ def check_output(path: Path, force: bool) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it.
+    """Write a file atomically.
 
     Raises:
-        ModelError: it can't be written (OP117).
+        ModelError: the file can't be written (OP117).
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""`onnxprune plan`: choose what to remove and write it down."""
+"""`onnxprune plan`: choose what to remove, and write a plan."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Examples:
 _AFTER_PLANNING = ("plan", "verify", "tolerance", "recover", "max_drop", "finetune", "steps", "rewind")
 
 
-@click.command("plan", short_help="Choose what to remove, write it down.", epilog=_EXAMPLES)
+@click.command("plan", short_help="Choose what to remove, and write a plan.", epilog=_EXAMPLES)
 @options.model_argument
-@options.output("Where the plan goes; - for stdout.", dash=True)
+@options.output("File for the plan, or - for stdout.", dash=True)
 @options.of(ShrinkSettings, "given", without=_AFTER_PLANNING)
 @options.input_shapes
 @options.force
@@ -39,9 +39,9 @@ def command(
     force: bool,
     out: Output,
 ) -> None:
-    """Choose what to remove from MODEL and write it down as JSON.
+    """Choose what to remove from MODEL, and write the plan as JSON.
 
-    The plan can be read, reviewed and applied later with `onnxprune prune MODEL --plan PLAN.json`.
+    Review the plan, and apply it with `onnxprune prune MODEL --plan PLAN.json`.
     """
     from onnxprune.planning.plan import apply_plan
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
@@ -54,7 +54,7 @@ def command(
     planning, calibration = settled(settings.planning, data=False) and settings.planning, settings.calibration
     to_stdout = str(output) == "-"
     if to_stdout and out.json:
-        raise PlanError("OP302", "-o - and --format json both want stdout", hint="drop one")
+        raise PlanError("OP302", "-o - and --format json both write to stdout", hint="drop one")
     if not to_stdout:
         check_output(output, force)
     user_functions(calibration.data, settings.transform)
@@ -66,12 +66,7 @@ def command(
         if calibration.data is not None:
             data = open_samples(calibration, analysis.graph.proto, seed=planning.seed, limit=LIMIT)
         made = plan(
-            analysis,
-            planning,
-            data=data,
-            sensitivity=settings.sensitivity,
-            latency=settings.latency,
-            progress=progress,
+            analysis, planning, data=data, sensitivity=settings.sensitivity, latency=settings.latency, progress=progress
         )
     if to_stdout:
         click.echo(made.to_json(), nl=False)

@@ -1,4 +1,4 @@
-"""`onnxprune prune`: remove channels, prove the result, write it."""
+"""`onnxprune prune`: remove channels, prove the result and write it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Examples:
 """
 
 
-@click.command("prune", short_help="Remove channels, prove the result, write it.", epilog=_EXAMPLES)
+@click.command("prune", short_help="Remove channels, prove the result and write it.", epilog=_EXAMPLES)
 @options.model_argument
-@options.output("Where the pruned model goes.")
+@options.output("File for the pruned model.")
 @options.of(ShrinkSettings, "given")
 @options.input_shapes
 @options.inputs
@@ -47,13 +47,13 @@ def command(
 ) -> None:
     """Remove the least important channels of MODEL, prove the result and write it.
 
-    The proof: the pruned model must compute what the original computes with the removed weights set
-    to zero. Where it doesn't, nothing is written and the exit status is 1.
+    The proof: the pruned model must compute what the original computes with the removed weights set to zero. If it
+    doesn't, nothing is written and the exit status is 1.
 
-    With --data, channels are taken where the network's outputs change least, and the proved model is then
-    repaired: its weights are refitted so that layers put out what they did. With --finetune it is trained to follow the
-    original on top of that, and on labels where there are any; see `onnxprune finetune` for more. With --steps both
-    take turns.
+    With --data, channels are removed where the outputs change least. The proved model is then repaired: its weights are
+    refitted so that the layers reproduce their original outputs. With --finetune, it is also trained, with the original
+    as teacher and with labels if there are any; `onnxprune finetune` has more options. With --steps, pruning and
+    training alternate.
     """
     from onnxprune.model.file import file_size, save
     from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal_tables

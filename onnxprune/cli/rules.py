@@ -14,9 +14,9 @@ from onnxprune.errors import UsageError
 @click.argument("name", required=False)
 @reporting
 def command(name: str | None, out: Output) -> None:
-    """List every operator: whether it has a rule, is deliberately left alone, or is unknown.
+    """List every operator, and whether it has a rule, has none on purpose, or is unknown.
 
-    NAME shows only operators whose names contain it.
+    With NAME, list only operators whose names contain it.
     """
     from onnxprune.report.console import operator_tables
     from onnxprune.report.documents import document

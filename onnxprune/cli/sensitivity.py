@@ -10,7 +10,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
-from onnxprune.errors import PlanError, UsageError
+from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, PlanSettings, build
 from onnxprune.settings.shrinking import LIMIT
 
@@ -30,24 +30,29 @@ Examples:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Write measurements here, group by group; an interrupted run resumes from it.",
+    help="Write the measurements to this file after each group; an interrupted run resumes from it.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot the curves (needs matplotlib).")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Plot the curves to this file (needs matplotlib).",
+)
 @click.option(
     "--share",
     "shares",
     type=options.SHARE,
     multiple=True,
-    help="Share of a group's units to remove. Repeatable. [default: 25%, 50%, 75% and the most allowed]",
+    help="Share of a group's units to remove. Repeatable. [default: 25%, 50%, 75% and the largest allowed]",
 )
 @click.option(
     "--metric",
-    help="Measure top1, top5, miou, agreement, kl, mse, cosine or module:function instead of the error of outputs.",
+    help="Metric: top1, top5, miou, agreement, kl, mse, cosine or module:function. [default: error of the outputs]",
 )
 @options.of(PlanSettings, "planning", without=("ratio", "target", "allocation", "ratio_for", "remove_blocks"))
 @options.input_shapes
 @options.policies
-@options.of(DataSettings, "given")
+@options.of(DataSettings, "given", required=("data",))
 @options.force
 @reporting
 def command(
@@ -63,10 +68,10 @@ def command(
     force: bool,
     out: Output,
 ) -> None:
-    """Remove increasing shares of each group of MODEL alone, and measure the error of the outputs.
+    """Prune each group of MODEL alone, by increasing shares, and measure the error of the outputs.
 
-    The layers that read the removed channels are refitted on part of the data; the error is measured on
-    another part. Labels are needed only if the metric needs them.
+    The layers that read the removed channels are refitted on part of the data; the error is measured on another part.
+    Labels are needed only if the metric needs them. The default criterion is obs.
     """
     from onnxprune.report.documents import document
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
@@ -74,13 +79,9 @@ def command(
     from onnxprune.workflow.inputs import batches_of, open_samples
 
     calibration = build(DataSettings, given)
-    if calibration.data is None:
-        raise UsageError(
-            "OP602", "sensitivity is measured on inputs", hint="pass some with --data; labels aren't needed"
-        )
     constraints, seed = build(PlanSettings, planning).constraints, planning.get("seed", 0)
     if any(not 0 < share <= 1 for share in shares):
-        raise PlanError("OP303", "a share is above 0 and at most 1", where="--share")
+        raise PlanError("OP303", "a share must be above 0 and at most 1", where="--share")
     if plot is not None:
         check_output(plot, force)
     criterion, steps = planning.get("criterion", "obs"), shares or SHARES
@@ -107,7 +108,7 @@ def command(
     batches = batches_of(samples, graph.proto)
     assert batches is not None
     fitted, held_back = share_out(batches)
-    judge: Judge  # metrics are measured on all of the data, with labels
+    judge: Judge  # metrics use all of the data, with labels
     judge = OutputError(graph.proto, held_back) if metric is None else MetricLoss(graph.proto, samples, metric)
     done = len(record.curves)
     with out.progress() as progress:

@@ -1,4 +1,4 @@
-"""`onnxprune verify`: hold a pruned model against its original."""
+"""`onnxprune verify`: check a pruned model against its original."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxprune.settings import build
 from onnxprune.settings.shrinking import VerifySettings
 
 
-@click.command("verify", short_help="Hold a pruned model against its original.")
+@click.command("verify", short_help="Check a pruned model against its original.")
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
 @options.of(VerifySettings, "given")
@@ -29,12 +29,12 @@ def command(
     inputs: list[Any],
     out: Output,
 ) -> None:
-    """Hold PRUNED against the ORIGINAL that it was made from.
+    """Check PRUNED against the ORIGINAL that it was made from.
 
-    With --plan, PRUNED must compute what ORIGINAL computes with the removed weights set to zero; that
-    is a proof. Without it, the interfaces are compared, and how far the outputs are apart.
+    With --plan, PRUNED must compute what ORIGINAL computes with the removed weights set to zero; this is a proof.
+    Without it, the interfaces and the outputs of the models are compared.
 
-    The exit status is 1 if PRUNED fails.
+    The exit status is 1 if a check fails.
     """
     from onnxprune.model.file import load
     from onnxprune.report.console import comparison_tables

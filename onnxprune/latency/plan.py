@@ -32,7 +32,7 @@ from onnxprune.latency.widths import (
     total_value,
 )
 from onnxprune.latency.work import Sizes, tensors_of, works
-from onnxprune.planning.budget import Scores, nothing_to_prune, ways_down
+from onnxprune.planning.budget import Scores, candidate_steps, nothing_to_prune
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import generate_inputs
@@ -104,7 +104,7 @@ def plan_for_latency(
         UsageError: the provider isn't available (OP608).
         ModelError: ONNX Runtime can't run the model (OP122).
     """
-    fixed, ways = ways_down(graph, scores, constraints)
+    fixed, ways = candidate_steps(graph, scores, constraints)
     candidates = [
         candidate_widths(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps
     ]

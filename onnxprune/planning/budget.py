@@ -1,12 +1,13 @@
-"""How much to remove, and from where: ladders of allowed channel counts, an order of steps over all groups, a budget.
+"""How much to remove, and from where.
 
-Every group has a *ladder*: the channel counts it may have, from all down to its floor, in multiples that run fast.
-Going down one rung of one ladder is a *step*. An allocation puts all steps of all groups in one order, and a budget
-takes the shortest run of them that meets the target, less what its last step made needless: one step less would miss.
+Every group has a list of allowed channel counts, descending, in multiples that run fast. A *step* reduces one group to
+its next count. An allocation sorts the steps of all groups, and a budget takes the shortest prefix that meets the
+target. Steps that the last one made unnecessary are then undone: one step less would miss the target.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,27 +28,26 @@ Scores = Sequence[NDArray[np.float64]]
 
 Multiples = Sequence[tuple[int, int]]
 
-# What channel counts may be multiples of, the best first, each with how many of them a layer must have. ONNX Runtime's
-# CPU provider convolves blocks of 16 channels with AVX-512 and of 8 or 16 elsewhere: other counts are padded, and where
-# layers are concatenated or added their layout is changed first. Narrow networks win little time by coarse steps, and
-# lose accuracy.
+# Multiples for channel counts, the best first, each with the number of multiples that a layer must have. ONNX Runtime's
+# CPU provider convolves blocks of 16 channels with AVX-512, and of 8 or 16 elsewhere: other counts are padded, and need
+# a change of layout before layers are concatenated or added. In narrow networks, coarse steps cost accuracy and save
+# little time.
 _WIDE: Multiples = ((16, 2), (8, 3), (4, 4), (2, 4), (1, 0))
 _NARROW: Multiples = ((8, 4), (4, 4), (2, 4), (1, 0))
 _WIDE_CHANNELS = 128  # of a network's widest layer
 
-# So many steps are looked at for being needless once a target is met.
-_GIVEN_BACK = 64
+_UNDO = 64  # number of most recent steps considered for undoing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReductionStep:
-    """One rung down a group's ladder.
+    """The reduction of a group to its next allowed channel count.
 
     Attributes:
         group: the group's index.
-        units: the units that leave with it, shape (n,).
-        share: which share of the group's units has left once it is taken.
-        loss: mean importance of the units that leave; never smaller than an earlier step's of the group.
+        units: the units that it removes, shape (n,).
+        share: the share of the group's units removed after it.
+        loss: mean importance of the removed units; never smaller than that of an earlier step of the group.
     """
 
     group: int
@@ -70,26 +70,26 @@ def choose(
     Args:
         graph: the traced model.
         scores: importance of the units of every group; NaN for those that must stay.
-        constraints: limits.
-        ratio: the share of channels to remove: of every group (uniform) or of all together (global).
-        target: the limit to stay below.
-        allocation: "uniform" removes the same share of every group, "global" the least important units of all.
+        constraints: limits on what may be removed.
+        ratio: share of the channels to remove, of every group (uniform) or of the whole model (global).
+        target: upper limit on a cost.
+        allocation: "uniform" removes the same share of every group, "global" the least important units of the model.
 
     Returns:
-        For every unit whether it leaves, shape (units,).
+        Mask of the removed units, shape (units,).
 
     Raises:
         PlanError: settings contradict each other (OP302) or are out of range (OP303), a pattern matches no node
-            (OP304), nothing can be pruned (OP310), or the target is out of reach (OP301).
+            (OP304), nothing can be pruned (OP310), or the target can't be reached (OP301).
     """
     PlanSettings(ratio=ratio, target=target)  # checks them
     if ratio is None and target is None:
-        raise PlanError("OP302", "neither a ratio nor a target says how much to remove")
-    removed, ways = ways_down(graph, scores, constraints)
-    steps = [step for way in ways.values() for step in way]
+        raise PlanError("OP302", "neither `ratio` nor `target` says how much to remove")
+    removed, candidates = candidate_steps(graph, scores, constraints)
+    steps = [step for own in candidates.values() for step in own]
     if not steps and not removed.any() and ratio != 0:
         raise nothing_to_prune()
-    free = [graph.groups[index] for index in ways]
+    free = [graph.groups[index] for index in candidates]
     steps.sort(key=lambda s: (s.share, s.loss) if allocation == "uniform" else (s.loss, s.share))
     if ratio is not None:
         taken = _by_ratio(steps, ratio, allocation, sum(len(g.units) for g in free))
@@ -101,14 +101,13 @@ def choose(
     return removed
 
 
-def ways_down(
+def candidate_steps(
     graph: ChannelGraph, scores: Scores, constraints: Constraints
 ) -> tuple[Mask, dict[int, list[ReductionStep]]]:
-    """Return what the constraints say of every group.
+    """Return the removals that the constraints require, and those that they allow.
 
     Returns:
-        For every unit whether it leaves in any case, shape (units,), and the steps of each group that an allocation may
-        use, by its index.
+        Mask of the units removed by fixed ratios, shape (units,), and the allowed steps of each other group, by index.
 
     Raises:
         PlanError: a constraint is out of range (OP303), or a pattern matches no node (OP304).
@@ -123,38 +122,38 @@ def ways_down(
 
 
 def nothing_to_prune() -> PlanError:
-    """Return the error of a model that holds on to all that it has (OP310)."""
+    """Return the error for a model in which nothing can be removed (OP310)."""
     hint = "the command `explain MODEL` shows what pins each layer"
     return PlanError("OP310", "nothing can be pruned under these settings", hint=hint)
 
 
 def multiples(graph: ChannelGraph, constraints: Constraints) -> Multiples:
-    """Return what channel counts may be multiples of, the best first, each with how many of them a layer must have."""
+    """Return the multiples for channel counts, the best first, each with the number of them that a layer must have."""
     if constraints.round_to is not None:
         return ((constraints.round_to, 0),)
     widest = max((len(group.sets) * min(group.widths) for group in graph.groups), default=0)
     return _WIDE if widest >= _WIDE_CHANNELS else _NARROW
 
 
-def ladder(units: int, widths: Sequence[int], constraints: Constraints, multiples: Multiples) -> list[int]:
-    """Return the counts that a group may be cut to, descending, without the full count.
+def allowed_counts(units: int, widths: Sequence[int], constraints: Constraints, multiples: Multiples) -> list[int]:
+    """Return the counts that a group may be reduced to, descending, without the full count.
 
     Args:
-        units: how many units it has, or sets of units that leave together (`Group.sets`).
-        widths: how many channels each is on the axes where it has some; on each, counts are rounded.
-        constraints: limits.
-        multiples: see `multiples`; the first that the group has enough of and that leaves a choice is taken.
+        units: number of units, or of sets of units that are removed together (`Group.sets`).
+        widths: number of channels of a unit on each of its axes; counts are rounded on all of them.
+        constraints: limits on what may be removed.
+        multiples: see `multiples`; the first that the group has enough of and that leaves a choice is used.
     """
     floor = max(1, ceil(constraints.min_channels / min(widths)), ceil(units * (1 - constraints.max_ratio) - 1e-9))
     for channels, least in multiples:
         step = _units_in(channels, widths)
-        if units >= least * step and (rungs := list(range((units - 1) // step * step, floor - 1, -step))):
-            return rungs
+        if units >= least * step and (counts := list(range((units - 1) // step * step, floor - 1, -step))):
+            return counts
     return []
 
 
 def _units_in(channels: int, widths: Sequence[int]) -> int:
-    """Return how many units make a multiple of so many channels on each axis."""
+    """Return the smallest number of units whose channels are a multiple of `channels` on each axis."""
     return lcm(*(channels // gcd(channels, width) for width in widths))
 
 
@@ -164,7 +163,7 @@ def _steps(
     if np.isnan(scores).any():
         return []
     total = len(group.sets)
-    ends = total - np.array(ladder(total, group.widths, constraints, multiples), dtype=np.int64)
+    ends = total - np.array(allowed_counts(total, group.widths, constraints, multiples), dtype=np.int64)
     if not len(ends):
         return []
     order = group.deal(scores)[: ends[-1]]
@@ -178,7 +177,7 @@ def _steps(
 
 
 def _nearest(steps: Iterable[ReductionStep], share: float) -> list[ReductionStep]:
-    """Return the steps of one group that come nearest to a share."""
+    """Return the first steps of a group, up to the share nearest to the given one."""
     taken, before = [], 0.0
     for step in steps:
         if (before + step.share) / 2 > share:
@@ -216,43 +215,32 @@ def _by_target(
 
     before = forecast(np.zeros_like(removed))
     limit = target.value * before
-    count = _first(len(steps), lambda n: after(steps[:n]) <= limit)
-    if count is None:
-        share = after(steps) / max(before, 1)
+    least = after(steps)
+    if least > limit:
         cause = f"{target.quantity} can't be brought to {target.value:.3g} of the original"
+        share = least / max(before, 1)
         hint = f"{share:.3g} is the least with these constraints (`max_ratio`, `min_channels`, `exclude`, `round_to`)"
         raise PlanError("OP301", cause, hint=hint)
-    return _give_back(steps[:count], lambda taken: after(taken) <= limit)
+    count = bisect_left(range(len(steps)), True, key=lambda n: after(steps[:n]) <= limit)
+    return _without_unnecessary(steps[:count], lambda taken: after(taken) <= limit)
 
 
-def _give_back(taken: list[ReductionStep], holds: Callable[[Sequence[ReductionStep]], bool]) -> list[ReductionStep]:
-    """Undo steps that a last, large one has made needless: the latest first, and of each group its deepest."""
-    kept_on: set[int] = set()
-    for step in taken[: -_GIVEN_BACK - 1 : -1]:
+def _without_unnecessary(
+    taken: list[ReductionStep], holds: Callable[[Sequence[ReductionStep]], bool]
+) -> list[ReductionStep]:
+    """Undo steps that a large last step made unnecessary: the most recent first, and the deepest of each group."""
+    finished: set[int] = set()
+    for step in taken[: -_UNDO - 1 : -1]:
         rest = [s for s in taken if s is not step]
-        if step.group not in kept_on and holds(rest):
+        if step.group not in finished and holds(rest):
             taken = rest
         else:
-            kept_on.add(step.group)
+            finished.add(step.group)
     return taken
 
 
-def _first(high: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the smallest n in [0, high] for which a monotone condition holds, or None."""
-    if not holds(high):
-        return None
-    low = 0
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[Group, float]], list[Group]]:
-    """Sort out groups with a ratio of their own from those that the allocation may use."""
+    """Return the groups with a fixed ratio, with it, and the groups that the allocation may use."""
     names = [n.name for n in graph.proto.graph.node]
     for name, patterns in (
         ("include", constraints.include),

@@ -19,7 +19,7 @@ from onnxprune.importance.activations import Activations
 from onnxprune.importance.scoring import raw_scores
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.model.tensors import Weights
-from onnxprune.planning.budget import eligible, ladder, multiples
+from onnxprune.planning.budget import allowed_counts, eligible, multiples
 from onnxprune.recover.regression import set_parameters
 from onnxprune.rewrite.masked import masked
 from onnxprune.settings.planning import Constraints
@@ -107,7 +107,7 @@ def measure(
         group = view.group
         scores = _scores(view, criterion)
         counts = _counts(
-            group, shares, ladder(len(group.sets), group.widths, constraints, multiples(graph, constraints))
+            group, shares, allowed_counts(len(group.sets), group.widths, constraints, multiples(graph, constraints))
         )
         if np.isnan(scores).any() or not counts:
             continue

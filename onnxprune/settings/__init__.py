@@ -1,4 +1,4 @@
-"""Everything that may be set, declared once. Nothing here imports numpy or onnx, so that `--help` answers at once."""
+"""All settings, declared once. Nothing here imports numpy or onnx, so that `--help` is fast."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The mechanism behind settings classes: each field is declared once, with its type, range and help.
 
-From a declaration follow the check at construction, the options of the command line (`onnxprune.cli.options`) and the
-JSON form (`dataclasses.asdict`).
+The declaration gives the check at construction, the docstring of the class, the options of the command line
+(`onnxprune.cli.options`) and the JSON form (`dataclasses.asdict`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
+from inspect import cleandoc
 from numbers import Integral, Real
+from textwrap import fill
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from onnxprune.errors import OnnxPruneError, PlanError, UsageError
 
 Share = Annotated[float, "share"]
-"""A part of a whole: 0.5 is one half. The command line also takes 50%."""
+"""A fraction, such as 0.5. The command line also takes 50%."""
 
 S = TypeVar("S", bound="Settings")
 
@@ -41,11 +43,11 @@ def setting(default: Any = MISSING, help: str = "", **about: Any) -> Any:
     """Declare a field of a settings class.
 
     Args:
-        default: its default; a class or function is called for it.
-        help: what it is, as the command line's help says it.
-        **about: its range (``at_least``, ``above``, ``at_most``, ``below``), which holds for every number in the value;
-            ``least``, the smallest length of a tuple; and how the command line writes it: ``flag`` (by default the
-            field's name), ``metavar``, and ``shown``, the default in words.
+        default: the default; a class or function is called for it.
+        help: the text for the docstring and for the command line, where `` `name` `` becomes the flag of a setting.
+        **about: the range (``at_least``, ``above``, ``at_most``, ``below``) of every number in the value; ``least``,
+            the minimum length of a tuple; and how the command line shows the setting: ``flag`` (derived from the name
+            by default), ``metavar``, ``shown`` (the default in words), or ``by_hand`` if there is no such option.
     """
     about["help"] = help
     return (
@@ -53,18 +55,25 @@ def setting(default: Any = MISSING, help: str = "", **about: Any) -> Any:
     )
 
 
+def described(default: Any, about: Mapping[str, Any]) -> str:
+    """Return the help of a setting, with its default."""
+    plain = default in (MISSING, None, ()) or default is False or isinstance(default, Settings)
+    shown = about.get("shown", "" if plain else "yes" if default is True else str(default))
+    return f"{about['help']} [default: {shown}]" if shown else str(about["help"])
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Settings that don't go with another one, or not without it.
+    """Settings that exclude another one, or need it.
 
-    A setting is meant as soon as its value isn't the default; "name=value" means this value only.
+    A rule applies to settings that differ from their defaults; "name=value" matches one value only.
 
     Attributes:
         first: a setting.
-        others: settings that don't go with it, the first that is found being named.
-        cause: what is wrong, a format string with the names `first` and `other`.
-        hint: what may be done, likewise.
-        forbids: whether the others mustn't stand beside the first; else they need it.
+        others: the settings that exclude or need it; errors name the first one found.
+        cause: the error's message, a format string with `first` and `other`.
+        hint: the error's hint, likewise.
+        forbids: whether the others exclude the first; else they need it.
     """
 
     first: str
@@ -75,9 +84,10 @@ class Rule:
 
 
 class Settings:
-    """Base of settings classes: frozen dataclasses whose values are checked when they are made.
+    """Base of settings classes: frozen dataclasses that check their values at construction.
 
-    Fields that are settings themselves are groups: their fields count as fields of the whole.
+    A field whose type is a settings class is a group: its fields count as fields of the whole. The docstring of a class
+    gets an "Attributes" section made of the declarations.
     """
 
     __slots__ = ()
@@ -85,10 +95,25 @@ class Settings:
     _rules: ClassVar[Sequence[Rule]] = ()
     _error: ClassVar[tuple[type[OnnxPruneError], str]] = (PlanError, "OP303")
     _place: ClassVar[str | None] = None
-    """What errors call the place, where that isn't the field's name."""
+    """Where errors are located; by default the field's name."""
+
+    def __init_subclass__(cls) -> None:
+        """Append the declared fields to the class's docstring."""
+        declared = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+        if cls.__doc__ and declared:  # no fields: the copy that dataclass(slots=True) makes; no docstring: python -OO
+            lines = (
+                fill(
+                    f"{name}: {described(found.default, found.metadata)}",
+                    112,
+                    initial_indent=" " * 4,
+                    subsequent_indent=" " * 8,
+                )
+                for name, found in declared.items()
+            )
+            cls.__doc__ = "\n".join([cleandoc(cls.__doc__), "", "Attributes:", *lines])
 
     def __post_init__(self) -> None:
-        """Check every field, and what contradicts what.
+        """Check every field, and the rules between them.
 
         Raises:
             OnnxPruneError: a value has the wrong type or is out of range (by default OP303), or two settings contradict
@@ -130,11 +155,11 @@ class Declared:
     """A field of a settings class.
 
     Attributes:
-        name: its name.
-        kind: its type.
-        default: its default.
-        about: what `setting` was given.
-        group: the settings class, if the field is a group of settings.
+        name: the name.
+        kind: the type.
+        default: the default.
+        about: the help, range and other arguments of `setting`.
+        group: the settings class, if the field is a group.
     """
 
     name: str
@@ -147,22 +172,20 @@ class Declared:
 def _declarations(settings: type[Settings]) -> tuple[Declared, ...]:
     """Return the fields of a settings class, in order."""
     kinds = get_type_hints(settings, include_extras=True)
-    return tuple(_declared(found, kinds[found.name]) for found in fields(cast(Any, settings)))
+    found = []
+    for declared in fields(cast(Any, settings)):
+        made = None if declared.default_factory is MISSING else declared.default_factory()
+        kind, default = kinds[declared.name], declared.default if made is None else made
+        group = kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+        found.append(Declared(declared.name, kind, default, declared.metadata, group))
+    return tuple(found)
 
 
 declarations = cast(Callable[[type[Settings]], tuple[Declared, ...]], cache(cast(Any, _declarations)))
-"""Return the fields of a settings class, in order."""
-
-
-def _declared(found: Field[Any], kind: Any) -> Declared:
-    made = None if found.default_factory is MISSING else found.default_factory()
-    default = found.default if made is None else made
-    group = kind if isinstance(kind, type) and issubclass(kind, Settings) else None
-    return Declared(found.name, kind, default, found.metadata, group)
 
 
 def flat(settings: type[Settings]) -> Iterator[Declared]:
-    """Yield the fields of a settings class and of its groups, groups left out."""
+    """Yield the fields of a settings class, with those of groups in place of the groups."""
     for declared in declarations(settings):
         if declared.group is None:
             yield declared
@@ -171,7 +194,7 @@ def flat(settings: type[Settings]) -> Iterator[Declared]:
 
 
 def given(settings: Settings) -> dict[str, Any]:
-    """Return the settings that differ from their defaults, those of groups included."""
+    """Return the settings that differ from their defaults, including those of groups."""
     found: dict[str, Any] = {}
     for declared in declarations(type(settings)):
         value = getattr(settings, declared.name)
@@ -183,19 +206,31 @@ def given(settings: Settings) -> dict[str, Any]:
 
 
 def build(settings: type[S], values: Mapping[str, Any]) -> S:
-    """Make settings from values by name, which may be those of groups.
+    """Return settings with the given values, by name; names of fields of groups are allowed.
 
     Raises:
-        UsageError: a name isn't known (OP602).
-        OnnxPruneError: a value won't do, see `Settings`.
+        UsageError: a name is unknown (OP602).
+        OnnxPruneError: a value isn't allowed, see `Settings`.
     """
     known = {declared.name for declared in (*flat(settings), *declarations(settings))}
     for name in values:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+            hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(sorted(known))}"
             raise UsageError("OP602", f"there is no setting {name!r}", hint=hint)
     return _built(settings, values)
+
+
+def either(kind: type[S], settings: S | None, options: Mapping[str, Any]) -> S:
+    """Return the settings, or build them from options by name.
+
+    Raises:
+        UsageError: both are given (OP602).
+        OnnxPruneError: a value isn't allowed, see `Settings`.
+    """
+    if settings is not None and options:
+        raise UsageError("OP602", f"both settings and {', '.join(options)} are given", hint="drop one")
+    return settings or build(kind, options)
 
 
 def _built(settings: type[S], values: Mapping[str, Any]) -> S:
@@ -209,7 +244,7 @@ def _built(settings: type[S], values: Mapping[str, Any]) -> S:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; NaN is no number."""
+    """Whether a value has a type; NaN isn't a number here."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -234,7 +269,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def literals(kind: Any) -> Iterator[Any]:
-    """Yield the words that a type allows, wherever in it they are."""
+    """Yield the values of all literals in a type."""
     if get_origin(kind) is Literal:
         yield from get_args(kind)
     else:
@@ -243,7 +278,7 @@ def literals(kind: Any) -> Iterator[Any]:
 
 
 def meaning(kind: Any) -> str:
-    """Say a type in words."""
+    """Return a type in words."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return "a share such as 0.5" if args[1] == "share" else meaning(args[0])
@@ -260,7 +295,7 @@ def meaning(kind: Any) -> str:
 
 
 def numbers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the numbers in a value, each with the words it stands beside."""
+    """Yield the numbers in a value, each with the keys or words that go with it."""
     if isinstance(value, Real) and not isinstance(value, bool):
         yield (), value
     elif isinstance(value, Mapping):

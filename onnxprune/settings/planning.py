@@ -1,4 +1,4 @@
-"""How to plan: what leaves together, how much, and from where."""
+"""How to plan: how much to remove, from where, and what is removed together."""
 
 from __future__ import annotations
 
@@ -19,28 +19,26 @@ QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 @dataclass(frozen=True, slots=True)
 class Target(Settings):
-    """A limit on a cost.
-
-    Attributes:
-        quantity: what is limited. A latency isn't counted but measured: see `onnxprune.latency`.
-        value: the limit, as a share of the source model's cost.
-    """
+    """An upper limit on a cost."""
 
     _place: ClassVar[str] = "target"
 
-    quantity: Limited
-    value: Share = setting(above=0, at_most=1)
+    quantity: Limited = setting(
+        help="The cost: macs, params, size (bytes of weights), memory (peak of activations), or latency, which is "
+        "measured (see `onnxprune.latency`)."
+    )
+    value: Share = setting(help="The limit, as a share of the original model's cost.", above=0, at_most=1)
 
     def __str__(self) -> str:
-        """Return it as the command line takes it: macs=0.5."""
+        """Return the target as the command line takes it: macs=0.5."""
         return f"{self.quantity}={self.value:g}"
 
     @property
     def counted(self) -> Quantity:
-        """The quantity, where it is one that can be counted.
+        """The quantity, if it can be counted.
 
         Raises:
-            PlanError: it is a latency, which `plan` measures (OP302).
+            PlanError: it is the latency, which `plan` measures (OP302).
         """
         if self.quantity == "latency":
             raise PlanError("OP302", "a latency is measured, not counted", where="target")
@@ -49,56 +47,34 @@ class Target(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Constraints(Settings):
-    """Limits on what may leave a group.
+    """Limits on what may be removed from a group."""
 
-    Attributes:
-        min_channels: every layer keeps at least as many channels (or all, if it has fewer).
-        max_ratio: the largest share of a group's units that may leave.
-        round_to: channel counts are multiples of this; None for 16 or 8 where layers are wide enough, else less.
-        include: patterns of node names; only groups whose channels such a node makes are pruned. Empty for all.
-        exclude: patterns of node names whose weights stay as they are.
-        ratio_for: (pattern, ratio) pairs that fix the share removed from the groups that a node makes.
-        exact_only: leave out groups whose removal is an approximation.
-    """
-
-    min_channels: int = setting(1, "Smallest number of channels that every layer keeps.", at_least=1)
-    max_ratio: Share = setting(0.9, "Largest share of a group that may leave.", at_least=0, below=1)
+    min_channels: int = setting(
+        1, "Smallest number of channels that each layer keeps; layers that have fewer keep all.", at_least=1
+    )
+    max_ratio: Share = setting(0.9, "Largest share of a group's units to remove.", at_least=0, below=1)
     round_to: int | None = setting(
-        None,
-        "Channel counts are multiples of this.",
-        at_least=1,
-        shown="16, or 8, where layers are wide enough",
+        None, "Make channel counts multiples of this.", at_least=1, shown="16 or 8 where layers are wide enough"
     )
     include: tuple[str, ...] = setting(
-        (), "Prune only what nodes with such names produce. Repeatable.", metavar="PATTERN"
+        (), "Prune only channels that are produced by nodes whose names match this pattern.", metavar="PATTERN"
     )
     exclude: tuple[str, ...] = setting(
-        (), "Leave the weights of nodes with such names alone. Repeatable.", metavar="PATTERN"
+        (), "Don't change the weights of nodes whose names match this pattern.", metavar="PATTERN"
     )
     exact_only: bool = setting(
-        False, "Leave groups alone whose removal changes statistics (LayerNorm, means over channels)."
+        False,
+        "Skip groups whose removal is an approximation, because it changes statistics (LayerNormalization, means over "
+        "channels).",
     )
     ratio_for: tuple[tuple[str, Share], ...] = setting(
-        (), "Ratio for what nodes with such names produce. Repeatable.", at_least=0, below=1
+        (), "Share to remove of the channels that nodes with matching names produce.", at_least=0, below=1
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings(Settings):
-    """How to plan.
-
-    Attributes:
-        ratio: share of the channels to remove; or
-        target: a limit on a cost.
-        criterion: what makes a channel important, see `onnxprune.importance`; None for "obs" with the allocation
-            "reconstruction", else "l2".
-        allocation: the same share of every group, the least important channels of all, or where the measured error of
-            the outputs grows least for what is saved; None for "reconstruction" where there are data, else "uniform".
-        constraints: limits on what may leave a group.
-        seed: for random criteria and samples.
-        remove_blocks: how many residual blocks to remove first, those that matter least; "auto" for the number that
-            makes the error smallest (the allocation "reconstruction" only).
-    """
+    """How to plan."""
 
     _rules: ClassVar = (
         Rule("ratio", ["target"], "both {first} and {other} say how much to remove", "give one of them"),
@@ -107,29 +83,28 @@ class PlanSettings(Settings):
     ratio: Share | None = setting(None, "Share of the channels to remove.", at_least=0, below=1)
     target: Target | None = setting(
         None,
-        "Limit on a cost as a share of the model's: macs, params, size (bytes of weights) or memory (peak of "
-        "activations), or latency, which is measured. Met from below.",
+        "Upper limit on a cost, as a share of the original's: macs, params, size (bytes of weights), memory (peak of "
+        "activations), or latency, which is measured.",
     )
     criterion: str | None = setting(
         None,
-        "What makes a channel important: l1, l2, bn-scale, fpgm, lamp, random; with --data also obs (the error that is "
-        "left after refitting), taylor, fisher, mean-abs, apoz, variance; or one of an installed package. The "
-        "allocation reconstruction takes obs if nothing is said.",
-        shown="l2",
+        "Importance of a channel: l1, l2, bn-scale, fpgm, lamp, random; with `data` also obs (the error that remains "
+        "after refitting), taylor, fisher, mean-abs, apoz, variance; or a criterion of an installed package.",
+        shown="l2, or obs with the allocation reconstruction",
     )
     allocation: Allocation | None = setting(
         None,
-        "Take the same share of every group; the least important channels of all; or, with --data, what costs the "
-        "least measured error of the outputs for what it saves, which is the default with --data.",
-        shown="uniform",
+        "Remove the same share of every group (uniform), the least important channels of the whole model (global), or, "
+        "with `data`, the channels that add the least measured output error for the cost they save (reconstruction).",
+        shown="uniform, or reconstruction with `data`",
     )
-    constraints: Constraints = setting(Constraints)
-    seed: int = setting(0, "Seed of everything random.", at_least=0)
+    constraints: Constraints = setting(Constraints, "Limits on what may be removed from a group.")
+    seed: int = setting(0, "Random seed.", at_least=0)
     remove_blocks: int | Literal["auto"] = setting(
         0,
-        "Remove this many residual blocks as a whole, those that change least what goes through them (with --data) or "
-        "have the smallest weights; auto, with --data and a target, chooses the number that minimizes the predicted "
-        "error. Channels leave what remains, until it meets the budget.",
+        "First remove this many whole residual blocks: those that change their input least (with `data`), or those "
+        "with the smallest weights. auto (with `data` and `target`) chooses the number that minimizes the predicted "
+        "error. Channels are then removed until the budget is met.",
         at_least=0,
         shown="",
     )
@@ -137,35 +112,25 @@ class PlanSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Policies(Settings):
-    """What leaves together.
-
-    Attributes:
-        attention: what leaves an attention: whole heads, or a part of each head's width.
-        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
-    """
+    """What is removed together."""
 
     attention: Attention | None = setting(
-        None, "What leaves an attention: whole heads, or a part of every head's width.", shown="heads"
+        None, "What to remove from attention: whole heads, or part of the width of every head.", shown="heads"
     )
     grouped: Grouped | None = setting(
         None,
-        "What leaves a grouped convolution: as many channels of every group, or whole groups.",
+        "What to remove from grouped convolutions: the same number of channels of every group, or whole groups.",
         shown="channels",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LatencySettings(Settings):
-    """Where a target on latency is measured.
-
-    Attributes:
-        provider: the execution provider; None for the CPU.
-        threads: threads within an operator; None for ONNX Runtime's default.
-    """
+    """Where a latency target is measured."""
 
     provider: str | None = setting(
-        None, "For --target latency: the execution provider that it is measured on.", metavar="NAME", shown="cpu"
+        None, "For a latency target: the execution provider to measure on.", metavar="NAME", shown="cpu"
     )
     threads: int | None = setting(
-        None, "For --target latency: threads within an operator.", at_least=1, shown="all cores"
+        None, "For a latency target: the number of intra-operator threads.", at_least=1, shown="all cores"
     )

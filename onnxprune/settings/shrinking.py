@@ -1,4 +1,4 @@
-"""The whole way from a model to a smaller one: what `shrink` and the command `prune` take."""
+"""How to get from a model to a smaller one: the settings of `shrink`, of `verify` and of their commands."""
 
 from __future__ import annotations
 
@@ -11,182 +11,167 @@ from onnxprune.settings.planning import LatencySettings, PlanSettings, Policies
 Method = Literal["reconstruct", "bn", "bias"]
 
 LIMIT = 512
-"""Samples to calibrate on where nothing else is said."""
+"""Default number of calibration samples."""
 
 _TOLERANCE: dict[str, Any] = {
-    "help": "Largest error allowed, relative to an output's largest value.",
+    "help": "Largest error allowed, relative to the output's largest absolute value.",
     "at_least": 0,
-    "shown": "1e-4 for float32, by the coarsest type of the weights",
+    "shown": "1e-4 for float32, more for coarser types of weights",
 }
 _PLANNING = [d.name for kind in (PlanSettings, LatencySettings) for d in flat(kind) if d.name != "seed"]
-_WITH_DATA = ["preprocess", "limit", "recover", "max_drop", "finetune"]
-_NO_DATA = "give some with `data`, labels not needed; `data` random takes noise where there are none"
 
 
 @dataclass(frozen=True, slots=True)
 class DataSettings(Settings):
-    """Inputs to choose channels by, to repair with and to train on.
-
-    Attributes:
-        data: what `onnxprune.open_data` takes, or a `Dataset`.
-        preprocess: how they become inputs, a recipe.
-        limit: how many to calibrate on at most, and to train on at most; None for 512, and for all.
-    """
+    """Input data, and how they are read."""
 
     data: Any = setting(
         None,
-        "Inputs to choose channels by and to repair the model with, labels not needed: an .npz or .npy file, a folder "
-        "of .npy files, a folder or .zip of images, a Python function module:function, digits, or random.",
+        "Input data, labels optional: an .npz or .npy file, a folder of .npy files, a folder or .zip of images, a "
+        "Python function module:function that returns batches, digits, or random (synthetic inputs).",
         metavar="DATA",
     )
-    preprocess: Any = setting(None, "How --data become inputs; see `onnxprune evaluate`.", metavar="RECIPE")
-    limit: int | None = setting(None, "Take this many samples of --data.", at_least=1, shown=str(LIMIT))
+    preprocess: Any = setting(
+        None,
+        "How to turn data into inputs: 'resize=256 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 "
+        "std=0.229,0.224,0.225 label_offset=0', or a TOML file with these keys.",
+        metavar="RECIPE",
+        shown="guessed and printed",
+    )
+    limit: int | None = setting(
+        None,
+        "Number of samples to use, chosen at random.",
+        at_least=1,
+        shown=f"{LIMIT} for calibration, all for training and evaluation",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RepairSettings(Settings):
-    """How a pruned model is repaired.
+    """How to repair a pruned model."""
 
-    Attributes:
-        method: "reconstruct" refits all weights by least squares, "bn" a scale and an intercept for each output, "bias"
-            the intercepts.
-        seed: of the samples that are used.
-    """
-
-    method: Method = "reconstruct"
-    seed: int = setting(0, at_least=0)
+    method: Method = setting(
+        "reconstruct",
+        "reconstruct refits all weights by least squares, bn a scale and an intercept for each output channel, bias "
+        "the intercepts.",
+    )
+    seed: int = setting(0, "Random seed, for the choice of samples.", at_least=0)
 
 
 @dataclass(frozen=True, slots=True)
 class ShrinkSettings(Settings):
-    """How a model is made smaller.
-
-    Attributes:
-        planning: how to plan.
-        latency: where a target on latency is measured.
-        policies: what leaves together.
-        transform: a pass of the user's that the model goes through first: "module:function", or a function that takes
-            and returns an onnx-graphsurgeon graph.
-        inputs: inputs for the proof, by name; generated ones by default.
-        input_shapes: sizes for inputs with symbolic dimensions, by name.
-        verify: whether the result is proved.
-        tolerance: largest error allowed, relative to an output's largest value; None for 1e-4, or by the coarsest type
-            of the weights.
-        calibration: inputs to choose channels by, to repair with and to train on.
-        sensitivity: sensitivities that were measured before: curves, or the file that `onnxprune sensitivity` wrote.
-        plan: a plan to carry out, or its file, instead of making one.
-        recover: how the pruned model is repaired; None for "reconstruct" where there are data.
-        max_drop: instead of a budget, the largest drop in accuracy.
-        finetune: for how many epochs the pruned model is trained; None for not at all.
-        steps: in how many steps the model is pruned, and trained after each.
-        rewind: the model with the weights that the pruned one goes back to before training.
-    """
+    """How to make a model smaller."""
 
     _rules: ClassVar = (
-        Rule("plan", _PLANNING, "{first} says what to remove, and so does {other}", "drop one"),
-        Rule("plan", ["sensitivity", "max_drop"], "{first} says what to remove, and so does {other}", "drop one"),
+        Rule(
+            "plan", [*_PLANNING, "sensitivity", "max_drop"], "both {first} and {other} say what to remove", "drop one"
+        ),
         Rule("max_drop", ["ratio", "target"], "both {first} and {other} say how much to remove", "give one of them"),
-        Rule("max_drop", ["verify"], "{first} proves what it finds, and {other} forbids it", "drop one"),
-        Rule("max_drop", ["recover=none"], "{first} is about repaired models, and {other} leaves them as they are"),
+        Rule("max_drop", ["verify"], "{first} proves every trial, and {other} turns proofs off", "drop one"),
+        Rule("max_drop", ["recover=none"], "{first} repairs every trial, and {other} turns repair off", "drop one"),
         Rule(
             "max_drop",
             ["finetune"],
-            "{first} judges models that aren't trained",
+            "{first} doesn't train its trials",
             "prune with {first} first, then train with the command `finetune`",
         ),
-        Rule("verify", ["inputs", "tolerance"], "{first} leaves nothing to {other}"),
+        Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
-            "data", ["preprocess", "limit", "recover", "max_drop", "finetune"], "{other} needs inputs", _NO_DATA, False
+            "data",
+            ["preprocess", "limit", "recover", "max_drop", "finetune"],
+            "{other} needs inputs",
+            "give some with {first}; labels are optional, and random generates synthetic inputs",
+            forbids=False,
         ),
-        Rule("finetune", ["steps", "rewind"], "{other} is about training", "say how long with {first}", forbids=False),
+        Rule("finetune", ["steps", "rewind"], "{other} needs training", "set the epochs with {first}", forbids=False),
         *(
             Rule(
                 name,
                 ["plan", "sensitivity"],
-                "in steps, each is planned by what training made of the one before",
-                "leave {other} out",
+                "with {first}, every step is planned after the training of the step before, so {other} has no effect",
+                "drop {other}",
             )
             for name in ("steps", "rewind")
         ),
         Rule(
             "target=latency",
             ["provider", "threads"],
-            "{other} says where a latency is measured, and none is limited",
+            "{other} says where to measure latency, but no latency is limited",
             "set {first} to a latency, or drop {other}",
             forbids=False,
         ),
         Rule(
             "target=latency",
             ["allocation=uniform", "allocation=global"],
-            "{other} doesn't look at time",
-            "leave it out: a latency has an allocation of its own",
+            "{other} doesn't take time into account",
+            "drop it: a latency target has its own allocation",
         ),
-        Rule("remove_blocks", ["sensitivity"], "sensitivities that were measured before don't go with {first}"),
+        Rule("remove_blocks", ["sensitivity"], "{first} can't use sensitivities that were measured before"),
     )
 
-    planning: PlanSettings = setting(PlanSettings)
-    latency: LatencySettings = setting(LatencySettings)
-    policies: Policies = setting(Policies)
+    planning: PlanSettings = setting(PlanSettings, "How to plan.")
+    latency: LatencySettings = setting(LatencySettings, "Where a latency target is measured.")
+    policies: Policies = setting(Policies, "What is removed together.")
     transform: Any = setting(
         None,
-        "Pass MODEL through this function first; it takes and returns an onnx-graphsurgeon graph.",
+        "Function that the model passes through before tracing; it takes and returns an onnx-graphsurgeon graph.",
         metavar="MODULE:FUNCTION",
     )
-    inputs: Any = setting(None, by_hand=True)
-    input_shapes: Any = setting(None, by_hand=True)
-    verify: bool = setting(True, "Write the result without proving it.", flag="--no-verify")
-    tolerance: float | None = setting(None, **_TOLERANCE)
-    calibration: DataSettings = setting(DataSettings)
-    sensitivity: Any = setting(
-        None, "What `onnxprune sensitivity -o` measured, for the allocation reconstruction.", metavar="FILE.json"
+    inputs: Any = setting(None, "Arrays for the proof, by input name.", by_hand=True, shown="generated")
+    input_shapes: Any = setting(None, "Shapes of inputs with symbolic dimensions, by name.", by_hand=True)
+    verify: bool = setting(
+        True, "Prove that the result computes what the original computes with the removed weights set to zero."
     )
-    plan: Any = setting(None, "Apply this plan; excludes the options that would make one.", metavar="PLAN.json")
+    tolerance: float | None = setting(None, **_TOLERANCE)
+    calibration: DataSettings = setting(DataSettings, "Data to choose channels with, to repair and to train on.")
+    sensitivity: Any = setting(
+        None,
+        "Sensitivities measured before, for the allocation reconstruction: the file of `onnxprune sensitivity -o`, or "
+        "curves.",
+        metavar="FILE.json",
+    )
+    plan: Any = setting(None, "Apply this plan instead of making one.", metavar="PLAN.json")
     recover: Literal["reconstruct", "bn", "bias", "none"] | None = setting(
         None,
-        "Refit all weights by least squares, the mean and variance of every channel, the mean only, or nothing.",
-        shown="reconstruct, if there is --data",
+        "Repair the pruned model: refit all weights by least squares (reconstruct), the mean and variance of every "
+        "channel (bn), the mean only (bias), or nothing (none).",
+        shown="reconstruct with `data`",
     )
     max_drop: Share | None = setting(
         None,
-        "Instead of a budget: remove as much as lowers accuracy by no more than this, measured on a part of --data "
-        "that isn't calibrated on. Without labels, disagreement with the original counts.",
+        "Instead of a budget, allow this drop in accuracy and remove as much as it permits. The drop is measured on "
+        "samples of `data` that aren't used for calibration; without labels, it is the disagreement with the original.",
         at_least=0,
         below=1,
     )
     finetune: int | None = setting(
         None,
-        "Train the pruned model on all of --data to follow the original, and on labels if there are any.",
+        "Train the pruned model for this many epochs on all of `data`, with the original as teacher and with labels if "
+        "there are any.",
         at_least=1,
         metavar="EPOCHS",
     )
-    steps: int = setting(1, "With --finetune: prune in this many steps, and train after each.", at_least=1)
+    steps: int = setting(1, "With `finetune`: prune in this many steps, and train after each.", at_least=1)
     rewind: Any = setting(
         None,
-        "With --finetune: train what remains from the weights of this model, an early stage of MODEL's training.",
+        "With `finetune`: before training, reset the remaining weights to those of this model, an early checkpoint of "
+        "the original.",
         metavar="EARLY",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class VerifySettings(Settings):
-    """How a pruned model is held against its original.
-
-    Attributes:
-        plan: the plan by which it was made, or its file.
-        inputs: an array for each input, by name; generated ones by default.
-        tolerance: largest error allowed, relative to an output's largest value; None for 1e-4, or by the coarsest type
-            of the weights.
-        seed: of generated inputs; None for 0.
-    """
+    """How to compare a pruned model with its original."""
 
     _rules: ClassVar = (
-        Rule("plan", ["tolerance"], "{other} needs {first}: without it nothing is proved", forbids=False),
-        Rule("inputs", ["seed"], "{other} draws inputs, and {first} gives them", "drop one"),
+        Rule("plan", ["tolerance"], "{other} needs {first}: without a plan nothing is proved", forbids=False),
+        Rule("inputs", ["seed"], "{other} is for generated inputs, and {first} replaces them", "drop one"),
     )
 
     plan: Any = setting(
-        None, "The plan by which PRUNED was made; only with it can equality be proved.", metavar="PLAN.json"
+        None, "Plan that the model was pruned with; equality can be proved only with it.", metavar="PLAN.json"
     )
-    inputs: Any = setting(None, by_hand=True)
+    inputs: Any = setting(None, "Arrays to compare on, by input name.", by_hand=True, shown="generated")
     tolerance: float | None = setting(None, **_TOLERANCE)
-    seed: int | None = setting(None, "Seed of generated inputs.", at_least=0, shown="0")
+    seed: int | None = setting(None, "Random seed of generated inputs.", at_least=0, shown="0")

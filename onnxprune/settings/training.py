@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""How to train a model."""
 
 from __future__ import annotations
 
@@ -13,119 +13,106 @@ OptimizerName = Literal["lamb", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step"]
 
 RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 1e-3, "sgd": 0.02}
-"""Peak learning rates that suit a network that is trained already."""
+"""Default peak learning rates, for networks that are already trained."""
 
-_SMALL_BATCH = 8  # below, moments of a batch are too rough
+_SMALL_BATCH = 8  # smaller batches have statistics that are too noisy
 
 
 @dataclass(frozen=True, slots=True)
 class LossSettings(Settings):
-    """What losses are made with.
+    """Parameters of losses."""
 
-    Attributes:
-        smoothing: share of the probability that cross-entropy spreads evenly over all classes.
-        temperature: by which logits are divided before distributions are compared.
-    """
-
-    temperature: float = setting(4.0, "Temperature of kl.", above=0)
-    smoothing: Share = setting(0.0, "Share of cross-entropy's labels spread evenly.", at_least=0, below=1)
+    temperature: float = setting(4.0, "Divide logits by this before kl compares distributions.", above=0)
+    smoothing: Share = setting(
+        0.0, "Share of the label's probability that cross-entropy spreads over all classes.", at_least=0, below=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation(Settings):
-    """What is done to each image, drawn again each time.
+    """Random changes of images, drawn again for every batch."""
 
-    Attributes:
-        flip: whether half of them are mirrored left to right.
-        crop: maximum shift in pixels; zero-padded.
-        cutout: side of a square that is set to zero (DeVries and Taylor, 2017); 0 for none.
-    """
-
-    flip: bool = setting(False, "Mirror half of the images, left to right.")
-    crop: int = setting(0, "Shift images by up to this many pixels.", at_least=0, shown="")
-    cutout: int = setting(0, "Cover a square of this side in each image.", at_least=0, shown="")
+    flip: bool = setting(False, "Flip half of the images left to right.")
+    crop: int = setting(0, "Shift images by up to this many pixels, zero-padded.", at_least=0, shown="")
+    cutout: int = setting(
+        0, "Zero a square with this side in every image (DeVries and Taylor, 2017).", at_least=0, shown=""
+    )
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is done."""
+        """Whether images stay as they are."""
         return not (self.flip or self.crop or self.cutout)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings(Settings):
-    """How a model is trained.
+    """How to train a model."""
 
-    Attributes:
-        epochs: how often the data are gone through.
-        batch: samples in a batch; a model of fixed batch size takes its own.
-        output: the output that is trained; by default the first of real numbers.
-        losses: losses by name with their weights; None for what the data and the teacher allow.
-        features: tensors whose values are to be the teacher's, in both models.
-        feature_weight: weight of the distance of these.
-        loss: how losses are made.
-        slimming: weight of the sum of the absolute scales of batch normalizations, which drives those of channels that
-            matter little to zero, to be pruned by the criterion bn-scale.
-        lasso: weight of the sum of squares of all that leaves together, units that matter little counting more, which
-            drives whole channels to zero, to be pruned by the criterion l2.
-        optimizer: lamb, adamw or sgd.
-        rate: peak learning rate; None for one that suits the optimizer.
-        momentum: of sgd.
-        decay: weight decay; norms and biases are exempt.
-        clip: largest norm of the gradient; 0 for any.
-        schedule: how the rate goes on after warming up.
-        warm_up: share of all steps in which it rises.
-        accumulate: number of batches in a step.
-        norms: whether batch normalizations use the batch's moments; None for yes where batches are large enough.
-        patience: stop after this many epochs without a better model; 0 for never.
-        augmentation: what is done to images.
-        freeze: patterns of weights, or of nodes that read them, that stay as they are.
-        also: patterns of initializers that are trained although they don't look like weights.
-        seed: of the order of samples and of augmentation.
-    """
-
-    epochs: int = setting(10, "Passes through the data.", at_least=1)
-    batch: int = setting(64, "Samples in a batch.", at_least=1)
+    epochs: int = setting(10, "Number of passes through the data.", at_least=1)
+    batch: int = setting(64, "Batch size; a model with a fixed batch size uses its own.", at_least=1)
     output: str | None = setting(
-        None, "The output that is trained.", flag="--output-name", metavar="NAME", shown="the first"
+        None, "Output to train.", flag="--output-name", metavar="NAME", shown="the first of real numbers"
     )
     losses: Mapping[LossName, float] | None = setting(
         None,
-        "cross-entropy, kl, mse or bce, with a weight: kl=0.5. Repeatable.",
+        "Loss to minimize, with its weight: cross-entropy, kl, mse or bce, such as kl=0.5.",
         above=0,
         flag="--loss",
         shown="kl with a teacher, and cross-entropy with labels",
     )
     features: tuple[str, ...] = setting(
-        (), "Follow the teacher at this tensor. Repeatable.", flag="--feature", metavar="TENSOR"
+        (),
+        "Also match the teacher's values of this tensor, which both models have.",
+        flag="--feature",
+        metavar="TENSOR",
     )
-    feature_weight: float = setting(1.0, "Weight of --feature.", at_least=0)
-    loss: LossSettings = setting(LossSettings)
-    slimming: float = setting(0.0, "Weight of the sum of BatchNormalization's scales.", at_least=0)
+    feature_weight: float = setting(1.0, "Weight of the loss on features.", at_least=0)
+    loss: LossSettings = setting(LossSettings, "Parameters of the losses.")
+    slimming: float = setting(
+        0.0,
+        "Weight of an L1 penalty on the scales of BatchNormalization. It drives unimportant channels to zero; prune "
+        "them with the criterion bn-scale.",
+        at_least=0,
+    )
     lasso: float = setting(
-        0.0, "Weight of the squares of channels, weak ones most; best with --optimizer sgd.", at_least=0
+        0.0,
+        "Weight of a penalty on the squares of all weights that are removed together, larger for less important units. "
+        "It drives whole channels to zero; prune them with the criterion l2. Best with sgd.",
+        at_least=0,
     )
     optimizer: OptimizerName = setting("lamb", "LAMB, AdamW, or SGD with Nesterov momentum.")
     rate: float | None = setting(
-        None, "Peak learning rate.", above=0, shown="0.001 for lamb, 0.0005 for adamw, 0.02 for sgd"
+        None, "Peak learning rate.", above=0, shown=", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     )
     momentum: float = setting(0.9, "Momentum of sgd.", at_least=0, below=1)
-    decay: float = setting(5e-4, "Weight decay; norms and biases are exempt.", at_least=0)
-    clip: float = setting(5.0, "Largest norm of the gradient, 0 for any.", at_least=0)
-    schedule: ScheduleName = setting("cosine", "How the learning rate goes on after rising.")
-    warm_up: Share = setting(0.05, "Share of all steps in which the rate rises.", at_least=0, below=1)
-    accumulate: int = setting(1, "Number of batches in a step.", at_least=1)
+    decay: float = setting(5e-4, "Weight decay; normalization parameters and biases are exempt.", at_least=0)
+    clip: float = setting(5.0, "Largest norm of the gradient; 0 turns clipping off.", at_least=0)
+    schedule: ScheduleName = setting("cosine", "Schedule of the learning rate after warm-up.")
+    warm_up: Share = setting(0.05, "Share of all steps in which the learning rate rises.", at_least=0, below=1)
+    accumulate: int = setting(1, "Number of batches per step.", at_least=1)
     norms: Literal["batch", "frozen"] | None = setting(
-        None, "Whether batch normalizations use the batch's moments.", shown="batch, from 8 samples on"
+        None,
+        "Statistics that BatchNormalization uses in training: the batch's, or the model's own (frozen).",
+        shown=f"batch from {_SMALL_BATCH} samples on, else frozen",
     )
-    patience: int = setting(0, "Stop after this many epochs without a better model.", at_least=0, shown="never")
-    augmentation: Augmentation = setting(Augmentation)
-    freeze: tuple[str, ...] = setting((), "Leave these weights or nodes as they are.", metavar="PATTERN")
-    also: tuple[str, ...] = setting((), "Train these initializers as well.", flag="--train", metavar="PATTERN")
-    seed: int = setting(0, "Seed of everything random.", at_least=0)
+    patience: int = setting(
+        0, "Stop after this many epochs without improvement; 0 turns early stopping off.", at_least=0
+    )
+    augmentation: Augmentation = setting(Augmentation, "Random changes of images.")
+    freeze: tuple[str, ...] = setting(
+        (), "Don't train weights that match this pattern, or whose nodes do.", metavar="PATTERN"
+    )
+    also: tuple[str, ...] = setting(
+        (),
+        "Also train initializers that match this pattern, although they don't look like weights.",
+        flag="--train",
+        metavar="PATTERN",
+    )
+    seed: int = setting(0, "Random seed, for the order of samples and for augmentation.", at_least=0)
 
     @property
     def sparsifies(self) -> bool:
-        """Whether the weights are made sparse, which what judges a model doesn't see."""
+        """Whether training makes weights sparse, which validation doesn't show."""
         return bool(self.slimming or self.lasso)
 
     @property
@@ -134,5 +121,5 @@ class TrainSettings(Settings):
         return RATES[self.optimizer] if self.rate is None else self.rate
 
     def norms_for(self, batch: int) -> Literal["batch", "frozen"]:
-        """Return how batch normalizations are trained in batches of a size."""
+        """Return the statistics that batch normalizations use at a batch size."""
         return self.norms or ("frozen" if batch < _SMALL_BATCH else "batch")

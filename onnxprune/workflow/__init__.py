@@ -1,1 +1,1 @@
-"""What users call: load, trace, plan, prune, repair, train, and searches over these."""
+"""The public workflow: load, trace, plan, prune, repair, train, and searches over these."""

@@ -1,4 +1,4 @@
-"""A model loaded and traced."""
+"""Load and trace a model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TracedModel:
     """A loaded and traced model.
 
     Attributes:
-        model: the model as loaded, without the data of its weights.
+        model: the loaded model, without the data of its weights.
         graph: its channel dependencies; ``graph.proto`` is the normalized model.
-        attention: what leaves an attention: whole heads, or a part of each head's width.
-        grouped: what leaves a grouped convolution: as many channels of every group, or whole groups.
+        attention: what is removed from attention, see `Policies`.
+        grouped: what is removed from grouped convolutions, see `Policies`.
     """
 
     model: Model
@@ -48,19 +48,19 @@ def analyze(
     """Load a model and trace its channel dependencies.
 
     Args:
-        source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned as it is.
-        input_shapes: sizes for inputs with symbolic dimensions, by name.
-        attention: what leaves an attention: "heads" (the default), or a part of each head's "width".
-        grouped: what leaves a grouped convolution: as many "channels" of every group (the default), or whole "groups".
-        plan: a plan for the model, which is traced as it was for the plan where nothing else is said.
-        transform: a function on onnx-graphsurgeon graphs that the model goes through first, or its name
-            "module:function".
-        consume: whether a Model that is given may be used up, which saves a copy of its weights.
+        source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned unchanged.
+        input_shapes: shapes of inputs with symbolic dimensions, by name.
+        attention: what to remove from attention: whole "heads" (the default), or part of the "width" of every head.
+        grouped: what to remove from grouped convolutions: the same number of "channels" of every group (the default),
+            or whole "groups".
+        plan: a plan for the model; its input shapes and policies are the defaults.
+        transform: a function on onnx-graphsurgeon graphs that the model passes through first, or "module:function".
+        consume: whether `source`, if it is a Model, may be modified, which saves a copy of its weights.
 
     Raises:
         ModelError: the model can't be read or understood.
         UsageError: an input shape doesn't fit.
-        PlanError: a setting isn't known (OP303), the plan is for another model (OP306), or it was made with other
+        PlanError: a setting isn't allowed (OP303), the plan is for another model (OP306), or it was made with other
             settings (OP302).
         DataError: the transformation fails (OP710).
 
@@ -81,7 +81,7 @@ def analyze(
     if plan is not None:
         for name, planned in plan.policies.items():
             if chosen.setdefault(name, planned) != planned:
-                raise PlanError("OP302", f"`{name}` {chosen[name]} isn't what the plan was made with ({planned})")
+                raise PlanError("OP302", f"`{name}` is {chosen[name]}, but the plan was made with {planned}")
         input_shapes = {**plan.inputs, **(input_shapes or {})}
     known = outline(model)
     proto = normalize(model.proto, consume=consume or model is not source)

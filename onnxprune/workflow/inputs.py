@@ -1,4 +1,4 @@
-"""From what the user gives to what the workflow takes: models, inputs, functions."""
+"""Conversion of user input to what the workflow needs: data, batches, transformed models."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 _BATCH = 32
 
 Samples = Any
-"""Inputs as users give them: what `open_data` takes, a `Dataset`, or a function that returns batches of inputs."""
+"""Inputs: what `open_data` takes, a `Dataset`, or a function that returns batches of inputs."""
 
 
 def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int | None = None) -> Dataset:
-    """Open data for a model, and log what was assumed.
+    """Open data for a model, and log the assumptions made.
 
     Args:
-        settings: where they are, and how they become inputs.
-        model: the model that they are for.
-        seed: of the choice of samples.
-        limit: how many to take where the settings don't say so; None for all.
+        settings: the data, and how they are read.
+        model: the model.
+        seed: random seed of the choice of samples.
+        limit: default number of samples; None for all.
 
     Raises:
-        DataError: they can't be read or don't fit the model.
+        DataError: the data can't be read or don't fit the model.
     """
     spec, recipe = settings.data, settings.preprocess
     if hasattr(spec, "batches"):
@@ -41,15 +41,15 @@ def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int
         recipe = read_recipe(recipe)
     found = open_data(spec, load(model).proto, recipe=recipe, limit=settings.limit or limit, seed=seed)
     for note in found.notes:
-        log.info(note)
+        log.info("note: %s", note)
     return found
 
 
 def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:
-    """Return inputs to calibrate on, batch by batch; None where there are none.
+    """Return a function that yields calibration inputs in batches; None if there are no samples.
 
     Raises:
-        DataError: they can't be read or don't fit the model.
+        DataError: the data can't be read or don't fit the model.
     """
     if samples is None or (callable(samples) and not hasattr(samples, "batches")):
         return cast("Batches | None", samples)
@@ -66,11 +66,11 @@ def transformed(source: Source, transform: str | Callable[[Any], Any]) -> Model:
 
     Args:
         source: the model.
-        transform: "module:function", or the function. It returns a graph, or changes the one that it gets.
+        transform: the function, or "module:function". It returns a graph, or modifies its argument.
 
     Raises:
         DataError: the function can't be imported, fails, or returns something else (OP710).
-        ModelError: the model, or what came of it, isn't valid.
+        ModelError: the model or the result isn't valid.
     """
     import onnx_graphsurgeon as gs
 
@@ -82,5 +82,5 @@ def transformed(source: Source, transform: str | Callable[[Any], Any]) -> Model:
         found = function(graph)
         found = graph if found is None else found
         if not isinstance(found, gs.Graph):
-            raise TypeError(f"it returned {type(found).__name__}, no onnx_graphsurgeon.Graph")
+            raise TypeError(f"it returned {type(found).__name__}, not onnx_graphsurgeon.Graph")
     return replace(load(found), path=original.path, external=original.external, data_files=original.data_files)

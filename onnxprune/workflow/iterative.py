@@ -1,8 +1,8 @@
 """Pruning in several steps, with training in between.
 
-Each step removes the same share of what is left, and the network recovers before the next: later channels are chosen
-by weights that have adapted to the loss of earlier ones (H. Li et al., "Pruning filters for efficient ConvNets", ICLR
-2017, among others).
+Each step removes the same share of what remains, and the network recovers before the next step: later channels are
+chosen by weights that have adapted to the earlier removals (H. Li et al., "Pruning filters for efficient ConvNets",
+ICLR 2017, among others).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One step: what was removed, and what training made of the rest.
+    """One step of pruning and training.
 
     Attributes:
-        plan: what this step and those before removed, as a plan for the original.
-        pruned: the model before training, with the step's own plan and its proof.
-        tuned: the same after training.
+        plan: a plan for the original, with everything removed so far.
+        pruned: the model before training, with the plan and proof of this step.
+        tuned: the model after training.
     """
 
     plan: PrunePlan
@@ -46,12 +46,12 @@ class Round:
     tuned: FineTuned
 
     def __str__(self) -> str:
-        """Say in a few words what is left, and what training gained."""
-        left, tuned, told = self.plan.after["macs"] / self.plan.before["macs"], self.tuned, ""
+        """Return the remaining share of MACs, and the gain by training."""
+        left, tuned, gain = self.plan.after["macs"] / self.plan.before["macs"], self.tuned, ""
         if tuned.metric is not None and tuned.before is not None and tuned.after is not None:
             before, after = (e[tuned.metric].model.value for e in (tuned.before, tuned.after))
-            told = f", {tuned.metric} {before:.4g} → {after:.4g}"
-        return f"{left:.1%} of the MACs{told}"
+            gain = f", {tuned.metric} {before:.4g} → {after:.4g}"
+        return f"{left:.1%} of the MACs{gain}"
 
 
 def prune_iteratively(
@@ -66,29 +66,29 @@ def prune_iteratively(
     rewind: Source | None = None,
     progress: Progress = silent,
 ) -> tuple[ModelProto, tuple[Round, ...]]:
-    """Prune a model to a target in several steps, trained by the original after each.
+    """Prune a model to a target in several steps, and train it after each with the original as teacher.
 
     Args:
-        model: the model, or what `analyze` makes of it.
-        data: what to train on, to choose channels by and to repair with; labels aren't needed.
-        settings: how it is pruned, to a target.
-        steps: how many steps there are.
-        training: how it is trained after each.
-        validation: samples to judge by.
-        method: how it is repaired before that; None for not at all.
-        rewind: the same model with other weights, those of an early stage of its training, which what remains goes
-            back to before it is trained (Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019; Renda et
-            al., "Comparing rewinding and fine-tuning", ICLR 2020). Nothing is repaired then.
-        progress: called with the steps that are done, and with those of their parts.
+        model: the model.
+        data: samples to train on, to choose channels with and to repair with; labels are optional.
+        settings: how to plan; they need a target.
+        steps: the number of steps.
+        training: how to train after each step.
+        validation: samples for validation.
+        method: how to repair before training; None for no repair.
+        rewind: the same network with the weights of an early stage of its training. Before training, the remaining
+            weights are reset to these (Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019; Renda et al.,
+            "Comparing rewinding and fine-tuning", ICLR 2020), and nothing is repaired.
+        progress: called after each step and its parts.
 
     Returns:
-        The model, and the steps.
+        The final model, and the steps.
 
     Raises:
         PlanError: there is no target (OP302), or no step (OP303); a step can't reach its part of the target (OP301);
-            the model to rewind to isn't the same network (OP307).
-        VerificationError: a pruned model isn't what it should be.
-        TrainingError: it can't be trained.
+            the model to rewind to is another network (OP307).
+        VerificationError: a pruned model isn't the masked original.
+        TrainingError: the model can't be trained.
     """
     if settings.target is None:
         raise PlanError("OP302", "pruning in steps needs a target", hint='for example Target("macs", 0.5)')
@@ -120,7 +120,7 @@ def prune_iteratively(
 
 
 def _joined(original: TracedModel, first: PrunePlan, second: PrunePlan) -> PrunePlan:
-    """Return a plan that removes from a model what a plan removes, and then another from what that leaves."""
+    """Return one plan for two: the second is for the model that the first leaves."""
     slots = original.graph.slots
     removed = {name: {axis: list(gone) for axis, gone in axes.items()} for name, axes in first.removed.items()}
     for name, axes in second.removed.items():

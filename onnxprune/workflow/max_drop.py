@@ -1,7 +1,7 @@
-"""Pruning as far as a drop in accuracy allows: bisection over the budget, each trial repaired and then measured.
+"""Pruning within an allowed drop in accuracy: bisection over the budget; each trial is repaired and evaluated.
 
-The data are divided: some to calibrate on, others, never calibrated on, to measure the drop. Without labels the drop is
-bounded by how often predictions disagree with the original's: every sample that becomes wrong is one of them.
+The data are split into samples for calibration and others to measure the drop on. Without labels, the drop is bounded
+by the disagreement with the original: every sample that becomes wrong is predicted differently.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
 
 log = logging.getLogger(__name__)
 
-# Samples to measure the drop on at most, and how close to the least cost the search goes.
-_JUDGED = 2000
-_PRECISION = 0.02
-# What a drop is measured in, the first that can be.
-_METRICS = ("top1", "miou", "agreement")
+_JUDGED = 2000  # largest number of samples to measure the drop on
+_PRECISION = 0.02  # of the budget found, as a share of the cost
+_METRICS = ("top1", "miou", "agreement")  # the drop is measured in the first one available
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A budget that was tried.
+    """One budget of the search.
 
     Attributes:
         share: the limit, as a share of the original's cost.
-        loss: the drop that it led to, infinite where the constraints don't let the budget be reached.
+        loss: the drop in accuracy; infinite if the constraints make the budget unreachable.
     """
 
     share: float
@@ -52,9 +50,9 @@ class MaxDropResult:
 
     Attributes:
         pruned: the model, repaired, with its proof and plan.
-        repairs: what became of each layer.
-        evaluation: of the model against the original, on samples that it wasn't calibrated on.
-        metric: the metric whose drop was limited.
+        repairs: the error of each layer before and after repair.
+        evaluation: the model against the original, on samples not used for calibration.
+        metric: the metric that the drop is measured in.
         trials: the budgets tried, in order.
     """
 
@@ -79,25 +77,25 @@ def prune_within(
     tolerance: float | None = None,
     progress: Progress = silent,
 ) -> MaxDropResult:
-    """Prune and repair a model as far as a drop in accuracy allows.
+    """Return the smallest pruned and repaired model within a drop in accuracy.
 
     Args:
         analysis: the model.
-        settings: how to plan; their budget is replaced.
-        data: samples; with class labels the drop is one of accuracy (or mean IoU), without it is disagreement.
-        max_drop: the largest drop, a share: 0.01 is one point.
-        quantity: the cost to bring down.
-        limit: calibrate on so many samples, at most half of them.
-        method: of repair.
-        curves: sensitivities for the allocation "reconstruction", if they were measured before.
-        inputs: for the proof, see `prune`.
-        tolerance: likewise.
-        progress: called with the budgets that were tried.
+        settings: how to plan; the budget is ignored.
+        data: samples. With labels, the drop is in accuracy or mean IoU; without, it is disagreement.
+        max_drop: the largest drop, a share: 0.01 is one percentage point.
+        quantity: the cost to minimize.
+        limit: number of samples for calibration, at most half of them.
+        method: how to repair.
+        curves: sensitivities measured before, for the allocation "reconstruction".
+        inputs: inputs for the proof, see `prune`.
+        tolerance: tolerance of the proof, see `prune`.
+        progress: called after each trial.
 
     Raises:
-        VerificationError: not even the smallest removal keeps within the drop (OP506), or a proof failed (OP501).
+        VerificationError: even the smallest removal exceeds the drop (OP506), or a proof failed (OP501).
         PlanError: a setting is out of range.
-        DataError: the data can't be read, are too few (OP712), or tell nothing of accuracy (OP711).
+        DataError: the data can't be read, are too few (OP712), or allow no measure of accuracy (OP711).
     """
     if not 0 <= max_drop < 1:
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
@@ -133,17 +131,17 @@ def prune_within(
             low = share
     if best is None:
         least = min((t.loss for t in trials), default=float("nan"))
-        cause = f"no removal keeps the drop within {max_drop:.2%}: the smallest tried costs {least:.2%}"
+        cause = f"no removal keeps the drop within {max_drop:.2%}: the smallest removal tried costs {least:.2%}"
         raise VerificationError("OP506", cause, hint="allow a larger drop, give more data, or fine-tune")
     return replace(best, trials=tuple(trials))
 
 
 def _divide(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Choose samples to calibrate on and others to judge by."""
+    """Split samples into those for calibration and those for evaluation."""
     order = np.random.default_rng(seed).permutation(len(data))
     count = min(limit, len(order) // 2)
     if count < 1:
-        raise DataError("OP712", "a single sample can't be calibrated on and judged by")
+        raise DataError("OP712", "a single sample can't serve both calibration and evaluation")
     return data.subset(np.sort(order[:count])), data.subset(np.sort(order[count : count + _JUDGED]))
 
 
@@ -151,6 +149,6 @@ def _metric(evaluation: Evaluation) -> str:
     measured = {score.metric for score in evaluation.scores}
     found = next((name for name in _METRICS if name in measured), None)
     if found is None:
-        cause = "neither labels nor the outputs tell what is right, so that no drop in accuracy can be measured"
-        raise DataError("OP711", cause, hint="set a `target` instead, and judge the result by another metric")
+        cause = "there are no labels and the outputs aren't class scores, so no drop in accuracy can be measured"
+        raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")
     return found

@@ -1,4 +1,4 @@
-"""Choosing what to remove."""
+"""Choose what to remove."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from onnxprune.sensitivity import (
     spend,
     spend_blocks,
 )
-from onnxprune.settings import LatencySettings, PlanSettings, build
+from onnxprune.settings import LatencySettings, PlanSettings
+from onnxprune.settings.declare import either
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -57,20 +58,20 @@ def plan(
 
     Args:
         model: the model.
-        settings: how to choose; or
-        data: inputs, labels not needed, for criteria and allocations about what the model does with them: what
-            `open_data` takes, a `Dataset`, or a function that returns batches of inputs, the same at each call.
-        sensitivity: curves for the allocation "reconstruction" that `analyze_sensitivity` or the command `sensitivity`
-            measured, or the command's file.
-        latency: where a target on latency is measured; on the CPU by default.
-        progress: called with the groups, or the networks, that are measured.
-        **options: fields of `PlanSettings` and `Constraints`, instead of settings.
+        settings: how to plan; `options` are an alternative.
+        data: inputs, labels optional, for criteria and allocations that need them: what `open_data` takes, a `Dataset`,
+            or a function that returns the same batches of inputs at each call.
+        sensitivity: sensitivities measured before, for the allocation "reconstruction": curves, or the file that the
+            command `sensitivity` wrote.
+        latency: where a latency target is measured; the CPU by default.
+        progress: called after each group or network that is measured.
+        **options: fields of `PlanSettings` and `Constraints`.
 
     Raises:
-        PlanError: the settings are contradictory or out of range, the target is out of reach (OP301), there are too few
-            residual blocks (OP315), or inputs are needed (OP312).
+        PlanError: settings are contradictory (OP302) or out of range (OP303), the target can't be reached (OP301),
+            there are too few residual blocks (OP315), or inputs are needed (OP312).
         ModelError: a weight isn't finite, or the model can't be run.
-        UsageError: nothing says how much to remove (OP602), or there are no inputs (OP604).
+        UsageError: there is no budget (OP602), or there are no inputs (OP604).
 
     Example:
         >>> import onnxprune as op
@@ -78,17 +79,16 @@ def plan(
         >>> plan.after["macs"] <= 0.5 * plan.before["macs"]
         True
     """
-    if settings is not None and options:
-        raise UsageError("OP602", f"settings are given, and {', '.join(options)} besides", hint="give one of them")
+    settings = either(PlanSettings, settings, options)
     analysis = analyze(model)
     batches = batches_of(data, analysis.graph.proto)
     curves = read_curves(sensitivity, analysis)
-    settings = settled(settings or build(PlanSettings, options), data=batches is not None or curves is not None)
+    settings = settled(settings, data=batches is not None or curves is not None)
     kept, constraints, target = PrunedGraph(analysis.graph), settings.constraints, settings.target
     assert settings.criterion is not None
     if settings.remove_blocks:
         if curves is not None:
-            raise PlanError("OP302", "sensitivities that were measured before don't go with `remove_blocks`")
+            raise PlanError("OP302", "`remove_blocks` can't use sensitivities that were measured before")
         if settings.remove_blocks == "auto":
             kept, curves = _spend_blocks(analysis, settings, batches, progress)
         else:
@@ -124,19 +124,19 @@ def plan(
 
 
 def settled(settings: PlanSettings, *, data: bool) -> PlanSettings:
-    """Decide what settings leave open.
+    """Return settings with defaults filled in.
 
     Args:
-        settings: how to plan; a ratio for some layers, or residual blocks, alone leave everything else as it is.
-        data: whether there are inputs, by which more can be judged.
+        settings: how to plan. `ratio_for` or `remove_blocks` are a sufficient budget; nothing else is then removed.
+        data: whether there are inputs.
 
     Raises:
-        UsageError: nothing says how much to remove (OP602).
+        UsageError: there is no budget (OP602).
     """
     channels = settings.ratio is not None or settings.target is not None or bool(settings.constraints.ratio_for)
     if not channels and not settings.remove_blocks:
         hint = "set `target` or `ratio`, for example a `target` of half the MACs: macs=50%"
-        raise UsageError("OP602", "no budget: how much is to be removed?", hint=hint)
+        raise UsageError("OP602", "no budget says how much to remove", hint=hint)
     allocation = settings.allocation or ("reconstruction" if data and channels else "uniform")
     criterion = settings.criterion or ("obs" if allocation == "reconstruction" else "l2")
     ratio = 0.0 if settings.ratio is None and settings.target is None else settings.ratio
@@ -146,11 +146,11 @@ def settled(settings: PlanSettings, *, data: bool) -> PlanSettings:
 def _spend_blocks(
     analysis: TracedModel, settings: PlanSettings, batches: Batches | None, progress: Progress
 ) -> tuple[PrunedGraph, Sequence[Curve]]:
-    """Remove the number of residual blocks that makes the predicted error smallest."""
+    """Remove the number of residual blocks that minimizes the predicted error."""
     counted = settings.target is not None and settings.target.quantity != "latency"
     if settings.target is None or not counted or settings.allocation != "reconstruction":
-        cause = "choosing the number of blocks takes a `target` other than latency, and the allocation reconstruction"
-        hint = "set `data` and `target`; or give a number of blocks"
+        cause = "choosing the number of blocks needs a `target` other than latency, and the allocation reconstruction"
+        hint = "set `data` and `target`, or give the number of blocks"
         raise PlanError("OP302", cause, where="remove_blocks", hint=hint)
 
     def curves(graph: ChannelGraph) -> list[Curve]:
@@ -166,10 +166,10 @@ def sensitivities(
     *,
     progress: Progress = silent,
 ) -> list[Curve]:
-    """Measure how the outputs' error grows with what is removed of each group.
+    """Measure how the error of the outputs grows with the share removed from each group.
 
     Raises:
-        PlanError: there are no inputs to measure on (OP312), or the criterion fails.
+        PlanError: inputs are needed (OP312), or the criterion fails.
         ModelError: the model can't be run on the inputs.
         UsageError: there are no inputs, or no output varies with them (OP604).
     """
@@ -185,10 +185,10 @@ def sensitivities(
 
 
 def read_curves(given: Sensitivities | None, analysis: TracedModel) -> Sequence[Curve] | None:
-    """Return sensitivities that were measured before.
+    """Return sensitivities measured before, read from a file if need be.
 
     Raises:
-        PlanError: the file can't be read (OP313), or is about another model (OP306).
+        PlanError: the file can't be read (OP313), or is for another model (OP306).
     """
     if isinstance(given, str | os.PathLike):
         return list(read_record(Path(given), analysis.model.sha256, analysis.graph).curves.values())
@@ -197,13 +197,13 @@ def read_curves(given: Sensitivities | None, analysis: TracedModel) -> Sequence[
 
 def _needed(batches: Batches | None) -> Batches:
     if batches is None:
-        hint = "give some, without labels, with `data`; or use the allocation uniform or global"
+        hint = "give some with `data`, labels are optional; or use the allocation uniform or global"
         raise PlanError("OP312", "the allocation by reconstruction error needs inputs", hint=hint)
     return batches
 
 
 def latency_options(settings: LatencySettings, seed: int) -> Options:
-    """Return where a latency is measured; what is measured is kept in the user's cache.
+    """Return the options for measuring latency; measurements are kept in the user's cache.
 
     Raises:
         UsageError: there is no such provider (OP608).
@@ -212,7 +212,7 @@ def latency_options(settings: LatencySettings, seed: int) -> Options:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return where measured layers are kept, by the custom of the system; ONNXPRUNE_CACHE overrides it."""
+    """Return the folder for measured latencies: ONNXPRUNE_CACHE, or the system's usual cache folder."""
     if own := environment.get("ONNXPRUNE_CACHE"):
         return Path(own)
     if sys.platform == "win32":
@@ -228,9 +228,9 @@ def read_plan(path: str | os.PathLike[str]) -> PrunePlan:
     """Read a plan from a file.
 
     Raises:
-        PlanError: it can't be read or is no plan (OP305).
+        PlanError: the file can't be read or isn't a plan (OP305).
     """
     try:
         return PrunePlan.from_json(Path(path).read_bytes(), str(path))
     except OSError as error:
-        raise PlanError("OP305", f"can't be read: {error.strerror}", where=str(path)) from error
+        raise PlanError("OP305", f"can't read the file: {error.strerror}", where=str(path)) from error

@@ -1,4 +1,4 @@
-"""The whole way from a model to a smaller one, as the command `prune` goes it."""
+"""The whole workflow, as the command `prune` runs it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.data import Dataset
-from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
-from onnxprune.recover import Repair
-from onnxprune.settings import ShrinkSettings, TrainSettings, build
+from onnxprune.recover import Method, Repair
+from onnxprune.settings import ShrinkSettings, TrainSettings
+from onnxprune.settings.declare import either
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """A model that was made smaller.
+    """The result of `shrink`.
 
     Attributes:
-        model: the result, which `save` writes as its source was: weights in external data stay there.
-        analysis: the original, traced.
-        pruned: the result before training, with its plan and its proof.
-        repairs: what became of each layer that was repaired.
-        evaluation: of the result against the original, where a drop in accuracy was the limit.
-        tuned: what came of training, None where there was none.
+        model: the final model; `save` writes external data if the source had external data.
+        analysis: the traced original.
+        pruned: the model before training, with its plan and its proof.
+        repairs: the error of each repaired layer before and after.
+        evaluation: the result against the original, if a drop in accuracy was the limit.
+        tuned: the result of training; None without training.
     """
 
     model: Model
@@ -57,7 +57,7 @@ class Shrunk:
         return self.pruned.plan
 
     def to_graphsurgeon(self) -> gs.Graph:
-        """Return the result as an onnx-graphsurgeon graph; each call makes another one."""
+        """Return the result as a new onnx-graphsurgeon graph."""
         return as_graphsurgeon(self.model)
 
 
@@ -69,23 +69,23 @@ def shrink(
     consume: bool = False,
     **options: Any,
 ) -> Shrunk:
-    """Plan, prune and prove, then repair and train where there are data, as the command `prune` does.
+    """Plan, prune and prove; with data, also repair and train. The command `prune` does the same.
 
     Args:
         model: a path, bytes, a ModelProto or an onnx-graphsurgeon graph.
-        settings: how; or
-        progress: called with the phases and their parts.
-        consume: whether a Model that is given may be used up, which saves a copy of its weights.
+        settings: the settings; `options` are an alternative.
+        progress: called with phases and their parts.
+        consume: whether `model`, if it is a Model, may be modified, which saves a copy of its weights.
         **options: fields of `ShrinkSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies` and
-            `LatencySettings`, instead of settings: target, ratio, data, max_drop, finetune, exclude, ...
+            `LatencySettings`: target, ratio, data, max_drop, finetune, exclude, ...
 
     Raises:
-        PlanError: settings are contradictory (OP302) or out of range (OP303), or the target is out of reach (OP301).
-        UsageError: there is no such setting, or nothing says how much to remove (OP602).
+        PlanError: settings are contradictory (OP302) or out of range (OP303), or the target can't be reached (OP301).
+        UsageError: a setting is unknown, or there is no budget (OP602).
         ModelError: the model can't be read or run.
         DataError: the data can't be read or don't fit.
         RewriteError: the result isn't a valid model (OP403), or has other shapes than predicted (OP404).
-        VerificationError: the result isn't the masked original (OP501), or nothing keeps within the drop (OP506).
+        VerificationError: the result isn't the masked original (OP501), or any removal exceeds the drop (OP506).
         TrainingError: the pruned model can't be trained.
 
     Example:
@@ -98,16 +98,25 @@ def shrink(
         >>> [tensor.name for tensor in small.to_graphsurgeon().outputs]
         ['logits']
     """
-    if settings is not None and options:
-        raise UsageError("OP602", f"settings are given, and {', '.join(options)} besides", hint="give one of them")
-    settings = settings or build(ShrinkSettings, options)
+    settings = either(ShrinkSettings, settings, options)
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     if made is None and settings.max_drop is None:
-        settled(planning, data=False)  # a missing budget is an error before the work
-    analysis = _traced(model, settings, made, progress, consume=consume)
-    method = settings.recover or "reconstruct"
-    measured = None if method == "none" else method
+        settled(planning, data=False)  # refuses a missing budget before the work
+    progress("load", 0, None)
+    loaded = load(model)
+    progress("trace", 0, None)
+    analysis = analyze(
+        loaded,
+        settings.input_shapes,
+        attention=settings.policies.attention,
+        grouped=settings.policies.grouped,
+        plan=made,
+        transform=settings.transform,
+        consume=consume or loaded is not model,
+    )
+    del loaded  # and its weights, unless the caller keeps them
+    method: Method | None = None if settings.recover == "none" else settings.recover or "reconstruct"
     proof: dict[str, Any] = {"inputs": settings.inputs, "tolerance": settings.tolerance}
 
     def samples(limit: int | None) -> Dataset:
@@ -115,26 +124,26 @@ def shrink(
 
     curves = read_curves(settings.sensitivity, analysis)
     if settings.max_drop is not None:
-        assert measured is not None
+        assert method is not None
         everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
         within = prune_within(
             *(analysis, planning, everything, settings.max_drop),
             limit=calibration.limit or LIMIT,
-            method=measured,
+            method=method,
             curves=curves,
             progress=progress,
             **proof,
         )
-        return Shrunk(_as_source(analysis, within.pruned), analysis, within.pruned, within.repairs, within.evaluation)
+        result = replace(analysis.model, proto=within.pruned.proto)
+        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation)
     data = None if calibration.data is None else samples(LIMIT)
+    training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
     tuned = None
     if settings.steps > 1 or settings.rewind is not None:
-        assert settings.finetune is not None
-        training = TrainSettings(epochs=settings.finetune, seed=seed)
         _, rounds = prune_iteratively(
             *(analysis, samples(None), planning, settings.steps),
             training=training,
-            method=measured,
+            method=method,
             rewind=settings.rewind,
             progress=progress,
         )
@@ -145,36 +154,14 @@ def shrink(
     progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
     pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
     repairs: Sequence[Repair] = ()
-    if data is not None and tuned is None and measured is not None:
-        repairs = repair(pruned, data, method=measured, seed=seed, progress=progress)
-    if settings.finetune is not None and tuned is None:
-        training = TrainSettings(epochs=settings.finetune, seed=seed)
+    if data is not None and tuned is None and method is not None:
+        repairs = repair(pruned, data, method=method, seed=seed, progress=progress)
+    if training is not None and tuned is None:
         progress("train", 0, None)
         tuned = finetune(
             pruned.proto, samples(None), teacher=analysis.graph.proto, settings=training, progress=progress
         )
         if tuned.failure is not None:
-            log.warning("%s: the best model before that is kept", tuned.failure.cause)
-    return Shrunk(_as_source(analysis, tuned or pruned), analysis, pruned, tuple(repairs), None, tuned)
-
-
-def _traced(
-    model: Source, settings: ShrinkSettings, made: PrunePlan | None, progress: Progress, *, consume: bool
-) -> TracedModel:
-    progress("load", 0, None)
-    loaded = load(model)
-    progress("trace", 0, None)
-    policies = settings.policies
-    return analyze(
-        loaded,
-        settings.input_shapes,
-        attention=policies.attention,
-        grouped=policies.grouped,
-        plan=made,
-        transform=settings.transform,
-        consume=consume or loaded is not model,
-    )
-
-
-def _as_source(analysis: TracedModel, result: Pruned | FineTuned) -> Model:
-    return replace(analysis.model, proto=result.proto)
+            log.warning("%s; the best model before the failure is kept", tuned.failure.cause)
+    result = replace(analysis.model, proto=(tuned or pruned).proto)
+    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned)

@@ -71,6 +71,8 @@ def test_files_are_not_overwritten(other: Path) -> None:
         ("OP602", ["--provider-option", "cuda.use_tf32=0"]),
         ("OP602", ["--batch", "1,x"]),
         ("OP801", ["--batch", "0"]),
+        ("OP801", ["--confidence", "1"]),
+        ("OP801", ["--warm-up", "-1"]),
         ("OP302", ["--max-regression", "5%"]),
         ("OP804", ["--compare", str(DIGITS)]),
         ("OP603", ["--input-shape", "nope:1,1,8,8"]),
@@ -89,6 +91,9 @@ def test_isolated_with_real_inputs(tmp_path: Path) -> None:
 
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 8, 8), np.float32))
     found = json.loads(
-        invoke(DIGITS, "--input", tmp_path / "x.npy", "--isolate", "--batch", "2,3", "--format", "json").stdout
+        invoke(
+            DIGITS, "--input", tmp_path / "x.npy", "--isolate", "--batch", "2,3", "--no-arena", "--format", "json"
+        ).stdout
     )
+    assert found["settings"]["arena"] is False and found["settings"]["isolate"] is True
     assert [case["batch"] for case in found["cases"]] == [2, 3]

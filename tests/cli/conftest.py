@@ -1,4 +1,4 @@
-"""A small model on disk, a plan for it, and a place for what comes out."""
+"""A small model on disk, a plan for it, and a path for the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling commands as a user does, and what they answer."""
+"""Run commands as a user does, and return what they print."""
 
 from __future__ import annotations
 

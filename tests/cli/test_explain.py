@@ -1,4 +1,4 @@
-"""What is told of a model and of the operators, and why channels stay."""
+"""`inspect`, `explain` and `rules`: models, operators, and why channels can't be removed."""
 
 from __future__ import annotations
 

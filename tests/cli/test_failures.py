@@ -1,4 +1,4 @@
-"""How commands fail: one message, a status, no traceback."""
+"""Failures of commands: one message, an exit status, no traceback."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TestFailures:
 
     def test_a_missing_package(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxprune.report.summary", None)
-        told = invoke("inspect", model, status=2).stderr
-        assert told.startswith("error[OP609]: the installation is incomplete") and "pip install" in told
+        message = invoke("inspect", model, status=2).stderr
+        assert message.startswith("error[OP609]: the installation is incomplete") and "pip install" in message
 
     def test_tracebacks_of_errors_need_vv(self, tmp_path: Path) -> None:
         absent = tmp_path / "absent.onnx"
@@ -47,7 +47,7 @@ class TestFailures:
         refused("OP602", "inspect")
         assert invoke().stdout == invoke("--help").stdout
 
-    def test_names_can_not_command_the_terminal(self, tmp_path: Path) -> None:
+    def test_names_are_escaped(self, tmp_path: Path) -> None:
         proto = network()
         proto.graph.node[0].name = "\x1b[31mstem"
         path = tmp_path / "model.onnx"

@@ -1,4 +1,4 @@
-"""Pruning: what it prints and writes, and the models that it takes."""
+"""`onnxprune prune`: output, written files, and accepted models and inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TestPrune:
         assert (result.stdout, result.stderr) == ("", "")
         assert out.exists()
 
-    def test_the_plan_is_carried_out(self, model: Path, plan: Path, out: Path, tmp_path: Path) -> None:
+    def test_the_plan_is_applied(self, model: Path, plan: Path, out: Path, tmp_path: Path) -> None:
         found = document("prune", model, "-o", out, "--plan", plan)
         again = tmp_path / "again.onnx"
         invoke("prune", model, "-o", again, "--ratio", "0.5")
@@ -158,9 +158,9 @@ class TestInput:
         assert "no array for input 'b'" in refused("OP604", *args, f"a={image}")
         invoke(*args, f"a={image}", "--input", f"b={image}")
 
-    def test_an_input_that_tells_nothing(self, model: Path, out: Path, tmp_path: Path) -> None:
+    def test_an_uninformative_input(self, model: Path, out: Path, tmp_path: Path) -> None:
         proto = network()
-        for tensor in proto.graph.initializer:  # nothing but the input's own values reach the output
+        for tensor in proto.graph.initializer:  # only the input's values reach the output
             if tensor.name.endswith("_b"):
                 tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
         onnx.save(proto, model)

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from onnxprune import load
-from onnxprune.cli import cli
 from onnxprune.model.session import run, session
-
-MODELS = Path(__file__).parents[2] / "models"
-MODEL = MODELS / "digits_resnet.onnx"
+from tests.cli.support import DIGITS, document, refused
 
 
 @pytest.fixture
 def digits(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
-    """Write half of the test digits, without labels, to calibrate with; return the other half to judge by."""
-    with np.load(MODELS / "digits_test.npz", allow_pickle=False) as data:
+    """Write half of the test digits, unlabeled, for calibration; return the other half for evaluation."""
+    with np.load(DIGITS.with_name("digits_test.npz"), allow_pickle=False) as data:
         images, labels = data["images"], data["labels"]
     np.savez(tmp_path / "calibration.npz", image=images[::2])
     return tmp_path / "calibration.npz", images[1::2], labels[1::2]
 
 
-def prune(output: Path, *options: str) -> dict[str, object]:
-    arguments = ["prune", str(MODEL), "-o", str(output), "--target", "macs=0.3", "--format", "json", *options]
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 0, result.output
-    document: dict[str, object] = json.loads(result.stdout)
-    return document
+def prune(output: Path, *options: str) -> dict[str, Any]:
+    return document("prune", DIGITS, "-o", output, "--target", "macs=0.3", *options)
 
 
 def accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
@@ -39,11 +31,11 @@ def accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def test_what_pruning_lost_is_won_back(tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]) -> None:
+def test_repair_recovers_accuracy(tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]) -> None:
     data, images, labels = digits
     assert prune(tmp_path / "bare.onnx")["repairs"] == []
     repairs = prune(tmp_path / "repaired.onnx", "--data", str(data), "--allocation", "uniform")["repairs"]
-    assert isinstance(repairs, list) and len(repairs) > 10
+    assert len(repairs) > 10
     bare, repaired = (accuracy(tmp_path / f"{n}.onnx", images, labels) for n in ("bare", "repaired"))
     assert bare < 0.5 and repaired > 0.9
     shapes = [
@@ -55,48 +47,40 @@ def test_what_pruning_lost_is_won_back(tmp_path: Path, digits: tuple[Path, np.nd
 
 @pytest.mark.parametrize("option", [["--recover", "bn"], ["--limit", "5"], ["--preprocess", "scale=1/255"]])
 def test_options_without_data(tmp_path: Path, option: list[str]) -> None:
-    result = CliRunner().invoke(cli, ["prune", str(MODEL), "-o", str(tmp_path / "x.onnx"), "--ratio", "0.3", *option])
-    assert result.exit_code == 2
-    assert "OP302" in result.stderr and option[0] in result.stderr
+    assert option[0] in refused("OP302", "prune", DIGITS, "-o", tmp_path / "x.onnx", "--ratio", "0.3", *option)
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_data_that_is_not_there(tmp_path: Path) -> None:
-    missing = str(tmp_path / "no.npz")
-    result = CliRunner().invoke(
-        cli, ["prune", str(MODEL), "-o", str(tmp_path / "x.onnx"), "--ratio", "0.3", "--data", missing]
-    )
-    assert result.exit_code == 2 and "OP7" in result.stderr and missing in result.stderr
-    assert not (tmp_path / "x.onnx").exists()
+def test_missing_data(tmp_path: Path) -> None:
+    missing, output = str(tmp_path / "no.npz"), tmp_path / "x.onnx"
+    assert missing in refused("OP701", "prune", DIGITS, "-o", output, "--ratio", "0.3", "--data", missing)
+    assert not output.exists()
 
 
-def test_channels_are_taken_where_they_cost_least(tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]) -> None:
+def test_channels_are_removed_where_they_cost_least(
+    tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]
+) -> None:
     data, images, labels = digits
     settings = prune(tmp_path / "repaired.onnx", "--data", str(data))["settings"]
-    assert isinstance(settings, dict)
     assert (settings["allocation"], settings["criterion"]) == ("reconstruction", "obs")
     assert accuracy(tmp_path / "repaired.onnx", images, labels) > 0.9
 
 
-def test_as_far_as_a_drop_allows(tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    """The drop that is allowed bounds disagreement on samples without labels; more is removed where more is allowed."""
+def test_max_drop(tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    """The drop bounds disagreement on unlabeled samples; a larger drop allows a smaller model."""
     data, images, labels = digits
-    arguments = ["prune", str(MODEL), "--data", str(data), "--format", "json", "--limit", "100"]
-    macs, dense = [], accuracy(MODEL, images, labels)
+    macs, dense = [], accuracy(DIGITS, images, labels)
     for drop in ("0.02", "0.2"):
         output = tmp_path / f"{drop}.onnx"
-        result = CliRunner().invoke(cli, [*arguments, "-o", str(output), "--max-drop", drop])
-        assert result.exit_code == 0, result.output
-        document = json.loads(result.stdout)
-        (agreement,) = (s["model"]["value"] for s in document["evaluation"]["scores"] if s["metric"] == "agreement")
-        assert agreement >= 1 - float(drop) and document["proved"]
+        found = document("prune", DIGITS, "-o", output, "--data", data, "--limit", "100", "--max-drop", drop)
+        (agreement,) = (s["model"]["value"] for s in found["evaluation"]["scores"] if s["metric"] == "agreement")
+        assert agreement >= 1 - float(drop) and found["proved"]
         assert accuracy(output, images, labels) > dense - float(drop) - 0.05
-        macs.append(document["cost"]["after"]["macs"] / document["cost"]["before"]["macs"])
+        macs.append(found["cost"]["after"]["macs"] / found["cost"]["before"]["macs"])
     assert macs[1] < macs[0] < 0.6
 
 
 @pytest.mark.parametrize("option", [["--ratio", "0.5"], ["--no-verify"], ["--recover", "none"], ["--plan", "p.json"]])
 def test_a_drop_is_a_budget(tmp_path: Path, option: list[str]) -> None:
-    arguments = ["prune", str(MODEL), "-o", str(tmp_path / "x.onnx"), "--data", "digits", "--max-drop", "1%", *option]
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 2 and "OP302" in result.stderr
+    output = tmp_path / "x.onnx"
+    refused("OP302", "prune", DIGITS, "-o", output, "--data", "digits", "--max-drop", "1%", *option)

@@ -1,31 +1,16 @@
-"""`onnxprune sensitivity`: measured, kept, gone on with, drawn, and used by `plan` and `prune`."""
+"""`onnxprune sensitivity`: measured, saved, resumed, plotted, and used by `plan` and `prune`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from onnxprune.cli import cli
+from tests.cli.support import DIGITS, document, invoke, refused
 
-MODELS = Path(__file__).parents[2] / "models"
-MODEL = MODELS / "digits_resnet.onnx"
-
-
-def invoke(*args: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(cli, [str(a) for a in args])
-    assert result.exit_code == status, result.output
-    return result
-
-
-def refused(code: str, *args: object) -> str:
-    result = invoke(*args, status=2)
-    assert result.stderr.splitlines()[0].startswith(f"error[{code}]: "), result.stderr
-    return result.stderr
+MODELS, MODEL = DIGITS.parent, DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +34,12 @@ def test_a_table(data: Path) -> None:
     assert "/stem/conv/Conv" in found and "-50%" in found and "8 groups" in found
 
 
-def test_a_run_that_was_stopped_goes_on(data: Path, record: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(data: Path, record: Path, tmp_path: Path) -> None:
     whole = json.loads(record.read_text())
     part = tmp_path / "part.json"
     part.write_text(json.dumps({**whole, "groups": whole["groups"][2:]}))
     result = invoke("sensitivity", MODEL, "--data", data, "-o", part, "--format", "json")
-    document: dict[str, Any] = json.loads(result.stdout)
-    assert document["measured"] == 2 and "has 6 groups" in result.stderr
+    assert json.loads(result.stdout)["measured"] == 2 and "has 6 groups" in result.stderr
     assert [g["group"] for g in json.loads(part.read_text())["groups"]] == [g["group"] for g in whole["groups"]]
     assert "OP313" in refused("OP313", "sensitivity", MODEL, "--data", data, "-o", part, "--seed", 1)
     invoke("sensitivity", MODEL, "--data", data, "-o", part, "--seed", 1, "--force", "--share", "50%", "-q")
@@ -63,9 +47,9 @@ def test_a_run_that_was_stopped_goes_on(data: Path, record: Path, tmp_path: Path
 
 def test_a_metric_that_takes_labels(data: Path) -> None:
     arguments = ("sensitivity", MODEL, "--data", data, "--metric", "top1", "--share", "1", "--include", "/stem*")
-    document = json.loads(invoke(*arguments, "--format", "json").stdout)
-    ((_, lost),) = document["groups"][0]["points"]
-    assert len(document["groups"]) == 1 and lost > 0.2
+    (group,) = document(*arguments)["groups"]
+    ((_, lost),) = group["points"]
+    assert lost > 0.2
 
 
 @pytest.mark.dev
@@ -80,7 +64,7 @@ def test_a_plot(data: Path, record: Path, tmp_path: Path) -> None:
 
 
 def test_plans_from_what_was_measured(data: Path, record: Path, tmp_path: Path) -> None:
-    """A record gives the same plan as measuring at once, without data; and not that of equal shares."""
+    """A record gives the same plan as data do, and another one than uniform shares."""
     plans = {}
     for name, options in {
         "record": ["--sensitivity", record],

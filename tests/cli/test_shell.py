@@ -1,4 +1,4 @@
-"""The command line as the shell sees it: it starts fast, writes where it should, and ends with the right status."""
+"""The command line in a shell: start-up time, output streams and exit status."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_version() -> None:
     assert shell("--version").stdout == f"onnxprune {onnxprune.__version__}\n"
 
 
-def test_data_to_stdout_words_to_stderr(tmp_path: Path) -> None:
+def test_data_go_to_stdout_and_messages_to_stderr(tmp_path: Path) -> None:
     model, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
     onnx.save(network(), model)
     done = shell("prune", str(model), "-o", str(out), "--ratio", "0.5", "-v")
@@ -62,7 +62,7 @@ def test_data_to_stdout_words_to_stderr(tmp_path: Path) -> None:
     assert failed.stderr.startswith("error[OP116]: ") and "\x1b" not in failed.stderr
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     done = subprocess.run(
         f"{sys.executable} -m onnxprune rules --format json | true; exit ${{PIPESTATUS[0]}}",
         shell=True,
@@ -95,7 +95,7 @@ def test_color_is_for_terminals_that_want_it(tmp_path: Path, colored: bool) -> N
         while True:
             try:
                 chunk = os.read(master, 4096)
-            except OSError:  # the other end is closed
+            except OSError:  # the other end was closed
                 break
             if not chunk:
                 break

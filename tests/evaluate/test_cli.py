@@ -93,7 +93,7 @@ def test_modules_of_the_working_folder_are_found(place: Path) -> None:
         (["--data", "data.npz", "--preprocess", "resise=3"], "OP709"),
         (["--data", "data.npz", "--metric", "top2"], "OP711"),
         (["--data", "data.npz", "--provider", "NoProvider"], "OP608"),
-        (["--data", "data.npz", "--limit", "0"], "OP602"),
+        (["--data", "data.npz", "--limit", "0"], "OP303"),
         (["--data", "data.npz", "--against", "none.onnx"], "OP101"),
         (["--data", "images.zip"], "OP706"),
         ([], "OP602"),

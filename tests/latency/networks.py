@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.latency.widths import CandidateWidths, candidate_widths
-from onnxprune.planning.budget import ways_down
+from onnxprune.planning.budget import candidate_steps
 from onnxprune.settings.planning import Constraints
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyze
@@ -39,7 +39,7 @@ def candidates_of(graph: ChannelGraph, constraints: Constraints | None = None, s
     """Return candidate widths for random scores."""
     rng = np.random.default_rng(seed)
     scores = [rng.uniform(0.5, 1.5, len(group.units)) for group in graph.groups]
-    _, ways = ways_down(graph, scores, constraints or Constraints())
+    _, ways = candidate_steps(graph, scores, constraints or Constraints())
     return [
         candidate_widths(graph, graph.groups[i], scores[i], steps, errors=False) for i, steps in ways.items() if steps
     ]

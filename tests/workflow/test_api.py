@@ -1,4 +1,4 @@
-"""The public functions: they are there, they are functions, and their examples run."""
+"""The public functions: they exist, they are functions, and their examples run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORKFLOW = (
 )
 
 
-def test_the_names_are_there() -> None:
+def test_the_names_exist() -> None:
     for name in op.__all__:
         assert getattr(op, name) is not None and name in dir(op)
     assert set(WORKFLOW) <= set(op.__all__)
@@ -30,14 +30,14 @@ def test_the_names_are_there() -> None:
         _ = op.nothing  # type: ignore[attr-defined]
 
 
-def test_names_for_readers_of_types_are_those_at_run_time() -> None:
+def test_names_for_type_checkers_are_those_at_run_time() -> None:
     text = Path(op.__file__).read_text(encoding="utf-8")
     typed = text.partition("if TYPE_CHECKING:")[2].partition("\n_ERRORS")[0]
     assert set(re.findall(r" as (\w+)", typed)) == set(op.__all__)
 
 
 def test_functions_stay_functions() -> None:
-    """Whatever is imported first, and however sub-modules are called."""
+    """Importing submodules doesn't replace a public function by a module of the same name."""
     script = f"""
 import importlib, pkgutil, inspect, onnxprune
 for found in pkgutil.walk_packages(onnxprune.__path__, "onnxprune."):

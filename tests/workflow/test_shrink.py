@@ -1,4 +1,4 @@
-"""`shrink` is what the command `prune` does, byte for byte; results are checked before anything is written."""
+"""`shrink` gives the same bytes as the command `prune`; results are checked before anything is written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def written(path: Path, samples: int) -> Path:
         ),
     ],
 )
-def test_shrink_is_the_command(flags: list[str], options: dict[str, Any], data: Path, tmp_path: Path) -> None:
+def test_shrink_equals_the_command(flags: list[str], options: dict[str, Any], data: Path, tmp_path: Path) -> None:
     command, library = tmp_path / "command.onnx", tmp_path / "library.onnx"
     invoke("prune", DIGITS, "-o", command, "-q", *[str(data) if f == "DATA" else f for f in flags])
     found = op.shrink(DIGITS, **options, **({"data": data} if "DATA" in flags else {}))
@@ -65,14 +65,14 @@ def test_shrink_is_the_command(flags: list[str], options: dict[str, Any], data: 
     assert bool(found.repairs) == ("DATA" in flags)
 
 
-def test_a_dataset_will_do(data: Path) -> None:
+def test_a_dataset_is_accepted(data: Path) -> None:
     opened = open_data(data, op.load(DIGITS).proto)
     first = op.shrink(DIGITS, target=HALF, allocation="uniform", data=data)
     again = op.shrink(DIGITS, target=HALF, allocation="uniform", data=opened)
     assert first.model.proto.SerializeToString() == again.model.proto.SerializeToString()
 
 
-def test_the_verbs_one_by_one_are_shrink(few: Path) -> None:
+def test_single_steps_equal_shrink(few: Path) -> None:
     whole = op.shrink(DIGITS, target=HALF, data=few)
     plan = op.plan(DIGITS, target=HALF, data=few)
     pruned = op.prune(DIGITS, plan)
@@ -82,7 +82,7 @@ def test_the_verbs_one_by_one_are_shrink(few: Path) -> None:
     assert op.plan(DIGITS, target=HALF).settings["allocation"] == "uniform", "and without"
 
 
-def test_how_far_it_is(few: Path) -> None:
+def test_progress(few: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     op.shrink(DIGITS, target=HALF, data=few, progress=lambda *at: seen.append(at))
     phases = list(dict.fromkeys(phase for phase, _, _ in seen))
@@ -101,7 +101,7 @@ class TestGraphsurgeon:
         assert not op.verify(graph, graph, small.plan).proved, "the original isn't its pruned version"
         assert op.prune(graph, small.plan).to_graphsurgeon().nodes == again.nodes
 
-    def test_every_verb_takes_one(self, data: Path, tmp_path: Path) -> None:
+    def test_every_function_takes_one(self, data: Path, tmp_path: Path) -> None:
         graph = op.as_graphsurgeon(DIGITS)
         assert len(op.analyze(graph).graph.groups) == 8
         assert op.plan(graph, ratio=0.5).removed
@@ -114,7 +114,7 @@ class TestGraphsurgeon:
         op.save(graph, tmp_path / "graph.onnx")
         onnx.checker.check_model(onnx.load(tmp_path / "graph.onnx"), full_check=True)
 
-    def test_a_pass_of_the_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_user_transformations(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "passes.py").write_text(
             "def rename(graph):\n    graph.outputs[0].name = 'scores'\n"
             "def nothing(graph):\n    return 3\n"
@@ -132,7 +132,7 @@ class TestGraphsurgeon:
 
 
 class TestChecks:
-    """Rewrites that are broken on purpose are found, and nothing is written."""
+    """Rewrites broken on purpose are detected, and nothing is written."""
 
     @pytest.fixture
     def broken(self, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -176,7 +176,7 @@ class TestChecks:
         assert "as predicted" in message and not list(tmp_path.iterdir())
 
     def test_a_model_that_was_invalid_before(self, tmp_path: Path) -> None:
-        """What onnx refuses of the original isn't held against the rewrite."""
+        """Errors that onnx also finds in the original are ignored."""
         proto = onnx.load(DIGITS)
         for value in proto.graph.value_info:
             if value.type.tensor_type.shape.dim:
