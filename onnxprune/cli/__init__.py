@@ -25,6 +25,10 @@ Examples:
 """
 
 
+_OLD_FLAGS = {"optimiser": "optimizer"}
+"""Flags of 0.1 that are accepted for one release."""
+
+
 @click.group(
     epilog=_EXAMPLES,
     cls=LazyGroup,
@@ -32,7 +36,11 @@ Examples:
     commands=COMMANDS,
     invoke_without_command=True,
     subcommand_metavar="COMMAND ...",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": lambda token: _OLD_FLAGS.get(token, token),
+    },
 )
 @click.version_option(__version__, "-V", "--version", message="onnxprune %(version)s")
 @click.pass_context

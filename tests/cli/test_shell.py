@@ -103,3 +103,15 @@ def test_color_is_for_terminals_that_want_it(tmp_path: Path, colored: bool) -> N
         os.close(master)
         process.wait(timeout=60)
         assert (b"\x1b[33m" in text or b"\x1b[31m" in text) == colored, text
+
+
+def test_the_flag_of_the_last_release_is_accepted() -> None:
+    """`--optimiser` sets `--optimizer`, which checks its values; another spelling is no flag."""
+    from click.testing import CliRunner
+
+    from onnxprune.cli import cli
+
+    arguments = ["finetune", "m.onnx", "-o", "o.onnx", "--data", "d.npz"]
+    known = CliRunner().invoke(cli, [*arguments, "--optimiser", "nope"])
+    assert "nope" in known.output and "--optimizer" in known.output
+    assert "no such option" in CliRunner().invoke(cli, [*arguments, "--optimyser", "sgd"]).output.lower()
