@@ -72,7 +72,7 @@ class Channels:
         summed: ids that a contraction sums over: where channels are read, as opposed to made.
         balances: arrays with a row for each group of channels, all of which must lose the same number, and the node
             that requires it.
-        blocks: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group, of
+        ids_by_group: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group, of
             which the weight's value holds the first.
         contractions: the nodes that sum products over channels, by index.
         pieces: id arrays of axes that were cut out of longer ones and must not become empty.
@@ -86,7 +86,7 @@ class Channels:
     approximations: list[tuple[Ids, Approximation]] = field(default_factory=list)
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
     balances: list[tuple[Ids, int]] = field(default_factory=list)
-    blocks: dict[str, Ids] = field(default_factory=dict)
+    ids_by_group: dict[str, Ids] = field(default_factory=dict)
     pieces: list[Ids] = field(default_factory=list)
     summed: list[Ids] = field(default_factory=list)
     contractions: dict[int, Contraction] = field(default_factory=dict)
@@ -117,11 +117,11 @@ class Channels:
         """Record that the kept part of an array of two or more dimensions must be a rectangle."""
         self.rectangles.append((ids, node))
 
-    def in_blocks(self, initializer: str, ids: Ids, groups: int) -> Ids:
+    def split_by_group(self, initializer: str, ids: Ids, groups: int) -> Ids:
         """Return separate ids for each group of a weight along its second axis, shape (groups, channels)."""
         rest = self.fresh((groups - 1) * len(ids)).reshape(groups - 1, -1)
-        self.blocks[initializer] = np.concatenate([ids[None], rest])
-        return self.blocks[initializer]
+        self.ids_by_group[initializer] = np.concatenate([ids[None], rest])
+        return self.ids_by_group[initializer]
 
     def edges(self) -> tuple[Ids, Ids, Ids]:
         """Return all ties: two arrays of ids and one of node indices, each of shape (ties,)."""

@@ -100,8 +100,8 @@ class Reshaped:
 def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None = None) -> Reshaped:
     """Reshape a tensor and its id arrays.
 
-    Input and output axes fall into blocks of equal size (``(N, C, H, W) -> (N, C*H*W)`` has the blocks ``N -> N`` and
-    ``C, H, W -> C*H*W``). Within a block an id array is broadcast over all the block's input axes, reshaped to its
+    Input and output axes fall into runs with equal products (``(N, C, H, W) -> (N, C*H*W)`` has the runs ``N -> N`` and
+    ``C, H, W -> C*H*W``). Within a run an id array is broadcast over all the run's input axes, reshaped to its
     output axes, and reduced to the axes along which it varies.
 
     If two axes with ids are merged into one, only one set of ids can be carried: in an attention that of the heads,
@@ -112,8 +112,8 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
     """
     if prod(value.shape) != prod(shape):
         raise ValueError(f"{list(value.shape)} can't be reshaped to {list(shape)}")
-    blocks = _blocks(value.shape, shape)
-    block_of = {axis: i for i, (inputs, _) in enumerate(blocks) for axis in inputs}
+    runs = _runs(value.shape, shape)
+    run_of = {axis: i for i, (inputs, _) in enumerate(runs) for axis in inputs}
     taken: dict[int, Factor] = {}
     factors: list[Factor] = []
     lost: list[tuple[Ids, str]] = []
@@ -124,12 +124,12 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
         if not factor.axes:
             single.append(factor.ids)
             continue
-        touched = sorted({block_of[a] for a in factor.axes})
-        if any(b in taken for b in touched):
+        touched = sorted({run_of[a] for a in factor.axes})
+        if any(r in taken for r in touched):
             lost.append((factor.ids, "two sets of channels are merged into one axis"))
             continue
-        source = [a for b in touched for a in blocks[b][0]]
-        target = [a for b in touched for a in blocks[b][1]]
+        source = [a for r in touched for a in runs[r][0]]
+        target = [a for r in touched for a in runs[r][1]]
         if prod(shape[a] for a in target) > _MOST_IDS:  # only damaged models have this many
             lost.append((factor.ids, "channels are merged with too many positions"))
             continue
@@ -176,11 +176,11 @@ def _spread(factor: Factor, axes: Sequence[int], shape: Shape) -> Ids:
     return np.broadcast_to(expanded, [shape[a] for a in axes])
 
 
-def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+def _runs(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     """Split a reshape into the smallest runs of axes with equal products, ignoring axes of size one."""
     left = [a for a, n in enumerate(before) if n != 1]
     right = [a for a, n in enumerate(after) if n != 1]
-    blocks: list[tuple[list[int], list[int]]] = []
+    runs: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(left) and j < len(right):
         inputs, outputs = [left[i]], [right[j]]
@@ -192,5 +192,5 @@ def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
             else:
                 outputs.append(right[j])
                 j += 1
-        blocks.append((inputs, outputs))
-    return blocks
+        runs.append((inputs, outputs))
+    return runs

@@ -226,7 +226,7 @@ class TraceNode(Node):
                 shape += (groups, n // groups) if axis == 0 else (n,)
             ids = factor.ids.reshape(shape)
             if axes == (2,) and groups > 1 and owner is not None:
-                axes, ids = (0, 2), self.channels.in_blocks(owner, ids, groups)
+                axes, ids = (0, 2), self.channels.split_by_group(owner, ids, groups)
             factors.append(Factor(axes, ids))
         return value.moved((groups, value.shape[0] // groups, *value.shape[1:]), factors)
 

@@ -38,7 +38,7 @@ def solve(
     """
     initializers = [t.name for t in proto.graph.initializer if t.name in values]
     slots = {(name, f.axes[0]): f.ids for name in initializers for f in values[name].factors}
-    slots |= {(name, 1): ids.ravel() for name, ids in ledger.blocks.items()}
+    slots |= {(name, 1): ids.ravel() for name, ids in ledger.ids_by_group.items()}
 
     def solved() -> ChannelGraph:
         roots = ledger.solve()
@@ -52,7 +52,7 @@ def solve(
         bundles, stuck = bundle(
             [unit_of[ids] for ids, _ in ledger.balances], pinned, footprints(incidence, len(pinned))
         )
-        per_group = {(name, 1): len(ids) for name, ids in ledger.blocks.items()}
+        per_group = {(name, 1): len(ids) for name, ids in ledger.ids_by_group.items()}
         return ChannelGraph(
             *(proto, shapes, values, attention, grouped, slots, per_group),
             *(unit_of, pinned, stuck, bundles, incidence, ledger),
