@@ -72,8 +72,8 @@ class Channels:
         summed: ids that a contraction sums over: where channels are read, as opposed to made.
         balances: arrays with a row for each group of channels, all of which must lose the same number, and the node
             that requires it.
-        ids_by_group: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group, of
-            which the weight's value holds the first.
+        ids_by_group: ids along the second axis of a grouped convolution's weight, by initializer: a row for each group,
+            of which the weight's value holds the first.
         contractions: the nodes that sum products over channels, by index.
         pieces: id arrays of axes that were cut out of longer ones and must not become empty.
     """
