@@ -16,8 +16,6 @@ Example:
 
 from __future__ import annotations
 
-import logging
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -110,12 +108,12 @@ _RENAMED = {
     "analyse": "analyze",
 }
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
-
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name in _RENAMED:
+        import warnings
+
         warnings.warn(f"onnxprune.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
         name = _RENAMED[name]
     if name not in _HOME:

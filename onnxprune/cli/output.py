@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import sys
@@ -156,23 +155,17 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-class _Lines(logging.Handler):
-    """Prints the library's log: warnings as warnings, information as notes."""
-
-    def __init__(self, out: Output) -> None:
-        """Set the output."""
-        super().__init__(logging.INFO)
-        self.out = out
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record of the log."""
-        text = with_flags(record.getMessage(), click.get_current_context(silent=True))
-        (self.out.warn if record.levelno >= logging.WARNING else self.out.note)(text)
-
-
 @contextmanager
 def _logged(out: Output) -> Iterator[None]:
-    logger, handler = logging.getLogger("onnxprune"), _Lines(out)
+    """Print the library's log while a command runs: warnings as warnings, information as notes."""
+    import logging  # not above: it takes a tenth of the time of --help
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = with_flags(record.getMessage(), click.get_current_context(silent=True))
+            (out.warn if record.levelno >= logging.WARNING else out.note)(text)
+
+    logger, handler = logging.getLogger("onnxprune"), Lines(logging.INFO)
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

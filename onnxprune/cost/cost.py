@@ -8,6 +8,7 @@ from math import prod
 
 from onnx import ModelProto
 
+from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
 from onnxprune.cost.terms import ShapeOf, Term, terms_of, weights_of
 from onnxprune.operators.contractions import multiply_accumulates
@@ -61,7 +62,8 @@ class Cost:
 
 def cost(kept: PrunedGraph) -> Cost:
     """Return the cost of a traced model after removal, exactly that of the rewritten model."""
-    return _cost(kept.graph.proto, kept.graph.shapes, kept.shape)
+    graph = kept.graph
+    return _cost(graph.proto, graph.shapes, kept.shape, graph.ledger.contractions)
 
 
 def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
@@ -71,12 +73,12 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
         proto: a normalized model.
         shapes: its concretized shapes.
     """
-    return _cost(proto, shapes, shapes.shapes.__getitem__)
+    return _cost(proto, shapes, shapes.shapes.__getitem__, {})
 
 
-def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
+def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf, contractions: Mapping[int, Contraction]) -> Cost:
     elements = {name: prod(shape(name)) for name in weights_of(proto)}
-    layers = tuple(_layers(proto, shapes.shapes, shape, elements))
+    layers = tuple(_layers(proto, shapes.shapes, shape, elements, contractions))
     return Cost(
         params=sum(elements.values()),
         macs=sum(layer.macs for layer in layers),
@@ -87,10 +89,14 @@ def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf) -> Cost:
 
 
 def _layers(
-    proto: ModelProto, shapes: Mapping[str, Shape], shape: ShapeOf, elements: Mapping[str, int]
+    proto: ModelProto,
+    shapes: Mapping[str, Shape],
+    shape: ShapeOf,
+    elements: Mapping[str, int],
+    contractions: Mapping[int, Contraction],
 ) -> Iterator[LayerCost]:
-    for node in proto.graph.node:
-        call = multiply_accumulates(node, shapes)
+    for index, node in enumerate(proto.graph.node):
+        call = multiply_accumulates(node, shapes, contractions.get(index))
         macs = Term(*call).of(shape) if call else 0
         if not macs:
             continue

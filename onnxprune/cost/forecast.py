@@ -24,7 +24,7 @@ class Forecast:
 
     def __init__(self, graph: ChannelGraph, quantity: Quantity) -> None:
         """Index which terms depend on which sizes."""
-        made_of = terms_of(quantity, graph.proto, graph.shapes)
+        made_of = terms_of(quantity, graph.proto, graph.shapes, graph.ledger.contractions)
         table = _Table(graph)
         self._terms = {
             i: (term, tuple(map(table.shape, term.tensors)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
 from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.settings.planning import Quantity
@@ -63,12 +64,22 @@ class Sum:
         return self.total(np.array([term.of(shape) for term in self.terms], dtype=np.int64))
 
 
-def terms_of(quantity: Quantity, proto: ModelProto, shapes: Shapes) -> Sum:
-    """Return a cost of a normalized model as terms."""
+def terms_of(
+    quantity: Quantity, proto: ModelProto, shapes: Shapes, contractions: Mapping[int, Contraction] | None = None
+) -> Sum:
+    """Return a cost of a normalized model as terms.
+
+    Args:
+        quantity: the cost.
+        proto: the model.
+        shapes: its concretized shapes.
+        contractions: those that its trace recorded, by the node's index, if it was traced.
+    """
     if quantity == "memory":
         return _memory(proto, shapes)
     if quantity == "macs":
-        calls = (multiply_accumulates(node, shapes.shapes) for node in proto.graph.node)
+        known = contractions or {}
+        calls = (multiply_accumulates(n, shapes.shapes, known.get(i)) for i, n in enumerate(proto.graph.node))
         terms = [Term(*call) for call in calls if call]
     elif quantity == "params":
         terms = [Term((name,), prod) for name in weights_of(proto)]

@@ -21,7 +21,9 @@ def contracts(node: NodeProto) -> bool:
     return _counted(card_of(node.domain, node.op_type))
 
 
-def multiply_accumulates(node: NodeProto, shapes: Mapping[str, Shape]) -> Macs | None:
+def multiply_accumulates(
+    node: NodeProto, shapes: Mapping[str, Shape], recorded: Contraction | None = None
+) -> Macs | None:
     """Return the tensors whose shapes determine the multiply-accumulates of a node, and a function that counts them.
 
     The function takes these shapes in the same order, and returns 0 where they don't fit the operator.
@@ -29,6 +31,7 @@ def multiply_accumulates(node: NodeProto, shapes: Mapping[str, Shape]) -> Macs |
     Args:
         node: the node.
         shapes: shapes of its tensors, to evaluate its spec at.
+        recorded: what a trace recorded of it; by default it is traced by itself.
 
     Returns:
         None for operators that aren't contractions, and where the shapes don't fit.
@@ -37,15 +40,18 @@ def multiply_accumulates(node: NodeProto, shapes: Mapping[str, Shape]) -> Macs |
     output = next((name for name in node.output if name), None)
     if output is None or not _counted(card):
         return None
-    return _by_card(node, card, output) if card.macs is not None else _by_spec(node, card, output, shapes)
+    return (
+        _by_card(node, card, output)
+        if card.macs is not None
+        else _by_spec(node, recorded or _contraction(node, card, shapes), output)
+    )
 
 
 def _counted(card: Card) -> bool:
     return card.contracts or card.macs is not None
 
 
-def _by_spec(node: NodeProto, card: Card, output: str, shapes: Mapping[str, Shape]) -> Macs | None:
-    found = _contraction(node, card, shapes)
+def _by_spec(node: NodeProto, found: Contraction | None, output: str) -> Macs | None:
     if found is None:
         return None
     axes = [axis for _, axis in found.axes]
