@@ -17,7 +17,6 @@ from onnxprune.errors import PlanError
 from onnxprune.settings import Policies, Settings, Target
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.planning import Limited
-from onnxprune.settings.training import LossName
 
 Function = Callable[..., Any]
 
@@ -132,7 +131,6 @@ class SettingOption(click.Option):
 # The parameter type for each type of settings, None left out.
 _FORMS: Mapping[Any, Any] = {
     Target: weighted("KIND=SHARE", get_args(Limited), _share),
-    Mapping[LossName, float]: weighted("NAME[=WEIGHT]", get_args(LossName), _number, 1.0),
     tuple[str, Annotated[float, "share"]]: Parsed("PATTERN=R", _pattern_ratio),
     Annotated[float, "share"]: SHARE,
     int | Literal["auto"]: Parsed("N|auto", _count_or_auto),
@@ -144,7 +142,7 @@ _FORMS: Mapping[Any, Any] = {
 def option(declared: Declared, *, required: bool = False) -> Callable[[Function], Function]:
     """Return the option of a setting, with the flag, type, default and help of its declaration."""
     about, kind = declared.about, _without_none(declared.kind)
-    several = kind in (Target, Mapping[LossName, float])  # a repeated target is an error; the last one doesn't win
+    several = kind is Target or get_origin(kind) is Mapping  # a repeated target is an error; the last one doesn't win
     if get_origin(kind) is tuple:
         kind, several = get_args(kind)[0], True
     flag = about.get("flag", _flag(declared.name))
@@ -155,6 +153,8 @@ def option(declared: Declared, *, required: bool = False) -> Callable[[Function]
         settings = {"is_flag": True, "flag_value": True}
     elif get_origin(kind) is Literal:
         settings["type"] = click.Choice(get_args(kind))
+    elif get_origin(kind) is Mapping:  # a weight for each word
+        settings["type"] = weighted("NAME[=WEIGHT]", get_args(get_args(kind)[0]), _number, 1.0)
     else:
         settings["type"] = _FORMS.get(kind, click.STRING)
     repeatable = " Repeatable." if several and kind is not Target else ""

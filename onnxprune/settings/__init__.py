@@ -1,27 +1,46 @@
-"""All settings, declared once. Nothing here imports numpy or onnx, so that `--help` is fast."""
+"""All settings, declared once.
+
+Nothing here imports numpy or onnx, and each module is imported when first needed, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
-from onnxprune.settings.benchmarking import BenchmarkSettings
-from onnxprune.settings.declare import Settings, build, given
-from onnxprune.settings.planning import Constraints, LatencySettings, PlanSettings, Policies, Target
-from onnxprune.settings.shrinking import DataSettings, RepairSettings, ShrinkSettings
-from onnxprune.settings.training import Augmentation, LossSettings, TrainSettings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Augmentation",
-    "BenchmarkSettings",
-    "Constraints",
-    "DataSettings",
-    "LatencySettings",
-    "LossSettings",
-    "PlanSettings",
-    "Policies",
-    "RepairSettings",
-    "Settings",
-    "ShrinkSettings",
-    "Target",
-    "TrainSettings",
-    "build",
-    "given",
-]
+if TYPE_CHECKING:
+    from onnxprune.settings.benchmarking import BenchmarkSettings as BenchmarkSettings
+    from onnxprune.settings.declare import Settings as Settings, build as build, given as given
+    from onnxprune.settings.planning import (
+        Constraints as Constraints,
+        LatencySettings as LatencySettings,
+        PlanSettings as PlanSettings,
+        Policies as Policies,
+        Target as Target,
+    )
+    from onnxprune.settings.shrinking import (
+        DataSettings as DataSettings,
+        RepairSettings as RepairSettings,
+        ShrinkSettings as ShrinkSettings,
+    )
+    from onnxprune.settings.training import (
+        Augmentation as Augmentation,
+        LossSettings as LossSettings,
+        TrainSettings as TrainSettings,
+    )
+
+_HOMES = {
+    "benchmarking": ("BenchmarkSettings",),
+    "declare": ("Settings", "build", "given"),
+    "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
+    "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings"),
+    "training": ("Augmentation", "LossSettings", "TrainSettings"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class or function when it is first used (PEP 562)."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
