@@ -26,6 +26,6 @@ def command(name: str | None, out: Output) -> None:
     chosen = [o for o in every if name is None or name.lower() in o.name.lower()]
     if name is not None and not chosen:
         near = get_close_matches(name, [o.name for o in every], n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else None
+        hint = f"did you mean {' or '.join(near)}?" if near else "`onnxprune rules` lists all"
         raise UsageError("OP606", f"there is no operator {name!r}", hint=hint)
     out.data(document("rules", operators=chosen, counts=count_states(chosen)), operator_tables(chosen))

@@ -231,7 +231,8 @@ def _decode(content: bytes, path: Path | None) -> ModelProto:
     try:
         proto: ModelProto = ModelProto.FromString(content)
     except DecodeError as error:
-        hint = next((h for magic, h in _OTHER_FORMATS.items() if content.startswith(magic)), None)
+        cut = "it may be cut short: compare its size with the source's"
+        hint = next((h for magic, h in _OTHER_FORMATS.items() if content.startswith(magic)), cut)
         raise ModelError("OP103", "not an ONNX model, or a damaged one", where=where, hint=hint) from error
     return proto
 

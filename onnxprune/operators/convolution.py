@@ -243,6 +243,14 @@ describe("com.microsoft:CausalConvWithState", factors=(0, 1), weights=(1, 2))
 describe("com.microsoft:CausalConvWithState", reasons={"linear": _STATE, "gradient": _STATE})
 
 
+def _weight_macs(node: Node, x: list[Shape], y: Shape) -> int:
+    """Count by hand, since some forms are left alone and have no spec: each output sums up one filter."""
+    return prod(y) * prod(x[1][1:])
+
+
+describe("DeformConv com.microsoft:CausalConvWithState", macs=_weight_macs)
+
+
 @traces("CausalConvWithState")
 def causal_conv(op: TraceNode) -> None:
     """A depthwise convolution over time whose last inputs are carried along."""

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnxprune.autodiff.backward import gradients
 from onnxprune.autodiff.forward import forward
 from onnxprune.autodiff.prepare import differentiable
+from onnxprune.channels.values import Shape
 from onnxprune.operators.card import Card, cards, describe, gradient, traces
 from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.operators.linear import ProductLayer
@@ -196,3 +197,27 @@ def test_without_its_card_the_operator_is_unknown() -> None:
     assert set(trainable(graph.proto)) == {"before", "after"}
     assert attended(scores_by_a_product()) == set()
     assert PRODUCT not in {o.name for o in operators()}
+
+
+LEFT_ALONE = [
+    (
+        "DeformConv",
+        {"offset_group": 2},
+        {"x": (1, 4, 5, 5), "w": (6, 4, 3, 3), "o": (1, 36, 3, 3)},
+        (1, 6, 3, 3),
+        6 * 9 * 36,
+    ),
+    ("com.microsoft:FusedMatMul", {"transBatchA": 1}, {"x": (3, 2, 4), "w": (2, 4, 5)}, (2, 3, 5), 30 * 4),
+]
+
+
+@pytest.mark.parametrize(("operator", "attributes", "inputs", "output", "expected"), LEFT_ALONE)
+def test_forms_that_are_left_alone_are_counted(
+    operator: str, attributes: dict[str, int], inputs: dict[str, Shape], output: Shape, expected: int
+) -> None:
+    domain, _, op_type = operator.rpartition(":")
+    node = helper.make_node(op_type, list(inputs), ["y"], domain=domain, **attributes)
+    found = multiply_accumulates(node, shapes := {**inputs, "y": output})
+    assert found is not None
+    assert found[1](*(shapes[name] for name in found[0])) == expected
+    assert found[1](*((0,) * len(shapes[name]) for name in found[0])) == 0
