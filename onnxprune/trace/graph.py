@@ -148,11 +148,6 @@ class ChannelGraph:
             at = int(left[tie] if right[tie] == at else right[tie])
         return path[::-1]
 
-    def pinned_ids(self, pin: Pin) -> Ids:
-        """Return the ids that a pin holds."""
-        found = [ids for ids, p in self.ledger.pins if p == pin]
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-
     @property
     def pieces(self) -> list[Ids]:
         """Ids on axes that were cut out of longer ones: not weights, but they must not become empty."""
