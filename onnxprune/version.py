@@ -1,3 +1,5 @@
-"""The version, where everything may read it."""
+"""Versions, where everything may read them."""
 
 __version__ = "0.1.0"
+
+REPORTS = 1  # of JSON documents

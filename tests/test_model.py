@@ -184,7 +184,7 @@ BAD_MODELS: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "old opset": ("OP108", lambda m: setattr(m.opset_import[0], "version", 6)),
     "new opset": ("OP108", lambda m: setattr(m.opset_import[0], "version", 999)),
     "no opset": ("OP108", lambda m: m.ClearField("opset_import")),
-    "two opsets": ("OP108", lambda m: m.opset_import.add(domain="ai.onnx", version=17)),
+    "two opsets": ("OP108", lambda m: m.opset_import.add(domain="ai.onnx", version=18)),
     "new IR": ("OP109", lambda m: setattr(m, "ir_version", 9999)),
     "no IR": ("OP109", lambda m: m.ClearField("ir_version")),
     "short data": ("OP110", lambda m: setattr(m.graph.initializer[0], "raw_data", b"12345678")),
@@ -213,6 +213,13 @@ def test_invalid_models_are_refused_with_their_code(case: str) -> None:
     code, edit = BAD_MODELS[case]
     assert code in CATALOG
     refuses(edited(edit), code)
+
+
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_an_operator_set_imported_twice_alike(domain: str) -> None:
+    model = small()
+    model.opset_import.add(domain=domain, version=17)
+    assert [(o.domain, o.version) for o in load(model).proto.opset_import] == [("", 17)]
 
 
 def test_places_are_told() -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import IO, Any
 
 import click
 
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.report.text import printable
+from onnxprune.version import REPORTS
 
 VERBOSITY = "onnxprune.verbosity"  # a key of click.Context.meta, as the next
 COMMAND = "onnxprune.command"
+JSON = "onnxprune.json"  # whether the arguments ask for JSON
+PRINTED = "onnxprune.printed"  # whether stdout has a document
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
+_PLACE = "  --> "
 _MARKS = {r"error(\[\w+\])?": "red", "  -->": "blue", "  help": "cyan"}
 
 
@@ -27,10 +33,28 @@ class Failure(click.ClickException):
 
     exit_code = 2
 
+    def __init__(self, message: str, fields: dict[str, str | None] | None = None) -> None:
+        """Set the message, and what its document has instead: code, cause, where and hint."""
+        super().__init__(message)
+        self.fields = fields or {"code": None, "cause": message, "where": None, "hint": None}
+
+    @classmethod
+    def of(cls, error: OnnxPruneError, context: click.Context | None = None) -> Failure:
+        """Return the failure that reports an error."""
+        where = error.where and with_flags(_PLACE + error.where, context).removeprefix(_PLACE)
+        cause, hint = (text and with_flags(text, context) for text in (error.cause, error.hint))
+        fields = {"code": error.code, "cause": cause, "where": where, "hint": hint}
+        return (GateFailure if error.exit_status == 1 else cls)(with_flags(str(error), context), fields)
+
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message on stderr, in color on a terminal."""
         lines = map(_paint if colored(sys.stderr) else str, printable(self.message).splitlines())
         click.echo("\n".join(lines), file=file, err=True)
+
+    def print_document(self) -> None:
+        """Print the failure as JSON on stdout."""
+        content = {"version": REPORTS, "report": "error", **self.fields, "exit_status": self.exit_code}
+        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 class GateFailure(Failure):
@@ -39,18 +63,35 @@ class GateFailure(Failure):
     exit_code = 1
 
 
+def asks_for_json(args: Sequence[str]) -> bool:
+    """Whether the arguments of a command line ask for JSON; they may be wrong otherwise."""
+    return "--format=json" in args or ("--format", "json") in pairwise(args)
+
+
+@contextmanager
+def reported(context: click.Context) -> Iterator[None]:
+    """Report every exception as `failures` does, and as JSON where that is asked for and nothing else is on stdout."""
+    try:
+        with failures(context):
+            yield
+    except Failure as failure:
+        if context.meta[JSON] and not context.meta.get(PRINTED):
+            failure.print_document()
+        raise
+
+
 @contextmanager
 def failures(context: click.Context | None = None) -> Iterator[None]:
     """Convert every exception to one that click turns into an exit status."""
     try:
         yield
     except click.UsageError as error:
-        raise Failure(str(_usage(error))) from error
+        raise Failure.of(_usage(error)) from error
     except (click.ClickException, click.exceptions.Exit):
         raise
     except OnnxPruneError as error:
         _trace(context)
-        raise (GateFailure if error.exit_status == 1 else Failure)(with_flags(str(error), context)) from error
+        raise Failure.of(error, context) from error
     except (KeyboardInterrupt, click.Abort) as error:
         raise click.exceptions.Exit(_INTERRUPTED) from error
     except BrokenPipeError as error:
@@ -60,7 +101,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
     except ImportError as error:
         _trace(context)
         hint = "reinstall: pip install --force-reinstall 'onnxprune[cpu]' or 'onnxprune[gpu]'"
-        raise Failure(str(UsageError("OP609", f"the installation is incomplete: {error}", hint=hint))) from error
+        raise Failure.of(UsageError("OP609", f"the installation is incomplete: {error}", hint=hint)) from error
     except Exception as error:
         _trace(context)
         cause = " ".join(f"{type(error).__name__}: {error}".split())

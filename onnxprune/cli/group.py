@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.failures import failures, unbreakable_streams
+from onnxprune.cli.failures import JSON, asks_for_json, failures, reported, unbreakable_streams
 
 
 class LazyGroup(click.Group):
@@ -34,13 +34,16 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"{self.package}.{cmd_name.replace('-', '_')}").command
         return command
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any) -> click.Context:
         """Parse the root's own options."""
         unbreakable_streams()
+        json = asks_for_json(args)
         with failures():
-            return super().make_context(*args, **kwargs)
+            context = super().make_context(info_name, args, *rest, **kwargs)
+        context.meta[JSON] = json
+        return context
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        with failures(ctx):
+        with reported(ctx):
             return super().invoke(ctx)

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.failures import COMMAND, VERBOSITY, colored, with_flags
+from onnxprune.cli.failures import COMMAND, PRINTED, VERBOSITY, colored, with_flags
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.progress import Progress
 from onnxprune.report.text import printable
@@ -50,6 +50,7 @@ class Output:
             from onnxprune.report.documents import to_json
 
             click.echo(to_json(document), nl=False)
+            click.get_current_context().meta[PRINTED] = True
         else:
             self._print(tables, err=False)
 

@@ -58,7 +58,12 @@ def command(
     from onnxprune.model.file import file_size, save
     from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal_tables
     from onnxprune.report.documents import document, fields
-    from onnxprune.report.evaluation import evaluation_tables, finetuning_fields, finetuning_tables
+    from onnxprune.report.evaluation import (
+        evaluation_tables,
+        finetuning_fields,
+        finetuning_tables,
+        left_out_tables,
+    )
     from onnxprune.report.summary import summarize, summarize_plan
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.shrinking import shrink
@@ -93,6 +98,7 @@ def command(
             **fields(checked),
             pins=dense.pins,
             repairs=result.repairs,
+            unrepaired=result.unrepaired,
             evaluation=evaluation,
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
@@ -100,6 +106,7 @@ def command(
         removal_tables(summary),
         *([] if latency is None else [latency_tables(latency)]),
         comparison_tables(checked),
+        left_out_tables("not repaired", result.unrepaired),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
         *([] if tuned is None else [finetuning_tables(tuned)]),
         pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS),

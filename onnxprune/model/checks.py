@@ -59,7 +59,7 @@ def messages(model: ModelProto) -> Iterator[Message]:
 
 
 def check_header(model: ModelProto) -> None:
-    """Check that a model has a graph and that its versions are supported.
+    """Check that a model has a graph and that its versions are supported; drop operator sets imported twice alike.
 
     Raises:
         ModelError: there is no graph, node or output (OP104), or the opset (OP108) or IR version (OP109) is
@@ -72,9 +72,15 @@ def check_header(model: ModelProto) -> None:
     if not 0 < model.ir_version <= max_ir_version():
         cause = f"IR version {model.ir_version}; ONNX Runtime here reads 1 to {max_ir_version()}"
         raise ModelError("OP109", cause, hint="upgrade onnxruntime, or export with an older one")
-    versions = Counter("" if o.domain in DEFAULT_DOMAINS else o.domain for o in model.opset_import)
-    if twice := [domain for domain, count in versions.items() if count > 1]:
-        raise ModelError("OP108", f"domain {twice[0]!r} is imported more than once")
+    versions: dict[str, int] = {}
+    for opset in model.opset_import:
+        domain = "" if opset.domain in DEFAULT_DOMAINS else opset.domain
+        if versions.setdefault(domain, opset.version) != opset.version:
+            cause = f"domain {domain!r} is imported in versions {versions[domain]} and {opset.version}"
+            raise ModelError("OP108", cause, hint="remove one of the entries of opset_import")
+    if len(versions) < len(model.opset_import):  # the same version twice is harmless, but not every reader accepts it
+        del model.opset_import[:]
+        model.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in DEFAULT_DOMAINS and not OLDEST_OPSET <= opset.version <= newest:

@@ -65,6 +65,7 @@ class TraceNode(Node):
         attention: what leaves an attention, if the node is part of one.
         grouped: what leaves a grouped convolution.
         outputs: the outputs' values, by number.
+        looked_at: the inputs whose channels the rule has looked at.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class TraceNode(Node):
         self.index = index
         self.attention = attention
         self.outputs: dict[int, Value] = {}
+        self.looked_at: set[str] = set()
         self.channels, self.grouped = walk.channels, walk.grouped
         self._walk = walk
         self._records = records
 
     def x(self, i: int) -> Value:
         """Return what is known about input ``i``."""
+        self.looked_at.add(self.node.input[i])
         return self._walk.look(self.node.input[i])
 
     @property

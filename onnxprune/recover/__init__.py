@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnxprune.model.stream import Batches, Inputs
-from onnxprune.recover.repair import Repair, recover, repeat
+from onnxprune.recover.layers import LeftOut
+from onnxprune.recover.repair import Repair, recover, repeat, unrepaired
 from onnxprune.settings.shrinking import Method
 
-__all__ = ["Batches", "Inputs", "Method", "Repair", "recover", "repeat"]
+__all__ = ["Batches", "Inputs", "LeftOut", "Method", "Repair", "recover", "repeat", "unrepaired"]

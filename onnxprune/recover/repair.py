@@ -18,7 +18,7 @@ from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent
-from onnxprune.recover.layers import LinearLayer, find_layers
+from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
 from onnxprune.recover.lstsq import Evidence, Rows, evidence, reconstruct, rescale, shift
 from onnxprune.recover.regression import (
     InterceptPlace,
@@ -109,6 +109,16 @@ def recover(
             repairs.append(_refit(layer, index, sink, *moments, _FITS[method]))
         progress("repair", number + 1, len(layers))
     return repairs
+
+
+def unrepaired(kept: PrunedGraph, pruned: ModelProto) -> tuple[LeftOut, ...]:
+    """Return the layers that read something that was pruned but can't be repaired, with the reasons.
+
+    Args:
+        kept: the traced original and what was removed from it.
+        pruned: the rewritten model.
+    """
+    return left_out(pruned, _changed_tensors(kept, pruned))
 
 
 def _changed_tensors(kept: PrunedGraph, pruned: ModelProto) -> set[str]:

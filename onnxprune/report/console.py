@@ -228,7 +228,11 @@ def node_tables(node: str, op: str, axes: Sequence[Axis]) -> Tables:
 
 
 def held_tables(code: str, axes: Sequence[HeldAxis]) -> Tables:
-    """Show the weights' axes that a reason pins."""
+    """Show the weights' axes that a reason pins, or what the code means if it pins none."""
+    if not axes:
+        yield from code_tables(code)
+        yield paragraph("No weight of this model stays for this reason.")
+        return
     yield heading(f"{code} {CATALOG[code].title}")
     rows = (
         (

@@ -20,8 +20,7 @@ from onnxprune.report.summary import GroupChange, GroupSummary, LayerSummary, Mo
 from onnxprune.rewrite.comparison import Comparison
 from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
-
-VERSION = 1
+from onnxprune.version import REPORTS
 
 Document = Mapping[str, Any]
 
@@ -33,7 +32,7 @@ def document(report: str, **content: Any) -> Document:
         report: the command's name.
         content: its fields: what JSON can write, paths, and results.
     """
-    return {"version": VERSION, "report": report, **content}
+    return {"version": REPORTS, "report": report, **content}
 
 
 def to_json(document: Document) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Evaluation, Score
 from onnxprune.report.documents import pick
-from onnxprune.report.layout import FAINT, Tables, count, heading, left, paragraph, right, table
+from onnxprune.report.layout import FAINT, Name, Tables, count, flexible, heading, left, paragraph, right, table
 
 if TYPE_CHECKING:
+    from onnxprune.recover import LeftOut
     from onnxprune.train.finetune import FineTuned
     from onnxprune.train.history import Epoch
 
@@ -42,7 +44,7 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
 
 def finetuning_fields(result: FineTuned) -> dict[str, Any]:
     """Return what a document contains of a fine-tuning run."""
-    return pick(result, "kept", "epoch", "metric", "before", "after", "history")
+    return pick(result, "kept", "epoch", "metric", "before", "after", "history", "untrained")
 
 
 def finetuning_tables(result: FineTuned) -> Tables:
@@ -58,7 +60,18 @@ def finetuning_tables(result: FineTuned) -> Tables:
         compared = [(_title(b), *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
         yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
         yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
+    yield from left_out_tables("not trained", result.untrained)
     yield paragraph(_outcome(result), FAINT)
+
+
+def left_out_tables(title: str, layers: Sequence[LeftOut]) -> Tables:
+    """Show the layers whose weights a method couldn't change, with the reasons; nothing if there are none."""
+    if layers:
+        yield heading(title, count(len(layers), "layer"))
+        yield table(
+            flexible("node") + left("operator") + flexible("reason"),
+            ((Name(x.node), x.operator, x.reason) for x in layers),
+        )
 
 
 def _title(score: Score) -> str:

@@ -120,6 +120,8 @@ class _Tracer(Walk):
             else:
                 card.trace(op)
                 self.check_outputs(op)
+                for name in set(node.input[1:]) - op.looked_at:  # sizes and indices only known at run time
+                    self.parameters.setdefault(name, name)
         except ShapeUnknown as unknown:
             op.outputs.clear()
             op.give_up("OP213", f'the shape of "{unknown}" is not known', "set `input_shapes`")

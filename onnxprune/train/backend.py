@@ -13,6 +13,7 @@ from onnxprune.data import Dataset
 from onnxprune.errors import TrainingError
 from onnxprune.model.session import Provider
 from onnxprune.progress import Progress, silent
+from onnxprune.recover import LeftOut
 from onnxprune.runtime import plugins
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.history import Epoch
@@ -62,12 +63,14 @@ class Trained:
         history: the epochs, if the backend reports them.
         epoch: the epoch that the model comes from; 0 for the initial model.
         failure: why the training ended early, if it diverged; the model is the best before that.
+        untrained: the layers whose weights weren't trained, with the reasons.
     """
 
     model: ModelProto
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
     failure: TrainingError | None = None
+    untrained: tuple[LeftOut, ...] = ()
 
 
 class TrainingBackend(Protocol):

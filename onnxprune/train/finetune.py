@@ -19,6 +19,7 @@ from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
 from onnxprune.progress import Progress, silent
+from onnxprune.recover import LeftOut
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backend
 from onnxprune.train.batches import TrainingBatches
@@ -29,6 +30,7 @@ from onnxprune.train.loop import Loop
 from onnxprune.train.objective import objective
 from onnxprune.train.runner import runner_for
 from onnxprune.train.step import build_step
+from onnxprune.train.trainable import untrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class FineTuned:
         after: the evaluation of the trained model.
         failure: why training ended early, if it diverged.
         sparsified: whether a sparsity penalty was used, whose effect no metric measures.
+        untrained: the layers whose weights weren't trained, with the reasons.
     """
 
     proto: ModelProto
@@ -56,6 +59,7 @@ class FineTuned:
     after: Evaluation | None = None
     failure: TrainingError | None = None
     sparsified: bool = False
+    untrained: tuple[LeftOut, ...] = ()
 
 
 def finetune(
@@ -144,7 +148,11 @@ def finetune(
     trained = (find_backend(backend, training_python) if isinstance(backend, str) else backend).train(job)
     if judge is None:
         kept: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
-        return FineTuned(trained.model, kept, trained.history, trained.epoch, failure=trained.failure)
+        return FineTuned(
+            *(trained.model, kept, trained.history, trained.epoch),
+            failure=trained.failure,
+            untrained=trained.untrained,
+        )
     after = judge.evaluate(trained.model)
     better = judge.worth(after) > judge.worth(judge.first)
     if settings.sparsifies:  # the benefit only shows when the model is pruned
@@ -159,6 +167,7 @@ def finetune(
         after=after,
         failure=trained.failure,
         sparsified=settings.sparsifies,
+        untrained=trained.untrained,
     )
 
 
@@ -195,6 +204,7 @@ class Native:
         step = build_step(model, goal, settings, batches.example, fast=fast)
         runner = runner_for(step, providers=job.providers, threads=job.threads)
         trained = Loop(replace(job, model=model), batches, runner).all()
+        trained = replace(trained, untrained=untrained(model, step.weights))
         return trained if model is job.model else replace(trained, model=requantized(trained.model, job.model))
 
 

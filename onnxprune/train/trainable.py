@@ -11,6 +11,7 @@ from onnx import ModelProto
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Weights, weights
 from onnxprune.operators.card import card_of, operator_key
+from onnxprune.recover.layers import LeftOut
 
 _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 _NOT_VALUES: Mapping[str, Sequence[int]] = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2)}
@@ -40,17 +41,35 @@ def trainable(proto: ModelProto, *, freeze: Sequence[str] = (), also: Sequence[s
     return [name for name in stored if name in found and stored.dtype(name).kind == "f"]
 
 
+def untrained(proto: ModelProto, trained: Iterable[str]) -> tuple[LeftOut, ...]:
+    """Return the layers with weights none of which is trained, with the reasons.
+
+    Args:
+        proto: the model as it is trained.
+        trained: the initializers that training changes.
+    """
+    stored = weights(proto)
+    sources = _sources(proto, stored)
+    changed, found = set(trained), list[LeftOut]()
+    for node in proto.graph.node:
+        card = card_of(node.domain, node.op_type)
+        places = card.weights or card.factors
+        own = set().union(*(sources.get(node.input[i], ()) for i in places if i < len(node.input)))
+        if own and own.isdisjoint(changed) and any(name and name not in sources for name in node.input):
+            floats = any(stored.dtype(name).kind == "f" for name in own)
+            reason = card.reasons.get("gradient") or ("it is frozen" if floats else "its weights are integers")
+            found.append(LeftOut(node.name, node.op_type, reason))
+    return tuple(found)
+
+
 def _used_as_weights(proto: ModelProto, stored: Weights) -> set[str]:
-    sources: dict[str, set[str]] = {name: {name} for name in stored}  # of tensors computed from initializers alone
+    sources = _sources(proto, stored)
     behind: set[str] = set()  # tensors downstream of a contraction
     found: set[str] = set()
     for node in proto.graph.node:
         key = operator_key(node.domain, node.op_type)
         given = [name for name in node.input if name]
         if given and all(name in sources for name in given):
-            skipped = _NOT_VALUES.get(key, ())
-            made = [sources[name] for i, name in enumerate(node.input) if name and i not in skipped]
-            sources.update(dict.fromkeys(filter(None, node.output), set().union(*made)))
             continue
         card = card_of(node.domain, node.op_type)
         places: Sequence[int] = card.weights if card.differentiable else ()
@@ -62,6 +81,18 @@ def _used_as_weights(proto: ModelProto, stored: Weights) -> set[str]:
         if card.contracts or card.table is not None or not behind.isdisjoint(given):
             behind.update(filter(None, node.output))
     return {name for name in found if np.prod(stored.shape(name)) > 1}
+
+
+def _sources(proto: ModelProto, stored: Weights) -> dict[str, set[str]]:
+    """Return the initializers that each tensor is made of, for tensors computed from initializers alone."""
+    sources = {name: {name} for name in stored}
+    for node in proto.graph.node:
+        given = [name for name in node.input if name]
+        if given and all(name in sources for name in given):
+            skipped = _NOT_VALUES.get(operator_key(node.domain, node.op_type), ())
+            made = [sources[name] for i, name in enumerate(node.input) if name and i not in skipped]
+            sources.update(dict.fromkeys(filter(None, node.output), set().union(*made)))
+    return sources
 
 
 def _vectors(names: Iterable[str], stored: Weights) -> bool:

@@ -186,7 +186,7 @@ def repair(
     repairs = tuple(recover(pruned.kept, pruned.proto, batches, method=method, seed=seed, progress=progress))
     if repairs:
         before, after = (sum(getattr(r, when) for r in repairs) / len(repairs) for when in ("before", "after"))
-        what = "repaired %d layers; mean error of their outputs: %.3f → %.3f"
+        what = "layers repaired: %d; mean error of their outputs: %.3f → %.3f"
         log.info(what, len(repairs), before, after)
     return repairs
 

@@ -13,7 +13,7 @@ from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
-from onnxprune.recover import Method, Repair
+from onnxprune.recover import LeftOut, Method, Repair, unrepaired
 from onnxprune.settings import ShrinkSettings, TrainSettings
 from onnxprune.settings.declare import either
 from onnxprune.settings.shrinking import LIMIT
@@ -42,6 +42,7 @@ class Shrunk:
         repairs: the error of each repaired layer before and after.
         evaluation: the result against the original, if a drop in accuracy was the limit.
         tuned: the result of training; None without training.
+        repaired: whether the model was repaired.
     """
 
     model: Model
@@ -50,6 +51,12 @@ class Shrunk:
     repairs: tuple[Repair, ...] = ()
     evaluation: Evaluation | None = None
     tuned: FineTuned | None = None
+    repaired: bool = False
+
+    @property
+    def unrepaired(self) -> tuple[LeftOut, ...]:
+        """The layers behind removed channels that a repair couldn't change, with the reasons."""
+        return unrepaired(self.pruned.kept, self.pruned.proto) if self.repaired else ()
 
     @property
     def plan(self) -> PrunePlan:
@@ -135,7 +142,7 @@ def shrink(
             **proof,
         )
         result = replace(analysis.model, proto=within.pruned.proto)
-        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation)
+        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation, repaired=True)
     data = None if calibration.data is None else samples(LIMIT)
     training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
     tuned = None
@@ -164,4 +171,5 @@ def shrink(
         if tuned.failure is not None:
             log.warning("%s; the best model before the failure is kept", tuned.failure.cause)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
-    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned)
+    repaired = data is not None and method is not None
+    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired)

@@ -49,6 +49,12 @@ class TestExplain:
         assert [axis["nodes"] for axis in document("explain", model, "OP202")["axes"]] == [["head"], ["shift"]]
         assert "graph output" in invoke("explain", model, "OP202").stdout
 
+    @pytest.mark.parametrize("code", ["OP204", "OP501"])
+    def test_a_code_that_pins_nothing(self, model: Path, code: str) -> None:
+        assert document("explain", model, code)["axes"] == []
+        text = invoke("explain", model, code).stdout
+        assert text.startswith(f"{code} {CATALOG[code].title}\n") and "No weight of this model stays" in text
+
     @pytest.mark.parametrize("code", sorted(CATALOG))
     def test_code(self, code: str) -> None:
         result = invoke("explain", code)

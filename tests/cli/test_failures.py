@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnxprune.cli import COMMANDS
 from tests.cli.support import invoke, refused
@@ -33,6 +37,41 @@ class TestFailures:
         absent = tmp_path / "absent.onnx"
         assert "Traceback" not in invoke("inspect", absent, "-v", status=2).stderr
         assert "Traceback" in invoke("inspect", absent, "-vv", status=2).stderr
+
+    def test_json(self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Under --format json, stdout has one document: the result, or the error if there is none."""
+        absent = tmp_path / "absent.onnx"
+
+        def error(*args: object, status: int = 2) -> dict[str, Any]:
+            result = invoke(*args, status=status)
+            found: dict[str, Any] = json.loads(result.stdout)
+            assert found.pop("version") == 1 and found.pop("report") == "error"
+            assert found.pop("exit_status") == status
+            assert found["cause"] in result.stderr  # for the person who reads the log
+            return found
+
+        cause = "can't read the file: No such file or directory"
+        expected = {"code": "OP101", "cause": cause, "where": str(absent), "hint": None}
+        assert error("inspect", absent, "--format", "json") == expected
+        assert error("inspect", absent, "--format=json") == expected
+        wrong = error("prune", model, "-o", tmp_path / "p.onnx", "--ratio", "3", "--format", "json")
+        assert (wrong["code"], wrong["where"]) == ("OP303", "--ratio")
+        assert error("inspect", model, "--nonsense", "--format", "json")["code"] == "OP602"
+        assert invoke("inspect", absent, status=2).stdout == ""  # without --format json
+        changed, other = tmp_path / "changed.onnx", network()
+        weight = other.graph.initializer[0]
+        weight.CopyFrom(numpy_helper.from_array(np.ones(weight.dims, np.float32), weight.name))
+        onnx.save(other, changed)
+        plan = tmp_path / "plan.json"
+        invoke("plan", model, "-o", plan, "--ratio", "0.5")
+        failed = invoke("verify", model, changed, "--plan", plan, "--format", "json", status=1)
+        assert json.loads(failed.stdout)["report"] == "verify"  # the result is the document
+
+        def broken(*_: object, **__: object) -> None:
+            raise KeyError("something")
+
+        monkeypatch.setattr("onnxprune.cli.inspect.open_model", broken)
+        assert error("inspect", model, "--format", "json")["code"] is None
 
     def test_interrupted(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted(*_: object, **__: object) -> None:

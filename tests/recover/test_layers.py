@@ -12,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.recover.layers import LinearLayer, find_layers
-from tests.toolbox import run_once
+from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
+from tests.toolbox import Net, run_once
 
 Array = NDArray[Any]
 ALL = 1 << 20
@@ -309,6 +309,31 @@ def test_a_weight_that_a_branch_reads_is_shared() -> None:
         constants={**SQUARE, "on": np.array(True)},
     )
     assert not find_layers(model)
+
+
+def test_layers_that_no_repair_reaches_are_listed_with_their_reasons() -> None:
+    """A convolution between two matrix products, a shared weight, integers, and a recurrent layer."""
+    net = Net()
+    x = net.linear(net.input((3, 2, 4), "x"), 4, name="plain")
+    shared = net.weight(4, 4, name="shared_w")
+    for name in ("once", "twice"):
+        x = net.op("MatMul", x, shared, name=name)
+    x = net.op("MatMul", net.weight(3, 2, 2, name="left_w"), x, name="turned")
+    x = net.op("MatMul", x, net.op("Relu", net.weight(4, 4), name="made"), name="computed")
+    hidden, _ = net.ops("LSTM", x, net.weight(1, 16, 4), net.weight(1, 16, 4), count=2, name="lstm", hidden_size=4)
+    net.output(net.linear(net.squeeze(hidden, [1]), 2, name="head"))
+    model = net.model()
+    everything = {name for node in model.graph.node for name in node.input}
+    shares = "other layers share its weight"
+    assert [layer.node.name for layer in find_layers(model)] == ["plain", "head"]
+    assert left_out(model, everything) == (
+        LeftOut("once", "MatMul", shares),
+        LeftOut("twice", "MatMul", shares),
+        LeftOut("turned", "MatMul", "its weight is its first input, or computed by other nodes"),
+        LeftOut("computed", "MatMul", "its weight is its first input, or computed by other nodes"),
+        LeftOut("lstm", "LSTM", "the products with its weights go through gates at every step"),
+    )
+    assert left_out(model, {"x"}) == ()  # what reads nothing that changed needs no repair
 
 
 def test_a_model_is_not_changed() -> None:

@@ -47,6 +47,16 @@ def test_residual() -> None:
     prove(graph)
 
 
+def test_sizes_that_are_only_known_at_run_time_are_no_channels() -> None:
+    """The size of a Resize comes from an input: the constants it is made of aren't listed as channels."""
+    net = Net()
+    x = net.conv(net.conv(net.input((1, 3, 6, 6)), 8, name="stem"), 2, name="head")
+    size = net.op("Mul", net.input((2,), "size", dtype=TensorProto.INT64), net.const(np.array([2, 2])))
+    target = net.op("Concat", net.const(np.array([1, 2])), size, axis=0, name="target")
+    net.output(net.ops("Resize", x, "", "", target, count=1, shapes=[(1, 2, 4, 4)])[0], {2: None, 3: None})
+    assert sizes(analyze(net.model())) == {"stem": 8}
+
+
 def test_option_a_shortcut() -> None:
     """Padding adds channels: those of the wide stage come from two sources."""
     net = Net()

@@ -173,6 +173,17 @@ def test_frozen_weights_stay(pruned: ModelProto, data: Dataset) -> None:
     assert moved and not any(n.startswith(("stem", "stage1")) for n in moved)
 
 
+def test_what_is_not_trained_is_listed(pruned: ModelProto, data: Dataset) -> None:
+    everything = finetune(pruned, data, settings=replace(QUICK, epochs=1), hold_out=0)
+    assert everything.untrained == ()
+    some = finetune(pruned, data, settings=replace(QUICK, epochs=1, freeze=("stem*",)), hold_out=0)
+    frozen = [node for node in normalize(pruned).graph.node if any(name.startswith("stem") for name in node.input)]
+    assert [(layer.node, layer.reason) for layer in some.untrained] == [
+        (node.name, "it is frozen") for node in frozen if node.op_type in ("Conv", "BatchNormalization")
+    ]
+    assert some.untrained
+
+
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"rate": -1.0}, {"momentum": 1.0}, {"schedule": "none"}], ids=str)
 def test_settings_out_of_range(pruned: ModelProto, data: Dataset, change: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match="OP303"):
