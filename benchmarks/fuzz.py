@@ -1,0 +1,405 @@
+"""Damaged files and killed commands: ``python -m benchmarks.fuzz files`` and ``python -m benchmarks.fuzz kills``.
+
+`files` damages real models, field by field or byte by byte, and plans, prunes and proves each. The only allowed ends
+are a proved model and an error with a code. `kills` stops commands by SIGKILL at random moments, looks for half-written
+outputs, and compares the bytes of a resumed run with those of one that wasn't stopped. Both are seeded, keep what they
+have found in a JSON file, and resume from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+
+from benchmarks.common import DOCS, ROOT, Column, Report, Table, log
+
+SOURCES = (
+    *("models/digits_resnet.onnx", "models/digits_cnn_dynamo.onnx"),
+    *(f"../shared/models/{name}.onnx" for name in ("mnist_cntk", "winml_cifar10_cnn", "mlptiny_kws_dscnn")),
+    *(f"../shared/models/{name}.onnx" for name in ("mlptiny_resnet8_cifar10", "silero_vad_op18_ifless", "dtln_2")),
+    *(f"../shared/models/{name}.onnx" for name in ("gtcrn_simple", "ultraface_rfb320")),
+)
+SECONDS = 60.0  # after which a file counts as a hang
+MEMORY = 1 << 30  # bytes allowed in addition to three times the file
+
+_INTEGERS = (0, -1, 1, 2, 3, 7, 2**31 - 1, 2**40)
+_TEXTS = ("", "x", "Conv", "Reshape", "Split", "Concat", "Gemm", "Loop")
+_SAVED_EVERY = 2000
+
+NOTES = (
+    f"Real models are damaged at random, half of them byte by byte, half field by field, and each is planned, pruned "
+    f"to half of its channels and proved. An end is a proved model, or the code of the error. A *bug* is any other "
+    f"exception, a *hang* takes more than {SECONDS:.0f} s, a *crash* ends the process, and *memory* is a peak of more "
+    "than three times the file and 1 GiB above that of the idle process.",
+)
+KILL_NOTES = (
+    "Commands are stopped by SIGKILL at a random moment. *Half-written* counts outputs that exist and differ from "
+    "those of a run that wasn't stopped. Commands that keep their progress (`finetune --checkpoint`, `sensitivity -o`) "
+    "are then run again to resume; *differs* counts results that aren't the same bytes.",
+)
+
+
+# Damage
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes | None:
+    """Return a damaged copy of a model; None if the damage couldn't be written."""
+    try:
+        return rng.choice([damage_bytes, damage_fields])(data, rng)
+    except (ValueError, TypeError):  # a value that the field's type can't hold
+        return None
+
+
+def damage_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Change, remove or insert a few bytes, mostly near the front, where the structure is."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 3, 20])):
+        at = rng.randrange(min(len(changed), rng.choice([200, 20_000, len(changed)])))
+        kind = rng.random()
+        if kind < 0.6:
+            changed[at] = rng.randrange(256)
+        elif kind < 0.8:
+            del changed[at : at + rng.randrange(1, 50)]
+        else:
+            changed[at:at] = rng.randbytes(rng.randrange(1, 20))
+    return bytes(changed)
+
+
+def damage_fields(data: bytes, rng: random.Random) -> bytes:
+    """Change, clear, drop or repeat fields of the parsed model."""
+    model = onnx.ModelProto.FromString(data)
+    messages = list(_messages(model))
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        message = rng.choice(messages)
+        fields: list[Any] = [field for field, _ in message.ListFields()] or [*message.DESCRIPTOR.fields]
+        _damage_field(message, rng.choice(fields), rng)
+    return bytes(model.SerializeToString())
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else [value]:
+                yield from _messages(inner)
+
+
+def _damage_field(message: Any, field: Any, rng: random.Random) -> None:
+    kind, values = rng.random(), getattr(message, field.name)
+    if kind < 0.3 or (field.is_repeated and not values):
+        message.ClearField(field.name)
+    elif not field.is_repeated:
+        if field.message_type is None:
+            setattr(message, field.name, _other(values, rng))
+    elif kind < 0.5:
+        del values[rng.randrange(len(values))]
+    elif field.message_type is not None:
+        values.add().CopyFrom(rng.choice(values))
+    elif kind < 0.7:
+        values.append(rng.choice(values))
+    else:
+        values[rng.randrange(len(values))] = _other(values[0], rng)
+
+
+def _other(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return rng.choice([n for n in _INTEGERS if abs(n) < 2**31 or abs(value) >= 2**31])
+    if isinstance(value, str):
+        return rng.choice(_TEXTS)
+    if isinstance(value, bytes):
+        return rng.choice([b"", b"abc"])
+    return rng.choice([0.0, -1.0, float("nan"), float("inf"), 1e30])
+
+
+# Files
+
+
+def attempt(data: bytes) -> str:
+    """Plan, prune and prove a model; return how it ends."""
+    import onnxprune as op
+
+    try:
+        analysis = op.analyze(data)
+        op.prune(analysis, op.plan(analysis, ratio=0.5))
+    except op.OnnxPruneError as error:
+        return error.code
+    except Exception as error:
+        place = [f for f in traceback.extract_tb(error.__traceback__) if "onnxprune" in f.filename][-1]
+        return f"bug: {type(error).__name__} at {Path(place.filename).name}:{place.name}"
+    return "proved"
+
+
+def _work(link: Connection, sources: Sequence[bytes]) -> None:
+    """Answer numbers of cases with their ends and peaks of memory, until the parent closes the link."""
+    os.nice(10)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # ONNX Runtime writes a line for each error
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    attempt(sources[0])  # imports everything
+    idle = _memory("VmRSS")
+    link.send((-1, "ready", 0))
+    with suppress(EOFError):
+        while True:
+            case = link.recv()
+            source, data = case_of(case, sources)
+            if data is None:
+                link.send((case, "unwritable", 0))
+                continue
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+            end = attempt(data)
+            over = _memory("VmHWM") - idle - 3 * len(sources[source]) - MEMORY
+            link.send((case, "memory" if over > 0 else end, max(over, 0)))
+
+
+def case_of(case: int, sources: Sequence[bytes]) -> tuple[int, bytes | None]:
+    """Return the number of the model of a case, and its damaged bytes."""
+    rng = random.Random(case)
+    source = rng.randrange(len(sources))
+    return source, damaged(sources[source], rng)
+
+
+def _memory(name: str) -> int:
+    """Return a figure of this process's memory, in bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"the system doesn't report {name}")
+
+
+class _Worker:
+    """A process that works on one case at a time, and may die."""
+
+    def __init__(self, sources: Sequence[bytes]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.link, other = context.Pipe()
+        self.process = context.Process(target=_work, args=(other, sources), daemon=True)
+        self.process.start()
+        other.close()
+        self.usable = True
+        self.case = -1
+        self.since = 0.0
+        self.link.recv()  # waits until everything is imported
+
+    def give(self, case: int) -> None:
+        self.case, self.since = case, time.monotonic()
+        self.link.send(case)
+
+    def end(self) -> str | None:
+        """Return how the case ended; None if it is still running."""
+        if self.link.poll():
+            try:
+                return str(self.link.recv()[1])
+            except EOFError:
+                self.usable = False
+                self.process.join()
+                return f"crash: signal {-(self.process.exitcode or 0)}"
+        if time.monotonic() - self.since > SECONDS:
+            self.usable = False
+            self.process.kill()
+            return "hang"
+        return None
+
+
+def run_files(sources: Sequence[bytes], cases: Sequence[int], workers: int) -> Iterator[tuple[int, str]]:
+    """Run cases side by side; yield the number and the end of each."""
+    waiting = iter(cases)
+    running: list[_Worker] = []
+    for case in itertools.islice(waiting, workers):
+        running.append(_Worker(sources))
+        running[-1].give(case)
+    while running:
+        wait([worker.link for worker in running], timeout=1)
+        for worker in list(running):
+            if (end := worker.end()) is None:
+                continue
+            yield worker.case, end
+            running.remove(worker)
+            if (following := next(waiting, None)) is None:
+                worker.process.kill()
+                continue
+            heir = worker if worker.usable else _Worker(sources)
+            heir.give(following)
+            running.append(heir)
+
+
+# Kills
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to be killed.
+
+    Attributes:
+        name: its name.
+        args: its arguments; OUT stands for the output, KEPT for the file that keeps its progress.
+        resume: further arguments to resume, None if it keeps no progress.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    resume: tuple[str, ...] | None = None
+
+
+def commands(folder: Path) -> list[Command]:
+    """Return the commands, and write the data that they read."""
+    model = str(ROOT / "models" / "digits_resnet.onnx")
+    with np.load(ROOT / "models" / "digits_test.npz", allow_pickle=False) as found:
+        images = found["images"]
+    np.savez(folder / "data.npz", image=images[:256])
+    data = ("--data", str(folder / "data.npz"))
+    return [
+        Command("prune", ("prune", model, "-o", "OUT", "--target", "macs=0.5")),
+        Command("prune --data", ("prune", model, "-o", "OUT", "--target", "macs=0.5", *data)),
+        Command(
+            "finetune",
+            (
+                *("finetune", model, "-o", "OUT", "--teacher", model, *data, "--epochs", "2", "--batch", "16"),
+                *("--threads", "1", "--checkpoint", "KEPT", "--every", "5"),
+            ),
+            ("--resume",),
+        ),
+        Command("sensitivity", ("sensitivity", model, "-o", "OUT", *data, "--limit", "64"), ()),
+    ]
+
+
+def run_kill(command: Command, folder: Path, rng: random.Random) -> str:
+    """Kill a command at a random moment of its run; return how it ends."""
+    reference = folder / f"{command.name}.reference"
+    if not reference.exists():
+        started = time.monotonic()
+        _start(command, reference, folder / f"{command.name}.kept").wait()
+        (folder / f"{command.name}.seconds").write_text(str(time.monotonic() - started))
+    seconds = float((folder / f"{command.name}.seconds").read_text())
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        out, kept = Path(name) / "out", Path(name) / "kept.npz"
+        process = _start(command, out, kept)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, seconds))
+        ended = process.poll() is not None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        whole = reference.read_bytes()
+        if command.resume is None:
+            partial = out.exists() and out.read_bytes() != whole
+            return "half-written" if partial else "ended first" if ended else "killed"
+        if command.name == "finetune" and out.exists() and out.read_bytes() != whole:
+            return "half-written"
+        if out.exists() and ended:
+            return "ended first"
+        if _start(command, out, kept, *command.resume).wait() or out.read_bytes() != whole:
+            return "differs"
+        return "resumed"
+
+
+def _start(command: Command, out: Path, kept: Path, *more: str) -> subprocess.Popen[bytes]:
+    names = {"OUT": str(out), "KEPT": str(kept)}
+    args = [names.get(arg, arg) for arg in command.args]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-m", "onnxprune", *args, *more, "-q"], **quiet)  # type: ignore[call-overload, no-any-return]
+
+
+# Commands
+
+
+@click.group()
+def main() -> None:
+    """Damage files, or kill commands."""
+
+
+@main.command()
+@click.option("--cases", default=100_000, show_default=True, help="Number of damaged files.")
+@click.option("--workers", default=2, show_default=True, help="Processes.")
+@click.option("--minutes", default=0.0, help="Stop after this time; the next run goes on. 0 for no limit.")
+@click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to.")
+def files(cases: int, workers: int, minutes: float, output: Path) -> None:
+    """Damage real models; count how they end."""
+    paths = [ROOT / source for source in SOURCES]
+    present = [path for path in paths if path.exists()]
+    sources = [path.read_bytes() for path in present]
+    store = output / "benchmarks" / "fuzz_cases.json"
+    state: dict[str, Any] = {"done": 0, "ends": {}, "unusual": {}}
+    if store.exists():
+        state = json.loads(store.read_text(encoding="utf-8"))
+    counts: Counter[str] = Counter(state["ends"])
+    unusual: dict[str, str] = state["unusual"]
+    done = int(state["done"])
+    started = time.monotonic()
+
+    def keep() -> None:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"done": done, "ends": dict(sorted(counts.items())), "unusual": unusual}, indent=1)
+        store.write_text(text + "\n", encoding="utf-8")
+
+    # Cases end out of order. Only whole batches are kept, so that a resumed run repeats a part of one at most.
+    for first in range(done, cases, _SAVED_EVERY):
+        if minutes and time.monotonic() - started > 60 * minutes:
+            break
+        batch = range(first, min(first + _SAVED_EVERY, cases))
+        for case, end in run_files(sources, batch, workers):
+            counts[end] += 1
+            if end.partition(":")[0] in ("bug", "hang", "crash", "memory"):
+                unusual[str(case)] = end
+                log.print(f"case {case} ({present[case_of(case, sources)[0]].name}): {end}", style="red")
+        done = batch.stop
+        keep()
+        log.print(f"{done} of {cases} in {(time.monotonic() - started) / 60:.1f} min")
+    columns: list[Column[tuple[str, int]]] = [
+        Column("end", lambda row: row[0], text=True),
+        Column("files", lambda row: str(row[1])),
+    ]
+    rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+    table = Table.of(f"{done} damaged files of {len(present)} models", columns, rows)
+    settings = {"cases": done, "models": [path.name for path in present], "clock": "wall"}
+    Report("fuzz", "Damaged files", NOTES, [table], settings, {"ends": dict(rows), "unusual": unusual}).publish(
+        output, whole=True
+    )
+
+
+@main.command()
+@click.option("--kills", default=200, show_default=True, help="Number of runs that are killed.")
+@click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to.")
+def kills(kills: int, output: Path) -> None:
+    """Kill commands at random moments; look at what they leave."""
+    counts: dict[str, Counter[str]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        every = commands(Path(name))
+        for number in range(kills):
+            command = every[number % len(every)]
+            end = run_kill(command, Path(name), random.Random(number))
+            counts.setdefault(command.name, Counter())[end] += 1
+            log.print(f"{number + 1} of {kills}: {command.name}: {end}")
+    ends = ("killed", "ended first", "resumed", "half-written", "differs")
+    columns: list[Column[str]] = [Column("command", str, text=True)]
+    columns += [Column(end, lambda row, end=end: str(counts[row][end])) for end in ends]  # type: ignore[misc]
+    table = Table.of(f"{kills} commands killed", columns, list(counts))
+    settings = {"kills": kills, "clock": "wall"}
+    Report("fuzz", "Killed commands", KILL_NOTES, [table], settings, counts, suffix="_kills").publish(
+        output, whole=True
+    )
+
+
+if __name__ == "__main__":
+    main()
