@@ -392,8 +392,11 @@ def kills(kills: int, output: Path) -> None:
             counts.setdefault(command.name, Counter())[end] += 1
             log.print(f"{number + 1} of {kills}: {command.name}: {end}")
     ends = ("killed", "ended first", "resumed", "half-written", "differs")
-    columns: list[Column[str]] = [Column("command", str, text=True)]
-    columns += [Column(end, lambda row, end=end: str(counts[row][end])) for end in ends]  # type: ignore[misc]
+
+    def of(end: str) -> Column[str]:
+        return Column(end, lambda command: str(counts[command][end]))
+
+    columns: list[Column[str]] = [Column("command", str, text=True), *map(of, ends)]
     table = Table.of(f"{kills} commands killed", columns, list(counts))
     settings = {"kills": kills, "clock": "wall"}
     Report("fuzz", "Killed commands", KILL_NOTES, [table], settings, counts, suffix="_kills").publish(
