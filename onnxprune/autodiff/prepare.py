@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper, version_converter
@@ -10,9 +11,10 @@ from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, attribute, with_nodes
+from onnxprune.model.graph import GraphIndex, with_nodes
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
+from onnxprune.operators.node import Node
 
 OPSET = 18
 """The oldest opset in which all operators that gradient rules emit have their current form."""
@@ -60,13 +62,13 @@ def _by_position(model: ModelProto) -> ModelProto:
 
 def _as_arithmetic(node: NodeProto) -> Iterator[NodeProto]:
     """Yield (x - mean) * (scale / sqrt(variance + epsilon)) + bias for a normalization by position, else the node."""
-    if node.op_type != "BatchNormalization" or attribute(node, "spatial", 1):
+    if node.op_type != "BatchNormalization" or Node(node).attr("spatial", 1):
         yield node
         return
     x, scale, bias, mean, variance = node.input
     y = node.output[0]
-    epsilon = helper.make_tensor(f"{y}.epsilon", TensorProto.FLOAT, [1], [attribute(node, "epsilon", 1e-5)])
-    steps: list[tuple[str, list[str], dict[str, TensorProto]]] = [
+    epsilon = helper.make_tensor(f"{y}.epsilon", TensorProto.FLOAT, [1], [Node(node).attr("epsilon", 1e-5)])
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
         ("Constant", [], {"value": epsilon}),
         ("Add", [variance, f"{y}.0"], {}),
         ("Sqrt", [f"{y}.1"], {}),

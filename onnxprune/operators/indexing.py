@@ -239,9 +239,14 @@ def gather_nd(op: TraceNode) -> None:
         _gather(op, 0, None if index is None else index[..., 0], tuple(picked))
         return
     whole = " ".join(op.names()[batch + numbers :])
-    shared, at, to = (" ".join(f"{c}{i}" for i in range(n)) for c, n in zip("bzu", (batch, numbers, len(picked) - batch)))
-    data, index = op.pin_axes(op.x(0), range(batch, batch + numbers), "OP205", _AT_RUN_TIME), _pinned(op, 1)
-    op.align(f"{shared} {at} {whole}, {shared} {to} k -> {shared} {to} {whole}", [data, index])
+    shared, at, to = _axes("b", batch), _axes("z", numbers), _axes("u", len(picked) - batch)
+    data = op.pin_axes(op.x(0), range(batch, batch + numbers), "OP205", _AT_RUN_TIME)
+    op.align(f"{shared} {at} {whole}, {shared} {to} k -> {shared} {to} {whole}", [data, _pinned(op, 1)])
+
+
+def _axes(letter: str, count: int) -> str:
+    """Return a spec of axes of their own."""
+    return " ".join(f"{letter}{i}" for i in range(count))
 
 
 def _pinned(op: TraceNode, i: int) -> Value:
@@ -403,8 +408,9 @@ def scatter_nd(op: TraceNode) -> None:
     updates = op.pin_axes(op.x(2), range(placed), "OP205", _AT_RUN_TIME)
     _pinned(op, 1)
     whole = " ".join(op.names()[numbers:])
-    at, to, out = (" ".join(f"{c}{i}" for i in range(n)) for c, n in zip("zuy", (numbers, placed, numbers), strict=True))
-    op.align(f"{at} {whole}, {to} {whole} -> {out} {whole}", [data, updates])
+    op.align(
+        f"{_axes('z', numbers)} {whole}, {_axes('u', placed)} {whole} -> {_axes('y', numbers)} {whole}", [data, updates]
+    )
 
 
 def _picked(op: GradientNode, x: Tensor) -> Tensor:

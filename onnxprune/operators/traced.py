@@ -31,9 +31,7 @@ class Walk:
         owned: tensors that hold an initializer's elements and have one reader, with the initializer.
     """
 
-    def __init__(
-        self, known: Mapping[str, Shape], grouped: Grouped = "channels", policy: Attention = "heads"
-    ) -> None:
+    def __init__(self, known: Mapping[str, Shape], grouped: Grouped = "channels", policy: Attention = "heads") -> None:
         """Start with an empty ledger."""
         self.known = known
         self.grouped = grouped

@@ -60,7 +60,9 @@ def graph_attention() -> Net:
         halves.append(net.op("Gather", net.reduce("ReduceSum", product, [-1], keepdims=0), end))
     alpha = net.op("Sigmoid", net.op("LeakyRelu", net.op("Add", *halves)))
     messages = net.op("Mul", net.op("Gather", h, ends[0]), net.unsqueeze(alpha, [2]))
-    total = net.op("ScatterND", net.op("Mul", h, net.const(0.0)), net.unsqueeze(ends[1], [1]), messages, reduction="add")
+    total = net.op(
+        "ScatterND", net.op("Mul", h, net.const(0.0)), net.unsqueeze(ends[1], [1]), messages, reduction="add"
+    )
     joined = net.op("Add", net.reshape(total, [-1, HEADS * WIDTH]), net.weight(HEADS * WIDTH, name="bias"))
     net.output(net.op("MatMul", joined, net.weight(HEADS * WIDTH, 3, name="out"), name="out"))
     return net
