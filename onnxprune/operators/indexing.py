@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from onnxprune.channels.align import align
 from onnxprune.channels.values import Factor, Ids, Shape, Value, compact, take
 from onnxprune.model.tape import INT64, Tensor
 from onnxprune.operators.card import INTEGER, TWIN, describe, gradient, rewrites, traces, without
@@ -18,9 +19,9 @@ _AT_RUN_TIME = "what is picked is only known at run time"
 _JOINED = "is joined with positions"
 
 describe("Gather", weights=(0,), table=0)
-describe("com.microsoft:TorchEmbedding", table=0)
+describe("com.microsoft:GatherBlockQuantized com.microsoft:TorchEmbedding", table=0)
 without("gradient", "what it picks depends on values", "Compress ReverseSequence Unique com.microsoft:Unique")
-without("gradient", INTEGER, "com.microsoft:QLinearConcat")
+without("gradient", INTEGER, "com.microsoft:GatherBlockQuantized com.microsoft:QLinearConcat")
 without("gradient", TWIN, "com.microsoft:GatherND com.microsoft:Pad com.microsoft:TorchEmbedding")
 
 
@@ -254,9 +255,9 @@ def _pinned(op: TraceNode, i: int) -> Value:
     return op.pin_axes(op.x(i), range(len(op.shape(i))), "OP205", _AT_RUN_TIME)
 
 
-def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape) -> None:
+def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape, table: Value | None = None) -> None:
     """Pick positions of an axis by an index of some shape, None where it is only known at run time."""
-    value = op.x(0)
+    value = op.x(0) if table is None else table
     if index is None or (value.on(axis) is not None and op.varies(1).any()):
         value = op.pin_axes(value, [axis], "OP205", _AT_RUN_TIME)
         flat = np.zeros(int(np.prod(picked)), dtype=np.int64)
@@ -267,6 +268,31 @@ def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape) -> None:
         op.give(op.piece(value, axis))
     else:
         op.give(op.reshape(op.piece(value, axis), op.out_shape()))
+
+
+@traces("com.microsoft:GatherBlockQuantized")
+def gather_blocks(op: TraceNode) -> None:
+    """Rows are looked up, their numbers in blocks of a few bits, each with its scale: whole blocks leave.
+
+    Zero points may be packed, those of several blocks in a byte: then these blocks leave together.
+    """
+    (rows, columns), (_, blocks) = op.shape(0), op.shape(2)
+    size, bits = op.attr("block_size", 128), op.attr("bits", 4)
+    points = op.shape(3)[-1] if op.has(3) else blocks
+    together = blocks // points
+    last = op.attr("quantize_axis", 1) % 2 == 1 and op.attr("gather_axis", 0) % 2 == 0
+    whole = columns * 8 in (blocks * size * bits, blocks * size * 8) and blocks == together * points
+    if not last or not whole or op.shape(2)[0] != rows:
+        op.give_up("OP211", "its blocks don't come out even, or aren't along the rows")
+        return
+    made = align(
+        op,
+        "v (c p w), v (c p), v c -> v (c p k)",
+        [op.x(0), op.x(2), op.x(3) if op.has(3) else None],
+        {0: (rows, blocks * size)},
+        given={"p": together, "w": columns // blocks, "k": size},
+    )
+    _gather(op, 0, None, op.shape(1), made[0])
 
 
 @rewrites("Gather GatherND com.microsoft:GatherND")
