@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import onnx.inliner
-from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper, version_converter
 from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex
+from onnxprune.model.graph import GraphIndex, with_nodes
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
+from onnxprune.operators.node import Node
 
 OPSET = 18
 """The oldest opset in which all operators that gradient rules emit have their current form."""
@@ -41,13 +43,43 @@ def upgraded(proto: ModelProto) -> ModelProto:
     if opset_of(proto) >= OPSET:
         return proto
     try:
-        converted = _without_weights(proto, lambda light: version_converter.convert_version(light, OPSET))
+        converted = _without_weights(proto, lambda light: version_converter.convert_version(_by_position(light), OPSET))
     except Exception as error:  # the converter's C++ throws errors of many types
         cause = f"opset {opset_of(proto)} can't be converted to {OPSET}: {' '.join(str(error).split())[:200]}"
         raise TrainingError("OP903", cause, hint="export the model with opset 18 or newer") from error
     if opset_of(proto) < 11:
         _count_as_before_opset_11(converted)
     return converted
+
+
+def _by_position(model: ModelProto) -> ModelProto:
+    """Write normalizations with moments for every position, which opset 9 no longer has, as arithmetic."""
+    if opset_of(model) not in (7, 8):  # older ones don't broadcast
+        return model
+    nodes = [made for node in model.graph.node for made in _as_arithmetic(node)]
+    return with_nodes(model, nodes)
+
+
+def _as_arithmetic(node: NodeProto) -> Iterator[NodeProto]:
+    """Yield (x - mean) * (scale / sqrt(variance + epsilon)) + bias for a normalization by position, else the node."""
+    if node.op_type != "BatchNormalization" or Node(node).attr("spatial", 1):
+        yield node
+        return
+    x, scale, bias, mean, variance = node.input
+    y = node.output[0]
+    epsilon = helper.make_tensor(f"{y}.epsilon", TensorProto.FLOAT, [1], [Node(node).attr("epsilon", 1e-5)])
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("Constant", [], {"value": epsilon}),
+        ("Add", [variance, f"{y}.0"], {}),
+        ("Sqrt", [f"{y}.1"], {}),
+        ("Div", [scale, f"{y}.2"], {}),
+        ("Sub", [x, mean], {}),
+        ("Mul", [f"{y}.4", f"{y}.3"], {}),
+        ("Add", [f"{y}.5", bias], {}),
+    ]
+    for i, (op_type, inputs, attributes) in enumerate(steps):
+        output = y if i == len(steps) - 1 else f"{y}.{i}"
+        yield helper.make_node(op_type, inputs, [output], name=f"{output}_written", **attributes)
 
 
 def _count_as_before_opset_11(model: ModelProto) -> None:

@@ -33,11 +33,13 @@ class Site(Protocol):
         index: the node's index.
         channels: the ledger to write to.
         attention: whether whole heads or a part of each head leaves an attention; None for a node outside of any.
+        policy: the same for all nodes.
     """
 
     index: int
     channels: Channels
     attention: Attention | None
+    policy: Attention
 
     def pin(self, ids: Ids, code: str, reason: str, hint: str | None = None) -> None:
         """Pin ids in the name of the node."""
@@ -212,13 +214,15 @@ def _merge(job: _Job, terms: list[_Term]) -> list[_Term]:
     """Tie terms that share names; the one with fewer names stands for both.
 
     Two terms that share only some of their names are first reduced to the names they share. Terms that an attention's
-    policy pins are left out.
+    policy pins are left out, also outside of an attention where a term meets weights that hold its names apart, such as
+    (heads, width): only one of them can lose positions.
     """
     merged: list[_Term] = []
     stay: list[_Term] = []
-    attention = job.site.attention
     for term in sorted(terms, key=lambda t: len(t.names)):
         covered = False
+        apart = {o.names for o in merged if set(o.names) < set(term.names) and not set(o.names).issubset(job.structure)}
+        attention = job.site.policy if len(apart) > 1 else job.site.attention
         for i, other in enumerate(merged):
             shared = {name for name in other.names if name in term.names}
             if not shared:
@@ -254,7 +258,7 @@ def _merge(job: _Job, terms: list[_Term]) -> list[_Term]:
 def _stays(attention: Attention | None, names: Sequence[str], shared: Collection[str]) -> bool:
     """Whether names shared with a term over heads and their width, in this order, are the half that must not leave."""
     first, last = names[0] in shared, names[-1] in shared
-    return (attention == "heads" and last and not first) or (attention == "width" and first and not last)
+    return (attention == "heads" and not first) or (attention == "width" and not last)
 
 
 def _separate(job: _Job, terms: list[_Term]) -> list[_Term]:
@@ -276,7 +280,7 @@ def _separate(job: _Job, terms: list[_Term]) -> list[_Term]:
         contracted = [n for n in term.names if n not in job.kept]
         if contracted and len(contracted) < len(term.names):
             kept = [n for n in term.names if n in job.kept]
-            term = _tie_along(job, term, kept if job.site.attention == "width" else contracted)
+            term = _tie_along(job, term, kept if job.site.policy == "width" else contracted)
         separated.append(term)
     return separated
 

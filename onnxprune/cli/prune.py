@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, warn_if_idle
+from onnxprune.cli.output import Output, check_output, reporting, warn_if_idle, write_text
 from onnxprune.settings import ShrinkSettings, build
 
 _REASONS = 5
@@ -25,6 +26,7 @@ Examples:
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data train.npz --finetune 10
   onnxprune prune model.onnx -o small.onnx --target macs=25% --data train.npz --finetune 5 --steps 3
   onnxprune prune model.onnx -o small.onnx --max-drop 1% --data val/
+  onnxprune prune decoder.onnx -o small.onnx --last-token-logits --vocabulary ids.txt
 """
 
 
@@ -54,10 +56,13 @@ def command(
     refitted so that the layers reproduce their original outputs. With --finetune, it is also trained, with the original
     as teacher and with labels if there are any; `onnxprune finetune` has more options. With --steps, pruning and
     training alternate.
+
+    With --last-token-logits or --vocabulary, a language model is trimmed first, which loses nothing of what is left.
+    Each is proved by itself, and needs no budget.
     """
     from onnxprune.model.file import file_size, save
     from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal_tables
-    from onnxprune.report.documents import document, fields
+    from onnxprune.report.documents import document, fields, pick
     from onnxprune.report.evaluation import (
         evaluation_tables,
         finetuning_fields,
@@ -75,6 +80,9 @@ def command(
         progress("load", 0, None)
         loaded, shapes, arrays = read_model(model, input_shapes, inputs)
         weights = output.with_name(f"{output.stem}.onnx.data")
+        new_ids = output.with_name(f"{output.stem}.vocabulary.json")
+        if settings.trimming.vocabulary is not None:
+            check_output(new_ids, force)
         if loaded.external:
             check_output(weights, force)
         size = file_size(loaded)
@@ -82,6 +90,8 @@ def command(
         result = shrink(loaded, settings, progress=progress, consume=True)
         progress("write", 0, None)
         save(result.model, output, force=force)
+        if result.new_ids is not None:
+            write_text(new_ids, json.dumps({"new_ids": result.new_ids}) + "\n")
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
     summary, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
@@ -99,6 +109,7 @@ def command(
             pins=dense.pins,
             repairs=result.repairs,
             unrepaired=result.unrepaired,
+            trims=[pick(trimmed, "what", "error") for trimmed in result.trims],
             evaluation=evaluation,
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
@@ -112,4 +123,4 @@ def command(
         pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
     warn_if_idle(out, result.plan, result.pruned.verification)
-    out.note(f"wrote {output}")
+    out.note(f"wrote {output}" + (f" and {new_ids}" if result.new_ids is not None else ""))

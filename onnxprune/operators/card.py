@@ -39,6 +39,7 @@ Gradient: TypeAlias = "Callable[[GradientNode, Tensor], Tensor]"
 WrittenOut: TypeAlias = "Callable[[GradientNode], list[Tensor]]"
 Count: TypeAlias = "Callable[[Node, list[Shape], Shape], int]"
 Linear: TypeAlias = "Callable[[Node, Shape], LinearLayer | None]"
+ZeroBytes: TypeAlias = "Callable[[Node], Mapping[int, int]]"
 Facet = Literal["trace", "gradient", "linear"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -74,6 +75,7 @@ class Card:
         table: the input whose rows are looked up, as a product with one-hot rows would.
         zero_points: (data, zero point, axis) for each quantized input: the inputs' numbers, and the axis along which
             zero points differ.
+        zero_bytes: returns the byte that stands for zeros in packed weights, by input, where it isn't 0.
         rounds: whether the state is rounded to 8 bits at every step, so that small errors become whole steps.
         reasons: why facets are missing, by facet.
     """
@@ -92,6 +94,7 @@ class Card:
     scale: int | None = None
     table: int | None = None
     zero_points: tuple[tuple[int, int, int], ...] = ()
+    zero_bytes: ZeroBytes | None = None
     rounds: bool = False
     reasons: dict[Facet, str] = field(default_factory=dict)
 

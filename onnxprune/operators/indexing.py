@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from onnxprune.channels.align import align
 from onnxprune.channels.values import Factor, Ids, Shape, Value, compact, take
 from onnxprune.model.tape import INT64, Tensor
 from onnxprune.operators.card import INTEGER, TWIN, describe, gradient, rewrites, traces, without
@@ -18,9 +19,9 @@ _AT_RUN_TIME = "what is picked is only known at run time"
 _JOINED = "is joined with positions"
 
 describe("Gather", weights=(0,), table=0)
-describe("com.microsoft:TorchEmbedding", table=0)
+describe("com.microsoft:GatherBlockQuantized com.microsoft:TorchEmbedding", table=0)
 without("gradient", "what it picks depends on values", "Compress ReverseSequence Unique com.microsoft:Unique")
-without("gradient", INTEGER, "com.microsoft:QLinearConcat")
+without("gradient", INTEGER, "com.microsoft:GatherBlockQuantized com.microsoft:QLinearConcat")
 without("gradient", TWIN, "com.microsoft:GatherND com.microsoft:Pad com.microsoft:TorchEmbedding")
 
 
@@ -231,18 +232,32 @@ def gather_gradient(op: GradientNode, dy: Tensor) -> Tensor:
 
 @traces("GatherND com.microsoft:GatherND")
 def gather_nd(op: TraceNode) -> None:
-    """A Gather where each index is one number along the first axis; else positions are picked at run time."""
+    """A Gather where each index is one number along the first axis; else the axes behind the picked ones keep ids."""
     *picked, numbers = op.shape(1)
-    if numbers > 1 or op.attr("batch_dims", 0):
-        data_dependent(op)
-    else:
+    batch = op.attr("batch_dims", 0)
+    if numbers == 1 and not batch:
         index = op.const(1)
         _gather(op, 0, None if index is None else index[..., 0], tuple(picked))
+        return
+    whole = " ".join(op.names()[batch + numbers :])
+    shared, at, to = _axes("b", batch), _axes("z", numbers), _axes("u", len(picked) - batch)
+    data = op.pin_axes(op.x(0), range(batch, batch + numbers), "OP205", _AT_RUN_TIME)
+    op.align(f"{shared} {at} {whole}, {shared} {to} k -> {shared} {to} {whole}", [data, _pinned(op, 1)])
 
 
-def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape) -> None:
+def _axes(letter: str, count: int) -> str:
+    """Return a spec of axes of their own."""
+    return " ".join(f"{letter}{i}" for i in range(count))
+
+
+def _pinned(op: TraceNode, i: int) -> Value:
+    """Return the indices at input ``i``, pinned on all axes."""
+    return op.pin_axes(op.x(i), range(len(op.shape(i))), "OP205", _AT_RUN_TIME)
+
+
+def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape, table: Value | None = None) -> None:
     """Pick positions of an axis by an index of some shape, None where it is only known at run time."""
-    value = op.x(0)
+    value = op.x(0) if table is None else table
     if index is None or (value.on(axis) is not None and op.varies(1).any()):
         value = op.pin_axes(value, [axis], "OP205", _AT_RUN_TIME)
         flat = np.zeros(int(np.prod(picked)), dtype=np.int64)
@@ -255,11 +270,36 @@ def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape) -> None:
         op.give(op.reshape(op.piece(value, axis), op.out_shape()))
 
 
+@traces("com.microsoft:GatherBlockQuantized")
+def gather_blocks(op: TraceNode) -> None:
+    """Rows are looked up, their numbers in blocks of a few bits, each with its scale: whole blocks leave.
+
+    Zero points may be packed, those of several blocks in a byte: then these blocks leave together.
+    """
+    (rows, columns), (_, blocks) = op.shape(0), op.shape(2)
+    size, bits = op.attr("block_size", 128), op.attr("bits", 4)
+    points = op.shape(3)[-1] if op.has(3) else blocks
+    together = blocks // points
+    last = op.attr("quantize_axis", 1) % 2 == 1 and op.attr("gather_axis", 0) % 2 == 0
+    whole = columns * 8 in (blocks * size * bits, blocks * size * 8) and blocks == together * points
+    if not last or not whole or op.shape(2)[0] != rows:
+        op.give_up("OP211", "its blocks don't come out even, or aren't along the rows")
+        return
+    made = align(
+        op,
+        "v (c p w), v (c p), v c -> v (c p k)",
+        [op.x(0), op.x(2), op.x(3) if op.has(3) else None],
+        {0: (rows, blocks * size)},
+        given={"p": together, "w": columns // blocks, "k": size},
+    )
+    _gather(op, 0, None, op.shape(1), made[0])
+
+
 @rewrites("Gather GatherND com.microsoft:GatherND")
 def gather_index(edit: RewriteNode) -> None:
     """Indices move to the new places of what they pick; indices that depend on an input's size were pinned."""
     index, stacked = edit.param(1, ""), edit.node.op_type == "GatherND"  # there, each index is a list of one
-    if index is None or (stacked and index.shape[-1] > 1):
+    if index is None or (stacked and (index.shape[-1] > 1 or edit.attr("batch_dims", 0))):
         return
     axis = 0 if stacked else edit.axis(0)
     moved = _moved(edit, axis, index[..., 0] if stacked else index)
@@ -386,32 +426,63 @@ def along_axis(op: TraceNode) -> None:
 gradient("GatherElements")(lambda op, dy: op.x().zeros().scatter_add(op.x(1), dy, op.axis(0)))
 
 
+@traces("ScatterND")
+def scatter_nd(op: TraceNode) -> None:
+    """Positions of the first axes are picked at run time; on the axes behind them, data and updates meet."""
+    numbers, placed = op.shape(1)[-1], len(op.shape(1)) - 1
+    data = op.pin_axes(op.x(0), range(numbers), "OP205", _AT_RUN_TIME)
+    updates = op.pin_axes(op.x(2), range(placed), "OP205", _AT_RUN_TIME)
+    _pinned(op, 1)
+    whole = " ".join(op.names()[numbers:])
+    op.align(
+        f"{_axes('z', numbers)} {whole}, {_axes('u', placed)} {whole} -> {_axes('y', numbers)} {whole}", [data, updates]
+    )
+
+
+def _picked(op: GradientNode, x: Tensor) -> Tensor:
+    """Return the elements of a tensor that a scatter writes to."""
+    if op.node.op_type == "ScatterND":
+        return x.op("GatherND", op.x(1))
+    return x.op("GatherElements", op.x(1), axis=op.axis(0))
+
+
+def _scattered(op: GradientNode, into: Tensor, updates: Tensor, **attributes: str) -> Tensor:
+    """Scatter other updates into another tensor, at the same places."""
+    axis = {"axis": op.axis(0)} if op.node.op_type == "ScatterElements" else {}
+    return op.tape.emit(op.node.op_type, into, op.x(1), updates, **axis, **attributes)
+
+
+def _share(op: GradientNode, dy: Tensor) -> Tensor:
+    """Divide dy by the number of elements that are equal to a maximum or minimum."""
+    own, new = (op.y().equals(op.x())).cast(dy.dtype), _picked(op, op.y()).equals(op.x(2)).cast(dy.dtype)
+    return dy / _scattered(op, own, new, reduction="add")
+
+
 @gradient("ScatterElements ScatterND")
 def scattered_into(op: GradientNode, dy: Tensor) -> Tensor:
-    """Zero where something was overwritten."""
-    if op.attr("reduction", "none") == "add":
+    """Zero where something was overwritten; an extreme's gradient is divided among equals."""
+    reduction = op.attr("reduction", "none")
+    if reduction == "add":
         return dy
-    _require_reduction(op, "none")
-    axis = {"axis": op.axis(0)} if op.node.op_type == "ScatterElements" else {}
-    return op.tape.emit(op.node.op_type, dy, op.x(1), op.x(2).zeros(), **axis)
+    if reduction == "mul":
+        return dy * _scattered(op, op.x().like(np.ones((1,) * dy.rank)).expand(dy.shape), op.x(2), reduction="mul")
+    if reduction == "none":
+        return _scattered(op, dy, op.x(2).zeros())
+    return op.y().equals(op.x()).where(_share(op, dy), 0.0)
 
 
 @gradient("ScatterElements ScatterND", of=2)
 def scattered(op: GradientNode, dy: Tensor) -> Tensor:
-    """Gather from the positions that were written."""
-    _require_reduction(op, "none", "add")
-    if op.node.op_type == "ScatterND":
-        return dy.op("GatherND", op.x(1))
-    return dy.op("GatherElements", op.x(1), axis=op.axis(0))
-
-
-def _require_reduction(op: GradientNode, *known: str) -> None:
+    """Gather from the positions that were written; an extreme's gradient is divided among equals."""
     reduction = op.attr("reduction", "none")
-    if reduction not in known:
-        raise NotImplementedError(f"its reduction is {reduction!r}")
+    if reduction in ("none", "add"):
+        return _picked(op, dy)
+    if reduction == "mul":
+        return _picked(op, dy * op.y()) / op.x(2)
+    return _picked(op, op.y()).equals(op.x(2)).where(_picked(op, _share(op, dy)), 0.0)
 
 
-@traces("Compress ReverseSequence ScatterND Unique com.microsoft:Unique")
+@traces("Compress ReverseSequence Unique com.microsoft:Unique")
 def data_dependent(op: TraceNode) -> None:
     """Positions are picked at run time."""
     op.give_up("OP205", _AT_RUN_TIME)

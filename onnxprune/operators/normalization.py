@@ -21,8 +21,9 @@ describe("RMSNormalization SimplifiedLayerNormalization", weights=(1,), scale=1)
 
 @traces("BatchNormalization")
 def batch_normalization(op: TraceNode) -> None:
-    """Every channel by itself."""
-    op.align("n c *s, c, c, c, c -> n c *s, c, c, c, c")
+    """Every channel by itself; before opset 9 perhaps with moments and scales of its own for every position."""
+    own = "c *s" if op.version < 9 and not op.attr("spatial", 1) else "c"
+    op.align(f"n c *s, {own}, {own}, {own}, {own} -> n c *s, c, c, c, c")
 
 
 def _channels(vector: Tensor, rank: int) -> Tensor:

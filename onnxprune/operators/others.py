@@ -74,7 +74,7 @@ leave(
         """
     ),
 )
-leave("experts are chosen by values", _contrib("MoE MoEGroupRouter MoEPacked RouterGateUpProj"))
+leave("experts are chosen by values", _contrib("MoEGroupRouter MoEPacked RouterGateUpProj"))
 leave("it needs the whole matrix", "com.microsoft:Inverse")
 leave("it transforms the axis as a whole", _contrib("ComplexMul ComplexMulConj Irfft Rfft UnfoldTensor"))
 leave(

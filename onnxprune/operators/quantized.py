@@ -14,8 +14,7 @@ describe("DequantizeLinear com.microsoft:DequantizeLinear", zero_points=((0, 2, 
 without("gradient", INTEGER, "com.microsoft:DequantizeLinear com.microsoft:QuantizeLinear")
 leave(
     "its weights are packed",
-    "com.microsoft:GatherBlockQuantized com.microsoft:MatMulBnb4 com.microsoft:MatMulFpQ4 com.microsoft:QMoE",
-    "com.microsoft:QOrderedAttention com.microsoft:QOrderedMatMul",
+    "com.microsoft:MatMulBnb4 com.microsoft:MatMulFpQ4 com.microsoft:QOrderedAttention com.microsoft:QOrderedMatMul",
 )
 
 

@@ -27,13 +27,15 @@ class Walk:
         known: the shapes of tensors.
         channels: the ledger.
         grouped: what leaves a grouped convolution.
+        policy: what leaves an attention.
         owned: tensors that hold an initializer's elements and have one reader, with the initializer.
     """
 
-    def __init__(self, known: Mapping[str, Shape], grouped: Grouped = "channels") -> None:
+    def __init__(self, known: Mapping[str, Shape], grouped: Grouped = "channels", policy: Attention = "heads") -> None:
         """Start with an empty ledger."""
         self.known = known
         self.grouped = grouped
+        self.policy = policy
         self.channels = Channels()
         self.owned: Mapping[str, str] = {}
 
@@ -63,6 +65,7 @@ class TraceNode(Node):
         index: the node's index.
         channels: the ledger.
         attention: what leaves an attention, if the node is part of one.
+        policy: what leaves an attention, wherever the node is.
         grouped: what leaves a grouped convolution.
         outputs: the outputs' values, by number.
         looked_at: the inputs whose channels the rule has looked at.
@@ -93,7 +96,7 @@ class TraceNode(Node):
         self.attention = attention
         self.outputs: dict[int, Value] = {}
         self.looked_at: set[str] = set()
-        self.channels, self.grouped = walk.channels, walk.grouped
+        self.channels, self.grouped, self.policy = walk.channels, walk.grouped, walk.policy
         self._walk = walk
         self._records = records
 

@@ -10,7 +10,7 @@ constant that is added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,10 @@ class LayerIndex(GraphIndex):
             return None
         return np.asarray(self.weights[tensor], dtype=np.float64).ravel()
 
+    def are_vectors(self, tensors: Iterable[str]) -> bool:
+        """Whether tensors are initializers with a single axis."""
+        return all(t in self.weights and len(self.weights.shape(t)) == 1 for t in tensors)
+
     def latest_layer(self, tensor: str) -> int:
         """Return the number of the last layer that a tensor depends on, -1 for none."""
         return self._latest.get(tensor, -1)
@@ -103,7 +107,7 @@ def target_of(layer: LinearLayer, number: int, index: LayerIndex) -> RegressionT
     scale, shift = np.ones(()), np.zeros(())
     tensor, node = layer.y, index.only_reader(layer.y)
     while node is not None:
-        if node.op_type == "BatchNormalization" and all(n in index.weights for n in node.input[1:5]):
+        if node.op_type == "BatchNormalization" and index.are_vectors(node.input[1:5]):
             gamma, beta, mean, variance = (np.asarray(index.weights[n], dtype=np.float64) for n in node.input[1:5])
             a = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
             scale, shift = scale * a, shift * a + beta - mean * a

@@ -17,6 +17,7 @@ from onnxprune.model.bodies import mark_alike
 from onnxprune.model.graph import attribute
 from onnxprune.model.tensors import by_group, set_tensor
 from onnxprune.operators.card import card_of
+from onnxprune.operators.node import Node
 from onnxprune.trace.pruned_graph import Block, PrunedGraph
 
 
@@ -63,9 +64,13 @@ def masked(kept: PrunedGraph, *, readers_only: bool = False) -> ModelProto:
 def _zeros(kept: PrunedGraph) -> dict[str, np.ndarray]:
     """Return the zero points of quantized weights, ready to broadcast against them."""
     graph = kept.graph
-    zeros = {}
+    zeros: dict[str, np.ndarray] = {}
     for node in graph.proto.graph.node:
-        for data, zero, axis in card_of(node.domain, node.op_type).zero_points:
+        card = card_of(node.domain, node.op_type)
+        if card.zero_bytes is not None:
+            bytes_of = card.zero_bytes(Node(node)).items()
+            zeros.update((node.input[i], np.array(byte, np.uint8)) for i, byte in bytes_of if i < len(node.input))
+        for data, zero, axis in card.zero_points:
             point = graph.shapes.values.get(node.input[zero]) if zero < len(node.input) else None
             shape = graph.shapes.shapes.get(node.input[data])
             if point is not None and shape is not None and node.input[data] in graph.values:
@@ -98,7 +103,7 @@ def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list
     """Run a node on the remaining channels: gather, compute, scatter."""
     inner = NodeProto()
     inner.CopyFrom(node)
-    _fix_scale(inner, kept)
+    _fix_attributes(inner, kept)
     names = (f"{node.name}::masked{i}" for i in count())
     before: list[NodeProto] = []
     after: list[NodeProto] = []
@@ -127,8 +132,10 @@ def _on_remaining(node: NodeProto, kept: PrunedGraph, model: ModelProto) -> list
     return [*before, inner, *after]
 
 
-def _fix_scale(node: NodeProto, kept: PrunedGraph) -> None:
-    """Make an attention scale its scores by the original width of its heads."""
+def _fix_attributes(node: NodeProto, kept: PrunedGraph) -> None:
+    """Make an attention scale its scores by the original width of its heads, and choose no more experts than remain."""
+    if node.op_type in ("MoE", "QMoE") and (remaining := kept.shape(node.input[1])[-1]) < (attribute(node, "k") or 1):
+        next(a for a in node.attribute if a.name == "k").i = remaining
     attends = node.op_type in ("Attention", "MultiHeadAttention")
     if attends and attribute(node, "scale") is None:
         shape = kept.graph.shapes.shapes[node.input[0]]

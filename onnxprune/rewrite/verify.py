@@ -195,7 +195,7 @@ def difference(a: Any, reference: Any) -> float:
     if not (np.isfinite(x) & np.isfinite(y))[~same].all():
         return float("inf")
     scale = np.abs(y[np.isfinite(y)]).max(initial=FLOOR)
-    return float(np.abs(x - y)[~same].max() / scale)
+    return float(np.abs(x[~same] - y[~same]).max() / scale)
 
 
 def _finite(value: Any) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DataSettings as DataSettings,
         RepairSettings as RepairSettings,
         ShrinkSettings as ShrinkSettings,
+        TrimSettings as TrimSettings,
     )
     from onnxprune.settings.training import (
         Augmentation as Augmentation,
@@ -33,7 +34,7 @@ _HOMES = {
     "benchmarking": ("BenchmarkSettings",),
     "declare": ("Settings", "build", "given"),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
-    "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings"),
+    "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }
 

@@ -59,6 +59,28 @@ class RepairSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
+class TrimSettings(Settings):
+    """What to trim before channels are removed; without a budget, nothing else is removed."""
+
+    last_token_logits: bool = setting(
+        False,
+        "Compute a decoder's logits for the last position only, as generation needs them: axis 1 of this output gets "
+        "size 1. Sequences must be padded on the left, if at all.",
+    )
+    vocabulary: Any = setting(
+        None,
+        "Keep only the tokens whose ids this file lists, one in each line or as a JSON list. They are numbered anew in "
+        "their old order; the new ids are written beside the model.",
+        metavar="FILE",
+    )
+    keep_token_ids: bool = setting(
+        False,
+        "With `vocabulary`: let the model take old ids and give logits for them, minus infinity for removed tokens. A "
+        "removed id is read as the first one that is kept.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ShrinkSettings(Settings):
     """How to make a model smaller."""
 
@@ -107,11 +129,13 @@ class ShrinkSettings(Settings):
             "drop it: a latency target has its own allocation",
         ),
         Rule("remove_blocks", ["sensitivity"], "{first} can't use sensitivities that were measured before"),
+        Rule("vocabulary", ["keep_token_ids"], "{other} needs a list of tokens", "give it with {first}", forbids=False),
     )
 
     planning: PlanSettings = setting(PlanSettings, "How to plan.")
     latency: LatencySettings = setting(LatencySettings, "Where a latency target is measured.")
     policies: Policies = setting(Policies, "What is removed together.")
+    trimming: TrimSettings = setting(TrimSettings, "What to trim first.")
     transform: Any = setting(
         None,
         "Function that the model passes through before tracing; it takes and returns an onnx-graphsurgeon graph.",

@@ -76,14 +76,13 @@ _UNKNOWN = Card("")
 
 class _Tracer(Walk):
     def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention, grouped: Grouped) -> None:
-        super().__init__(shapes.shapes, grouped)
+        super().__init__(shapes.shapes, grouped, attention)
         self.proto = proto
         self.shapes = shapes
         self.values: dict[str, Value] = {}
         self.initializers = {t.name: t for t in proto.graph.initializer}
         self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         self.parameters: dict[str, str] = {}
-        self.attention = attention
         self.in_attention = attention_nodes(proto.graph)
         self.uses = GraphIndex(proto.graph).uses
         self.owned = owned_weights(proto.graph, self.uses)
@@ -106,7 +105,7 @@ class _Tracer(Walk):
 
     def step(self, index: int, node: NodeProto, table: Mapping[str, Card]) -> None:
         version = self.versions.get(node.domain or "ai.onnx", 1)
-        policy = self.attention if index in self.in_attention else None
+        policy = self.policy if index in self.in_attention else None
         card = table.get(operator_key(node.domain, node.op_type), _UNKNOWN)
         op = TraceNode(self, index, node, version, attention=policy, records=card.contracts and card.macs is None)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,17 @@ from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut, Method, Repair, unrepaired
 from onnxprune.settings import ShrinkSettings, TrainSettings
-from onnxprune.settings.declare import either
+from onnxprune.settings.declare import either, given
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.train.finetune import FineTuned, finetune
+from onnxprune.trimming.proof import Trimmed
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import open_samples
+from onnxprune.workflow.inputs import open_samples, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import plan, read_curves, read_plan, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
+from onnxprune.workflow.trimming import trim
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -43,6 +45,7 @@ class Shrunk:
         evaluation: the result against the original, if a drop in accuracy was the limit.
         tuned: the result of training; None without training.
         repaired: whether the model was repaired.
+        trims: what was trimmed before; ``analysis`` is then of the trimmed model.
     """
 
     model: Model
@@ -52,11 +55,17 @@ class Shrunk:
     evaluation: Evaluation | None = None
     tuned: FineTuned | None = None
     repaired: bool = False
+    trims: tuple[Trimmed, ...] = ()
 
     @property
     def unrepaired(self) -> tuple[LeftOut, ...]:
         """The layers behind removed channels that a repair couldn't change, with the reasons."""
         return unrepaired(self.pruned.kept, self.pruned.proto) if self.repaired else ()
+
+    @property
+    def new_ids(self) -> Mapping[int, int] | None:
+        """The new id of each token that is kept, by its old one; None unless a vocabulary was trimmed."""
+        return next((trimmed.new_ids for trimmed in self.trims if trimmed.new_ids is not None), None)
 
     @property
     def plan(self) -> PrunePlan:
@@ -83,8 +92,8 @@ def shrink(
         settings: the settings; `options` are an alternative.
         progress: called with phases and their parts.
         consume: whether `model`, if it is a Model, may be modified, which saves a copy of its weights.
-        **options: fields of `ShrinkSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies` and
-            `LatencySettings`: target, ratio, data, max_drop, finetune, exclude, ...
+        **options: fields of `ShrinkSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies`,
+            `TrimSettings` and `LatencySettings`: target, ratio, data, max_drop, finetune, exclude, ...
 
     Raises:
         PlanError: settings are contradictory (OP302) or out of range (OP303), or the target can't be reached (OP301).
@@ -108,10 +117,19 @@ def shrink(
     settings = either(ShrinkSettings, settings, options)
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
+    trims: tuple[Trimmed, ...] = ()
+    if given(settings.trimming) and not {"ratio", "target", "ratio_for", "remove_blocks"} & given(planning).keys():
+        planning = replace(planning, ratio=0.0)
     if made is None and settings.max_drop is None:
         settled(planning, data=False)  # refuses a missing budget before the work
     progress("load", 0, None)
     loaded = load(model)
+    if given(settings.trimming):
+        progress("trim", 0, None)
+        loaded = loaded if settings.transform is None else transformed(loaded, settings.transform)
+        loaded, trims = trim(loaded, settings)
+        inputs = None if settings.inputs is None else trims[-1].inputs
+        settings = replace(settings, transform=None, inputs=inputs)
     progress("trace", 0, None)
     analysis = analyze(
         loaded,
@@ -142,7 +160,7 @@ def shrink(
             **proof,
         )
         result = replace(analysis.model, proto=within.pruned.proto)
-        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation, repaired=True)
+        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation, repaired=True, trims=trims)
     data = None if calibration.data is None else samples(LIMIT)
     training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
     tuned = None
@@ -172,4 +190,4 @@ def shrink(
             log.warning("%s; the best model before the failure is kept", tuned.failure.cause)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
-    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired)
+    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)

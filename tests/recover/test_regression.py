@@ -206,3 +206,12 @@ def test_a_normalization_with_computed_parameters() -> None:
     gamma = net.op("Exp", net.weight(4))
     y = net.op("BatchNormalization", y, gamma, net.weight(4), net.weight(4), net.between(0.5, 1.5, 4))
     check(net, net.op("Add", x, y), {**STEM, "branch": ("branch_out0", None)})
+
+
+def test_a_normalization_with_moments_for_every_position() -> None:
+    net = Net(7)
+    x = net.conv(net.input((2, 3, 5, 5), "x"), 4, name="stem")
+    y = net.conv(net.op("Relu", x), 4, 3, name="branch")
+    own = [net.between(0.5, 1.5, 4, 5, 5) for _ in range(4)]
+    y = net.op("BatchNormalization", y, *own, spatial=0)
+    check(net, net.op("Add", x, y), {**STEM, "branch": ("branch_out0", None)})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.differences import Case, check
+from tests.train.differences import Case, check, found_gradients
 
 
 def ints(*values: int) -> np.ndarray:
@@ -16,6 +16,7 @@ def ints(*values: int) -> np.ndarray:
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((2, 6, 4, 4))
+APART = RNG.permutation(5 * X[0].size).reshape(5, *X.shape[1:]) * 0.01 + 0.5  # no two are close
 CASES = {
     "Reshape": Case("Reshape", [X, ints(2, -1)]),
     "Flatten": Case("Flatten", [X], {"axis": 2}),
@@ -97,3 +98,19 @@ def test_resizing_before_opset_11(mode: str, scales: tuple[float, float]) -> Non
     for operator, opset in operators:
         amount = np.array([1, 1, *scales], np.float32)
         check(Case(operator, [X, amount], {"mode": mode}, of=[0], linear=True, opset=opset))
+
+
+@pytest.mark.parametrize("reduction", ["mul", "max", "min"])
+@pytest.mark.parametrize("name", ["ScatterElements", "ScatterND"])
+def test_a_scatter_that_reduces(name: str, reduction: str) -> None:
+    index = ints(1, 0, 1)[:, None] if name == "ScatterND" else RNG.integers(0, 2, APART[2:].shape)
+    check(Case(name, [APART[:2], index, APART[2:]], {"reduction": reduction}, runtime=True))
+
+
+def test_an_extreme_divides_its_gradient_among_equals() -> None:
+    """Of three equal elements that meet, each has a third."""
+    inputs = [np.array([[2.0, 1.0]]), ints(0, 0)[:, None], np.array([[2.0, 3.0], [2.0, 0.0]])]
+    case = Case("ScatterND", inputs, {"reduction": "max"}, runtime=True)
+    found = found_gradients(case, lambda i, shape: np.ones(tuple(shape)))
+    assert np.allclose(found["x0"], [[1 / 3, 0]])
+    assert np.allclose(found["x2"], [[1 / 3, 1], [1 / 3, 0]])
