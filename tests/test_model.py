@@ -199,6 +199,8 @@ BAD_MODELS: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "tensor type": ("OP112", lambda m: setattr(m.graph.initializer[0], "data_type", 77)),
     "undefined": ("OP112", lambda m: setattr(m.graph.initializer[0], "data_type", 0)),
     "input's type": ("OP112", with_value_type(77, 1)),
+    "input without a type": ("OP112", lambda m: m.graph.input[0].ClearField("type")),
+    "input of nothing": ("OP112", with_value_type(0, 1)),
     "no operator": ("OP123", lambda m: m.graph.node[0].ClearField("op_type")),
     "attribute name": ("OP123", lambda m: m.graph.node[0].attribute.add(type=1)),
     "attribute type": ("OP123", lambda m: m.graph.node[0].attribute.add(name="a")),
@@ -246,6 +248,7 @@ def test_names_are_looked_up_through_subgraphs() -> None:
     load(parser.parse_model(text.replace("NAME", "x")))
     refuses(parser.parse_model(text.replace("NAME", "q")), "OP106")  # of the other branch
     refuses(parser.parse_model(text.replace("p = Neg(NAME)", "p = Neg(p)")), "OP105")
+    refuses(parser.parse_model(text.replace("NAME", "x").replace("(float[2] q)", "(float[2] q, float[2] x)")), "OP123")
 
 
 def test_endless_nesting() -> None:

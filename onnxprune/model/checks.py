@@ -110,6 +110,22 @@ def check_values(values: Collection[ValueInfoProto]) -> None:
                 raise ModelError("OP111", f"impossible size {dim.dim_value}", where=f'"{value.name}"')
 
 
+def check_inputs(graph: GraphProto) -> None:
+    """Check that the inputs of a model say what they hold; those with an initializer needn't.
+
+    Raises:
+        ModelError: an input has no type, or no element type (OP112).
+    """
+    given = {tensor.name for tensor in graph.initializer}
+    given.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for entry in graph.input:
+        kind = entry.type.WhichOneof("value")
+        if entry.name not in given and (
+            kind is None or (kind == "tensor_type" and not entry.type.tensor_type.elem_type)
+        ):
+            raise ModelError("OP112", "an input has no data type", where=f'"{entry.name}"')
+
+
 def check_graphs(model: ModelProto) -> None:
     """Check the names of all graphs, and bring their nodes into topological order; sorting is stable.
 
@@ -177,6 +193,11 @@ def _check_node(node: NodeProto) -> None:
         raise ModelError("OP123", "a node has no operator type", where=describe(node))
     if not all(names) or len(set(names)) < len(names):
         raise ModelError("OP123", "an attribute has no name, or that of another", where=describe(node))
+    if node.op_type == "If" and node.domain in DEFAULT_DOMAINS:
+        for body in subgraphs(node):
+            if len(body.output) != len(node.output):
+                cause = f"a body has {len(body.output)} results for {len(node.output)} outputs"
+                raise ModelError("OP123", cause, where=describe(node))
     for attribute in node.attribute:
         field = _CONTENTS.get(attribute.type)
         absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))

@@ -20,7 +20,14 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.model.checks import captured_names, check_graphs, check_header, check_values, messages
+from onnxprune.model.checks import (
+    captured_names,
+    check_graphs,
+    check_header,
+    check_inputs,
+    check_values,
+    messages,
+)
 from onnxprune.model.external import detach, embed
 from onnxprune.model.tensors import Weights, check_data, check_type, densify, elements, set_tensor, weights
 from onnxprune.model.wire import PROTOBUF_LIMIT, copy_model, pieces
@@ -189,6 +196,7 @@ def _load(source: str | os.PathLike[str] | bytes | ModelProto | gs.Graph) -> Mod
     tensors = [(m, f"tensor {m.name!r}") for m in messages(proto) if isinstance(m, TensorProto)]
     check_header(proto)
     check_values([*proto.graph.input, *proto.graph.output])
+    check_inputs(proto.graph)
     data_files = embed(tensors, path)
     for tensor, where in tensors:
         check_type(tensor, where)

@@ -93,11 +93,13 @@ def _join(op: TraceNode, values: list[Value], axis: int) -> list[Factor]:
 @traces("Split")
 def split(op: TraceNode) -> None:
     """Each output has its piece of the ids."""
-    axis, start = op.axis(0), 0
+    value, axis, start = op.x(0), op.axis(0), 0
     for i, name in enumerate(op.node.output):
-        if name:
+        if name and value.on(axis) is None:  # no channels; its size may be anything
+            op.give(value.moved(op.out_shape(i), value.factors), i)
+        elif name:
             size = op.out_shape(i)[axis]
-            op.give(op.piece(take(op.x(0), axis, np.arange(start, start + size)), axis), i)
+            op.give(op.piece(take(value, axis, np.arange(start, start + size)), axis), i)
             start += size
 
 
@@ -140,8 +142,10 @@ def _slices(op: TraceNode, value: Value) -> dict[int, Ids | None]:
         axes = np.arange(rank if starts is None else len(starts))
     picked: dict[int, Ids | None] = {}
     for i, a in enumerate(int(a) % rank for a in axes):
+        if value.on(a) is None:  # no channels; its size may be anything
+            continue
         unknown = starts is None or ends is None or (op.has(4) and steps is None)
-        if unknown or (value.on(a) is not None and op.has(1) and (op.varies(1) | op.varies(2))[i]):
+        if unknown or (op.has(1) and (op.varies(1) | op.varies(2))[i]):
             picked[a] = None
         else:
             assert starts is not None and ends is not None
@@ -400,7 +404,7 @@ def tile(op: TraceNode) -> None:
         value = op.pin_axes(value, range(len(value.shape)), "OP205", _AT_RUN_TIME)
         repeats = np.ones(len(value.shape), dtype=np.int64)
     for axis, count in enumerate(repeats.ravel()):
-        if count != 1 and value.shape[axis] > 1:
+        if count != 1 and value.shape[axis] > 1 and value.on(axis) is not None:
             value = take(value, axis, np.tile(np.arange(value.shape[axis]), int(count)))
     op.give(value.moved(op.out_shape(), value.factors))
 

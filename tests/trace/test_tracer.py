@@ -368,3 +368,13 @@ def test_ir_version_3() -> None:
     graph = analyze(model)
     assert sizes(graph) == {"stem": 4}
     prove(graph)
+
+
+def test_axes_without_channels_may_have_any_size() -> None:
+    """A slice, pieces and tiles of two billion positions cost nothing."""
+    net = Net()
+    x = net.linear(net.input((1, 2**31 - 2, 3)), 8, name="make")
+    first, _ = net.split(net.slice(x, [1], [2**31 - 3], [1]), [2**31 - 5, 1], 1)
+    tiled = net.op("Tile", first, net.const(np.array([1, 1, 1])))
+    net.output(net.linear(tiled, 2, name="head"))
+    assert sizes(analyze(net.model(check=False))) == {"make": 8}
