@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.errors import TrainingError
 from onnxprune.model.checks import describe
 from onnxprune.model.graph import behind
-from onnxprune.model.tape import Tape, Tensor
+from onnxprune.model.tape import REAL, Tape, Tensor
 from onnxprune.operators.card import card_of, operator_key
 from onnxprune.operators.differentiated import GradientNode
 
 
-def dependents(nodes: Iterable[NodeProto], wrt: Iterable[str], stopped: Container[str] = ()) -> set[str]:
-    """Return the tensors through which gradients may reach some tensors, including these, except ``stopped`` ones."""
+def dependents(tape: Tape, wrt: Iterable[str]) -> set[str]:
+    """Return the tensors of a graph through which gradients may reach some tensors, including these.
+
+    Integers and booleans carry no gradient. Quantized numbers are the exception: what QuantizeLinear makes, and what is
+    computed from it in the same type (`onnxprune.operators.quantized`).
+    """
     moving = set(wrt)
-    for node in nodes:
-        if not moving.isdisjoint(node.input) and not card_of(node.domain, node.op_type).flat:
-            moving.update(name for name in node.output if name and name not in stopped)
+    for node in tape.nodes:
+        card, read = card_of(node.domain, node.op_type), [name for name in node.input if name in moving]
+        if card.flat or not read:
+            continue
+        types = {tape[name].dtype for name in read}
+        for name in node.output:
+            if name and name not in tape.stopped and ((dtype := tape[name].dtype) in REAL or card.quantizes or dtype in types):
+                moving.add(name)
     return moving
 
 
@@ -37,8 +46,18 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         TrainingError: an operator has no rule (OP901), or none for this form of it (OP902).
     """
+    found = reached(tape, loss, wrt)
+    return [found[t.name] if t.name in found else t.zeros() for t in wrt]
+
+
+def reached(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Append the gradients of a scalar with respect to tensors; return those of the tensors that it depends on, by name.
+
+    Raises:
+        TrainingError: an operator has no rule (OP901), or none for this form of it (OP902).
+    """
     forward = list(tape.nodes)
-    moving = dependents(forward, [t.name for t in wrt], tape.stopped)
+    moving = dependents(tape, [t.name for t in wrt])
     parts: dict[str, list[Tensor]] = {loss.name: [loss.like(1.0).expand(loss.shape)]}
 
     def total(name: str) -> Tensor | None:
@@ -55,7 +74,7 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
                 dy = total(node.output[0])
                 op = GradientNode(node, tape, index, total)
                 parts.setdefault(name, []).append(_apply(op, op.dy(0) if dy is None else dy))
-    return [total(t.name) or t.zeros() for t in wrt]
+    return {t.name: found for t in wrt if (found := total(t.name)) is not None}
 
 
 def _apply(op: GradientNode, dy: Tensor) -> Tensor:

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from onnxprune.autodiff.prepare import as_classes, opset_of, prepared, scores_before, single_precision
+from onnxprune.autodiff.prepare import (
+    as_classes,
+    opset_of,
+    prepared,
+    scores_before,
+    single_precision,
+    without_known_branches,
+)
 from onnxprune.errors import TrainingError
 from onnxprune.model.checks import describe
 from onnxprune.model.file import weights
@@ -70,7 +77,7 @@ def forward(
         TrainingError: the model can't be converted to the opset needed (OP903), or a shape is unknown (OP902).
         ModelError: the shapes don't fit.
     """
-    proto = prepared(proto)
+    proto = prepared(without_known_branches(proto, input_shapes))
     shapes = concretize(proto, input_shapes)
     walk = _ForwardBuilder(proto, shapes, trained, norms, fast)
     for node in proto.graph.node:
@@ -109,7 +116,7 @@ class _ForwardBuilder:
         copy = NodeProto()
         copy.CopyFrom(node)
         for name in filter(None, node.output):
-            if name not in self.shapes.shapes:
+            if name not in self.shapes.shapes or name not in self.shapes.types:
                 cause = f"the shape of operator {node.op_type}'s output is unknown"
                 raise TrainingError("OP902", cause, where=describe(node))
             tape.know(name, self.shapes.shapes[name], self.shapes.types[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx.inliner
@@ -10,11 +10,13 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helpe
 from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
+from onnxprune.model.bodies import is_open, results
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, with_nodes
+from onnxprune.model.graph import GraphIndex, behind, with_nodes
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
+from onnxprune.shapes import concretize
 
 OPSET = 18
 """The oldest opset in which all operators that gradient rules emit have their current form."""
@@ -27,6 +29,24 @@ def prepared(proto: ModelProto) -> ModelProto:
         TrainingError: onnx can't convert it (OP903).
     """
     return expanded(upgraded(single_precision(proto)))
+
+
+def without_known_branches(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> ModelProto:
+    """Return a normalized model in which each If whose condition follows from constants and sizes is the body that runs.
+
+    Nodes of the other body go, unless an output needs them.
+    """
+    if not any(map(is_open, proto.graph.node)):
+        return proto
+    known, nodes = concretize(proto, input_shapes).values, list[NodeProto]()
+    for node in proto.graph.node:
+        if not is_open(node) or node.input[0] not in known:
+            nodes.append(node)
+            continue
+        chosen = results(node)["then_branch" if known[node.input[0]].all() else "else_branch"]
+        copies = zip(chosen, node.output, strict=True)
+        nodes += [helper.make_node("Identity", [x], [y], name=f"{node.name}:{y}") for x, y in copies if y]
+    return with_nodes(proto, behind((value.name for value in proto.graph.output), nodes))
 
 
 def opset_of(proto: ModelProto) -> int:

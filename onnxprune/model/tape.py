@@ -16,6 +16,8 @@ Shape: TypeAlias = tuple[int, ...]
 Operand: TypeAlias = "Tensor | float | NDArray[Any]"
 
 FLOAT, INT64, BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
+REAL = {FLOAT, *map(int, (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))}
+"""The types of real numbers."""
 
 
 def _operator(op_type: str) -> Callable[[Tensor, Operand], Tensor]:

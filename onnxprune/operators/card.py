@@ -63,6 +63,7 @@ class Card:
             number.
         gradients: gradient rules by input; the key None means all inputs.
         flat: whether the derivative is zero everywhere: gradients stop there.
+        quantizes: whether its integers stand for real numbers, so that gradients pass through them.
         written_out: expands the node into simpler operators, which have gradients.
         factors: the inputs that a contraction multiplies. Channels are summed over; one factor may be a weight.
         attends: whether it computes attention scores of queries and keys, whatever its factors are.
@@ -85,6 +86,7 @@ class Card:
     rewrite: Rewrite | None = None
     gradients: dict[int | None, Gradient] = field(default_factory=dict)
     flat: bool = False
+    quantizes: bool = False
     written_out: WrittenOut | None = None
     factors: tuple[int, ...] = ()
     attends: bool = False

@@ -12,6 +12,7 @@ from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
 flat("ConstantOfShape EyeLike NonZero OneHot RandomNormal RandomUniform Range Shape Size com.microsoft:Range")
+flat("Bernoulli Multinomial RandomNormalLike RandomUniformLike")  # of their input they take the shape, or chances
 leave("its values are drawn for each position", "Bernoulli Multinomial RandomNormalLike RandomUniformLike")
 leave("its result is a matrix of positions", "EyeLike")
 without("gradient", TWIN, "com.microsoft:ExpandDims")

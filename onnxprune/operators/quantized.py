@@ -11,6 +11,7 @@ from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
 describe("DequantizeLinear com.microsoft:DequantizeLinear", zero_points=((0, 2, 1),))
+describe("QuantizeLinear", quantizes=True)
 without("gradient", INTEGER, "com.microsoft:DequantizeLinear com.microsoft:QuantizeLinear")
 leave(
     "its weights are packed",
