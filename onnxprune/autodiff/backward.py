@@ -27,7 +27,11 @@ def dependents(tape: Tape, wrt: Iterable[str]) -> set[str]:
             continue
         types = {tape[name].dtype for name in read}
         for name in node.output:
-            if name and name not in tape.stopped and ((dtype := tape[name].dtype) in REAL or card.quantizes or dtype in types):
+            if (
+                name
+                and name not in tape.stopped
+                and ((dtype := tape[name].dtype) in REAL or card.quantizes or dtype in types)
+            ):
                 moving.add(name)
     return moving
 
@@ -51,7 +55,7 @@ def gradients(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
 
 
 def reached(tape: Tape, loss: Tensor, wrt: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Append the gradients of a scalar with respect to tensors; return those of the tensors that it depends on, by name.
+    """Append the gradients of a scalar; return those of the tensors that it depends on, by name.
 
     Raises:
         TrainingError: an operator has no rule (OP901), or none for this form of it (OP902).

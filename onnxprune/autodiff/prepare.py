@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx.inliner
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper, version_converter
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper, version_converter
 from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
@@ -32,7 +34,7 @@ def prepared(proto: ModelProto) -> ModelProto:
 
 
 def without_known_branches(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> ModelProto:
-    """Return a normalized model in which each If whose condition follows from constants and sizes is the body that runs.
+    """Return a model in which each opened If whose condition follows from constants and sizes is the body that runs.
 
     Nodes of the other body go, unless an output needs them.
     """
@@ -163,49 +165,73 @@ def _without_weights(proto: ModelProto, transform: Callable[[ModelProto], ModelP
     return result
 
 
-def single_precision(proto: ModelProto) -> ModelProto:
-    """Return a float16 model in float32: small steps would be lost to rounding."""
-    half = TensorProto.FLOAT16
-    if not any(t.data_type == half for t in proto.graph.initializer):
+HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_OF_TYPE = ("dtype", "output_datatype", "output_dtype", "to")  # attributes that name an element type
+
+
+def single_precision(proto: ModelProto, half: Sequence[int] = HALF) -> ModelProto:
+    """Return a model in which all tensors of half precision, float16 and bfloat16, are float32.
+
+    Training runs in float32 throughout: master weights keep steps that rounding would lose (Micikevicius et al.,
+    "Mixed precision training", ICLR 2018), and gradients don't underflow, so that no loss scaling is needed.
+
+    Args:
+        proto: the model. It isn't changed, and returned as it is if it has no such tensors.
+        half: the types that are replaced.
+    """
+    if not any(_widen(proto.graph, half, look=True)):
         return proto
     copy = ModelProto()
     copy.CopyFrom(proto)
-    for value in (*copy.graph.input, *copy.graph.output):
-        _widen_value(value)
-    del copy.graph.value_info[:]
-    attributes = [a for node in copy.graph.node for a in node.attribute]
-    for tensor in (*copy.graph.initializer, *(a.t for a in attributes if a.HasField("t"))):
-        _widen(tensor)
-    for attribute in attributes:
-        if attribute.name == "to" and attribute.i == half:
-            attribute.i = TensorProto.FLOAT
+    for _ in _widen(copy.graph, half):
+        pass
     return copy
 
 
-def _widen(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT16:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
+def single(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of half precision as float32, and others as they are."""
+    half = array.dtype in [helper.tensor_dtype_to_np_dtype(dtype) for dtype in HALF]
+    return array.astype(np.float32) if half else array
 
 
-def _widen_value(value: ValueInfoProto) -> None:
-    if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
+def _widen(graph: GraphProto, half: Sequence[int], *, look: bool = False) -> Iterator[bool]:
+    """Make what is of half precision float32, in bodies as well; yield True for each place, and only that to look."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in half:
+            yield True
+            if not look:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+    attributes = [a for node in graph.node for a in node.attribute]
+    for tensor in (*graph.initializer, *(a.t for a in attributes if a.HasField("t"))):
+        if tensor.data_type in half:
+            yield True
+            if not look:
+                wide = numpy_helper.to_array(tensor).astype(np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    for attribute in attributes:
+        if attribute.name in _OF_TYPE and attribute.i in half:
+            yield True
+            if not look:
+                attribute.i = TensorProto.FLOAT
+        if attribute.HasField("g"):
+            yield from _widen(attribute.g, half, look=look)
 
 
-_NORMALIZING = ("Identity", "LogSoftmax", "Softmax")
+NORMALIZING = ("Identity", "LogSoftmax", "Softmax")
 
 
-def scores_before(proto: ModelProto, output: str, through: Sequence[str] = _NORMALIZING) -> str:
+def scores_before(proto: ModelProto, output: str, through: Sequence[str] = NORMALIZING) -> str:
     """Return the tensor that an output is the Softmax of, or the output itself if it is no Softmax."""
     return GraphIndex(proto.graph).source(output, through)
 
 
-def as_classes(scores: Tensor, labels: Sequence[int] | None) -> Tensor:
+def as_classes(scores: Tensor, labels: Sequence[int] | None, axis: int | None = None) -> Tensor:
     """Reshape scores to [n, classes, ...].
 
     Args:
         scores: [n, ...], classes on the only axis larger than one, or on the axis that the labels lack.
         labels: the shape of the labels, if there are any.
+        axis: the axis of classes, if it is known.
 
     Raises:
         TrainingError: the axis of classes is ambiguous (OP904).
@@ -215,9 +241,10 @@ def as_classes(scores: Tensor, labels: Sequence[int] | None) -> Tensor:
     if len(wide) <= 1:
         return scores.reshape((n, scores.size // n))
     positions = None if labels is None else [size for size in labels[1:] if size > 1]
-    for axis in range(1, scores.rank):
-        others = [size for a, size in enumerate(scores.shape) if a not in (0, axis) and size > 1]
-        if others == positions or (positions is None and axis == 1):
-            return scores.transpose([0, axis, *(a for a in range(1, scores.rank) if a != axis)])
+    first = 1 if positions is None and axis is None else axis
+    for a in range(1, scores.rank) if first is None else [first % scores.rank]:
+        others = [size for b, size in enumerate(scores.shape) if b not in (0, a) and size > 1]
+        if first is not None or others == positions:
+            return scores.transpose([0, a, *(b for b in range(1, scores.rank) if b != a)])
     cause = f"scores of shape {list(scores.shape)} don't go with labels of shape {list(labels or ())}"
     raise TrainingError("OP904", cause, where=f'"{scores.name}"')

@@ -32,6 +32,12 @@ Examples:
     metavar="ORIGINAL",
     help="Learn from the outputs of this model (knowledge distillation); labels are optional.",
 )
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="PLAN",
+    help="Plan that MODEL was pruned with: it tells which channels of a --feature stayed.",
+)
 @click.option("--validation", metavar="DATA", help="Validation data. [default: part of --data]")
 @click.option(
     "--hold-out", type=options.SHARE, default=0.1, help="Share of --data to hold out for validation. [default: 10%]"
@@ -79,6 +85,7 @@ def command(
     output: Path,
     given: dict[str, Any],
     teacher: Path | None,
+    plan: Path | None,
     validation: str | None,
     hold_out: float,
     metric: str | None,
@@ -100,11 +107,15 @@ def command(
     step is an ONNX graph, and runs on any execution provider.
     """
     from onnxprune.model.file import load, save
+    from onnxprune.planning.plan import apply_plan
     from onnxprune.report.documents import document, to_json
     from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
+    from onnxprune.rewrite.comparison import check_origin
     from onnxprune.train import finetune
     from onnxprune.train.history import to_csv
+    from onnxprune.workflow.analysis import analyze
     from onnxprune.workflow.inputs import open_samples
+    from onnxprune.workflow.planning import read_plan
 
     if (resume or every) and checkpoint is None:
         flag = "--resume" if resume else "--every"
@@ -119,6 +130,13 @@ def command(
     with out.step("load"):
         source = load(model)
         original = None if teacher is None else load(teacher)
+        kept = None
+        if plan is not None:
+            if original is None:
+                raise PlanError("OP302", "--plan needs the original", hint="name it with --teacher")
+            made = read_plan(plan)
+            check_origin(source.proto, made)
+            kept = apply_plan(analyze(original, plan=made).graph, made)
     with out.step("open data"):
         samples = open_samples(inputs, source, seed=settings.seed)
         judged = None
@@ -129,6 +147,7 @@ def command(
             source,
             samples,
             teacher=original,
+            kept=kept,
             validation=judged,
             hold_out=hold_out,
             settings=settings,

@@ -23,6 +23,7 @@ from onnxprune.evaluation.intervals import Floats
 
 PerSample = Callable[[BatchView], Floats]
 
+_ROUNDING = 1e-10  # of a variance, relative to the mean square
 _INDICES = 256  # maximum number of classes of models that output only indices
 
 
@@ -81,6 +82,16 @@ def mse(output: str, named: bool) -> Metric:
     return Metric("mse", partial(_distance_rows, _squared, output), _mean, output if named else None)
 
 
+def nmse(output: str, named: bool) -> Metric:
+    """Return the mean squared difference from the original's output, relative to the variance of that output.
+
+    Args:
+        output: the output.
+        named: whether the metric is reported with the output's name.
+    """
+    return Metric("nmse", partial(_relative_rows, output), _relative, output if named else None)
+
+
 def cosine(output: str, named: bool) -> Metric:
     """Return the mean cosine similarity between a sample's output and the original's.
 
@@ -100,6 +111,16 @@ def _mean(sums: Floats) -> Floats:
     """Divide the first column by the second."""
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Floats = sums[..., 0] / sums[..., 1]
+    return result
+
+
+def _relative(sums: Floats) -> Floats:
+    """Divide squared differences by squared deviations from the mean, of their number, sum and sum of squares."""
+    error, count, total, squares = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = squares - total**2 / count
+        scale = np.where(spread > _ROUNDING * squares, spread, squares)  # the mean square where nothing varies
+        result: Floats = np.where(error == 0, 0.0, error / scale)
     return result
 
 
@@ -187,6 +208,17 @@ def _distance_rows(distance: Callable[[Floats, Floats], Floats], output: str, vi
         return _finite_rows(distance(mine.astype(np.float64), original.astype(np.float64)))
 
 
+def _relative_rows(output: str, view: BatchView) -> Floats:
+    assert view.original is not None
+    mine, its = (
+        o[output].reshape(len(o[output]), -1).astype(np.float64) for o in (view.outputs, view.original.outputs)
+    )
+    finite = np.asarray(np.isfinite(mine - its).all(axis=1, keepdims=True))
+    mine, its = (np.where(finite, x, 0) for x in (mine, its))
+    sums = [((mine - its) ** 2).sum(axis=1), finite[:, 0] * its.shape[1], its.sum(axis=1), (its**2).sum(axis=1)]
+    return np.stack(sums, axis=1).astype(np.float64)
+
+
 def _squared(x: Floats, y: Floats) -> Floats:
     result: Floats = ((x - y) ** 2).mean(axis=1)
     return result
@@ -217,11 +249,11 @@ def _user_rows(name: str, function: Callable[..., Any], view: BatchView) -> Floa
     return np.asarray(rows, np.float64)
 
 
-METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "cosine")
+METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "nmse", "cosine")
 """The names of the metrics."""
 
 _LABELED = ("top1", "top5", "miou")
-_DISTANCES = ("mse", "cosine")
+_DISTANCES = ("mse", "nmse", "cosine")
 _UNCLEAR = "there is no output, or more than one, with a score for each class"
 _ONLY_INDICES = "the model outputs only the predicted class"
 
@@ -286,12 +318,14 @@ def _sensible(name: str, first: BatchView) -> bool:
     dense = classes is not None and classes.predicted.shape[1] > 1
     if name == "top5":
         return classes is not None and (classes.count or 0) > 5 and not dense
+    if name == "nmse":  # where outputs may differ in scale
+        return len(floats(first.outputs)) > 1
     return dense if name == "miou" else True
 
 
 def _make(name: str, first: BatchView) -> list[Metric]:
     if name in _DISTANCES:
-        make, names = {"mse": mse, "cosine": cosine}[name], list(floats(first.outputs))
+        make, names = {"mse": mse, "nmse": nmse, "cosine": cosine}[name], list(floats(first.outputs))
         return [make(output, named=len(names) > 1) for output in names]
     if name == "kl":
         assert first.original is not None and first.original.classes is not None

@@ -23,6 +23,7 @@ _TITLES = {
     "top5": "top-5",
     "miou": "mean IoU",
     "mse": "mean squared error",
+    "nmse": "squared error, of variance",
     "cosine": "cosine of outputs",
     "kl": "KL divergence, nats",
 }
@@ -44,7 +45,7 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
 
 def finetuning_fields(result: FineTuned) -> dict[str, Any]:
     """Return what a document contains of a fine-tuning run."""
-    return pick(result, "kept", "epoch", "metric", "before", "after", "history", "untrained")
+    return pick(result, "kept", "epoch", "metric", "before", "after", "follows", "history", "untrained")
 
 
 def finetuning_tables(result: FineTuned) -> Tables:
@@ -55,11 +56,22 @@ def finetuning_tables(result: FineTuned) -> Tables:
         columns = right("epoch", "loss", "rate", *([result.metric] if result.metric else []))
         yield heading("training", count(result.history[-1].steps, "step"))
         yield table(columns, map(_epoch, shown))
+        if parts := result.history[0].parts:
+            last = result.history[-1].parts
+            rows = [(name, f"{value:.4f}", f"{last.get(name, value):.4f}") for name, value in parts.items()]
+            yield heading("losses", "means over the first and the last epoch")
+            yield table(left("") + right("first", "last"), rows)
+        if skipped := sum(epoch.skipped for epoch in result.history):
+            what = "whose loss or gradient wasn't finite, changed nothing."
+            yield paragraph(f"{count(skipped, 'step')}, {what}", FAINT)
     if result.before is not None and result.after is not None:
         scores = zip(result.before.scores, result.after.scores, strict=True)
         compared = [(_title(b), *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
         yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
         yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
+    if result.follows:
+        followed = ", ".join(f"{name} ({' and '.join(by)})" for name, by in result.follows.items())
+        yield paragraph(f"Trained on {followed}.", FAINT)
     yield from left_out_tables("not trained", result.untrained)
     yield paragraph(_outcome(result), FAINT)
 

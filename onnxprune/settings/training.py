@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnxprune.settings.declare import Settings, Share, setting
 
-LossName = Literal["cross-entropy", "kl", "mse", "bce"]
+LossName = Literal["cross-entropy", "kl", "mse", "nmse", "bce"]
 OptimizerName = Literal["lamb", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step"]
 
@@ -51,18 +51,24 @@ class TrainSettings(Settings):
     epochs: int = setting(10, "Number of passes through the data.", at_least=1)
     batch: int = setting(64, "Batch size; a model with a fixed batch size uses its own.", at_least=1)
     output: str | None = setting(
-        None, "Output to train.", flag="--output-name", metavar="NAME", shown="the first of real numbers"
+        None,
+        "Output to train.",
+        flag="--output-name",
+        metavar="NAME",
+        shown="all of real numbers; labels go with the first",
     )
     losses: Mapping[LossName, float] | None = setting(
         None,
-        "Loss to minimize, with its weight: cross-entropy, kl, mse or bce, such as kl=0.5.",
+        "Loss to minimize, with its weight: cross-entropy, kl, mse, nmse (mse over the variance of the teacher's "
+        "output) or bce, such as kl=0.5.",
         above=0,
         flag="--loss",
-        shown="kl with a teacher, and cross-entropy with labels",
+        shown="with a teacher, kl for scores of classes and nmse for other outputs; cross-entropy with labels",
     )
     features: tuple[str, ...] = setting(
         (),
-        "Also match the teacher's values of this tensor, which both models have.",
+        "Also match the teacher's values of this tensor, which both models have. Of a tensor that lost channels, those "
+        "that stayed are matched, which needs --plan.",
         flag="--feature",
         metavar="TENSOR",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -16,6 +16,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut
 from onnxprune.runtime import plugins
 from onnxprune.settings.training import TrainSettings
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.train.history import Epoch
 
 
@@ -28,6 +29,7 @@ class Job:
         data: the samples to learn from.
         settings: how.
         teacher: the original model, if it is to be learned from.
+        kept: the teacher, traced, without what was pruned; None if it isn't known.
         judge: returns a model's score, higher is better; None if models aren't scored.
         start: the model's score before training.
         progress: called after each step.
@@ -43,6 +45,7 @@ class Job:
     data: Dataset
     settings: TrainSettings
     teacher: ModelProto | None = None
+    kept: PrunedGraph | None = None
     judge: Callable[[ModelProto], float] | None = None
     start: float | None = None
     progress: Progress = field(default=silent)
@@ -62,6 +65,7 @@ class Trained:
         model: the model: the best epoch's where models are scored; the last one's if weights were made sparse.
         history: the epochs, if the backend reports them.
         epoch: the epoch that the model comes from; 0 for the initial model.
+        follows: the losses of each tensor that was trained, if the backend reports them.
         failure: why the training ended early, if it diverged; the model is the best before that.
         untrained: the layers whose weights weren't trained, with the reasons.
     """
@@ -69,6 +73,7 @@ class Trained:
     model: ModelProto
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
+    follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failure: TrainingError | None = None
     untrained: tuple[LeftOut, ...] = ()
 

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data import Batch, Dataset
+from onnxprune.autodiff.prepare import single, single_precision
+from onnxprune.data import Batch
 from onnxprune.errors import TrainingError
 from onnxprune.model.graph import extract
-from onnxprune.model.session import Provider, run, session
-from onnxprune.settings.training import TrainSettings
+from onnxprune.model.session import run, session
 from onnxprune.train.augment import augment
-from onnxprune.train.objective import Objective
+from onnxprune.train.backend import Job
+from onnxprune.train.objective import Objective, objective
+
+_MEASURED = 256  # samples over which the scale of the teacher's tensors is measured
+_TINY = 1e-10  # rounding of a variance, relative to the square of the mean
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def objective_of(job: Job, model: ModelProto) -> Objective:
+    """Return the objective of a job whose model may have been prepared for training.
+
+    Raises:
+        DataError: there are no data.
+        TrainingError: labels or a teacher are missing, or there is nothing to train (OP904).
+    """
+    batch = next(job.data.batches(min(job.settings.batch, len(job.data))))
+    shapes = {name: array.shape for name, array in batch.inputs.items()}
+    return objective(model, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes)
 
 
 class TrainingBatches:
@@ -25,27 +42,28 @@ class TrainingBatches:
 
     def __init__(
         self,
-        data: Dataset,
-        settings: TrainSettings,
+        job: Job,
         goal: Objective,
-        teacher: ModelProto | None,
-        *,
-        providers: Sequence[Provider],
-        threads: int | None,
     ) -> None:
-        """Read a first batch, and open the teacher if there is one.
+        """Read a first batch, open the teacher if there is one, and measure the variance of what is compared with it.
+
+        Args:
+            job: the data, the settings, and the teacher.
+            goal: the objective.
 
         Raises:
             DataError: there are no data.
-            TrainingError: there are too few for a step (OP906).
+            TrainingError: there are too few for a step (OP906), or the teacher lacks a tensor (OP904).
         """
-        self._data, self._settings = data, settings
-        self._labeled = any(not taught for taught in goal.taught.values())
+        data, settings, teacher = job.data, job.settings, job.teacher
+        self._data, self._settings, self._kept = data, settings, job.kept
+        self._labeled = goal.labeled
         self._teacher = None
         if teacher is not None and (tensors := goal.teacher_tensors(teacher)):
             self._names = tensors
-            part = extract(teacher, tensors.values())
-            self._teacher = session(part, providers=providers, threads=threads)
+            _check_tensors(teacher, tensors.values())
+            part = single_precision(extract(teacher, tensors.values()))
+            self._teacher = session(part, providers=job.providers, threads=job.threads)
         first = next(data.batches(min(settings.batch, len(data))))
         self.size = first.count
         self.per_epoch = len(data) // self.size // settings.accumulate
@@ -53,6 +71,7 @@ class TrainingBatches:
             cause = f"{len(data)} samples don't make {settings.accumulate} batches of {self.size}"
             raise TrainingError("OP906", cause, hint="lower `batch` or `accumulate`")
         self.example = self._complete(first, first.inputs)
+        self.scales = self._variances([term.name for term in goal.terms if term.loss == "nmse"])
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[list[Arrays]]:
         """Yield an epoch's steps, each a list of the batches that accumulate.
@@ -78,12 +97,74 @@ class TrainingBatches:
                 group = []
 
     def _complete(self, batch: Batch, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        arrays = dict(inputs)
+        arrays = {name: single(array) for name, array in inputs.items()}
         if self._labeled and batch.labels is not None:
             labels = batch.labels
             arrays["labels"] = labels.astype(np.int64 if labels.dtype.kind in "biu" else np.float32)
         if self._teacher is not None:
             wanted = {i.name for i in self._teacher.get_inputs()}
-            outputs = run(self._teacher, {n: a for n, a in inputs.items() if n in wanted})
-            arrays |= {name: np.asarray(outputs[source], np.float32) for name, source in self._names.items()}
+            outputs = run(self._teacher, {n: a for n, a in arrays.items() if n in wanted})
+            arrays |= {name: self._remaining(source, outputs[source]) for name, source in self._names.items()}
         return arrays
+
+    def _remaining(self, tensor: str, array: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the part of a teacher's tensor that the pruned model still has."""
+        for axis in range(array.ndim):
+            mask = None if self._kept is None else self._kept.mask(tensor, axis)
+            if mask is not None and len(mask) == array.shape[axis]:
+                array = array.compress(mask, axis)
+        return np.asarray(array, np.float32)
+
+    def _variances(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the variance of the teacher's tensors for some losses, over a random part of the data."""
+        if not names or self._teacher is None:
+            return {}
+        moments = {name: _Moments() for name in names}
+        order = np.random.default_rng(self._settings.seed).permutation(len(self._data))
+        part = np.sort(order[: max(_MEASURED // self.size, 1) * self.size])
+        for batch in self._data.subset(part).batches(self.size):
+            arrays = self._complete(batch, batch.inputs) if batch.count == self.size else {}
+            for name in names if arrays else ():
+                moments[name].add(arrays[f"teacher:{name}"])
+        return {name: found.scale for name, found in moments.items()}
+
+
+@dataclass(slots=True)
+class _Moments:
+    """Running moments of arrays.
+
+    Attributes:
+        count: the number of elements.
+        mean: their mean.
+        squares: the sum of their squared deviations from it.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, array: NDArray[Any]) -> None:
+        """Add an array (T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm", 1979)."""
+        if not array.size:
+            return
+        values = array.astype(np.float64)
+        mean, total = float(values.mean()), self.count + values.size
+        self.squares += float(np.square(values - mean).sum())
+        self.squares += (mean - self.mean) ** 2 * self.count * values.size / total
+        self.mean += (mean - self.mean) * values.size / total
+        self.count = total
+
+    @property
+    def scale(self) -> float:
+        """The variance; the mean square for values that don't vary, and 1 if all are zero or some aren't finite."""
+        variance = self.squares / max(self.count, 1)
+        found = variance if variance > _TINY * self.mean**2 else self.mean**2
+        return found if 0 < found < np.inf else 1.0
+
+
+def _check_tensors(teacher: ModelProto, names: Iterable[str]) -> None:
+    """Raise TrainingError (OP904) if the teacher lacks a tensor."""
+    made = {name for node in teacher.graph.node for name in node.output} | {i.name for i in teacher.graph.input}
+    for name in names:
+        if name not in made:
+            raise TrainingError("OP904", "the teacher has no tensor of this name", where=f'"{name}"')

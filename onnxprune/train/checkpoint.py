@@ -19,7 +19,7 @@ from onnxprune.train.history import Epoch, to_fields
 
 _VERSION = 1
 _NOTES, _STATE, _BEST = "notes", "state/", "best/"
-_PLAIN = ("fingerprint", "step", "value", "best_epoch", "losses", "seconds")
+_PLAIN = ("fingerprint", "step", "value", "best_epoch", "losses", "seconds", "skipped", "in_a_row")
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -38,6 +38,8 @@ class Checkpoint:
         best_epoch: the number of that epoch, 0 if none was better than the start.
         losses: sums of the current epoch's losses.
         seconds: seconds of the current epoch so far.
+        skipped: steps of the current epoch that were skipped.
+        in_a_row: steps that were skipped since the last one that wasn't.
     """
 
     fingerprint: str
@@ -49,6 +51,8 @@ class Checkpoint:
     best_epoch: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    skipped: int = 0
+    in_a_row: int = 0
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +21,13 @@ from onnxprune.normalize import normalize
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut
 from onnxprune.settings.training import TrainSettings
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backend
-from onnxprune.train.batches import TrainingBatches
+from onnxprune.train.batches import TrainingBatches, objective_of
 from onnxprune.train.fake_quant import requantized, with_fake_quantization
 from onnxprune.train.history import Epoch
 from onnxprune.train.hold_out import hold_out_or_none
 from onnxprune.train.loop import Loop
-from onnxprune.train.objective import objective
 from onnxprune.train.runner import runner_for
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import untrained
@@ -45,6 +45,7 @@ class FineTuned:
         metric: the metric that decided, None without validation.
         before: the evaluation before training, on held-out samples.
         after: the evaluation of the trained model.
+        follows: the losses of each tensor that was trained.
         failure: why training ended early, if it diverged.
         sparsified: whether a sparsity penalty was used, whose effect no metric measures.
         untrained: the layers whose weights weren't trained, with the reasons.
@@ -57,6 +58,7 @@ class FineTuned:
     metric: str | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
+    follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failure: TrainingError | None = None
     sparsified: bool = False
     untrained: tuple[LeftOut, ...] = ()
@@ -67,6 +69,7 @@ def finetune(
     data: Dataset,
     *,
     teacher: Source | None = None,
+    kept: PrunedGraph | None = None,
     validation: Dataset | None = None,
     hold_out: float = 0.1,
     settings: TrainSettings | None = None,
@@ -86,6 +89,7 @@ def finetune(
         model: the model.
         data: training samples; labels aren't needed with a teacher.
         teacher: the original model, whose outputs are the target.
+        kept: the teacher, traced, without what was pruned (`apply_plan`): for features that lost channels.
         validation: samples for validation.
         hold_out: share of the data that is held out for validation if none is given; 0 for none.
         settings: the settings.
@@ -118,6 +122,7 @@ def finetune(
     judge = hold_out_or_none(
         *(proto, validation, taught),
         metric=metric,
+        output=settings.output,
         batch=settings.batch,
         seed=settings.seed,
         providers=providers,
@@ -126,6 +131,7 @@ def finetune(
     identity = (
         source.sha256,
         None if original is None else original.sha256,
+        None if kept is None else hashlib.sha256(kept.removed.tobytes()).hexdigest(),
         settings,
         len(data),
         judge and judge.metric,
@@ -135,6 +141,7 @@ def finetune(
         data=data,
         settings=settings,
         teacher=taught,
+        kept=kept,
         judge=judge,
         start=None if judge is None else judge.worth(judge.first),
         progress=progress,
@@ -147,9 +154,10 @@ def finetune(
     )
     trained = (find_backend(backend, training_python) if isinstance(backend, str) else backend).train(job)
     if judge is None:
-        kept: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
+        which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
         return FineTuned(
-            *(trained.model, kept, trained.history, trained.epoch),
+            *(trained.model, which, trained.history, trained.epoch),
+            follows=trained.follows,
             failure=trained.failure,
             untrained=trained.untrained,
         )
@@ -165,6 +173,7 @@ def finetune(
         metric=judge.metric,
         before=judge.first,
         after=after,
+        follows=trained.follows,
         failure=trained.failure,
         sparsified=settings.sparsifies,
         untrained=trained.untrained,
@@ -196,16 +205,15 @@ class Native:
         Raises:
             TrainingError: the model can't be trained as asked (OP901 to OP906).
         """
-        data, teacher, settings = job.data, job.teacher, job.settings
         model = with_fake_quantization(job.model)
-        goal = objective(model, settings, labeled=data.labeled, teacher=teacher is not None)
-        batches = TrainingBatches(data, settings, goal, teacher, providers=job.providers, threads=job.threads)
         fast = all((p if isinstance(p, str) else p[0]) == _CPU for p in job.providers)
-        step = build_step(model, goal, settings, batches.example, fast=fast)
+        batches = TrainingBatches(job, goal := objective_of(job, model))
+        step = build_step(model, goal, job.settings, batches.example, scales=batches.scales, fast=fast)
         runner = runner_for(step, providers=job.providers, threads=job.threads)
         trained = Loop(replace(job, model=model), batches, runner).all()
-        trained = replace(trained, untrained=untrained(model, step.weights))
-        return trained if model is job.model else replace(trained, model=requantized(trained.model, job.model))
+        made = trained.model if model is job.model else requantized(trained.model, job.model)
+        left = untrained(model, step.weights)
+        return replace(trained, model=made, follows=goal.follows, untrained=left)
 
 
 class Function:

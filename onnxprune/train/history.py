@@ -21,6 +21,7 @@ class Epoch:
         parts: mean of each loss, if there are several.
         value: the validation value after it, None without validation.
         seconds: its duration, without validation.
+        skipped: steps that changed nothing, as the loss or the gradient wasn't finite.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Epoch:
     parts: Mapping[str, float] = field(default_factory=dict)
     value: float | None = None
     seconds: float = 0.0
+    skipped: int = 0
 
 
 def to_fields(history: Sequence[Epoch]) -> list[dict[str, Any]]:
@@ -42,8 +44,9 @@ def to_csv(history: Sequence[Epoch]) -> str:
     parts = list(dict.fromkeys(name for epoch in history for name in epoch.parts))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", "steps", "rate", "loss", *parts, "value", "seconds"])
+    writer.writerow(["epoch", "steps", "rate", "loss", *parts, "value", "seconds", "skipped"])
     for e in history:
         value = "" if e.value is None else e.value
-        writer.writerow([e.number, e.steps, e.rate, e.loss, *(e.parts.get(p, "") for p in parts), value, e.seconds])
+        losses = [e.loss, *(e.parts.get(p, "") for p in parts)]
+        writer.writerow([e.number, e.steps, e.rate, *losses, value, e.seconds, e.skipped])
     return text.getvalue()

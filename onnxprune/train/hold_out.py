@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from onnx import ModelProto
+import numpy as np
+from onnx import ModelProto, TensorProto
 
+from onnxprune.autodiff.prepare import single_precision
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.session import Provider
 
-_PREFERRED = ("kl", "miou", "top1", "mse")
-_LOWER_IS_BETTER = ("kl", "mse")
+_PREFERRED = ("nmse", "kl", "miou", "top1", "mse")
+_LOWER_IS_BETTER = ("kl", "mse", "nmse")
 _RESAMPLES = 200
 
 
@@ -22,7 +24,8 @@ class HoldOut:
 
     Attributes:
         metric: the metric that decides. By default it is the distance from the teacher's distribution, which
-            distinguishes models on few samples, or accuracy without a teacher.
+            distinguishes models on few samples, or accuracy without a teacher; with several outputs, the mean of their
+            squared errors relative to their variance.
         first: the evaluation of the model before training.
     """
 
@@ -33,6 +36,7 @@ class HoldOut:
         teacher: ModelProto | None,
         *,
         metric: str | None,
+        output: str | None = None,
         batch: int,
         seed: int,
         providers: Sequence[Provider],
@@ -43,10 +47,12 @@ class HoldOut:
         Raises:
             DataError: the metric can't be measured (OP711).
         """
+        self._output = output
         self._evaluate = partial(
             evaluate,
             dataset=data,
-            against=teacher,
+            against=teacher if teacher is None else _runnable(teacher),
+            output=output if output in {value.name for value in model.graph.output} else None,
             batch=batch,
             resamples=_RESAMPLES,
             seed=seed,
@@ -54,12 +60,12 @@ class HoldOut:
             threads=threads,
         )
         self.first = self.evaluate(model, None if metric is None else [metric])
-        measured = [score.metric for score in self.first.scores]
+        measured = list(dict.fromkeys(score.metric for score in self.first.scores))
         self.metric = metric or next((name for name in _PREFERRED if name in measured), measured[0])
 
     def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None) -> Evaluation:
         """Evaluate a model by some metrics, or by all that can be measured."""
-        return self._evaluate(model, metrics=metrics)
+        return self._evaluate(_runnable(model), metrics=metrics)
 
     def __call__(self, model: ModelProto) -> float:
         """Return a model's value, where more is better."""
@@ -67,8 +73,15 @@ class HoldOut:
 
     def worth(self, evaluation: Evaluation) -> float:
         """Return the value of an evaluation, where more is better."""
-        value = evaluation[self.metric].model.value
+        scores = [score for score in evaluation.scores if score.metric == self.metric]
+        followed = [score for score in scores if score.output in (None, self._output)] or scores
+        value = float(np.mean([score.model.value for score in followed]))
         return -value if self.metric in _LOWER_IS_BETTER else value
+
+
+def _runnable(model: ModelProto) -> ModelProto:
+    """Return a model without bfloat16, which few providers run; float32 has its range and more."""
+    return single_precision(model, [TensorProto.BFLOAT16])
 
 
 def hold_out_or_none(

@@ -16,6 +16,9 @@ from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.checkpoint import Checkpoint, read, write
 from onnxprune.train.history import Epoch
 from onnxprune.train.optimizers import rate
+from onnxprune.train.step import SKIPPED
+
+_IN_A_ROW = 5  # skipped steps that count as divergence
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -24,7 +27,7 @@ class StepRunner(Protocol):
     """Runs training steps."""
 
     def step(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
-        """Run one step on one batch, or on several that accumulate; return the mean losses."""
+        """Run one step on one batch, or on several that accumulate; return the mean losses, and `SKIPPED`."""
 
     @property
     def weights(self) -> Arrays:
@@ -35,7 +38,7 @@ class StepRunner(Protocol):
         """Everything needed to resume."""
 
     def load_state(self, state: Arrays, number: int) -> None:
-        """Resume from the state after a number of steps."""
+        """Resume from the state after a number of steps that weren't skipped."""
 
 
 class Loop:
@@ -54,10 +57,11 @@ class Loop:
         self.at = Checkpoint(job.fingerprint, value=job.start)
         if job.resume and job.checkpoint is not None and job.checkpoint.exists():
             self.at = read(job.checkpoint, job.fingerprint)
-            runner.load_state(self.at.state, self.at.step)
+            skipped = self.at.skipped + sum(epoch.skipped for epoch in self.at.history)
+            runner.load_state(self.at.state, self.at.step - skipped)
 
     def all(self) -> Trained:
-        """Run the remaining epochs, until the loss isn't finite or, with patience, the model stops improving."""
+        """Run the remaining epochs, until the loss stays infinite or, with patience, the model stops improving."""
         settings, failure = self.settings, None
         keep_best = self.job.judge is not None and not settings.sparsifies
         for number in range(self.at.step // self.batches.per_epoch, settings.epochs):
@@ -72,7 +76,7 @@ class Loop:
         last = {} if failure else self.runner.weights
         model = with_weights(self.job.model, self.at.best if keep_best else last)
         epoch = self.at.best_epoch if keep_best else 0 if failure else len(self.at.history)
-        return Trained(model, tuple(self.at.history), epoch, failure)
+        return Trained(model, tuple(self.at.history), epoch, failure=failure)
 
     def _epoch(self, number: int) -> None:
         done = self.at.step - number * self.batches.per_epoch
@@ -82,22 +86,28 @@ class Loop:
             used = self.settings.peak * rate(self.settings.schedule, self.at.step, self.total, self.warm_up)
             losses = self.runner.step(group, used)
             self.at.step += 1
-            if not isfinite(losses["loss"]):
-                cause = f"the loss isn't finite at step {self.at.step}, in epoch {number + 1}"
+            skipped = losses.pop(SKIPPED, 0.0) > 0 or not isfinite(losses["loss"])
+            self.at.in_a_row = self.at.in_a_row + 1 if skipped else 0
+            if self.at.in_a_row >= min(_IN_A_ROW, self.batches.per_epoch):
+                cause = f"the loss or its gradient isn't finite since step {self.at.step - self.at.in_a_row + 1}"
                 hint = f"lower the learning rate (`rate`, now {self.settings.peak:g}), or clip gradients (`clip`)"
-                raise DivergenceError("OP907", cause, hint=hint)
-            self.at.losses = {name: self.at.losses.get(name, 0.0) + loss for name, loss in losses.items()}
+                raise DivergenceError("OP907", f"{cause}, in epoch {number + 1}", hint=hint)
+            self.at.skipped += skipped
+            if not skipped:
+                self.at.losses = {name: self.at.losses.get(name, 0.0) + loss for name, loss in losses.items()}
             best = "" if self.at.value is None else f", best {abs(self.at.value):.4g}"
             detail = f"train: epoch {number + 1}, loss {losses['loss']:.4f}{best}, rate {used:.2g}"
             self.job.progress(detail, self.at.step, self.total)
             if self.job.every and self.at.step % self.job.every == 0 and self.at.step % self.batches.per_epoch:
                 self.at.seconds = perf_counter() - started
                 self._keep()
-        means = {name: loss / self.batches.per_epoch for name, loss in self.at.losses.items()}
+        counted = self.batches.per_epoch - self.at.skipped
+        means = {name: loss / counted for name, loss in self.at.losses.items()}
         seconds = perf_counter() - started
         value = None if self.job.judge is None else self.job.judge(with_weights(self.job.model, self.runner.weights))
-        self.at.history.append(Epoch(number + 1, self.at.step, used, means.pop("loss"), means, value, seconds))
-        self.at.losses, self.at.seconds = {}, 0.0
+        passed = Epoch(number + 1, self.at.step, used, means.pop("loss"), means, value, seconds, self.at.skipped)
+        self.at.history.append(passed)
+        self.at.losses, self.at.seconds, self.at.skipped = {}, 0.0, 0
         if value is not None and (self.at.value is None or value > self.at.value):
             self.at.value, self.at.best, self.at.best_epoch = value, self.runner.weights, number + 1
         self._keep()

@@ -53,16 +53,9 @@ def kl(logits: Tensor, teacher: Tensor, settings: LossSettings) -> Tensor:
     return (its.op("Exp") * (its - mine)).sum(keep=False) * (t * t / positions)
 
 
-def feature_distance(features: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared error of features, relative to the teacher's mean square."""
-    difference = features - teacher
-    scale = (teacher * teacher).mean(keep=False) + 1e-8
-    return (difference * difference).mean(keep=False) / scale
-
-
 Loss: TypeAlias = "Callable[[Tensor, Tensor, LossSettings], Tensor]"
-LOSSES: Mapping[str, Loss] = {"bce": bce, "cross-entropy": cross_entropy, "kl": kl, "mse": mse}
-"""Losses by name."""
+LOSSES: Mapping[str, Loss] = {"bce": bce, "cross-entropy": cross_entropy, "kl": kl, "mse": mse, "nmse": mse}
+"""Losses by name; nmse is divided by the variance of its target, measured on data."""
 
 OF_CLASSES = ("cross-entropy", "kl")
 """Losses that take class scores before a Softmax."""

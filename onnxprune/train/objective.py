@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,40 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxprune.autodiff.forward import Forward, output_of, raw_scores
-from onnxprune.autodiff.prepare import as_classes, scores_before
+from onnxprune.autodiff.prepare import NORMALIZING, as_classes, opset_of, scores_before
 from onnxprune.errors import TrainingError
-from onnxprune.model.tape import INT64, Tensor
+from onnxprune.model.graph import GraphIndex, attribute
+from onnxprune.model.tape import INT64, REAL, Tensor
 from onnxprune.settings.training import TrainSettings
-from onnxprune.train.losses import LOSSES, OF_CLASSES, feature_distance
+from onnxprune.shapes import concretize
+from onnxprune.train.losses import LOSSES, OF_CLASSES
 from onnxprune.train.sparsity import PENALTIES
 
-_UNDEFINED = TensorProto.UNDEFINED  # the type that some exporters write
-_REAL = (_UNDEFINED, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_WITH_TEACHER: Mapping[str, float] = {"kl": 1.0}
-_WITH_BOTH: Mapping[str, float] = {"cross-entropy": 0.5, "kl": 1.0}
-_WITH_LABELS: Mapping[str, float] = {"cross-entropy": 1.0}
+_TAUGHT_ONLY = ("kl", "nmse")
+_LABELS_WEIGHT = 0.5  # of labels beside a teacher
+_MOVING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_BOUNDED = ("Clip", "HardSigmoid", "LpNormalization", "Relu", "Sigmoid", "Tanh")  # what they make are no logits
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A loss of one tensor.
+
+    Attributes:
+        name: the name under which it is reported.
+        loss: the loss, from `LOSSES`.
+        tensor: the tensor.
+        weight: its weight in the sum.
+        taught: whether it compares with the teacher's tensor of the same name, rather than with labels.
+        axis: the axis of classes, where it is known.
+    """
+
+    name: str
+    loss: str
+    tensor: str
+    weight: float = 1.0
+    taught: bool = True
+    axis: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,53 +51,139 @@ class Objective:
     """A weighted sum of losses.
 
     Attributes:
-        output: the output that is trained.
-        losses: the output's losses with their weights.
-        taught: whether each loss compares with the teacher's output.
-        features: tensors that are compared with the teacher's.
+        terms: the losses.
     """
 
-    output: str
-    losses: Mapping[str, float]
-    taught: Mapping[str, bool]
-    features: tuple[str, ...]
+    terms: tuple[Term, ...]
+
+    @property
+    def labeled(self) -> bool:
+        """Whether a loss compares with labels."""
+        return any(not term.taught for term in self.terms)
+
+    @property
+    def follows(self) -> dict[str, tuple[str, ...]]:
+        """The losses of each tensor."""
+        tensors = dict.fromkeys(term.tensor for term in self.terms)
+        return {n: tuple(dict.fromkeys(t.loss for t in self.terms if t.tensor == n)) for n in tensors}
 
     def teacher_tensors(self, teacher: ModelProto) -> dict[str, str]:
         """Return the needed tensors of the teacher, by the names of a step's inputs."""
-        wanted = {f"teacher:{name}": name for name in self.features}
-        for loss in (name for name, taught in self.taught.items() if taught):
-            source = scores_before(teacher, self.output) if loss in OF_CLASSES else self.output
-            wanted[f"teacher:{loss}"] = source
-        return wanted
+        return {
+            f"teacher:{term.name}": scores_before(teacher, term.tensor) if term.loss in OF_CLASSES else term.tensor
+            for term in self.terms
+            if term.taught
+        }
 
 
-def objective(proto: ModelProto, settings: TrainSettings, *, labeled: bool, teacher: bool) -> Objective:
+def objective(
+    proto: ModelProto,
+    settings: TrainSettings,
+    *,
+    labeled: bool,
+    teacher: bool,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+) -> Objective:
     """Return the objective of a training.
 
-    The default with a teacher is the divergence from its distribution, which needs no labels, plus cross-entropy if
-    there are labels. Without labels, other losses compare with the teacher's outputs.
+    By default, all outputs of real numbers follow the teacher, which needs no labels: scores of classes by the
+    divergence of distributions, others by the squared error relative to their variance. With labels there is
+    cross-entropy as well.
+
+    Args:
+        proto: a normalized model.
+        settings: the losses, if others are wanted, and what is followed.
+        labeled: whether there are labels.
+        teacher: whether there is a teacher.
+        inputs: the shapes of a batch's inputs.
 
     Raises:
-        TrainingError: labels or a teacher are missing (OP904).
+        TrainingError: labels or a teacher are missing, or there is nothing to train (OP904).
     """
-    output = settings.output or _first_real(proto)
-    default = (_WITH_BOTH if labeled else _WITH_TEACHER) if teacher else _WITH_LABELS
-    losses: dict[str, float] = {str(name): weight for name, weight in (settings.losses or default).items()}
-    taught = {name: name == "kl" or not labeled for name in losses}
-    lacking = [name for name in losses if (taught[name] and not teacher) or (name == "cross-entropy" and not labeled)]
-    if lacking or (settings.features and not teacher):
-        need = "labels" if lacking == ["cross-entropy"] else "a teacher, the original model"
+    outputs = followed(proto, settings)
+    classes = _class_axes(proto, outputs, inputs) if teacher else {}
+    if labeled and not settings.losses:
+        classes.setdefault(outputs[0], None)
+    terms: list[Term] = []
+
+    def add(loss: str, tensors: Sequence[str], weight: float, *, taught: bool) -> None:
+        for tensor in tensors:
+            name = loss if len(outputs) == 1 else f"{loss}:{tensor}"
+            terms.append(Term(name, loss, tensor, weight, taught, classes.get(tensor)))
+
+    scores = [name for name in outputs if name in classes] or outputs[:1]
+    if settings.losses:
+        for loss, weight in settings.losses.items():
+            taught = loss in _TAUGHT_ONLY or not labeled
+            _require(loss, taught, labeled=labeled, teacher=teacher)
+            whole = taught and loss in ("mse", "nmse")
+            add(loss, outputs if whole else scores if taught else outputs[:1], weight, taught=taught)
+    else:
+        if labeled or not teacher:
+            _require("cross-entropy", not labeled, labeled=labeled, teacher=teacher)
+            add("cross-entropy", outputs[:1], _LABELS_WEIGHT if teacher else 1.0, taught=False)
+        if teacher:
+            add("kl", [name for name in outputs if name in classes], 1.0, taught=True)
+            add("nmse", [name for name in outputs if name not in classes], 1.0, taught=True)
+    if settings.features and not teacher:
+        _require("features", True, labeled=labeled, teacher=teacher)
+    terms += [Term(f"feature:{name}", "nmse", name, settings.feature_weight) for name in settings.features]
+    return Objective(tuple(terms))
+
+
+def followed(proto: ModelProto, settings: TrainSettings) -> list[str]:
+    """Return the tensors that stand for the model's outputs in training: the output named, or all of real numbers.
+
+    Raises:
+        TrainingError: there are none (OP904).
+    """
+    if settings.output:
+        return [settings.output]
+    undefined = TensorProto.UNDEFINED  # the type that some exporters write
+    kinds = {value.name: value.type for value in proto.graph.output}
+    tensors = {n: k.tensor_type.elem_type for n, k in kinds.items() if k.WhichOneof("value") in (None, "tensor_type")}
+    found = [name for name, dtype in tensors.items() if dtype == undefined or dtype in REAL]
+    if not found:
+        raise TrainingError("OP904", "the model has no floating-point output to train")
+    return found
+
+
+def _class_axes(
+    proto: ModelProto, outputs: Sequence[str], inputs: Mapping[str, Sequence[int]] | None
+) -> dict[str, int | None]:
+    """Return the outputs that are scores of classes, with the axis of classes.
+
+    These are what a Softmax makes and, where no other output could be, the only output with one number for each
+    position of a single axis.
+    """
+    index, found, vectors = GraphIndex(proto.graph), dict[str, int | None](), list[str]()
+    shapes: Mapping[str, Sequence[int]] = {}
+    for output in outputs:
+        maker = index.makers.get(index.source(output, ("Identity",)))
+        if maker is not None and maker.op_type in NORMALIZING and maker.op_type != "Identity":
+            found[output] = attribute(maker, "axis", 1 if opset_of(proto) < 13 else -1)
+            continue
+        last = index.makers.get(index.source(output, _MOVING))
+        shapes = shapes or concretize(proto, inputs).shapes
+        wide = [size for size in shapes.get(output, ())[1:] if size > 1]
+        if len(wide) == 1 and (last is None or last.op_type not in _BOUNDED):
+            vectors.append(output)
+    if len(vectors) == 1 and not found:
+        found[vectors[0]] = None
+    return found
+
+
+def _require(loss: str, taught: bool, *, labeled: bool, teacher: bool) -> None:
+    """Check that what a loss compares with is there.
+
+    Raises:
+        TrainingError: it isn't (OP904).
+    """
+    without_labels = loss == "cross-entropy" and not labeled
+    if without_labels or (taught and not teacher):
+        need = "labels" if without_labels else "a teacher, the original model"
         hint = "give data with labels, or the original model (`teacher`)"
-        what = lacking[0] if lacking else "features"
-        raise TrainingError("OP904", f"loss {what!r} needs {need}", hint=hint)
-    return Objective(output, losses, taught, settings.features)
-
-
-def _first_real(proto: ModelProto) -> str:
-    for value in proto.graph.output:
-        if value.type.tensor_type.elem_type in _REAL:
-            return str(value.name)
-    raise TrainingError("OP904", "the model has no floating-point output to train")
+        raise TrainingError("OP904", f"loss {loss!r} needs {need}", hint=hint)
 
 
 def write_losses(
@@ -84,6 +192,7 @@ def write_losses(
     goal: Objective,
     settings: TrainSettings,
     examples: Mapping[str, NDArray[Any]],
+    scales: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Append the losses to a forward pass.
 
@@ -94,6 +203,7 @@ def write_losses(
         settings: parameters and weights of losses.
         examples: arrays with the shapes of a step's inputs other than the model's: ``labels`` and the teacher's
             tensors.
+        scales: what an error is relative to, by the names of losses.
 
     Returns:
         The weighted sum as "loss", and each loss by its name if there are several.
@@ -107,35 +217,34 @@ def write_losses(
     def fed(name: str, dtype: int) -> Tensor:
         return tape.input(name, examples[name].shape, dtype)
 
-    labels = fed("labels", INT64 if "cross-entropy" in goal.losses else 1) if _needs_labels(goal) else None
-    for name, weight in goal.losses.items():
-        mine = raw_scores(forward, proto, goal.output) if name in OF_CLASSES else output_of(forward, goal.output)
-        if name == "bce":
-            mine = _before_sigmoid(forward, proto, goal.output)
-        target = fed(f"teacher:{name}", mine.dtype) if goal.taught[name] else labels
+    by_class = any(term.loss == "cross-entropy" for term in goal.terms)
+    labels = fed("labels", INT64 if by_class else 1) if goal.labeled else None
+    for term in goal.terms:
+        mine = raw_scores(forward, proto, term.tensor) if term.loss in OF_CLASSES else output_of(forward, term.tensor)
+        if term.loss == "bce":
+            mine = _before_sigmoid(forward, proto, term.tensor)
+        target = fed(f"teacher:{term.name}", mine.dtype) if term.taught else labels
         assert target is not None
-        if name in OF_CLASSES:
-            shape = target.shape if target is labels else None
-            mine = as_classes(mine, shape)
-            target = target if target is labels else as_classes(target, None)
-        elif target.size != mine.size:
-            cause = f"loss {name!r} compares shapes {list(mine.shape)} and {list(target.shape)}"
-            raise TrainingError("OP904", cause, where=f'output "{goal.output}"')
-        else:
+        if term.loss in OF_CLASSES:
+            shape = labels.shape if labels is not None and by_class else None
+            mine = as_classes(mine, shape, term.axis)
+            target = as_classes(target, shape, term.axis) if term.taught else target
+        if (target.shape != mine.shape) if term.taught else (target.size != mine.size) and term.loss not in OF_CLASSES:
+            cause = f"loss {term.loss!r} compares shapes {list(mine.shape)} and {list(target.shape)}"
+            channels = term.taught and len(target.shape) == len(mine.shape) and target.size > mine.size
+            hint = "give the plan that the model was pruned with (`plan`): it tells which channels stayed"
+            raise TrainingError("OP904", cause, where=f'"{term.tensor}"', hint=hint if channels else None)
+        if term.loss not in OF_CLASSES:
             target = target.reshape(mine.shape)
-        parts[name] = LOSSES[name](mine, target, settings.loss), weight
-    for name in goal.features:
-        parts[name] = feature_distance(output_of(forward, name), fed(f"teacher:{name}", 1)), settings.feature_weight
+        loss = LOSSES[term.loss](mine, target, settings.loss)
+        scale = (scales or {}).get(term.name, 1.0)
+        parts[tape.unique(term.name)] = loss if scale == 1 else loss * (1 / scale), term.weight
     for name, penalty in PENALTIES.items():
         if weight := getattr(settings, name):
-            parts[name] = penalty(forward, proto), weight
+            parts[tape.unique(name)] = penalty(forward, proto), weight
     weighted = [loss if weight == 1 else loss * weight for loss, weight in parts.values()]
     total = weighted[0] if len(weighted) == 1 else tape.emit("Sum", *weighted)
     return {"loss": total, **({} if len(parts) == 1 else {name: loss for name, (loss, _) in parts.items()})}
-
-
-def _needs_labels(goal: Objective) -> bool:
-    return any(not taught for taught in goal.taught.values())
 
 
 def _before_sigmoid(forward: Forward, proto: ModelProto, output: str) -> Tensor:

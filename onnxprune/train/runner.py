@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.model.session import Provider, run, session
 from onnxprune.runtime.library import import_onnxruntime
-from onnxprune.train.step import NEXT, NUMBER, RATE, TrainingStep
+from onnxprune.train.step import NEXT, NUMBER, RATE, SKIPPED, TrainingStep
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,7 +29,7 @@ class HostRunner:
 
     Attributes:
         graphs: the graphs of a step.
-        number: number of steps run.
+        number: number of steps run, without those that were skipped.
     """
 
     def __init__(self, graphs: TrainingStep, *, providers: Sequence[Provider], threads: int | None) -> None:
@@ -48,13 +48,17 @@ class HostRunner:
         self._update = None if graphs.update is None else opened(graphs.update)
 
     def step(self, batches: Sequence[Arrays], rate: float) -> dict[str, float]:
-        """Run one step on one batch, or on several that accumulate; return the losses, means over the batches."""
+        """Run one step on one batch, or on several that accumulate.
+
+        Returns:
+            The losses, means over the batches, and whether the step was skipped (`SKIPPED`).
+        """
         known = {RATE: np.array(rate, np.float32), NUMBER: np.array(self.number + 1, np.float32)}
         losses = [self._run(self._gradients, {**known, **batch}) for batch in batches]
-        if self._update is not None:
-            self._run(self._update, known)
-        self.number += 1
-        return {name: float(np.mean([found[name] for found in losses])) for name in self.graphs.losses}
+        last = losses[-1] if self._update is None else self._run(self._update, known)
+        self.number += not last[SKIPPED]
+        means = {name: float(np.mean([found[name] for found in losses])) for name in self.graphs.losses}
+        return {**means, SKIPPED: float(last[SKIPPED])}
 
     @property
     def state(self) -> Arrays:

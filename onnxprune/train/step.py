@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.autodiff.backward import gradients, model_of
+from onnxprune.autodiff.backward import model_of, reached
 from onnxprune.autodiff.forward import feeds_of, forward
+from onnxprune.errors import TrainingError
 from onnxprune.model.tape import FLOAT, Tape, Tensor
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.objective import Objective, write_losses
@@ -20,7 +21,7 @@ from onnxprune.train.trainable import is_vector, trainable
 
 Arrays = Mapping[str, NDArray[Any]]
 
-RATE, NUMBER, NEXT = "rate:", "number:", ":next"
+RATE, NUMBER, NEXT, SKIPPED = "rate:", "number:", ":next", "skipped:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class TrainingStep:
         state: the initial state: weights, statistics, optimizer state, accumulated gradients.
         weights: the tensors of the state that are initializers of the model.
         losses: the outputs that are losses.
+
+    A step whose loss or gradient isn't finite changes nothing; its output `SKIPPED` is 1 instead of 0.
     """
 
     gradients: ModelProto
@@ -50,15 +53,17 @@ def build_step(
     settings: TrainSettings,
     examples: Arrays,
     *,
+    scales: Mapping[str, float] | None = None,
     fast: bool = True,
 ) -> TrainingStep:
     """Build the graphs of a training step.
 
     Args:
-        proto: a normalized model.
+        proto: a normalized model; half precision is trained in single precision.
         goal: the objective.
         settings: the settings.
         examples: arrays with the shapes of a step's inputs: the model's inputs, ``labels``, the teacher's tensors.
+        scales: see `write_losses`.
         fast: see `forward`.
 
     Raises:
@@ -68,21 +73,26 @@ def build_step(
     batch = next(iter(shapes.values()))[0] if shapes else 1
     trained = trainable(proto, freeze=settings.freeze, also=settings.also)
     graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fast=fast)
-    losses = write_losses(graph, proto, goal, settings, examples)
-    found = gradients(graph.tape, losses["loss"], list(graph.weights.values()))
+    losses = write_losses(graph, proto, goal, settings, examples, scales)
+    found = reached(graph.tape, losses["loss"], list(graph.weights.values()))
+    if not found:
+        raise TrainingError("OP904", "no weight that is trained changes the loss")
+    weights = {name: tensor for name, tensor in graph.weights.items() if name in found}  # others mustn't even decay
     state = feeds_of(graph, proto)
-    outputs = {**losses, **{f"{name}{NEXT}": tensor for name, tensor in graph.updates.items()}}
+    good = _finite([losses["loss"], *found.values()])
+    following = {name: good.where(tensor, graph.statistics[name]) for name, tensor in graph.updates.items()}
+    outputs = {**losses, **{f"{name}{NEXT}": tensor for name, tensor in following.items()}}
     optimizer = optimizer_of(settings)
-    state |= {f"{n}:{s}": np.zeros(t.size, np.float32) for n, t in graph.weights.items() for s in optimizer.slots}
+    state |= {f"{n}:{s}": np.zeros(t.size, np.float32) for n, t in weights.items() for s in optimizer.slots}
     update = None
     if settings.accumulate == 1:
-        outputs |= _updates(graph.tape, graph.weights, found, optimizer, settings)
+        outputs |= _updates(graph.tape, weights, found, good, optimizer, settings)
     else:
-        for (name, weight), part in zip(graph.weights.items(), found, strict=True):
+        for name, weight in weights.items():
             sums = graph.tape.input(f"{name}:gradient", weight.shape, FLOAT)
             state[sums.name] = np.zeros(weight.shape, np.float32)
-            outputs[f"{sums.name}{NEXT}"] = sums + part * (1 / settings.accumulate)
-        update = _update_graph(graph.tape.opset, graph.weights, optimizer, settings)
+            outputs[f"{sums.name}{NEXT}"] = sums + found[name] * (1 / settings.accumulate)
+        update = _update_graph(graph.tape.opset, weights, optimizer, settings)
     names = (*graph.weights, *graph.statistics)
     return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses))
 
@@ -104,31 +114,39 @@ def _update_graph(
     tape = Tape(opset)
     copies = {name: tape.input(name, w.shape, FLOAT) for name, w in weights.items()}
     sums = {name: tape.input(f"{name}:gradient", w.shape, FLOAT) for name, w in weights.items()}
-    outputs = _updates(tape, copies, list(sums.values()), optimizer, settings)
+    outputs = _updates(tape, copies, sums, _finite(list(sums.values())), optimizer, settings)
     return model_of(tape, outputs | {f"{s.name}{NEXT}": s.zeros() for s in sums.values()}, "update")
 
 
 def _updates(
     tape: Tape,
     weights: Mapping[str, Tensor],
-    found: list[Tensor],
+    found: Mapping[str, Tensor],
+    good: Tensor,
     optimizer: Optimizer,
     settings: TrainSettings,
 ) -> dict[str, Tensor]:
-    """Append the optimizer; return the next values of weights and optimizer state.
+    """Append the optimizer; return the next values of weights and optimizer state, which don't change unless ``good``.
 
     All tensors are flattened: for shapes with trailing axes of size 1, as of pointwise convolutions, ONNX Runtime's CPU
     provider is twenty times slower at multiplying by a scalar.
     """
     rate, number = tape.input(RATE, (), FLOAT), tape.input(NUMBER, (), FLOAT)
-    found = [part.reshape((-1,)) for part in found]
+    parts = [found[name].reshape((-1,)) for name in weights]
     if settings.clip:
-        found = clipped(found, settings.clip)
-    after: dict[str, Tensor] = {}
-    for (name, weight), part in zip(weights.items(), found, strict=True):
+        parts = clipped(parts, settings.clip)
+    after = {SKIPPED: 1 - good.cast(FLOAT)}
+    for (name, weight), part in zip(weights.items(), parts, strict=True):
         kept = [tape.input(f"{name}:{slot}", (weight.size,), FLOAT) for slot in optimizer.slots]
         decay = 0.0 if is_vector(weight.shape) else settings.decay
-        new, keep = optimizer.update(weight.reshape((-1,)), part, kept, StepParameters(rate, number, decay))
-        after[f"{name}{NEXT}"] = new.reshape(weight.shape)
-        after |= {f"{k.name}{NEXT}": t for k, t in zip(kept, keep, strict=True)}
+        old = weight.reshape((-1,))
+        new, keep = optimizer.update(old, part, kept, StepParameters(rate, number, decay))
+        after[f"{name}{NEXT}"] = good.where(new, old).reshape(weight.shape)
+        after |= {f"{k.name}{NEXT}": good.where(t, k) for k, t in zip(kept, keep, strict=True)}
     return after
+
+
+def _finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Return whether all elements of tensors are finite, a scalar."""
+    zeros = [(tensor * 0.0).sum(keep=False) for tensor in tensors]  # NaN times zero is NaN, as is infinity times zero
+    return zeros[0].tape.emit("Sum", *zeros).equals(0.0)

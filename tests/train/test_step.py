@@ -16,7 +16,7 @@ from onnxprune.model.tape import INT64, Tape, Tensor
 from onnxprune.normalize import normalize
 from onnxprune.settings.training import Augmentation, LossSettings, TrainSettings
 from onnxprune.train.augment import augment
-from onnxprune.train.losses import LOSSES, feature_distance
+from onnxprune.train.losses import LOSSES
 from onnxprune.train.objective import objective
 from onnxprune.train.optimizers import SCHEDULES, rate
 from onnxprune.train.runner import DeviceRunner, HostRunner
@@ -65,14 +65,6 @@ def test_other_losses() -> None:
     expected = 9 * (np.exp(its) * (its - mine)).sum(axis=1).mean()
     assert isclose(value("kl", a, b, temperature=3.0), expected, rel_tol=1e-5)
     assert abs(value("kl", a, a)) < 1e-6
-
-
-def test_features() -> None:
-    a, b = RNG.standard_normal((4, 5)), RNG.standard_normal((4, 5))
-    tape = Tape(18)
-    model = model_of(tape, {"loss": feature_distance(tape.input("x", a.shape), tape.input("y", b.shape))})
-    found = run(session(model), {"x": a.astype(np.float32), "y": b.astype(np.float32)})["loss"]
-    assert isclose(float(found), ((a - b) ** 2).mean() / (b**2).mean(), rel_tol=1e-5)
 
 
 def test_the_axis_of_classes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -19,9 +20,9 @@ from onnxprune.errors import PlanError, TrainingError
 from onnxprune.model.tape import Tensor
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.backend import Job, Trained
-from onnxprune.train.batches import TrainingBatches
+from onnxprune.train.batches import TrainingBatches, objective_of
 from onnxprune.train.loop import Loop
-from onnxprune.train.objective import objective, write_losses
+from onnxprune.train.objective import write_losses
 from onnxprune.train.trainable import trainable
 from onnxprune_ort_training import worker as remote
 from onnxprune_ort_training.forms import in_its_forms
@@ -55,15 +56,14 @@ class OrtTraining:
             TrainingError: the model or the settings are beyond it (OP908), or there is nothing to learn (OP904).
             PlanError: options contradict each other (OP302).
         """
-        settings, data = job.settings, job.data
+        settings = job.settings
         _check(job)
-        goal = objective(job.model, settings, labeled=data.labeled, teacher=job.teacher is not None)
-        batches = TrainingBatches(data, settings, goal, job.teacher, providers=job.providers, threads=job.threads)
+        batches = TrainingBatches(job, goal := objective_of(job, job.model))
         shapes = {i.name: batches.example[i.name].shape for i in job.model.graph.input if i.name in batches.example}
         names = trainable(job.model, freeze=settings.freeze, also=settings.also)
         norms = settings.norms_for(batches.size)
         graph = forward(job.model, shapes, names, norms="frozen", fast=False)
-        losses = write_losses(graph, job.model, goal, settings, batches.example)
+        losses = write_losses(graph, job.model, goal, settings, batches.example, batches.scales)
         in_its_forms(graph.tape, norms=norms)
         statistics = statistics_of(graph) if norms == "batch" else []
         with Worker(self._python) as worker:
@@ -71,7 +71,7 @@ class OrtTraining:
             tensors = {"trained": list(graph.weights), "statistics": statistics}
             worker.open(model, {**_optimizer(settings), **tensors, "threads": job.threads})
             runner = RemoteRunner(worker, list(losses), settings.accumulate)
-            return Loop(job, batches, runner).all()
+            return replace(Loop(job, batches, runner).all(), follows=goal.follows)
 
 
 class Worker(AbstractContextManager["Worker"]):
