@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx.inliner
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper, version_converter
 from onnx.shape_inference import infer_shapes
 
@@ -165,56 +163,57 @@ def _without_weights(proto: ModelProto, transform: Callable[[ModelProto], ModelP
     return result
 
 
-HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _OF_TYPE = ("dtype", "output_datatype", "output_dtype", "to")  # attributes that name an element type
 
 
-def single_precision(proto: ModelProto, half: Sequence[int] = HALF) -> ModelProto:
-    """Return a model in which all tensors of half precision, float16 and bfloat16, are float32.
+def replaced_types(proto: ModelProto) -> tuple[int, ...]:
+    """Return the types of real numbers that training replaces by float32: half precision, and double if weights are."""
+    double = TensorProto.DOUBLE
+    wide = any(t.data_type == double and len(t.dims) > 1 for t in proto.graph.initializer)
+    return (TensorProto.FLOAT16, TensorProto.BFLOAT16, *([double] if wide else []))
+
+
+def single_precision(proto: ModelProto, types: Sequence[int] | None = None) -> ModelProto:
+    """Return a model in which all tensors of some types of real numbers are float32.
 
     Training runs in float32 throughout: master weights keep steps that rounding would lose (Micikevicius et al.,
-    "Mixed precision training", ICLR 2018), and gradients don't underflow, so that no loss scaling is needed.
+    "Mixed precision training", ICLR 2018), and gradients don't underflow, so that no loss is scaled.
 
     Args:
         proto: the model. It isn't changed, and returned as it is if it has no such tensors.
-        half: the types that are replaced.
+        types: the types; those of `replaced_types` by default.
     """
-    if not any(_widen(proto.graph, half, look=True)):
+    types = replaced_types(proto) if types is None else types
+    if not any(_replaced(proto.graph, types, look=True)):
         return proto
     copy = ModelProto()
     copy.CopyFrom(proto)
-    for _ in _widen(copy.graph, half):
+    for _ in _replaced(copy.graph, types):
         pass
     return copy
 
 
-def single(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of half precision as float32, and others as they are."""
-    half = array.dtype in [helper.tensor_dtype_to_np_dtype(dtype) for dtype in HALF]
-    return array.astype(np.float32) if half else array
-
-
-def _widen(graph: GraphProto, half: Sequence[int], *, look: bool = False) -> Iterator[bool]:
-    """Make what is of half precision float32, in bodies as well; yield True for each place, and only that to look."""
+def _replaced(graph: GraphProto, types: Sequence[int], *, look: bool = False) -> Iterator[bool]:
+    """Make what is of some types float32, in bodies as well; yield True for each place, and only that to look."""
     for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type in half:
+        if value.type.tensor_type.elem_type in types:
             yield True
             if not look:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
     attributes = [a for node in graph.node for a in node.attribute]
     for tensor in (*graph.initializer, *(a.t for a in attributes if a.HasField("t"))):
-        if tensor.data_type in half:
+        if tensor.data_type in types:
             yield True
             if not look:
                 wide = numpy_helper.to_array(tensor).astype(np.float32)
                 tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
     for attribute in attributes:
-        if attribute.name in _OF_TYPE and attribute.i in half:
+        if attribute.name in _OF_TYPE and attribute.i in types:
             yield True
             if not look:
                 attribute.i = TensorProto.FLOAT
         if attribute.HasField("g"):
-            yield from _widen(attribute.g, half, look=look)
+            yield from _replaced(attribute.g, types, look=look)
 
 
 NORMALIZING = ("Identity", "LogSoftmax", "Softmax")

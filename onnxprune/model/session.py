@@ -20,7 +20,7 @@ from onnxprune.runtime.library import import_onnxruntime, session_options
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_BFLOAT16 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+_REAL = (np.float16, np.float64, onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
 
 Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
 
@@ -71,16 +71,16 @@ def session(
 def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Run a session on named inputs and return every output by its name.
 
-    Arrays of half precision are converted for a model in single precision.
+    Arrays of other real types are converted where the model takes float32.
 
     Raises:
         ModelError: ONNX Runtime can't run the model on these inputs (OP122).
     """
     names = [output.name for output in opened.get_outputs()]
     wide = {entry.name for entry in opened.get_inputs() if entry.type == "tensor(float)"}
-    half = {n: a.astype(np.float32) for n, a in feeds.items() if n in wide and a.dtype in (np.float16, _BFLOAT16)}
+    real = {n: a.astype(np.float32) for n, a in feeds.items() if n in wide and a.dtype in _REAL}
     try:
-        return dict(zip(names, opened.run(names, {**feeds, **half}), strict=True))
+        return dict(zip(names, opened.run(names, {**feeds, **real}), strict=True))
     except Exception as error:
         cause = f"ONNX Runtime can't run the model: {_message(error)}"
         raise ModelError("OP122", cause) from error

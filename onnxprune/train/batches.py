@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.autodiff.prepare import single, single_precision
+from onnxprune.autodiff.prepare import replaced_types, single_precision
 from onnxprune.data import Batch
 from onnxprune.errors import TrainingError
 from onnxprune.model.graph import extract
@@ -57,12 +58,13 @@ class TrainingBatches:
         """
         data, settings, teacher = job.data, job.settings, job.teacher
         self._data, self._settings, self._kept = data, settings, job.kept
+        self._replaced = [tensor_dtype_to_np_dtype(dtype) for dtype in replaced_types(job.model)]
         self._labeled = goal.labeled
         self._teacher = None
         if teacher is not None and (tensors := goal.teacher_tensors(teacher)):
             self._names = tensors
             _check_tensors(teacher, tensors.values())
-            part = single_precision(extract(teacher, tensors.values()))
+            part = single_precision(extract(teacher, tensors.values()), replaced_types(teacher))
             self._teacher = session(part, providers=job.providers, threads=job.threads)
         first = next(data.batches(min(settings.batch, len(data))))
         self.size = first.count
@@ -97,7 +99,7 @@ class TrainingBatches:
                 group = []
 
     def _complete(self, batch: Batch, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        arrays = {name: single(array) for name, array in inputs.items()}
+        arrays = {n: a.astype(np.float32) if a.dtype in self._replaced else a for n, a in inputs.items()}
         if self._labeled and batch.labels is not None:
             labels = batch.labels
             arrays["labels"] = labels.astype(np.int64 if labels.dtype.kind in "biu" else np.float32)

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Weights, weights
+from onnxprune.model.tape import REAL
 from onnxprune.operators.card import card_of, operator_key
 from onnxprune.recover.layers import LeftOut
 
@@ -38,7 +39,7 @@ def trainable(proto: ModelProto, *, freeze: Sequence[str] = (), also: Sequence[s
         nodes = [n for n in proto.graph.node if fnmatchcase(n.name, pattern)]
         gone = _matching([pattern], stored, required=not nodes) | {name for node in nodes for name in node.input}
         found -= gone
-    return [name for name in stored if name in found and stored.dtype(name).kind == "f"]
+    return [name for name in stored if name in found and stored.tensor(name).data_type in REAL]
 
 
 def untrained(proto: ModelProto, trained: Iterable[str]) -> tuple[LeftOut, ...]:
