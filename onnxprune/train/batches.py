@@ -146,10 +146,10 @@ class _Moments:
     squares: float = 0.0
 
     def add(self, array: NDArray[Any]) -> None:
-        """Add an array (T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm", 1979)."""
-        if not array.size:
+        """Add an array's finite elements (T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm", 1979)."""
+        values = array[np.isfinite(array)].astype(np.float64)
+        if not values.size:
             return
-        values = array.astype(np.float64)
         mean, total = float(values.mean()), self.count + values.size
         self.squares += float(np.square(values - mean).sum())
         self.squares += (mean - self.mean) ** 2 * self.count * values.size / total
@@ -158,10 +158,10 @@ class _Moments:
 
     @property
     def scale(self) -> float:
-        """The variance; the mean square for values that don't vary, and 1 if all are zero or some aren't finite."""
+        """The variance; the mean square for values that don't vary, and 1 if all are zero or none are finite."""
         variance = self.squares / max(self.count, 1)
         found = variance if variance > _TINY * self.mean**2 else self.mean**2
-        return found if 0 < found < np.inf else 1.0
+        return found if found > 0 else 1.0
 
 
 def _check_tensors(teacher: ModelProto, names: Iterable[str]) -> None:
