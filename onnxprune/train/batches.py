@@ -146,7 +146,11 @@ class _Moments:
     squares: float = 0.0
 
     def add(self, array: NDArray[Any]) -> None:
-        """Add an array's finite elements (T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm", 1979)."""
+        """Add an array's finite elements.
+
+        T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+        (1979).
+        """
         values = array[np.isfinite(array)].astype(np.float64)
         if not values.size:
             return

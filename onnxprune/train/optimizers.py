@@ -119,10 +119,15 @@ def _corrected(beta: float, step: Tensor) -> Tensor:
     return 1 - step.like(beta) ** step
 
 
+def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the square of the joint norm, a scalar."""
+    squares = [(g * g).sum(keep=False) for g in gradients]
+    return squares[0].tape.emit("Sum", *squares)
+
+
 def clipped(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
     """Return gradients scaled down so that their joint norm is within a limit (Pascanu et al., ICML 2013)."""
-    squares = [(g * g).sum(keep=False) for g in gradients]
-    norm = squares[0].tape.emit("Sum", *squares).op("Sqrt")
+    norm = squared_norm(gradients).op("Sqrt")
     factor = (limit / (norm + 1e-6)).op("Min", 1.0)
     return [g * factor for g in gradients]
 

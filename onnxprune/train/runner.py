@@ -51,14 +51,21 @@ class HostRunner:
         """Run one step on one batch, or on several that accumulate.
 
         Returns:
-            The losses, means over the batches, and whether the step was skipped (`SKIPPED`).
+            The losses, means over the batches, and whether the step was skipped (`SKIPPED`), as a loss or a gradient
+            isn't finite: then the state is what it was before.
         """
         known = {RATE: np.array(rate, np.float32), NUMBER: np.array(self.number + 1, np.float32)}
-        losses = [self._run(self._gradients, {**known, **batch}) for batch in batches]
-        last = losses[-1] if self._update is None else self._run(self._update, known)
-        self.number += not last[SKIPPED]
-        means = {name: float(np.mean([found[name] for found in losses])) for name in self.graphs.losses}
-        return {**means, SKIPPED: float(last[SKIPPED])}
+        before = dict(self._state)
+        found = [self._run(self._gradients, {**known, **batch}) for batch in batches]
+        if self._update is not None:
+            self._run(self._update, known)
+        skipped = any(one[SKIPPED] for one in found)
+        if skipped:
+            self._state = before
+        else:
+            self.number += 1
+        means = {name: float(np.mean([one[name] for one in found])) for name in self.graphs.losses}
+        return {**means, SKIPPED: float(skipped)}
 
     @property
     def state(self) -> Arrays:

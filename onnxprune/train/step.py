@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.model.tape import FLOAT, Tape, Tensor
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.objective import Objective, write_losses
-from onnxprune.train.optimizers import LAMB, SGD, AdamW, Optimizer, StepParameters, clipped
+from onnxprune.train.optimizers import LAMB, SGD, AdamW, Optimizer, StepParameters, clipped, squared_norm
 from onnxprune.train.trainable import is_vector, trainable
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -37,7 +37,7 @@ class TrainingStep:
         weights: the tensors of the state that are initializers of the model.
         losses: the outputs that are losses.
 
-    A step whose loss or gradient isn't finite changes nothing; its output `SKIPPED` is 1 instead of 0.
+    The first graph's output `SKIPPED` is 1 if the loss or the gradient isn't finite, else 0: nothing is to change then.
     """
 
     gradients: ModelProto
@@ -79,18 +79,19 @@ def build_step(
         raise TrainingError("OP904", "no weight that is trained changes the loss")
     weights = {name: tensor for name, tensor in graph.weights.items() if name in found}  # others mustn't even decay
     state = feeds_of(graph, proto)
-    good = _finite([losses["loss"], *found.values()])
-    following = {name: good.where(tensor, graph.statistics[name]) for name, tensor in graph.updates.items()}
-    outputs = {**losses, **{f"{name}{NEXT}": tensor for name, tensor in following.items()}}
+    found = {name: part.reshape((-1,)) for name, part in found.items()}
+    zero = (losses["loss"] + squared_norm(list(found.values()))) * 0.0  # NaN if anything isn't finite
+    outputs = {**losses, SKIPPED: 1 - zero.equals(0.0).cast(FLOAT)}
+    outputs |= {f"{name}{NEXT}": tensor for name, tensor in graph.updates.items()}
     optimizer = optimizer_of(settings)
     state |= {f"{n}:{s}": np.zeros(t.size, np.float32) for n, t in weights.items() for s in optimizer.slots}
     update = None
     if settings.accumulate == 1:
-        outputs |= _updates(graph.tape, weights, found, good, optimizer, settings)
+        outputs |= _updates(graph.tape, weights, found, optimizer, settings)
     else:
         for name, weight in weights.items():
-            sums = graph.tape.input(f"{name}:gradient", weight.shape, FLOAT)
-            state[sums.name] = np.zeros(weight.shape, np.float32)
+            sums = graph.tape.input(f"{name}:gradient", (weight.size,), FLOAT)
+            state[sums.name] = np.zeros(weight.size, np.float32)
             outputs[f"{sums.name}{NEXT}"] = sums + found[name] * (1 / settings.accumulate)
         update = _update_graph(graph.tape.opset, weights, optimizer, settings)
     names = (*graph.weights, *graph.statistics)
@@ -113,8 +114,8 @@ def _update_graph(
     """Build the graph that updates weights from accumulated gradients and resets these."""
     tape = Tape(opset)
     copies = {name: tape.input(name, w.shape, FLOAT) for name, w in weights.items()}
-    sums = {name: tape.input(f"{name}:gradient", w.shape, FLOAT) for name, w in weights.items()}
-    outputs = _updates(tape, copies, sums, _finite(list(sums.values())), optimizer, settings)
+    sums = {name: tape.input(f"{name}:gradient", (w.size,), FLOAT) for name, w in weights.items()}
+    outputs = _updates(tape, copies, sums, optimizer, settings)
     return model_of(tape, outputs | {f"{s.name}{NEXT}": s.zeros() for s in sums.values()}, "update")
 
 
@@ -122,31 +123,23 @@ def _updates(
     tape: Tape,
     weights: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
-    good: Tensor,
     optimizer: Optimizer,
     settings: TrainSettings,
 ) -> dict[str, Tensor]:
-    """Append the optimizer; return the next values of weights and optimizer state, which don't change unless ``good``.
+    """Append the optimizer; return the next values of weights and optimizer state.
 
     All tensors are flattened: for shapes with trailing axes of size 1, as of pointwise convolutions, ONNX Runtime's CPU
     provider is twenty times slower at multiplying by a scalar.
     """
     rate, number = tape.input(RATE, (), FLOAT), tape.input(NUMBER, (), FLOAT)
-    parts = [found[name].reshape((-1,)) for name in weights]
+    parts = [found[name] for name in weights]
     if settings.clip:
         parts = clipped(parts, settings.clip)
-    after = {SKIPPED: 1 - good.cast(FLOAT)}
+    after: dict[str, Tensor] = {}
     for (name, weight), part in zip(weights.items(), parts, strict=True):
         kept = [tape.input(f"{name}:{slot}", (weight.size,), FLOAT) for slot in optimizer.slots]
         decay = 0.0 if is_vector(weight.shape) else settings.decay
-        old = weight.reshape((-1,))
-        new, keep = optimizer.update(old, part, kept, StepParameters(rate, number, decay))
-        after[f"{name}{NEXT}"] = good.where(new, old).reshape(weight.shape)
-        after |= {f"{k.name}{NEXT}": good.where(t, k) for k, t in zip(kept, keep, strict=True)}
+        new, keep = optimizer.update(weight.reshape((-1,)), part, kept, StepParameters(rate, number, decay))
+        after[f"{name}{NEXT}"] = new.reshape(weight.shape)
+        after |= {f"{k.name}{NEXT}": t for k, t in zip(kept, keep, strict=True)}
     return after
-
-
-def _finite(tensors: Sequence[Tensor]) -> Tensor:
-    """Return whether all elements of tensors are finite, a scalar."""
-    zeros = [(tensor * 0.0).sum(keep=False) for tensor in tensors]  # NaN times zero is NaN, as is infinity times zero
-    return zeros[0].tape.emit("Sum", *zeros).equals(0.0)

@@ -172,9 +172,11 @@ def test_several_outputs_are_told_apart() -> None:
         body="y = Neg(x)\n a = Constant<value_ints = [2, 3]>()\n z = Unsqueeze(x, a)",
     )
     result = evaluate(two, open_data({"x": X, "labels": Y}, two), against=two, output="z")
-    assert [(s.metric, s.output) for s in result.scores[-4:]] == [
+    assert [(s.metric, s.output) for s in result.scores[-6:]] == [
         ("mse", "y"),
         ("mse", "z"),
+        ("nmse", "y"),
+        ("nmse", "z"),
         ("cosine", "y"),
         ("cosine", "z"),
     ]
@@ -259,4 +261,4 @@ def test_providers_are_not_replaced_in_silence() -> None:
 
 
 def test_every_metric_has_a_name_that_is_known() -> None:
-    assert set(METRICS) == {"top1", "top5", "miou", "agreement", "kl", "mse", "cosine"}
+    assert set(METRICS) == {"top1", "top5", "miou", "agreement", "kl", "mse", "nmse", "cosine"}

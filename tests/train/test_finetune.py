@@ -236,7 +236,7 @@ def test_the_command(run: Callable[..., Any], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["kept"] == "after" and len(document["history"]) == 3
-    assert history.read_text().splitlines()[0] == "epoch,steps,rate,loss,value,seconds"
+    assert history.read_text().splitlines()[0] == "epoch,steps,rate,loss,value,seconds,skipped"
     assert len(history.read_text().splitlines()) == 4
     assert op.load(tmp_path / "tuned.onnx").proto.graph.output[0].name == "logits"
     again = run("--epochs", "1")
