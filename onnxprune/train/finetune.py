@@ -212,7 +212,7 @@ class Native:
         runner = runner_for(step, providers=job.providers, threads=job.threads)
         trained = Loop(replace(job, model=model), batches, runner).all()
         made = trained.model if model is job.model else requantized(trained.model, job.model)
-        left = untrained(model, step.weights)
+        left = untrained(model, step.weights, step.unreached)
         return replace(trained, model=made, follows=goal.follows, untrained=left)
 
 

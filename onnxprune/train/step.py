@@ -36,6 +36,7 @@ class TrainingStep:
         state: the initial state: weights, statistics, optimizer state, accumulated gradients.
         weights: the tensors of the state that are initializers of the model.
         losses: the outputs that are losses.
+        unreached: the initializers that would be trained, if the losses depended on them.
 
     The first graph's output `SKIPPED` is 1 if the loss or the gradient isn't finite, else 0: nothing is to change then.
     """
@@ -45,6 +46,7 @@ class TrainingStep:
     state: dict[str, NDArray[Any]]
     weights: tuple[str, ...]
     losses: tuple[str, ...]
+    unreached: tuple[str, ...] = ()
 
 
 def build_step(
@@ -94,8 +96,9 @@ def build_step(
             state[sums.name] = np.zeros(weight.size, np.float32)
             outputs[f"{sums.name}{NEXT}"] = sums + found[name] * (1 / settings.accumulate)
         update = _update_graph(graph.tape.opset, weights, optimizer, settings)
-    names = (*graph.weights, *graph.statistics)
-    return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses))
+    names = (*weights, *graph.statistics)
+    unreached = tuple(name for name in graph.weights if name not in weights)
+    return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses), unreached)
 
 
 def optimizer_of(settings: TrainSettings) -> Optimizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -42,12 +42,13 @@ def trainable(proto: ModelProto, *, freeze: Sequence[str] = (), also: Sequence[s
     return [name for name in stored if name in found and stored.tensor(name).data_type in REAL]
 
 
-def untrained(proto: ModelProto, trained: Iterable[str]) -> tuple[LeftOut, ...]:
+def untrained(proto: ModelProto, trained: Iterable[str], unreached: Collection[str] = ()) -> tuple[LeftOut, ...]:
     """Return the layers with weights none of which is trained, with the reasons.
 
     Args:
         proto: the model as it is trained.
         trained: the initializers that training changes.
+        unreached: those that no loss depends on.
     """
     stored = weights(proto)
     sources = _sources(proto, stored)
@@ -57,8 +58,9 @@ def untrained(proto: ModelProto, trained: Iterable[str]) -> tuple[LeftOut, ...]:
         places = card.weights or card.factors
         own = set().union(*(sources.get(node.input[i], ()) for i in places if i < len(node.input)))
         if own and own.isdisjoint(changed) and any(name and name not in sources for name in node.input):
-            floats = any(stored.dtype(name).kind == "f" for name in own)
+            floats = any(stored.tensor(name).data_type in REAL for name in own)
             reason = card.reasons.get("gradient") or ("it is frozen" if floats else "its weights are integers")
+            reason = reason if own.isdisjoint(unreached) else "no loss depends on it"
             found.append(LeftOut(node.name, node.op_type, reason))
     return tuple(found)
 

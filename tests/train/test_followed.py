@@ -129,6 +129,8 @@ def test_training_brings_all_outputs_closer() -> None:
         settings=TrainSettings(epochs=10, batch=16, rate=0.005, output="first", decay=0.1),
     )
     assert only.follows == {"first": ("nmse",)}
+    assert [(layer.node, layer.reason) for layer in only.untrained] == [("head2", "no loss depends on it")]
+    assert result.untrained == ()
     before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (small, only.proto))
     assert np.array_equal(before["w2"], after["w2"])  # which isn't trained, and mustn't decay
     assert not np.array_equal(before["w1"], after["w1"])
