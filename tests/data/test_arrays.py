@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.data import Batch, Data, Recipe, open_data
 from onnxprune.data.archive import Archive
 from onnxprune.data.npy import map_npy
+from onnxprune.evaluation.runner import Runner
 from tests.data.support import model, npy, picture, refused, zipped
 
 VECTORS = model("float[N,4] x")
@@ -237,3 +238,39 @@ def test_packed_members_are_checked_to_the_last_byte(tmp_path: Path) -> None:
     path.write_bytes(content)
     with refused("OP70[34]", "x.npy"):
         open_data(path, VECTORS)
+
+
+SCALED = model("float[N,4] x; float alpha", outputs="float[N,4] y", body="y = Mul(x, alpha)")
+
+
+def _function_of_batches() -> Any:
+    return lambda: iter([{"x": X[:8], "alpha": ALPHA[:8]}, {"x": X[8:], "alpha": ALPHA[8:]}])
+
+
+ALPHA = np.random.default_rng(1).random(11).astype(np.float32)
+ALPHA[3] = ALPHA[2]
+
+
+@pytest.mark.parametrize("give", [lambda: {"x": X, "alpha": ALPHA, "labels": Y}, _function_of_batches])
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_an_input_without_axes_takes_one_number_per_sample(give: Any, size: int) -> None:
+    data = open_data(give(), SCALED)
+    runner = Runner(SCALED, ["CPUExecutionProvider"], 1)
+    batches = list(data.batches(size))
+    assert [b.count for b in batches] == [1] * 11  # of one size, so that training drops none
+    found = np.concatenate([runner(batch)["y"] for batch in batches])
+    np.testing.assert_array_equal(found, X * ALPHA[:, None])
+    part = data.subset([7, 9])
+    np.testing.assert_array_equal([b.inputs["alpha"] for b in part.batches(size)], ALPHA[[7, 9]])
+
+
+def test_one_number_for_all_samples_keeps_batches() -> None:
+    data = open_data({"x": X, "alpha": np.float32(2)}, SCALED)
+    assert [b.count for b in data.batches(4)] == [4, 4, 3] and not data.notes
+    stream = open_data(lambda: iter([{"x": X[i : i + 3], "alpha": np.float32(i // 6)} for i in range(0, 9, 3)]), SCALED)
+    assert [(b.count, float(b.inputs["alpha"])) for b in stream.batches(9)] == [(6, 0.0), (3, 1.0)]
+
+
+def test_as_many_numbers_as_samples() -> None:
+    with refused("OP706", "different numbers of samples"):
+        open_data({"x": X, "alpha": ALPHA[:5]}, SCALED)
