@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from onnxprune.cli.output import Output
 from onnxprune.errors import PlanError, UsageError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Arrays = dict[str, NDArray[Any]]
 
 T = TypeVar("T")
-Sizes: TypeAlias = tuple[int, ...]
+Sizes: TypeAlias = tuple[int, ...] | int
 Shapes: TypeAlias = dict[str, Sizes]
 Named: TypeAlias = tuple[str | None, T]
 """A value for an input; None stands for a model's only input."""
@@ -50,11 +50,13 @@ def read_model(
     from onnxprune.model.file import load
 
     model = load(path)
-    given = by_name(shapes, model.proto, "--input-shape", "OP603")
+    given: Shapes = by_name([s for s in shapes if not isinstance(s[1], int)], model.proto, "--input-shape", "OP603")
+    given |= {str(symbol): size for symbol, size in shapes if isinstance(size, int)}
     arrays = read_arrays(files, model.proto) if files else None
     for name, array in (arrays or {}).items():
-        if tuple(given.setdefault(name, array.shape)) != array.shape:
-            cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
+        shape = given.setdefault(name, array.shape)
+        if shape != array.shape:
+            cause = f"--input-shape {list(cast(tuple[int, ...], shape))} isn't the shape of --input {list(array.shape)}"
             raise PlanError("OP302", cause, where=name)
     return model, given, arrays
 

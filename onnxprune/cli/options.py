@@ -72,10 +72,12 @@ def _pattern_ratio(text: str) -> tuple[str, float]:
     return pattern, _share(ratio)
 
 
-def _input_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
+def _input_shape(text: str) -> tuple[str | None, tuple[int, ...] | int]:
+    if match := re.fullmatch(r"([^=]+)=(\d+)", text.strip()):
+        return match[1], int(match[2])
     match = re.fullmatch(r"(?:(.+):)?(\d+(?:,\d+)*)", text.replace(" ", ""))  # names may contain colons
     if match is None:
-        raise ValueError(f"{text!r} is not of the form NAME:1,3,224,224")
+        raise ValueError(f"{text!r} is not of the form NAME:1,3,224,224 or SYMBOL=48")
     return match[1], tuple(int(n) for n in match[2].split(","))
 
 
@@ -245,7 +247,8 @@ input_shapes = click.option(
     "input_shapes",
     type=Parsed("NAME:1,3,224,224", _input_shape),
     multiple=True,
-    help="Shape of an input with symbolic dimensions. Repeatable; a model with one input needs no name.",
+    help="Shape of an input with symbolic dimensions, or the size of one such dimension: seq=48. Repeatable; a model "
+    "with one input needs no name.",
 )
 
 inputs = click.option(

@@ -28,6 +28,7 @@ class Shapes:
         static: The names in `values` that depend on constants only, not on any input's size.
         inputs: The shapes of the real inputs (those that aren't initializers).
         symbols: The size of each symbolic dimension; one without a name is called `input[axis]`.
+        notes: What a user should know of the sizes that were chosen.
     """
 
     shapes: dict[str, Shape]
@@ -36,9 +37,10 @@ class Shapes:
     static: frozenset[str]
     inputs: dict[str, Shape]
     symbols: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
-def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int] | int] | None = None) -> Shapes:
     """Choose the size of every input, and find the shape, type and, if it is small, value of every tensor.
 
     Sizes that the user gives come first; a symbol has the same size everywhere. Otherwise the first axis gets 1, and
@@ -47,7 +49,8 @@ def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
 
     Args:
         proto: A model in topological order, preferably a normalized one. It isn't changed.
-        input_shapes: The shapes of some inputs.
+        input_shapes: The shapes of some inputs, or the sizes of symbolic dimensions: ``{"ids": (1, 48)}`` or
+            ``{"sequence": 48}``.
 
     Returns:
         What is known. Tensors whose shape can't be found are left out, such as those of operators that neither onnx nor
@@ -59,7 +62,7 @@ def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
         UsageError: `input_shapes` doesn't fit the model's inputs (OP603).
     """
     declared = declared_inputs(proto.graph)
-    walk, symbols = search(ShapeWalk(proto), *bind(declared, input_shapes or {}))
+    walk, symbols, avoided = search(ShapeWalk(proto), *bind(declared, input_shapes or {}))
     known = walk.known
     inputs = {name: known.shapes[name] for name in declared}
     # With fixed sizes only, a contradiction is in the model itself, and left for ONNX Runtime to report.
@@ -74,6 +77,12 @@ def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
         if unknown := walk.unknown():
             walk.run(fallback=source(unknown))
     elements = {name: kind.tensor_type.elem_type for name, kind in known.types.items()}
+    notes = []
+    if avoided is not None and avoided.factor is not None:
+        sizes = ", ".join(f"{name} = {size}" for name, size in symbols.items())
+        notes.append(
+            f"a size is fixed inside the model, at {describe(walk.steps[avoided.step].node)}; it runs with {sizes}"
+        )
     return Shapes(
         shapes=known.shapes,
         types={name: element for name, element in elements.items() if element},
@@ -81,6 +90,7 @@ def concretize(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]] | No
         static=frozenset(known.constant.intersection(known.values)),
         inputs=inputs,
         symbols=symbols,
+        notes=tuple(notes),
     )
 
 

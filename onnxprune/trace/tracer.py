@@ -30,7 +30,7 @@ from onnxprune.trace.solve import solve
 
 def trace(
     proto: ModelProto,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     *,
     shapes: Shapes | None = None,
     attention: Attention = "heads",

@@ -37,7 +37,7 @@ class TracedModel:
 
 def analyze(
     source: Source | TracedModel,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     *,
     attention: Attention | None = None,
     grouped: Grouped | None = None,
@@ -49,7 +49,7 @@ def analyze(
 
     Args:
         source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned unchanged.
-        input_shapes: shapes of inputs with symbolic dimensions, by name.
+        input_shapes: shapes of inputs with symbolic dimensions, by name, or sizes of symbolic dimensions, by theirs.
         attention: what to remove from attention: whole "heads" (the default), or part of the "width" of every head.
         grouped: what to remove from grouped convolutions: the same number of "channels" of every group (the default),
             or whole "groups".
@@ -87,6 +87,8 @@ def analyze(
     proto = normalize(model.proto, consume=consume or model is not source)
     del model
     graph = trace(proto, input_shapes, **chosen)
+    for note in graph.shapes.notes:
+        log.info("note: %s", note)
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
     return TracedModel(known, graph, **chosen)
 
