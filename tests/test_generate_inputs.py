@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.shapes import generate_inputs
 
 MODEL = helper.make_model(
     helper.make_graph(

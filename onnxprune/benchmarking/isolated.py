@@ -20,9 +20,8 @@ from onnxprune.benchmarking.rounds import warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.model.graph import extract, reads
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU
-from onnxprune.shapes import Shapes, concretize
+from onnxprune.shapes import Shapes, concretize, generate_inputs
 
 _WARM_UP = 0.2  # seconds, at most
 _RUNS = 30

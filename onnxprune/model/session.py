@@ -61,7 +61,7 @@ def session(
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError("OP122", f"ONNX Runtime can't load the model: {_message(error)}") from error
+            raise ModelError("OP122", f"ONNX Runtime can't load the model: {message_of(error)}") from error
     _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
     return opened
 
@@ -76,7 +76,7 @@ def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, 
     try:
         return dict(zip(names, opened.run(names, dict(feeds)), strict=True))
     except Exception as error:
-        cause = f"ONNX Runtime can't run the model: {_message(error)}"
+        cause = f"ONNX Runtime can't run the model: {message_of(error)}"
         raise ModelError("OP122", cause) from error
 
 
@@ -104,7 +104,7 @@ def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
             )
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return ONNX Runtime's message without its prefix, file positions and signatures."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__

@@ -18,8 +18,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
-from onnxprune.rewrite.verify import Verification, generate_inputs, verify as hold_against
+from onnxprune.rewrite.verify import Verification, verify as hold_against
 from onnxprune.settings import RepairSettings
+from onnxprune.shapes import runnable_inputs
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -140,7 +141,7 @@ def prove(
         seed: random seed of generated inputs.
     """
     graph = kept.graph
-    data = generate_inputs(graph.proto, graph.shapes.inputs, seed) if inputs is None else inputs
+    data = runnable_inputs(graph.proto, graph.shapes.inputs, seed) if inputs is None else inputs
     return hold_against(kept, proto, data, tolerance=tolerance, seed=None if inputs is not None else seed)
 
 

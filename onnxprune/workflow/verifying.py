@@ -9,8 +9,8 @@ from onnxprune.errors import VerificationError
 from onnxprune.model.file import Source, load
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.rewrite.comparison import Comparison, check_origin, compare_outputs, interface_changes
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.settings.shrinking import VerifySettings
+from onnxprune.shapes import runnable_inputs
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.pruning import Arrays, prove
 
@@ -67,7 +67,7 @@ def verify(
     if plan is not None:
         kept = apply_plan(graph, plan)
         return Comparison(verification=prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed or 0))
-    feeds = generate_inputs(graph.proto, graph.shapes.inputs, seed or 0) if inputs is None else inputs
+    feeds = runnable_inputs(graph.proto, graph.shapes.inputs, seed or 0) if inputs is None else inputs
     return Comparison(distances=compare_outputs(graph.proto, proto, feeds))
 
 

@@ -106,7 +106,7 @@ def test_a_length_that_the_exporter_baked_in_is_found_and_said(baked: int) -> No
     assert found.notes == (f'a size is fixed inside the model, at Reshape "split"; it runs with T = {baked}, N = 1',)
     outputs = session(proto).run(None, {"x": np.zeros(found.inputs["x"], np.float32)})
     assert outputs[0].shape == found.shapes["y"]
-    with pytest.raises(ModelError, match="OP125.*split.*can't reshape") as caught:
+    with pytest.raises(ModelError, match=r"OP125.*split.*can't reshape") as caught:
         concretize(proto, {"T": baked + 1, "N": 1})
     assert "give sizes that fit" in str(caught.value.hint)
 
