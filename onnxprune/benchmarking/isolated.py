@@ -54,7 +54,7 @@ def isolated(
     Raises:
         ModelError: ONNX Runtime can't run a layer (OP122).
     """
-    shapes = concretize(proto, {name: array.shape for name, array in feeds.items()})
+    shapes = concretize(proto, {name: array.shape for name, array in feeds.items()}, feeds)
     overhead = _median(_empty(proto), {"x": np.zeros((1, 1), np.float32)}, settings)
     kernels = []
     for layer, nodes in enumerate(layer_nodes(proto)):

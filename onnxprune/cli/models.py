@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.model.file import Model
     from onnxprune.planning.plan import PrunePlan
     from onnxprune.rewrite.comparison import Port
+    from onnxprune.settings import DataSettings
     from onnxprune.workflow.analysis import TracedModel
 
     Arrays = dict[str, NDArray[Any]]
@@ -69,6 +70,7 @@ def open_model(
     *,
     plan: PrunePlan | None = None,
     policies: Mapping[str, Any] | None = None,
+    data: DataSettings | None = None,
     transform: str | None = None,
 ) -> tuple[TracedModel, Arrays | None]:
     """Load and trace a model with the shapes given for its inputs.
@@ -80,6 +82,7 @@ def open_model(
         files: arrays for inputs, which also set the shapes.
         plan: a plan for the model, see `analyze`.
         policies: what is removed together.
+        data: data whose first sample sets the sizes of symbolic dimensions.
         transform: a function that the model passes through first.
 
     Returns:
@@ -93,7 +96,30 @@ def open_model(
     with out.step("load"):
         model, given, arrays = read_model(path, shapes, files)
     with out.step("trace"):
-        return analyze(model, given, plan=plan, consume=True, transform=transform, **(policies or {})), arrays
+        traced = analyze(
+            *(model, given),
+            plan=plan,
+            inputs=arrays,
+            data=data,
+            consume=True,
+            transform=transform,
+            **(policies or {}),
+        )
+    return traced, arrays
+
+
+def sample_settings(given: Mapping[str, Any]) -> DataSettings:
+    """Return the settings of data that only show sizes, and allow functions of the user's.
+
+    Raises:
+        PlanError: a setting is out of range (OP303), or preprocessing is given without data (OP302).
+    """
+    from onnxprune.settings import DataSettings, build
+
+    if "preprocess" in given and "data" not in given:
+        raise PlanError("OP302", "`preprocess` needs inputs", hint="give some with `data`")
+    user_functions(given.get("data"))
+    return build(DataSettings, given)
 
 
 def user_functions(*names: Any) -> None:

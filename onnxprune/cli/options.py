@@ -14,7 +14,7 @@ import click
 
 from onnxprune.cli.failures import COMMAND
 from onnxprune.errors import PlanError
-from onnxprune.settings import Policies, Settings, Target
+from onnxprune.settings import DataSettings, Policies, Settings, Target
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.planning import Limited
 
@@ -256,7 +256,7 @@ inputs = click.option(
     "inputs",
     type=Parsed("NAME=X.npy", _input_file),
     multiple=True,
-    help="Array to compare on, instead of a generated one. Repeatable; a model with one input needs no name.",
+    help="Array to run the model on, instead of a generated one. Repeatable; a model with one input needs no name.",
 )
 
 providers = click.option(
@@ -272,3 +272,4 @@ providers = click.option(
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 policies = of(Policies, "policies")
+sample_data = of(DataSettings, "data", without=("limit",))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +25,19 @@ if TYPE_CHECKING:
 Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
 
 
+_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Set the number of threads within an operator for all sessions that don't set their own; None changes nothing."""
+    token = _THREADS.set(_THREADS.get() if count is None else count)
+    try:
+        yield
+    finally:
+        _THREADS.reset(token)
+
+
 def session(
     model: onnx.ModelProto | bytes | Path,
     *,
@@ -37,7 +52,7 @@ def session(
         model: The model; a ModelProto may be larger than 2 GiB.
         providers: Execution providers in order of preference, each a name or (name, options).
         optimize: Whether ONNX Runtime may optimize the graph.
-        threads: Threads within an operator; ONNX Runtime's default if None.
+        threads: Threads within an operator; by default those of `with_threads`, or ONNX Runtime's default.
         configure: Called with the SessionOptions to set anything else.
 
     Raises:
@@ -47,7 +62,7 @@ def session(
     runtime = import_onnxruntime()
     wanted = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     _require(wanted, runtime.get_available_providers())
-    options = session_options(runtime, optimize, threads)
+    options = session_options(runtime, optimize, _THREADS.get() if threads is None else threads)
     if configure is not None:
         configure(options)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto
 
 from onnxprune.errors import ModelError, UsageError
@@ -108,6 +109,28 @@ def bind(
         else:
             dims[name] = shape
     return dims, symbols
+
+
+def sizes_in(
+    arrays: Mapping[str, NDArray[Any]], graph: GraphProto, given: Mapping[str, Sequence[int] | int]
+) -> dict[str, Sequence[int] | int]:
+    """Return the sizes that arrays for a graph's inputs have, in the form that `bind` takes, where none are given.
+
+    Empty axes, such as that of an empty cache, say nothing.
+    """
+    declared = declared_inputs(graph)
+    settled = {symbol for name, dims in declared.items() if name in given for symbol in dims or ()} | set(given)
+    found: dict[str, Sequence[int] | int] = {}
+    for name, dims in declared.items():
+        if name not in arrays or name in given:
+            continue
+        shape = arrays[name].shape
+        if dims is None and 0 not in shape:
+            found[name] = shape
+        for symbol, size in zip(dims or (), shape, strict=False):
+            if isinstance(symbol, str) and symbol not in settled and size:
+                found.setdefault(symbol, size)
+    return found
 
 
 def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str, int]) -> Shape:

@@ -29,7 +29,8 @@ class Shapes:
         inputs: The shapes of the real inputs (those that aren't initializers).
         symbols: The size of each symbolic dimension; one without a name is called `input[axis]`.
         notes: What a user should know of the sizes that were chosen.
-        feeds: The inputs of the run that showed sizes that only values tell; None if there was no such run.
+        feeds: Inputs that the model can be run on: those given, or those of a run that showed sizes that only values
+            tell.
         problem: Why no run could show them, if so.
     """
 
@@ -78,12 +79,12 @@ def concretize(
     # With fixed sizes only, a contradiction is in the model itself, and left for ONNX Runtime to report.
     if walk.conflict and (symbols or input_shapes) and is_refused(walk, walk.conflict):
         raise _misfit(walk, walk.conflict, sizes)
-    seen = Seen({})
+    fitting = inputs if inputs is not None and {n: a.shape for n, a in inputs.items()} == sizes else None
+    seen = Seen({}, fitting)
     if unknown := walk.unknown():
         walk.run(fallback=runtime_types(walk, unknown))
     if unknown := walk.unknown():
-        fit = inputs is not None and {name: array.shape for name, array in inputs.items()} == sizes
-        seen = run_for_shapes(proto, sizes, unknown, inputs if fit else None)
+        seen = run_for_shapes(proto, sizes, unknown, fitting)
         walk.run(fallback=seen.types)
     if unknown := walk.unknown():
         walk.run(fallback=declared_types(proto.graph, symbols, unknown))
