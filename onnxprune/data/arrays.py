@@ -116,6 +116,9 @@ def array_source(
     constants = {name: np.array(named[name]) for name in same}
     samples = {name: array for name, array in named.items() if name not in constants}
     notes = [f"not used: {', '.join(unused)}"] if unused else []
+    if zeros := [name for name, array in named.items() if not any(array is given for given in arrays.values())]:
+        more = f" and {len(zeros) - 2} more" if len(zeros) > 2 else ""
+        notes.append(f"zeros, as there is no array for it: {', '.join(zeros[:2])}{more}")
     if scalars and not whole:
         notes.append(f"{', '.join(sorted(scalars))}: one number for each sample, so samples run one by one")
     return ArraySource(where, samples, labels, constants, whole or scalars == set(samples), scalars), tuple(notes)

@@ -54,7 +54,10 @@ _SIZED_BY_VALUES = {
 _MASK = re.compile(r"mask", re.IGNORECASE)
 _LENGTH = re.compile(r"len|num|count|size", re.IGNORECASE)
 
-Kind = Literal["index", "mask", "length", "parameter", "flag", "free"]
+_SHAPED = {"Expand", "Pad", "Reshape", "Resize", "Squeeze", "Tile", "Unsqueeze", "Upsample"}
+"""Operators whose inputs other than the first say what shape the result has."""
+
+Kind = Literal["index", "mask", "length", "shape", "parameter", "flag", "free"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class Role:
     """What an input is for.
 
     Attributes:
-        kind: an index into a table, a mask, a length, a real parameter (of at most one axis), another integer or flag,
-            or real data.
+        kind: an index into a table, a mask, a length, sizes or axes for an operator, a real parameter (of at most one
+            axis), another integer or flag, or real data.
         rows: for an index, the number of rows of the smallest table.
     """
 
@@ -89,6 +92,8 @@ def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
         rank = len(entry.type.tensor_type.shape.dim)
         if rows.get(name):
             found[name] = Role("index", rows[name])
+        elif name in whole and any(n.op_type in _SHAPED and name in list(n.input)[1:] for n in readers.get(name, ())):
+            found[name] = Role("shape")
         elif _MASK.search(name):
             found[name] = Role("mask")
         elif name in whole and rank < 2 and (_LENGTH.search(name) or any(rows.values())):
@@ -231,7 +236,8 @@ def draws(proto: ModelProto, shapes: Mapping[str, Shape], seed: int = 0) -> Iter
     roles = roles_of(proto.graph, shapes)
     types = {entry.name: entry.type.tensor_type.elem_type for entry in proto.graph.input}
     lengths = lengths_of(shapes, roles)
-    for attempt in range(TRIES):
+    # Sizes that a caller chooses aren't guessed until some fit: what is traced at them would hold for no others.
+    for attempt in range(1 if any(role.kind == "shape" for role in roles.values()) else TRIES):
         rng = np.random.default_rng((seed, attempt) if attempt else seed)
         yield {
             name: draw(roles[name], shape, _dtype(types[name]), rng, attempt=attempt, lengths=lengths)
@@ -274,7 +280,7 @@ def draw(
         values = np.ones(shape)
     elif role.kind == "length":
         values = np.full(shape, ([*lengths, 1] * TRIES)[attempt // 2])
-    elif role.kind == "flag":
+    elif role.kind in ("flag", "shape"):
         values = rng.integers(0, 2, shape) if attempt % 3 == 0 else np.full(shape, attempt % 3 % 2)
     elif role.kind == "parameter" and attempt:
         values = rng.uniform(0.5, 1.5, shape) * 2 ** (attempt // 2)  # scales are positive, mostly

@@ -274,3 +274,31 @@ def test_one_number_for_all_samples_keeps_batches() -> None:
 def test_as_many_numbers_as_samples() -> None:
     with refused("OP706", "different numbers of samples"):
         open_data({"x": X, "alpha": ALPHA[:5]}, SCALED)
+
+
+DECODER = model(
+    "int64[batch,seq] input_ids; int64[batch,seq] token_type_ids; float[batch,2,past,4] past_key; int64[batch,s] mask"
+)
+
+
+def test_caches_and_token_types_without_an_array_are_zeros() -> None:
+    ids = np.arange(15).reshape(5, 3)
+    data = open_data({"input_ids": ids, "mask": np.ones_like(ids)}, DECODER)
+    first = next(iter(data.batches(2)))
+    assert {name: array.shape for name, array in first.inputs.items()} == {
+        "input_ids": (2, 3),
+        "mask": (2, 3),
+        "token_type_ids": (2, 3),
+        "past_key": (2, 2, 0, 4),  # empty
+    }
+    assert not first.inputs["token_type_ids"].any() and first.inputs["token_type_ids"].dtype == np.int64
+    assert data.notes == ("zeros, as there is no array for it: token_type_ids, past_key",)
+    given = open_data(
+        {"input_ids": ids, "mask": ids, "token_type_ids": ids, "past_key": np.ones((5, 2, 7, 4))}, DECODER
+    )
+    assert given.notes == () and next(iter(given.batches(2))).inputs["past_key"].shape == (2, 2, 7, 4)
+
+
+def test_other_inputs_need_an_array() -> None:
+    with refused("OP706", "no array for input 'mask'"):
+        open_data({"input_ids": np.zeros((5, 3), np.int64)}, DECODER)
