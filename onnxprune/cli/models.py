@@ -108,6 +108,16 @@ def open_model(
     return traced, arrays
 
 
+def note_fixed_batch(out: Output, model: Model, batch: int | None) -> None:
+    """Say it if a batch size that the user gave has no effect, as the model has a fixed one."""
+    from onnxprune.data import fixed_batch, inputs_of
+
+    fixed = fixed_batch(inputs_of(model.proto))
+    if batch is not None and fixed not in (None, batch):
+        hint = "export it with a symbolic first axis to run larger batches"
+        out.note(f"the model's batch size is fixed at {fixed}, so --batch {batch} has no effect; {hint}")
+
+
 def sample_settings(given: Mapping[str, Any]) -> DataSettings:
     """Return the settings of data that only show sizes, and allow functions of the user's.
 

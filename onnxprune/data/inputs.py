@@ -116,7 +116,7 @@ def assign(
         if name is not None:
             found[inputs[0].name] = rest.pop(name)
     missing = [spec for spec in inputs if spec.name not in found]
-    if found:
+    if found and missing:
         found |= _zeros(missing, inputs, found)
         missing = [spec for spec in missing if spec.name not in found]
     if missing:
@@ -128,10 +128,10 @@ def assign(
 def _zeros(missing: Sequence[InputSpec], inputs: Sequence[InputSpec], found: Mapping[str, Array]) -> dict[str, Array]:
     """Return arrays of zeros, which take no memory, for caches and token types with an axis of samples."""
     given = [spec for spec in inputs if spec.name in found and spec.shape and found[spec.name].ndim == len(spec.shape)]
-    sizes = {
+    sizes: dict[str, int] = {
         symbol: size
         for spec in given
-        for symbol, size in zip(spec.symbols, found[spec.name].shape, strict=True)
+        for symbol, size in zip(spec.symbols, found[spec.name].shape, strict=False)
         if symbol
     }
     alike = next((found[s.name].shape for s in given if s.dtype.kind in "iu" and found[s.name].ndim == 2), ())

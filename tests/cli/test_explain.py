@@ -134,3 +134,13 @@ class TestInputs:
         onnx.save(onnx.parser.parse_model(text), path)
         shown = invoke("inspect", path).stdout
         assert "string" in shown and "object" not in shown
+
+
+def test_a_batch_size_without_effect_is_said(tmp_path: Path) -> None:
+    path, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    np.savez(data, x=np.ones((5, 4), np.float32))
+    given = ("evaluate", path, "--data", data, "--against", path)
+    assert "fixed at 1, so --batch 8 has no effect" in invoke(*given, "--batch", "8").stderr
+    assert "has no effect" not in invoke(*given).stderr + invoke(*given, "--batch", "1").stderr
