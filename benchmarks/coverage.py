@@ -33,8 +33,8 @@ from onnxprune.report.coupling import explain_node
 from onnxprune.report.index import Index
 from onnxprune.report.layout import percent, share, si
 from onnxprune.report.summary import ModelSummary, summarize
-from onnxprune.rewrite.verify import Verification, generate_inputs
-from onnxprune.shapes import concretize
+from onnxprune.rewrite.verify import Verification
+from onnxprune.shapes import concretize, generate_inputs
 from onnxprune.trace import ChannelGraph, trace
 
 TARGET = PlanSettings(target=Target("macs", 0.5))

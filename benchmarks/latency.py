@@ -28,8 +28,8 @@ from onnxprune.normalize import normalize
 from onnxprune.planning.budget import choose
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.settings.planning import Constraints
+from onnxprune.shapes import generate_inputs
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 if TYPE_CHECKING:

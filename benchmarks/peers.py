@@ -22,8 +22,7 @@ from onnxprune.cost.cost import Cost, model_cost
 from onnxprune.model.session import session
 from onnxprune.normalize import normalize
 from onnxprune.report.layout import percent, share
-from onnxprune.rewrite.verify import generate_inputs
-from onnxprune.shapes import concretize
+from onnxprune.shapes import concretize, generate_inputs
 
 if TYPE_CHECKING:
     from benchmarks.tools import Case, Tool

@@ -28,10 +28,10 @@ from onnxprune.model.file import load
 from onnxprune.planning.budget import choose
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU
 from onnxprune.settings.benchmarking import BenchmarkSettings
 from onnxprune.settings.planning import Constraints
+from onnxprune.shapes import generate_inputs
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 SHARE = 0.5

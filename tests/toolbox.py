@@ -17,8 +17,8 @@ from onnxprune.model.bodies import open_bodies
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import Verification, difference, generate_inputs, verify
-from onnxprune.shapes import concretize
+from onnxprune.rewrite.verify import Verification, difference, verify
+from onnxprune.shapes import concretize, generate_inputs
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.errors import BenchmarkError, UsageError
-from onnxprune.rewrite.verify import generate_inputs
-from onnxprune.shapes import concretize
+from onnxprune.shapes import concretize, runnable_inputs
 from onnxprune.shapes.inputs import declared_inputs
 
 Arrays = dict[str, NDArray[Any]]
@@ -50,7 +49,7 @@ def make_inputs(
                 raise UsageError("OP603", cause, where="batch", hint="export the model with a symbolic first axis")
         sizes = {name: (batch, *s[1:]) if len(s) > 1 else s for name, s in sizes.items()}
     if not given:
-        return generate_inputs(proto, sizes, seed)
+        return runnable_inputs(proto, sizes, seed)
     return {name: _samples(array, sizes[name]) for name, array in given.items()}
 
 

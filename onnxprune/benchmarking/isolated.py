@@ -20,9 +20,8 @@ from onnxprune.benchmarking.rounds import warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.model.graph import extract, reads
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU
-from onnxprune.shapes import Shapes, concretize
+from onnxprune.shapes import Shapes, concretize, generate_inputs
 
 _WARM_UP = 0.2  # seconds, at most
 _RUNS = 30
@@ -55,7 +54,7 @@ def isolated(
     Raises:
         ModelError: ONNX Runtime can't run a layer (OP122).
     """
-    shapes = concretize(proto, {name: array.shape for name, array in feeds.items()})
+    shapes = concretize(proto, {name: array.shape for name, array in feeds.items()}, feeds)
     overhead = _median(_empty(proto), {"x": np.zeros((1, 1), np.float32)}, settings)
     kernels = []
     for layer, nodes in enumerate(layer_nodes(proto)):

@@ -165,7 +165,7 @@ def _peak_memory(
 
 def _layers(model: Model, feeds: Feeds) -> list[TimedLayer]:
     proto = normalize(model.proto)
-    return layers(proto, concretize(proto, {name: array.shape for name, array in feeds.items()}))
+    return layers(proto, concretize(proto, {name: array.shape for name, array in feeds.items()}, feeds))
 
 
 def _weights(model: Model) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import user_functions
+from onnxprune.cli.models import note_fixed_batch, user_functions
 from onnxprune.cli.output import Output, reporting
 from onnxprune.settings import DataSettings, build
 
@@ -38,7 +38,7 @@ Examples:
     "labels and --against allow]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
-@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Batch size.")
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size. [default: 32, or the model's if it is fixed]")
 @click.option("--output-name", metavar="NAME", help="Output with the class scores. [default: found by its shape]")
 @options.providers
 @reporting
@@ -48,7 +48,7 @@ def command(
     against: Path | None,
     metrics: tuple[str, ...],
     seed: int,
-    batch: int,
+    batch: int | None,
     output_name: str | None,
     providers: tuple[str, ...],
     out: Output,
@@ -71,6 +71,7 @@ def command(
         loaded, original = load(model), None if against is None else load(against)
     with out.step("open data"):
         samples = open_samples(settings, loaded, seed=seed)
+    note_fixed_batch(out, loaded, batch)
     with out.progress() as progress:
         evaluation = evaluate(
             loaded,
@@ -79,7 +80,7 @@ def command(
             metrics=metrics or None,
             output=output_name,
             providers=providers,
-            batch=batch,
+            batch=batch or 32,
             seed=seed,
             progress=progress,
         )

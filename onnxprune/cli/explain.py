@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import open_model
+from onnxprune.cli.models import open_model, sample_settings
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import CATALOG, UsageError
 
@@ -26,9 +26,19 @@ Examples:
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes
+@options.inputs
+@options.sample_data
 @options.policies
 @reporting
-def command(what: str, about: str | None, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
+def command(
+    what: str,
+    about: str | None,
+    input_shapes: list[Any],
+    inputs: list[Any],
+    data: dict[str, Any],
+    policies: dict[str, Any],
+    out: Output,
+) -> None:
     """Explain why channels are removed together or can't be removed, or what a code means.
 
     NODE may be a pattern that matches one node, such as '*layer4*conv2*'.
@@ -45,7 +55,8 @@ def command(what: str, about: str | None, input_shapes: list[Any], policies: dic
         return
     if about is not None and _is_code(about):
         _check_code(about)
-    analysis, _ = open_model(out, Path(what), input_shapes, policies=policies)
+    samples = sample_settings(data)
+    analysis, _ = open_model(out, Path(what), input_shapes, inputs, policies=policies, data=samples)
     if about is None:
         summary = summarize(analysis.graph)
         content = fields(summary)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import user_functions
+from onnxprune.cli.models import note_fixed_batch, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, TrainSettings, build
@@ -142,6 +142,7 @@ def command(
         judged = None
         if validation is not None:
             judged = open_samples(replace(inputs, data=validation, limit=None), source, seed=settings.seed)
+    note_fixed_batch(out, source, training.get("batch"))
     with out.progress() as progress:
         result = finetune(
             source,

@@ -8,16 +8,25 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import open_model
+from onnxprune.cli.models import open_model, sample_settings
 from onnxprune.cli.output import Output, reporting
 
 
 @click.command("inspect", short_help="Show a model and what can be pruned.")
 @options.model_argument
 @options.input_shapes
+@options.inputs
+@options.sample_data
 @options.policies
 @reporting
-def command(model: Path, input_shapes: list[Any], policies: dict[str, Any], out: Output) -> None:
+def command(
+    model: Path,
+    input_shapes: list[Any],
+    inputs: list[Any],
+    data: dict[str, Any],
+    policies: dict[str, Any],
+    out: Output,
+) -> None:
     """Show the layers and groups of MODEL, and how much of it can be pruned.
 
     A group holds the channels of a layer and of everything coupled to it. It is pruned in units: channels that can only
@@ -29,7 +38,8 @@ def command(model: Path, input_shapes: list[Any], policies: dict[str, Any], out:
     from onnxprune.report.summary import summarize
     from onnxprune.rewrite.comparison import header_of
 
-    analysis, _ = open_model(out, model, input_shapes, policies=policies)
+    samples = sample_settings(data)
+    analysis, _ = open_model(out, model, input_shapes, inputs, policies=policies, data=samples)
     header, summary, size = header_of(analysis.model.proto), summarize(analysis.graph), file_size(analysis.model)
     out.data(
         document("inspect", model=model, **fields(header), file_size=size, **fields(summary)),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from onnxprune.cli.output import Output
 from onnxprune.errors import PlanError, UsageError
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from onnxprune.model.file import Model
     from onnxprune.planning.plan import PrunePlan
     from onnxprune.rewrite.comparison import Port
+    from onnxprune.settings import DataSettings
     from onnxprune.workflow.analysis import TracedModel
 
     Arrays = dict[str, NDArray[Any]]
 
 T = TypeVar("T")
-Sizes: TypeAlias = tuple[int, ...]
+Sizes: TypeAlias = tuple[int, ...] | int
 Shapes: TypeAlias = dict[str, Sizes]
 Named: TypeAlias = tuple[str | None, T]
 """A value for an input; None stands for a model's only input."""
@@ -50,11 +51,13 @@ def read_model(
     from onnxprune.model.file import load
 
     model = load(path)
-    given = by_name(shapes, model.proto, "--input-shape", "OP603")
+    given: Shapes = by_name([s for s in shapes if not isinstance(s[1], int)], model.proto, "--input-shape", "OP603")
+    given |= {str(symbol): size for symbol, size in shapes if isinstance(size, int)}
     arrays = read_arrays(files, model.proto) if files else None
     for name, array in (arrays or {}).items():
-        if tuple(given.setdefault(name, array.shape)) != array.shape:
-            cause = f"--input-shape {list(given[name])} isn't the shape of --input {list(array.shape)}"
+        shape = given.setdefault(name, array.shape)
+        if shape != array.shape:
+            cause = f"--input-shape {list(cast(tuple[int, ...], shape))} isn't the shape of --input {list(array.shape)}"
             raise PlanError("OP302", cause, where=name)
     return model, given, arrays
 
@@ -67,6 +70,7 @@ def open_model(
     *,
     plan: PrunePlan | None = None,
     policies: Mapping[str, Any] | None = None,
+    data: DataSettings | None = None,
     transform: str | None = None,
 ) -> tuple[TracedModel, Arrays | None]:
     """Load and trace a model with the shapes given for its inputs.
@@ -78,6 +82,7 @@ def open_model(
         files: arrays for inputs, which also set the shapes.
         plan: a plan for the model, see `analyze`.
         policies: what is removed together.
+        data: data whose first sample sets the sizes of symbolic dimensions.
         transform: a function that the model passes through first.
 
     Returns:
@@ -91,7 +96,40 @@ def open_model(
     with out.step("load"):
         model, given, arrays = read_model(path, shapes, files)
     with out.step("trace"):
-        return analyze(model, given, plan=plan, consume=True, transform=transform, **(policies or {})), arrays
+        traced = analyze(
+            *(model, given),
+            plan=plan,
+            inputs=arrays,
+            data=data,
+            consume=True,
+            transform=transform,
+            **(policies or {}),
+        )
+    return traced, arrays
+
+
+def note_fixed_batch(out: Output, model: Model, batch: int | None) -> None:
+    """Say it if a batch size that the user gave has no effect, as the model has a fixed one."""
+    from onnxprune.data import fixed_batch, inputs_of
+
+    fixed = fixed_batch(inputs_of(model.proto))
+    if batch is not None and fixed not in (None, batch):
+        hint = "export it with a symbolic first axis to run larger batches"
+        out.note(f"the model's batch size is fixed at {fixed}, so --batch {batch} has no effect; {hint}")
+
+
+def sample_settings(given: Mapping[str, Any]) -> DataSettings:
+    """Return the settings of data that only show sizes, and allow functions of the user's.
+
+    Raises:
+        PlanError: a setting is out of range (OP303), or preprocessing is given without data (OP302).
+    """
+    from onnxprune.settings import DataSettings, build
+
+    if "preprocess" in given and "data" not in given:
+        raise PlanError("OP302", "`preprocess` needs inputs", hint="give some with `data`")
+    user_functions(given.get("data"))
+    return build(DataSettings, given)
 
 
 def user_functions(*names: Any) -> None:

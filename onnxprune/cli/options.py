@@ -14,7 +14,7 @@ import click
 
 from onnxprune.cli.failures import COMMAND
 from onnxprune.errors import PlanError
-from onnxprune.settings import Policies, Settings, Target
+from onnxprune.settings import DataSettings, Policies, Settings, Target
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.planning import Limited
 
@@ -72,10 +72,12 @@ def _pattern_ratio(text: str) -> tuple[str, float]:
     return pattern, _share(ratio)
 
 
-def _input_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
+def _input_shape(text: str) -> tuple[str | None, tuple[int, ...] | int]:
+    if match := re.fullmatch(r"([^=]+)=(\d+)", text.strip()):
+        return match[1], int(match[2])
     match = re.fullmatch(r"(?:(.+):)?(\d+(?:,\d+)*)", text.replace(" ", ""))  # names may contain colons
     if match is None:
-        raise ValueError(f"{text!r} is not of the form NAME:1,3,224,224")
+        raise ValueError(f"{text!r} is not of the form NAME:1,3,224,224 or SYMBOL=48")
     return match[1], tuple(int(n) for n in match[2].split(","))
 
 
@@ -245,7 +247,8 @@ input_shapes = click.option(
     "input_shapes",
     type=Parsed("NAME:1,3,224,224", _input_shape),
     multiple=True,
-    help="Shape of an input with symbolic dimensions. Repeatable; a model with one input needs no name.",
+    help="Shape of an input with symbolic dimensions, or the size of one such dimension: seq=48. Repeatable; a model "
+    "with one input needs no name.",
 )
 
 inputs = click.option(
@@ -253,7 +256,7 @@ inputs = click.option(
     "inputs",
     type=Parsed("NAME=X.npy", _input_file),
     multiple=True,
-    help="Array to compare on, instead of a generated one. Repeatable; a model with one input needs no name.",
+    help="Array to run the model on, instead of a generated one. Repeatable; a model with one input needs no name.",
 )
 
 providers = click.option(
@@ -269,3 +272,4 @@ providers = click.option(
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 policies = of(Policies, "policies")
+sample_data = of(DataSettings, "data", without=("limit",))

@@ -29,6 +29,7 @@ _AFTER_PLANNING = ("plan", "verify", "tolerance", "recover", "max_drop", "finetu
 @options.output("File for the plan, or - for stdout.", dash=True)
 @options.of(ShrinkSettings, "given", without=_AFTER_PLANNING)
 @options.input_shapes
+@options.inputs
 @options.force
 @reporting
 def command(
@@ -36,6 +37,7 @@ def command(
     output: Path,
     given: dict[str, Any],
     input_shapes: list[Any],
+    inputs: list[Any],
     force: bool,
     out: Output,
 ) -> None:
@@ -43,6 +45,7 @@ def command(
 
     Review the plan, and apply it with `onnxprune prune MODEL --plan PLAN.json`.
     """
+    from onnxprune.model.session import with_threads
     from onnxprune.planning.plan import apply_plan
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
@@ -59,8 +62,10 @@ def command(
         check_output(output, force)
     user_functions(calibration.data, settings.transform)
     policies: dict[str, Any] = {name: given[name] for name in ("attention", "grouped") if name in given}
-    analysis, _ = open_model(out, model, input_shapes, policies=policies, transform=settings.transform)
-    with out.progress() as progress:
+    analysis, _ = open_model(
+        *(out, model, input_shapes, inputs), policies=policies, data=calibration, transform=settings.transform
+    )
+    with with_threads(settings.latency.threads), out.progress() as progress:
         progress("score and plan", 0, None)
         data = None
         if calibration.data is not None:

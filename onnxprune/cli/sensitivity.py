@@ -85,7 +85,8 @@ def command(
     if plot is not None:
         check_output(plot, force)
     criterion, steps = planning.get("criterion", "obs"), shares or SHARES
-    analysis, _ = open_model(out, model, input_shapes, policies=policies)
+    user_functions(calibration.data, metric)
+    analysis, _ = open_model(out, model, input_shapes, policies=policies, data=calibration)
     graph = analysis.graph
     settings = {
         "criterion": criterion,
@@ -103,7 +104,6 @@ def command(
         out.note(f"resuming from {output}, which has {len(record.curves)} groups")
     elif output is not None:
         check_output(output, force)
-    user_functions(calibration.data, metric)
     samples = open_samples(calibration, graph.proto, seed=seed, limit=LIMIT)
     batches = batches_of(samples, graph.proto)
     assert batches is not None

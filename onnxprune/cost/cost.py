@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
 from onnxprune.cost.terms import ShapeOf, Term, terms_of, weights_of
-from onnxprune.operators.contractions import multiply_accumulates
+from onnxprune.operators.contractions import contracts, multiply_accumulates
 from onnxprune.shapes import Shapes
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -24,15 +24,15 @@ class LayerCost:
         node: its name.
         op: its operator.
         weight: shape of its largest weight.
-        output: shape of its first output.
+        output: shape of its first output; None if it isn't known.
         params: elements of its weights.
-        macs: multiply-accumulates of one run.
+        macs: multiply-accumulates of one run; 0 if they aren't known.
     """
 
     node: str
     op: str
     weight: Shape
-    output: Shape
+    output: Shape | None
     params: int
     macs: int
 
@@ -98,9 +98,11 @@ def _layers(
     for index, node in enumerate(proto.graph.node):
         call = multiply_accumulates(node, shapes, contractions.get(index))
         macs = Term(*call).of(shape) if call else 0
-        if not macs:
-            continue
         own = [n for n in dict.fromkeys(node.input) if n in elements]
+        output = next(filter(None, node.output), "")
+        unsized = own and output not in shapes and contracts(node)
+        if not macs and not unsized:
+            continue
         weight = shape(max(own, key=elements.__getitem__)) if own else ()
-        params, output = sum(elements[n] for n in own), next(filter(None, node.output))
-        yield LayerCost(node.name, node.op_type, weight, shape(output), params, macs)
+        params, made = sum(elements[n] for n in own), None if unsized else shape(output)
+        yield LayerCost(node.name, node.op_type, weight, made, params, macs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class ArraySource(Source):
         labels: Array | None,
         constants: Mapping[str, Array] | None = None,
         whole: bool = False,
+        scalars: Collection[str] = (),
     ) -> None:
         """Check that the arrays have the same number of samples.
 
@@ -35,12 +36,14 @@ class ArraySource(Source):
             labels: an array of labels, likewise.
             constants: arrays for inputs that are the same for all samples.
             whole: whether each sample has the model's own shapes, without an axis of samples.
+            scalars: inputs without axes, one number for each sample. A batch has room for only one, so that samples
+                come one by one.
 
         Raises:
             DataError: the arrays have different lengths (OP706, OP708), or there are no samples (OP702).
         """
         self.where, self.inputs, self.labels, self.whole = where, inputs, labels, whole
-        self.constants = constants or {}
+        self.constants, self.scalars = constants or {}, scalars
         lengths = {name: len(array) for name, array in inputs.items()}
         self._length = max(lengths.values(), default=0)
         if not self._length:
@@ -62,13 +65,13 @@ class ArraySource(Source):
         return self._length
 
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
-        """Yield samples (None for all) in batches of a size; whole samples come one by one."""
+        """Yield samples (None for all) in batches of a size; whole samples, and those with scalars, come one by one."""
         chosen = np.arange(self._length) if indices is None else indices
-        for rows in chunks(chosen, 1 if self.whole else size):
+        for rows in chunks(chosen, 1 if self.whole or self.scalars else size):
             labels = None if self.labels is None else _take(self.labels, rows)
             inputs = {name: _take(array, rows) for name, array in self.inputs.items()}
-            if self.whole:
-                inputs = {name: array[0] for name, array in inputs.items()}
+            for name in self.inputs if self.whole else self.scalars:
+                inputs[name] = np.asarray(inputs[name][0])
             yield Batch({**inputs, **self.constants}, labels, self.whole)
 
 
@@ -96,7 +99,8 @@ def array_source(
     """Match arrays to a model's inputs.
 
     If an array has one axis more than its input, its samples are whole: each has the input's own shape. Arrays of the
-    other inputs are then stacked likewise, or apply to all samples.
+    other inputs are then stacked likewise, or apply to all samples. An input without axes takes one number for all
+    samples, or one for each.
 
     Returns:
         The source, and notes on what was assumed.
@@ -106,12 +110,18 @@ def array_source(
     """
     named, labels, unused = assign(arrays, inputs, where)
     ranks = {spec.name: None if spec.shape is None else len(spec.shape) for spec in inputs}
-    whole = any(array.ndim - 1 == ranks[name] for name, array in named.items())
+    scalars = {name for name, array in named.items() if ranks[name] == 0 and array.ndim == 1}
+    whole = any(array.ndim - 1 == ranks[name] for name, array in named.items() if name not in scalars)
     same = {name for name, array in named.items() if array.ndim == 0 or (whole and array.ndim == ranks[name])}
     constants = {name: np.array(named[name]) for name in same}
     samples = {name: array for name, array in named.items() if name not in constants}
     notes = [f"not used: {', '.join(unused)}"] if unused else []
-    return ArraySource(where, samples, labels, constants, whole), tuple(notes)
+    if zeros := [name for name, array in named.items() if not any(array is given for given in arrays.values())]:
+        more = f" and {len(zeros) - 2} more" if len(zeros) > 2 else ""
+        notes.append(f"zeros, as there is no array for it: {', '.join(zeros[:2])}{more}")
+    if scalars and not whole:
+        notes.append(f"{', '.join(sorted(scalars))}: one number for each sample, so samples run one by one")
+    return ArraySource(where, samples, labels, constants, whole or scalars == set(samples), scalars), tuple(notes)
 
 
 def _take(array: Array, rows: NDArray[np.int64]) -> NDArray[Any]:

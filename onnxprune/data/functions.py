@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -108,6 +109,9 @@ class StreamSource(Source):
             if batch.whole:
                 yield batch
                 continue
+            if waiting and not _joinable(waiting[-1], batch):
+                yield _join(waiting, self.where)
+                waiting = []
             waiting.append(batch)
             if sum(b.count for b in waiting) >= size:
                 joined = _join(waiting, self.where)
@@ -144,9 +148,19 @@ class StreamSource(Source):
             if self.limit is not None and batch.count > self.limit - count:
                 batch = _rows(batch, slice(0, self.limit - count))
             count += batch.count
-            yield batch
+            yield from self._parts(batch)
         if not count:
             raise DataError("OP702", "the function yields no batches", where=self.where)
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """Split a batch with several numbers for an input without axes, which takes only one at a time."""
+        own = [s.name for s in self.inputs if s.shape == () and batch.inputs[s.name].ndim == 1]
+        if batch.whole or not own:
+            yield batch
+            return
+        for i in range(batch.count):
+            part = _rows(batch, slice(i, i + 1))
+            yield replace(part, inputs={**part.inputs, **{name: np.asarray(batch.inputs[name][i]) for name in own}})
 
     def _batch(self, item: Any) -> Batch:
         inputs, labels = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
@@ -180,6 +194,13 @@ def as_array(value: Any, where: str) -> Array:
         hint = "give arrays, pairs (inputs, labels), or dictionaries by input name"
         raise DataError("OP710", cause, where=where, hint=hint)
     return array
+
+
+def _joinable(first: Batch, other: Batch) -> bool:
+    """Whether two batches can become one: inputs without axes are the same, and belong to batches, not to samples."""
+    scalars = [name for name, array in first.inputs.items() if not array.ndim]
+    same = all(np.array_equal(first.inputs[name], other.inputs[name]) for name in scalars)
+    return same and not (scalars and 1 in (first.count, other.count))
 
 
 def _rows(batch: Batch, rows: slice | NDArray[np.int64]) -> Batch:

@@ -24,11 +24,13 @@ class InputSpec:
         name: its name.
         shape: the size of each axis, None if it is dynamic; None if the rank isn't declared.
         dtype: its element type.
+        symbols: the name of each symbolic axis, "" for others.
     """
 
     name: str
     shape: Dims | None
     dtype: np.dtype
+    symbols: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the form used in messages: 'image' [?x3x224x224] float32."""
@@ -73,11 +75,17 @@ def _spec(value: ValueInfoProto) -> InputSpec:
     # Exporters write -1 or 0 for an unknown size.
     shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
     dtype = tensor_dtype_to_np_dtype(tensor.elem_type)
-    return InputSpec(value.name, shape if tensor.HasField("shape") else None, dtype)
+    symbols = tuple(d.dim_param for d in tensor.shape.dim)
+    return InputSpec(value.name, shape if tensor.HasField("shape") else None, dtype, symbols)
 
 
 _INPUTS = ("images", "image", "inputs", "input", "x", "data", "features", "samples")
 _LABELS = ("labels", "label", "targets", "target", "y", "y_true", "classes")
+
+
+# Inputs that are zero where nothing came before or nothing is told apart.
+_CACHE = re.compile(r"past|cache(?!_?pos)", re.IGNORECASE)
+_TYPES = re.compile(r"token_?type|segment_?id", re.IGNORECASE)
 
 
 def assign(
@@ -86,7 +94,8 @@ def assign(
     """Match arrays to a model's inputs and to the labels, by name.
 
     Names are compared ignoring case and characters that file names can't have. A model's only input also takes an array
-    with a common name, or the only array that isn't labels.
+    with a common name, or the only array that isn't labels. Caches and token types without an array are zeros; where a
+    cache's size is free, it is empty.
 
     Returns:
         The arrays by input, the labels if there are any, and the names of unused arrays.
@@ -107,10 +116,37 @@ def assign(
         if name is not None:
             found[inputs[0].name] = rest.pop(name)
     missing = [spec for spec in inputs if spec.name not in found]
+    if found and missing:
+        found |= _zeros(missing, inputs, found)
+        missing = [spec for spec in missing if spec.name not in found]
     if missing:
         hint = f"the arrays are: {', '.join(arrays)}"
         raise DataError("OP706", f"no array for input {missing[0]}", where=where, hint=hint)
     return found, labels, tuple(rest)
+
+
+def _zeros(missing: Sequence[InputSpec], inputs: Sequence[InputSpec], found: Mapping[str, Array]) -> dict[str, Array]:
+    """Return arrays of zeros, which take no memory, for caches and token types with an axis of samples."""
+    given = [spec for spec in inputs if spec.name in found and spec.shape and found[spec.name].ndim == len(spec.shape)]
+    sizes: dict[str, int] = {
+        symbol: size
+        for spec in given
+        for symbol, size in zip(spec.symbols, found[spec.name].shape, strict=False)
+        if symbol
+    }
+    alike = next((found[s.name].shape for s in given if s.dtype.kind in "iu" and found[s.name].ndim == 2), ())
+    count = next((len(found[spec.name]) for spec in given), 0)
+    zeros: dict[str, Array] = {}
+    for spec in missing:
+        cache = _CACHE.search(spec.name) is not None
+        if not count or not spec.shape or spec.shape[0] not in (None, 1) or not (cache or _TYPES.search(spec.name)):
+            continue
+        free = [0] * len(spec.shape) if cache or len(alike) != len(spec.shape) else alike
+        shape = [count]
+        for axis, (size, symbol) in list(enumerate(zip(spec.shape, spec.symbols, strict=True)))[1:]:
+            shape.append(size or sizes.get(symbol, free[axis]))
+        zeros[spec.name] = np.broadcast_to(np.zeros((), spec.dtype), shape)
+    return zeros
 
 
 def _find(arrays: Mapping[str, Array], names: Sequence[str]) -> str | None:

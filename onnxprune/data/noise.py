@@ -3,7 +3,8 @@
 Networks trained on photographs respond to the edges of objects that occlude each other; white noise has none and leads
 to unrepresentative activations. Synthetic images are therefore "dead leaves": overlapping shapes of all sizes and
 colors, over a texture whose amplitudes fall with frequency as in natural images (Baradad et al., "Learning to see by
-looking at noise", NeurIPS 2021). Other inputs are standard normal, or zeros and ones for integer types.
+looking at noise", NeurIPS 2021). Other inputs are drawn as `onnxprune.shapes.generated` says: standard normal, indices
+of tables, masks of ones.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from onnxprune.data.batch import Array
 from onnxprune.data.fit import layout_of
 from onnxprune.data.inputs import InputSpec
-from onnxprune.errors import DataError, UsageError
+from onnxprune.errors import DataError, OnnxPruneError, UsageError
+from onnxprune.shapes import concretize
+from onnxprune.shapes.generated import Role, draw, lengths_of, roles_of
 
 Floats = NDArray[np.float64]
 
 _SAMPLES = 512
 _BYTES = 2**28  # of all samples
-_DYNAMIC = 64  # size used for dynamic axes
+_DYNAMIC = 64  # size of symbolic axes, if none is found that fits
 # Images: mean and deviation of brightness, and range of contrast, in gray levels.
 _BRIGHTNESS, _CONTRAST = (127.5, 30.0), (30.0, 80.0)
 # Leaves: their number, radii as fractions of the image's side (with a density of r^-3), smallest aspect ratio, and
@@ -33,11 +37,12 @@ _LEAVES, _RADII, _FLAT, _COLOR = 60, (1 / 16, 2 / 3), 0.3, 0.5
 _STRENGTH, _FALL, _OWN = 0.3, 1.5, 0.3
 
 
-def noise_arrays(inputs: Sequence[InputSpec], limit: int | None, seed: int) -> dict[str, Array]:
+def noise_arrays(model: ModelProto, inputs: Sequence[InputSpec], limit: int | None, seed: int) -> dict[str, Array]:
     """Generate samples for each model input.
 
     Args:
-        inputs: the inputs.
+        model: the model. Symbolic axes get the sizes at which it is traced by default.
+        inputs: its inputs.
         limit: number of samples, 512 by default; fewer if they are large.
         seed: random seed.
 
@@ -45,24 +50,37 @@ def noise_arrays(inputs: Sequence[InputSpec], limit: int | None, seed: int) -> d
         Arrays by input: images as bytes, still to be preprocessed; others in the input's type.
     """
     rng = np.random.default_rng(seed)
-    sizes = [(1, _DYNAMIC) if spec.shape is None else tuple(n or _DYNAMIC for n in spec.shape) for spec in inputs]
+    known = _sizes(model, inputs)
+    sizes = [known[spec.name] for spec in inputs]
+    roles = roles_of(model.graph, known)
+    lengths = lengths_of(known, roles)
     firsts = {spec.shape[0] for spec in inputs if spec.shape}
     whole = len(firsts) > 1 and None not in firsts  # no common batch axis: samples have the inputs' own shapes
     shapes = [shape if whole else shape[1:] for shape in sizes]
     count = max(1, min(limit or _SAMPLES, _BYTES // max(prod(shape) for shape in shapes)))
     return {
-        spec.name: _generate(spec, (count, *shape) if whole or spec.shape != () else (), rng)
+        spec.name: _generate(spec, (count, *shape) if whole or spec.shape != () else (), rng, roles[spec.name], lengths)
         for spec, shape in zip(inputs, shapes, strict=True)
     }
 
 
-def _generate(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _sizes(model: ModelProto, inputs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+    declared = {spec.name: (1, _DYNAMIC) if spec.shape is None else spec.shape for spec in inputs}
+    free = any(None in shape[1:] for shape in declared.values())
+    try:
+        known = concretize(model).inputs if free else {}
+    except OnnxPruneError:
+        known = {}
+    return {name: known.get(name) or tuple(n or _DYNAMIC for n in shape) for name, shape in declared.items()}
+
+
+def _generate(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, role: Role, lengths: Sequence[int]
+) -> Array:
     layout = layout_of(spec.shape)
-    if layout is not None and len(shape) == 4:
+    if layout is not None and len(shape) == 4 and role.kind in ("free", "flag"):
         return _images(shape if layout == "NHWC" else (shape[0], *shape[2:], shape[1]), rng)
-    if spec.dtype.kind in "biu":
-        return np.asarray(rng.integers(0, 2, shape), spec.dtype)
-    return np.asarray(rng.standard_normal(shape), spec.dtype)
+    return draw(role, shape, spec.dtype, rng, lengths=lengths)
 
 
 def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Array:

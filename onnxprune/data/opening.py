@@ -66,14 +66,14 @@ def open_data(
     inputs = inputs_of(model)
     if not inputs:
         raise DataError("OP706", "the model has no inputs to feed data to")
-    source, fits, notes = _open(spec, inputs, recipe, limit, seed)
+    source, fits, notes = _open(spec, model, inputs, recipe, limit, seed)
     chosen = None
     if limit is not None and not source.sequential and limit < len(source):
         chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False)).astype(np.int64)
     return Data(source, fits, recipe, chosen, (*notes, *(fit.note for fit in fits if fit.note)))
 
 
-def _open(spec: Spec, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
+def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
     if isinstance(spec, Mapping):
         given = {str(name): as_array(value, _GIVEN) for name, value in spec.items()}
         return _arrays(given, inputs, recipe, _GIVEN)
@@ -85,7 +85,7 @@ def _open(spec: Spec, inputs: Inputs, recipe: Recipe, limit: int | None, seed: i
     if text == "digits" or text.startswith("digits:"):
         return _arrays(digits_arrays(text), inputs, recipe, text)
     if text == "random":
-        source, fits, notes = _arrays(noise_arrays(inputs, limit, seed), inputs, recipe, text)
+        source, fits, notes = _arrays(noise_arrays(model, inputs, limit, seed), inputs, recipe, text)
         return source, fits, (_NOISE, *notes)
     if is_function_name(text):
         return _stream(text, find_function(text), inputs, recipe, limit)

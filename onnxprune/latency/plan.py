@@ -35,9 +35,9 @@ from onnxprune.latency.work import Sizes, tensors_of, works
 from onnxprune.planning.budget import Scores, candidate_steps, nothing_to_prune
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings.planning import Constraints, Target
+from onnxprune.shapes import runnable_inputs
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -129,7 +129,7 @@ class _Planner:
         self.progress = progress
         self.counts = [len(own) for own in candidates]
         self.settings = SessionSettings(options.provider, options.threads)
-        self.feeds = generate_inputs(graph.proto, graph.shapes.inputs, options.seed)
+        self.feeds = runnable_inputs(graph.proto, graph.shapes.inputs, options.seed)
         self.sizes = Sizes(graph, candidates, self.fixed, tensors_of(graph.proto))
         self.works = works(graph.proto, graph.shapes, self.sizes)
         self.alone = False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +27,19 @@ _REAL = (np.float16, np.float64, onnx.helper.tensor_dtype_to_np_dtype(onnx.Tenso
 Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
 
 
+_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Set the number of threads within an operator for all sessions that don't set their own; None changes nothing."""
+    token = _THREADS.set(_THREADS.get() if count is None else count)
+    try:
+        yield
+    finally:
+        _THREADS.reset(token)
+
+
 def session(
     model: onnx.ModelProto | bytes | Path,
     *,
@@ -39,7 +54,7 @@ def session(
         model: The model; a ModelProto may be larger than 2 GiB.
         providers: Execution providers in order of preference, each a name or (name, options).
         optimize: Whether ONNX Runtime may optimize the graph.
-        threads: Threads within an operator; ONNX Runtime's default if None.
+        threads: Threads within an operator; by default those of `with_threads`, or ONNX Runtime's default.
         configure: Called with the SessionOptions to set anything else.
 
     Raises:
@@ -49,7 +64,7 @@ def session(
     runtime = import_onnxruntime()
     wanted = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     _require(wanted, runtime.get_available_providers())
-    options = session_options(runtime, optimize, threads)
+    options = session_options(runtime, optimize, _THREADS.get() if threads is None else threads)
     if configure is not None:
         configure(options)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -63,7 +78,7 @@ def session(
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError("OP122", f"ONNX Runtime can't load the model: {_message(error)}") from error
+            raise ModelError("OP122", f"ONNX Runtime can't load the model: {message_of(error)}") from error
     _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
     return opened
 
@@ -82,7 +97,7 @@ def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, 
     try:
         return dict(zip(names, opened.run(names, {**feeds, **real}), strict=True))
     except Exception as error:
-        cause = f"ONNX Runtime can't run the model: {_message(error)}"
+        cause = f"ONNX Runtime can't run the model: {message_of(error)}"
         raise ModelError("OP122", cause) from error
 
 
@@ -110,7 +125,7 @@ def _require(wanted: Sequence[str], present: Sequence[str]) -> None:
             )
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return ONNX Runtime's message without its prefix, file positions and signatures."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__

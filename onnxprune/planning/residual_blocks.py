@@ -16,6 +16,7 @@ from onnxprune.importance.weight_view import WeightView
 from onnxprune.model.graph import GraphIndex, behind, fixed_names, reads, with_inputs, with_nodes
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.operators.contractions import contracts
+from onnxprune.shapes import concretize
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import Block, PrunedGraph
 from onnxprune.trace.tracer import trace
@@ -101,7 +102,8 @@ def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> PrunedGraph:
             raise PlanError("OP307", "the model has no residual block of this name", where=f'"{name}"')
     blocks = tuple(block for name, block in known.items() if name in wanted)
     proto = _bypassed(graph.proto, blocks)
-    rest = trace(proto, graph.shapes.inputs, attention=graph.attention, grouped=graph.grouped)
+    shapes = concretize(proto, graph.shapes.inputs, graph.shapes.feeds)
+    rest = trace(proto, shapes=shapes, attention=graph.attention, grouped=graph.grouped)
     return PrunedGraph(rest, original=graph, blocks=blocks)
 
 

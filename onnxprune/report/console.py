@@ -78,7 +78,7 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
             dims(layer.cost.weight) if layer.weighted else "",
             dims(layer.cost.output),
             si(layer.cost.params),
-            si(layer.cost.macs),
+            si(layer.cost.macs) if layer.cost.macs else "?",
             line(_reach(layer.reads), " → ", _reach(layer.makes)),
         )
         for layer in summary.layers

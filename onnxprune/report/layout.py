@@ -153,8 +153,10 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def dims(shape: Sequence[int | str | None]) -> str:
-    """Write a shape: (1, 3, 224, 224) is "1x3x224x224", an unknown size "?", an empty shape "scalar"."""
+def dims(shape: Sequence[int | str | None] | None) -> str:
+    """Write a shape: (1, 3, 224, 224) is "1x3x224x224", what is unknown "?", an empty shape "scalar"."""
+    if shape is None:
+        return "?"
     return "x".join("?" if n is None else str(n) for n in shape) or "scalar"
 
 

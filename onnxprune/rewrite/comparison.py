@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TypeProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
@@ -26,7 +26,8 @@ class Port:
 
     Attributes:
         name: its name.
-        type: NumPy's name of its element type, or the kind of a value that isn't a tensor ("sequence").
+        type: NumPy's name of its element type ("string" for text), or the kind of a value that isn't a tensor
+            ("sequence").
         dims: a size, a symbol or None for each axis; None if the rank isn't declared.
     """
 
@@ -175,6 +176,8 @@ def _port(value: ValueInfoProto) -> Port:
     if kind != "tensor_type":
         return Port(value.name, kind.removesuffix("_type"), None)
     tensor = value.type.tensor_type
+    if tensor.elem_type == TensorProto.STRING:
+        return Port(value.name, "string", _dims(tensor) if tensor.HasField("shape") else None)
     known = tensor.elem_type in helper.get_all_tensor_dtypes()
     element = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if known else "undefined"
     return Port(value.name, element, _dims(tensor) if tensor.HasField("shape") else None)

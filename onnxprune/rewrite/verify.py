@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
-from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.errors import ModelError, VerificationError
+from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
 from onnxprune.operators.card import card_of
 from onnxprune.rewrite.masked import masked
@@ -84,36 +82,6 @@ class Verification:
     def informative(self) -> bool:
         """Whether pruning changes an output by more than the tolerance: otherwise a wrong plan might pass too."""
         return any(o.change > self.tolerance for o in self.outputs)
-
-
-_MOST_ELEMENTS = 2**28
-
-
-def generate_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Draw inputs: standard normal floats, zeros and ones for integers and flags.
-
-    Args:
-        proto: the model.
-        shapes: concrete shapes of its inputs.
-        seed: seed of the draw.
-
-    Raises:
-        ModelError: an input has too many elements (OP127).
-    """
-    for name, shape in shapes.items():
-        if prod(shape) > _MOST_ELEMENTS:
-            sizes = ",".join(map(str, shape))
-            cause = f"input {name} has {prod(shape):.2g} elements"
-            raise ModelError("OP127", cause, where=f"{name}:{sizes}", hint="give smaller sizes with `input_shapes`")
-    rng = np.random.default_rng(seed)
-    types = {i.name: i.type.tensor_type.elem_type for i in proto.graph.input}
-    inputs: dict[str, NDArray[Any]] = {}
-    for name, shape in shapes.items():
-        dtype = tensor_dtype_to_np_dtype(types[name])
-        floating = types[name] in TOLERANCES
-        draw = rng.standard_normal(shape) if floating else rng.integers(0, 2, shape)
-        inputs[name] = draw.astype(dtype)
-    return inputs
 
 
 def verify(

@@ -126,11 +126,14 @@ class Policies(Settings):
 
 @dataclass(frozen=True, slots=True)
 class LatencySettings(Settings):
-    """Where a latency target is measured."""
+    """Where models are run, and a latency target is measured."""
 
     provider: str | None = setting(
         None, "For a latency target: the execution provider to measure on.", metavar="NAME", shown="cpu"
     )
     threads: int | None = setting(
-        None, "For a latency target: the number of intra-operator threads.", at_least=1, shown="all cores"
+        None,
+        "Number of intra-operator threads of ONNX Runtime, also where a latency target is measured.",
+        at_least=1,
+        shown="all cores",
     )

@@ -18,7 +18,9 @@ _TOLERANCE: dict[str, Any] = {
     "at_least": 0,
     "shown": "1e-4 for float32, more for coarser types of weights",
 }
-_PLANNING = [d.name for kind in (PlanSettings, LatencySettings) for d in flat(kind) if d.name != "seed"]
+_PLANNING = [
+    d.name for kind in (PlanSettings, LatencySettings) for d in flat(kind) if d.name not in ("seed", "threads")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class ShrinkSettings(Settings):
         ),
         Rule(
             "target=latency",
-            ["provider", "threads"],
+            ["provider"],
             "{other} says where to measure latency, but no latency is limited",
             "set {first} to a latency, or drop {other}",
             forbids=False,

@@ -7,13 +7,14 @@ operator, from its inputs' types *and values*. So shape arithmetic (Shape, Gathe
 before anything reads it, and the cost is linear in the number of nodes. Declared shapes (value_info) are often stale;
 they are used only if nothing else is known.
 
-What onnx can't infer comes from ONNX Runtime (`fallback`): from its inference rules for its own operators, or from one
-run of the model.
+What onnx can't infer comes from ONNX Runtime (`fallback`): from its inference rules for its own operators, or from a
+run of the model, on inputs that are given or generated (`generated`).
 """
 
 from __future__ import annotations
 
 from onnxprune.shapes.fallback import run_for_shapes
+from onnxprune.shapes.generated import generate_inputs, runnable_inputs
 from onnxprune.shapes.result import Shapes, concretize, concretize_otherwise
 
-__all__ = ["Shapes", "concretize", "concretize_otherwise", "run_for_shapes"]
+__all__ = ["Shapes", "concretize", "concretize_otherwise", "generate_inputs", "run_for_shapes", "runnable_inputs"]

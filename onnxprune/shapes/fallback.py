@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
-from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
+from onnx.helper import make_tensor_type_proto
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.session import session
 from onnxprune.model.wire import copy_model
-from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.shapes.generated import draws, try_inputs
 from onnxprune.shapes.known import Shape, piece
 from onnxprune.shapes.walk import Conflict, ShapeWalk
 
 _RUN_ELEMENTS = 1 << 23  # of all inputs together; the model isn't run on more
-_RUN_SECONDS = 30.0
+_RUN_SECONDS = 30.0  # of each run
 
 
 def runtime_types(walk: ShapeWalk, names: Sequence[str]) -> dict[str, TypeProto]:
@@ -48,44 +47,48 @@ def is_refused(walk: ShapeWalk, conflict: Conflict) -> bool:
     return False
 
 
-def run_for_shapes(proto: ModelProto, inputs: Mapping[str, Shape], names: Iterable[str]) -> dict[str, TypeProto]:
-    """Run a model once in ONNX Runtime on random inputs, and return the types of some of its tensors.
+class Seen(NamedTuple):
+    """What a run of a model showed.
+
+    Attributes:
+        types: types of tensors without an axis of size zero: a detector that found nothing has outputs of size zero.
+        feeds: the inputs; None if the model can't be run.
+        problem: why it can't be run, if so.
+    """
+
+    types: dict[str, TypeProto]
+    feeds: Mapping[str, NDArray[Any]] | None = None
+    problem: str | None = None
+
+
+def run_for_shapes(
+    proto: ModelProto,
+    inputs: Mapping[str, Shape],
+    names: Iterable[str],
+    given: Mapping[str, NDArray[Any]] | None = None,
+) -> Seen:
+    """Run a model in ONNX Runtime, and return the types of some of its tensors.
 
     Args:
         proto: The model. It isn't changed.
-        inputs: The shapes of its inputs. Floats are drawn from a normal distribution, integers are 0 or 1.
+        inputs: The shapes of its inputs.
         names: Tensors of the main graph.
-
-    Returns:
-        The types of those that are tensors without an axis of size zero: a detector that found nothing has outputs of
-        size zero. Empty if the model can't be run within half a minute.
+        given: An array for each input; by default they are generated, in several ways until all tensors have elements.
     """
     if sum(map(prod, inputs.values())) > _RUN_ELEMENTS:
-        return {}
+        return Seen({}, problem="its inputs are too large to be generated")
     model = copy_model(proto, "value_info")  # which may be wrong
     present = {output.name for output in model.graph.output}
     names = list(dict.fromkeys(names))
     model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
-    rng = np.random.default_rng(0)
     try:
-        feeds = {
-            entry.name: _random(entry.type.tensor_type.elem_type, inputs[entry.name], rng)
-            for entry in proto.graph.input
-            if entry.name in inputs
-        }
         opened = session(model, optimize=False)
-        options = import_onnxruntime().RunOptions()
-        options.log_severity_level = 4
-        stop = threading.Timer(_RUN_SECONDS, setattr, (options, "terminate", True))
-        stop.start()
-        try:
-            arrays = opened.run(names, feeds, options)
-        finally:
-            stop.cancel()
-    except Exception:  # of many kinds; without shapes from the run, they stay unknown
-        return {}
-    entries = {entry.name: entry for entry in opened.get_outputs()}
-    return _complete_types((entries[n], np.shape(a)) for n, a in zip(names, arrays, strict=True))
+        candidates = draws(proto, inputs) if given is None else [given]
+        feeds, arrays = try_inputs(opened, candidates, seconds=_RUN_SECONDS)
+    except OnnxPruneError as error:
+        return Seen({}, problem=error.cause)
+    shown = ((entry, np.shape(a)) for entry, a in zip(opened.get_outputs(), arrays, strict=True))
+    return Seen(_complete_types((entry, shape) for entry, shape in shown if entry.name in names), feeds)
 
 
 def declared_types(graph: GraphProto, symbols: Mapping[str, int], names: Iterable[str]) -> dict[str, TypeProto]:
@@ -113,11 +116,3 @@ def _complete_types(found: Iterable[tuple[Any, Sequence[Any]]]) -> dict[str, Typ
             number = TensorProto.DataType.Value(element[1].upper())
             types[entry.name] = make_tensor_type_proto(number, shape)
     return types
-
-
-def _random(element: int, shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
-    kind = tensor_dtype_to_np_dtype(element)
-    if kind.kind == "O":
-        return np.full(shape, "", object)
-    values = rng.standard_normal(shape) if kind.kind in "fV" else rng.integers(0, 2, shape)
-    return np.asarray(values).astype(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from math import prod
 from typing import Any, NamedTuple
 
@@ -29,10 +30,17 @@ _SIZED_BY_DATA = {"Compress", "NonZero", "Unique"}
 
 
 class Conflict(NamedTuple):
-    """The first node whose inputs' shapes contradict each other."""
+    """The first node whose inputs' shapes contradict each other.
+
+    Attributes:
+        step: its position.
+        message: how they do.
+        factor: for a Reshape to a constant shape, its number of elements by that of the data.
+    """
 
     step: int
     message: str
+    factor: Fraction | None = None
 
 
 class ShapeWalk:
@@ -92,7 +100,8 @@ class ShapeWalk:
                     if name in fallback and name not in known.shapes:
                         known.learn(name, fallback[name])
             if message is not None and self.conflict is None and not in_body(step.node):
-                self.conflict = Conflict(index, message)
+                factor = self._reshaped(step) if step.operator == "Reshape" else None
+                self.conflict = Conflict(index, message, factor)
                 if stop:
                     return
             if step.operator not in RANDOM:
@@ -108,7 +117,15 @@ class ShapeWalk:
         return [name for name in needed if name not in types or is_tensor(types[name])]
 
     def mismatch(self, step: NodeStep) -> str | None:
-        """Return how a node's contracted axes contradict each other, if so; onnx's inference doesn't check them."""
+        """Return how a node's inputs contradict each other, if so, where onnx's inference doesn't check it."""
+        if step.operator == "Reshape":
+            factor = self._reshaped(step)
+            if factor in (None, 1):
+                return None
+            shapes = self.known.shapes[step.reads[0]], self.known.values[step.reads[1]].tolist()
+            return "it can't reshape {} to {}".format(*map(list, shapes))
+        if step.operator in ("AveragePool", "Conv", "LpPool", "MaxPool") and (short := self._too_short(step)):
+            return short
         if step.operator not in ("Conv", "Gemm"):
             return None
         x, w = (*(self.known.shapes.get(name, ()) for name in step.reads[:2]), (), ())[:2]
@@ -120,6 +137,37 @@ class ShapeWalk:
         else:
             return None
         return None if found == wanted else f"it expects {wanted} channels and gets {found}"
+
+    def _reshaped(self, step: NodeStep) -> Fraction | None:
+        """Return the number of elements that a Reshape asks for, by the number it gets; None if that can't be told."""
+        data, sizes_in = (*step.reads, "", "")[:2]
+        shape, target = self.known.shapes.get(data), self.known.values.get(sizes_in)
+        if shape is None or target is None or target.ndim != 1 or attributes(step.node).get("allowzero"):
+            return None
+        sizes = target.tolist()
+        if any(size == 0 and axis >= len(shape) for axis, size in enumerate(sizes)):
+            return None
+        wanted, found = prod(size or shape[axis] for axis, size in enumerate(sizes) if size != -1), prod(shape)
+        if wanted <= 0 or found <= 0 or (-1 in sizes and found % wanted == 0):
+            return None
+        return Fraction(wanted, found)
+
+    def _too_short(self, step: NodeStep) -> str | None:
+        """Return how a window is larger than what it slides over, if so; the result would be empty."""
+        given, shapes = attributes(step.node), self.known.shapes
+        x, weight = (shapes.get(name, ())[2:] for name in (*step.reads, "", "")[:2])
+        window = weight if step.operator == "Conv" else given.get("kernel_shape", ())
+        pads, dilations = given.get("pads") or [0] * 2 * len(x), given.get("dilations") or [1] * len(x)
+        lists = all(isinstance(sizes, list | tuple) for sizes in (window, pads, dilations))
+        if not lists or (len(window), len(pads), len(dilations)) != (len(x), 2 * len(x), len(x)):
+            return None
+        if given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID", ""):
+            return None
+        for axis, size in enumerate(x):
+            reach = (window[axis] - 1) * dilations[axis] + 1
+            if size + pads[axis] + pads[axis + len(x)] < reach:
+                return f"a window of {reach} doesn't fit in {size}"
+        return None
 
     def _infer_graph(self) -> None:
         """Infer the whole graph at once, as far as onnx can."""

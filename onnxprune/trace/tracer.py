@@ -30,7 +30,7 @@ from onnxprune.trace.solve import solve
 
 def trace(
     proto: ModelProto,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     *,
     shapes: Shapes | None = None,
     attention: Attention = "heads",
@@ -123,7 +123,7 @@ class _Tracer(Walk):
                     self.parameters.setdefault(name, name)
         except ShapeUnknown as unknown:
             op.outputs.clear()
-            op.give_up("OP213", f'the shape of "{unknown}" is not known', "set `input_shapes`")
+            op.give_up("OP213", f'the shape of "{unknown}" is not known', self.remedy)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Models are untrusted: a node may lack what its operator's definition asks for.
             op.outputs.clear()
@@ -132,6 +132,12 @@ class _Tracer(Walk):
         for i, value in op.outputs.items():
             if node.output[i]:
                 self.values[node.output[i]] = value if value.constant == constant else replace(value, constant=constant)
+
+    @property
+    def remedy(self) -> str:
+        """What may help where a shape is unknown: only values tell it, and a run on generated inputs didn't."""
+        why = f"{self.shapes.problem}; " if self.shapes.problem else ""
+        return f"{why}give inputs that the model can run on, with `inputs` or `data`"
 
     def misfit(self, op: TraceNode, cause: str) -> None:
         """Pin what touches a node that doesn't fit its operator; in a body of If it may never run."""

@@ -16,8 +16,7 @@ from onnxprune.model.graph import GraphIndex, unique, with_inputs, with_nodes
 from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
-from onnxprune.rewrite.verify import generate_inputs
-from onnxprune.shapes import Shapes, concretize, concretize_otherwise
+from onnxprune.shapes import Shapes, concretize, concretize_otherwise, runnable_inputs
 from onnxprune.trimming.proof import Arrays, Trimmed, compare
 
 _AXIS = 1
@@ -85,7 +84,7 @@ def keep_last_position(
 
     error = 0.0
     for sizes in filter(None, (other, shapes)):
-        data = generate_inputs(proto, sizes.inputs, seed) if inputs is None else inputs
+        data = runnable_inputs(proto, sizes.inputs, seed) if inputs is None else inputs
         error = max(error, compare(proto, trimmed, data, data, last))
     return Trimmed(trimmed, f'"{output}" is computed for the last position only', error, data)
 

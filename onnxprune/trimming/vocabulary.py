@@ -23,7 +23,7 @@ from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
-from onnxprune.rewrite.verify import generate_inputs
+from onnxprune.shapes import generate_inputs
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.trace.solve import solve

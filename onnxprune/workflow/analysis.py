@@ -9,11 +9,15 @@ from typing import Any
 
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Model, Source, load, outline
+from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
 from onnxprune.planning.plan import PrunePlan
+from onnxprune.settings import DataSettings
 from onnxprune.settings.planning import Attention, Grouped, Policies
+from onnxprune.shapes import concretize
+from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace
-from onnxprune.workflow.inputs import transformed
+from onnxprune.workflow.inputs import first_inputs, transformed
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +41,13 @@ class TracedModel:
 
 def analyze(
     source: Source | TracedModel,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     *,
     attention: Attention | None = None,
     grouped: Grouped | None = None,
     plan: PrunePlan | None = None,
+    inputs: Inputs | None = None,
+    data: DataSettings | None = None,
     transform: str | Callable[[Any], Any] | None = None,
     consume: bool = False,
 ) -> TracedModel:
@@ -49,11 +55,14 @@ def analyze(
 
     Args:
         source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned unchanged.
-        input_shapes: shapes of inputs with symbolic dimensions, by name.
+        input_shapes: shapes of inputs with symbolic dimensions, by name, or sizes of symbolic dimensions, by theirs.
         attention: what to remove from attention: whole "heads" (the default), or part of the "width" of every head.
         grouped: what to remove from grouped convolutions: the same number of "channels" of every group (the default),
             or whole "groups".
         plan: a plan for the model; its input shapes and policies are the defaults.
+        inputs: an array for each input, which also set the shapes. Sizes that only values tell, such as the length of
+            speech, are those for these arrays.
+        data: data whose first sample serves instead of `inputs`; `input_shapes` may differ from its shapes.
         transform: a function on onnx-graphsurgeon graphs that the model passes through first, or "module:function".
         consume: whether `source`, if it is a Model, may be modified, which saves a copy of its weights.
 
@@ -86,7 +95,14 @@ def analyze(
     known = outline(model)
     proto = normalize(model.proto, consume=consume or model is not source)
     del model
-    graph = trace(proto, input_shapes, **chosen)
+    sizes = dict(input_shapes or {})
+    if inputs is not None:
+        sizes = {name: array.shape for name, array in inputs.items()} | sizes
+    elif data is not None and (inputs := first_inputs(data, proto)) is not None:
+        sizes |= sizes_in(inputs, proto.graph, sizes)
+    graph = trace(proto, shapes=concretize(proto, sizes, inputs), **chosen)
+    for note in graph.shapes.notes:
+        log.info("note: %s", note)
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
     return TracedModel(known, graph, **chosen)
 

@@ -34,15 +34,32 @@ def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int
     Raises:
         DataError: the data can't be read or don't fit the model.
     """
+    found = _opened(settings, model, seed, settings.limit or limit)
+    for note in getattr(found, "notes", ()):
+        log.info("note: %s", note)
+    return found
+
+
+def first_inputs(settings: DataSettings, model: Source) -> Inputs | None:
+    """Return the inputs of the first sample of data, or of the first samples of a fixed number; None without any data.
+
+    Synthetic inputs don't count: they have the sizes that the model is given.
+
+    Raises:
+        DataError: the data can't be read or don't fit the model.
+    """
+    if settings.data is None or settings.data == "random":
+        return None
+    return next((batch.inputs for batch in _opened(settings, model, 0, None).batches(1)), None)
+
+
+def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None) -> Dataset:
     spec, recipe = settings.data, settings.preprocess
     if hasattr(spec, "batches"):
         return cast(Dataset, spec)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
-    found = open_data(spec, load(model).proto, recipe=recipe, limit=settings.limit or limit, seed=seed)
-    for note in found.notes:
-        log.info("note: %s", note)
-    return found
+    return open_data(spec, load(model).proto, recipe=recipe, limit=limit, seed=seed)
 
 
 def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:

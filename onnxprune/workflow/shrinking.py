@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.data import Dataset
 from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Model, Source, load
+from onnxprune.model.session import with_threads
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut, Method, Repair, unrepaired
@@ -115,6 +116,11 @@ def shrink(
         ['logits']
     """
     settings = either(ShrinkSettings, settings, options)
+    with with_threads(settings.latency.threads):
+        return _shrink(model, settings, progress, consume)
+
+
+def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume: bool) -> Shrunk:
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     trims: tuple[Trimmed, ...] = ()
@@ -137,6 +143,8 @@ def shrink(
         attention=settings.policies.attention,
         grouped=settings.policies.grouped,
         plan=made,
+        inputs=settings.inputs,
+        data=calibration,
         transform=settings.transform,
         consume=consume or loaded is not model,
     )

@@ -11,9 +11,8 @@ from onnxprune.benchmarking.layers import TimedLayer, layers, partition, tag, ta
 from onnxprune.benchmarking.profile import Kernel, Profile, profile, read
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.normalize import normalize
-from onnxprune.rewrite.verify import generate_inputs
 from onnxprune.runtime.provider import Provider
-from onnxprune.shapes import concretize
+from onnxprune.shapes import concretize, generate_inputs
 from tests.toolbox import Net
 
 CPU = SessionSettings(Provider("CPUExecutionProvider"), threads=1)

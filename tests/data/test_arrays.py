@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.data import Batch, Data, Recipe, open_data
 from onnxprune.data.archive import Archive
 from onnxprune.data.npy import map_npy
+from onnxprune.evaluation.runner import Runner
 from tests.data.support import model, npy, picture, refused, zipped
 
 VECTORS = model("float[N,4] x")
@@ -237,3 +238,67 @@ def test_packed_members_are_checked_to_the_last_byte(tmp_path: Path) -> None:
     path.write_bytes(content)
     with refused("OP70[34]", "x.npy"):
         open_data(path, VECTORS)
+
+
+SCALED = model("float[N,4] x; float alpha", outputs="float[N,4] y", body="y = Mul(x, alpha)")
+
+
+def _function_of_batches() -> Any:
+    return lambda: iter([{"x": X[:8], "alpha": ALPHA[:8]}, {"x": X[8:], "alpha": ALPHA[8:]}])
+
+
+ALPHA = np.random.default_rng(1).random(11).astype(np.float32)
+ALPHA[3] = ALPHA[2]
+
+
+@pytest.mark.parametrize("give", [lambda: {"x": X, "alpha": ALPHA, "labels": Y}, _function_of_batches])
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_an_input_without_axes_takes_one_number_per_sample(give: Any, size: int) -> None:
+    data = open_data(give(), SCALED)
+    runner = Runner(SCALED, ["CPUExecutionProvider"], 1)
+    batches = list(data.batches(size))
+    assert [b.count for b in batches] == [1] * 11  # of one size, so that training drops none
+    found = np.concatenate([runner(batch)["y"] for batch in batches])
+    np.testing.assert_array_equal(found, X * ALPHA[:, None])
+    part = data.subset([7, 9])
+    np.testing.assert_array_equal([b.inputs["alpha"] for b in part.batches(size)], ALPHA[[7, 9]])
+
+
+def test_one_number_for_all_samples_keeps_batches() -> None:
+    data = open_data({"x": X, "alpha": np.float32(2)}, SCALED)
+    assert [b.count for b in data.batches(4)] == [4, 4, 3] and not data.notes
+    stream = open_data(lambda: iter([{"x": X[i : i + 3], "alpha": np.float32(i // 6)} for i in range(0, 9, 3)]), SCALED)
+    assert [(b.count, float(b.inputs["alpha"])) for b in stream.batches(9)] == [(6, 0.0), (3, 1.0)]
+
+
+def test_as_many_numbers_as_samples() -> None:
+    with refused("OP706", "different numbers of samples"):
+        open_data({"x": X, "alpha": ALPHA[:5]}, SCALED)
+
+
+DECODER = model(
+    "int64[batch,seq] input_ids; int64[batch,seq] token_type_ids; float[batch,2,past,4] past_key; int64[batch,s] mask"
+)
+
+
+def test_caches_and_token_types_without_an_array_are_zeros() -> None:
+    ids = np.arange(15).reshape(5, 3)
+    data = open_data({"input_ids": ids, "mask": np.ones_like(ids)}, DECODER)
+    first = next(iter(data.batches(2)))
+    assert {name: array.shape for name, array in first.inputs.items()} == {
+        "input_ids": (2, 3),
+        "mask": (2, 3),
+        "token_type_ids": (2, 3),
+        "past_key": (2, 2, 0, 4),  # empty
+    }
+    assert not first.inputs["token_type_ids"].any() and first.inputs["token_type_ids"].dtype == np.int64
+    assert data.notes == ("zeros, as there is no array for it: token_type_ids, past_key",)
+    given = open_data(
+        {"input_ids": ids, "mask": ids, "token_type_ids": ids, "past_key": np.ones((5, 2, 7, 4))}, DECODER
+    )
+    assert given.notes == () and next(iter(given.batches(2))).inputs["past_key"].shape == (2, 2, 7, 4)
+
+
+def test_other_inputs_need_an_array() -> None:
+    with refused("OP706", "no array for input 'mask'"):
+        open_data({"input_ids": np.zeros((5, 3), np.int64)}, DECODER)

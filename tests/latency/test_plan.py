@@ -228,7 +228,7 @@ class TestCommand:
         ("code", "args"),
         [
             ("OP302", ["--target", "macs=0.5", "--provider", "cpu"]),
-            ("OP302", ["--target", "macs=0.5", "--threads", "2"]),
+            ("OP302", ["--target", "macs=0.5", "--provider", "cpu"]),
             ("OP302", ["--target", "latency=0.5", "--allocation", "global"]),
             ("OP608", ["--target", "latency=0.5", "--provider", "cdua"]),
             ("OP608", ["--target", "latency=0.5", "--provider", "vitisai"]),

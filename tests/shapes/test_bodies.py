@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.normalize import normalize
 from onnxprune.shapes import concretize
+from onnxprune.shapes.fallback import Seen
 from tests.shapes.support import (
     check,
     i64,
@@ -40,7 +41,7 @@ def test_a_branch_sees_the_outer_tensors() -> None:
 def test_values_come_out_of_the_branch_that_runs(
     rank: int, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
+    monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: Seen({}))
     branches = {
         name: helper.make_graph(
             [node("Identity", [of], [name])], name, [], [helper.make_tensor_value_info(name, TensorProto.INT64, None)]

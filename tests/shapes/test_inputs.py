@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.model.session import session
 from onnxprune.shapes import concretize
 from tests.shapes.support import (
     Arrays,
@@ -33,7 +35,7 @@ def test_images_get_a_usual_size_and_symbols_agree() -> None:
 def test_a_symbol_has_one_size_everywhere() -> None:
     nodes = [node("Concat", ["a", "b"], ["y"], axis=2)]
     proto = model(nodes, {"a": ["N", "T", 4], "b": ["N", "T", 2]}, ["y"])
-    assert check(proto).shapes["y"] == (1, 16, 6)
+    assert check(proto).shapes["y"] == (1, 8, 6)
     assert check(proto, {"b": [3, 7, 2]}).inputs == {"a": (3, 7, 4), "b": (3, 7, 2)}
 
 
@@ -88,3 +90,68 @@ def test_initializers_are_no_inputs() -> None:
     found = check(proto)
     assert set(found.inputs) == {"x"}
     assert found.shapes["w"] == (8, 3, 3, 3)
+
+
+@pytest.mark.parametrize("baked", [3, 13, 48])
+def test_a_length_that_the_exporter_baked_in_is_found_and_said(baked: int) -> None:
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node("Reshape", ["t", "heads"], ["h"], name="split"),
+        node("Relu", ["h"], ["y"]),
+    ]
+    heads = {"heads": np.array([baked, 4, 8])}
+    proto = model(nodes, {"x": ["N", "T", 32]}, ["y"], heads)
+    found = concretize(proto)
+    assert found.inputs["x"] == (1, baked, 32)
+    assert found.notes == (f'a size is fixed inside the model, at Reshape "split"; it runs with T = {baked}, N = 1',)
+    outputs = session(proto).run(None, {"x": np.zeros(found.inputs["x"], np.float32)})
+    assert outputs[0].shape == found.shapes["y"]
+    with pytest.raises(ModelError, match=r"OP125.*split.*can't reshape") as caught:
+        concretize(proto, {"T": baked + 1, "N": 1})
+    assert "give sizes that fit" in str(caught.value.hint)
+
+
+def test_no_note_where_any_size_fits() -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {"x": ["N", "T", 32]}, ["y"])
+    assert concretize(proto).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("dims", "sizes"),
+    [
+        (["N", 12, "past", 64], (1, 12, 8, 64)),  # a cache
+        (["N", 1, 80, "T"], (1, 1, 80, 8)),  # a spectrogram
+        (["batch", 1, "seq", "seq"], (1, 1, 8, 8)),  # a mask
+        (["N", 3, 224, "W"], (1, 3, 224, 224)),
+        (["N", "C", "height", "width"], (1, 3, 224, 224)),
+        (["ids", "length"], (1, 8)),
+    ],
+)
+def test_only_sizes_of_images_are_large(dims: Sequence[Size], sizes: tuple[int, ...]) -> None:
+    assert check(model([node("Relu", ["x"], ["y"])], {"x": dims}, ["y"])).inputs["x"] == sizes
+
+
+def test_a_window_needs_a_length() -> None:
+    wave = {"w": np.zeros((4, 1, 400), np.float32)}
+    proto = model([node("Conv", ["x", "w"], ["y"], strides=[160])], {"x": ["N", 1, "samples"]}, ["y"], wave)
+    assert check(proto).inputs["x"] == (1, 1, 512)
+
+
+def test_a_symbol_that_is_a_sum_agrees_with_its_terms() -> None:
+    inputs: dict[str, Sequence[Size] | None] = {"x": [1, "T"], "past": [1, "P", 4], "mask": [1, "P + T"]}
+    nodes = [node("Relu", [name], [f"{name}_y"]) for name in inputs]
+    proto = model(nodes, inputs, [f"{name}_y" for name in inputs])
+    assert concretize(proto).inputs["mask"] == (1, 16)
+    assert concretize(proto, {"P": 5}).inputs["mask"] == (1, 13)
+
+
+def test_a_size_is_given_by_its_symbol() -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {"x": ["N", "seq", None]}, ["y"])
+    assert concretize(proto, {"seq": 48, "x[2]": 3}).inputs["x"] == (1, 48, 3)
+    with pytest.raises(UsageError, match='no symbolic size "sqe"') as caught:
+        concretize(proto, {"sqe": 48})
+    assert (caught.value.code, caught.value.hint) == ("OP603", 'did you mean "seq"?')
+    with pytest.raises(UsageError, match="sizes are positive"):
+        concretize(proto, {"seq": 0})
+    with pytest.raises(UsageError, match='fixed at 48 by another "seq"'):
+        concretize(proto, {"seq": 48, "x": [1, 4, 3]})

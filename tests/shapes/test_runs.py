@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.shapes import concretize, run_for_shapes
+from onnxprune.shapes.fallback import Seen
 from tests.shapes.support import (
     FLATTEN,
     Arrays,
@@ -21,7 +22,7 @@ from tests.shapes.support import (
 
 
 def test_an_operator_of_onnx_runtime_is_inferred_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
+    monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: Seen({}))
     nodes = [
         node("FusedMatMul", ["x", "w"], ["a"], domain="com.microsoft", transB=1),
         *flatten_by_shape("a"),
@@ -43,7 +44,7 @@ def test_sizes_that_depend_on_data_are_seen_in_a_run() -> None:
     assert found.shapes["where"] == found.shapes["y"][::-1]
     assert found.shapes["where"][0] == 2
     assert "where" not in found.values
-    seen = run_for_shapes(proto, {"x": (4, 5)}, ["a", "y"])
+    seen = run_for_shapes(proto, {"x": (4, 5)}, ["a", "y"]).types
     assert [d.dim_value for d in seen["a"].tensor_type.shape.dim] == [4, 5]
 
 
@@ -84,7 +85,7 @@ def test_an_unknown_shape_is_no_scalar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not runs:
-        monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: {})
+        monkeypatch.setattr("onnxprune.shapes.result.run_for_shapes", lambda *_: Seen({}))
         monkeypatch.setattr("onnxprune.shapes.result.runtime_types", lambda *_: {})
     reads = ["x", "s", "s"] if operator == "GroupNormalization" else ["x"]
     nodes = [node(operator, reads, ["a"], **attributes), node("Relu", ["a"], ["y"])]

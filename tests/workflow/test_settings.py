@@ -112,7 +112,6 @@ def test_mistakes_name_the_field(make: Callable[[], Settings], place: str | None
         ("rewind", "training", {"rewind": "early.onnx", "data": "digits"}),
         ("steps", "plan", {"steps": 2, "finetune": 1, "data": "digits", "sensitivity": "s.json"}),
         ("provider", "latency", {"provider": "cpu", "target": HALF}),
-        ("threads", "latency", {"threads": 1, "ratio": 0.5}),
         ("allocation", "time", {"allocation": "uniform", "target": TIME}),
         ("remove_blocks", "sensitivities", {"remove_blocks": 1, "sensitivity": "s.json"}),
     ],
@@ -128,6 +127,8 @@ def test_contradictions(first: str, other: str, values: dict[str, Any]) -> None:
     "values",
     [
         {"recover": "none", "data": "digits"},
+        {"threads": 1, "ratio": 0.5, "data": "digits"},
+        {"plan": "p.json", "threads": 1},
         {"allocation": "reconstruction", "target": TIME, "threads": 2, "provider": "cpu"},
         {"allocation": "uniform", "target": HALF},
         {"plan": "p.json", "data": "digits", "recover": "bn", "seed": 3},
