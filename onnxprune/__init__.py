@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from onnxprune.model.file import Model as Model, load as load, save as save
     from onnxprune.planning.plan import PrunePlan as PrunePlan, apply_plan as apply_plan
     from onnxprune.rewrite.verify import Verification as Verification
+    from onnxprune.runtime.library import custom_ops as custom_ops
     from onnxprune.settings import (
         Augmentation as Augmentation,
         BenchmarkSettings as BenchmarkSettings,
@@ -85,6 +86,7 @@ _HOMES = {
     "model.file": ("Model", "load", "save"),
     "planning.plan": ("PrunePlan", "apply_plan"),
     "rewrite.verify": ("Verification",),
+    "runtime.library": ("custom_ops",),
     "settings": _SETTINGS,
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
     "trace.pruned_graph": ("PrunedGraph",),

@@ -25,6 +25,7 @@ from onnxprune.benchmarking.session import Feeds, TimedSession, peak_memory_sinc
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.errors import BenchmarkError, OnnxPruneError
 from onnxprune.model.file import save
+from onnxprune.runtime.library import custom_ops, registered_libraries
 from onnxprune.runtime.provider import Provider
 
 _START = "import sys; sys.path[:] = {path!r}; from onnxprune.benchmarking.worker import main; main()"
@@ -55,7 +56,11 @@ class TimedProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             opened = self._ask(
-                model=str(model), feeds=str(folder / "feeds.npz"), names=list(feeds), settings=asdict(settings)
+                model=str(model),
+                feeds=str(folder / "feeds.npz"),
+                names=list(feeds),
+                settings=asdict(settings),
+                custom_ops=registered_libraries(),
             )
         except BaseException:
             self.close()
@@ -143,4 +148,5 @@ def _open(request: Mapping[str, Any]) -> TimedSession:
     settings["provider"] = Provider(**settings["provider"])
     with np.load(request["feeds"], allow_pickle=False) as arrays:
         feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(request["names"])}
-    return TimedSession(Path(request["model"]), feeds, SessionSettings(**settings))
+    with custom_ops(*request["custom_ops"]):
+        return TimedSession(Path(request["model"]), feeds, SessionSettings(**settings))

@@ -68,6 +68,7 @@ def _whole(text: str) -> int:
 )
 @options.force
 @reporting
+@options.custom_ops
 def command(
     models: tuple[Path, ...],
     providers: tuple[str, ...],

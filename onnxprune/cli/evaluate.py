@@ -42,6 +42,7 @@ Examples:
 @click.option("--output-name", metavar="NAME", help="Output with the class scores. [default: found by its shape]")
 @options.providers
 @reporting
+@options.custom_ops
 def command(
     model: Path,
     given: dict[str, Any],

@@ -30,6 +30,7 @@ Examples:
 @options.sample_data
 @options.policies
 @reporting
+@options.custom_ops
 def command(
     what: str,
     about: str | None,

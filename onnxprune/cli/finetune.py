@@ -80,6 +80,7 @@ Examples:
 @click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
 @options.force
 @reporting
+@options.custom_ops
 def command(
     model: Path,
     output: Path,

@@ -19,6 +19,7 @@ from onnxprune.cli.output import Output, reporting
 @options.sample_data
 @options.policies
 @reporting
+@options.custom_ops
 def command(
     model: Path,
     input_shapes: list[Any],

@@ -14,7 +14,7 @@ import click
 
 from onnxprune.cli.failures import COMMAND
 from onnxprune.errors import PlanError
-from onnxprune.settings import DataSettings, Policies, Settings, Target
+from onnxprune.settings import DataSettings, Policies, RunSettings, Settings, Target
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.planning import Limited
 
@@ -273,3 +273,16 @@ force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 policies = of(Policies, "policies")
 sample_data = of(DataSettings, "data", without=("limit",))
+
+
+def custom_ops(function: Function) -> Function:
+    """Give a command the option --custom-ops, and run it with these libraries registered."""
+
+    @functools.wraps(function)
+    def registering(*args: Any, running: dict[str, Any], **kwargs: Any) -> Any:
+        from onnxprune.runtime.library import custom_ops
+
+        with custom_ops(*running.get("custom_ops", ())):
+            return function(*args, **kwargs)
+
+    return of(RunSettings, "running")(registering)

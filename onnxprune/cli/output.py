@@ -184,8 +184,15 @@ def _console(stream: IO[str]) -> Console:
     return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
 
 
-def warn_if_idle(out: Output, plan: PrunePlan | None, verification: Verification | None) -> None:
-    """Warn if no output depends on the removed channels: the proof could then miss a wrong removal."""
+def warn_of_gaps(out: Output, plan: PrunePlan | None, verification: Verification | None) -> None:
+    """Warn if part of the model wasn't proved, or if no output depends on the removed channels: a proof of little."""
+    if verification is not None and verification.unproved:
+        from onnxprune.shapes.runnable import operators
+
+        out.warn(
+            f"not proved: {operators(verification.unproved)}. ONNX Runtime's CPU provider refuses the operator or its "
+            "types; if a library has the operator, pass it with --custom-ops"
+        )
     idle = verification is not None and verification.passed and not verification.informative
     if idle and plan is not None and plan.removed:
         out.warn(

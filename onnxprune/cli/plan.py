@@ -21,7 +21,7 @@ Examples:
   onnxprune plan model.onnx -o plan.json --target macs=50% --data images/
   onnxprune plan model.onnx -o plan.json --target latency=50% --provider cpu
 """
-_AFTER_PLANNING = ("plan", "verify", "tolerance", "recover", "max_drop", "finetune", "steps", "rewind")
+_AFTER_PLANNING = ("custom_ops", "plan", "verify", "tolerance", "recover", "max_drop", "finetune", "steps", "rewind")
 
 
 @click.command("plan", short_help="Choose what to remove, and write a plan.", epilog=_EXAMPLES)
@@ -32,6 +32,7 @@ _AFTER_PLANNING = ("plan", "verify", "tolerance", "recover", "max_drop", "finetu
 @options.inputs
 @options.force
 @reporting
+@options.custom_ops
 def command(
     model: Path,
     output: Path,
@@ -50,7 +51,7 @@ def command(
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.summary import summarize_plan
-    from onnxprune.workflow.inputs import open_samples
+    from onnxprune.workflow.inputs import open_samples, tell_of_front
     from onnxprune.workflow.planning import plan, settled
 
     settings = build(ShrinkSettings, given)
@@ -69,6 +70,7 @@ def command(
         progress("score and plan", 0, None)
         data = None
         if calibration.data is not None:
+            tell_of_front(analysis.graph)
             data = open_samples(calibration, analysis.graph.proto, seed=planning.seed, limit=LIMIT)
         made = plan(
             analysis, planning, data=data, sensitivity=settings.sensitivity, latency=settings.latency, progress=progress

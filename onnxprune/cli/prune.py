@@ -11,7 +11,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, warn_if_idle, write_text
+from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, write_text
 from onnxprune.settings import ShrinkSettings, build
 
 _REASONS = 5
@@ -122,5 +122,5 @@ def command(
         *([] if tuned is None else [finetuning_tables(tuned)]),
         pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS),
     )
-    warn_if_idle(out, result.plan, result.pruned.verification)
+    warn_of_gaps(out, result.plan, result.pruned.verification)
     out.note(f"wrote {output}" + (f" and {new_ids}" if result.new_ids is not None else ""))

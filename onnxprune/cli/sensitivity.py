@@ -55,6 +55,7 @@ Examples:
 @options.of(DataSettings, "given", required=("data",))
 @options.force
 @reporting
+@options.custom_ops
 def command(
     model: Path,
     output: Path | None,
@@ -76,7 +77,7 @@ def command(
     from onnxprune.report.documents import document
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
     from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
-    from onnxprune.workflow.inputs import batches_of, open_samples
+    from onnxprune.workflow.inputs import batches_of, open_samples, tell_of_front
 
     calibration = build(DataSettings, given)
     constraints, seed = build(PlanSettings, planning).constraints, planning.get("seed", 0)
@@ -104,12 +105,16 @@ def command(
         out.note(f"resuming from {output}, which has {len(record.curves)} groups")
     elif output is not None:
         check_output(output, force)
+    tell_of_front(graph)
     samples = open_samples(calibration, graph.proto, seed=seed, limit=LIMIT)
     batches = batches_of(samples, graph.proto)
     assert batches is not None
     fitted, held_back = share_out(batches)
     judge: Judge  # metrics use all of the data, with labels
-    judge = OutputError(graph.proto, held_back) if metric is None else MetricLoss(graph.proto, samples, metric)
+    if metric is None:
+        judge = OutputError(graph.proto, held_back, graph.front)
+    else:
+        judge = MetricLoss(graph.proto, samples, metric)
     done = len(record.curves)
     with out.progress() as progress:
         for curve in measure(

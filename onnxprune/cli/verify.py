@@ -9,7 +9,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model
-from onnxprune.cli.output import Output, reporting, warn_if_idle
+from onnxprune.cli.output import Output, reporting, warn_of_gaps
 from onnxprune.settings import build
 from onnxprune.settings.shrinking import VerifySettings
 
@@ -21,6 +21,7 @@ from onnxprune.settings.shrinking import VerifySettings
 @options.input_shapes
 @options.inputs
 @reporting
+@options.custom_ops
 def command(
     original: Path,
     pruned: Path,
@@ -51,4 +52,4 @@ def command(
         found = verify(analysis, loaded, plan, inputs=arrays, tolerance=settings.tolerance, seed=settings.seed)
     out.data(document("verify", original=original, pruned=pruned, **fields(found)), comparison_tables(found))
     require_equal(found, str(pruned))
-    warn_if_idle(out, plan, found.verification)
+    warn_of_gaps(out, plan, found.verification)

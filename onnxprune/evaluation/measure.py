@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,14 +11,17 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data.batch import IGNORED, Dataset
-from onnxprune.errors import DataError, VerificationError
+from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.classes import BatchView, class_output, view
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluation.metrics import Metric, check_name, choose
 from onnxprune.evaluation.runner import Runner
 from onnxprune.model.file import Source, load
+from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider
 from onnxprune.progress import Progress, silent
+from onnxprune.shapes import concretize
+from onnxprune.shapes.runnable import Cut, operators, runnable_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +209,16 @@ def evaluate(
     proto, reference = load(model).proto, None if against is None else load(against).proto
     if reference is not None and (difference := interface_difference(proto, reference)):
         raise VerificationError("OP503", difference)
-    run = Runner(proto, providers, threads)
-    run_original = None if reference is None else Runner(reference, providers, threads)
+    models, note = [proto] if reference is None else [proto, reference], None
+    try:
+        runners = [Runner(m, providers, threads) for m in models]
+    except ModelError:
+        cut = _front(models[-1])
+        if cut is None:
+            raise
+        runners = [Runner(extract(m, cut.outputs), providers, threads) for m in models]
+        note = f"{operators(cut.missing)} can't be run, so that these tensors are measured: {', '.join(cut.outputs)}"
+    run, run_original = runners[0], None if reference is None else runners[1]
     resampler, meters, done = Resampler(resamples, seed), None, 0
     for samples in dataset.batches(batch):
         outputs, labels = run(samples), samples.labels
@@ -229,8 +241,16 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
-        notes=meters.notes(),
+        notes=(*([note] if note else []), *meters.notes()),
     )
+
+
+def _front(model: ModelProto) -> Cut | None:
+    """Return the part of a model that is computed from its inputs, if ONNX Runtime refuses other nodes."""
+    with suppress(ModelError):
+        part = runnable_part(model, concretize(model))
+        return part.front if part is not None and part.front.outputs else None
+    return None
 
 
 def _name(dataset: Dataset, start: int, sample: int) -> str:

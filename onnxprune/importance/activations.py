@@ -131,7 +131,8 @@ def gather(
     """
     layers = find_layers(graph.proto)
     index = LayerIndex(graph.proto, {}, graph.shapes.shapes)
-    units = {i: found for i, layer in enumerate(layers) if (found := feature_units(graph, layer)) is not None}
+    runs = [layer.y not in graph.unmade for layer in layers]
+    units = {i: u for i, layer in enumerate(layers) if runs[i] and (u := feature_units(graph, layer)) is not None}
     readers: dict[int, list[int]] = {g.index: [] for g in graph.groups}
     owner = np.full(graph.unit_count, -1, dtype=np.int64)
     for group in graph.groups:
@@ -212,7 +213,7 @@ def _run(
     graph: ChannelGraph, layers: Mapping[int, LinearLayer], index: LayerIndex, batches: Batches, seed: int
 ) -> dict[int, ActivationSums]:
     """Run the network and return the sums of each layer."""
-    stream = Stream(graph.proto, batches)
+    stream = Stream(graph.proto, batches, unmade=graph.unmade)
     sums = {}
     for number, layer in layers.items():
         stream.advance(index.positions[layer.node.name])

@@ -26,6 +26,13 @@ _REAL = (np.float16, np.float64, onnx.helper.tensor_dtype_to_np_dtype(onnx.Tenso
 
 Provider: TypeAlias = "str | tuple[str, dict[str, Any]]"
 
+# How ONNX Runtime says that it has no such operator, or not for these types.
+_UNKNOWN = "not a registered function/op|No [Oo]p registered|find an implementation for|Type Error: Type '"
+_MISSING = (
+    "this execution provider has no such operator, or not for this type: if a library of custom operators has it, give "
+    "it with `custom_ops`"
+)
+
 
 _THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
 
@@ -78,7 +85,9 @@ def session(
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError("OP122", f"ONNX Runtime can't load the model: {message_of(error)}") from error
+            cause = f"ONNX Runtime can't load the model: {message_of(error)}"
+            hint = _MISSING if re.search(_UNKNOWN, str(error)) else None
+            raise ModelError("OP122", cause, hint=hint) from error
     _require(wanted, opened.get_providers())  # a provider that fails to start is dropped silently
     return opened
 

@@ -7,7 +7,7 @@ nodes before it. The cut moves along with the layers, unless its tensors would t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,19 @@ class Stream:
         model: the model. Its weights may change after the cut.
     """
 
-    def __init__(self, model: ModelProto, batches: Batches, budget: int = _BUDGET) -> None:
+    def __init__(
+        self, model: ModelProto, batches: Batches, budget: int = _BUDGET, *, unmade: Collection[str] = ()
+    ) -> None:
         """Start with the cut at the model's inputs.
 
         Args:
             model: a model in topological order.
             batches: returns the inputs; the same ones at each call.
             budget: the bytes of tensors that may be held.
+            unmade: tensors that can't be computed.
         """
         self.model = model
+        self._unmade = unmade
         self._batches = batches
         self._budget = budget
         self._held: list[dict[str, NDArray[Any]]] | None = None
@@ -76,7 +80,7 @@ class Stream:
         made = {i.name for i in self.model.graph.input} | {o for n in nodes[:position] for o in n.output}
         read = {n for node in nodes[position:] for n in reads(node)}
         read |= {o.name for o in self.model.graph.output}
-        live = sorted(n for n in made & read if n)
+        live = sorted(n for n in made & read if n and n not in self._unmade)
         held: list[dict[str, NDArray[Any]]] = []
         count = None if self._held is None else len(self._held)
         for i, batch in enumerate(self.tensors(live)):

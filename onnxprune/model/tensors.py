@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
@@ -201,3 +202,22 @@ def with_weights(proto: ModelProto, arrays: Mapping[str, np.ndarray]) -> ModelPr
     for name, array in arrays.items():
         set_tensor(stored.tensor(name), array.astype(stored.dtype(name)))
     return copy
+
+
+_STATISTIC = "statistic of "
+
+
+def mark_statistic(tensor: TensorProto, leaves: Iterable[str]) -> None:
+    """Note in an initializer that it was computed from others, by name."""
+    tensor.doc_string = _STATISTIC + json.dumps(sorted(leaves))
+
+
+def leaves_of_statistic(tensor: TensorProto) -> tuple[str, ...]:
+    """Return what `mark_statistic` noted; nothing for other initializers."""
+    if not tensor.doc_string.startswith(_STATISTIC):
+        return ()
+    try:
+        found = json.loads(tensor.doc_string.removeprefix(_STATISTIC))
+    except ValueError:  # a user's own text
+        return ()
+    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()

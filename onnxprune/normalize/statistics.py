@@ -20,7 +20,7 @@ from onnxprune.model.bodies import in_body
 from onnxprune.model.checks import DEFAULT_DOMAINS, subgraphs
 from onnxprune.model.graph import behind, reads
 from onnxprune.model.session import run, session
-from onnxprune.model.tensors import byte_size
+from onnxprune.model.tensors import byte_size, mark_statistic
 from onnxprune.normalize.parts import ModelParts, add_initializers
 from onnxprune.shapes import concretize
 from onnxprune.shapes.walk import RANDOM
@@ -48,6 +48,7 @@ def compute_statistics(parts: ModelParts) -> None:
     for name, array in _values(parts, found).items():
         tensor = numpy_helper.from_array(array, name)
         if byte_size(tensor) <= sum(byte_size(parts.tensors[leaf]) for leaf in leaves[name]):
+            mark_statistic(tensor, leaves[name])
             parts.tensors[name] = tensor
     parts.nodes = [n for n in parts.nodes if not all(o in parts.tensors for o in n.output if o)]
 

@@ -171,14 +171,16 @@ def score_blocks(graph: ChannelGraph, blocks: tuple[Block, ...], batches: Batche
     """Score residual blocks, higher is more important, shape (blocks,).
 
     With inputs, the score is 1 - cos(block's input, block's output), averaged over samples ("block influence", Men et
-    al., ShortGPT, 2024). Without, it is the root mean square of the weights of the block's layers, normalizations
-    folded in.
+    al., ShortGPT, 2024). Without, or if ONNX Runtime can't run a block, it is the root mean square of the weights of
+    the block's layers, normalizations folded in.
 
     Raises:
         ModelError: a weight isn't finite, or the model can't be run on the inputs.
     """
     if batches is None:
         return _weight_norms(graph, blocks)
+    if any(block.output in graph.unmade for block in blocks):
+        return _weight_norms(graph, blocks)  # those that run and those that don't must be comparable
     sums = np.zeros(len(blocks))
     samples = 0
     stream = Stream(graph.proto, batches)

@@ -94,16 +94,19 @@ def recover(
     layers = find_layers(pruned)
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
     changed = _changed_tensors(kept, pruned)
-    now, then = Stream(pruned, batches), Stream(kept.graph.proto, batches)
+    unmade = kept.graph.unmade
+    now, then = (Stream(model, batches, unmade=unmade) for model in (pruned, kept.graph.proto))
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
     places = index.positions, GraphIndex(kept.graph.proto.graph).positions
     repairs = []
     for number, layer in enumerate(layers):
-        if layer.x in changed:
+        if layer.x in changed and layer.y not in unmade:
             for stream, place in zip((now, then), places, strict=True):
                 stream.advance(place[layer.node.name])
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, index) if method in _MAKE_UP else own_output(layer)
+            if not unmade.isdisjoint((target.tensor, target.other or "")):
+                target = own_output(layer)
             sink = intercept_place(layer, index)
             moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
             repairs.append(_refit(layer, index, sink, *moments, _FITS[method]))
@@ -118,7 +121,11 @@ def unrepaired(kept: PrunedGraph, pruned: ModelProto) -> tuple[LeftOut, ...]:
         kept: the traced original and what was removed from it.
         pruned: the rewritten model.
     """
-    return left_out(pruned, _changed_tensors(kept, pruned))
+    changed, unmade = _changed_tensors(kept, pruned), kept.graph.unmade
+    behind = (layer for layer in find_layers(pruned) if layer.x in changed and layer.y in unmade)
+    reason = "ONNX Runtime can't run it, or a node in front of it"
+    unrun = (LeftOut(layer.node.name, layer.node.op_type, reason) for layer in behind)
+    return (*left_out(pruned, changed), *unrun)
 
 
 def _changed_tensors(kept: PrunedGraph, pruned: ModelProto) -> set[str]:

@@ -268,13 +268,21 @@ def _verification(v: Verification) -> Tables:
     yield heading("verification")
     rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}") for o in v.outputs]
     yield table(flexible("output") + right("error", "change by pruning"), rows)
-    outcome = ("proved right", GOOD) if v.passed else ("NOT right", BAD)
+    partly = ("proved right in part", CODE) if v.unproved else ("proved right", GOOD)
+    outcome = partly if v.passed else ("NOT right", BAD)
     inputs = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
     meaning = (
         f": compared with the original whose removed weights are set to zero, on {inputs}."
         f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value."
     )
     yield paragraph(line(outcome, meaning))
+    yield from map(paragraph, v.notes)
+    if v.unproved:
+        yield paragraph("The tensors above are where the part ends that ONNX Runtime's CPU provider runs. Not proved:")
+        rows = [(Name(n.node), n.operator, n.cause) for n in v.unproved[:_MANY]]
+        yield table(flexible("node", "operator", "why"), rows)
+        if len(v.unproved) > _MANY:
+            yield paragraph(f"and {count(len(v.unproved) - _MANY, 'more node')}", FAINT, indent=4)
 
 
 def _distances(distances: Sequence[OutputDistance]) -> Tables:

@@ -90,8 +90,8 @@ class Comparison:
 
     @property
     def proved(self) -> bool:
-        """Whether the oracle ran and passed."""
-        return self.verification is not None and self.verification.passed
+        """Whether the oracle ran on the whole model, and passed."""
+        return self.verification is not None and self.verification.passed and not self.verification.unproved
 
 
 def header_of(proto: ModelProto) -> ModelHeader:

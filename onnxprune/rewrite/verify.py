@@ -3,22 +3,36 @@
 Nothing is shared with the rewriter but the plan: ONNX Runtime runs the masked original (see `masked`) and the pruned
 model on the same inputs. Because the consumers' weights are zeroed along with the producers', this holds even if an
 activation function maps zero to another value.
+
+Three things can stand between two models that compute the same and outputs that agree, and the result says which did:
+
+- ONNX Runtime refuses an operator or a type. Then float32 copies are compared (`arithmetic`), or the part that runs
+  (`onnxprune.shapes.runnable`): what every refused node reads must agree, and both models get the same generated
+  values in place of what it makes. The refused nodes themselves aren't proved.
+- The model amplifies rounding, so that two orders of the same sums disagree. Then float64 decides, on onnx's reference
+  implementation.
+- The model draws random numbers. Both models get the same ones (`randomness`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxprune.errors import VerificationError
+from onnxprune.cost.cost import cost
+from onnxprune.errors import ModelError, VerificationError
 from onnxprune.model.session import run, session
+from onnxprune.model.tensors import leaves_of_statistic
 from onnxprune.operators.card import card_of
-from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.arithmetic import run_reference
+from onnxprune.rewrite.randomness import Randomness, randomness
+from onnxprune.rewrite.running import Arithmetic, Outputs, Way, finite, first_that_runs, numeric
+from onnxprune.shapes.runnable import UnrunNode
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -39,6 +53,13 @@ ROUNDED = 2e-2
 # An output whose elements are all smaller than this is compared in absolute terms: a Sigmoid near zero is rounded in
 # steps of 1e-7 whatever its size, as ONNX Runtime with and without graph optimizations shows.
 FLOOR = 1e-2
+
+# Float64 decides if the error there is this much smaller than the error allowed, and than the error found; and if
+# rounding explains the latter: at most so many times the error of the masked original itself. It is tried up to a
+# number of multiply-accumulates, as the reference implementation is slow.
+_FAR_BELOW = (1e-2, 1e-4)
+_ROUNDING = 100
+_REFERENCE_MACS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +87,19 @@ class Verification:
         tolerance: the tolerance used.
         outputs: the comparison of each output.
         seed: seed of generated inputs, or None for the user's.
+        arithmetic: the type that the models computed in: as they store their weights, or a copy of both in another.
+        unproved: the nodes that ONNX Runtime refuses, and those that couldn't be run without them; empty if the whole
+            models were compared. Otherwise ``outputs`` are the tensors at which the part that runs ends.
+        notes: what else a reader must know, in sentences.
     """
 
     passed: bool
     tolerance: float
     outputs: tuple[OutputCheck, ...]
     seed: int | None = None
+    arithmetic: Arithmetic = "stored"
+    unproved: tuple[UnrunNode, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def error(self) -> float:
@@ -110,29 +138,98 @@ def verify(
         ModelError: ONNX Runtime can't run a model (OP122).
         VerificationError: the outputs' names or shapes changed (OP503), or no output is finite (OP504).
     """
-    original = kept.original.proto
-    limit = default_tolerance(original) if tolerance is None else tolerance
+    draws = randomness(kept)
 
-    def outputs(model: ModelProto) -> dict[str, Any]:
-        return run(session(model, optimize=optimize, configure=_sparing), inputs)
+    def compute(model: ModelProto, feeds: Arrays) -> dict[str, Any]:
+        opened = session(model, optimize=optimize, configure=_sparing)
+        return run(opened, {i.name: feeds[i.name] for i in opened.get_inputs()})
 
-    # Run one at a time, so that few copies of a large model are in memory.
-    dense, expected, actual = outputs(original), outputs(masked(kept)), outputs(pruned)
-    if any((_finite(dense[n]) & ~_finite(expected[n])).any() for n in dense):
-        expected = outputs(masked(kept, readers_only=True))
+    way, found = first_that_runs(kept, pruned, inputs, draws, compute)
+    limit = default_tolerance(kept.original.proto, way.element) if tolerance is None else tolerance
+    checks = tuple(_checks(found, limited=way.cut is not None))
+    passed = all(c.error <= limit for c in checks)
+    notes = [way.note] if way.note else []
+    if draws.drawn:
+        names = [n for n in kept.original.proto.graph.node if n.output and n.output[0] in draws.drawn]
+        words = ", ".join(f'{n.op_type} "{n.name}"' for n in names[:3]) + (", ..." if len(names) > 3 else "")
+        notes.append(f"The model draws random numbers ({words}): both models got the same ones.")
+    if frozen := _frozen(kept):
+        words = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
+        notes.append(f"Statistics of pruned weights ({words}) are those of the whole weights, in both models.")
+    missing = way.cut.missing if way.cut else ()
+    result = Verification(passed, limit, checks, seed, way.arithmetic, missing, tuple(notes))
+    if passed:
+        return result
+    if draws.free:
+        cause = (
+            f"The model draws random numbers that can't be fixed ({', '.join(draws.free[:3])}): outputs differ anyway."
+        )
+        return replace(result, notes=(*notes, cause))
+    return _in_float64(result, way, found, kept, pruned, inputs, draws)
+
+
+def _frozen(kept: PrunedGraph) -> list[str]:
+    """Return the statistics of pruned weights that were computed beforehand: zeroing weights doesn't change them."""
+    pruned = kept.positions()
+    computed = ((t.name, leaves_of_statistic(t)) for t in kept.original.proto.graph.initializer)
+    return [name for name, leaves in computed if not pruned.keys().isdisjoint(leaves)]
+
+
+def _checks(found: Outputs, *, limited: bool) -> Iterator[OutputCheck]:
+    """Compare the outputs of the pruned model with those of the masked original."""
+    expected, actual = found.masked, found.pruned
     if list(expected) != list(actual):
         raise VerificationError("OP503", f"outputs are {list(actual)}, not {list(expected)}")
-    if not any(_finite(e).any() for e in expected.values()):
+    if not any(finite(e).any() for e in expected.values()):
         hint = "give `inputs` as the model expects them"
         raise VerificationError("OP504", "the masked original gives no finite output", hint=hint)
-    checks = []
     for name, reference in expected.items():
         if np.shape(reference) != np.shape(actual[name]):
             cause = f"output has shape {np.shape(actual[name])}, not {np.shape(reference)}"
-            raise VerificationError("OP503", cause, where=f'output "{name}"')
-        checks.append(OutputCheck(name, difference(actual[name], reference), difference(dense[name], reference)))
-    passed = all(c.error <= limit for c in checks)
-    return Verification(passed, limit, tuple(checks), seed=seed)
+            raise VerificationError("OP503", cause, where=f'{"tensor" if limited else "output"} "{name}"')
+        yield OutputCheck(name, difference(actual[name], reference), difference(found.dense[name], reference))
+
+
+def _in_float64(
+    result: Verification,
+    way: Way,
+    found: Outputs,
+    kept: PrunedGraph,
+    pruned: ModelProto,
+    inputs: Arrays,
+    draws: Randomness,
+) -> Verification:
+    """Decide a comparison that failed in float64, where rounding is 10^9 times smaller.
+
+    If both models agree there, and the masked original alone is as far from its own float64 outputs as the two are from
+    each other, then rounding is what they differ by. Where it can't be decided, the result says why.
+    """
+    if cost(PrunedGraph(kept.original)).macs > _REFERENCE_MACS:
+        note = f"It wasn't decided in float64, which is done up to {_REFERENCE_MACS:.0e} multiply-accumulates."
+        return replace(result, notes=(*result.notes, note))
+    exact = replace(way, element=TensorProto.DOUBLE)
+    try:
+        outputs = exact.outputs(kept, pruned, inputs, draws, run_reference)
+        checks = tuple(_checks(outputs, limited=way.cut is not None))
+    except (ModelError, VerificationError) as error:
+        return replace(result, notes=(*result.notes, f"It couldn't be decided in float64: {error.cause}."))
+    left = max(c.error for c in checks)
+    rounding = max(difference(value, outputs.masked[name]) for name, value in found.masked.items())
+    if left > min(_FAR_BELOW[0] * result.tolerance, _FAR_BELOW[1] * result.error):
+        return replace(result, notes=(*result.notes, f"In float64 they differ as well, by {left:.2g}."))
+    if result.error > _ROUNDING * rounding:
+        note = (
+            f"In float64, on onnx's reference implementation, they agree to {left:.2g}, but the original's own "
+            f"rounding ({rounding:.2g}) doesn't explain the difference: ONNX Runtime computes an operator of the "
+            "pruned model otherwise."
+        )
+        return replace(result, notes=(*result.notes, note))
+    note = (
+        f"On these inputs the model amplifies rounding: the original's own outputs are off by {rounding:.2g}, and the "
+        f"two models differ by {result.error:.2g}. In float64, on onnx's reference implementation, they agree to "
+        f"{left:.2g}, which decides."
+    )
+    return replace(result, passed=True, outputs=checks, arithmetic="float64", notes=(*result.notes, note))
 
 
 def _sparing(options: Any) -> None:
@@ -140,9 +237,15 @@ def _sparing(options: Any) -> None:
     options.add_session_config_entry("session.disable_prepacking", "1")
 
 
-def default_tolerance(proto: ModelProto) -> float:
-    """Return the tolerance for a model's coarsest weight type, or for operators that round their state."""
-    types = {t.data_type for t in proto.graph.initializer if t.data_type in TOLERANCES}
+def default_tolerance(proto: ModelProto, element: int | None = None) -> float:
+    """Return the tolerance for a model's coarsest weight type, or for operators that round their state.
+
+    Args:
+        proto: the model.
+        element: the floating-point type of the copy that is run, if it isn't the model itself.
+    """
+    stored = {t.data_type for t in proto.graph.initializer if t.data_type in TOLERANCES}
+    types = stored if element is None else {element}
     limit = max((TOLERANCES[t] for t in types), default=TOLERANCES[TensorProto.FLOAT])
     rounds = any(card_of(node.domain, node.op_type).rounds for node in proto.graph.node)
     return max(limit, ROUNDED) if rounds else limit
@@ -154,7 +257,7 @@ def difference(a: Any, reference: Any) -> float:
     A reference whose elements are all nearly zero is measured against `FLOOR` instead. Strings and sequences differ by
     0 or infinity, and so does a finite number from one that isn't.
     """
-    if not _numeric(reference):
+    if not numeric(reference):
         return 0.0 if _listed(a) == _listed(reference) else float("inf")
     x, y = np.asarray(a, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
@@ -164,17 +267,6 @@ def difference(a: Any, reference: Any) -> float:
         return float("inf")
     scale = np.abs(y[np.isfinite(y)]).max(initial=FLOOR)
     return float(np.abs(x[~same] - y[~same]).max() / scale)
-
-
-def _finite(value: Any) -> NDArray[np.bool_]:
-    """Return which elements of an output are finite; anything but numbers is."""
-    if not _numeric(value):
-        return np.array(True)
-    return np.isfinite(np.asarray(value, dtype=np.float64))
-
-
-def _numeric(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind not in "OSU"
 
 
 def _listed(value: Any) -> Any:

@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 import onnx
-from onnx import TensorProto, helper
 
 from onnxprune.errors import UsageError
 from onnxprune.runtime.environment import cpu_model, gpus, usable_cores, versions
-from onnxprune.runtime.library import import_onnxruntime, max_ir_version
+from onnxprune.runtime.library import import_onnxruntime, max_ir_version, probe_model
 from onnxprune.runtime.provider import CPU
 
 Level = Literal["error", "warning", "note"]
@@ -144,7 +143,7 @@ def try_provider(name: str) -> ProviderState:
     """Open a small model with a provider, in a separate process."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         model = Path(folder, "probe.onnx")
-        model.write_bytes(_probe_model())
+        model.write_bytes(probe_model())
         command = [sys.executable, "-c", _PROBE.format(path=sys.path, model=str(model), provider=name)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
@@ -210,11 +209,3 @@ def _hint(state: ProviderState) -> str:
     if "cud" in state.why.lower() or "cublas" in state.why or "nvrtc" in state.why:
         return "install the CUDA and cuDNN that this ONNX Runtime was built for, or add them to the library path"
     return "omit the provider, or install what it needs"
-
-
-def _probe_model() -> bytes:
-    """Return a model that adds two numbers, of versions that every ONNX Runtime reads."""
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", value[:1], value[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
-    return bytes(model.SerializeToString())

@@ -1,19 +1,25 @@
-"""The ONNX Runtime library: its import on demand, the IR versions that it reads, and session options."""
+"""The ONNX Runtime library: its import on demand, IR versions that it reads, session options, and custom operators."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import onnx
+from onnx import TensorProto, helper
 
 from onnxprune.errors import UsageError
 
 _SILENT = 4  # ONNX Runtime's level "fatal": other messages reach the user as our errors
 _EXTRAS = "pip install 'onnxprune[cpu]' or 'onnxprune[gpu]', never both"
+_registered: ContextVar[tuple[str, ...]] = ContextVar("custom_ops", default=())
 
 
 def import_onnxruntime() -> ModuleType:
@@ -63,4 +69,63 @@ def session_options(runtime: ModuleType, optimize: bool, threads: int | None) ->
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    for library in _registered.get():
+        options.register_custom_ops_library(library)
     return options
+
+
+def probe_model() -> bytes:
+    """Return a model that adds two numbers, of versions that every ONNX Runtime reads."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    return bytes(model.SerializeToString())
+
+
+@contextmanager
+def custom_ops(*libraries: str | Path) -> Iterator[None]:
+    """Register libraries of custom operators with every session that is opened in the context.
+
+    A library is native code, and runs with the rights of this process: register only those that you trust.
+
+    Args:
+        *libraries: shared libraries that export ONNX Runtime's RegisterCustomOps.
+
+    Raises:
+        UsageError: a library is missing or isn't one (OP610), or ONNX Runtime isn't installed (OP601).
+
+    Example:
+        >>> import onnxprune as op
+        >>> with op.custom_ops():  # for example onnxruntime_extensions.get_library_path()
+        ...     small = op.shrink("models/digits_resnet.onnx", ratio=0.5)
+    """
+    for library in libraries:
+        _try_library(Path(library))
+    before = _registered.get()
+    token = _registered.set(tuple(dict.fromkeys((*before, *(str(Path(p).resolve()) for p in libraries)))))
+    try:
+        yield
+    finally:
+        _registered.reset(token)
+
+
+def registered_libraries() -> Sequence[str]:
+    """Return the paths of the libraries of custom operators that sessions get now."""
+    return _registered.get()
+
+
+def _try_library(path: Path) -> None:
+    """Raise an error if ONNX Runtime can't register a library of custom operators."""
+    if not path.is_file():
+        raise UsageError("OP610", "there is no such library of custom operators", where=str(path))
+    runtime = import_onnxruntime()
+    try:
+        options = session_options(runtime, False, 1)
+        options.register_custom_ops_library(str(path.resolve()))
+        runtime.InferenceSession(probe_model(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        cause = " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())[:300]
+        hint = "give a shared library that was built for this system and exports RegisterCustomOps"
+        raise UsageError(
+            "OP610", f"ONNX Runtime can't register the library: {cause}", where=str(path), hint=hint
+        ) from error

@@ -176,7 +176,7 @@ def spend_blocks(
         ModelError: a weight isn't finite, or the model can't be run.
     """
     limit = target.value * getattr(cost(PrunedGraph(graph)), target.counted)
-    judge = OutputError(graph.proto, share_out(batches)[1])
+    judge = OutputError(graph.proto, share_out(batches)[1], graph.front)
     best: tuple[float, PrunedGraph, Sequence[Curve]] | None = None
     ranked, failure = rank_blocks(graph, batches), None
     for count in range(len(ranked) + 1):

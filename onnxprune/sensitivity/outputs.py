@@ -15,6 +15,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Stream
+from onnxprune.shapes.runnable import Cut
 
 # Operators at the end of a network that add no information to their input, and lose some where they saturate.
 _SQUASHING = {"ArgMax", "Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh", "TopK"}
@@ -49,21 +50,22 @@ class OutputError:
     as those of the original are kept.
     """
 
-    def __init__(self, model: ModelProto, batches: Batches) -> None:
+    def __init__(self, model: ModelProto, batches: Batches, cut: Cut | None = None) -> None:
         """Run the original.
 
         Args:
             model: the original.
             batches: returns the inputs.
+            cut: the part that can be run, if not all of it; its ends are compared.
 
         Raises:
             ModelError: ONNX Runtime can't run it on the inputs.
             UsageError: there are no inputs, or no output varies with them (OP604).
         """
-        self._stream = Stream(model, batches)
+        self._stream = Stream(model, batches, unmade=cut.unmade if cut else ())
         self._drawn: dict[int, Ids] = {}
         values: dict[str, list[NDArray[Any]]] = {}
-        for batch in self._stream.tensors(informative_outputs(model)):
+        for batch in self._stream.tensors(cut.outputs if cut and cut.outputs else informative_outputs(model)):
             for name, value in batch.items():
                 if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                     values.setdefault(name, []).append(self._part(value))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Policies as Policies,
         Target as Target,
     )
+    from onnxprune.settings.running import RunSettings as RunSettings
     from onnxprune.settings.shrinking import (
         DataSettings as DataSettings,
         RepairSettings as RepairSettings,
@@ -34,6 +35,7 @@ _HOMES = {
     "benchmarking": ("BenchmarkSettings",),
     "declare": ("Settings", "build", "given"),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
+    "running": ("RunSettings",),
     "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }

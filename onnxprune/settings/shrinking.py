@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from onnxprune.settings.declare import Rule, Settings, Share, flat, setting
 from onnxprune.settings.planning import LatencySettings, PlanSettings, Policies
+from onnxprune.settings.running import RunSettings
 
 Method = Literal["reconstruct", "bn", "bias"]
 
@@ -138,6 +139,7 @@ class ShrinkSettings(Settings):
     latency: LatencySettings = setting(LatencySettings, "Where a latency target is measured.")
     policies: Policies = setting(Policies, "What is removed together.")
     trimming: TrimSettings = setting(TrimSettings, "What to trim first.")
+    running: RunSettings = setting(RunSettings, "How models are run.")
     transform: Any = setting(
         None,
         "Function that the model passes through before tracing; it takes and returns an onnx-graphsurgeon graph.",

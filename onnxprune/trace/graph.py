@@ -14,6 +14,7 @@ from onnxprune.channels.ledger import Approximation, Channels, Pin
 from onnxprune.channels.values import Ids, Value
 from onnxprune.settings.planning import Attention, Grouped
 from onnxprune.shapes import Shapes
+from onnxprune.shapes.runnable import Cut, RunnablePart, runnable_part
 from onnxprune.trace.bundles import Bundle
 from onnxprune.trace.groups import Group
 
@@ -82,6 +83,21 @@ class ChannelGraph:
     incidence: tuple[Ids, Ids, Ids, Ids]
     ledger: Channels
     groups: tuple[Group, ...] = ()
+
+    @cached_property
+    def part(self) -> RunnablePart | None:
+        """The part that ONNX Runtime's CPU provider runs; None if it doesn't refuse any operator or type."""
+        return runnable_part(self.proto, self.shapes)
+
+    @property
+    def front(self) -> Cut | None:
+        """The part that is computed from the model's inputs; None if that is all of it."""
+        return None if self.part is None else self.part.front
+
+    @property
+    def unmade(self) -> frozenset[str]:
+        """The tensors that can't be computed from the model's inputs, as ONNX Runtime refuses a node in front."""
+        return frozenset() if self.front is None else self.front.unmade
 
     @property
     def unit_count(self) -> int:

@@ -13,6 +13,8 @@ from onnxprune.model.file import Model, Source, load
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.settings import DataSettings
 from onnxprune.settings.shrinking import LIMIT
+from onnxprune.shapes.runnable import operators
+from onnxprune.trace import ChannelGraph
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,14 @@ def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | N
         return (batch.inputs for batch in opened.batches(_BATCH))
 
     return again
+
+
+def tell_of_front(graph: ChannelGraph) -> None:
+    """Log that data can be run through a part of the model only, if so."""
+    if graph.front is not None and graph.front.outputs:
+        ends = ", ".join(graph.front.outputs)
+        what = "ONNX Runtime's CPU provider can't run %s: data are run through the part in front, up to %s"
+        log.warning(what, operators(graph.front.missing), ends)
 
 
 def transformed(source: Source, transform: str | Callable[[Any], Any]) -> Model:

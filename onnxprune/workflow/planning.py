@@ -174,7 +174,7 @@ def sensitivities(
         UsageError: there are no inputs, or no output varies with them (OP604).
     """
     graph, (fitted, held_back) = analysis.graph, share_out(_needed(batches))
-    judge, criterion = OutputError(graph.proto, held_back), settings.criterion or "obs"
+    judge, criterion = OutputError(graph.proto, held_back, graph.front), settings.criterion or "obs"
     curves = []
     for curve in measure(
         graph, fitted, judge, criterion=criterion, constraints=settings.constraints, seed=settings.seed

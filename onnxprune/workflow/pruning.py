@@ -119,7 +119,8 @@ def prune(
     if not verification.passed:
         worst = max(verification.outputs, key=lambda o: o.error)
         cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"
-        raise VerificationError("OP501", cause, where=f'output "{worst.name}"')
+        hint = " ".join(verification.notes) or None
+        raise VerificationError("OP501", cause, where=f'output "{worst.name}"', hint=hint)
     return Pruned(proto, plan, verification, kept)
 
 

@@ -15,13 +15,14 @@ from onnxprune.model.session import with_threads
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut, Method, Repair, unrepaired
+from onnxprune.runtime.library import custom_ops
 from onnxprune.settings import ShrinkSettings, TrainSettings
 from onnxprune.settings.declare import either, given
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.trimming.proof import Trimmed
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import open_samples, transformed
+from onnxprune.workflow.inputs import open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import plan, read_curves, read_plan, settled
@@ -116,7 +117,7 @@ def shrink(
         ['logits']
     """
     settings = either(ShrinkSettings, settings, options)
-    with with_threads(settings.latency.threads):
+    with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
         return _shrink(model, settings, progress, consume)
 
 
@@ -155,6 +156,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
     def samples(limit: int | None) -> Dataset:
         return open_samples(calibration, analysis.graph.proto, seed=seed, limit=limit)
 
+    if calibration.data is not None:
+        tell_of_front(analysis.graph)
     curves = read_curves(settings.sensitivity, analysis)
     if settings.max_drop is not None:
         assert method is not None

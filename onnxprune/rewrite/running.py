@@ -1,0 +1,160 @@
+"""Run the original, the masked original and the pruned model: whole, or in another type or in part where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from onnxprune.errors import ModelError
+from onnxprune.model.graph import extract, reads
+from onnxprune.rewrite.arithmetic import FLOATS, cast_arrays, cast_copy
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.randomness import Randomness, remaining
+from onnxprune.shapes.runnable import Cut, runnable_part
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+Arrays = Mapping[str, NDArray[Any]]
+Arithmetic = Literal["stored", "float32", "float64"]
+Compute = Callable[[ModelProto, Arrays], dict[str, Any]]
+
+_UNCOMMON = (TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The outputs of the three models."""
+
+    dense: dict[str, Any]
+    masked: dict[str, Any]
+    pruned: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to run the models.
+
+    Attributes:
+        element: the floating-point type of the copies that are run; None for the models themselves.
+        cut: the part that is run; None for all.
+        note: what to tell about it.
+    """
+
+    element: int | None = None
+    cut: Cut | None = None
+    note: str = ""
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The floating-point type in words."""
+        return "stored" if self.element is None else "float32" if self.element == TensorProto.FLOAT else "float64"
+
+    def outputs(
+        self,
+        kept: PrunedGraph,
+        pruned: ModelProto,
+        inputs: Arrays,
+        draws: Randomness,
+        compute: Compute,
+    ) -> Outputs:
+        """Run the original, the masked original and the pruned model, one at a time: few copies of weights are held."""
+        fed = {} if self.cut is None else _feeds(kept, self.cut)
+        gone = {
+            o
+            for block in kept.blocks
+            for n in kept.original.proto.graph.node
+            if n.name in block.nodes
+            for o in n.output
+        }
+
+        def outputs(model: ModelProto, *, narrow: bool = False) -> dict[str, Any]:
+            model = draws.fixed(model, narrow=narrow)
+            feeds = dict(inputs)
+            if self.cut is not None:
+                own = {name: remaining(kept, name, value) if narrow else value for name, value in fed.items()}
+                model, feeds = extract(model, [n for n in self.cut.outputs if n not in gone], own), feeds | own
+            if self.element is not None:
+                model, feeds = cast_copy(model, self.element), cast_arrays(feeds, self.element)
+            found = compute(model, feeds)
+            if self.cut is None or narrow:
+                return found
+            return {n: remaining(kept, n, v) if isinstance(v, np.ndarray) else v for n, v in found.items()}
+
+        dense, expected, actual = outputs(kept.original.proto), outputs(masked(kept)), outputs(pruned, narrow=True)
+        if any((finite(dense[n]) & ~finite(expected[n])).any() for n in dense):
+            expected = outputs(masked(kept, readers_only=True))
+        return Outputs(dense, expected, actual)
+
+
+def first_that_runs(
+    kept: PrunedGraph,
+    pruned: ModelProto,
+    inputs: Arrays,
+    draws: Randomness,
+    compute: Compute,
+) -> tuple[Way, Outputs]:
+    """Return the outputs of the models, and the way in which they could be run: whole, cast, or in part.
+
+    Raises:
+        ModelError: none runs; the error is that of the whole models (OP122).
+    """
+    refusal: ModelError | None = None
+    for way in _ways(kept):
+        try:
+            return way, way.outputs(kept, pruned, inputs, draws, compute)
+        except ModelError as error:
+            if error.code != "OP122":
+                raise
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
+
+
+def _ways(kept: PrunedGraph) -> Iterator[Way]:
+    """Yield ways to run the models, the best first."""
+    yield Way()
+    model, shapes = kept.original.proto, kept.original.shapes
+    part = kept.original.part
+    if part is None:
+        return
+    missing = {node.node for node in part.front.missing}
+    types = {shapes.types.get(name) for node in model.graph.node if node.name in missing for name in reads(node)}
+    lacking = sorted(TensorProto.DataType.Name(t).lower() for t in types if t in _UNCOMMON)
+    if lacking:
+        element = TensorProto.FLOAT
+        why = f"ONNX Runtime's CPU provider lacks operators for {' and '.join(lacking)}"
+        note = f"Float32 copies of both models were compared: {why}."
+        yield Way(element, None, note)
+        model = cast_copy(model, element)
+        shapes = replace(shapes, types={n: element if t in FLOATS else t for n, t in shapes.types.items()})
+        if own := runnable_part(model, shapes):
+            yield from (Way(element, cut, note) for cut in (own.islands, own.front) if cut.outputs)
+    yield from (Way(None, cut) for cut in (part.islands, part.front) if cut.outputs)
+
+
+def _feeds(kept: PrunedGraph, cut: Cut) -> dict[str, NDArray[Any]]:
+    """Draw what is fed in place of the outputs of nodes that don't run, in the original's shapes."""
+    shapes, rng = kept.original.shapes, np.random.default_rng(0)
+    feeds = {}
+    for name in cut.fed:
+        kind, shape = tensor_dtype_to_np_dtype(shapes.types[name]), shapes.shapes[name]
+        draw = rng.standard_normal(shape) if shapes.types[name] in FLOATS else rng.integers(0, 2, shape)
+        feeds[name] = np.asarray(draw).astype(kind)
+    return feeds
+
+
+def finite(value: Any) -> NDArray[np.bool_]:
+    """Return which elements of an output are finite; anything but numbers is."""
+    if not numeric(value):
+        return np.array(True)
+    return np.isfinite(np.asarray(value, dtype=np.float64))
+
+
+def numeric(value: Any) -> bool:
+    """Whether an output is a tensor of numbers or flags."""
+    return isinstance(value, np.ndarray) and value.dtype.kind not in "OSU"
