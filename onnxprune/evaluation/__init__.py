@@ -2,6 +2,6 @@
 
 from onnxprune.evaluation.intervals import Estimate, paired_proportions, wilson
 from onnxprune.evaluation.measure import Evaluation, Score, evaluate
-from onnxprune.evaluation.metrics import METRICS
+from onnxprune.settings.evaluation import METRICS
 
 __all__ = ["METRICS", "Estimate", "Evaluation", "Score", "evaluate", "paired_proportions", "wilson"]
