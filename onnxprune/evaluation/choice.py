@@ -34,8 +34,8 @@ _UNCLEAR = "there is no output, or more than one, with a score for each class"
 _ONLY_INDICES = "the model outputs only the predicted class"
 
 
-def _made() -> dict[str, Metric]:
-    """Return the metrics of one output."""
+def made(name: str) -> Metric:
+    """Return a metric of the output that the task is about, by its name."""
     errors, text, kept = by_task.error_rows, by_task.text_rows, by_task.kept_boxes
     r2 = by_task.R2()
     mean_ap = by_task.MeanAveragePrecision
@@ -64,7 +64,7 @@ def _made() -> dict[str, Metric]:
         Metric("spearman", by_task.kept_vectors, statistic=by_task.sts),
         Metric("neighbors", by_task.kept_both, mean, finish=by_task.neighbor_rows),
     ]
-    return {metric.name: metric for metric in found}
+    return next(metric for metric in found if metric.name == name)
 
 
 def check_name(name: str) -> None:
@@ -105,7 +105,7 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
             names = _comparable(first)
             chosen += [_DISTANCES[name](output, named=len(names) > 1) for output in names]
         else:
-            chosen.append(_distribution(first) if name == "kl" else _made()[name])
+            chosen.append(_distribution(first) if name == "kl" else made(name))
     return chosen
 
 

@@ -17,7 +17,7 @@ from onnxprune.evaluation.choice import check_name, choose
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluation.metrics import Metric
 from onnxprune.evaluation.runner import Runner
-from onnxprune.evaluation.tasks import task_of
+from onnxprune.evaluation.tasks import Task, task_of
 from onnxprune.evaluation.view import BatchView, view
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
@@ -154,6 +154,7 @@ class _Tally:
 
 
 _CLASSES = ("classification", "segmentation")
+_FIRST = 32  # samples that a task is recognized by
 _SHIFT = 0.2  # gain of accuracy with another label_offset that can't be a coincidence
 
 
@@ -269,6 +270,26 @@ def evaluate(
         task=task.name,
         recognized=str(task),
     )
+
+
+def recognize(
+    model: ModelProto,
+    dataset: Dataset,
+    *,
+    output: str | None = None,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+) -> Task:
+    """Return what a model is for, by its outputs and labels of a first batch; arguments are those of `evaluate`.
+
+    Raises:
+        DataError: the data can't be read or don't fit, or the task asked for doesn't (OP711).
+        ModelError: the model can't be run.
+    """
+    for batch in dataset.batches(_FIRST):
+        outputs = Runner(model, providers, threads)(batch)
+        return task_of(model, outputs, batch.labels, dataset, output if output in outputs else None)
+    raise DataError("OP702", "the data have no samples")
 
 
 def _name(dataset: Dataset, start: int, sample: int) -> str:

@@ -34,6 +34,7 @@ class Task:
         why: what it was recognized by.
         threshold: the score from which on a decision is positive.
         labeled: whether the labels are those of the task.
+        signed: whether each score of the output is a decision of its own, rather than one class among others.
         form: for detection, how the outputs hold boxes.
         alphabet: for ctc, the symbol of each class; None if references are ids.
         blank: for ctc, the class of the blank symbol.
@@ -45,6 +46,7 @@ class Task:
     why: str
     threshold: float = 0.5
     labeled: bool = False
+    signed: bool = False
     form: Form | None = None
     alphabet: tuple[str, ...] | None = None
     blank: int = 0
@@ -151,7 +153,8 @@ def _asked(
             else:
                 raise DataError("OP711", f"no output has a score for each class, which {name} needs", hint=_HINT)
         threshold = 0.5 if found is None or found not in real else threshold_of(proto, found, real[found])
-        return Task(name, found, reason, threshold, labeled)
+        signed = name == "segmentation" and classes is None and labels is not None
+        return Task(name, found, reason, threshold, labeled, signed)
     found = output or next(iter(real), None)
     if found is None:
         raise DataError("OP711", f"no output has a floating-point type, which {name} needs", hint=_HINT)
@@ -168,7 +171,7 @@ def _asked(
     if name == "ctc" and value.ndim != 3:
         raise DataError("OP711", f"ctc needs scores [n, time, classes], and output {found!r} has {value.ndim} axes")
     threshold = 0.0 if name == "binary" and each == 2 else threshold_of(proto, found, value)
-    return Task(name, found, reason, threshold, labeled)
+    return Task(name, found, reason, threshold, labeled, name in ("binary", "multilabel"))
 
 
 def _one_class(value: Array, labels: Array | None) -> bool:
@@ -224,9 +227,11 @@ def _by_labels(
     threshold = threshold_of(proto, name, real[name])
     if bool(np.isin(labels, (0, 1, IGNORED)).all()):
         if real[name].ndim >= 3 and labels.ndim >= 3 and whole:
-            return Task("segmentation", name, "one score for each position, and masks of 0 and 1", threshold, True)
+            return Task(
+                "segmentation", name, "one score for each position, and masks of 0 and 1", threshold, True, True
+            )
         why = f"{each} score{'s' if each > 1 else ''} for each sample, and labels of 0 and 1"
-        return Task("binary" if each == 1 else "multilabel", name, why, threshold, True)
+        return Task("binary" if each == 1 else "multilabel", name, why, threshold, True, True)
     why = "the labels are real numbers" if not whole else "one number for each sample, and labels beyond 0 and 1"
     return Task("regression", name, why, labeled=True)
 

@@ -15,7 +15,7 @@ from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.session import Provider
 from onnxprune.settings.evaluation import higher_is_better, judging
 
-_PREFERRED = ("nmse", "kl", "miou")  # before others that judge: they distinguish models on few samples
+_PREFERRED = ("nmse", "kl", "miou", "auc")  # before others that judge: they distinguish models on few samples
 _RESAMPLES = 200
 
 

@@ -59,7 +59,8 @@ def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None)
         return cast(Dataset, spec)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
-    return open_data(spec, load(model).proto, recipe=recipe, limit=limit, seed=seed)
+    reading = {"labels": settings.labels, "reading": settings.reading}
+    return open_data(spec, load(model).proto, recipe=recipe, limit=limit, seed=seed, **reading)
 
 
 def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:
