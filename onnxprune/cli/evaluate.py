@@ -58,10 +58,10 @@ def command(
 ) -> None:
     """Measure the accuracy of MODEL on data, alone or against the ORIGINAL that it was made from.
 
-    What the model is for is recognized from its outputs and the labels, or given by --task: classes, decisions, numbers,
-    masks, boxes, text or embeddings. With labels, the metrics are those of the task. With --against, they also include
-    the agreement with the original in the same terms and the distance of outputs, which need no labels. Every value has
-    a confidence interval; differences are measured on the same samples.
+    What the model is for is recognized from its outputs and the labels, or given by --task: classes, decisions,
+    numbers, masks, boxes, text or embeddings. With labels, the metrics are those of the task. With --against, they
+    also include the agreement with the original in the same terms and the distance of outputs, which need no labels.
+    Every value has a confidence interval; differences are measured on the same samples.
     """
     from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load

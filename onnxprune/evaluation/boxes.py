@@ -47,6 +47,11 @@ class Form:
         """Return what a message says."""
         return self.text
 
+    @property
+    def raw(self) -> bool:
+        """Whether the outputs are those before non-maximum suppression, in a fixed order."""
+        return self.kind.startswith("yolo")
+
     def read(self, outputs: Mapping[str, Array], count: int, size: tuple[int, int] | None) -> list[Floats]:
         """Return the boxes of each sample.
 

@@ -115,10 +115,9 @@ def _distribution(first: BatchView) -> Metric:
 
 
 def _comparable(first: BatchView) -> list[str]:
-    """Return the floating-point outputs that have the original's shape."""
-    assert first.original is not None
-    its = first.original.outputs
-    return [name for name, value in floats(first.outputs).items() if its[name].shape == value.shape]
+    """Return the floating-point outputs whose numbers go with the original's: boxes after NMS don't."""
+    selected = first.task.name == "detection" and (first.task.form is None or not first.task.form.raw)
+    return [] if selected else list(floats(first.outputs))
 
 
 def _lacks(name: str, first: BatchView) -> str | None:
@@ -129,7 +128,7 @@ def _lacks(name: str, first: BatchView) -> str | None:
     if facts.needs == "original" and first.original is None:
         return "it compares with the original model, which isn't given (`against`)"
     if not facts.tasks:
-        return None if _comparable(first) else "no output has a floating-point type"
+        return None if _comparable(first) else "no output has numbers that go with the original's one by one"
     if task.name not in facts.tasks and not (task.name in _CLASSES and set(facts.tasks) & set(_CLASSES)):
         if task.name is None and (set(facts.tasks) & set(_CLASSES)):
             return _UNCLEAR

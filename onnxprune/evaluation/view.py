@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.data.batch import IGNORED, Array, Batch
 from onnxprune.data.functions import guarded
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, VerificationError
 from onnxprune.evaluation.classes import Classes, Ids, classes_of, flat_labels, floats, signed_classes
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.tasks import Task, postprocessed
@@ -120,8 +120,12 @@ def view(
 
     Raises:
         DataError: a label doesn't fit the task (OP708), or outputs can't be read as the task needs (OP711).
+        VerificationError: an output's shape differs from the original's (OP503); boxes found may differ in number.
     """
     labels = batch.labels
+    if original is not None and task.name != "detection":
+        for key, value in outputs.items():
+            check_shapes(key, value, original.outputs[key])
     if task.name is None:
         return BatchView(task, outputs, labels, original=original)
     if task.name == "detection":
@@ -151,6 +155,17 @@ def view(
         else:
             classes = classes_of(value, None)
     return BatchView(task, outputs, labels, value, classes, flat, None, original)
+
+
+def check_shapes(name: str, mine: Array, original: Array) -> None:
+    """Check that an output has the original's shape.
+
+    Raises:
+        VerificationError: it hasn't (OP503).
+    """
+    if mine.shape != original.shape:
+        shapes = " and ".join(str(list(array.shape)) for array in (original, mine))
+        raise VerificationError("OP503", f"output {name!r} has shapes {shapes}", where="the original and the model")
 
 
 def _signs(labels: Array, sample: Callable[[int], str]) -> Ids:
