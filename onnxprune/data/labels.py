@@ -34,7 +34,7 @@ class LabeledSource(Source):
 
     def __init__(self, source: Source, take: Take) -> None:
         """Set the samples, and the function that returns the labels of some."""
-        self.where, self.source, self.take = source.where, source, take
+        self.source, self.take = source, take
 
     @property
     def labeled(self) -> bool:
@@ -83,7 +83,7 @@ def with_labels(source: Source, given: Any, recipe: Recipe) -> tuple[Source, Tas
     """
     if source.sequential:
         cause = "labels from a file don't go with the batches of a function"
-        raise DataError("OP708", cause, where=source.where, hint="let the function return pairs of inputs and labels")
+        raise DataError("OP708", cause, where=source.name(0), hint="let the function return pairs of inputs and labels")
     if not isinstance(given, str | Path):
         return LabeledSource(source, _by_order(np.asarray(given), source, "the labels given")), None
     path, where = Path(given), str(given)

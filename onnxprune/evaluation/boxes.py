@@ -142,10 +142,10 @@ def _single_form(name: str, array: Array) -> Form | None:
         return Form("batched", (name,), "rows of sample, x1, y1, x2, y2, class, score") if _shares(flat[:, 6]) else None
     if array.ndim != 3:
         return None
-    if 5 <= array.shape[1] < array.shape[2] and _centers(array[:, :4]) and _shares(array[:, 4:]):
-        return Form("yolov8", (name,), f"raw YOLOv8 output of {array.shape[1] - 4} classes, with NMS")
     if array.shape[2] == 85 and _centers(array[:, :, :4].swapaxes(1, 2)) and _shares(array[:, :, 4:]):
         return Form("yolov5", (name,), "raw YOLOv5 output of 80 classes, with NMS")
+    if 5 <= array.shape[1] < array.shape[2] and _centers(array[:, :4]) and _shares(array[:, 4:]):
+        return Form("yolov8", (name,), f"raw YOLOv8 output of {array.shape[1] - 4} classes, with NMS")
     return None
 
 

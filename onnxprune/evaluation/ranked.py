@@ -17,7 +17,7 @@ _CHUNK = 1 << 22  # elements of a matrix that are computed at once
 
 def _ties(ordered: Floats) -> NDArray[np.int64]:
     """Return where each run of equal values ends, exclusively."""
-    return np.append(np.flatnonzero(np.diff(ordered)) + 1, len(ordered))
+    return np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
 
 
 def auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
