@@ -116,7 +116,7 @@ class Data:
         if not valid.all():
             wrong = classes[~valid][0]
             cause = f"the label {wrong} with label_offset={self.recipe.label_offset} is no class"
-            hint = f"add ignore={wrong} if it marks what isn't to be evaluated"
+            hint = f"add ignore={wrong} if it marks what isn't to be evaluated; set `task` to regression for numbers"
             raise DataError("OP708", cause, where=self._place(valid, start), hint=hint)
         return np.where(counted, classes + self.recipe.label_offset, IGNORED)
 

@@ -65,8 +65,8 @@ def classifier(outputs: int, *end: str) -> onnx.ModelProto:
     """Two layers, and operators after them."""
     net = Net()
     x = net.input((2, 8), "x", symbols={0: "N"})
-    hidden = net.op("Relu", net.op("Gemm", x, net.weight(8, 32, fan_in=8)))
-    value = net.op("Gemm", hidden, net.weight(32, outputs, fan_in=32))
+    hidden = net.op("Relu", net.op("Gemm", x, net.weight(8, 32, fan_in=8), net.weight(32)))
+    value = net.op("Gemm", hidden, net.weight(32, outputs, fan_in=32), net.weight(outputs))
     for operator in end:
         value = net.op(operator, value)
     net.output(value, {0: "N"})
@@ -93,7 +93,7 @@ def test_decisions_are_learned_from_labels(outputs: int, end: tuple[str, ...]) -
 
 
 def test_numbers_are_learned_from_labels_of_any_type() -> None:
-    for labels in (X[:, 0] * 3 + 1, np.round(X[:, 0] * 3 + 20).astype(np.int64)):
+    for labels in (X[:, 0] * 3 + 1, np.round(X[:, 0] * 3 + 9).astype(np.int64)):
         proto = classifier(1)
         data = open_data({"x": X, "labels": labels}, proto)
         settings = TrainSettings(epochs=40, rate=0.05, optimizer="adamw")
