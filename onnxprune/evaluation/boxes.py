@@ -235,6 +235,21 @@ class Matches:
         return np.where(total > 0, values.mean(axis=0), np.nan)
 
 
+def pycocotools() -> tuple[Any, Any]:
+    """Return pycocotools' classes COCO and COCOeval.
+
+    Raises:
+        UsageError: it isn't installed (OP605).
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        hint = "pip install 'onnxprune[metrics]', or measure map_voc"
+        raise UsageError("OP605", "mAP as of COCO needs pycocotools, which isn't installed", hint=hint) from error
+    return COCO, COCOeval
+
+
 def coco_matches(found: Sequence[Floats], truth: Sequence[Floats]) -> list[Matches]:
     """Match boxes at IoU 0.50 to 0.95 in steps of 0.05, the best 100 of each sample, with pycocotools.
 
@@ -243,12 +258,7 @@ def coco_matches(found: Sequence[Floats], truth: Sequence[Floats]) -> list[Match
     Raises:
         UsageError: pycocotools isn't installed (OP605).
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        hint = "pip install 'onnxprune[metrics]', or measure map_voc"
-        raise UsageError("OP605", "mAP as of COCO needs pycocotools", hint=hint) from error
+    COCO, COCOeval = pycocotools()
     classes = _classes(truth)
     images = [{"id": i} for i in range(len(truth))]
     boxes: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.errors import DataError
-from onnxprune.evaluation import by_task, ranked
+from onnxprune.evaluation import boxes, by_task, ranked
 from onnxprune.evaluation.classes import floats
 from onnxprune.evaluation.metrics import (
     Metric,
@@ -30,6 +30,7 @@ from onnxprune.settings.evaluation import METRICS
 
 _CLASSES = ("classification", "segmentation")
 _DISTANCES: Mapping[str, Callable[..., Metric]] = {"mse": mse, "nmse": nmse, "cosine": cosine}
+_BY_COCO = ("map", "map50", "map_original")
 _UNCLEAR = "there is no output, or more than one, with a score for each class"
 _ONLY_INDICES = "the model outputs only the predicted class"
 
@@ -88,6 +89,7 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
 
     Raises:
         DataError: a metric can't be measured, or none can (OP711); a function can't be imported (OP710).
+        UsageError: a metric needs a package that isn't installed (OP605).
     """
     if wanted is None:
         wanted = [name for name in METRICS if _lacks(name, first) is None and _sensible(name, first)]
@@ -105,6 +107,8 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
             names = _comparable(first)
             chosen += [_DISTANCES[name](output, named=len(names) > 1) for output in names]
         else:
+            if name in _BY_COCO:
+                boxes.pycocotools()  # said now, not once all samples are done
             chosen.append(_distribution(first) if name == "kl" else made(name))
     return chosen
 

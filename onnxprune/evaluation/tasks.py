@@ -56,7 +56,8 @@ class Task:
         """Return what a note says."""
         if self.name is None:
             return f"the task isn't recognized: {self.why}"
-        return f"{self.name}{f' by output {self.output!r}' if self.output else ''}: {self.why}"
+        read = "" if self.form is None or str(self.form) in self.why else f"; boxes are read as {self.form}"
+        return f"{self.name}{f' by output {self.output!r}' if self.output else ''}: {self.why}{read}"
 
 
 def task_of(

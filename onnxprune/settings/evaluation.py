@@ -95,7 +95,7 @@ class TaskSettings(Settings):
 
     task: Literal["auto", TaskName] = setting(
         "auto",
-        "What the model is for: auto recognizes all but embedding pairs from outputs and labels, and says why.",
+        "What the model is for; auto recognizes it from outputs and labels, text by `alphabet`, and says by what.",
     )
     postprocess: Any = setting(
         None,

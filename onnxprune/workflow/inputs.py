@@ -50,7 +50,7 @@ def first_inputs(settings: DataSettings, model: Source) -> Inputs | None:
     """
     if settings.data is None or settings.data == "random":
         return None
-    return next((batch.inputs for batch in _opened(settings, model, 0, None).batches(1)), None)
+    return next((batch.inputs for batch in _opened(replace(settings, labels=None), model, 0, None).batches(1)), None)
 
 
 def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None) -> Dataset:

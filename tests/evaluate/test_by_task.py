@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxprune.data import open_data
+from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluation, boxes, evaluate, ranked
 from onnxprune.evaluation.text import edits, greedy, read_alphabet
 from onnxprune.settings import TaskSettings
@@ -285,6 +287,16 @@ def test_map_is_pycocotools() -> None:
     assert boxes.mean_average_precision(matches, drawn[:, None].astype(float))[0] == pytest.approx(expected, abs=2e-3)
     nothing = [np.zeros((0, 6))] * 40
     assert boxes.mean_average_precision(boxes.coco_matches(nothing, truth), once)[0] == 0
+
+
+def test_a_missing_package_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    proto = model("float[N,3,6] x", outputs="float[N,3,6] y", body="y = Identity(x)")
+    reading = TaskSettings(task="detection", postprocess=lambda outputs: list(outputs["y"]))
+    data = open_data({"x": np.zeros((2, 3, 6), np.float32), "labels": np.zeros((2, 3, 6))}, proto, reading=reading)
+    with pytest.raises(UsageError, match=r"OP605.*pycocotools"):
+        evaluate(proto, data)
+    assert evaluate(proto, data, metrics=["map_voc"]).task == "detection"
 
 
 def test_map_of_voc_by_hand() -> None:
