@@ -11,13 +11,16 @@ from onnxprune.cli import options
 from onnxprune.cli.models import note_fixed_batch, user_functions
 from onnxprune.cli.output import Output, reporting
 from onnxprune.settings import DataSettings, build
+from onnxprune.settings.evaluation import METRICS
 
 _EXAMPLES = """\b
 Examples:
   onnxprune evaluate model.onnx --data val.zip
   onnxprune evaluate small.onnx --against model.onnx --data val/ --limit 500
   onnxprune evaluate model.onnx --data x.npz --preprocess 'scale=1/255 mean=0.5 std=0.5'
-  onnxprune evaluate model.onnx --data loader:batches --metric metrics:f1
+  onnxprune evaluate detector.onnx --data images/ --labels instances.json
+  onnxprune evaluate speech.onnx --data features.npz --labels text.txt --alphabet symbols.txt
+  onnxprune evaluate model.onnx --data loader:batches --metric metrics:mine
 """
 
 
@@ -34,12 +37,12 @@ Examples:
     "--metric",
     "metrics",
     multiple=True,
-    help="Metric: top1, top5, miou, agreement, kl, mse, cosine, or module:function. Repeatable. [default: all that "
-    "labels and --against allow]",
+    help=f"Metric: {', '.join(METRICS)}, or module:function. Repeatable. [default: all that the task, labels and "
+    "--against allow]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--batch", type=click.IntRange(min=1), help="Batch size. [default: 32, or the model's if it is fixed]")
-@click.option("--output-name", metavar="NAME", help="Output with the class scores. [default: found by its shape]")
+@click.option("--output-name", metavar="NAME", help="Output to evaluate. [default: found by its shape]")
 @options.providers
 @reporting
 @options.custom_ops
@@ -56,9 +59,10 @@ def command(
 ) -> None:
     """Measure the accuracy of MODEL on data, alone or against the ORIGINAL that it was made from.
 
-    With labels, the metrics are accuracy or mean IoU. With --against, they also include the agreement of predictions
-    and the distance of outputs, which need no labels. Every value has a confidence interval; differences are measured
-    on the same samples.
+    What the model is for is recognized from its outputs and the labels, or given by --task: classes, decisions,
+    numbers, masks, boxes, text or embeddings. With labels, the metrics are those of the task. With --against, they
+    also include the agreement with the original in the same terms and the distance of outputs, which need no labels.
+    Every value has a confidence interval; differences are measured on the same samples.
     """
     from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load
@@ -67,7 +71,7 @@ def command(
     from onnxprune.workflow.inputs import open_samples
 
     settings = build(DataSettings, given)
-    user_functions(settings.data, *metrics)
+    user_functions(settings.data, settings.reading.postprocess, *metrics)
     with out.step("load"):
         loaded, original = load(model), None if against is None else load(against)
     with out.step("open data"):

@@ -127,7 +127,7 @@ def command(
     if checkpoint is not None:
         check_output(checkpoint, force or resume)
     inputs, settings = build(DataSettings, given), build(TrainSettings, training)
-    user_functions(inputs.data, backend, metric)
+    user_functions(inputs.data, inputs.reading.postprocess, backend, metric)
     with out.step("load"):
         source = load(model)
         original = None if teacher is None else load(teacher)
@@ -142,7 +142,7 @@ def command(
         samples = open_samples(inputs, source, seed=settings.seed)
         judged = None
         if validation is not None:
-            judged = open_samples(replace(inputs, data=validation, limit=None), source, seed=settings.seed)
+            judged = open_samples(replace(inputs, data=validation, limit=None, labels=None), source, seed=settings.seed)
     note_fixed_batch(out, source, training.get("batch"))
     with out.progress() as progress:
         result = finetune(

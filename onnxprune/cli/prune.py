@@ -75,7 +75,7 @@ def command(
 
     settings = build(ShrinkSettings, {**given, **({"inputs": True} if inputs else {})})
     check_output(output, force)
-    user_functions(given.get("data"), given.get("transform"))
+    user_functions(given.get("data"), given.get("transform"), given.get("postprocess"))
     with out.progress() as progress:
         progress("load", 0, None)
         loaded, shapes, arrays = read_model(model, input_shapes, inputs)

@@ -47,7 +47,7 @@ Examples:
 )
 @click.option(
     "--metric",
-    help="Metric: top1, top5, miou, agreement, kl, mse, cosine or module:function. [default: error of the outputs]",
+    help="Metric, see `onnxprune evaluate`, or module:function. [default: error of the outputs]",
 )
 @options.of(PlanSettings, "planning", without=("ratio", "target", "allocation", "ratio_for", "remove_blocks"))
 @options.input_shapes
@@ -86,7 +86,7 @@ def command(
     if plot is not None:
         check_output(plot, force)
     criterion, steps = planning.get("criterion", "obs"), shares or SHARES
-    user_functions(calibration.data, metric)
+    user_functions(calibration.data, calibration.reading.postprocess, metric)
     analysis, _ = open_model(out, model, input_shapes, policies=policies, data=calibration)
     graph = analysis.graph
     settings = {

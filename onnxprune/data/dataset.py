@@ -15,6 +15,7 @@ from onnxprune.data.fit import Fit
 from onnxprune.data.inputs import fixed_batch
 from onnxprune.data.recipe import Recipe
 from onnxprune.errors import DataError
+from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,8 @@ class Data:
         recipe: the preprocessing of labels.
         chosen: indices of the samples, None for all.
         notes: what was assumed.
+        reading: what outputs and labels mean, as the user says.
+        kind: the task that the kind of labels tells.
     """
 
     source: Source
@@ -34,6 +37,8 @@ class Data:
     recipe: Recipe
     chosen: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
+    reading: TaskSettings | None = None
+    kind: TaskName | None = None
 
     @property
     def known_length(self) -> int | None:
@@ -94,6 +99,10 @@ class Data:
 
     def _labels(self, labels: Array, start: int) -> Array:
         """Convert class labels, integers or names, to the model's indices; leave other labels unchanged."""
+        reading = self.reading or TaskSettings()
+        text = reading.task == "ctc" or reading.alphabet is not None
+        if labels.dtype.kind in "Ubiu" and (text or (reading.task == "regression" and labels.dtype.kind != "U")):
+            return labels
         if labels.dtype.kind in "US":
             labels = self._from_names(labels.astype(str), start)
         if labels.dtype.kind not in "biu":
@@ -107,13 +116,13 @@ class Data:
         if not valid.all():
             wrong = classes[~valid][0]
             cause = f"the label {wrong} with label_offset={self.recipe.label_offset} is no class"
-            hint = f"add ignore={wrong} if it marks what isn't to be evaluated"
+            hint = f"add ignore={wrong} if it marks what isn't to be evaluated; set `task` to regression for numbers"
             raise DataError("OP708", cause, where=self._place(valid, start), hint=hint)
         return np.where(counted, classes + self.recipe.label_offset, IGNORED)
 
     def _from_names(self, labels: NDArray[np.str_], start: int) -> NDArray[np.int64]:
         if self.recipe.classes is None:
-            hint = "add classes=NAME,NAME,... in the model's order, or labels=none to ignore them"
+            hint = "add classes=NAME,NAME,... in the model's order, or labels=none to drop them; text needs `alphabet`"
             raise DataError("OP708", "the labels are names", where=self.name(start), hint=hint)
         order = {name: index for index, name in enumerate(self.recipe.classes)}
         known = np.isin(labels, self.recipe.classes)

@@ -83,6 +83,7 @@ class ImageSource(Source):
         labels: NDArray[np.int64] | None,
         input_name: str,
         prepare: Callable[[bytes, str], Pixels],
+        recipe: Recipe | None = None,
     ) -> None:
         """Set the files and their decoder.
 
@@ -92,7 +93,9 @@ class ImageSource(Source):
             labels: the class of each.
             input_name: the model input that they are for.
             prepare: decodes a file's bytes, given its name for messages.
+            recipe: the geometry of the decoded images.
         """
+        self.recipe = recipe
         self.files, self.names, self.labels, self.input, self.prepare = files, names, labels, input_name, prepare
 
     @property

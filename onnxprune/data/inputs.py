@@ -80,7 +80,7 @@ def _spec(value: ValueInfoProto) -> InputSpec:
 
 
 _INPUTS = ("images", "image", "inputs", "input", "x", "data", "features", "samples")
-_LABELS = ("labels", "label", "targets", "target", "y", "y_true", "classes")
+LABELS = ("labels", "label", "targets", "target", "y", "y_true", "classes")
 
 
 # Inputs that are zero where nothing came before or nothing is told apart.
@@ -109,7 +109,7 @@ def assign(
         name = _find(rest, (spec.name,))
         if name is not None:
             found[spec.name] = rest.pop(name)
-    label = _find(rest, _LABELS)
+    label = _find(rest, LABELS)
     labels = None if label is None else rest.pop(label)
     if len(inputs) == 1 and not found:
         name = _find(rest, _INPUTS) or (next(iter(rest)) if len(rest) == 1 else None)

@@ -19,11 +19,13 @@ from onnxprune.data.fit import Fit, fit
 from onnxprune.data.functions import StreamSource, as_array, find_function, is_function_name
 from onnxprune.data.images import Files, FolderFiles, ImageSource, class_labels, image_names
 from onnxprune.data.inputs import InputSpec, inputs_of
+from onnxprune.data.labels import with_labels
 from onnxprune.data.noise import digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
 from onnxprune.data.recipe import Recipe
 from onnxprune.errors import DataError
+from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 Function = Callable[[], Iterable[Any]]
 Spec = str | Path | Mapping[str, Array] | Function
@@ -45,6 +47,8 @@ def open_data(
     recipe: Recipe | None = None,
     limit: int | None = None,
     seed: int = 0,
+    labels: Any = None,
+    reading: TaskSettings | None = None,
 ) -> Data:
     """Open data for a model, without reading them into memory.
 
@@ -55,6 +59,8 @@ def open_data(
         recipe: the preprocessing; missing keys are guessed, which `Data.notes` reports.
         limit: maximum number of samples, chosen at random; of a function, the first ones.
         seed: random seed of the choice.
+        labels: labels in a file of their own, or an array; see `onnxprune.data.labels`.
+        reading: what outputs and labels mean.
 
     Raises:
         DataError: the data can't be read or don't fit the model (OP701 to OP710), or no samples are left (OP712).
@@ -67,10 +73,15 @@ def open_data(
     if not inputs:
         raise DataError("OP706", "the model has no inputs to feed data to")
     source, fits, notes = _open(spec, model, inputs, recipe, limit, seed)
+    kind: TaskName | None = None
+    if labels is not None:
+        geometry = source.recipe if isinstance(source, ImageSource) else fits[0].recipe
+        source, kind = with_labels(source, labels, geometry or recipe)
+        notes = tuple(note for note in notes if "labels" not in note)
     chosen = None
     if limit is not None and not source.sequential and limit < len(source):
         chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False)).astype(np.int64)
-    return Data(source, fits, recipe, chosen, (*notes, *(fit.note for fit in fits if fit.note)))
+    return Data(source, fits, recipe, chosen, (*notes, *(fit.note for fit in fits if fit.note)), reading, kind)
 
 
 def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
@@ -129,7 +140,7 @@ def _images(files: Files, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
     if images.images is None:
         cause = f"the model's input {spec} doesn't take images"
         raise DataError("OP706", cause, where=where)
-    source = ImageSource(files, names, labels, spec.name, partial(decode, images.recipe))
+    source = ImageSource(files, names, labels, spec.name, partial(decode, images.recipe), images.recipe)
     # Files are decoded and resized one by one, so that batches of large images are never in memory.
     decoded = replace(images, recipe=replace(images.recipe, resize=None, crop=None))
     return source, (decoded,), (note,)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,59 @@ def decode(recipe: Recipe, content: bytes, where: str) -> Pixels:
         DataError: it can't be decoded, or is smaller than the crop (OP705).
         UsageError: Pillow isn't installed (OP605).
     """
+    return _decoded(content, where, lambda image: _prepare(image, recipe, where))
+
+
+def decode_mask(recipe: Recipe, content: bytes, where: str) -> NDArray[np.uint8]:
+    """Decode an image whose values are classes, at the size that the recipe gives images.
+
+    Args:
+        recipe: the preprocessing of the images that the masks are for; only its geometry applies.
+        content: the file's bytes: gray, black and white, or with a palette whose indices are the classes.
+        where: the file's name, for messages.
+
+    Returns:
+        Classes, [height, width].
+
+    Raises:
+        DataError: it can't be decoded, is in color, or is smaller than the crop (OP705).
+        UsageError: Pillow isn't installed (OP605).
+    """
+
+    def prepare(image: Image) -> Pixels:
+        if image.mode not in ("1", "L", "P"):
+            cause = f"a mask has one channel of classes, and this image has mode {image.mode}"
+            raise DataError("OP705", cause, where=where)
+        classes = _pillow().fromarray(np.asarray(image).astype(np.uint8))
+        return _prepare(classes, replace(recipe, channels="GRAY", resample="nearest"), where)
+
+    return _decoded(content, where, prepare)[..., 0]
+
+
+def placed(points: NDArray[np.float64], size: Size, recipe: Recipe) -> NDArray[np.float64]:
+    """Return where points (x, y) of an image lie once it is resized and cropped; those outside move to its edge.
+
+    Args:
+        points: [n, 2], in pixels.
+        size: height and width of the image.
+        recipe: the preprocessing.
+    """
+    target = size if recipe.resize is None else _target(size, recipe.resize)
+    moved = points * [target[1] / size[1], target[0] / size[0]]
+    if recipe.crop is not None:
+        height, width = recipe.crop
+        moved = moved - [round((target[1] - width) / 2), round((target[0] - height) / 2)]
+        target = height, width
+    return np.clip(moved, 0, [target[1], target[0]])
+
+
+def _decoded(content: bytes, where: str, prepare: Callable[[Image], Pixels]) -> Pixels:
+    """Decode an image file and prepare it.
+
+    Raises:
+        DataError: it can't be decoded (OP705).
+        UsageError: Pillow isn't installed (OP605).
+    """
     pillow = _pillow()
     try:
         with warnings.catch_warnings():
@@ -51,7 +105,7 @@ def decode(recipe: Recipe, content: bytes, where: str) -> Pixels:
             if image.mode.startswith(_DEEP):
                 cause = f"the image has more than 8 bits for a pixel (mode {image.mode})"
                 raise DataError("OP705", cause, where=where, hint="convert it to 8 bits, or give arrays (.npz)")
-            return _prepare(image, recipe, where)
+            return prepare(image)
     except DataError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:

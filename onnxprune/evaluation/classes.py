@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import IGNORED, Array
-from onnxprune.errors import DataError, VerificationError
+from onnxprune.errors import DataError
 
 Ids = NDArray[np.int64]
 
@@ -102,38 +101,20 @@ def is_distribution(scores: NDArray[Any]) -> bool:
     return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2))
 
 
-@dataclass(frozen=True, slots=True)
-class BatchView:
-    """A batch's outputs and labels, as metrics take them.
+def signed_classes(output: Array, threshold: float) -> Classes:
+    """Interpret each score of an output as two classes: whether it is above a threshold.
 
-    Attributes:
-        outputs: the model's outputs, [n, ...] each.
-        labels: the labels as given.
-        classes: the class output, if there is one.
-        flat: the labels as [n, positions], if they are classes of that output.
-        original: the view of the original model, if there is one to compare with.
+    Args:
+        output: [n, ...].
+        threshold: 0.5 for probabilities, 0 for logits.
+
+    Returns:
+        The classes 0 and 1. Their scores are probabilities, or logits of which the first is 0.
     """
-
-    outputs: Mapping[str, Array]
-    labels: Array | None
-    classes: Classes | None
-    flat: Ids | None
-    original: BatchView | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return len(next(iter(self.outputs.values())))
-
-    def not_finite(self) -> int:
-        """Count the samples with an output that isn't finite where the original's is."""
-        broken = np.zeros(self.count, bool)
-        for name, output in floats(self.outputs).items():
-            lost = ~np.isfinite(output)
-            if self.original is not None:
-                lost &= np.isfinite(self.original.outputs[name])
-            broken |= lost.reshape(self.count, -1).any(axis=1)
-        return int(broken.sum())
+    high = output.reshape(len(output), -1)
+    high = high if high.dtype.itemsize >= 4 else high.astype(np.float32)
+    scores = np.stack([1 - high if threshold else np.zeros_like(high), high], axis=1)
+    return Classes(np.where(np.isnan(high), IGNORED, high > threshold).astype(np.int64), scores)
 
 
 def floats(outputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -145,15 +126,8 @@ def class_output(outputs: Mapping[str, Array], labels: Array | None, name: str |
     """Return the class output: the one named, else the first that can be read as classes, preferably of the labels.
 
     None if there is none, or if several outputs have scores for different numbers of classes.
-
-    Raises:
-        DataError: no output has the name (OP711).
     """
     if name is not None:
-        if name not in outputs:
-            near = get_close_matches(name, outputs, n=1) or list(outputs)
-            hint = f"its outputs: {', '.join(near)}"
-            raise DataError("OP711", f"the model has no output {name!r}", hint=hint)
         return name
     for wanted in (labels, None):
         read = {key: classes_of(output, wanted) for key, output in outputs.items()}
@@ -164,36 +138,3 @@ def class_output(outputs: Mapping[str, Array], labels: Array | None, name: str |
         if found:
             return next(iter(scored or found))
     return None
-
-
-def view(
-    outputs: Mapping[str, Array],
-    labels: Array | None,
-    output: str | None,
-    sample: Callable[[int], str],
-    original: BatchView | None = None,
-) -> BatchView:
-    """Build the view of a batch.
-
-    Args:
-        outputs: the model's outputs.
-        labels: the labels, if there are any.
-        output: the class output, if there is one.
-        sample: returns the name of a sample of the batch, for messages.
-        original: the original model's view.
-
-    Raises:
-        DataError: a label isn't a class index (OP708).
-        VerificationError: an output's shape differs from the original's (OP503).
-    """
-    for key, value in outputs.items():
-        if original is not None and original.outputs[key].shape != value.shape:
-            shapes = " and ".join(str(list(o.shape)) for o in (original.outputs[key], value))
-            raise VerificationError("OP503", f"output {key!r} has shapes {shapes}", where="the original and the model")
-    if output is None:
-        return BatchView(outputs, labels, None, None, original)
-    if labels is not None and labels.dtype.kind in "biu":
-        classes = classes_of(outputs[output], labels)
-        if classes is not None:
-            return BatchView(outputs, labels, classes, flat_labels(labels, classes.count, sample), original)
-    return BatchView(outputs, labels, classes_of(outputs[output], None), None, original)

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.batch import IGNORED, Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
-from onnxprune.evaluation.classes import BatchView, class_output, view
+from onnxprune.evaluation.choice import check_name, choose
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
-from onnxprune.evaluation.metrics import Metric, check_name, choose
+from onnxprune.evaluation.metrics import Metric
 from onnxprune.evaluation.runner import Runner
+from onnxprune.evaluation.tasks import Task, task_of
+from onnxprune.evaluation.view import BatchView, view
 from onnxprune.model.file import Source, load
 from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider
 from onnxprune.progress import Progress, silent
+from onnxprune.settings.evaluation import TaskName, higher_is_better
 from onnxprune.shapes import concretize
 from onnxprune.shapes.runnable import Cut, operators, runnable_part
 
@@ -64,49 +69,76 @@ class Resampler:
 
 
 class Meter:
-    """Running sums of a metric, of the model and, for metrics of a single model, of the original."""
+    """Running sums of a metric, of the model and, for metrics of a single model, of the original.
+
+    Metrics that don't add up keep what they need of each sample until the end.
+    """
 
     def __init__(self, metric: Metric) -> None:
         """Start with empty sums."""
         self.metric = metric
         self._mine, self._original = _Tally(), _Tally()
+        self._kept: tuple[list[Any], list[Any]] = [], []
         self._gains = self._losses = 0.0
-        self._binary = metric.share
+        self._binary = metric.share and higher_is_better(metric.name)
 
     def add(self, view: BatchView, weights: Floats) -> None:
         """Add a batch, with its bootstrap weights."""
         rows = self.metric.rows(view)
+        reference = None if not self.metric.paired or view.original is None else self.metric.rows(view.original)
+        if self.metric.keeps:
+            self._kept[0].extend(rows)
+            self._kept[1].extend([] if reference is None else reference)
+        else:
+            self._add(rows, reference, weights)
+
+    def _add(self, rows: Floats, reference: Floats | None, weights: Floats) -> None:
         self._mine.add(rows, weights)
         self._binary = self._binary and rows.shape[1] == 2 and bool((rows[:, 1] <= 1).all())
-        if self.metric.paired and view.original is not None:
-            reference = self.metric.rows(view.original)
+        if reference is not None:
             self._original.add(reference, weights)
             change = (rows - reference)[:, 0]
             self._gains += float(np.maximum(change, 0).sum())
             self._losses += float(np.maximum(-change, 0).sum())
 
-    def score(self, confidence: float) -> Score:
-        """Return the values with their intervals: Wilson's for fractions of samples, else the bootstrap's."""
-        metric, value = self.metric, self.metric.value
-        mine = self._estimate(self._mine, confidence)
+    def score(self, confidence: float, weights: NDArray[np.uint8] | None) -> Score:
+        """Return the values with their intervals: Wilson's for fractions of samples, else the bootstrap's.
+
+        Args:
+            confidence: coverage of the intervals.
+            weights: the bootstrap weights of all samples, for metrics that don't add up.
+        """
+        metric = self.metric
+        mine, its = self._kept
+        if metric.finish is not None and weights is not None:
+            self._add(metric.finish(mine), metric.finish(its) if its else None, weights.astype(np.float64))
+        if metric.statistic is not None and weights is not None:
+            draws = weights.astype(np.float64)
+            values = [(self._once(kept), metric.statistic(kept, draws)) for kept in self._kept if kept]
+        else:
+            assert metric.value is not None
+            tallies = (self._mine, self._original)
+            values = [(float(metric.value(t.sums)), metric.value(t.resampled)) for t in tallies if t.sums is not None]
         original = difference = None
-        if self._original.sums is not None:
-            assert self._mine.sums is not None
-            original = self._estimate(self._original, confidence)
-            if self._binary:
+        model = self._estimate(self._mine, *values[0], confidence)
+        if len(values) > 1:
+            original = self._estimate(self._original, *values[1], confidence)
+            if self._binary and self._mine.sums is not None:
                 difference = paired_proportions(self._gains, self._losses, float(self._mine.sums[1]), confidence)
             else:
-                change = value(self._mine.resampled) - value(self._original.resampled)
-                difference = percentile(mine.value - original.value, change, confidence)
-        return Score(metric.name, metric.output, metric.share, mine, original, difference)
+                change = values[0][1] - values[1][1]
+                difference = percentile(values[0][0] - values[1][0], change, confidence)
+        return Score(metric.name, metric.output, metric.share, model, original, difference)
 
-    def _estimate(self, tally: _Tally, confidence: float) -> Estimate:
-        assert tally.sums is not None
-        if self._binary:
+    def _once(self, kept: list[Any]) -> float:
+        assert self.metric.statistic is not None
+        return float(self.metric.statistic(kept, np.ones((len(kept), 1)))[0])
+
+    def _estimate(self, tally: _Tally, value: float, resampled: Floats, confidence: float) -> Estimate:
+        if self._binary and tally.sums is not None:
             hits, trials = tally.sums
             return wilson(float(hits), float(trials), confidence)
-        value = self.metric.value
-        return percentile(float(value(tally.sums)), value(tally.resampled), confidence)
+        return percentile(value, resampled, confidence)
 
 
 class _Tally:
@@ -125,6 +157,8 @@ class _Tally:
             self.resampled += resampled
 
 
+_CLASSES = ("classification", "segmentation")
+_FIRST = 32  # samples that a task is recognized by
 _SHIFT = 0.2  # gain of accuracy with another label_offset that can't be a coincidence
 
 
@@ -142,6 +176,8 @@ class Evaluation:
         seed: random seed of the bootstrap.
         providers: the requested execution providers.
         notes: remarks, such as on labels that look shifted.
+        task: what the model is for; None if that isn't known.
+        recognized: what the task was recognized by.
     """
 
     samples: int
@@ -152,6 +188,8 @@ class Evaluation:
     seed: int
     providers: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    task: TaskName | None = None
+    recognized: str = ""
 
     def __getitem__(self, metric: str) -> Score:
         """Return the score of a metric (of the first output, if there are several).
@@ -216,32 +254,34 @@ def evaluate(
         cut = _front(models[-1])
         if cut is None:
             raise
-        runners = [Runner(extract(m, cut.outputs), providers, threads) for m in models]
+        models = [extract(m, cut.outputs) for m in models]
+        runners = [Runner(m, providers, threads) for m in models]
         note = f"{operators(cut.missing)} can't be run, so that these tensors are measured: {', '.join(cut.outputs)}"
     run, run_original = runners[0], None if reference is None else runners[1]
-    resampler, meters, done = Resampler(resamples, seed), None, 0
+    resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
     for samples in dataset.batches(batch):
-        outputs, labels = run(samples), samples.labels
-        if meters is None:
-            output = class_output(outputs, labels, output)
+        outputs = run(samples)
+        task = task or task_of(models[0], outputs, samples.labels, dataset, output)
         named = partial(_name, dataset, done)
-        original = None if run_original is None else view(run_original(samples), labels, output, named)
-        seen = view(outputs, labels, output, named, original)
+        original = None if run_original is None else view(task, run_original(samples), samples, named)
+        seen = view(task, outputs, samples, named, original)
         meters = meters or _Meters(seen, metrics)
         meters.add(seen, resampler.weights(samples.count))
         done += samples.count
         progress("evaluate", done, dataset.known_length)
-    if meters is None:
+    if meters is None or task is None:
         raise DataError("OP702", "the data have no samples")
     return Evaluation(
         samples=done,
-        scores=tuple(meter.score(confidence) for meter in meters.meters),
+        scores=meters.scores(confidence),
         not_finite=meters.not_finite,
         confidence=confidence,
         resamples=resamples,
         seed=seed,
         providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
         notes=(*([note] if note else []), *meters.notes()),
+        task=task.name,
+        recognized=str(task),
     )
 
 
@@ -251,6 +291,26 @@ def _front(model: ModelProto) -> Cut | None:
         part = runnable_part(model, concretize(model))
         return part.front if part is not None and part.front.outputs else None
     return None
+
+
+def recognize(
+    model: ModelProto,
+    dataset: Dataset,
+    *,
+    output: str | None = None,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+) -> Task:
+    """Return what a model is for, by its outputs and labels of a first batch; arguments are those of `evaluate`.
+
+    Raises:
+        DataError: the data can't be read or don't fit, or the task asked for doesn't (OP711).
+        ModelError: the model can't be run.
+    """
+    for batch in dataset.batches(_FIRST):
+        outputs = Runner(model, providers, threads)(batch)
+        return task_of(model, outputs, batch.labels, dataset, output if output in outputs else None)
+    raise DataError("OP702", "the data have no samples")
 
 
 def _name(dataset: Dataset, start: int, sample: int) -> str:
@@ -274,18 +334,26 @@ class _Meters:
     def __init__(self, first: BatchView, wanted: Sequence[str] | None) -> None:
         self.meters = [Meter(metric) for metric in choose(first, wanted)]
         self.not_finite = 0
+        self._keeps = any(meter.metric.keeps for meter in self.meters)
+        self._weights: list[NDArray[np.uint8]] = []
         self._shifted = dict.fromkeys((-1, 0, 1), 0)
         self._counted = 0
 
     def add(self, batch: BatchView, weights: Floats) -> None:
         for meter in self.meters:
             meter.add(batch, weights)
+        if self._keeps:
+            self._weights.append(weights.astype(np.uint8))
         self.not_finite += batch.not_finite()
-        if batch.flat is not None and batch.classes is not None:
+        if batch.task.name in _CLASSES and batch.flat is not None and batch.classes is not None:
             counted = batch.flat != IGNORED
             self._counted += int(counted.sum())
             for offset in self._shifted:
                 self._shifted[offset] += int((counted & (batch.classes.predicted == batch.flat + offset)).sum())
+
+    def scores(self, confidence: float) -> tuple[Score, ...]:
+        weights = np.concatenate(self._weights) if self._keeps else None
+        return tuple(meter.score(confidence, weights) for meter in self.meters)
 
     def notes(self) -> tuple[str, ...]:
         """Return a note if labels look shifted."""

@@ -1,14 +1,13 @@
-"""The metrics, and the choice of those that a batch allows.
+"""Metrics of classes, and distances from the original's outputs.
 
-Each metric maps a batch to rows of numbers that add up over samples, and sums to a value. So it is computed in one pass
-in constant memory, and so are its bootstrap values for an interval.
+Most metrics map a batch to rows of numbers that add up over samples, and sums to a value. So they are computed in one
+pass in constant memory, and so are their bootstrap values for an interval. Others keep what they need of each sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -16,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import IGNORED, Array
-from onnxprune.data.functions import find_function, guarded, is_function_name
+from onnxprune.data.functions import guarded
 from onnxprune.errors import DataError
-from onnxprune.evaluation.classes import BatchView, Ids, floats, is_distribution
+from onnxprune.evaluation.classes import Ids, is_distribution
 from onnxprune.evaluation.intervals import Floats
-
-PerSample = Callable[[BatchView], Floats]
+from onnxprune.evaluation.view import BatchView
+from onnxprune.settings.evaluation import METRICS
 
 _ROUNDING = 1e-10  # of a variance, relative to the mean square
 _INDICES = 256  # maximum number of classes of models that output only indices
@@ -33,43 +32,44 @@ class Metric:
 
     Attributes:
         name: its name.
-        rows: maps a batch to additive rows, [rows, columns]: one per sample, or one for the batch.
-        value: computes the metric along the last axis of sums.
+        rows: maps a batch to additive rows, [rows, columns]: one per sample, or one for the batch. Of metrics that
+            don't add up, to anything that is kept for each sample.
+        value: computes the metric along the last axis of sums; None for metrics that don't add up.
         output: the output that it measures, if it is one of several.
-        share: whether it is a fraction of samples or positions.
-        paired: whether it is also measured on the original; other metrics compare with the original.
+        statistic: computes the metric of all that was kept, for weights of samples [n, draws].
+        finish: turns all that was kept into additive rows, one per sample.
     """
 
     name: str
-    rows: PerSample
-    value: Callable[[Floats], Floats]
+    rows: Callable[[BatchView], Any]
+    value: Callable[[Floats], Floats] | None = None
     output: str | None = None
-    share: bool = False
-    paired: bool = False
+    statistic: Callable[[Sequence[Any], Floats], Floats] | None = None
+    finish: Callable[[Sequence[Any]], Floats] | None = None
+
+    @property
+    def share(self) -> bool:
+        """Whether it is a fraction of samples or positions."""
+        return self.name in METRICS and METRICS[self.name].share
+
+    @property
+    def paired(self) -> bool:
+        """Whether it is also measured on the original; other metrics compare with the original."""
+        return self.name not in METRICS or METRICS[self.name].needs == "labels"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it needs all samples at once."""
+        return self.statistic is not None or self.finish is not None
 
 
-def top_k(k: int) -> Metric:
-    """Return top-k accuracy: the share of labels among the k highest scores. Ties go to the first class."""
-    return Metric(f"top{k}", partial(_top_k_rows, k), _mean, share=True, paired=True)
-
-
-def mean_iou() -> Metric:
-    """Return mean intersection over union, over the classes in labels or predictions and all positions."""
-    return Metric("miou", _iou_rows, _mean_iou, share=True, paired=True)
-
-
-def agreement() -> Metric:
-    """Return the share of predictions that equal the original's."""
-    return Metric("agreement", _agreement_rows, _mean, share=True)
-
-
-def kl(probabilities: bool) -> Metric:
+def kl(original: Array | None) -> Metric:
     """Return the mean Kullback-Leibler divergence of the original's class distribution from the model's, in nats.
 
     Args:
-        probabilities: whether the output is a distribution; else its softmax is used.
+        original: the original's scores of a batch. If they aren't distributions, the softmax of scores is used.
     """
-    return Metric("kl", partial(_kl_rows, probabilities), _mean)
+    return Metric("kl", partial(_kl_rows, original is not None and is_distribution(original)), mean)
 
 
 def mse(output: str, named: bool) -> Metric:
@@ -79,7 +79,7 @@ def mse(output: str, named: bool) -> Metric:
         output: the output.
         named: whether the metric is reported with the output's name.
     """
-    return Metric("mse", partial(_distance_rows, _squared, output), _mean, output if named else None)
+    return Metric("mse", partial(_distance_rows, _squared, output), mean, output if named else None)
 
 
 def nmse(output: str, named: bool) -> Metric:
@@ -99,15 +99,15 @@ def cosine(output: str, named: bool) -> Metric:
         output: the output.
         named: whether the metric is reported with the output's name.
     """
-    return Metric("cosine", partial(_distance_rows, _cosine, output), _mean, output if named else None)
+    return Metric("cosine", partial(_distance_rows, _cosine, output), mean, output if named else None)
 
 
 def user_metric(name: str, function: Callable[..., Any]) -> Metric:
     """Return the mean of a user's function of (outputs, labels): a number for each sample, or one for the batch."""
-    return Metric(name, partial(_user_rows, name, function), _mean, paired=True)
+    return Metric(name, partial(_user_rows, name, function), mean)
 
 
-def _mean(sums: Floats) -> Floats:
+def mean(sums: Floats) -> Floats:
     """Divide the first column by the second."""
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Floats = sums[..., 0] / sums[..., 1]
@@ -124,7 +124,7 @@ def _relative(sums: Floats) -> Floats:
     return result
 
 
-def _mean_iou(sums: Floats) -> Floats:
+def mean_iou(sums: Floats) -> Floats:
     """Average over classes with a union: the columns are intersections, then unions."""
     both, either = np.split(sums, 2, axis=-1)
     seen = either > 0
@@ -138,7 +138,8 @@ def _hits(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> Floats:
     return np.stack([(right & counted).sum(axis=1), counted.sum(axis=1)], axis=1).astype(np.float64)
 
 
-def _top_k_rows(k: int, view: BatchView) -> Floats:
+def top_k_rows(k: int, view: BatchView) -> Floats:
+    """Return how many labels are among the k highest scores, and how many there are. Ties go to the first class."""
     classes, labels = view.classes, view.flat
     assert classes is not None and labels is not None
     counted = labels != IGNORED
@@ -151,8 +152,15 @@ def _top_k_rows(k: int, view: BatchView) -> Floats:
     return _hits((rank < k) & (classes.predicted != IGNORED), counted)
 
 
-def _iou_rows(view: BatchView) -> Floats:
+def iou_rows(original: bool, view: BatchView) -> Floats:
+    """Return intersection and union of each class with the labels, or with the original's predictions.
+
+    Mean IoU is over the classes that occur: M. Everingham et al., "The PASCAL visual object classes challenge: a
+    retrospective", IJCV 111 (2015), section 2.4.
+    """
     classes, labels = view.classes, view.flat
+    if original and view.original is not None:
+        labels = None if view.original.classes is None else view.original.classes.predicted
     assert classes is not None and labels is not None
     n, count = len(labels), classes.count or _INDICES
     if max(labels.max(), classes.predicted.max()) >= count:
@@ -172,7 +180,8 @@ def _histogram(ids: Ids, chosen: NDArray[np.bool_], n: int, count: int) -> Float
     return np.bincount(cells[chosen], minlength=n * count).reshape(n, count).astype(np.float64)
 
 
-def _agreement_rows(view: BatchView) -> Floats:
+def agreement_rows(view: BatchView) -> Floats:
+    """Return how many predictions equal the original's, and how many there are."""
     assert view.classes is not None and view.original is not None and view.original.classes is not None
     original = view.original.classes.predicted
     return _hits(view.classes.predicted == original, original != IGNORED)
@@ -247,88 +256,3 @@ def _user_rows(name: str, function: Callable[..., Any], view: BatchView) -> Floa
         raise DataError("OP710", cause, where=name)
     rows = [[float(given) * n, n]] if given.ndim == 0 else np.stack([given, np.ones(n)], axis=1)
     return np.asarray(rows, np.float64)
-
-
-METRICS = ("top1", "top5", "miou", "agreement", "kl", "mse", "nmse", "cosine")
-"""The names of the metrics."""
-
-_LABELED = ("top1", "top5", "miou")
-_DISTANCES = ("mse", "nmse", "cosine")
-_UNCLEAR = "there is no output, or more than one, with a score for each class"
-_ONLY_INDICES = "the model outputs only the predicted class"
-
-
-def check_name(name: str) -> None:
-    """Check the name of a metric.
-
-    Raises:
-        DataError: it is neither a known name nor of the form module:function (OP711).
-    """
-    if name not in METRICS and not is_function_name(name):
-        near = get_close_matches(name.lower(), METRICS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"metrics: {', '.join(METRICS)}, or module:function"
-        raise DataError("OP711", f"there is no metric {name!r}", hint=hint)
-
-
-def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
-    """Return the metrics to measure.
-
-    Args:
-        first: the first batch.
-        wanted: names of metrics, or None for all that the batch allows.
-
-    Raises:
-        DataError: a metric can't be measured, or none can (OP711); a function can't be imported (OP710).
-    """
-    if wanted is None:
-        wanted = [name for name in METRICS if _lacks(name, first) is None and _sensible(name, first)]
-    if not wanted:
-        hint = "give data with class labels, or the original model (`against`)"
-        raise DataError("OP711", "there is nothing to measure the model by", hint=hint)
-    chosen: list[Metric] = []
-    for name in dict.fromkeys(wanted):
-        if is_function_name(name):
-            chosen.append(user_metric(name, find_function(name)))
-        elif lack := _lacks(name, first):
-            raise DataError("OP711", f"{name} can't be measured: {lack}")
-        else:
-            chosen += _make(name, first)
-    return chosen
-
-
-def _lacks(name: str, first: BatchView) -> str | None:
-    """Return what a metric lacks, None if nothing."""
-    if name in _LABELED:
-        if first.labels is None:
-            return "the data have no labels"
-        if first.flat is None or first.classes is None:
-            return f"{_UNCLEAR}, in a shape that matches the labels"
-        return _ONLY_INDICES if name == "top5" and first.classes.scores is None else None
-    if first.original is None:
-        return "it compares with the original model, which isn't given (`against`)"
-    if name in _DISTANCES:
-        return None if floats(first.outputs) else "no output has a floating-point type"
-    if first.classes is None:
-        return _UNCLEAR
-    return _ONLY_INDICES if name == "kl" and first.classes.scores is None else None
-
-
-def _sensible(name: str, first: BatchView) -> bool:
-    classes = first.classes
-    dense = classes is not None and classes.predicted.shape[1] > 1
-    if name == "top5":
-        return classes is not None and (classes.count or 0) > 5 and not dense
-    if name == "nmse":  # where outputs may differ in scale
-        return len(floats(first.outputs)) > 1
-    return dense if name == "miou" else True
-
-
-def _make(name: str, first: BatchView) -> list[Metric]:
-    if name in _DISTANCES:
-        make, names = {"mse": mse, "nmse": nmse, "cosine": cosine}[name], list(floats(first.outputs))
-        return [make(output, named=len(names) > 1) for output in names]
-    if name == "kl":
-        assert first.original is not None and first.original.classes is not None
-        scores = first.original.classes.scores
-        return [kl(scores is not None and is_distribution(scores))]
-    return [{"top1": top_k(1), "top5": top_k(5), "miou": mean_iou(), "agreement": agreement()}[name]]

@@ -10,6 +10,7 @@ from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Evaluation, Score
 from onnxprune.report.documents import pick
 from onnxprune.report.layout import FAINT, Name, Tables, count, flexible, heading, left, paragraph, right, table
+from onnxprune.settings.evaluation import METRICS, higher_is_better
 
 if TYPE_CHECKING:
     from onnxprune.recover import LeftOut
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
     from onnxprune.train.history import Epoch
 
 _EPOCHS = 8  # most rows of the table of epochs
-
-_TITLES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "miou": "mean IoU",
-    "mse": "mean squared error",
-    "nmse": "squared error, of variance",
-    "cosine": "cosine of outputs",
-    "kl": "KL divergence, nats",
-}
 
 
 def evaluation_tables(evaluation: Evaluation) -> Tables:
@@ -41,6 +32,13 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
     yield table(columns if paired else columns[:3], rows if paired else (row[:3] for row in rows))
     if paired:
         yield paragraph("The change is the model's value minus the original's on the same samples.", FAINT)
+    yield from _recognized(evaluation)
+
+
+def _recognized(evaluation: Evaluation) -> Tables:
+    """Say what the task was recognized by, except for the usual one."""
+    if evaluation.task != "classification":
+        yield paragraph(f"{evaluation.recognized}.", FAINT)
 
 
 def finetuning_fields(result: FineTuned) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def finetuning_tables(result: FineTuned) -> Tables:
         shown = [e for e in result.history if e.number % every == 0 or e is result.history[-1]]
         columns = right("epoch", "loss", "rate", *([result.metric] if result.metric else []))
         yield heading("training", count(result.history[-1].steps, "step"))
-        yield table(columns, map(_epoch, shown))
+        yield table(columns, (_epoch(epoch, result.metric) for epoch in shown))
         if parts := result.history[0].parts:
             last = result.history[-1].parts
             rows = [(name, f"{value:.4f}", f"{last.get(name, value):.4f}") for name, value in parts.items()]
@@ -69,6 +67,7 @@ def finetuning_tables(result: FineTuned) -> Tables:
         compared = [(_title(b), *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
         yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
         yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
+        yield from _recognized(result.before)
     if result.follows:
         followed = ", ".join(f"{name} ({' and '.join(by)})" for name, by in result.follows.items())
         yield paragraph(f"Trained on {followed}.", FAINT)
@@ -88,7 +87,7 @@ def left_out_tables(title: str, layers: Sequence[LeftOut]) -> Tables:
 
 def _title(score: Score) -> str:
     """Return the title of a metric in a table."""
-    name = _TITLES.get(score.metric, score.metric)
+    name = METRICS[score.metric].title if score.metric in METRICS else score.metric
     return name if score.output is None else f"{name}, {score.output}"
 
 
@@ -106,8 +105,9 @@ def _cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str
     return write(estimate.value) + unit, f"{write(estimate.low)} to {write(estimate.high)}"
 
 
-def _epoch(epoch: Epoch) -> tuple[str, ...]:
-    value = () if epoch.value is None else (f"{abs(epoch.value):.4g}",)
+def _epoch(epoch: Epoch, metric: str | None) -> tuple[str, ...]:
+    sign = 1 if metric is None or higher_is_better(metric) else -1  # values of epochs are higher for better models
+    value = () if epoch.value is None else (f"{sign * epoch.value:.4g}",)
     return (str(epoch.number), f"{epoch.loss:.4f}", f"{epoch.rate:.2g}", *value)
 
 

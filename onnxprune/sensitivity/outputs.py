@@ -15,6 +15,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Stream
+from onnxprune.settings.evaluation import higher_is_better
 from onnxprune.shapes.runnable import Cut
 
 # Operators at the end of a network that add no information to their input, and lose some where they saturate.
@@ -106,10 +107,6 @@ def _spread(values: list[NDArray[Any]]) -> float:
     return total if np.isfinite(total) else 0.0
 
 
-# Metrics against the original that are 1 if nothing is lost.
-_LIKENESS = ("agreement", "cosine")
-
-
 class MetricLoss:
     """The loss of a metric against the original: a drop of accuracy, disagreement, or a distance."""
 
@@ -139,7 +136,7 @@ def loss(evaluation: Evaluation, metric: str) -> float:
     Raises:
         DataError: the metric wasn't measured (OP711).
     """
-    score = evaluation[metric]
+    score, higher = evaluation[metric], higher_is_better(metric)
     if score.difference is not None:
-        return -score.difference.value
-    return 1 - score.model.value if metric in _LIKENESS else score.model.value
+        return -score.difference.value if higher else score.difference.value
+    return 1 - score.model.value if higher else score.model.value

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxprune.settings.benchmarking import BenchmarkSettings as BenchmarkSettings
     from onnxprune.settings.declare import Settings as Settings, build as build, given as given
+    from onnxprune.settings.evaluation import TaskSettings as TaskSettings
     from onnxprune.settings.planning import (
         Constraints as Constraints,
         LatencySettings as LatencySettings,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "benchmarking": ("BenchmarkSettings",),
     "declare": ("Settings", "build", "given"),
+    "evaluation": ("TaskSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "running": ("RunSettings",),
     "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from onnxprune.settings.declare import Rule, Settings, Share, flat, setting
+from onnxprune.settings.evaluation import TaskSettings
 from onnxprune.settings.planning import LatencySettings, PlanSettings, Policies
 from onnxprune.settings.running import RunSettings
 
@@ -47,6 +48,13 @@ class DataSettings(Settings):
         at_least=1,
         shown=f"{LIMIT} for calibration, all for training and evaluation",
     )
+    labels: Any = setting(
+        None,
+        "Labels in a file of their own, in the order of the samples or by the names of image files: .npy or .npz, .txt "
+        "(a line for each), .jsonl, COCO .json, or a folder of mask images.",
+        metavar="LABELS",
+    )
+    reading: TaskSettings = setting(TaskSettings, "What outputs and labels mean.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,10 @@ class ShrinkSettings(Settings):
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
             "data",
-            ["preprocess", "limit", "recover", "max_drop", "finetune"],
+            [
+                *("preprocess", "limit", "labels", "task", "postprocess", "alphabet", "blank"),
+                *("recover", "max_drop", "finetune"),
+            ],
             "{other} needs inputs",
             "give some with {first}; labels are optional, and random generates synthetic inputs",
             forbids=False,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnxprune.settings.declare import Settings, Share, setting
 
-LossName = Literal["cross-entropy", "kl", "mse", "nmse", "bce"]
+LossName = Literal["cross-entropy", "kl", "mse", "nmse", "huber", "bce"]
 OptimizerName = Literal["lamb", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step"]
 
@@ -23,6 +23,7 @@ class LossSettings(Settings):
     """Parameters of losses."""
 
     temperature: float = setting(4.0, "Divide logits by this before kl compares distributions.", above=0)
+    delta: float = setting(1.0, "Error from which on the loss huber is linear.", above=0)
     smoothing: Share = setting(
         0.0, "Share of the label's probability that cross-entropy spreads over all classes.", at_least=0, below=1
     )

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.errors import TrainingError
+from onnxprune.evaluation.tasks import Task
 from onnxprune.model.session import Provider
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut
@@ -29,6 +30,7 @@ class Job:
         data: the samples to learn from.
         settings: how.
         teacher: the original model, if it is to be learned from.
+        task: what the labels are for, if there are any.
         kept: the teacher, traced, without what was pruned; None if it isn't known.
         judge: returns a model's score, higher is better; None if models aren't scored.
         start: the model's score before training.
@@ -45,6 +47,7 @@ class Job:
     data: Dataset
     settings: TrainSettings
     teacher: ModelProto | None = None
+    task: Task | None = None
     kept: PrunedGraph | None = None
     judge: Callable[[ModelProto], float] | None = None
     start: float | None = None

@@ -12,8 +12,8 @@ from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.autodiff.prepare import replaced_types, single_precision
-from onnxprune.data import Batch
-from onnxprune.errors import TrainingError
+from onnxprune.data import IGNORED, Batch
+from onnxprune.errors import DataError, TrainingError
 from onnxprune.model.graph import extract
 from onnxprune.model.session import run, session
 from onnxprune.train.augment import augment
@@ -35,7 +35,9 @@ def objective_of(job: Job, model: ModelProto) -> Objective:
     """
     batch = next(job.data.batches(min(job.settings.batch, len(job.data))))
     shapes = {name: array.shape for name, array in batch.inputs.items()}
-    return objective(model, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes)
+    return objective(
+        model, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
+    )
 
 
 class TrainingBatches:
@@ -59,7 +61,7 @@ class TrainingBatches:
         data, settings, teacher = job.data, job.settings, job.teacher
         self._data, self._settings, self._kept = data, settings, job.kept
         self._replaced = [tensor_dtype_to_np_dtype(dtype) for dtype in replaced_types(job.model)]
-        self._labeled = goal.labeled
+        self._goal, self._labeled = goal, goal.labeled
         self._teacher = None
         if teacher is not None and (tensors := goal.teacher_tensors(teacher)):
             self._names = tensors
@@ -101,13 +103,33 @@ class TrainingBatches:
     def _complete(self, batch: Batch, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         arrays = {n: a.astype(np.float32) if a.dtype in self._replaced else a for n, a in inputs.items()}
         if self._labeled and batch.labels is not None:
-            labels = batch.labels
-            arrays["labels"] = labels.astype(np.int64 if labels.dtype.kind in "biu" else np.float32)
+            arrays["labels"] = self._checked(batch.labels)
         if self._teacher is not None:
             wanted = {i.name for i in self._teacher.get_inputs()}
             outputs = run(self._teacher, {n: a for n, a in arrays.items() if n in wanted})
             arrays |= {name: self._remaining(source, outputs[source]) for name, source in self._names.items()}
         return arrays
+
+    def _checked(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return labels as the losses take them.
+
+        Raises:
+            TrainingError: they are no class indices, and a loss takes those (OP904).
+            DataError: they are no probabilities, and a loss takes those (OP708).
+        """
+        losses = {term.loss for term in self._goal.terms if not term.taught}
+        if "cross-entropy" in losses:
+            if labels.dtype.kind not in "biu":
+                hint = "use the loss mse or huber for numbers, bce for decisions"
+                cause = f"cross-entropy takes class indices, and the labels are {labels.dtype}"
+                raise TrainingError("OP904", cause, hint=hint)
+            return labels.astype(np.int64)
+        if labels.dtype.kind not in "biuf":
+            raise TrainingError("OP904", "labels of text can't be trained on", hint="drop them with labels=none")
+        if "bce" in losses and (wrong := ~((labels == IGNORED) | ((labels >= 0) & (labels <= 1)))).any():
+            cause = f"the label {labels[wrong][0]:g} is no probability, which the loss bce takes"
+            raise DataError("OP708", cause, hint="set `task` to regression if labels are numbers")
+        return labels.astype(np.float32)
 
     def _remaining(self, tensor: str, array: NDArray[Any]) -> NDArray[np.float32]:
         """Return the part of a teacher's tensor that the pruned model still has."""

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxprune.data import Dataset, split
 from onnxprune.data.functions import find_function, guarded, is_function_name
 from onnxprune.errors import OnnxPruneError, TrainingError
-from onnxprune.evaluation import Evaluation
+from onnxprune.evaluation import Evaluation, recognize
 from onnxprune.evaluation.measure import interface_difference
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
@@ -119,6 +119,9 @@ def finetune(
     taught = None if original is None else normalize(original.proto)
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
+    task = None
+    if data.labeled:
+        task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)
     judge = hold_out_or_none(
         *(proto, validation, taught),
         metric=metric,
@@ -141,6 +144,7 @@ def finetune(
         data=data,
         settings=settings,
         teacher=taught,
+        task=task,
         kept=kept,
         judge=judge,
         start=None if judge is None else judge.worth(judge.first),

@@ -13,9 +13,9 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.session import Provider
+from onnxprune.settings.evaluation import higher_is_better, judging
 
-_PREFERRED = ("nmse", "kl", "miou", "top1", "mse")
-_LOWER_IS_BETTER = ("kl", "mse", "nmse")
+_PREFERRED = ("nmse", "kl", "miou", "auc")  # before others that judge: they distinguish models on few samples
 _RESAMPLES = 200
 
 
@@ -61,7 +61,9 @@ class HoldOut:
         )
         self.first = self.evaluate(model, None if metric is None else [metric])
         measured = list(dict.fromkeys(score.metric for score in self.first.scores))
-        self.metric = metric or next((name for name in _PREFERRED if name in measured), measured[0])
+        self.metric = metric or (
+            next((name for name in _PREFERRED if name in measured), None) or judging(measured) or measured[0]
+        )
 
     def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None) -> Evaluation:
         """Evaluate a model by some metrics, or by all that can be measured."""
@@ -76,7 +78,7 @@ class HoldOut:
         scores = [score for score in evaluation.scores if score.metric == self.metric]
         followed = [score for score in scores if score.output in (None, self._output)] or scores
         value = float(np.mean([score.model.value for score in followed]))
-        return -value if self.metric in _LOWER_IS_BETTER else value
+        return value if higher_is_better(self.metric) else -value
 
 
 def _runnable(model: ModelProto) -> ModelProto:

@@ -30,15 +30,27 @@ def cross_entropy(logits: Tensor, labels: Tensor, settings: LossSettings) -> Ten
 
 
 def bce(logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
-    """Return the mean binary cross-entropy of logits and probabilities of the same shape."""
-    positive = logits.op("Max", 0.0) - logits * labels.cast(logits.dtype)
-    return (positive + (-logits.op("Abs")).op("Softplus")).mean(keep=False)
+    """Return the mean binary cross-entropy of logits and probabilities of the same shape; -1 is ignored."""
+    target = labels.cast(logits.dtype)
+    losses = logits.op("Max", 0.0) - logits * target + (-logits.op("Abs")).op("Softplus")
+    counted = (target + 1).op("Sign")  # labels are -1, or from 0 to 1
+    return (losses * counted).sum(keep=False) / counted.sum(keep=False).op("Max", 1.0)
 
 
 def mse(output: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
     """Return the mean squared error."""
     difference = output - target.cast(output.dtype)
     return (difference * difference).mean(keep=False)
+
+
+def huber(output: Tensor, target: Tensor, settings: LossSettings) -> Tensor:
+    """Return the mean of half the squared error, which is linear beyond `delta`.
+
+    P. J. Huber, "Robust estimation of a location parameter", Ann. Math. Statist. 35 (1964).
+    """
+    error = (output - target.cast(output.dtype)).op("Abs")
+    small = error - (error - settings.delta).op("Max", 0.0)
+    return (small * (error - small * 0.5)).mean(keep=False)
 
 
 def kl(logits: Tensor, teacher: Tensor, settings: LossSettings) -> Tensor:
@@ -54,7 +66,14 @@ def kl(logits: Tensor, teacher: Tensor, settings: LossSettings) -> Tensor:
 
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor, LossSettings], Tensor]"
-LOSSES: Mapping[str, Loss] = {"bce": bce, "cross-entropy": cross_entropy, "kl": kl, "mse": mse, "nmse": mse}
+LOSSES: Mapping[str, Loss] = {
+    "bce": bce,
+    "cross-entropy": cross_entropy,
+    "huber": huber,
+    "kl": kl,
+    "mse": mse,
+    "nmse": mse,
+}
 """Losses by name; nmse is divided by the variance of its target, measured on data."""
 
 OF_CLASSES = ("cross-entropy", "kl")

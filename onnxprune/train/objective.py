@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto
 from onnxprune.autodiff.forward import Forward, output_of, raw_scores
 from onnxprune.autodiff.prepare import NORMALIZING, as_classes, opset_of, scores_before
 from onnxprune.errors import TrainingError
+from onnxprune.evaluation.tasks import Task
 from onnxprune.model.graph import GraphIndex, attribute
 from onnxprune.model.tape import INT64, REAL, Tensor
 from onnxprune.settings.training import TrainSettings
@@ -19,6 +20,7 @@ from onnxprune.shapes import concretize
 from onnxprune.train.losses import LOSSES, OF_CLASSES
 from onnxprune.train.sparsity import PENALTIES
 
+_TINY = 1e-7  # least probability whose logit is taken
 _TAUGHT_ONLY = ("kl", "nmse")
 _LABELS_WEIGHT = 0.5  # of labels beside a teacher
 _MOVING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -36,6 +38,7 @@ class Term:
         weight: its weight in the sum.
         taught: whether it compares with the teacher's tensor of the same name, rather than with labels.
         axis: the axis of classes, where it is known.
+        probabilities: whether the tensor holds probabilities of decisions.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Term:
     weight: float = 1.0
     taught: bool = True
     axis: int | None = None
+    probabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,13 @@ def objective(
     labeled: bool,
     teacher: bool,
     inputs: Mapping[str, Sequence[int]] | None = None,
+    task: Task | None = None,
 ) -> Objective:
     """Return the objective of a training.
 
     By default, all outputs of real numbers follow the teacher, which needs no labels: scores of classes by the
     divergence of distributions, others by the squared error relative to their variance. With labels there is
-    cross-entropy as well.
+    the loss of the task as well: cross-entropy for classes, its binary form for decisions, squared error for numbers.
 
     Args:
         proto: a normalized model.
@@ -96,32 +101,42 @@ def objective(
         labeled: whether there are labels.
         teacher: whether there is a teacher.
         inputs: the shapes of a batch's inputs.
+        task: what the labels are for; classes if None.
 
     Raises:
         TrainingError: labels or a teacher are missing, or there is nothing to train (OP904).
     """
     outputs = followed(proto, settings)
     classes = _class_axes(proto, outputs, inputs) if teacher else {}
-    if labeled and not settings.losses:
-        classes.setdefault(outputs[0], None)
+    target = task.output if task is not None and task.output in outputs else outputs[0]
+    by_labels = _label_loss(task)
+    if by_labels != "cross-entropy":
+        classes.pop(target, None)
+    elif labeled and not settings.losses:
+        classes.setdefault(target, None)
+    likely = task is not None and task.signed and task.threshold > 0
     terms: list[Term] = []
 
     def add(loss: str, tensors: Sequence[str], weight: float, *, taught: bool) -> None:
         for tensor in tensors:
             name = loss if len(outputs) == 1 else f"{loss}:{tensor}"
-            terms.append(Term(name, loss, tensor, weight, taught, classes.get(tensor)))
+            terms.append(Term(name, loss, tensor, weight, taught, classes.get(tensor), likely and tensor == target))
 
-    scores = [name for name in outputs if name in classes] or outputs[:1]
+    scores = [name for name in outputs if name in classes] or [target]
     if settings.losses:
         for loss, weight in settings.losses.items():
             taught = loss in _TAUGHT_ONLY or not labeled
             _require(loss, taught, labeled=labeled, teacher=teacher)
             whole = taught and loss in ("mse", "nmse")
-            add(loss, outputs if whole else scores if taught else outputs[:1], weight, taught=taught)
+            add(loss, outputs if whole else scores if taught else [target], weight, taught=taught)
     else:
-        if labeled or not teacher:
+        if by_labels is None and not teacher:
+            assert task is not None
+            cause = f"there is no loss by labels for {task.name}"
+            raise TrainingError("OP904", cause, hint="give the original model (`teacher`), or name a loss (`losses`)")
+        if by_labels is not None and (labeled or not teacher):
             _require("cross-entropy", not labeled, labeled=labeled, teacher=teacher)
-            add("cross-entropy", outputs[:1], _LABELS_WEIGHT if teacher else 1.0, taught=False)
+            add(by_labels, [target], _LABELS_WEIGHT if teacher else 1.0, taught=False)
         if teacher:
             add("kl", [name for name in outputs if name in classes], 1.0, taught=True)
             add("nmse", [name for name in outputs if name not in classes], 1.0, taught=True)
@@ -129,6 +144,16 @@ def objective(
         _require("features", True, labeled=labeled, teacher=teacher)
     terms += [Term(f"feature:{name}", "nmse", name, settings.feature_weight) for name in settings.features]
     return Objective(tuple(terms))
+
+
+def _label_loss(task: Task | None) -> str | None:
+    """Return the loss by the labels of a task, None if there is none."""
+    if task is None or task.name is None or not task.labeled:
+        return "cross-entropy"
+    if task.signed:
+        return "bce"
+    losses = {"classification": "cross-entropy", "segmentation": "cross-entropy", "regression": "mse"}
+    return losses.get(task.name)
 
 
 def followed(proto: ModelProto, settings: TrainSettings) -> list[str]:
@@ -222,12 +247,16 @@ def write_losses(
     for term in goal.terms:
         mine = raw_scores(forward, proto, term.tensor) if term.loss in OF_CLASSES else output_of(forward, term.tensor)
         if term.loss == "bce":
-            mine = _before_sigmoid(forward, proto, term.tensor)
+            mine = _logits(forward, proto, term)
         target = fed(f"teacher:{term.name}", mine.dtype) if term.taught else labels
         assert target is not None
         if term.loss in OF_CLASSES:
             shape = labels.shape if labels is not None and by_class else None
             mine = as_classes(mine, shape, term.axis)
+            if mine.shape[1] < 2:
+                cause = f"{term.loss} compares classes, and there is one score, so it would always be 0"
+                hint = "use the loss bce for labels of 0 and 1, mse or huber for numbers"
+                raise TrainingError("OP904", cause, where=f'"{term.tensor}"', hint=hint)
             target = as_classes(target, shape, term.axis) if term.taught else target
         if (target.shape != mine.shape) if term.taught else (target.size != mine.size) and term.loss not in OF_CLASSES:
             cause = f"loss {term.loss!r} compares shapes {list(mine.shape)} and {list(target.shape)}"
@@ -247,6 +276,13 @@ def write_losses(
     return {"loss": total, **({} if len(parts) == 1 else {name: loss for name, (loss, _) in parts.items()})}
 
 
-def _before_sigmoid(forward: Forward, proto: ModelProto, output: str) -> Tensor:
-    name = scores_before(proto, output, ("Identity", "Sigmoid"))
-    return output_of(forward, name if name in forward.tape else output)
+def _logits(forward: Forward, proto: ModelProto, term: Term) -> Tensor:
+    """Return what a Sigmoid takes, or the logits of probabilities; a tensor of anything else as it is."""
+    name = scores_before(proto, term.tensor, ("Identity", "Sigmoid"))
+    if name in forward.tape and name != scores_before(proto, term.tensor, ("Identity",)):
+        return output_of(forward, name)
+    values = output_of(forward, term.tensor)
+    if not term.probabilities:
+        return values
+    high, low = values.op("Max", _TINY), (1 - values).op("Max", _TINY)
+    return high.op("Log") - low.op("Log")

@@ -52,7 +52,7 @@ def first_inputs(settings: DataSettings, model: Source) -> Inputs | None:
     """
     if settings.data is None or settings.data == "random":
         return None
-    return next((batch.inputs for batch in _opened(settings, model, 0, None).batches(1)), None)
+    return next((batch.inputs for batch in _opened(replace(settings, labels=None), model, 0, None).batches(1)), None)
 
 
 def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None) -> Dataset:
@@ -61,7 +61,8 @@ def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None)
         return cast(Dataset, spec)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
-    return open_data(spec, load(model).proto, recipe=recipe, limit=limit, seed=seed)
+    reading = {"labels": settings.labels, "reading": settings.reading}
+    return open_data(spec, load(model).proto, recipe=recipe, limit=limit, seed=seed, **reading)
 
 
 def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:

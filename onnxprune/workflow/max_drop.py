@@ -18,6 +18,7 @@ from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair
 from onnxprune.sensitivity import Curve, loss
+from onnxprune.settings.evaluation import judging
 from onnxprune.settings.planning import PlanSettings, Quantity, Target
 from onnxprune.workflow.analysis import TracedModel
 from onnxprune.workflow.inputs import batches_of
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _JUDGED = 2000  # largest number of samples to measure the drop on
 _PRECISION = 0.02  # of the budget found, as a share of the cost
-_METRICS = ("top1", "miou", "agreement")  # the drop is measured in the first one available
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def prune_within(
     Args:
         analysis: the model.
         settings: how to plan; the budget is ignored.
-        data: samples. With labels, the drop is in accuracy or mean IoU; without, it is disagreement.
+        data: samples. With labels, the drop is in the task's first metric of `METRICS`; without, it is disagreement.
         max_drop: the largest drop, a share: 0.01 is one percentage point.
         quantity: the cost to minimize.
         limit: number of samples for calibration, at most half of them.
@@ -146,9 +146,8 @@ def _divide(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _metric(evaluation: Evaluation) -> str:
-    measured = {score.metric for score in evaluation.scores}
-    found = next((name for name in _METRICS if name in measured), None)
-    if found is None:
-        cause = "there are no labels and the outputs aren't class scores, so no drop in accuracy can be measured"
+    found = judging({score.metric for score in evaluation.scores})
+    if found is None or evaluation.task is None:
+        cause = f"no drop in accuracy can be measured: {evaluation.recognized}"
         raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")
     return found

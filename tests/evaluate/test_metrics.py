@@ -9,19 +9,25 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.data import IGNORED
-from onnxprune.evaluation.classes import BatchView, class_output, classes_of, view
-from onnxprune.evaluation.metrics import Metric, agreement, cosine, kl, mean_iou, mse, top_k, user_metric
+from onnxprune.data.batch import Batch
+from onnxprune.evaluation.choice import made
+from onnxprune.evaluation.classes import class_output, classes_of
+from onnxprune.evaluation.metrics import Metric, cosine, kl, mse, user_metric
+from onnxprune.evaluation.tasks import Task
+from onnxprune.evaluation.view import BatchView, view
 from tests.data.support import refused
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.standard_normal((60, 8)).astype(np.float32)
+LOGITS, PROBABILITIES = kl(SCORES), kl(np.eye(8)[:1])
 OTHER = (SCORES + RNG.standard_normal((60, 8))).astype(np.float32)
 LABELS = np.where(RNG.random(60) < 0.4, SCORES.argmax(axis=1), RNG.integers(0, 8, 60))
 
 
 def seen(output: NDArray[Any], labels: NDArray[Any] | None = None, original: NDArray[Any] | None = None) -> BatchView:
-    reference = None if original is None else view({"o": original}, labels, "o", str)
-    return view({"o": output}, labels, "o", str, reference)
+    task, batch = Task("classification", "o", "the test"), Batch({"o": output}, labels)
+    reference = None if original is None else view(task, {"o": original}, batch, str)
+    return view(task, {"o": output}, batch, str, reference)
 
 
 def value(metric: Metric, *given: Any) -> float:
@@ -33,32 +39,32 @@ def value(metric: Metric, *given: Any) -> float:
     return float(whole)
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("k", [1, 5])
 def test_top_k_is_scikit_learns(k: int) -> None:
     sklearn = pytest.importorskip("sklearn.metrics", reason="needs the dev extra: scikit-learn")
     expected = sklearn.top_k_accuracy_score(LABELS, SCORES, k=k, labels=range(8))
-    assert value(top_k(k), SCORES, LABELS) == pytest.approx(expected)
-    assert value(top_k(k), -SCORES, LABELS) != pytest.approx(expected)  # the control
+    assert value(made(f"top{k}"), SCORES, LABELS) == pytest.approx(expected)
+    assert value(made(f"top{k}"), -SCORES, LABELS) != pytest.approx(expected)  # the control
 
 
 @pytest.mark.parametrize("shape", [(60, 8, 1, 1), (60, 1, 1, 8), (60, 1, 8)])
 def test_single_axes_do_not_matter(shape: tuple[int, ...]) -> None:
-    assert value(top_k(1), SCORES.reshape(shape), LABELS[:, None]) == value(top_k(1), SCORES, LABELS)
+    assert value(made(f"top{1}"), SCORES.reshape(shape), LABELS[:, None]) == value(made(f"top{1}"), SCORES, LABELS)
 
 
 def test_of_equal_scores_the_first_wins() -> None:
     flat = np.zeros((60, 8), np.float32)
-    assert value(top_k(1), flat, np.zeros(60, int)) == 1 and value(top_k(1), flat, np.ones(60, int)) == 0
-    assert value(top_k(5), flat, np.full(60, 4)) == 1 and value(top_k(5), flat, np.full(60, 5)) == 0
+    assert value(made(f"top{1}"), flat, np.zeros(60, int)) == 1 and value(made(f"top{1}"), flat, np.ones(60, int)) == 0
+    assert value(made(f"top{5}"), flat, np.full(60, 4)) == 1 and value(made(f"top{5}"), flat, np.full(60, 5)) == 0
 
 
 def test_ignored_labels_do_not_count_and_nan_is_never_right() -> None:
     labels = np.where(np.arange(60) < 20, IGNORED, LABELS)
     expected = np.mean(SCORES[20:].argmax(axis=1) == LABELS[20:])
-    assert value(top_k(1), SCORES, labels) == pytest.approx(expected)
+    assert value(made(f"top{1}"), SCORES, labels) == pytest.approx(expected)
     broken = SCORES.copy()
     broken[:, 3] = np.nan
-    assert value(top_k(1), broken, LABELS) == value(top_k(5), broken, LABELS) == 0
+    assert value(made(f"top{1}"), broken, LABELS) == value(made(f"top{5}"), broken, LABELS) == 0
 
 
 DENSE = RNG.standard_normal((60, 5, 6, 7)).astype(np.float32)
@@ -72,30 +78,30 @@ def test_mean_iou_is_scikit_learns(form: str) -> None:
     predicted, counted = DENSE.argmax(axis=1), MASKS != IGNORED
     expected = sklearn.jaccard_score(MASKS[counted], predicted[counted], average="macro")
     output = {"NCHW": DENSE, "NHWC": DENSE.transpose(0, 2, 3, 1), "ids": predicted}[form]
-    assert value(mean_iou(), output, MASKS) == pytest.approx(expected)
-    assert value(mean_iou(), np.roll(output, 1, axis=0), MASKS) < expected / 2  # the control
-    assert value(top_k(1), output, MASKS) == pytest.approx(np.mean((predicted == MASKS)[counted]))
+    assert value(made("miou"), output, MASKS) == pytest.approx(expected)
+    assert value(made("miou"), np.roll(output, 1, axis=0), MASKS) < expected / 2  # the control
+    assert value(made(f"top{1}"), output, MASKS) == pytest.approx(np.mean((predicted == MASKS)[counted]))
 
 
 def test_models_that_give_indices_need_not_tell_how_many_there_are() -> None:
     labels = np.array([0, 999] * 30)
     predicted = np.where(np.arange(60) < 15, -7, labels)
-    assert value(top_k(1), predicted, labels) == 0.75
+    assert value(made(f"top{1}"), predicted, labels) == 0.75
     with refused("OP711", "below 256"):
-        value(mean_iou(), predicted, labels)
+        value(made("miou"), predicted, labels)
 
 
 def test_classes_that_never_occur_have_no_iou() -> None:
     labels = np.array([0, 0, 1, 1] * 15)
     scores = np.eye(8, dtype=np.float32)[np.array([0, 1, 1, 1] * 15)]
-    assert value(mean_iou(), scores, labels) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert value(made("miou"), scores, labels) == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_agreement_counts_equal_predictions() -> None:
     expected = np.mean([a.argmax() == b.argmax() for a, b in zip(SCORES, OTHER, strict=True)])
     assert 0.2 < expected < 0.9
-    assert value(agreement(), SCORES, None, OTHER) == pytest.approx(expected)
-    assert value(agreement(), SCORES, None, SCORES) == 1
+    assert value(made("agreement"), SCORES, None, OTHER) == pytest.approx(expected)
+    assert value(made("agreement"), SCORES, None, SCORES) == 1
 
 
 def test_kl_is_scipys_entropy() -> None:
@@ -103,19 +109,19 @@ def test_kl_is_scipys_entropy() -> None:
     stats = pytest.importorskip("scipy.stats", reason="needs the dev extra: scipy")
     p, q = special.softmax(OTHER.astype(float), axis=1), special.softmax(SCORES.astype(float), axis=1)
     expected = stats.entropy(p, q, axis=1).mean()
-    assert value(kl(probabilities=False), SCORES, None, OTHER) == pytest.approx(expected, rel=1e-6)
-    assert value(kl(probabilities=True), q, None, p) == pytest.approx(expected, rel=1e-6)
-    assert value(kl(probabilities=False), OTHER, None, SCORES) != pytest.approx(expected, rel=1e-3)  # not symmetric
+    assert value(LOGITS, SCORES, None, OTHER) == pytest.approx(expected, rel=1e-6)
+    assert value(PROBABILITIES, q, None, p) == pytest.approx(expected, rel=1e-6)
+    assert value(LOGITS, OTHER, None, SCORES) != pytest.approx(expected, rel=1e-3)  # not symmetric
     one_hot = np.eye(8)[LABELS]
-    assert 0 < value(kl(probabilities=True), np.roll(one_hot, 1, axis=1), None, one_hot) < 100
+    assert 0 < value(PROBABILITIES, np.roll(one_hot, 1, axis=1), None, one_hot) < 100
 
 
 def test_kl_of_positions_is_their_mean() -> None:
     labels = MASKS
     by_hand = value(
-        kl(False), DENSE.transpose(0, 2, 3, 1).reshape(-1, 5), None, -DENSE.transpose(0, 2, 3, 1).reshape(-1, 5)
+        LOGITS, DENSE.transpose(0, 2, 3, 1).reshape(-1, 5), None, -DENSE.transpose(0, 2, 3, 1).reshape(-1, 5)
     )
-    assert value(kl(False), DENSE, labels, -DENSE) == pytest.approx(by_hand)
+    assert value(LOGITS, DENSE, labels, -DENSE) == pytest.approx(by_hand)
 
 
 def test_distances_by_hand() -> None:
@@ -135,7 +141,7 @@ def test_samples_that_are_not_finite_are_left_out_of_means_and_counted() -> None
     broken = SCORES.copy()
     broken[[3, 9], 2] = np.nan, np.inf
     sound = np.delete(np.arange(60), [3, 9])
-    for metric in (mse("o", False), cosine("o", False), kl(False)):
+    for metric in (mse("o", False), cosine("o", False), LOGITS):
         assert value(metric, broken, None, OTHER) == pytest.approx(value(metric, SCORES[sound], None, OTHER[sound]))
     assert seen(broken, None, OTHER).not_finite() == 2
     assert seen(broken, None, broken).not_finite() == 0
@@ -161,7 +167,7 @@ def test_labels_beyond_the_classes_are_refused_by_sample() -> None:
     labels = LABELS.copy()
     labels[17] = 8
     with refused("OP708", "label 8 is beyond the model's 8 classes.*sample 17.*ignore=8"):
-        view({"o": SCORES}, labels, "o", "sample {}".format)
+        view(Task("classification", "o", ""), {"o": SCORES}, Batch({"o": SCORES}, labels), "sample {}".format)
 
 
 @pytest.mark.parametrize(
@@ -195,5 +201,3 @@ def test_the_output_that_tells_classes() -> None:
     assert class_output({"aux": OTHER, "scores": SCORES}, LABELS, None) == "aux"
     assert class_output({"age": SCORES[:, :3], "scores": SCORES}, LABELS, None) is None  # which one?
     assert class_output({"age": SCORES[:, :3], "scores": SCORES}, LABELS, "scores") == "scores"
-    with refused("OP711", "no output 'score'.*scores"):
-        class_output({"age": SCORES[:, :3], "scores": SCORES}, LABELS, "score")

@@ -1,0 +1,358 @@
+"""Boxes: how a detector's outputs hold them, and average precision over them.
+
+Boxes found are arrays [m, 6]: x1, y1, x2, y2, score, class. True boxes are [m, 6]: class, x1, y1, x2, y2, and 1 if the
+box isn't to be evaluated (a crowd, or difficult). Both are in pixels of the model's input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.data.batch import IGNORED, Array
+from onnxprune.errors import DataError, UsageError
+from onnxprune.evaluation.intervals import Floats
+
+Bools = NDArray[np.bool_]
+
+_FORMS = (
+    "known are boxes, scores and labels of matching names after NMS, one array [n, m, 6] or [m, 7], and the raw output "
+    "of YOLOv8 [n, 4 + classes, anchors] or YOLOv5 [n, anchors, 85]"
+)
+_POSTPROCESS = "give a function that returns boxes: `postprocess`"
+_CONFIDENCE, _OVERLAP, _MOST = 0.001, 0.7, 300  # of non-maximum suppression, as in Ultralytics' validation
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How outputs hold boxes.
+
+    Attributes:
+        kind: the form.
+        names: the outputs, in the order that the form takes them.
+        text: what a message says.
+    """
+
+    kind: Literal["corners", "tensorflow", "rows", "rows-class-first", "batched", "yolov8", "yolov5"]
+    names: tuple[str, ...]
+    text: str
+
+    def __str__(self) -> str:
+        """Return what a message says."""
+        return self.text
+
+    @property
+    def raw(self) -> bool:
+        """Whether the outputs are those before non-maximum suppression, in a fixed order."""
+        return self.kind.startswith("yolo")
+
+    def read(self, outputs: Mapping[str, Array], count: int, size: tuple[int, int] | None) -> list[Floats]:
+        """Return the boxes of each sample.
+
+        Args:
+            outputs: the outputs.
+            count: number of samples.
+            size: height and width of the model's input, for boxes that are relative to it.
+
+        Raises:
+            DataError: the outputs have another form (OP711).
+        """
+        given = [np.asarray(outputs[name], np.float64) for name in self.names]
+        if self.kind in ("corners", "tensorflow"):
+            return self._separate(*given, count=count, size=size)
+        (array,) = given
+        if self.kind == "batched":
+            array = array.reshape(-1, 7)
+            return [array[array[:, 0] == i][:, [1, 2, 3, 4, 6, 5]] for i in range(count)]
+        if self.kind == "yolov8":
+            return [_decoded(rows[:4].T, rows[4:].T) for rows in array]
+        if self.kind == "yolov5":
+            return [_decoded(rows[:, :4], rows[:, 4:5] * rows[:, 5:]) for rows in array]
+        array = array.reshape(count, -1, 6)
+        found = array[..., [0, 1, 2, 3, 5, 4]] if self.kind == "rows-class-first" else array
+        return [rows[rows[:, 4] > 0] for rows in found]
+
+    def _separate(
+        self, boxes: Floats, scores: Floats, classes: Floats, *, count: int, size: tuple[int, int] | None
+    ) -> list[Floats]:
+        boxes, scores, classes = boxes.reshape(count, -1, 4), scores.reshape(count, -1), classes.reshape(count, -1)
+        if self.kind == "tensorflow":
+            if size is None:
+                cause = "boxes are relative to the image, whose size the model's inputs don't tell"
+                raise DataError("OP711", cause, hint=_POSTPROCESS)
+            boxes, classes = boxes[..., [1, 0, 3, 2]] * [size[1], size[0], size[1], size[0]], classes - 1
+        rows = np.concatenate([boxes, scores[..., None], classes[..., None]], axis=2)
+        return [found[found[:, 4] > 0] for found in rows]
+
+
+def form_of(outputs: Mapping[str, Array], *, certain: bool = False) -> Form | None:
+    """Return how outputs hold boxes, where that is certain.
+
+    Args:
+        outputs: a batch's outputs.
+        certain: whether None is returned for unknown forms, and for forms that other models could have as well.
+
+    Raises:
+        DataError: the form is unknown (OP711).
+    """
+    form = _separate_form(outputs)
+    if form is None and len(outputs) == 1 and not certain:
+        ((name, array),) = outputs.items()
+        form = _single_form(name, array) if array.dtype.kind == "f" else None
+    if form is None and not certain:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        raise DataError("OP711", f"how the outputs hold boxes isn't known: {shapes}; {_FORMS}", hint=_POSTPROCESS)
+    return form
+
+
+def _separate_form(outputs: Mapping[str, Array]) -> Form | None:
+    names: dict[str, str] = {}
+    for name in outputs:
+        for role, words in {"boxes": ("box",), "scores": ("score",), "labels": ("label", "class")}.items():
+            if any(word in name.lower() for word in words) and role not in names:
+                names[role] = name
+                break
+    if len(names) < 3:
+        return None
+    boxes, scores, labels = (outputs[names[role]] for role in ("boxes", "scores", "labels"))
+    if boxes.shape[-1:] != (4,) or not boxes.size == 4 * scores.size == 4 * labels.size:
+        return None
+    order = (names["boxes"], names["scores"], names["labels"])
+    if names["boxes"].startswith("detection_boxes"):
+        return Form("tensorflow", order, "boxes, scores and classes as of TensorFlow's detection models")
+    return Form("corners", order, "boxes (x1, y1, x2, y2), scores and classes in an output each")
+
+
+def _single_form(name: str, array: Array) -> Form | None:
+    flat = array.reshape(-1, array.shape[-1]).astype(np.float64)
+    if not len(flat) or not np.isfinite(flat).all():
+        return None
+    if flat.shape[1] == 6 and _corners(flat[:, :4]):
+        for kind, score, label in (("rows", 4, 5), ("rows-class-first", 5, 4)):
+            if _shares(flat[:, score]) and _whole(flat[:, label]) and not _whole(flat[:, score]):
+                last = "score, class" if kind == "rows" else "class, score"
+                return Form(kind, (name,), f"rows of x1, y1, x2, y2, {last}")  # type: ignore[arg-type]
+    if array.ndim == 2 and flat.shape[1] == 7 and _corners(flat[:, 1:5]) and _whole(flat[:, 0]) and _whole(flat[:, 5]):
+        return Form("batched", (name,), "rows of sample, x1, y1, x2, y2, class, score") if _shares(flat[:, 6]) else None
+    if array.ndim != 3:
+        return None
+    if array.shape[2] == 85 and _centers(array[:, :, :4].swapaxes(1, 2)) and _shares(array[:, :, 4:]):
+        return Form("yolov5", (name,), "raw YOLOv5 output of 80 classes, with NMS")
+    if 5 <= array.shape[1] < array.shape[2] and _centers(array[:, :4]) and _shares(array[:, 4:]):
+        return Form("yolov8", (name,), f"raw YOLOv8 output of {array.shape[1] - 4} classes, with NMS")
+    return None
+
+
+def _shares(values: Array) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _whole(values: Array) -> bool:
+    return bool(((values >= IGNORED) & (values == np.round(values))).all())
+
+
+def _corners(boxes: Array) -> bool:
+    return bool((boxes[:, 2:] >= boxes[:, :2]).all()) and bool(np.abs(boxes).max() > 2)
+
+
+def _centers(boxes: Array) -> bool:
+    """Whether [n, 4, anchors] are centers and sizes in pixels."""
+    return bool((boxes[:, 2:] >= 0).all()) and bool(boxes[:, 2:].max() > 2) and bool((boxes[:, :2] > -1).mean() > 0.95)
+
+
+def _decoded(centers: Floats, scores: Floats) -> Floats:
+    """Return boxes from centers and sizes, after non-maximum suppression for each class."""
+    anchor, label = np.nonzero(scores > _CONFIDENCE)
+    half = centers[anchor, 2:] / 2
+    boxes = np.concatenate([centers[anchor, :2] - half, centers[anchor, :2] + half], axis=1)
+    rows = np.column_stack([boxes, scores[anchor, label], label])
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")[: 100 * _MOST]]
+    kept: list[int] = []
+    left = np.arange(len(rows))
+    while len(left) and len(kept) < _MOST:
+        first, left = left[0], left[1:]
+        kept.append(int(first))
+        same = rows[left, 5] == rows[first, 5]
+        left = left[~same | (iou(rows[first : first + 1, :4], rows[left, :4])[0] <= _OVERLAP)]
+    return rows[kept]
+
+
+def iou(a: Floats, b: Floats) -> Floats:
+    """Return the intersection over union of boxes (x1, y1, x2, y2), [a, b]."""
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.prod(np.maximum(high - low, 0), axis=2)
+    areas = [np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b)]
+    either = areas[0][:, None] + areas[1][None, :] - both
+    result: Floats = np.divide(both, either, out=np.zeros_like(both), where=either > 0)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The boxes found of one class, best first, and whether they are right.
+
+    Attributes:
+        image: the sample of each box.
+        right: whether it matches a true box, [thresholds, boxes].
+        counted: whether it is evaluated, likewise.
+        truth: the sample of each true box that is evaluated.
+    """
+
+    image: NDArray[np.int64]
+    right: Bools
+    counted: Bools
+    truth: NDArray[np.int64]
+
+    def average_precision(self, weights: Floats, points: int | None) -> Floats:
+        """Return average precision for each draw, averaged over thresholds; NaN where a draw has no true box.
+
+        Args:
+            weights: how often each sample was drawn, [samples, draws].
+            points: the number of recalls at which precision is averaged; None for the area under the curve.
+        """
+        total = weights[self.truth].sum(axis=0)
+        drawn = weights[self.image]
+        values = np.zeros((len(self.right), weights.shape[1]))
+        for t, (right, counted) in enumerate(zip(self.right, self.counted, strict=True)):
+            hits = np.cumsum(drawn * (right & counted)[:, None], axis=0)
+            listed = np.cumsum(drawn * counted[:, None], axis=0)
+            precision = np.divide(hits, listed, out=np.zeros_like(hits), where=listed > 0)
+            precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+            recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+            if points is None:
+                values[t] = (np.diff(recall, axis=0, prepend=0.0) * precision).sum(axis=0)
+                continue
+            wanted = np.linspace(0, 1, points)
+            for draw in range(weights.shape[1]):
+                at = np.searchsorted(recall[:, draw], wanted, side="left")
+                values[t, draw] = precision[at[at < len(precision)], draw].sum() / points
+        return np.where(total > 0, values.mean(axis=0), np.nan)
+
+
+def pycocotools() -> tuple[Any, Any]:
+    """Return pycocotools' classes COCO and COCOeval.
+
+    Raises:
+        UsageError: it isn't installed (OP605).
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        hint = "pip install 'onnxprune[metrics]', or measure map_voc"
+        raise UsageError("OP605", "mAP as of COCO needs pycocotools, which isn't installed", hint=hint) from error
+    return COCO, COCOeval
+
+
+def coco_matches(found: Sequence[Floats], truth: Sequence[Floats]) -> list[Matches]:
+    """Match boxes at IoU 0.50 to 0.95 in steps of 0.05, the best 100 of each sample, with pycocotools.
+
+    T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014; https://cocodataset.org/#detection-eval.
+
+    Raises:
+        UsageError: pycocotools isn't installed (OP605).
+    """
+    COCO, COCOeval = pycocotools()
+    classes = _classes(truth)
+    images = [{"id": i} for i in range(len(truth))]
+    boxes: list[dict[str, Any]] = []
+    for image, rows in enumerate(truth):
+        for label, x1, y1, x2, y2, crowd in rows.tolist():
+            box, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
+            entry = {"image_id": image, "category_id": int(label), "bbox": box, "area": area, "iscrowd": int(crowd)}
+            boxes.append({"id": len(boxes) + 1, **entry})
+    dataset = COCO()
+    dataset.dataset = {"images": images, "annotations": boxes, "categories": [{"id": label} for label in classes]}
+    listed = np.concatenate([np.insert(mine, 0, image, axis=1) for image, mine in enumerate(found)])
+    listed[:, 3:5] -= listed[:, 1:3]
+    if not len(listed) or not classes:
+        return [Matches(_NO_IDS, _none(10), _none(10), _images_of(truth, label)) for label in classes]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        dataset.createIndex()
+        judge = COCOeval(dataset, dataset.loadRes(listed), "bbox")
+        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
+        judge.evaluate()
+    result = []
+    for k, label in enumerate(classes):
+        seen = [(i, e) for i, e in enumerate(judge.evalImgs[k * len(images) : (k + 1) * len(images)]) if e is not None]
+        scores = np.concatenate([e["dtScores"] for _, e in seen]) if seen else np.zeros(0)
+        order = np.argsort(-scores, kind="mergesort")
+        where = np.repeat([i for i, _ in seen], [len(e["dtScores"]) for _, e in seen]).astype(np.int64)
+        right = np.concatenate([e["dtMatches"] > 0 for _, e in seen], axis=1) if seen else _none(10)
+        ignored = np.concatenate([e["dtIgnore"] > 0 for _, e in seen], axis=1) if seen else _none(10)
+        result.append(Matches(where[order], right[:, order], ~ignored[:, order], _images_of(truth, label)))
+    return result
+
+
+_NO_IDS = np.zeros(0, np.int64)
+
+
+def voc_matches(found: Sequence[Floats], truth: Sequence[Floats]) -> list[Matches]:
+    """Match each box with the true box of its class that it overlaps most, at an IoU of at least 0.5.
+
+    M. Everingham et al., "The PASCAL visual object classes (VOC) challenge", IJCV 88 (2010): a second box for the same
+    true box is wrong. Coordinates are continuous, without the devkit's extra pixel.
+    """
+    result = []
+    for label in _classes(truth):
+        images, scores, right, counted = [], [], [], []
+        for image, (mine, true) in enumerate(zip(found, truth, strict=True)):
+            true = true[true[:, 0] == label]
+            mine = mine[mine[:, 5] == label]
+            mine = mine[np.argsort(-mine[:, 4], kind="stable")]
+            overlaps, taken = iou(mine[:, :4], true[:, 1:5]), set[int]()
+            for row, overlap in zip(mine, overlaps, strict=True):
+                best = int(overlap.argmax()) if len(true) else -1
+                hit = best >= 0 and overlap[best] >= 0.5
+                images.append(image)
+                scores.append(row[4])
+                counted.append(not (hit and true[best, 5]))
+                right.append(hit and best not in taken)
+                if hit:
+                    taken.add(best)
+        order = np.argsort(-np.array(scores), kind="stable")
+        result.append(
+            Matches(
+                np.array(images, np.int64)[order],
+                np.array(right, bool)[None, order],
+                np.array(counted, bool)[None, order],
+                _images_of(truth, label),
+            )
+        )
+    return result
+
+
+def mean_average_precision(matches: Sequence[Matches], weights: Floats, points: int | None = 101) -> Floats:
+    """Return the mean of average precision over classes that have true boxes; NaN if none has."""
+    values = [m.average_precision(weights, points) for m in matches]
+    if not values:
+        return np.full(weights.shape[1], np.nan)
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def as_truth(found: Sequence[Floats], least: float = 0.5) -> list[Floats]:
+    """Return boxes found with at least a score as true boxes."""
+    sure = [rows[rows[:, 4] >= least] for rows in found]
+    return [np.column_stack([rows[:, 5], rows[:, :4], np.zeros(len(rows))]) for rows in sure]
+
+
+def _classes(truth: Sequence[Floats]) -> list[int]:
+    return sorted({int(label) for rows in truth for label in rows[:, 0]})
+
+
+def _images_of(truth: Sequence[Floats], label: int) -> NDArray[np.int64]:
+    counts = [int(((rows[:, 0] == label) & (rows[:, 5] == 0)).sum()) for rows in truth]
+    return np.repeat(np.arange(len(truth)), counts)
+
+
+def _none(thresholds: int) -> Bools:
+    return np.zeros((thresholds, 0), bool)

@@ -1,0 +1,101 @@
+"""What a model is for, by its outputs and labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxprune.data import open_data
+from onnxprune.evaluation import evaluate, recognize
+from onnxprune.settings import TaskSettings
+from tests.data.support import model, refused
+
+RNG = np.random.default_rng(0)
+N = 24
+
+
+def task(shape: tuple[int, ...], labels: Any, body: str = "y = Identity(x)", **reading: Any) -> Any:
+    x = RNG.standard_normal((N, *shape)).astype(np.float32)
+    sizes = ",".join(["N", *map(str, shape)])
+    proto = model(f"float[{sizes}] x", outputs=f"float[{sizes}] y", body=body)
+    given = {"x": x} if labels is None else {"x": x, "labels": labels}
+    return recognize(proto, open_data(given, proto, reading=TaskSettings(**reading)))
+
+
+BITS = RNG.integers(0, 2, N)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "body", "expected"),
+    [
+        ((5,), RNG.integers(0, 5, N), "", "classification"),
+        ((2,), BITS, "", "classification"),
+        ((5, 4, 4), RNG.integers(0, 5, (N, 4, 4)), "", "segmentation"),
+        ((1, 4, 4), RNG.integers(0, 2, (N, 4, 4)), "", "segmentation"),
+        ((7, 5), RNG.integers(0, 5, (N, 7)), "", "classification"),
+        ((1,), BITS, "", "binary"),
+        ((1,), BITS.astype(np.float32), "", "binary"),
+        ((1,), BITS[:, None], "Sigmoid", "binary"),
+        ((1,), RNG.integers(0, 90, N), "", "regression"),
+        ((5,), RNG.integers(0, 2, (N, 5)), "", "multilabel"),
+        ((1,), RNG.standard_normal(N), "", "regression"),
+        ((3,), RNG.standard_normal((N, 3)), "", "regression"),
+        ((1,), None, "Sigmoid", "binary"),
+        ((5,), None, "Sigmoid", "multilabel"),
+        ((1,), None, "", "regression"),
+        ((5,), None, "", "classification"),
+        ((5, 4, 4), None, "", None),
+    ],
+)
+def test_outputs_and_labels_tell_the_task(shape: tuple[int, ...], labels: Any, body: str, expected: str | None) -> None:
+    found = task(shape, labels, f"y = {body or 'Identity'}(x)")
+    assert found.name == expected and (found.labeled == (labels is not None))
+
+
+def test_vectors_of_length_one_are_embeddings() -> None:
+    body = "y = LpNormalization(x)"
+    for labels in (None, RNG.integers(0, 6, N)):
+        assert task((6,), labels, body).name == "embedding"
+    assert task((6,), RNG.integers(0, 6, N), body, task="classification").name == "classification"
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "reading", "reason"),
+    [
+        ((5,), BITS, {"task": "binary"}, "binary needs one score.*has 5"),
+        ((3,), RNG.standard_normal((N, 2)), {"task": "regression"}, "needs 3 labels for each sample, and there are 2"),
+        ((1,), BITS, {"task": "classification"}, "no output has a score for each class"),
+        ((5,), BITS, {"task": "ctc"}, "ctc needs scores"),
+        ((5,), BITS, {"task": "detection"}, "how the outputs hold boxes isn't known"),
+        ((5,), BITS, {"postprocess": lambda outputs: outputs["y"]}, "needs to know the task"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused(
+    shape: tuple[int, ...], labels: Any, reading: dict[str, Any], reason: str
+) -> None:
+    with refused("OP711", reason):
+        task(shape, labels, **reading)
+
+
+def test_a_later_label_that_contradicts_the_task_is_refused() -> None:
+    labels = np.r_[np.zeros(40, int), 7]
+    x = RNG.standard_normal((41, 1)).astype(np.float32)
+    proto = model("float[N,1] x", outputs="float[N,1] y", body="y = Identity(x)")
+    with refused("OP708", "label 7 is neither 0 nor 1.*sample 40.*regression"):
+        evaluate(proto, open_data({"x": x, "labels": labels}, proto))
+    numbers = open_data({"x": x, "labels": labels}, proto, reading=TaskSettings(task="regression"))
+    assert evaluate(proto, numbers)["mae"].model.value == pytest.approx(np.abs(x[:, 0] - labels).mean())
+
+
+def test_a_function_can_make_the_output() -> None:
+    labels = BITS
+    x = RNG.standard_normal((N, 2, 3)).astype(np.float32)
+    proto = model("float[N,2,3] x", outputs="float[N,2,3] y", body="y = Identity(x)")
+    reading = TaskSettings(task="binary", postprocess=lambda outputs: outputs["y"].mean(axis=(1, 2)))
+    found = evaluate(proto, open_data({"x": x, "labels": labels}, proto, reading=reading))
+    assert found["accuracy"].model.value == pytest.approx(np.mean((x.mean(axis=(1, 2)) > 0) == labels))
+    broken = TaskSettings(task="binary", postprocess=lambda outputs: outputs["z"])
+    with refused("OP710", "KeyError"):
+        evaluate(proto, open_data({"x": x, "labels": labels}, proto, reading=broken))
