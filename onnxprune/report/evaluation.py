@@ -54,7 +54,7 @@ def finetuning_tables(result: FineTuned) -> Tables:
         columns = right("epoch", "loss", "rate", *([result.metric] if result.metric else []))
         yield heading("training", count(result.history[-1].steps, "step"))
         yield table(columns, (_epoch(epoch, result.metric) for epoch in shown))
-        if parts := result.history[0].parts:
+        if len(parts := result.history[0].parts) > 1:
             last = result.history[-1].parts
             rows = [(name, f"{value:.4f}", f"{last.get(name, value):.4f}") for name, value in parts.items()]
             yield heading("losses", "means over the first and the last epoch")
