@@ -72,6 +72,13 @@ def _pattern_ratio(text: str) -> tuple[str, float]:
     return pattern, _share(ratio)
 
 
+def _state(text: str) -> tuple[str, str]:
+    entry, _, exit_ = text.partition("=")
+    if not (entry and exit_):
+        raise ValueError(f"{text!r} is not of the form IN=OUT")
+    return entry, exit_
+
+
 def _input_shape(text: str) -> tuple[str | None, tuple[int, ...] | int]:
     if match := re.fullmatch(r"([^=]+)=(\d+)", text.strip()):
         return match[1], int(match[2])
@@ -134,6 +141,7 @@ class SettingOption(click.Option):
 _FORMS: Mapping[Any, Any] = {
     Target: weighted("KIND=SHARE", get_args(Limited), _share),
     tuple[str, Annotated[float, "share"]]: Parsed("PATTERN=R", _pattern_ratio),
+    tuple[str, str]: Parsed("IN=OUT", _state),
     Annotated[float, "share"]: SHARE,
     int | Literal["auto"]: Parsed("N|auto", _count_or_auto),
     int: click.INT,

@@ -11,7 +11,7 @@ from onnxprune.cli import options
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError
-from onnxprune.settings import ShrinkSettings, build
+from onnxprune.settings import ShrinkSettings, build, given as given_settings
 from onnxprune.settings.shrinking import LIMIT
 
 _EXAMPLES = """\b
@@ -62,7 +62,7 @@ def command(
     if not to_stdout:
         check_output(output, force)
     user_functions(calibration.data, settings.transform)
-    policies: dict[str, Any] = {name: given[name] for name in ("attention", "grouped") if name in given}
+    policies = given_settings(settings.policies)
     analysis, _ = open_model(
         *(out, model, input_shapes, inputs), policies=policies, data=calibration, transform=settings.transform
     )

@@ -50,7 +50,7 @@ def score_bias(op: TraceNode, i: int, heads: str) -> str:
 
 
 _BIASED = "it multiplies activations, and adds a bias"
-describe("Attention", attends=True, macs=_macs, reasons={"linear": _BIASED})
+describe("Attention", attends=True, macs=_macs, states=((4, 1), (5, 2)), reasons={"linear": _BIASED})
 
 
 @traces("Attention")
@@ -112,6 +112,7 @@ def heads_left(mask: Mask | None, heads: int) -> int:
     return heads if mask is None else int(np.count_nonzero(mask.reshape(heads, -1).any(axis=1)))
 
 
+describe("com.microsoft:MultiHeadAttention", states=((6, 1), (7, 2)))
 describe("com.microsoft:MultiHeadAttention", attends=True, macs=_macs, reasons={"linear": _BIASED, "gradient": FUSED})
 
 
@@ -149,6 +150,7 @@ def multi_head_attention_heads(edit: RewriteNode) -> None:
     _keep_scale(edit, edit.shape(0)[2] // heads)
 
 
+describe("com.microsoft:GroupQueryAttention", states=((3, 1), (4, 2)))
 describe("com.microsoft:GroupQueryAttention", attends=True, macs=_grouped_macs, reasons={"gradient": FUSED})
 
 
@@ -192,7 +194,7 @@ def group_query_heads(edit: RewriteNode) -> None:
     _keep_scale(edit, edit.shape(0)[2] // (queries if edit.has(1) else queries + 2 * heads))
 
 
-describe("com.microsoft:Attention", weights=(1, 2))
+describe("com.microsoft:Attention", weights=(1, 2), states=((4, 1),))
 describe(
     "com.microsoft:Attention",
     reasons={"linear": "its weight projects queries, keys and values in one", "gradient": FUSED},

@@ -77,6 +77,7 @@ class Card:
         zero_points: (data, zero point, axis) for each quantized input: the inputs' numbers, and the axis along which
             zero points differ.
         zero_bytes: returns the byte that stands for zeros in packed weights, by input, where it isn't 0.
+        states: (input, output) for each state: where it goes in, and where the next one comes out.
         rounds: whether the state is rounded to 8 bits at every step, so that small errors become whole steps.
         reasons: why facets are missing, by facet.
     """
@@ -97,6 +98,7 @@ class Card:
     table: int | None = None
     zero_points: tuple[tuple[int, int, int], ...] = ()
     zero_bytes: ZeroBytes | None = None
+    states: tuple[tuple[int, int], ...] = ()
     rounds: bool = False
     reasons: dict[Facet, str] = field(default_factory=dict)
 

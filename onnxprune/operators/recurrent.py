@@ -85,6 +85,9 @@ def _recur(op: TraceNode, weights: str, reading: int, scales: tuple[int, ...] = 
         op.channels.summed.append(previous.ids)
 
 
+describe("GRU RNN", states=((5, 1),))
+describe("LSTM com.microsoft:DynamicQuantizeLSTM", states=((5, 1), (6, 2)))
+
 _MAX_STEPS = 512
 _ACTIVATIONS: Mapping[str, list[str]] = {
     "GRU": ["Sigmoid", "Tanh"],

@@ -6,14 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning.residual_blocks import without_blocks
-from onnxprune.settings.planning import Attention, Grouped
+from onnxprune.settings.declare import declarations, fits
+from onnxprune.settings.planning import Policies
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -62,14 +63,19 @@ class PrunePlan:
         return json.dumps(document, indent=1) + "\n"
 
     @property
-    def policies(self) -> dict[str, str]:
-        """The arguments of `onnxprune.trace.trace` with which the model must be traced for the plan to fit.
+    def policies(self) -> Policies:
+        """The policies with which the model must be traced for the plan to fit.
 
         Defaults replace missing and unknown values.
         """
-        known = {"attention": get_args(Attention), "grouped": get_args(Grouped)}
-        given = {name: self.settings.get(name) for name in known}
-        return {name: str(given[name]) if given[name] in choices else choices[0] for name, choices in known.items()}
+        found: dict[str, Any] = {}
+        for declared in declarations(Policies):
+            value = self.settings.get(declared.name)
+            if isinstance(value, list):
+                value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+            if fits(value, declared.kind):
+                found[declared.name] = value
+        return Policies(**found).settled()
 
     @property
     def digest(self) -> str:

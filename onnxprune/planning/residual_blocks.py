@@ -103,7 +103,7 @@ def without_blocks(graph: ChannelGraph, names: Iterable[str]) -> PrunedGraph:
     blocks = tuple(block for name, block in known.items() if name in wanted)
     proto = _bypassed(graph.proto, blocks)
     shapes = concretize(proto, graph.shapes.inputs, graph.shapes.feeds)
-    rest = trace(proto, shapes=shapes, attention=graph.attention, grouped=graph.grouped)
+    rest = trace(proto, shapes=shapes, policies=graph.policies)
     return PrunedGraph(rest, original=graph, blocks=blocks)
 
 

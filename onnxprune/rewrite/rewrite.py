@@ -20,8 +20,8 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 def rewrite(kept: PrunedGraph) -> ModelProto:
     """Return the model without what was removed.
 
-    Everything else is unchanged: names, metadata, opsets, symbolic dimensions. Dead nodes and unused initializers are
-    removed; value_info has the new shapes, so that `onnx.checker` passes with full_check.
+    States have their new shapes. Everything else is unchanged: names, metadata, opsets, symbolic dimensions. Dead nodes
+    and unused initializers are removed; value_info has the new shapes, so that `onnx.checker` passes with full_check.
 
     Args:
         kept: the traced model and what was removed from it.
@@ -35,6 +35,9 @@ def rewrite(kept: PrunedGraph) -> ModelProto:
     source = kept.graph.proto
     model = copy_without(source, "graph")
     model.graph.CopyFrom(copy_without(source.graph, "node", "initializer", "value_info"))
+    for entry in (*model.graph.input, *model.graph.output):
+        if any(entry.name in (state.input, state.output) for state in kept.graph.states):
+            resize(kept, entry)
     nodes, constants = _nodes(kept)
     nodes = behind((o.name for o in model.graph.output), nodes)
     model.graph.node.extend(nodes)
@@ -111,8 +114,13 @@ def _value_info(kept: PrunedGraph, made: set[str]) -> Iterable[ValueInfoProto]:
             continue
         info = ValueInfoProto()
         info.CopyFrom(source)
-        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            mask = kept.mask(info.name, axis)
-            if mask is not None and not mask.all():
-                dim.dim_value = int(mask.sum())
+        resize(kept, info)
         yield info
+
+
+def resize(kept: PrunedGraph, info: ValueInfoProto) -> None:
+    """Declare the new sizes of a tensor's pruned axes."""
+    for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+        mask = kept.mask(info.name, axis)
+        if mask is not None and not mask.all():
+            dim.dim_value = int(mask.sum())

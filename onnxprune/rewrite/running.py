@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxprune.model.graph import extract, reads
 from onnxprune.rewrite.arithmetic import FLOATS, cast_arrays, cast_copy
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.randomness import Randomness, remaining
+from onnxprune.rewrite.states import run_steps
 from onnxprune.shapes.runnable import Cut, runnable_part
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -80,7 +82,7 @@ class Way:
                 model, feeds = extract(model, [n for n in self.cut.outputs if n not in gone], own), feeds | own
             if self.element is not None:
                 model, feeds = cast_copy(model, self.element), cast_arrays(feeds, self.element)
-            found = compute(model, feeds)
+            found = run_steps(kept, partial(compute, model), feeds, pruned=narrow)
             if self.cut is None or narrow:
                 return found
             return {n: remaining(kept, n, v) if isinstance(v, np.ndarray) else v for n, v in found.items()}

@@ -32,6 +32,7 @@ from onnxprune.operators.card import card_of
 from onnxprune.rewrite.arithmetic import run_reference
 from onnxprune.rewrite.randomness import Randomness, randomness
 from onnxprune.rewrite.running import Arithmetic, Outputs, Way, finite, first_that_runs, numeric
+from onnxprune.rewrite.states import STEPS
 from onnxprune.shapes.runnable import UnrunNode
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -91,6 +92,7 @@ class Verification:
         unproved: the nodes that ONNX Runtime refuses, and those that couldn't be run without them; empty if the whole
             models were compared. Otherwise ``outputs`` are the tensors at which the part that runs ends.
         notes: what else a reader must know, in sentences.
+        steps: how often the models were run, each time with the states that the last run returned.
     """
 
     passed: bool
@@ -100,6 +102,7 @@ class Verification:
     arithmetic: Arithmetic = "stored"
     unproved: tuple[UnrunNode, ...] = ()
     notes: tuple[str, ...] = ()
+    steps: int = 1
 
     @property
     def error(self) -> float:
@@ -157,7 +160,8 @@ def verify(
         words = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
         notes.append(f"Statistics of pruned weights ({words}) are those of the whole weights, in both models.")
     missing = way.cut.missing if way.cut else ()
-    result = Verification(passed, limit, checks, seed, way.arithmetic, missing, tuple(notes))
+    steps = STEPS if kept.graph.states and way.cut is None else 1
+    result = Verification(passed, limit, checks, seed, way.arithmetic, missing, tuple(notes), steps)
     if passed:
         return result
     if draws.free:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from onnxprune.errors import PlanError
@@ -122,6 +122,23 @@ class Policies(Settings):
         "What to remove from grouped convolutions: the same number of channels of every group, or whole groups.",
         shown="channels",
     )
+    resize_states: bool = setting(
+        False,
+        "Let channels of states leave: inputs and outputs that are the same state (of a recurrent layer, a cache of "
+        "keys and values or of a streaming convolution) shrink together. They are paired by name and use.",
+    )
+    state: tuple[tuple[str, str], ...] = setting(
+        (), "Let channels of this state leave: its input and its output.", metavar="IN=OUT"
+    )
+    kv_uniform: bool = setting(
+        False,
+        "Keep caches of keys and values alike in all layers: the same heads leave everywhere. Always so if the model "
+        "has a genai_config.json beside it, because onnxruntime-genai knows one number of heads.",
+    )
+
+    def settled(self) -> Policies:
+        """Return the policies with defaults filled in."""
+        return replace(self, attention=self.attention or "heads", grouped=self.grouped or "channels")
 
 
 @dataclass(frozen=True, slots=True)

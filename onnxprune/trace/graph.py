@@ -12,11 +12,12 @@ from onnx import ModelProto
 
 from onnxprune.channels.ledger import Approximation, Channels, Pin
 from onnxprune.channels.values import Ids, Value
-from onnxprune.settings.planning import Attention, Grouped
+from onnxprune.settings.planning import Policies
 from onnxprune.shapes import Shapes
 from onnxprune.shapes.runnable import Cut, RunnablePart, runnable_part
 from onnxprune.trace.bundles import Bundle
 from onnxprune.trace.groups import Group
+from onnxprune.trace.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class ChannelGraph:
         proto: the normalized model that was traced.
         shapes: its concretized shapes.
         values: the tensors of the main graph, by name.
-        attention: what leaves an attention.
-        grouped: what leaves a grouped convolution.
+        policies: what is removed together; ``policies.state`` names all of the states.
+        states: the states whose channels may leave.
         slots: ids on each axis of each initializer, by (initializer, axis).
         per_group: the number of groups of convolution weights that have separate channels for each group along the
             second axis, by (initializer, 1): there, ``slots`` holds the channels of all groups in a row.
@@ -72,8 +73,8 @@ class ChannelGraph:
     proto: ModelProto
     shapes: Shapes
     values: Mapping[str, Value]
-    attention: Attention
-    grouped: Grouped
+    policies: Policies
+    states: tuple[State, ...]
     slots: Mapping[tuple[str, int], Ids]
     per_group: Mapping[tuple[str, int], int]
     unit_of: Ids

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.channels.values import Factor, Ids, Mask, Shape
 from onnxprune.errors import RewriteError
@@ -97,6 +99,23 @@ class PrunedGraph:
             if len(positions):
                 removed.setdefault(name, {})[axis] = positions
         return removed
+
+    def cut(self, tensor: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Return what remains of a tensor's value."""
+        for axis in range(array.ndim):
+            mask = self.mask(tensor, axis)
+            if mask is not None and not mask.all():
+                array = np.compress(mask, array, axis)
+        return array
+
+    def blanked(self, tensor: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a tensor's value with zeros in place of what was removed."""
+        array = array.copy()
+        for axis in range(array.ndim):
+            mask = self.mask(tensor, axis)
+            if mask is not None:
+                array[(slice(None),) * axis + (~mask,)] = 0
+        return array
 
     def _of(self, factor: Factor) -> tuple[Mask, ...]:
         """Return the mask along each dimension of a factor, cached by the identity of its id array."""

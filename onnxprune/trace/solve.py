@@ -11,11 +11,12 @@ from onnx import ModelProto
 
 from onnxprune.channels.ledger import Approximation, Channels
 from onnxprune.channels.values import Ids, Value
-from onnxprune.settings.planning import Attention, Grouped
+from onnxprune.settings.planning import Policies
 from onnxprune.shapes import Shapes
 from onnxprune.trace.bundles import Bundle, bundle
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
+from onnxprune.trace.states import State
 
 
 def solve(
@@ -23,8 +24,8 @@ def solve(
     shapes: Shapes,
     values: Mapping[str, Value],
     ledger: Channels,
-    attention: Attention,
-    grouped: Grouped,
+    policies: Policies,
+    states: tuple[State, ...],
 ) -> ChannelGraph:
     """Solve the ties of a walk.
 
@@ -33,8 +34,8 @@ def solve(
         shapes: its concretized shapes.
         values: the tensors, by name.
         ledger: the ledger of the walk.
-        attention: what leaves an attention.
-        grouped: what leaves a grouped convolution.
+        policies: what is removed together.
+        states: the states whose channels may leave.
     """
     initializers = [t.name for t in proto.graph.initializer if t.name in values]
     slots = {(name, f.axes[0]): f.ids for name in initializers for f in values[name].factors}
@@ -54,7 +55,7 @@ def solve(
         )
         per_group = {(name, 1): len(ids) for name, ids in ledger.ids_by_group.items()}
         return ChannelGraph(
-            *(proto, shapes, values, attention, grouped, slots, per_group),
+            *(proto, shapes, values, policies, states, slots, per_group),
             *(unit_of, pinned, stuck, bundles, incidence, ledger),
         )
 

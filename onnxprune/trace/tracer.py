@@ -16,16 +16,18 @@ from onnx.numpy_helper import to_array
 
 from onnxprune.channels.ledger import Pin, fresh_value
 from onnxprune.channels.values import Value
-from onnxprune.model.bodies import in_body
+from onnxprune.model.bodies import in_body, is_open
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import GraphIndex, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
-from onnxprune.settings.planning import Attention, Grouped
+from onnxprune.settings.declare import either
+from onnxprune.settings.planning import Policies
 from onnxprune.shapes import Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.solve import solve
+from onnxprune.trace.states import close_states, find_states, open_states
 
 
 def trace(
@@ -33,8 +35,8 @@ def trace(
     input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     *,
     shapes: Shapes | None = None,
-    attention: Attention = "heads",
-    grouped: Grouped = "channels",
+    policies: Policies | None = None,
+    **options: Any,
 ) -> ChannelGraph:
     """Find which channels of a model can only leave together.
 
@@ -42,20 +44,23 @@ def trace(
         proto: a normalized model (`onnxprune.normalize`).
         input_shapes: sizes for inputs with symbolic dimensions, where the default ones don't fit.
         shapes: concretized shapes, if they are known already.
-        attention: what leaves an attention: whole heads, or a part of each head's width.
-        grouped: what leaves a grouped convolution: the same number of channels of every group, or whole groups.
+        policies: what is removed together.
+        **options: fields of `Policies`, as an alternative.
 
     Returns:
         The channel dependencies.
 
     Raises:
         ModelError: the input shapes contradict the model.
+        PlanError: a policy isn't allowed (OP303), or states can't be paired (OP316).
     """
+    policies = either(Policies, policies, options).settled()
     shapes = concretize(proto, input_shapes) if shapes is None else shapes
     with _uncollected():
-        walk = _Tracer(proto, shapes, attention, grouped)
+        walk = _Tracer(proto, shapes, policies)
         walk.run()
-        return solve(proto, shapes, walk.values, walk.channels, attention, grouped)
+        policies = replace(policies, state=tuple((state.input, state.output) for state in walk.states))
+        return solve(proto, shapes, walk.values, walk.channels, policies, walk.states)
 
 
 @contextmanager
@@ -75,14 +80,18 @@ _UNKNOWN = Card("")
 
 
 class _Tracer(Walk):
-    def __init__(self, proto: ModelProto, shapes: Shapes, attention: Attention, grouped: Grouped) -> None:
-        super().__init__(shapes.shapes, grouped, attention)
+    def __init__(self, proto: ModelProto, shapes: Shapes, policies: Policies) -> None:
+        assert policies.attention is not None
+        assert policies.grouped is not None
+        super().__init__(shapes.shapes, policies.grouped, policies.attention)
         self.proto = proto
         self.shapes = shapes
         self.values: dict[str, Value] = {}
         self.initializers = {t.name: t for t in proto.graph.initializer}
         self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         self.parameters: dict[str, str] = {}
+        self.states = find_states(proto, shapes, policies)
+        self.uniform = policies.kv_uniform
         self.in_attention = attention_nodes(proto.graph)
         self.uses = GraphIndex(proto.graph).uses
         self.owned = owned_weights(proto.graph, self.uses)
@@ -92,14 +101,17 @@ class _Tracer(Walk):
             if entry.name in self.known and entry.name not in self.initializers:
                 origin = f'graph input "{entry.name}"'
                 self.values[entry.name] = Value(self.known[entry.name], origin=origin)
+        open_states(self, self.states, self.values, self.proto.graph, uniform=self.uniform)
         table = cards()
         for index, node in enumerate(self.proto.graph.node):
             self.step(index, node, table)
         for name, reader in self.parameters.items():
             if name in self.values:
                 self.pin(self.values[name], Pin("OP209", reader, "is read as a parameter"))
+        close_states(self, self.states, self.values)
+        resized = {state.output for state in self.states}
         for entry in self.proto.graph.output:
-            if entry.name in self.values:
+            if entry.name in self.values and entry.name not in resized:
                 reason = "its size is what the model's users expect"
                 self.pin(self.values[entry.name], Pin("OP202", f'graph output "{entry.name}"', reason))
 
@@ -109,7 +121,7 @@ class _Tracer(Walk):
         card = table.get(operator_key(node.domain, node.op_type), _UNKNOWN)
         op = TraceNode(self, index, node, version, attention=policy, records=card.contracts and card.macs is None)
         try:
-            if any(a.type in _SUBGRAPHS for a in node.attribute):
+            if any(a.type in _SUBGRAPHS for a in node.attribute) and not is_open(node):
                 self.capture(op)
             elif card.trace is None and "trace" not in card.reasons:
                 hint = "the command `rules` lists the known operators"

@@ -13,7 +13,8 @@ from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.settings import DataSettings
-from onnxprune.settings.planning import Attention, Grouped, Policies
+from onnxprune.settings.declare import either, given
+from onnxprune.settings.planning import Policies
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace
@@ -29,48 +30,43 @@ class TracedModel:
     Attributes:
         model: the loaded model, without the data of its weights.
         graph: its channel dependencies; ``graph.proto`` is the normalized model.
-        attention: what is removed from attention, see `Policies`.
-        grouped: what is removed from grouped convolutions, see `Policies`.
     """
 
     model: Model
     graph: ChannelGraph
-    attention: Attention = "heads"
-    grouped: Grouped = "channels"
 
 
 def analyze(
     source: Source | TracedModel,
     input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     *,
-    attention: Attention | None = None,
-    grouped: Grouped | None = None,
+    policies: Policies | None = None,
     plan: PrunePlan | None = None,
     inputs: Inputs | None = None,
     data: DataSettings | None = None,
     transform: str | Callable[[Any], Any] | None = None,
     consume: bool = False,
+    **options: Any,
 ) -> TracedModel:
     """Load a model and trace its channel dependencies.
 
     Args:
         source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned unchanged.
         input_shapes: shapes of inputs with symbolic dimensions, by name, or sizes of symbolic dimensions, by theirs.
-        attention: what to remove from attention: whole "heads" (the default), or part of the "width" of every head.
-        grouped: what to remove from grouped convolutions: the same number of "channels" of every group (the default),
-            or whole "groups".
+        policies: what is removed together; `options` are an alternative.
         plan: a plan for the model; its input shapes and policies are the defaults.
         inputs: an array for each input, which also set the shapes. Sizes that only values tell, such as the length of
             speech, are those for these arrays.
         data: data whose first sample serves instead of `inputs`; `input_shapes` may differ from its shapes.
         transform: a function on onnx-graphsurgeon graphs that the model passes through first, or "module:function".
         consume: whether `source`, if it is a Model, may be modified, which saves a copy of its weights.
+        **options: fields of `Policies`: attention, grouped, resize_states, ...
 
     Raises:
         ModelError: the model can't be read or understood.
         UsageError: an input shape doesn't fit.
         PlanError: a setting isn't allowed (OP303), the plan is for another model (OP306), or it was made with other
-            settings (OP302).
+            settings (OP302); states can't be paired (OP316).
         DataError: the transformation fails (OP710).
 
     Example:
@@ -82,15 +78,15 @@ def analyze(
     if isinstance(source, TracedModel):
         _check_plan(plan, source.model)
         return source
-    Policies(attention, grouped)  # checks them
+    chosen = either(Policies, policies, options)
     model = load(source) if transform is None else transformed(source, transform)
-    chosen: dict[str, Any] = {"attention": attention, "grouped": grouped}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
     _check_plan(plan, model)
     if plan is not None:
-        for name, planned in plan.policies.items():
-            if chosen.setdefault(name, planned) != planned:
-                raise PlanError("OP302", f"`{name}` is {chosen[name]}, but the plan was made with {planned}")
+        for name, value in given(chosen).items():
+            planned = getattr(plan.policies, name)
+            if value != planned:
+                raise PlanError("OP302", f"`{name}` is {value}, but the plan was made with {planned}")
+        chosen = plan.policies
         input_shapes = {**plan.inputs, **(input_shapes or {})}
     known = outline(model)
     proto = normalize(model.proto, consume=consume or model is not source)
@@ -100,11 +96,11 @@ def analyze(
         sizes = {name: array.shape for name, array in inputs.items()} | sizes
     elif data is not None and (inputs := first_inputs(data, proto)) is not None:
         sizes |= sizes_in(inputs, proto.graph, sizes)
-    graph = trace(proto, shapes=concretize(proto, sizes, inputs), **chosen)
+    graph = trace(proto, shapes=concretize(proto, sizes, inputs), policies=chosen)
     for note in graph.shapes.notes:
         log.info("note: %s", note)
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
-    return TracedModel(known, graph, **chosen)
+    return TracedModel(known, graph)
 
 
 def _check_plan(plan: PrunePlan | None, model: Model) -> None:

@@ -19,7 +19,7 @@ from onnxprune.model.file import Source
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method
-from onnxprune.settings.planning import PlanSettings, Policies
+from onnxprune.settings.planning import PlanSettings
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.finetune import FineTuned, finetune
@@ -95,8 +95,8 @@ def prune_iteratively(
     if steps < 1:
         raise PlanError("OP303", f"{steps} is out of range: must be at least 1", where="steps")
     original = analyze(model)
-    policies = Policies(original.attention, original.grouped)
-    early = None if rewind is None else analyze(rewind, attention=policies.attention, grouped=policies.grouped)
+    policies = original.graph.policies
+    early = None if rewind is None else analyze(rewind, policies=policies)
     share = replace(settings.target, value=settings.target.value ** (1 / steps))
     batches = batches_of(data.subset(range(min(LIMIT, len(data)))), original.graph.proto)
     analysis, rounds = original, list[Round]()
@@ -115,7 +115,7 @@ def prune_iteratively(
         rounds.append(Round(whole, pruned, tuned))
         log.info("step %d of %d: %s", number, steps, rounds[-1])
         progress("prune in steps", number, steps)
-        analysis = analyze(tuned.proto, attention=policies.attention, grouped=policies.grouped)
+        analysis = analyze(tuned.proto, policies=policies)
     return rounds[-1].tuned.proto, tuple(rounds)
 
 

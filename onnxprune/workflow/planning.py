@@ -33,7 +33,7 @@ from onnxprune.sensitivity import (
     spend_blocks,
 )
 from onnxprune.settings import LatencySettings, PlanSettings
-from onnxprune.settings.declare import either
+from onnxprune.settings.declare import either, given
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -115,7 +115,7 @@ def plan(
         else:
             allocation: Literal["uniform", "global"] = "global" if settings.allocation == "global" else "uniform"
             removed = choose(graph, scores, constraints, ratio=settings.ratio, target=target, allocation=allocation)
-    notes: dict[str, Any] = {"attention": analysis.attention, "grouped": analysis.grouped}
+    notes: dict[str, Any] = given(analysis.graph.policies)
     if found is not None:
         removed, notes["latency"] = found.removed, found.fields()
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})

@@ -141,8 +141,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
     analysis = analyze(
         loaded,
         settings.input_shapes,
-        attention=settings.policies.attention,
-        grouped=settings.policies.grouped,
+        policies=settings.policies,
         plan=made,
         inputs=settings.inputs,
         data=calibration,
