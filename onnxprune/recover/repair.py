@@ -95,7 +95,8 @@ def recover(
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
     changed = _changed_tensors(kept, pruned)
     unmade = kept.graph.unmade
-    now, then = (Stream(model, batches, unmade=unmade) for model in (pruned, kept.graph.proto))
+    now = Stream(pruned, smaller(kept, batches), unmade=unmade)
+    then = Stream(kept.graph.proto, batches, unmade=unmade)
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
     places = index.positions, GraphIndex(kept.graph.proto.graph).positions
     repairs = []
@@ -126,6 +127,14 @@ def unrepaired(kept: PrunedGraph, pruned: ModelProto) -> tuple[LeftOut, ...]:
     reason = "ONNX Runtime can't run it, or a node in front of it"
     unrun = (LeftOut(layer.node.name, layer.node.op_type, reason) for layer in behind)
     return (*left_out(pruned, changed), *unrun)
+
+
+def smaller(kept: PrunedGraph, batches: Batches) -> Batches:
+    """Return the inputs of a pruned model, made of those of its original: of states, the kept positions."""
+    entries = {state.input for state in kept.graph.states}
+    if not entries:
+        return batches
+    return lambda: ({n: kept.cut(n, a) if n in entries else a for n, a in batch.items()} for batch in batches())
 
 
 def _changed_tensors(kept: PrunedGraph, pruned: ModelProto) -> set[str]:

@@ -161,6 +161,7 @@ def group_tables(summary: PlanSummary) -> Tables:
     yield _group_table(["units", "kept", "change"], rows)
     if summary.blocks:
         yield paragraph(f"removed {_blocks(summary)}")
+    yield from _states(summary)
 
 
 def removal_tables(summary: PlanSummary) -> Tables:
@@ -170,6 +171,7 @@ def removal_tables(summary: PlanSummary) -> Tables:
     touched = sum(c.removed > 0 for c in summary.groups)
     text = f"removed {removed:,} of {count(units, 'unit')}, from {touched} of {count(len(summary.groups), 'group')}"
     yield paragraph(f"{text}, and {_blocks(summary)}" if summary.blocks else text)
+    yield from _states(summary)
 
 
 def latency_tables(found: Mapping[str, Any]) -> Tables:
@@ -271,6 +273,8 @@ def _verification(v: Verification) -> Tables:
     partly = ("proved right in part", CODE) if v.unproved else ("proved right", GOOD)
     outcome = partly if v.passed else ("NOT right", BAD)
     inputs = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
+    if v.steps > 1:
+        inputs += f", in {v.steps} steps that pass the states on"
     meaning = (
         f": compared with the original whose removed weights are set to zero, on {inputs}."
         f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value."
@@ -302,6 +306,14 @@ def _distances(distances: Sequence[OutputDistance]) -> Tables:
 
 def _blocks(summary: PlanSummary) -> str:
     return f"{count(len(summary.blocks), 'residual block')}: {', '.join(summary.blocks)}"
+
+
+def _states(summary: PlanSummary) -> Tables:
+    """Show the shapes of states, if there are any."""
+    if summary.states:
+        yield heading("states", "inputs and outputs that are fed back")
+        rows = ((Name(s.input), Name(s.output), dims(s.before), dims(s.after)) for s in summary.states)
+        yield table(flexible("input", "output") + left("before", "after"), rows)
 
 
 def _at(inputs: Mapping[str, Shape]) -> str:

@@ -15,7 +15,7 @@ from onnxprune.channels.values import Ids, Shape
 from onnxprune.cost.cost import Cost, LayerCost, cost
 from onnxprune.report.index import KERNEL, Index, Reach
 from onnxprune.trace import ChannelGraph, Group
-from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,7 @@ class PlanSummary:
         inputs: the input shapes at which costs are counted.
         groups: the change of each group.
         blocks: names of the residual blocks that are removed.
+        states: the states that may shrink, with their shapes.
     """
 
     before: Cost
@@ -138,6 +139,7 @@ class PlanSummary:
     inputs: Mapping[str, Shape]
     groups: tuple[GroupChange, ...]
     blocks: tuple[str, ...] = ()
+    states: tuple[ResizedState, ...] = ()
 
 
 def summarize(graph: ChannelGraph) -> ModelSummary:
@@ -163,6 +165,7 @@ def summarize_plan(kept: PrunedGraph) -> PlanSummary:
         inputs=kept.graph.shapes.inputs,
         groups=tuple(map(GroupChange, kept.graph.groups, removed)),
         blocks=tuple(block.name for block in kept.blocks),
+        states=kept.states(),
     )
 
 

@@ -35,9 +35,7 @@ def rewrite(kept: PrunedGraph) -> ModelProto:
     source = kept.graph.proto
     model = copy_without(source, "graph")
     model.graph.CopyFrom(copy_without(source.graph, "node", "initializer", "value_info"))
-    for entry in (*model.graph.input, *model.graph.output):
-        if any(entry.name in (state.input, state.output) for state in kept.graph.states):
-            resize(kept, entry)
+    model = declared(kept, model)
     nodes, constants = _nodes(kept)
     nodes = behind((o.name for o in model.graph.output), nodes)
     model.graph.node.extend(nodes)
@@ -47,6 +45,18 @@ def rewrite(kept: PrunedGraph) -> ModelProto:
     made = {name for node in nodes for name in node.output}
     model.graph.value_info.extend(_value_info(kept, made))
     return close_bodies(model)
+
+
+def declared(kept: PrunedGraph, model: ModelProto) -> ModelProto:
+    """Return a model with the new shapes of states on its inputs and outputs; the given one if there are no states."""
+    if not kept.graph.states:
+        return model
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    for entry in (*changed.graph.input, *changed.graph.output):
+        if any(entry.name in (state.input, state.output) for state in kept.graph.states):
+            resize(kept, entry)
+    return changed
 
 
 def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:

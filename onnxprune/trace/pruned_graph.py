@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -33,6 +34,25 @@ class Block:
     output: str
     nodes: tuple[str, ...]
     weights: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResizedState:
+    """A state whose channels may have left.
+
+    Attributes:
+        input: the input that takes it.
+        output: the output that returns it.
+        before: its shape in the original: a size, a symbol or "?" for each axis.
+        after: its shape in the pruned model.
+        kept: the positions that remain, by axis, for the axes that shrank.
+    """
+
+    input: str
+    output: str
+    before: tuple[int | str, ...]
+    after: tuple[int | str, ...]
+    kept: Mapping[int, tuple[int, ...]]
 
 
 class PrunedGraph:
@@ -99,6 +119,30 @@ class PrunedGraph:
             if len(positions):
                 removed.setdefault(name, {})[axis] = positions
         return removed
+
+    def states(self) -> tuple[ResizedState, ...]:
+        """Return the states with their shapes before and after.
+
+        Raises:
+            RewriteError: of a state's input and output not the same remains (OP401).
+        """
+        declared = {entry.name: entry.type.tensor_type.shape.dim for entry in self.graph.proto.graph.input}
+        found = []
+        for state in self.graph.states:
+            dims = declared[state.input]
+            size = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or "?" for d in dims]
+            kept = {}
+            for axis in range(len(size)):
+                ends = [self.mask(name, axis) for name in (state.input, state.output)]
+                gone = [[] if m is None else np.flatnonzero(~m).tolist() for m in ends]
+                if gone[0] != gone[1]:
+                    cause = f'the state "{state.input}" would not fit its output "{state.output}" on axis {axis}'
+                    raise RewriteError("OP401", cause, hint="this is a bug of onnxprune: please report it")
+                if gone[0] and ends[0] is not None:
+                    kept[axis] = tuple(np.flatnonzero(ends[0]).tolist())
+            after = tuple(len(kept[a]) if a in kept else n for a, n in enumerate(size))
+            found.append(ResizedState(state.input, state.output, tuple(size), after, kept))
+        return tuple(found)
 
     def cut(self, tensor: str, array: NDArray[Any]) -> NDArray[Any]:
         """Return what remains of a tensor's value."""

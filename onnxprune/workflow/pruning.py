@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.verify import Verification, verify as hold_against
 from onnxprune.settings import RepairSettings
 from onnxprune.shapes import runnable_inputs
-from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import Samples, batches_of
@@ -110,7 +110,7 @@ def prune(
     kept = apply_plan(analysis.graph, plan)
     proto = rewrite(kept)
     check_sound(kept, proto)
-    _sign(proto, plan)
+    _sign(proto, plan, kept.states())
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:
         return Pruned(proto, plan, None, kept)
@@ -200,14 +200,16 @@ def repair(
     return repairs
 
 
-def _sign(proto: ModelProto, plan: PrunePlan) -> None:
-    """Write the plan's digest and settings into the model's metadata."""
+def _sign(proto: ModelProto, plan: PrunePlan, states: Sequence[ResizedState]) -> None:
+    """Write the plan's digest and settings into the model's metadata, and which positions of states remain."""
     notes = {
         "onnxprune.version": __version__,
         "onnxprune.plan": plan.digest,
         "onnxprune.source": plan.model,
         "onnxprune.settings": json.dumps(plan.settings, sort_keys=True),
     }
+    if states:
+        notes["onnxprune.states"] = json.dumps([asdict(state) for state in states])
     for entry in [e for e in proto.metadata_props if e.key in notes]:
         proto.metadata_props.remove(entry)
     for key, value in notes.items():

@@ -10,6 +10,7 @@ from onnxprune.model.file import Source, load
 from onnxprune.model.graph import extract
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.rewrite.comparison import Comparison, check_origin, compare_outputs, interface_changes
+from onnxprune.rewrite.rewrite import declared
 from onnxprune.settings.shrinking import VerifySettings
 from onnxprune.shapes import runnable_inputs
 from onnxprune.shapes.runnable import operators
@@ -62,12 +63,12 @@ def verify(
     graph, proto = analysis.graph, load(pruned).proto
     if plan is not None:
         check_origin(proto, plan)
-    changes = interface_changes(analysis.model.proto, proto)
+    kept = None if plan is None else apply_plan(graph, plan)
+    changes = interface_changes(analysis.model.proto if kept is None else declared(kept, analysis.model.proto), proto)
     log.debug("%d changes of the interface", len(changes))
     if changes:
         return Comparison(changes)
-    if plan is not None:
-        kept = apply_plan(graph, plan)
+    if kept is not None:
         return Comparison(verification=prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed or 0))
     feeds = runnable_inputs(graph.proto, graph.shapes.inputs, seed or 0) if inputs is None else inputs
     if (cut := graph.front) is None or not cut.outputs:

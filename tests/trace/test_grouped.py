@@ -19,7 +19,7 @@ from onnxprune.planning.budget import choose
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
-from onnxprune.settings.planning import Constraints
+from onnxprune.settings.planning import Constraints, Policies
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -194,4 +194,4 @@ def test_the_policy_is_part_of_the_plan(tmp_path: Path) -> None:
     assert invoke("prune", model, "-o", tmp_path / "a.onnx", "--plan", plan) == 0
     assert invoke("verify", model, tmp_path / "a.onnx", "--plan", plan) == 0
     other = PrunePlan("", {}, settings={"grouped": "nothing we know"})
-    assert other.policies == {"attention": "heads", "grouped": "channels"}
+    assert other.policies == Policies("heads", "channels")
