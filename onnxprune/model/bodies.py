@@ -2,8 +2,8 @@
 
 A graph without subgraphs can be traced, sliced and masked directly. `open_bodies` moves the nodes of every body before
 its If, under unique names, each marked with its If and body, and makes the body's results inputs of the If.
-`close_bodies` undoes this. Weights stay in the main graph, where a body may read them. The channels of the If's own
-outputs can't be removed; inside of a body channels are as free as anywhere.
+`close_bodies` undoes this. Weights stay in the main graph, where a body may read them. Channels of
+the results leave all bodies together; inside of a body they are as free as anywhere.
 
 Bodies with inputs (of Loop, Scan, SequenceMap) run many times on different data and are left closed.
 """

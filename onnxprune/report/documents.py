@@ -70,7 +70,11 @@ def fields(result: Any) -> dict[str, Any]:
         case PrunePlan():
             return {"model_sha256": result.model, "plan_digest": result.digest, **pick(result, "settings", "blocks")}
         case PlanSummary():
-            return {"counted_at": result.inputs, "cost": pick(result, "before", "after"), **pick(result, "groups", "states")}
+            return {
+                "counted_at": result.inputs,
+                "cost": pick(result, "before", "after"),
+                **pick(result, "groups", "states"),
+            }
         case Comparison():
             found = pick(result, "verification", "distances")
             return {"proved": result.proved, "interface_changes": result.changes, **found}

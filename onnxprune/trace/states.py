@@ -143,7 +143,8 @@ class _Search:
         if kinds[0].elem_type != kinds[1].elem_type or len(before) != len(after) or not before:
             return False
         pairs = list(zip(before, after, strict=True))
-        return all(n <= m for n, m in pairs) and sum(n != m for n, m in pairs) <= 1
+        grown = sum(n != m for n, m in pairs)
+        return all(n <= m for n, m in pairs) and grown <= (len(pairs) > 2)
 
     def _names_agree(self, entry: str, exit_: str) -> bool:
         """Whether names agree but for words such as in and out, and are those of states."""

@@ -59,7 +59,10 @@ def test_pruned_equals_masked(golden: Golden) -> None:
 
 
 def test_every_rule_has_a_golden_line() -> None:
-    assert {name for name, card in cards().items() if card.trace} <= {g.operator for g in GOLDEN} <= set(cards())
+    bodies = {"If"}  # can't be written in a line: see tests/test_bodies.py
+    assert (
+        {name for name, card in cards().items() if card.trace} - bodies <= {g.operator for g in GOLDEN} <= set(cards())
+    )
 
 
 @pytest.mark.parametrize("name", sorted(name for name, card in cards().items() if not card.trace))

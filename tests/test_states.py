@@ -1,0 +1,342 @@
+"""States that are inputs and outputs: they shrink together, and the pruned model follows the original step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+import onnxprune as op
+from onnxprune.cli import cli
+from onnxprune.errors import PlanError
+from onnxprune.model.file import load, save
+from onnxprune.planning.plan import PrunePlan
+from onnxprune.rewrite.masked import masked
+from onnxprune.rewrite.verify import verify
+from onnxprune.trace.pruned_graph import PrunedGraph
+from tests.toolbox import Net, inputs_of, run_once
+
+Arrays = dict[str, NDArray[Any]]
+SHARED = Path(__file__).parents[2] / "shared" / "models"
+STEPS = 4
+
+
+def renamed(net: Net, old: str, new: str) -> None:
+    """Return a tensor as an output of another name."""
+    net.nodes.append(helper.make_node("Identity", [old], [new], name=f"{new}_node"))
+    net.types[new] = net.types[old]
+    net.output(new)
+
+
+def lstm() -> ModelProto:
+    """A voice detector: hidden state and cell in one tensor, [2, 1, 24]."""
+    net = Net(seed=1)
+    x, state = net.input((1, 1, 8), "x"), net.input((2, 1, 24), "state")
+    h, c = net.split(state, [1, 1], 0)
+    weights = [net.weight(1, 96, 8), net.weight(1, 96, 24), net.weight(1, 192)]
+    y, h, c = net.ops("LSTM", x, *weights, "", h, c, count=3, name="rnn", hidden_size=24)
+    net.output(net.linear(net.squeeze(y, [1]), 5, name="head"))
+    renamed(net, net.op("Concat", h, c, axis=0, name="join"), "stateN")
+    return net.model()
+
+
+def gru() -> ModelProto:
+    """Two layers, each with a state of its own; the names say which is which."""
+    net = Net(seed=2)
+    x, h0, h1 = net.input((3, 1, 8), "x"), net.input((1, 1, 16), "h_a"), net.input((1, 1, 16), "h_b")
+    last = []
+    for name, state in (("one", h0), ("two", h1)):
+        width = net.shape(x)[2]
+        weights = [net.weight(1, 48, width), net.weight(1, 48, 16), net.weight(1, 96)]
+        y, h = net.ops("GRU", x, *weights, "", state, count=2, name=name, hidden_size=16)
+        x = net.squeeze(y, [1])
+        last.append(h)
+    net.output(net.linear(x, 5, name="head"))
+    renamed(net, last[0], "h_a_out")
+    renamed(net, last[1], "h_b_out")
+    return net.model()
+
+
+def cell() -> ModelProto:
+    """A plain recurrent cell of matrix products: only the state couples what it writes to what it reads."""
+    net = Net(seed=3)
+    x, h = net.input((1, 8), "x"), net.input((1, 16), "hidden_in")
+    h = net.op("Tanh", net.op("Add", net.linear(x, 16, name="own"), net.linear(h, 16, name="back")))
+    net.output(net.linear(h, 5, name="head"))
+    renamed(net, h, "hidden_out")
+    return net.model()
+
+
+def convolution() -> ModelProto:
+    """A streaming convolution: the last two frames of its input are kept."""
+    net = Net(seed=4)
+    x, cache = net.input((1, 4, 6), "x"), net.input((1, 12, 2), "conv_cache")
+    x = net.op("Relu", net.op("Conv", x, net.weight(12, 4, 1), name="first"))
+    joined = net.op("Concat", cache, x, axis=2, name="join")
+    y = net.op("Relu", net.op("Conv", joined, net.weight(8, 12, 3), name="second"))
+    net.output(net.op("Conv", y, net.weight(3, 8, 1), name="last"))
+    renamed(net, net.slice(joined, [6], [8], [2]), "conv_cache_out")
+    return net.model()
+
+
+def attention(layers: int = 2, heads: int = 4, shared: int = 2, width: int = 6) -> ModelProto:
+    """A decoder with caches of keys and values, whose heads are shared by two heads of queries each."""
+    net = Net(seed=5)
+    x = net.input((1, 2, 16), "x")
+    caches = [
+        net.input((1, shared, 3, width), f"past_key_values.{i}.{kind}")
+        for i in range(layers)
+        for kind in ("key", "value")
+    ]
+    for i in range(layers):
+        q = net.op(
+            "Transpose",
+            net.reshape(net.linear(x, heads * width, name=f"q{i}"), [0, 0, heads, width]),
+            perm=[0, 2, 1, 3],
+        )
+        rows = []
+        for kind, cache in zip(("key", "value"), caches[2 * i : 2 * i + 2], strict=True):
+            new = net.reshape(net.linear(x, shared * width, name=f"{kind}{i}"), [0, 0, shared, width])
+            whole = net.op("Concat", cache, net.op("Transpose", new, perm=[0, 2, 1, 3]), axis=2)
+            renamed(net, whole, f"present.{i}.{kind}")
+            wide = net.op(
+                "Expand", net.unsqueeze(whole, [2]), net.const(np.array([1, shared, heads // shared, 5, width]))
+            )
+            rows.append(net.reshape(wide, [0, heads, 5, width]))
+        scores = net.op(
+            "Mul", net.op("MatMul", q, net.op("Transpose", rows[0], perm=[0, 1, 3, 2])), net.const(width**-0.5)
+        )
+        mixed = net.op("Transpose", net.op("MatMul", net.op("Softmax", scores, axis=-1), rows[1]), perm=[0, 2, 1, 3])
+        x = net.op("Add", x, net.linear(net.reshape(mixed, [0, 0, heads * width]), 16, name=f"o{i}"))
+    net.output(net.linear(x, 7, name="head"))
+    return net.model()
+
+
+def steps(model: ModelProto, inputs: Arrays, pairs: Mapping[str, str]) -> list[Arrays]:
+    """Run a model step by step; a state that grew is cut to its latest positions."""
+    feeds, found = dict(inputs), []
+    for _ in range(STEPS):
+        out = run_once(model, feeds)
+        for entry, exit_ in pairs.items():
+            n = feeds[entry].shape[2] if feeds[entry].ndim > 2 else 0
+            feeds[entry] = out[exit_][:, :, -n:] if n else out[exit_]
+        found.append(out)
+    return found
+
+
+def follows(kept: PrunedGraph, pruned: ModelProto, pairs: Mapping[str, str]) -> float:
+    """Compare a pruned model with the masked original on embedded states, with loops of this test's own."""
+    big = inputs_of(kept.graph, seed=7)
+    places = {
+        name: [np.arange(n) if (m := kept.mask(name, a)) is None else np.flatnonzero(m) for a, n in enumerate(x.shape)]
+        for name, x in big.items()
+    }
+    small = {name: x[np.ix_(*places[name])] if name in pairs else x for name, x in big.items()}
+    for name in pairs:
+        embedded = np.zeros_like(big[name])
+        embedded[np.ix_(*places[name])] = small[name]
+        big[name] = embedded
+    worst = 0.0
+    for expected, actual in zip(steps(masked(kept), big, pairs), steps(pruned, small, pairs), strict=True):
+        for name, value in expected.items():
+            for entry, exit_ in pairs.items():
+                if name == exit_:
+                    cut = [
+                        p if len(p) != value.shape[a] else np.arange(value.shape[a])
+                        for a, p in enumerate(places[entry])
+                    ]
+                    cut = [np.arange(value.shape[a]) if kept.mask(entry, a) is None else p for a, p in enumerate(cut)]
+                    value = value[np.ix_(*cut)]
+            worst = max(worst, float(np.abs(value - actual[name]).max()))
+    return worst
+
+
+KV = {f"past_key_values.{i}.{kind}": f"present.{i}.{kind}" for i in range(2) for kind in ("key", "value")}
+MODELS: Mapping[str, tuple[Callable[[], ModelProto], Mapping[str, str], Mapping[str, tuple[int, ...]]]] = {
+    "lstm": (lstm, {"state": "stateN"}, {"state": (2, 1, 12)}),
+    "gru": (gru, {"h_a": "h_a_out", "h_b": "h_b_out"}, {"h_a": (1, 1, 8), "h_b": (1, 1, 8)}),
+    "cell": (cell, {"hidden_in": "hidden_out"}, {"hidden_in": (1, 8)}),
+    "convolution": (convolution, {"conv_cache": "conv_cache_out"}, {"conv_cache": (1, 6, 2)}),
+    "attention": (attention, KV, {name: (1, 1, 3, 6) for name in KV}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_states_shrink_and_follow_the_original(name: str) -> None:
+    build, pairs, sizes = MODELS[name]
+    model = build()
+    before = op.analyze(model).graph
+    assert all(before.pinned[before.unit_of[f.ids]].all() for n in pairs for f in before.values[n].factors)
+    analysis = op.analyze(model, resize_states=True)
+    assert {s.input: s.output for s in analysis.graph.states} == pairs
+    pruned = op.prune(analysis, op.plan(analysis, ratio=0.5))
+    assert pruned.verification is not None
+    assert (pruned.verification.passed, pruned.verification.steps) == (True, STEPS)
+    assert pruned.verification.informative
+    declared = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in pruned.proto.graph.input}
+    assert {n: declared[n] for n in pairs} == sizes
+    assert follows(pruned.kept, pruned.proto, pairs) < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_states_in_another_order_are_caught(name: str) -> None:
+    """Negative control: the pruned model returns its states with two positions exchanged."""
+    build, pairs, _ = MODELS[name]
+    analysis = op.analyze(build(), resize_states=True)
+    pruned = op.prune(analysis, op.plan(analysis, ratio=0.5))
+    wrong = ModelProto.FromString(pruned.proto.SerializeToString())
+    for i, exit_ in enumerate(pairs.values()):
+        axis = next(a for a, n in enumerate(pruned.kept.shape(exit_)) if n > 1)
+        order = np.roll(np.arange(pruned.kept.shape(exit_)[axis]), 1)
+        for node in wrong.graph.node:
+            node.output[:] = [f"{exit_}::right" if o == exit_ else o for o in node.output]
+            node.input[:] = [f"{exit_}::right" if o == exit_ else o for o in node.input]
+        index = helper.make_tensor(f"order{i}", 7, [len(order)], order)
+        wrong.graph.initializer.append(index)
+        wrong.graph.node.append(helper.make_node("Gather", [f"{exit_}::right", f"order{i}"], [exit_], axis=axis))
+    assert not verify(pruned.kept, wrong, inputs_of(analysis.graph)).passed
+
+
+def test_a_mispaired_cell_is_refused() -> None:
+    """Two cells side by side: each output is computed from the other input, which has the same shape."""
+    net = Net(seed=6)
+    x = net.input((1, 8), "x")
+    for name in ("a", "b"):
+        h = net.input((1, 16), name)
+        h = net.op("Tanh", net.op("Add", net.linear(x, 16), net.linear(h, 16, name=f"back_{name}")))
+        renamed(net, h, f"{name}_new")
+    model = net.model()
+    with pytest.raises(PlanError, match='"b_new" isn\'t computed from "a", but from "b"'):
+        op.analyze(model, state=[("a", "b_new")])
+    right = op.analyze(model, state=[("a", "a_new"), ("b", "b_new")])
+    assert len(right.graph.states) == 2
+
+
+def test_what_is_ambiguous_is_listed() -> None:
+    net = Net(seed=7)
+    x = net.input((1, 1, 8), "x")
+    a, b = net.input((1, 1, 16), "u"), net.input((1, 1, 16), "v")
+    weights = [net.weight(1, 64, 8), net.weight(1, 64, 16), net.weight(1, 128)]
+    mean = net.op("Concat", a, b, axis=1)
+    first, second = net.split(mean, [1, 1], 1)
+    y, h, c = net.ops("LSTM", x, *weights, "", first, second, count=3, name="rnn", hidden_size=16)
+    net.output(net.linear(net.squeeze(y, [1]), 3))
+    renamed(net, h, "p")
+    renamed(net, c, "q")
+    with pytest.raises(PlanError) as caught:
+        op.analyze(net.model(), resize_states=True)
+    assert caught.value.code == "OP316"
+    assert caught.value.where == "u = p or q, v = p or q"
+    assert "`state`" in str(caught.value.hint)
+    named = op.analyze(net.model(), state=[("u", "p"), ("v", "q")])
+    pruned = op.prune(named, op.plan(named, ratio=0.5))
+    assert pruned.kept.shape("u") == pruned.kept.shape("v") == (1, 1, 8)
+
+
+def test_data_is_no_state() -> None:
+    """A mask over the input has its shape and is computed from it, but isn't fed back."""
+    net = Net()
+    x = net.input((1, 12), "audio_in")
+    y = net.op("Mul", x, net.op("Sigmoid", net.linear(net.op("Relu", net.linear(x, 16)), 12)))
+    renamed(net, y, "audio_out")
+    with pytest.raises(PlanError, match="no input and output are clearly the same state"):
+        op.analyze(net.model(), resize_states=True)
+
+
+@pytest.mark.parametrize("pair", [("x", "stateN"), ("nothing", "stateN"), ("state", "nothing")])
+def test_pairs_that_cannot_be(pair: tuple[str, str]) -> None:
+    with pytest.raises(PlanError) as caught:
+        op.analyze(lstm(), state=[pair])
+    assert caught.value.code == "OP316"
+
+
+def test_heads_are_the_same_in_all_layers() -> None:
+    """Without `kv_uniform`, the layers' heads are units of their own."""
+    apart, alike = (op.analyze(attention(shared=4, heads=4), resize_states=True, kv_uniform=u) for u in (False, True))
+    heads = [[len(g.units) for g in a.graph.groups if "key0" in g.nodes] for a in (apart, alike)]
+    assert heads == [[4], [4]]
+    both = [any({"key0", "key1"} <= set(g.nodes) for g in a.graph.groups) for a in (apart, alike)]
+    assert both == [False, True]
+    pruned = op.prune(alike, op.plan(alike, ratio=0.5))
+    masks = [pruned.kept.mask(name, 1) for name in KV]
+    assert all(m is not None and m.sum() == 2 and np.array_equal(m, masks[0]) for m in masks)
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    """A plan records the pairs; prune and verify reproduce it; reports and metadata have the shapes."""
+    source, plan, target = tmp_path / "m.onnx", tmp_path / "p.json", tmp_path / "s.onnx"
+    save(load(lstm()), source)
+
+    def invoke(*arguments: object) -> Any:
+        found = CliRunner().invoke(cli, [*map(str, arguments)])
+        assert found.exit_code == 0, found.output
+        return found
+
+    invoke("plan", source, "-o", plan, "--ratio", 0.5, "--resize-states")
+    assert PrunePlan.from_json(plan.read_text()).policies.state == (("state", "stateN"),)
+    report = json.loads(invoke("prune", source, "-o", target, "--plan", plan, "--format", "json").stdout)
+    (state,) = report["states"]
+    assert (state["before"], state["after"]) == ([2, 1, 24], [2, 1, 12])
+    assert len(state["kept"]["2"]) == 12
+    assert report["verification"]["steps"] == STEPS
+    invoke("verify", source, target, "--plan", plan)
+    table = invoke("prune", source, "-o", target, "--force", "--ratio", 0.5, "--state", "state=stateN").stdout
+    assert "2x1x24  2x1x12" in table
+    notes = {p.key: p.value for p in load(target).proto.metadata_props}
+    assert json.loads(notes["onnxprune.states"])[0]["after"] == [2, 1, 12]
+    assert "24 x 8" in invoke("inspect", source, "--resize-states").stdout
+    assert "OP202" not in invoke("explain", source, "rnn", "--resize-states").stdout
+
+
+def test_repair_keeps_positions_of_full_states() -> None:
+    """Data have states of the original's size."""
+    analysis = op.analyze(lstm(), resize_states=True)
+    batches = [inputs_of(analysis.graph, seed) for seed in range(8)]
+    pruned = op.prune(analysis, op.plan(analysis, ratio=0.5))
+    repairs = op.repair(pruned, lambda: batches)
+    assert [r.node for r in repairs] == ["head"]
+    assert repairs[0].after <= repairs[0].before
+
+
+REAL = {
+    "dtln_1": ({}, {"input_3": (1, 2, 128, 2)}),
+    "dtln_2": ({}, {"input_5": (1, 2, 128, 2)}),
+    "silero_vad_op18_ifless": ({"input": (1, 576)}, {"state": (2, 1, 128)}),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_models(name: str) -> None:
+    path = SHARED / f"{name}.onnx"
+    if not path.exists():
+        pytest.skip(f"{path} isn't there")
+    shapes, states = REAL[name]
+    analysis = op.analyze(path, shapes, resize_states=True)
+    inputs = inputs_of(analysis.graph)
+    if "sr" in inputs:
+        inputs["sr"] = np.array(16_000)
+    pruned = op.prune(analysis, op.plan(analysis, ratio=0.5), inputs=inputs)
+    assert pruned.verification is not None
+    assert pruned.verification.passed
+    for entry, shape in states.items():
+        assert analysis.graph.shapes.shapes[entry] == shape
+        assert np.prod(pruned.kept.shape(entry)) == np.prod(shape) / 2
+
+
+def test_a_model_whose_states_are_written_at_run_time() -> None:
+    """gtcrn scatters into its caches: they are recognized and stay, with the reason."""
+    path = SHARED / "gtcrn_simple.onnx"
+    if not path.exists():
+        pytest.skip(f"{path} isn't there")
+    analysis = op.analyze(path, resize_states=True)
+    assert [s.input for s in analysis.graph.states] == ["conv_cache", "tra_cache", "inter_cache"]
+    pruned = op.prune(analysis, op.plan(analysis, ratio=0.5))
+    assert pruned.verification is not None
+    assert pruned.verification.passed
