@@ -21,6 +21,7 @@ from onnxprune.planning.plan import PrunePlan
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.verify import verify
 from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.genai import config_after
 from tests.toolbox import Net, inputs_of, run_once
 
 Arrays = dict[str, NDArray[Any]]
@@ -340,3 +341,65 @@ def test_a_model_whose_states_are_written_at_run_time() -> None:
     pruned = op.prune(analysis, op.plan(analysis, ratio=0.5))
     assert pruned.verification is not None
     assert pruned.verification.passed
+
+
+def test_a_genai_config_stays_in_step(tmp_path: Path) -> None:
+    """The heads of all layers leave together, and the new config goes beside the output: never over the user's."""
+    folder, other = tmp_path / "model", tmp_path / "small"
+    folder.mkdir()
+    other.mkdir()
+    source = folder / "m.onnx"
+    save(load(attention()), source)
+    config = {
+        "model": {
+            "type": "llama",
+            "decoder": {
+                "filename": "m.onnx",
+                "head_size": 6,
+                "hidden_size": 16,
+                "inputs": {
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "num_attention_heads": 4,
+                "num_hidden_layers": 2,
+                "num_key_value_heads": 2,
+            },
+        },
+        "search": {"max_length": 64},
+    }
+    own = folder / "genai_config.json"
+    own.write_text(json.dumps(config))
+
+    def invoke(*arguments: object) -> Any:
+        return CliRunner().invoke(cli, [*map(str, arguments)])
+
+    command = ("prune", source, "--ratio", 0.5, "--resize-states")
+    assert invoke(*command, "-o", other / "s.onnx").exit_code == 0
+    after = json.loads((other / "genai_config.json").read_text())
+    expected = json.loads(json.dumps(config))
+    expected["model"]["decoder"] |= {"filename": "s.onnx", "num_attention_heads": 2, "num_key_value_heads": 1}
+    assert after == expected
+    for name in KV:
+        (shape,) = [v.type.tensor_type.shape for v in load(other / "s.onnx").proto.graph.input if v.name == name]
+        assert [d.dim_value for d in shape.dim] == [1, 1, 3, 6]
+    found = invoke(*command, "-o", other / "t.onnx")  # a config that is there isn't overwritten
+    assert (found.exit_code, "OP116" in found.output) == (2, True)
+    assert not (other / "t.onnx").exists()
+    assert invoke(*command, "-o", folder / "s.onnx").exit_code == 0
+    assert json.loads(own.read_text()) == config
+    assert json.loads((folder / "s.genai_config.json").read_text()) == expected
+    own.write_text('{"model": []}')
+    found = invoke(*command, "-o", folder / "u.onnx")
+    assert (found.exit_code, "OP317" in found.output) == (2, True)
+    assert not (folder / "u.onnx").exists()
+
+
+def test_layers_that_keep_different_heads_have_no_genai_config() -> None:
+    analysis = op.analyze(attention(shared=4), resize_states=True)
+    removed = np.zeros(analysis.graph.unit_count, dtype=bool)
+    group = next(g for g in analysis.graph.groups if "key0" in g.nodes)
+    removed[group.units[:1]] = True
+    with pytest.raises(PlanError) as caught:
+        config_after({"model": {"decoder": {"num_key_value_heads": 4}}}, PrunedGraph(analysis.graph, removed), "m.onnx")
+    assert (caught.value.code, caught.value.hint) == ("OP317", "make a plan with `kv_uniform`")

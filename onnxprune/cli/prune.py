@@ -71,10 +71,16 @@ def command(
     )
     from onnxprune.report.summary import summarize, summarize_plan
     from onnxprune.rewrite.comparison import Comparison
+    from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
     from onnxprune.workflow.shrinking import shrink
 
     settings = build(ShrinkSettings, {**given, **({"inputs": True} if inputs else {})})
     check_output(output, force)
+    config = config_beside(model)
+    target = output if config is None else config_for(output, config)
+    if config is not None:
+        read_config(config)  # refuses a damaged one before the work
+        check_output(target, force)
     user_functions(given.get("data"), given.get("transform"), given.get("postprocess"))
     with out.progress() as progress:
         progress("load", 0, None)
@@ -88,10 +94,13 @@ def command(
         size = file_size(loaded)
         settings = replace(settings, input_shapes=shapes, inputs=arrays)
         result = shrink(loaded, settings, progress=progress, consume=True)
+        text = None if config is None else config_after(read_config(config), result.pruned.kept, output.name)
         progress("write", 0, None)
         save(result.model, output, force=force)
         if result.new_ids is not None:
             write_text(new_ids, json.dumps({"new_ids": result.new_ids}) + "\n")
+        if text is not None:
+            write_text(target, text)
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
     summary, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
@@ -124,3 +133,5 @@ def command(
     )
     warn_of_gaps(out, result.plan, result.pruned.verification)
     out.note(f"wrote {output}" + (f" and {new_ids}" if result.new_ids is not None else ""))
+    if config is not None:
+        out.note(f"wrote {target}")

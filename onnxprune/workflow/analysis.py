@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.errors import PlanError
@@ -18,6 +18,7 @@ from onnxprune.settings.planning import Policies
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace
+from onnxprune.workflow.genai import config_beside
 from onnxprune.workflow.inputs import first_inputs, transformed
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,9 @@ def analyze(
             if value != planned:
                 raise PlanError("OP302", f"`{name}` is {value}, but the plan was made with {planned}")
         chosen = plan.policies
+    elif (chosen.resize_states or chosen.state) and config_beside(model.path) is not None:
+        chosen = replace(chosen, kv_uniform=True)
+    if plan is not None:
         input_shapes = {**plan.inputs, **(input_shapes or {})}
     known = outline(model)
     proto = normalize(model.proto, consume=consume or model is not source)
