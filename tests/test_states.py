@@ -403,3 +403,52 @@ def test_layers_that_keep_different_heads_have_no_genai_config() -> None:
     with pytest.raises(PlanError) as caught:
         config_after({"model": {"decoder": {"num_key_value_heads": 4}}}, PrunedGraph(analysis.graph, removed), "m.onnx")
     assert (caught.value.code, caught.value.hint) == ("OP317", "make a plan with `kv_uniform`")
+
+
+def test_data_have_full_states_or_none(tmp_path: Path) -> None:
+    """Evaluate and prune with data: states of the original's size are cut, absent ones are zeros."""
+    source, target, again = (tmp_path / f"{name}.onnx" for name in ("m", "s", "t"))
+    save(load(gru()), source)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x": rng.standard_normal((12, 3, 1, 8), np.float32),
+        "h_a": rng.standard_normal((12, 1, 1, 16), np.float32),
+        "h_b": rng.standard_normal((12, 1, 1, 16), np.float32),
+    }
+    full, bare = tmp_path / "full.npz", tmp_path / "bare.npz"
+    np.savez(full, **arrays)
+    np.savez(bare, x=arrays["x"])
+
+    def invoke(*arguments: object) -> Any:
+        found = CliRunner().invoke(cli, [*map(str, arguments)])
+        assert found.exit_code == 0, found.output
+        return found
+
+    for data in (full, bare):
+        command = ("prune", "--ratio", 0.5, "--resize-states", "--force", "--data", data)
+        found = invoke(*command, source, "-o", target)
+        assert ("states that aren't in the data are zeros: h_a, h_b" in found.output) == (data is bare)
+        measured = invoke(
+            "evaluate", target, "--against", source, "--data", data, "--metric", "mse", "--format", "json"
+        )
+        whole = {} if data is full else {n: np.zeros_like(arrays[n]) for n in ("h_a", "h_b")}
+        errors = []
+        for i in range(12):
+            big = {n: a[i] for n, a in (arrays | whole).items()}
+            notes = {p.key: p.value for p in load(target).proto.metadata_props}
+            small = dict(big)
+            for state in json.loads(notes["onnxprune.states"]):
+                small[state["input"]] = big[state["input"]][:, :, state["kept"]["2"]]
+            difference = (
+                run_once(load(target).proto, small)["head_out0"] - run_once(load(source).proto, big)["head_out0"]
+            )
+            errors.append(float(np.mean(difference**2)))
+        (found_error,) = [m["model"]["value"] for m in json.loads(measured.stdout)["metrics"] if m["name"] == "mse"]
+        assert found_error == pytest.approx(np.mean(errors), rel=1e-4)
+    command = ("prune", target, "-o", again, "--ratio", 0.5, "--resize-states", "--data", full)
+    invoke(*command)  # prunes the pruned model further: data still have the first original's states
+    notes = {p.key: p.value for p in load(again).proto.metadata_props}
+    (first, _) = json.loads(notes["onnxprune.states"])
+    assert first["before"] == [1, 1, 16]
+    assert len(first["kept"]["2"]) == 4
+    invoke("evaluate", again, "--data", full, "--against", source, "--metric", "mse")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -12,6 +12,7 @@ from onnx.helper import get_all_tensor_dtypes, tensor_dtype_to_np_dtype
 
 from onnxprune.data.batch import Array
 from onnxprune.errors import DataError
+from onnxprune.model.states import state_inputs
 
 Dims = tuple[int | None, ...]
 
@@ -25,12 +26,14 @@ class InputSpec:
         shape: the size of each axis, None if it is dynamic; None if the rank isn't declared.
         dtype: its element type.
         symbols: the name of each symbolic axis, "" for others.
+        state: whether it is a state, of the original's size: data needn't have it.
     """
 
     name: str
     shape: Dims | None
     dtype: np.dtype
     symbols: tuple[str, ...] = ()
+    state: bool = False
 
     def __str__(self) -> str:
         """Return the form used in messages: 'image' [?x3x224x224] float32."""
@@ -54,7 +57,9 @@ def inputs_of(model: ModelProto) -> tuple[InputSpec, ...]:
         DataError: an input isn't a tensor of numbers (OP706).
     """
     defaults = {tensor.name for tensor in model.graph.initializer}
-    return tuple(_spec(value) for value in model.graph.input if value.name not in defaults)
+    states = state_inputs(model)
+    specs = (_spec(value) for value in model.graph.input if value.name not in defaults)
+    return tuple(replace(s, shape=states[s.name].before, state=True) if s.name in states else s for s in specs)
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
@@ -62,7 +67,7 @@ def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
 
     The batch axis is the first axis of inputs with two or more axes.
     """
-    firsts = {spec.shape[0] for spec in inputs if spec.shape is not None and len(spec.shape) > 1}
+    firsts = {spec.shape[0] for spec in inputs if spec.shape is not None and len(spec.shape) > 1 and not spec.state}
     sizes = firsts - {None}
     return sizes.pop() if len(sizes) == 1 else None
 
@@ -111,14 +116,15 @@ def assign(
             found[spec.name] = rest.pop(name)
     label = _find(rest, LABELS)
     labels = None if label is None else rest.pop(label)
-    if len(inputs) == 1 and not found:
+    plain = [spec for spec in inputs if not spec.state]
+    if len(plain) == 1 and not found:
         name = _find(rest, _INPUTS) or (next(iter(rest)) if len(rest) == 1 else None)
         if name is not None:
-            found[inputs[0].name] = rest.pop(name)
+            found[plain[0].name] = rest.pop(name)
     missing = [spec for spec in inputs if spec.name not in found]
     if found and missing:
         found |= _zeros(missing, inputs, found)
-        missing = [spec for spec in missing if spec.name not in found]
+        missing = [spec for spec in missing if spec.name not in found and not spec.state]
     if missing:
         hint = f"the arrays are: {', '.join(arrays)}"
         raise DataError("OP706", f"no array for input {missing[0]}", where=where, hint=hint)

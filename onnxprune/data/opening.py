@@ -81,7 +81,9 @@ def open_data(
     chosen = None
     if limit is not None and not source.sequential and limit < len(source):
         chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False)).astype(np.int64)
-    return Data(source, fits, recipe, chosen, (*notes, *(fit.note for fit in fits if fit.note)), reading, kind)
+    absent = [spec.name for spec in inputs if spec.state and spec not in [fit.spec for fit in fits]]
+    zeros = [f"states that aren't in the data are zeros: {', '.join(absent)}"] if absent else []
+    return Data(source, fits, recipe, chosen, (*notes, *zeros, *(fit.note for fit in fits if fit.note)), reading, kind)
 
 
 def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
@@ -96,7 +98,8 @@ def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: 
     if text == "digits" or text.startswith("digits:"):
         return _arrays(digits_arrays(text), inputs, recipe, text)
     if text == "random":
-        source, fits, notes = _arrays(noise_arrays(model, inputs, limit, seed), inputs, recipe, text)
+        drawn = [spec for spec in inputs if not spec.state]
+        source, fits, notes = _arrays(noise_arrays(model, drawn, limit, seed), inputs, recipe, text)
         return source, fits, (_NOISE, *notes)
     if is_function_name(text):
         return _stream(text, find_function(text), inputs, recipe, limit)
@@ -149,7 +152,7 @@ def _images(files: Files, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
 def _fits(source: Source, inputs: Inputs, recipe: Recipe) -> tuple[Fit, ...]:
     """Choose the conversion to each input by the first sample."""
     first = next(source.batches(np.zeros(1, np.int64), 1))
-    arrays = [(spec, first.inputs[spec.name]) for spec in inputs]
+    arrays = [(spec, first.inputs[spec.name]) for spec in inputs if spec.name in first.inputs]
     return tuple(fit(s, a.shape, a.dtype, recipe, whole=first.whole or not a.ndim) for s, a in arrays)
 
 

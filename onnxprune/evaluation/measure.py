@@ -23,6 +23,7 @@ from onnxprune.evaluation.view import BatchView, view
 from onnxprune.model.file import Source, load
 from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider
+from onnxprune.model.states import state_inputs
 from onnxprune.progress import Progress, silent
 from onnxprune.settings.evaluation import TaskName, higher_is_better
 from onnxprune.shapes import concretize
@@ -248,14 +249,15 @@ def evaluate(
     if reference is not None and (difference := interface_difference(proto, reference)):
         raise VerificationError("OP503", difference)
     models, note = [proto] if reference is None else [proto, reference], None
+    states = None, state_inputs(proto)  # the original takes those that the pruned model lost positions of
     try:
-        runners = [Runner(m, providers, threads) for m in models]
+        runners = [Runner(m, providers, threads, pruned) for m, pruned in zip(models, states, strict=False)]
     except ModelError:
         cut = _front(models[-1])
         if cut is None:
             raise
         models = [extract(m, cut.outputs) for m in models]
-        runners = [Runner(m, providers, threads) for m in models]
+        runners = [Runner(m, providers, threads, pruned) for m, pruned in zip(models, states, strict=False)]
         note = f"{operators(cut.missing)} can't be run, so that these tensors are measured: {', '.join(cut.outputs)}"
     run, run_original = runners[0], None if reference is None else runners[1]
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto
@@ -11,6 +11,7 @@ from onnxprune.data.batch import Array, Batch
 from onnxprune.data.inputs import fixed_batch, inputs_of
 from onnxprune.errors import ModelError
 from onnxprune.model.session import Provider, run, session
+from onnxprune.model.states import StateInput, cut_outputs, fitted, of_original, state_inputs
 
 _SINGLE = "use batches of one sample"
 
@@ -18,8 +19,20 @@ _SINGLE = "use batches of one sample"
 class Runner:
     """Runs a model on batches. A model with a fixed batch size is run on pieces; the last one is padded."""
 
-    def __init__(self, model: ModelProto, providers: Sequence[Provider], threads: int | None) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        providers: Sequence[Provider],
+        threads: int | None,
+        pruned: Mapping[str, StateInput] | None = None,
+    ) -> None:
         """Open a model.
+
+        Args:
+            model: the model.
+            providers: the execution providers.
+            threads: the number of threads.
+            pruned: for an original, the states of the pruned model that it is compared with.
 
         Raises:
             ModelError: ONNX Runtime refuses it (OP122).
@@ -27,6 +40,10 @@ class Runner:
         """
         self._session = session(model, providers=providers, threads=threads)
         self._fixed = fixed_batch(inputs_of(model))
+        states = state_inputs(model) if pruned is None else of_original(pruned)
+        taken = {entry.name for entry in self._session.get_inputs()}
+        self._states = {name: state for name, state in states.items() if name in taken}
+        self._pruned = pruned or {}
 
     def __call__(self, batch: Batch) -> dict[str, Array]:
         """Run a batch.
@@ -51,7 +68,9 @@ class Runner:
         feeds, rows = dict(batch.inputs), min(size, batch.count - start)
         if not batch.whole:
             feeds = {name: _piece(array, start, size) for name, array in feeds.items()}
+        feeds = fitted(self._states, feeds, size)
         tensors = {name: value for name, value in run(self._session, feeds).items() if isinstance(value, np.ndarray)}
+        tensors = cut_outputs(self._pruned, tensors)
         return {name: _rows(name, array, size)[:rows] for name, array in tensors.items()}
 
 

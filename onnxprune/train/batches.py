@@ -16,6 +16,7 @@ from onnxprune.data import IGNORED, Batch
 from onnxprune.errors import DataError, TrainingError
 from onnxprune.model.graph import extract
 from onnxprune.model.session import run, session
+from onnxprune.model.states import fitted, of_original, state_inputs
 from onnxprune.train.augment import augment
 from onnxprune.train.backend import Job
 from onnxprune.train.objective import Objective, objective
@@ -62,7 +63,7 @@ class TrainingBatches:
         self._data, self._settings, self._kept = data, settings, job.kept
         self._replaced = [tensor_dtype_to_np_dtype(dtype) for dtype in replaced_types(job.model)]
         self._goal, self._labeled = goal, goal.labeled
-        self._teacher = None
+        self._states, self._teacher = state_inputs(job.model), None
         if teacher is not None and (tensors := goal.teacher_tensors(teacher)):
             self._names = tensors
             _check_tensors(teacher, tensors.values())
@@ -101,12 +102,14 @@ class TrainingBatches:
                 group = []
 
     def _complete(self, batch: Batch, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        arrays = {n: a.astype(np.float32) if a.dtype in self._replaced else a for n, a in inputs.items()}
+        singles = {n: a.astype(np.float32) if a.dtype in self._replaced else a for n, a in inputs.items()}
+        arrays = fitted(self._states, singles, batch.count)
         if self._labeled and batch.labels is not None:
             arrays["labels"] = self._checked(batch.labels)
         if self._teacher is not None:
             wanted = {i.name for i in self._teacher.get_inputs()}
-            outputs = run(self._teacher, {n: a for n, a in arrays.items() if n in wanted})
+            taught = fitted(of_original(self._states), singles, batch.count)
+            outputs = run(self._teacher, {n: a for n, a in taught.items() if n in wanted})
             arrays |= {name: self._remaining(source, outputs[source]) for name, source in self._names.items()}
         return arrays
 

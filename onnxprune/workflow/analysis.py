@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Model, Source, load, outline
+from onnxprune.model.states import KEY, state_inputs
 from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
 from onnxprune.planning.plan import PrunePlan
@@ -18,6 +20,7 @@ from onnxprune.settings.planning import Policies
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.genai import config_beside
 from onnxprune.workflow.inputs import first_inputs, transformed
 
@@ -103,6 +106,8 @@ def analyze(
     graph = trace(proto, shapes=concretize(proto, sizes, inputs), policies=chosen)
     for note in graph.shapes.notes:
         log.info("note: %s", note)
+    if graph.states and not state_inputs(proto):  # data needn't have them, see `onnxprune.model.states`
+        proto.metadata_props.add(key=KEY, value=json.dumps([asdict(s) for s in PrunedGraph(graph).states()]))
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
     return TracedModel(known, graph)
 

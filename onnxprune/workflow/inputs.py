@@ -10,6 +10,7 @@ from typing import Any, cast
 from onnxprune.data import Dataset, Recipe, open_data, read_recipe
 from onnxprune.data.functions import find_function, guarded
 from onnxprune.model.file import Model, Source, load
+from onnxprune.model.states import fitted, state_inputs
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.settings import DataSettings
 from onnxprune.settings.shrinking import LIMIT
@@ -74,9 +75,10 @@ def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | N
     if samples is None or (callable(samples) and not hasattr(samples, "batches")):
         return cast("Batches | None", samples)
     opened = open_samples(DataSettings(data=samples), model, seed=seed, limit=LIMIT)
+    states = state_inputs(load(model).proto)
 
     def again() -> Iterable[Inputs]:
-        return (batch.inputs for batch in opened.batches(_BATCH))
+        return (fitted(states, batch.inputs, batch.count) for batch in opened.batches(_BATCH))
 
     return again
 

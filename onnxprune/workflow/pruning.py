@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
+from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair, recover
@@ -110,7 +111,7 @@ def prune(
     kept = apply_plan(analysis.graph, plan)
     proto = rewrite(kept)
     check_sound(kept, proto)
-    _sign(proto, plan, kept.states())
+    _sign(proto, plan, kept.states(), kept.graph.proto)
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:
         return Pruned(proto, plan, None, kept)
@@ -200,8 +201,18 @@ def repair(
     return repairs
 
 
-def _sign(proto: ModelProto, plan: PrunePlan, states: Sequence[ResizedState]) -> None:
+def _whole(state: dict[str, Any], known: Mapping[str, StateInput]) -> dict[str, Any]:
+    """Return a state as it was before all prunings of the model, not only the last."""
+    old = known.get(state["input"])
+    if old is None:
+        return state
+    before = [n if size is None else size for n, size in zip(state["before"], old.before, strict=True)]
+    return state | {"before": before, "kept": composed(known, state["input"], state["kept"])}
+
+
+def _sign(proto: ModelProto, plan: PrunePlan, states: Sequence[ResizedState], source: ModelProto) -> None:
     """Write the plan's digest and settings into the model's metadata, and which positions of states remain."""
+    known = state_inputs(source)
     notes = {
         "onnxprune.version": __version__,
         "onnxprune.plan": plan.digest,
@@ -209,7 +220,7 @@ def _sign(proto: ModelProto, plan: PrunePlan, states: Sequence[ResizedState]) ->
         "onnxprune.settings": json.dumps(plan.settings, sort_keys=True),
     }
     if states:
-        notes["onnxprune.states"] = json.dumps([asdict(state) for state in states])
+        notes[KEY] = json.dumps([_whole(asdict(state), known) for state in states])
     for entry in [e for e in proto.metadata_props if e.key in notes]:
         proto.metadata_props.remove(entry)
     for key, value in notes.items():
