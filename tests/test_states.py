@@ -453,3 +453,12 @@ def test_data_have_full_states_or_none(tmp_path: Path) -> None:
         assert state["before"] == earlier["before"] == [1, 1, 16]
         assert set(state["kept"]["2"]) < set(earlier["kept"]["2"])
     invoke("evaluate", again, "--data", full, "--against", source, "--metric", "mse")
+
+
+def test_a_trimmed_vocabulary_in_a_genai_config() -> None:
+    kept = PrunedGraph(op.analyze(lstm()).graph)
+    config = {"model": {"vocab_size": 9, "bos_token_id": 2, "eos_token_id": [7, 2], "decoder": {}}}
+    after = json.loads(config_after(config, kept, "m.onnx", {2: 0, 5: 1, 7: 2}))["model"]
+    assert after == {"vocab_size": 3, "eos_token_id": [2, 0], "bos_token_id": 0, "decoder": {"filename": "m.onnx"}}
+    with pytest.raises(PlanError, match="bos_token_id is 2, which the trimmed vocabulary lacks"):
+        config_after(config, kept, "m.onnx", {7: 0})

@@ -94,7 +94,11 @@ def command(
         size = file_size(loaded)
         settings = replace(settings, input_shapes=shapes, inputs=arrays)
         result = shrink(loaded, settings, progress=progress, consume=True)
-        text = None if config is None else config_after(read_config(config), result.pruned.kept, output.name)
+        text = (
+            None
+            if config is None
+            else config_after(read_config(config), result.pruned.kept, output.name, result.new_ids)
+        )
         progress("write", 0, None)
         save(result.model, output, force=force)
         if result.new_ids is not None:

@@ -174,7 +174,7 @@ def _without(graph: ChannelGraph, found: _Vocabulary, gone: Ids) -> PrunedGraph:
     lifted |= {("OP205", Node(node).label) for node in found.lookups.values()}
     mine, ledger = np.unique(found.ids), graph.ledger
     pins = [(ids[~np.isin(ids, mine)] if (pin.code, pin.node) in lifted else ids, pin) for ids, pin in ledger.pins]
-    free = solve(*(graph.proto, graph.shapes, graph.values, replace(ledger, pins=pins), graph.attention, graph.grouped))
+    free = solve(*(graph.proto, graph.shapes, graph.values, replace(ledger, pins=pins), graph.policies, graph.states))
     units = free.unit_of[found.ids]
     removed = np.zeros(free.unit_count, dtype=bool)
     removed[units[:, gone]] = True

@@ -58,13 +58,16 @@ def read_config(path: Path) -> dict[str, Any]:
 _SIZES = ("num_key_value_heads", "num_attention_heads", "head_size", "hidden_size")
 
 
-def config_after(config: Mapping[str, Any], kept: PrunedGraph, filename: str) -> str:
+def config_after(
+    config: Mapping[str, Any], kept: PrunedGraph, filename: str, new_ids: Mapping[int, int] | None = None
+) -> str:
     """Return the config of a pruned model, as JSON text.
 
     Args:
         config: the original's.
         kept: the traced original and what was removed from it.
         filename: the name of the pruned model's file.
+        new_ids: the new id of each token that is kept, if the vocabulary was trimmed.
 
     Raises:
         PlanError: layers keep different caches, or the config doesn't fit the original (OP317).
@@ -90,7 +93,21 @@ def config_after(config: Mapping[str, Any], kept: PrunedGraph, filename: str) ->
     width = _hidden_size(decoder, kept)
     if width is not None:
         decoder["hidden_size"] = width
+    if new_ids is not None:
+        _renumber(changed["model"], new_ids)
     return json.dumps(changed, indent=4, ensure_ascii=False) + "\n"
+
+
+def _renumber(model: dict[str, Any], new_ids: Mapping[int, int]) -> None:
+    """Give the special tokens of a config their new ids, and the vocabulary its new size."""
+    if "vocab_size" in model:
+        model["vocab_size"] = len(new_ids)
+    for key, old in model.items():
+        if key.endswith("_token_id"):
+            ids = old if isinstance(old, list) else [old]
+            if gone := [i for i in ids if i not in new_ids]:
+                raise PlanError("OP317", f"{key} is {gone[0]}, which the trimmed vocabulary lacks", where=NAME)
+            model[key] = [new_ids[i] for i in ids] if isinstance(old, list) else new_ids[old]
 
 
 def _caches(inputs: Mapping[str, Any], kept: PrunedGraph) -> list[str]:
