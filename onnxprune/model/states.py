@@ -7,7 +7,7 @@ stand for states that aren't there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import Any
@@ -64,6 +64,14 @@ def state_inputs(model: ModelProto) -> dict[str, StateInput]:
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return {}
     return found
+
+
+def mark(model: ModelProto, pairs: Iterable[tuple[str, str]]) -> None:
+    """Write into a model's metadata which inputs and outputs are states; nothing has left them yet."""
+    declared = {entry.name: entry.type.tensor_type.shape.dim for entry in model.graph.input}
+    sizes = {name: [d.dim_value or d.dim_param or "?" for d in dims] for name, dims in declared.items()}
+    states = [{"input": start, "output": end, "before": sizes[start], "kept": {}} for start, end in pairs]
+    model.metadata_props.add(key=KEY, value=json.dumps(states))
 
 
 def of_original(states: Mapping[str, StateInput]) -> dict[str, StateInput]:

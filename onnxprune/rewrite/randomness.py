@@ -62,7 +62,7 @@ class Randomness:
             del copy.graph.node[-1]
             for name, op, inputs, value in self._replacement(node, seed):
                 constant = f"{name}::drawn"
-                value = remaining(self.kept, node.output[0], value) if narrow else value
+                value = self.kept.cut(node.output[0], value) if narrow else value
                 copy.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), constant))
                 copy.graph.node.append(helper.make_node(op, [*inputs, constant], [name], name=f"{name}::fixed"))
         return copy
@@ -102,15 +102,6 @@ def randomness(kept: PrunedGraph) -> Randomness:
             else:
                 free.append(_words(node))
     return Randomness(kept, drawn, tuple(free))
-
-
-def remaining(kept: PrunedGraph, tensor: str, value: np.ndarray) -> np.ndarray:
-    """Return the positions of a tensor's value that remain after the removal."""
-    for axis in range(value.ndim):
-        mask = kept.mask(tensor, axis)
-        if mask is not None and len(mask) == value.shape[axis]:
-            value = value[(slice(None),) * axis + (mask,)]
-    return value
 
 
 def _shrinks(kept: PrunedGraph, tensor: str) -> bool:

@@ -16,7 +16,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.graph import extract, reads
 from onnxprune.rewrite.arithmetic import FLOATS, cast_arrays, cast_copy
 from onnxprune.rewrite.masked import masked
-from onnxprune.rewrite.randomness import Randomness, remaining
+from onnxprune.rewrite.randomness import Randomness
 from onnxprune.rewrite.states import run_steps
 from onnxprune.shapes.runnable import Cut, runnable_part
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -78,14 +78,14 @@ class Way:
             model = draws.fixed(model, narrow=narrow)
             feeds = dict(inputs)
             if self.cut is not None:
-                own = {name: remaining(kept, name, value) if narrow else value for name, value in fed.items()}
+                own = {name: kept.cut(name, value) if narrow else value for name, value in fed.items()}
                 model, feeds = extract(model, [n for n in self.cut.outputs if n not in gone], own), feeds | own
             if self.element is not None:
                 model, feeds = cast_copy(model, self.element), cast_arrays(feeds, self.element)
             found = run_steps(kept, partial(compute, model), feeds, pruned=narrow)
             if self.cut is None or narrow:
                 return found
-            return {n: remaining(kept, n, v) if isinstance(v, np.ndarray) else v for n, v in found.items()}
+            return {n: kept.cut(n, v) if isinstance(v, np.ndarray) else v for n, v in found.items()}
 
         dense, expected, actual = outputs(kept.original.proto), outputs(masked(kept)), outputs(pruned, narrow=True)
         if any((finite(dense[n]) & ~finite(expected[n])).any() for n in dense):

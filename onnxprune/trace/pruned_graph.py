@@ -145,10 +145,10 @@ class PrunedGraph:
         return tuple(found)
 
     def cut(self, tensor: str, array: NDArray[Any]) -> NDArray[Any]:
-        """Return what remains of a tensor's value."""
+        """Return what remains of a tensor's value; axes of other sizes than the traced ones stay as they are."""
         for axis in range(array.ndim):
             mask = self.mask(tensor, axis)
-            if mask is not None and not mask.all():
+            if mask is not None and len(mask) == array.shape[axis] and not mask.all():
                 array = np.compress(mask, array, axis)
         return array
 

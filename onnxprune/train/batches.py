@@ -136,11 +136,7 @@ class TrainingBatches:
 
     def _remaining(self, tensor: str, array: NDArray[Any]) -> NDArray[np.float32]:
         """Return the part of a teacher's tensor that the pruned model still has."""
-        for axis in range(array.ndim):
-            mask = None if self._kept is None else self._kept.mask(tensor, axis)
-            if mask is not None and len(mask) == array.shape[axis]:
-                array = array.compress(mask, axis)
-        return np.asarray(array, np.float32)
+        return np.asarray(array if self._kept is None else self._kept.cut(tensor, array), np.float32)
 
     def _variances(self, names: Sequence[str]) -> dict[str, float]:
         """Return the variance of the teacher's tensors for some losses, over a random part of the data."""

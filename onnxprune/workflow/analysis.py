@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Model, Source, load, outline
-from onnxprune.model.states import KEY, state_inputs
+from onnxprune.model.states import mark, state_inputs
 from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
 from onnxprune.planning.plan import PrunePlan
@@ -20,7 +19,7 @@ from onnxprune.settings.planning import Policies
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace
-from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.trace.states import find_states
 from onnxprune.workflow.genai import config_beside
 from onnxprune.workflow.inputs import first_inputs, transformed
 
@@ -101,13 +100,14 @@ def analyze(
     sizes = dict(input_shapes or {})
     if inputs is not None:
         sizes = {name: array.shape for name, array in inputs.items()} | sizes
-    elif data is not None and (inputs := first_inputs(data, proto)) is not None:
+    if (chosen.resize_states or chosen.state) and not state_inputs(proto):  # data needn't have states
+        states = find_states(proto, concretize(proto, sizes, inputs), chosen)
+        mark(proto, [(state.input, state.output) for state in states])
+    if inputs is None and data is not None and (inputs := first_inputs(data, proto)) is not None:
         sizes |= sizes_in(inputs, proto.graph, sizes)
     graph = trace(proto, shapes=concretize(proto, sizes, inputs), policies=chosen)
     for note in graph.shapes.notes:
         log.info("note: %s", note)
-    if graph.states and not state_inputs(proto):  # data needn't have them, see `onnxprune.model.states`
-        proto.metadata_props.add(key=KEY, value=json.dumps([asdict(s) for s in PrunedGraph(graph).states()]))
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
     return TracedModel(known, graph)
 
