@@ -93,6 +93,7 @@ def test_plan() -> None:
         "counted_at": {"image": [0]},
         "cost": {"before": COST, "after": COST},
         "groups": [GROUP | {"removed": 0, "kept": 0}],
+        "states": [],
     }
 
 
@@ -107,6 +108,7 @@ def test_comparison() -> None:
             "tolerance": 1e-4,
             "outputs": [{"name": "y", "error": 1e-7, "change": None}],
             "seed": 0,
+            "steps": 1,
             "arithmetic": "stored",
             "unproved": [],
             "notes": [],
