@@ -445,6 +445,9 @@ def test_data_have_full_states_or_none(tmp_path: Path) -> None:
             errors.append(float(np.mean(difference**2)))
         scores = {s["output"]: s["model"]["value"] for s in json.loads(measured.stdout)["scores"]}
         assert scores["head_out0"] == pytest.approx(np.mean(errors), rel=1e-4)
+    tuned = invoke("prune", source, "-o", again, "--ratio", 0.5, "--resize-states", "--data", bare, "--finetune", 1)
+    assert "training" in tuned.output
+    again.unlink()
     before = {p.key: p.value for p in load(target).proto.metadata_props}
     command = ("prune", target, "-o", again, "--ratio", 0.5, "--resize-states", "--data", full)
     invoke(*command)  # prunes the pruned model further: data still have the first original's states

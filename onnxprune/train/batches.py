@@ -16,7 +16,7 @@ from onnxprune.data import IGNORED, Batch
 from onnxprune.errors import DataError, TrainingError
 from onnxprune.model.graph import extract
 from onnxprune.model.session import run, session
-from onnxprune.model.states import fitted, of_original, state_inputs
+from onnxprune.model.states import cut_outputs, fitted, of_original, state_inputs
 from onnxprune.train.augment import augment
 from onnxprune.train.backend import Job
 from onnxprune.train.objective import Objective, objective
@@ -136,7 +136,8 @@ class TrainingBatches:
 
     def _remaining(self, tensor: str, array: NDArray[Any]) -> NDArray[np.float32]:
         """Return the part of a teacher's tensor that the pruned model still has."""
-        return np.asarray(array if self._kept is None else self._kept.cut(tensor, array), np.float32)
+        left = cut_outputs(self._states, {tensor: array})[tensor]
+        return np.asarray(left if self._kept is None else self._kept.cut(tensor, left), np.float32)
 
     def _variances(self, names: Sequence[str]) -> dict[str, float]:
         """Return the variance of the teacher's tensors for some losses, over a random part of the data."""
