@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper, numpy_he
 from onnx.shape_inference import infer_node_outputs
 
 from onnxprune.cost.cost import cost, model_cost
-from onnxprune.model.bodies import open_bodies
+from onnxprune.model.bodies import reopened
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
 from onnxprune.rewrite.rewrite import rewrite
@@ -339,17 +339,6 @@ def passes_checker(model: ModelProto) -> bool:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         return False
     return True
-
-
-def reopened(model: ModelProto) -> ModelProto:
-    """Return a model with the bodies of If open, as a traced one has them; costs are counted there."""
-    nodes, weights = open_bodies(list(model.graph.node), [t.name for t in model.graph.initializer])
-    opened = ModelProto()
-    opened.CopyFrom(model)
-    del opened.graph.node[:]
-    opened.graph.node.extend(nodes)
-    opened.graph.initializer.extend(weights.values())
-    return opened
 
 
 def assert_sound(kept: PrunedGraph, pruned: ModelProto) -> None:

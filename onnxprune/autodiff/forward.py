@@ -20,7 +20,9 @@ from onnxprune.autodiff.prepare import (
     single_precision,
     without_known_branches,
 )
+from onnxprune.autodiff.unroll import unrolled
 from onnxprune.errors import TrainingError
+from onnxprune.model.bodies import is_body_input
 from onnxprune.model.checks import describe
 from onnxprune.model.file import weights
 from onnxprune.model.tape import Tape, Tensor
@@ -77,7 +79,10 @@ def forward(
         TrainingError: the model can't be converted to the opset needed (OP903), or a shape is unknown (OP902).
         ModelError: the shapes don't fit.
     """
-    proto = prepared(without_known_branches(proto, input_shapes))
+    proto = without_known_branches(proto, input_shapes)
+    if any(map(is_body_input, proto.graph.node)):
+        proto = unrolled(proto, concretize(proto, input_shapes))
+    proto = prepared(proto)
     shapes = concretize(proto, input_shapes)
     walk = _ForwardBuilder(proto, shapes, trained, norms, fast)
     for node in proto.graph.node:

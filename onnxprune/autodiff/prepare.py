@@ -41,7 +41,7 @@ def without_known_branches(proto: ModelProto, input_shapes: Mapping[str, Sequenc
         return proto
     known, nodes = concretize(proto, input_shapes).values, list[NodeProto]()
     for node in proto.graph.node:
-        if not is_open(node) or node.input[0] not in known:
+        if not is_open(node) or node.op_type != "If" or node.input[0] not in known:
             nodes.append(node)
             continue
         chosen = results(node)["then_branch" if known[node.input[0]].all() else "else_branch"]

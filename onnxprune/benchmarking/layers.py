@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.values import Shape
+from onnxprune.model.bodies import is_body_input, is_open
 from onnxprune.model.graph import fixed_names, reads, with_nodes
 from onnxprune.operators.contractions import contracts, multiply_accumulates
 from onnxprune.shapes import Shapes
@@ -97,8 +98,10 @@ def tag(proto: ModelProto) -> ModelProto:
     fixed = fixed_names(proto.graph.output, proto.graph.node)
     tagged, names = with_nodes(proto, proto.graph.node), dict[str, str]()
     for node, layer in zip(tagged.graph.node, partition(proto), strict=True):
-        node.name = f"layer{layer}|{node.name}"
-        names.update({o: f"layer{layer}|{o}" for o in node.output if o and o not in fixed})
+        if not is_open(node):  # the nodes of its bodies refer to it
+            node.name = f"layer{layer}|{node.name}"
+        if not is_body_input(node):
+            names.update({o: f"layer{layer}|{o}" for o in node.output if o and o not in fixed})
         for field in (node.input, node.output):
             field[:] = [names.get(name, name) for name in field]
     del tagged.graph.value_info[:]

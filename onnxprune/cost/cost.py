@@ -10,9 +10,10 @@ from onnx import ModelProto
 
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
-from onnxprune.cost.terms import ShapeOf, Term, terms_of, weights_of
-from onnxprune.operators.contractions import contracts, multiply_accumulates
+from onnxprune.cost.terms import ShapeOf, macs_terms, terms_of, weights_of
+from onnxprune.operators.contractions import contracts
 from onnxprune.shapes import Shapes
+from onnxprune.shapes.loops import step_counts
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 
@@ -47,6 +48,7 @@ class Cost:
         size: bytes of all weights.
         memory: peak bytes of activations alive at once, with nodes run in order.
         layers: cost of every node with weights.
+        once: Loops whose number of steps isn't known, so that multiply-accumulates are those of one step.
     """
 
     params: int
@@ -54,6 +56,7 @@ class Cost:
     size: int
     memory: int
     layers: tuple[LayerCost, ...] = ()
+    once: tuple[str, ...] = ()
 
     def totals(self) -> dict[str, int]:
         """Return the four totals by name."""
@@ -78,29 +81,29 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
 
 def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf, contractions: Mapping[int, Contraction]) -> Cost:
     elements = {name: prod(shape(name)) for name in weights_of(proto)}
-    layers = tuple(_layers(proto, shapes.shapes, shape, elements, contractions))
+    layers = tuple(_layers(proto, shapes, shape, elements, contractions))
     return Cost(
         params=sum(elements.values()),
         macs=sum(layer.macs for layer in layers),
         size=terms_of("size", proto, shapes).of(shape),
         memory=terms_of("memory", proto, shapes).of(shape),
         layers=layers,
+        once=tuple(name for name, n in step_counts(proto.graph, shapes.shapes, shapes.values).items() if n is None),
     )
 
 
 def _layers(
     proto: ModelProto,
-    shapes: Mapping[str, Shape],
+    shapes: Shapes,
     shape: ShapeOf,
     elements: Mapping[str, int],
     contractions: Mapping[int, Contraction],
 ) -> Iterator[LayerCost]:
-    for index, node in enumerate(proto.graph.node):
-        call = multiply_accumulates(node, shapes, contractions.get(index))
-        macs = Term(*call).of(shape) if call else 0
+    for node, term in zip(proto.graph.node, macs_terms(proto, shapes, contractions), strict=True):
+        macs = term.of(shape) if term is not None else 0
         own = [n for n in dict.fromkeys(node.input) if n in elements]
         output = next(filter(None, node.output), "")
-        unsized = own and output not in shapes and contracts(node)
+        unsized = own and output not in shapes.shapes and contracts(node)
         if not macs and not unsized:
             continue
         weight = shape(max(own, key=elements.__getitem__)) if own else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
@@ -14,9 +14,11 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
+from onnxprune.model.graph import reads
 from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.settings.planning import Quantity
 from onnxprune.shapes import Shapes
+from onnxprune.shapes.loops import run_counts, step_counts
 
 ShapeOf = Callable[[str], Shape]
 Amounts = NDArray[np.int64]
@@ -79,8 +81,8 @@ def terms_of(
         return _memory(proto, shapes)
     if quantity == "macs":
         known = contractions or {}
-        calls = (multiply_accumulates(n, shapes.shapes, known.get(i)) for i, n in enumerate(proto.graph.node))
-        terms = [Term(*call) for call in calls if call]
+        counted = macs_terms(proto, shapes, known)
+        terms = [term for term in counted if term is not None]
     elif quantity == "params":
         terms = [Term((name,), prod) for name in weights_of(proto)]
     else:
@@ -88,9 +90,22 @@ def terms_of(
     return Sum(tuple(terms), lambda amounts: int(amounts.sum()))
 
 
+def macs_terms(proto: ModelProto, shapes: Shapes, contractions: Mapping[int, Contraction]) -> Iterator[Term | None]:
+    """Yield the multiply-accumulates of each node in one run of the model; None for one that has none."""
+    graph = proto.graph
+    runs = run_counts(graph, step_counts(graph, shapes.shapes, shapes.values))
+    for i, (node, times) in enumerate(zip(graph.node, runs, strict=True)):
+        call = multiply_accumulates(node, shapes.shapes, contractions.get(i))
+        yield None if call is None else Term(call[0], call[1] if times == 1 else partial(_repeated, times, call[1]))
+
+
+def _repeated(times: int, count: Callable[..., int], *shapes: Shape) -> int:
+    return times * count(*shapes)
+
+
 def weights_of(proto: ModelProto) -> dict[str, int]:
     """Return the types of the weights that are read, by name."""
-    read = {n for node in proto.graph.node for n in node.input} | {o.name for o in proto.graph.output}
+    read = {n for node in proto.graph.node for n in reads(node)} | {o.name for o in proto.graph.output}
     return {t.name: t.data_type for t in proto.graph.initializer if is_weight(t) and t.name in read}
 
 

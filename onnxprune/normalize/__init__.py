@@ -37,7 +37,8 @@ def normalize(proto: ModelProto, *, consume: bool = False) -> ModelProto:
       statistics of initializers are initializers;
     - initializers aren't graph inputs, and all are read; a vector is read by one node input only;
     - every node has a unique name, and channel shuffles are Gathers;
-    - the nodes of If bodies are in the main graph (`onnxprune.model.bodies`); other bodies are left alone.
+    - the nodes of the bodies of If, Loop and Scan are in the main graph, and so are the weights of all bodies
+      (`onnxprune.model.bodies`).
 
     Args:
         proto: A model from `load`.
@@ -110,7 +111,7 @@ def _gather_shuffles(parts: ModelParts) -> None:
 
 
 def _open_all_bodies(parts: ModelParts) -> None:
-    """Move the nodes of If bodies into the main graph, see `onnxprune.model.bodies`."""
+    """Move the nodes of bodies into the main graph, see `onnxprune.model.bodies`."""
     parts.nodes, weights = open_bodies(parts.nodes, {*parts.tensors, *(i.name for i in parts.shell.graph.input)})
     parts.tensors |= weights
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.model.bodies import is_open
-from onnxprune.operators.card import flat, leave, rewrites, traces, without
-from onnxprune.operators.rewritten import RewriteNode
+from onnxprune.operators.card import flat, leave, traces
 from onnxprune.operators.traced import TraceNode
 
 flat("BlackmanWindow Constant HammingWindow HannWindow ImageDecoder")
@@ -26,40 +24,6 @@ def _contrib(names: str, domain: str = "com.microsoft") -> str:
     return " ".join(f"{domain}:{name}" for name in names.split())
 
 
-without("gradient", "which body runs is only known at run time", "If")
-
-
-@traces("If")
-def branches(op: TraceNode) -> None:
-    """The results of its bodies, which were opened (`onnxprune.model.bodies`), meet: it returns either's."""
-    if not is_open(op.node):
-        op.give_up("OP207", f"goes into {op.label} or comes out of its body, which runs as a separate graph")
-        return
-    count = len(op.node.output)
-    given = [op.x(i) for i in range(1, len(op.node.input))]
-    names: list[str] = []
-    for i, value in enumerate(given):
-        if value.shape != op.out_shape(i % count):
-            given[i] = op.pin_axes(value, range(len(value.shape)), "OP207", "its bodies return different shapes")
-            names.append(" ".join(f"z{i}x{a}" for a in range(len(value.shape))))
-        else:
-            names.append(" ".join(f"r{i % count}x{a}" for a in range(len(value.shape))))
-    outputs = (" ".join(f"r{i}x{a}" for a in range(len(op.out_shape(i)))) for i in range(count))
-    op.align(f"{', '.join(names)} -> {', '.join(outputs)}", given)
-
-
-@rewrites("If")
-def branch_results(edit: RewriteNode) -> None:
-    """What its bodies declare to return has the sizes that remain."""
-    for body in (a.g for a in edit.node.attribute if a.HasField("g")):
-        for i, result in enumerate(body.output):
-            for axis, dim in enumerate(result.type.tensor_type.shape.dim):
-                mask = edit.out_mask(i, axis)
-                if mask is not None and not mask.all():
-                    dim.dim_value = int(mask.sum())
-
-
-leave("its body runs as a separate graph", "Loop Scan SequenceMap")
 leave(
     "sequences and optionals are passed on as they are",
     "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty",

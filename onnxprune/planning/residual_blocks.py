@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.errors import PlanError
 from onnxprune.importance.weight_view import WeightView
+from onnxprune.model.bodies import loops_around
 from onnxprune.model.graph import GraphIndex, behind, fixed_names, reads, with_inputs, with_nodes
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.operators.contractions import contracts
@@ -41,10 +42,14 @@ class _BlockSearch:
         self._index = GraphIndex(graph.proto.graph)
         self._outputs = set(self._index.outputs)
         self._shapes = graph.shapes.shapes
+        # What a loop's body computes can't be measured from outside.
+        self._looped = {
+            n.name for n, loops in zip(self._index.nodes, loops_around(self._index.nodes), strict=True) if loops
+        }
 
     def blocks(self) -> Iterator[Block]:
         for node in self._index.nodes:
-            if node.op_type in _SUMS and len(node.input) == 2:
+            if node.op_type in _SUMS and len(node.input) == 2 and node.name not in self._looped:
                 a, b = node.input
                 found = (self._block(node, *pair) for pair in ((a, b), (b, a)) if a != b)
                 yield from list(filter(None, found))[:1]

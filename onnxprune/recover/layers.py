@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from onnxprune.model.bodies import in_body
+from onnxprune.model.bodies import in_body, is_body_input
 from onnxprune.model.graph import GraphIndex
 from onnxprune.model.tensors import Weights
 from onnxprune.operators.card import Card, card_of
@@ -52,7 +52,7 @@ def _layers(model: ModelProto) -> Iterator[tuple[NodeProto, LinearLayer | str]]:
     computed = set(weights)  # what depends on weights alone
     for node in model.graph.node:
         given = [name for name in node.input if name]
-        if given and computed.issuperset(given):
+        if given and computed.issuperset(given) and not is_body_input(node):
             computed.update(filter(None, node.output))
             continue
         card = card_of(node.domain, node.op_type)
@@ -64,7 +64,7 @@ def _layers(model: ModelProto) -> Iterator[tuple[NodeProto, LinearLayer | str]]:
 def _layer(node: NodeProto, card: Card, weights: Weights, index: GraphIndex) -> LinearLayer | str:
     """Return a node as a layer, or why it isn't the product of an activation and a weight, plus a bias."""
     if in_body(node):
-        return "it is in a body, which doesn't run on every input"
+        return "it is in a body, which may run many times or not at all"
     if card.linear is None:
         return card.reasons.get("linear", "no rule writes its weights as a matrix")
     if node.input[1] not in weights:

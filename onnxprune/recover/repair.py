@@ -14,6 +14,8 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.errors import UsageError
+from onnxprune.model.bodies import reopened
+from onnxprune.model.checks import subgraphs
 from onnxprune.model.graph import GraphIndex
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
@@ -122,6 +124,8 @@ def unrepaired(kept: PrunedGraph, pruned: ModelProto) -> tuple[LeftOut, ...]:
         kept: the traced original and what was removed from it.
         pruned: the rewritten model.
     """
+    if any(any(True for _ in subgraphs(node)) for node in pruned.graph.node):
+        pruned = reopened(pruned)
     changed, unmade = _changed_tensors(kept, pruned), kept.graph.unmade
     behind = (layer for layer in find_layers(pruned) if layer.x in changed and layer.y in unmade)
     reason = "ONNX Runtime can't run it, or a node in front of it"

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxprune.channels.values import Shape
+from onnxprune.cost.cost import Cost
 from onnxprune.errors import CATALOG
 from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
 from onnxprune.report.index import Reach
@@ -106,6 +107,7 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
     totals.append(("prunable parameters", percent(share(summary.prunable, params))))
     totals.append(("prunable layers", f"{summary.reached} of {summary.weighted}"))
     yield table(left("") + right(""), totals)
+    yield from _counted_once(summary.cost)
 
 
 def pin_tables(summary: ModelSummary, hint: str = "", first: int | None = None) -> Tables:
@@ -149,6 +151,14 @@ def cost_tables(summary: PlanSummary, files: tuple[int, int] | None = None) -> T
     yield heading("cost", _at(summary.inputs))
     cells = ((label, si(a, unit), si(b, unit), change(a, b)) for label, a, b, unit in rows)
     yield table(left("") + right("before", "after", "change"), cells)
+    yield from _counted_once(summary.before)
+
+
+def _counted_once(cost: Cost) -> Tables:
+    """Say which loops may run more often than they are counted."""
+    if cost.once:
+        named = ", ".join(cost.once[:3]) + (", ..." if len(cost.once) > 3 else "")
+        yield paragraph(f"MACs are those of one step of {named}: the number of steps depends on values.")
 
 
 def group_tables(summary: PlanSummary) -> Tables:

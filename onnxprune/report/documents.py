@@ -49,7 +49,7 @@ def fields(result: Any) -> dict[str, Any]:
     """Return what a document contains of a result: the fields of its dataclass unless another rule is given here."""
     match result:
         case Cost():
-            return dict(result.totals())
+            return {**result.totals(), **(pick(result, "once") if result.once else {})}
         case Group():
             return {**_group(result), **pick(result, "nodes", "producers", "approximations")}
         case GroupSummary():

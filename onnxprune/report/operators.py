@@ -10,12 +10,10 @@ from typing import Literal
 from onnx import defs
 
 from onnxprune.autodiff.prepare import differentiable
+from onnxprune.model.bodies import BODY_INPUTS
 from onnxprune.operators.card import Card, cards
 
 State = Literal["rule", "left alone", "unknown"]
-
-_BODY = "has a body, which runs as a separate graph: channels that it reads are never removed (OP207)"
-_SUBGRAPHS = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
 
 _NO_WEIGHTS = "it has no weights"
 
@@ -69,10 +67,10 @@ class Operator:
 
 def operators() -> tuple[Operator, ...]:
     """Return every operator of ai.onnx that isn't deprecated, and those of other domains that have a card."""
-    table = dict(cards())
-    schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
-    names = sorted({*schemas, *table}, key=lambda name: (":" in name, name))
-    return tuple(_operator(name, schemas.get(name), table.get(name)) for name in names)
+    table = {name: card for name, card in cards().items() if name != BODY_INPUTS}  # which no file contains
+    standard = {s.name for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
+    names = sorted({*standard, *table}, key=lambda name: (":" in name, name))
+    return tuple(_operator(name, table.get(name)) for name in names)
 
 
 def count_states(operators: Iterable[Operator]) -> Mapping[str, int]:
@@ -118,7 +116,7 @@ def _mark(known: bool) -> str:
     return "yes" if known else ""
 
 
-def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Operator:
+def _operator(name: str, card: Card | None) -> Operator:
     if card is not None and card.trace is not None:
         return Operator(
             name,
@@ -134,6 +132,4 @@ def _operator(name: str, schema: defs.OpSchema | None, card: Card | None) -> Ope
         )
     if card is not None:
         return Operator(name, "left alone", note=card.reasons.get("trace"))
-    if schema is not None and any(a.type in _SUBGRAPHS for a in schema.attributes.values()):
-        return Operator(name, "left alone", note=_BODY)
     return Operator(name, "unknown")

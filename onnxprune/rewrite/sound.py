@@ -6,6 +6,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import RewriteError
+from onnxprune.model.bodies import close_bodies
 from onnxprune.model.file import skeleton
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -54,7 +55,7 @@ def _refused(model: ModelProto) -> bool:
 
 def _inferred(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Check a model as `onnx.checker` does with full_check, and return the shapes of its tensors and weights."""
-    small = skeleton(model)
+    small = close_bodies(skeleton(model))
     onnx.checker.check_model(small)
     graph = onnx.shape_inference.infer_shapes(small, check_type=True, strict_mode=True).graph
     shapes: dict[str, tuple[int | None, ...]] = {t.name: tuple(t.dims) for t in model.graph.initializer}

@@ -13,6 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.helper import make_tensor_type_proto
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.model.bodies import is_body_input, is_open
 from onnxprune.model.session import session
 from onnxprune.model.wire import copy_model
 from onnxprune.shapes.generated import draws, try_inputs
@@ -26,7 +27,12 @@ _RUN_SECONDS = 30.0  # of each run
 def runtime_types(walk: ShapeWalk, names: Sequence[str]) -> dict[str, TypeProto]:
     """Return the types that ONNX Runtime infers from what a walk knows; nothing is run."""
     wanted = set(names)
-    steps = [step for step in walk.steps if not wanted.isdisjoint(step.outputs)]
+    steps = [
+        s for s in walk.steps if not wanted.isdisjoint(s.outputs) and not (is_body_input(s.node) or is_open(s.node))
+    ]
+    names = [name for step in steps for name in step.outputs if name in wanted]
+    if not names:
+        return {}
     try:
         opened = session(piece(walk.proto, walk.known, steps, names), optimize=False)
     except OnnxPruneError:
@@ -80,6 +86,8 @@ def run_for_shapes(
     model = copy_model(proto, "value_info")  # which may be wrong
     present = {output.name for output in model.graph.output}
     names = list(dict.fromkeys(names))
+    if not names:
+        return Seen({})
     model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
     try:
         opened = session(model, optimize=False)

@@ -51,6 +51,12 @@ class Known:
             if len(shape) == len(dims):
                 self.shapes[name] = shape
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop what is known of some tensors, except that some are constant."""
+        for name in names:
+            for part in (self.types, self.shapes, self.values, self._tensors):
+                part.pop(name, None)
+
     def knows(self, names: Iterable[str]) -> bool:
         """Whether the shapes of all these tensors are known."""
         return all(name in self.shapes for name in names)

@@ -83,7 +83,7 @@ def concretize(
     seen = Seen({}, fitting)
     if unknown := walk.unknown():
         walk.run(fallback=runtime_types(walk, unknown))
-    if unknown := walk.unknown():
+    if unknown := [name for name in walk.unknown() if name not in walk.inside]:
         seen = run_for_shapes(proto, sizes, unknown, fitting)
         walk.run(fallback=seen.types)
     if unknown := walk.unknown():

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_type_proto
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.model.bodies import is_open
+from onnxprune.model.bodies import is_body_input, is_open
 from onnxprune.model.graph import reads
 from onnxprune.model.session import session
 from onnxprune.shapes.known import NodeStep, model_of, plain_domain, step_of
@@ -93,7 +93,11 @@ def refused_nodes(model: ModelProto, shapes: Shapes) -> dict[int, str]:
     refused = {}
     for position, node in enumerate(model.graph.node):
         step = step_of(node)
-        if is_open(node) or not all(name in shapes.types or name in constants for name in step.reads):
+        if (
+            is_open(node)
+            or is_body_input(node)
+            or not all(name in shapes.types or name in constants for name in step.reads)
+        ):
             continue
         bare = NodeProto(op_type=node.op_type, domain=node.domain, attribute=node.attribute)
         kinds = tuple((name in constants, _type(name, shapes, constants)) for name in step.reads)

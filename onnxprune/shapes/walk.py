@@ -15,16 +15,17 @@ from onnx import ModelProto, TensorProto, TypeProto, defs
 from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 from onnx.shape_inference import infer_node_outputs, infer_shapes
 
-from onnxprune.model.bodies import close_bodies, in_body, is_open, results
+from onnxprune.model.bodies import BODY_INPUTS, carried, close_bodies, in_body, is_body_input, is_open, results
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import attributes
+from onnxprune.model.graph import GraphIndex, attributes
 from onnxprune.shapes.known import SMALL, Known, NodeStep, Shape, is_tensor, model_of, plain_domain, step_of
+from onnxprune.shapes.loops import input_types, output_types, step_count
 
 RANDOM = {
     *("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"),
-    *("RandomUniform", "RandomUniformLike"),
+    *("RandomUniform", "RandomUniformLike", BODY_INPUTS),
 }
-"""Operators whose result differs from run to run: neither constant nor worth evaluating."""
+"""Operators whose result differs from run to run, or step to step: neither constant nor worth evaluating."""
 
 _SIZED_BY_DATA = {"Compress", "NonZero", "Unique"}
 
@@ -51,6 +52,7 @@ class ShapeWalk:
         steps: Its nodes.
         known: What the passes have found so far.
         conflict: The first contradiction that the last pass found.
+        inside: The tensors of opened bodies.
     """
 
     def __init__(self, proto: ModelProto) -> None:
@@ -64,6 +66,9 @@ class ShapeWalk:
         self._schemas: dict[str, defs.OpSchema | None] = {}
         self._needed = {output.name for output in proto.graph.output}
         self._needed.update(name for step in self.steps for name in step.reads)
+        self._entries = {o: i for i, s in enumerate(self.steps) if is_body_input(s.node) for o in s.outputs}
+        self._index = GraphIndex(proto.graph)
+        self.inside = {o for step in self.steps if in_body(step.node) for o in step.outputs}
         self._shell = _undeclared(proto)
         self.known.learn_initializers(proto.graph)
         for entry in proto.graph.input:
@@ -91,14 +96,24 @@ class ShapeWalk:
         self.conflict = None
         fallback = fallback or {}
         known = self.known
-        for index, step in enumerate(self.steps):
+        changing: set[str] = set()  # states of Loops whose shape isn't the same at every step
+        index = -1
+        while (index := index + 1) < len(self.steps):
+            step = self.steps[index]
             message = self.mismatch(step)
-            self._choose_branch(step)
-            if not known.knows(step.outputs):
+            if is_body_input(step.node):
+                for name, kind in input_types(step.node, known, changing):
+                    known.learn(name, kind)
+            elif is_open(step.node):
+                if (start := self._first_of_loop(step, changing)) is not None:
+                    index = start - 1
+                    continue
+                self._choose_branch(step)
+            elif not known.knows(step.outputs):
                 message = message or self._infer(step)
-                for name in step.outputs:
-                    if name in fallback and name not in known.shapes:
-                        known.learn(name, fallback[name])
+            for name in step.outputs if fallback else ():
+                if name in fallback and name not in known.shapes and not is_body_input(step.node):
+                    known.learn(name, fallback[name])
             if message is not None and self.conflict is None and not in_body(step.node):
                 factor = self._reshaped(step) if step.operator == "Reshape" else None
                 self.conflict = Conflict(index, message, factor)
@@ -179,9 +194,34 @@ class ShapeWalk:
             if entry.name not in self.known.shapes and entry.type.WhichOneof("value") is not None:
                 self.known.learn(entry.name, entry.type)
 
+    def _first_of_loop(self, step: NodeStep, changing: set[str]) -> int | None:
+        """Type the outputs of an opened Loop or Scan; or return where to start again, since states change shape.
+
+        What is known of the body was then found at the shapes of the first step, and is forgotten.
+        """
+        if step.node.op_type == "If":
+            return None
+        start, known = self._entries[step.node.input[0]], self.known
+        entry = self.steps[start]
+        if step.node.op_type == "Loop":
+            pairs = [(step.node.input[a], step.node.input[b]) for a, b, _ in carried(step.node)]
+            lost = {s for s, r in pairs if s in known.shapes and known.shapes[s] != known.shapes.get(r)}
+            if lost:
+                changing |= lost
+                for inner in self.steps[start : self.steps.index(step, start)]:
+                    known.forget(inner.outputs)
+                return start
+        steps = step_count(entry.node, step.node, known.shapes, known.values, self._source)
+        for name, kind in output_types(entry.node, step.node, known, steps):
+            known.learn(name, kind)
+        return None
+
+    def _source(self, tensor: str) -> str:
+        return self._index.source(tensor, ("Identity",))
+
     def _choose_branch(self, step: NodeStep) -> None:
         """Take the outputs of an opened If from the body that runs, or from both if their types agree."""
-        if not is_open(step.node):
+        if step.node.op_type != "If":
             return
         gives = results(step.node)
         condition = self.known.values.get(step.node.input[0])

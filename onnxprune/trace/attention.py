@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx import GraphProto, NodeProto
 
+from onnxprune.model.bodies import is_body_input
 from onnxprune.operators.card import Card, card_of
 
 
@@ -17,7 +18,7 @@ def attention_nodes(graph: GraphProto) -> set[int]:
         return set()
     constant = {t.name for t in graph.initializer}
     for node in graph.node:
-        if node.input and all(n in constant for n in node.input if n):
+        if node.input and all(n in constant for n in node.input if n) and not is_body_input(node):
             constant.update(node.output)
 
     def activations(node: NodeProto) -> list[str]:

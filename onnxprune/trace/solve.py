@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from onnxprune.channels.ledger import Approximation, Channels
 from onnxprune.channels.values import Ids, Value
+from onnxprune.model.bodies import is_body_input
 from onnxprune.settings.planning import Policies
 from onnxprune.shapes import Shapes
 from onnxprune.trace.bundles import Bundle, bundle
@@ -188,6 +189,10 @@ def _made(graph: ChannelGraph) -> dict[str, set[int]]:
     for node in graph.proto.graph.node:
         value = graph.values.get(node.output[0])
         operands = (graph.values.get(name) for name in node.input[1:])
-        if value is not None and any(v is not None and len(v.factors) > 1 for v in operands):
+        if (
+            value is not None
+            and not is_body_input(node)
+            and any(v is not None and len(v.factors) > 1 for v in operands)
+        ):
             made[node.name] = {u for f in value.factors for u in graph.unit_of[f.ids].ravel().tolist()}
     return made

@@ -16,7 +16,7 @@ from onnx.numpy_helper import to_array
 
 from onnxprune.channels.ledger import Pin, fresh_value
 from onnxprune.channels.values import Value
-from onnxprune.model.bodies import in_body, is_open
+from onnxprune.model.bodies import in_body, is_body_input, is_open
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import GraphIndex, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
@@ -140,7 +140,9 @@ class _Tracer(Walk):
             # Models are untrusted: a node may lack what its operator's definition asks for.
             op.outputs.clear()
             self.misfit(op, str(error))
-        constant = all(n in self.initializers or self.is_constant(n) for n in node.input if n)
+        constant = not is_body_input(node) and all(
+            n in self.initializers or self.is_constant(n) for n in node.input if n
+        )
         for i, value in op.outputs.items():
             if node.output[i]:
                 self.values[node.output[i]] = value if value.constant == constant else replace(value, constant=constant)

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.errors import PlanError
+from onnxprune.model.bodies import is_body_input
 from onnxprune.model.file import Weights, weights
 from onnxprune.model.tape import REAL
 from onnxprune.operators.card import card_of, operator_key
@@ -72,7 +73,7 @@ def _used_as_weights(proto: ModelProto, stored: Weights) -> set[str]:
     for node in proto.graph.node:
         key = operator_key(node.domain, node.op_type)
         given = [name for name in node.input if name]
-        if given and all(name in sources for name in given):
+        if given and all(name in sources for name in given) and not is_body_input(node):
             continue
         card = card_of(node.domain, node.op_type)
         places: Sequence[int] = card.weights if card.differentiable else ()
@@ -91,7 +92,7 @@ def _sources(proto: ModelProto, stored: Weights) -> dict[str, set[str]]:
     sources = {name: {name} for name in stored}
     for node in proto.graph.node:
         given = [name for name in node.input if name]
-        if given and all(name in sources for name in given):
+        if given and all(name in sources for name in given) and not is_body_input(node):
             skipped = _NOT_VALUES.get(operator_key(node.domain, node.op_type), ())
             made = [sources[name] for i, name in enumerate(node.input) if name and i not in skipped]
             sources.update(dict.fromkeys(filter(None, node.output), set().union(*made)))

@@ -19,9 +19,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
+from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.rewrite.verify import Verification, verify as hold_against
 from onnxprune.settings import RepairSettings
-from onnxprune.shapes import runnable_inputs
 from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -146,7 +146,7 @@ def prove(
     if inputs is not None:
         return hold_against(kept, proto, inputs, tolerance=tolerance)
     try:
-        generated = runnable_inputs(graph.proto, graph.shapes.inputs, seed)
+        generated = proof_inputs(graph, seed)
     except ModelError:
         if graph.shapes.feeds is None:
             raise

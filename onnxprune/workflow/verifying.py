@@ -11,8 +11,8 @@ from onnxprune.model.graph import extract
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.rewrite.comparison import Comparison, check_origin, compare_outputs, interface_changes
 from onnxprune.rewrite.rewrite import declared
+from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.settings.shrinking import VerifySettings
-from onnxprune.shapes import runnable_inputs
 from onnxprune.shapes.runnable import operators
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.pruning import Arrays, prove
@@ -70,7 +70,7 @@ def verify(
         return Comparison(changes)
     if kept is not None:
         return Comparison(verification=prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed or 0))
-    feeds = runnable_inputs(graph.proto, graph.shapes.inputs, seed or 0) if inputs is None else inputs
+    feeds = proof_inputs(graph, seed or 0) if inputs is None else inputs
     if (cut := graph.front) is None or not cut.outputs:
         return Comparison(distances=compare_outputs(graph.proto, proto, feeds))
     log.warning("not compared: %s, which ONNX Runtime's CPU provider can't run", operators(cut.missing))

@@ -58,14 +58,12 @@ def test_bodies_are_opened() -> None:
     assert len(vectors) == len(set(vectors)) == 5
 
 
-def test_other_subgraphs_are_left_alone_and_keep_what_they_capture() -> None:
+def test_bodies_of_loops_are_opened() -> None:
     proto = parsed(LOOP, b=X[1] + 1)
     result = normal(proto, n=2, c=True, x=X[0])
-    loop, original = (next(n for n in m.graph.node if n.op_type == "Loop") for m in (result, proto))
-    assert loop.attribute == original.attribute
-    by_op = {node.output[0]: list(node.input) for node in result.graph.node}
-    assert by_op["i"] != ["b"] and by_op["d"][1] != "b"  # `b` itself is the subgraph's
-    assert len({"b", by_op["i"][0], by_op["d"][1]}) == 3
+    assert sorted(ops(result)) == ["Add", "Add", "BodyInputs", "Identity", "Loop", "Mul", "Mul"]
+    vectors = [name for node in result.graph.node for name in node.input if name in weights(result)]
+    assert len(vectors) == len(set(vectors)) == 4
 
 
 @pytest.mark.skipif(not REAL, reason="the shared real models are not here")

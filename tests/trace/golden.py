@@ -10,8 +10,8 @@ output that has one): convolutions or matrix products over that axis, called by 
   uint8. Without a channel axis it is a graph input.
 - ``{6,4,3,3}``: a float initializer; ``int8(6,4)``: one of small integers. ``[1,2]``, ``0.5``, ``int32([1,2])``:
   constants. ``None``: an input that isn't given.
-- ``key=value``: attributes. ``Clip@6``: the opset, 21 by default. ``_``: an output that nobody
-  reads; ``int32[1,c4]``: one of another type than the first input, where onnx can't tell.
+- ``key=value``: attributes; ``body`` and the branches of If in onnx's notation. ``Clip@6``: the opset, 21 by default.
+  ``_``: an output that nobody reads; ``int32[1,c4]``: one of another type than the first input, where onnx can't tell.
 - ``=>`` instead of ``->``: the shapes are declared, for onnx and ONNX Runtime can't infer them.
 - After the colon the groups, ``~4x2 x op out``: ``~`` for approximate, the number of units, their width if it isn't 1
   (``4/2``: units that leave two at a time, one of each group), and the nodes whose weights they slice; and the codes of
@@ -25,6 +25,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from onnx import ModelProto, TensorProto, defs, helper
 
 from onnxprune.trace.graph import ChannelGraph
@@ -76,7 +77,7 @@ def build(golden: Golden) -> ModelProto:
     domain = golden.operator.rpartition(":")[0]
     net = Net(opset=golden.opset, seed=1, domains={domain: 1} if domain else None)
     operands = [_operand(net, node) for node in golden.call.args]
-    attributes = {k.arg: ast.literal_eval(k.value) for k in golden.call.keywords if k.arg}
+    attributes = {k.arg: _attribute(k.arg, ast.literal_eval(k.value)) for k in golden.call.keywords if k.arg}
     types = [np.dtype(ast.unparse(o.value)) if isinstance(o, ast.Subscript) else None for o in golden.outputs]
     places = [o.slice if isinstance(o, ast.Subscript) else o for o in golden.outputs]
     shapes = [[0] if isinstance(o, ast.Name) else _axes(o)[0] for o in places]
@@ -100,6 +101,10 @@ def build(golden: Golden) -> ModelProto:
             helper.make_tensor_value_info(result, FLOAT, shape) for result, shape in zip(results, shapes, strict=True)
         )
     return model
+
+
+def _attribute(name: str, value: object) -> object:
+    return onnx.parser.parse_graph(value) if name in ("body", "then_branch", "else_branch") else value
 
 
 def found(graph: ChannelGraph) -> tuple[str, ...]:

@@ -191,7 +191,7 @@ def test_training_statistics_as_outputs(opset: int) -> None:
     assert not graph.groups
 
 
-def test_what_a_body_of_if_captures_leaves() -> None:
+def test_what_a_body_captures_leaves_with_what_it_gives() -> None:
     net = Net()
     x = net.conv(net.input((1, 3, 6, 6)), 4, name="captured")
     w = net.weight(1, 4, 1, 1, name="inside")
@@ -206,7 +206,8 @@ def test_what_a_body_of_if_captures_leaves() -> None:
     net.types[z].tensor_type.elem_type = TensorProto.FLOAT
     net.output(net.conv(net.op("Add", y, z), 2))
     graph = analyze(net.model())
-    assert sizes(graph) == {"captured": 4, "free": 5}
+    assert sizes(graph) == {"free": 5, "captured": 4}
+    assert (graph.unit_of[graph.slots["captured_w", 0]] == graph.unit_of[graph.slots["inside", 1]]).all()
     prove(graph)
 
 
