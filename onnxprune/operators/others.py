@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.model.bodies import is_open
-from onnxprune.operators.card import flat, leave, rewrites, traces, without
+from onnxprune.operators.card import describe, flat, leave, rewrites, traces, without
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
 
@@ -65,6 +65,10 @@ leave(
     "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty",
     "SequenceErase SequenceInsert SequenceLength SplitToSequence",
 )
+describe("If", sizing=(0,))
+describe("Loop", sizing=(0, 1))
+describe("SequenceAt SplitToSequence", sizing=(1,))
+describe("Scatter TensorScatter", picking=(1,))
 leave("text has no channels", "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer")
 leave("a loss is for training", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss")
 leave("it writes at positions known at run time", "Scatter TensorScatter")
