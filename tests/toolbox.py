@@ -16,8 +16,9 @@ from onnxprune.cost.cost import cost, model_cost
 from onnxprune.model.bodies import reopened
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
+from onnxprune.rewrite.difference import difference
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import Verification, difference, verify
+from onnxprune.rewrite.verify import Verification, verify
 from onnxprune.shapes import concretize, generate_inputs
 from onnxprune.trace import trace
 from onnxprune.trace.graph import ChannelGraph

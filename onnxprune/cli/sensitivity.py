@@ -77,6 +77,7 @@ def command(
     from onnxprune.report.documents import document
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
     from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
+    from onnxprune.trace.outputs import followed
     from onnxprune.workflow.inputs import batches_of, open_samples, tell_of_front
 
     calibration = build(DataSettings, given)
@@ -136,8 +137,11 @@ def command(
     if plot is not None:
         plot_sensitivity(graph, curves, plot, meaning.rstrip(","))
         out.note(f"wrote {plot}")
+    notes = [note] if metric is None and (note := followed(graph.proto).note()) else []
+    for said in notes:
+        out.note(said)
     out.data(
-        document("sensitivity", model=model, measured=len(curves) - done, **record.document(graph)),
+        document("sensitivity", model=model, measured=len(curves) - done, notes=notes, **record.document(graph)),
         sensitivity_tables(graph, curves, steps, meaning[0].upper() + meaning[1:]),
     )
     if output is not None:

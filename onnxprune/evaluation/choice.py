@@ -11,7 +11,6 @@ import numpy as np
 from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.errors import DataError
 from onnxprune.evaluation import boxes, by_task, ranked
-from onnxprune.evaluation.classes import floats
 from onnxprune.evaluation.metrics import (
     Metric,
     agreement_rows,
@@ -119,9 +118,11 @@ def _distribution(first: BatchView) -> Metric:
 
 
 def _comparable(first: BatchView) -> list[str]:
-    """Return the floating-point outputs whose numbers go with the original's: boxes after NMS don't."""
+    """Return the floating-point tensors whose numbers go with the original's: boxes after NMS don't."""
     selected = first.task.name == "detection" and (first.task.form is None or not first.task.form.raw)
-    return [] if selected else list(floats(first.outputs))
+    its = {} if first.original is None else first.original.compared
+    alike = [name for name, value in first.compared.items() if name in its and its[name].shape == value.shape]
+    return [name for name in alike if not (selected and name in first.outputs)]
 
 
 def _lacks(name: str, first: BatchView) -> str | None:
@@ -172,5 +173,5 @@ def _sensible(name: str, first: BatchView) -> bool:
     if name in ("miou", "miou_original"):
         return dense and (name == "miou" or task == "segmentation")
     if name == "nmse":  # where outputs may differ in scale, or where nothing else tells how much is lost
-        return task == "regression" or len(_comparable(first)) > 1
+        return task in (None, "regression", "detection") or len(_comparable(first)) > 1
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data.batch import IGNORED, Dataset
+from onnxprune.data.batch import IGNORED, Array, Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.choice import check_name, choose
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
@@ -28,6 +28,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.settings.evaluation import TaskName, higher_is_better
 from onnxprune.shapes import concretize
 from onnxprune.shapes.runnable import Cut, operators, runnable_part
+from onnxprune.trace.outputs import Followed, followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,24 +250,26 @@ def evaluate(
     if reference is not None and (difference := interface_difference(proto, reference)):
         raise VerificationError("OP503", difference)
     models, note = [proto] if reference is None else [proto, reference], None
-    states = None, state_inputs(proto)  # the original takes those that the pruned model lost positions of
     try:
-        runners = [Runner(m, providers, threads, pruned) for m, pruned in zip(models, states, strict=False)]
+        runners, found, fronts = _runners(models, providers, threads)
     except ModelError:
         cut = _front(models[-1])
         if cut is None:
             raise
         models = [extract(m, cut.outputs) for m in models]
-        runners = [Runner(m, providers, threads, pruned) for m, pruned in zip(models, states, strict=False)]
+        runners, found, fronts = _runners(models, providers, threads)
         note = f"{operators(cut.missing)} can't be run, so that these tensors are measured: {', '.join(cut.outputs)}"
     run, run_original = runners[0], None if reference is None else runners[1]
+    seen_as = partial(view, fronts=fronts, behind=found.replaced)
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
     for samples in dataset.batches(batch):
         outputs = run(samples)
-        task = task or task_of(models[0], outputs, samples.labels, dataset, output)
+        if task is None:
+            own = {name: value for name, value in outputs.items() if name not in fronts}
+            task = _task(models[0], found, own, samples.labels, dataset, output)
         named = partial(_name, dataset, done)
-        original = None if run_original is None else view(task, run_original(samples), samples, named)
-        seen = view(task, outputs, samples, named, original)
+        original = None if run_original is None else seen_as(task, run_original(samples), samples, named)
+        seen = seen_as(task, outputs, samples, named, original)
         meters = meters or _Meters(seen, metrics)
         meters.add(seen, resampler.weights(samples.count))
         done += samples.count
@@ -281,7 +284,7 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
-        notes=(*([note] if note else []), *meters.notes()),
+        notes=tuple(filter(None, (note, found.note() if fronts else None, *meters.notes()))),
         task=task.name,
         recognized=str(task),
     )
@@ -293,6 +296,21 @@ def _front(model: ModelProto) -> Cut | None:
         part = runnable_part(model, concretize(model))
         return part.front if part is not None and part.front.outputs else None
     return None
+
+
+def _runners(
+    models: Sequence[ModelProto], providers: Sequence[Provider], threads: int | None
+) -> tuple[list[Runner], Followed, list[str]]:
+    """Open a model and perhaps its original; return also what stands for outputs, and what both have in front."""
+    found = [followed(model) for model in models]
+    own = {value.name for value in models[0].graph.output}
+    fronts = [n for n in found[0].fronts if n not in own and n in found[-1].fronts] if len(models) > 1 else []
+    states = None, state_inputs(models[0])  # the original takes those that the pruned model lost positions of
+    runners = [
+        Runner(model, providers, threads, pruned, tensors=fronts, sized=found[0].ragged)
+        for model, pruned in zip(models, states, strict=False)
+    ]
+    return runners, found[0], fronts
 
 
 def recognize(
@@ -310,9 +328,26 @@ def recognize(
         ModelError: the model can't be run.
     """
     for batch in dataset.batches(_FIRST):
-        outputs = Runner(model, providers, threads)(batch)
-        return task_of(model, outputs, batch.labels, dataset, output if output in outputs else None)
+        found = followed(model)
+        outputs = Runner(model, providers, threads, sized=found.ragged)(batch)
+        return _task(model, found, outputs, batch.labels, dataset, output if output in outputs else None)
     raise DataError("OP702", "the data have no samples")
+
+
+def _task(
+    model: ModelProto,
+    found: Followed,
+    outputs: Mapping[str, Array],
+    labels: Array | None,
+    dataset: Dataset,
+    output: str | None,
+) -> Task:
+    """Return the task by a first batch; an output whose length depends on values has no scores of classes."""
+    task = task_of(model, outputs, labels, dataset, output)
+    if output is None and task.output in found.ragged:
+        whole = {name: value for name, value in outputs.items() if name not in found.ragged}
+        return task_of(model, whole, labels, dataset)
+    return task
 
 
 def _name(dataset: Dataset, start: int, sample: int) -> str:

@@ -212,7 +212,7 @@ def _log(scores: Floats, probabilities: bool) -> Floats:
 
 def _distance_rows(distance: Callable[[Floats, Floats], Floats], output: str, view: BatchView) -> Floats:
     assert view.original is not None
-    mine, original = (o[output].reshape(len(o[output]), -1) for o in (view.outputs, view.original.outputs))
+    mine, original = (o[output].reshape(len(o[output]), -1) for o in (view.compared, view.original.compared))
     with np.errstate(invalid="ignore", over="ignore"):
         return _finite_rows(distance(mine.astype(np.float64), original.astype(np.float64)))
 
@@ -220,7 +220,7 @@ def _distance_rows(distance: Callable[[Floats, Floats], Floats], output: str, vi
 def _relative_rows(output: str, view: BatchView) -> Floats:
     assert view.original is not None
     mine, its = (
-        o[output].reshape(len(o[output]), -1).astype(np.float64) for o in (view.outputs, view.original.outputs)
+        o[output].reshape(len(o[output]), -1).astype(np.float64) for o in (view.compared, view.original.compared)
     )
     finite = np.asarray(np.isfinite(mine - its).all(axis=1, keepdims=True))
     mine, its = (np.where(finite, x, 0) for x in (mine, its))

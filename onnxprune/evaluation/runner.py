@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto
@@ -10,14 +10,20 @@ from onnx import ModelProto
 from onnxprune.data.batch import Array, Batch
 from onnxprune.data.inputs import fixed_batch, inputs_of
 from onnxprune.errors import ModelError
+from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider, run, session
 from onnxprune.model.states import StateInput, cut_outputs, fitted, of_original, state_inputs
+from onnxprune.model.values import as_array
 
 _SINGLE = "use batches of one sample"
 
 
 class Runner:
-    """Runs a model on batches. A model with a fixed batch size is run on pieces; the last one is padded."""
+    """Runs a model on batches. A model with a fixed batch size is run on pieces; the last one is padded.
+
+    A model whose outputs have a length that depends on values is run on single samples, and shorter outputs are filled
+    up: with 0, integers with -1.
+    """
 
     def __init__(
         self,
@@ -25,21 +31,29 @@ class Runner:
         providers: Sequence[Provider],
         threads: int | None,
         pruned: Mapping[str, StateInput] | None = None,
+        *,
+        tensors: Sequence[str] = (),
+        sized: Collection[str] = (),
     ) -> None:
         """Open a model.
 
         Args:
             model: the model.
-            providers: the execution providers.
-            threads: the number of threads.
+            providers: execution providers.
+            threads: threads within an operator.
             pruned: for an original, the states of the pruned model that it is compared with.
+            tensors: tensors to return in addition to the outputs.
+            sized: the outputs whose length depends on values.
 
         Raises:
             ModelError: ONNX Runtime refuses it (OP122).
             UsageError: ONNX Runtime (OP601) or a provider (OP608) isn't available.
         """
-        self._session = session(model, providers=providers, threads=threads)
-        self._fixed = fixed_batch(inputs_of(model))
+        shown = extract(model, [*(o.name for o in model.graph.output), *tensors]) if tensors else model
+        self._session = session(shown, providers=providers, threads=threads)
+        fixed = fixed_batch(inputs_of(model))
+        self._sized = {name: _has_samples(model, name) for name in sized}
+        self._fixed = 1 if fixed is None and sized else fixed
         states = state_inputs(model) if pruned is None else of_original(pruned)
         taken = {entry.name for entry in self._session.get_inputs()}
         self._states = {name: state for name, state in states.items() if name in taken}
@@ -49,29 +63,55 @@ class Runner:
         """Run a batch.
 
         Returns:
-            The tensor outputs, [n, ...] each.
+            The outputs, [n, ...] each, without those that aren't arrays: see `onnxprune.model.values.as_array`.
 
         Raises:
             ModelError: the model can't run on the batch, or an output's shape differs between samples (OP122).
         """
         size = batch.count if batch.whole or self._fixed is None else self._fixed
         parts = [self._run(batch, start, size) for start in range(0, batch.count, size)]
-        if len(parts) == 1:
-            return parts[0]
+        names = [name for name in parts[0] if all(name in part for part in parts)]
         try:
-            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return {name: self._joined(name, [part[name] for part in parts]) for name in names}
         except ValueError as error:
             cause = "an output's shape differs between samples, so they can't be stacked"
             raise ModelError("OP122", cause, hint=_SINGLE) from error
+
+    def _joined(self, name: str, parts: list[Array]) -> Array:
+        if name in self._sized:
+            most = np.max([part.shape for part in parts], axis=0)
+            parts = [_filled(part, most) for part in parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run(self, batch: Batch, start: int, size: int) -> dict[str, Array]:
         feeds, rows = dict(batch.inputs), min(size, batch.count - start)
         if not batch.whole:
             feeds = {name: _piece(array, start, size) for name, array in feeds.items()}
         feeds = fitted(self._states, feeds, size)
-        tensors = {name: value for name, value in run(self._session, feeds).items() if isinstance(value, np.ndarray)}
-        tensors = cut_outputs(self._pruned, tensors)
+        found = {name: as_array(value) for name, value in run(self._session, feeds).items()}
+        tensors = cut_outputs(self._pruned, {name: array for name, array in found.items() if array is not None})
+        for name in self._sized.keys() & tensors.keys():
+            if size == 1 and not self._sized[name]:
+                tensors[name] = tensors[name][None]
+            elif not self._sized[name]:  # rows of several samples together, which can't be told apart
+                del tensors[name]
         return {name: _rows(name, array, size)[:rows] for name, array in tensors.items()}
+
+
+def _has_samples(model: ModelProto, name: str) -> bool:
+    """Whether an output of a length that depends on values has an axis of samples: by its declaration."""
+    value = next(output for output in model.graph.output if output.name == name)
+    dims = value.type.tensor_type.shape.dim
+    inputs = {d.dim_param for i in model.graph.input for d in i.type.tensor_type.shape.dim[:1] if d.dim_param}
+    return bool(dims) and (dims[0].dim_value > 0 or dims[0].dim_param in inputs)
+
+
+def _filled(array: Array, shape: Sequence[int]) -> Array:
+    """Return an array filled up to a shape."""
+    fill = -1 if array.dtype.kind in "iu" else "" if array.dtype.kind in "OSU" else 0
+    full = np.full(shape, fill, array.dtype)
+    full[tuple(map(slice, array.shape))] = array
+    return full
 
 
 def _piece(array: Array, start: int, size: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class BatchView:
     Attributes:
         task: what the model is for.
         outputs: the model's outputs, [n, ...] each.
+        compared: the floating-point tensors to compare with the original's: outputs, and for outputs behind a
+            selection, what is in front of it.
         labels: the labels as given.
         value: the output that the task is about, None if it takes several.
         classes: the class output, if there is one; of binary and multilabel tasks, the classes 0 and 1 of each score.
@@ -36,6 +38,7 @@ class BatchView:
 
     task: Task
     outputs: Mapping[str, Array]
+    compared: Mapping[str, Array]
     labels: Array | None
     value: Array | None = None
     classes: Classes | None = None
@@ -94,42 +97,50 @@ class BatchView:
     def not_finite(self) -> int:
         """Count the samples with an output that isn't finite where the original's is."""
         broken = np.zeros(self.count, bool)
-        for name, output in floats(self.outputs).items():
+        for name, output in {**floats(self.outputs), **self.compared}.items():
             lost = ~np.isfinite(output)
-            if self.original is not None and self.original.outputs[name].shape == output.shape:
-                lost &= np.isfinite(self.original.outputs[name])
+            its = None if self.original is None else self.original.compared.get(name)
+            if its is not None and its.shape == output.shape:
+                lost &= np.isfinite(its)
             broken |= lost.reshape(self.count, -1).any(axis=1)
         return int(broken.sum())
 
 
 def view(
     task: Task,
-    outputs: Mapping[str, Array],
+    tensors: Mapping[str, Array],
     batch: Batch,
     sample: Callable[[int], str],
     original: BatchView | None = None,
+    *,
+    fronts: Collection[str] = (),
+    behind: Collection[str] = (),
 ) -> BatchView:
     """Build the view of a batch.
 
     Args:
         task: what the model is for.
-        outputs: the model's outputs.
+        tensors: the model's outputs, and tensors in front of a selection.
         batch: the batch.
         sample: returns the name of a sample of the batch, for messages.
         original: the original model's view.
+        fronts: the tensors in front of a selection.
+        behind: the outputs behind it, which aren't compared with the original's.
 
     Raises:
         DataError: a label doesn't fit the task (OP708), or outputs can't be read as the task needs (OP711).
         VerificationError: an output's shape differs from the original's (OP503); boxes found may differ in number.
     """
     labels = batch.labels
+    outputs = {name: value for name, value in tensors.items() if name not in fronts}
+    compared = floats({name: value for name, value in tensors.items() if name not in behind})
     if original is not None and task.name != "detection":
-        for key, value in outputs.items():
+        for key, value in ((key, value) for key, value in outputs.items() if key not in behind):
             check_shapes(key, value, original.outputs[key])
     if task.name is None:
-        return BatchView(task, outputs, labels, original=original)
+        return BatchView(task, outputs, compared, labels, original=original)
     if task.name == "detection":
-        return BatchView(task, outputs, labels, boxes=_boxes(task, outputs, batch), original=original)
+        return BatchView(task, outputs, compared, labels, boxes=_boxes(task, outputs, batch), original=original)
     read = outputs if task.postprocess is None else postprocessed(task.postprocess, outputs)
     value = next(iter(read.values())) if task.output is None else read[task.output]
     if task.name == "ctc" and value.ndim == 4 and value.shape[2] == 1:
@@ -154,7 +165,7 @@ def view(
             flat = flat_labels(labels, classes.count, sample)
         else:
             classes = classes_of(value, None)
-    return BatchView(task, outputs, labels, value, classes, flat, None, original)
+    return BatchView(task, outputs, compared, labels, value, classes, flat, None, original)
 
 
 def check_shapes(name: str, mine: Array, original: Array) -> None:

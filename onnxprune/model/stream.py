@@ -36,7 +36,13 @@ class Stream:
     """
 
     def __init__(
-        self, model: ModelProto, batches: Batches, budget: int = _BUDGET, *, unmade: Collection[str] = ()
+        self,
+        model: ModelProto,
+        batches: Batches,
+        budget: int = _BUDGET,
+        *,
+        unmade: Collection[str] = (),
+        keep: Collection[str] = (),
     ) -> None:
         """Start with the cut at the model's inputs.
 
@@ -45,11 +51,13 @@ class Stream:
             batches: returns the inputs; the same ones at each call.
             budget: the bytes of tensors that may be held.
             unmade: tensors that can't be computed.
+            keep: tensors to hold even if no node after the cut reads them.
         """
         self.model = model
         self._unmade = unmade
         self._batches = batches
         self._budget = budget
+        self._keep = frozenset(keep)
         self._held: list[dict[str, NDArray[Any]]] | None = None
 
     def tensors(self, names: Iterable[str], of: ModelProto | None = None) -> Iterator[dict[str, NDArray[Any]]]:
@@ -79,7 +87,7 @@ class Stream:
             position -= 1
         made = {i.name for i in self.model.graph.input} | {o for n in nodes[:position] for o in n.output}
         read = {n for node in nodes[position:] for n in reads(node)}
-        read |= {o.name for o in self.model.graph.output}
+        read |= self._keep
         live = sorted(n for n in made & read if n and n not in self._unmade)
         held: list[dict[str, NDArray[Any]]] = []
         count = None if self._held is None else len(self._held)

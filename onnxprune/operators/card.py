@@ -78,6 +78,8 @@ class Card:
             zero points differ.
         zero_bytes: returns the byte that stands for zeros in packed weights, by input, where it isn't 0.
         states: (input, output) for each state: where it goes in, and where the next one comes out.
+        sizing: the inputs whose values set the output's size.
+        picking: the inputs whose values say which elements of the others are output, or where they go.
         rounds: whether the state is rounded to 8 bits at every step, so that small errors become whole steps.
         reasons: why facets are missing, by facet.
     """
@@ -99,6 +101,8 @@ class Card:
     zero_points: tuple[tuple[int, int, int], ...] = ()
     zero_bytes: ZeroBytes | None = None
     states: tuple[tuple[int, int], ...] = ()
+    sizing: tuple[int, ...] = ()
+    picking: tuple[int, ...] = ()
     rounds: bool = False
     reasons: dict[Facet, str] = field(default_factory=dict)
 

@@ -20,6 +20,11 @@ _JOINED = "is joined with positions"
 
 describe("Gather", weights=(0,), table=0)
 describe("com.microsoft:GatherBlockQuantized com.microsoft:TorchEmbedding", table=0)
+describe("Unique com.microsoft:Unique", sizing=(0,))
+describe("Compress Pad Split com.microsoft:Pad", sizing=(1,))
+describe("Slice", sizing=(1, 2, 4))
+describe("Gather GatherElements GatherND com.microsoft:GatherBlockQuantized com.microsoft:GatherND", picking=(1,))
+describe("ScatterElements ScatterND", picking=(1,))
 without("gradient", "what it picks depends on values", "Compress ReverseSequence Unique com.microsoft:Unique")
 without("gradient", INTEGER, "com.microsoft:GatherBlockQuantized com.microsoft:QLinearConcat")
 without("gradient", TWIN, "com.microsoft:GatherND com.microsoft:Pad com.microsoft:TorchEmbedding")

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, transpose
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import TWIN, flat, gradient, leave, rewrites, traces, without
+from onnxprune.operators.card import TWIN, describe, flat, gradient, leave, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
@@ -16,6 +16,9 @@ flat("Bernoulli Multinomial RandomNormalLike RandomUniformLike")  # of their inp
 leave("its values are drawn for each position", "Bernoulli Multinomial RandomNormalLike RandomUniformLike")
 leave("its result is a matrix of positions", "EyeLike")
 without("gradient", TWIN, "com.microsoft:ExpandDims")
+describe("ConstantOfShape", sizing=(0,))
+describe("Expand OneHot Reshape Tile", sizing=(1,))
+describe("Range com.microsoft:Range", sizing=(0, 1, 2))
 
 
 @traces("Reshape Flatten Squeeze Unsqueeze com.microsoft:ExpandDims")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.operators.card import flat, leave, traces
+from onnxprune.operators.card import describe, flat, leave, traces
 from onnxprune.operators.traced import TraceNode
 
 flat("BlackmanWindow Constant HammingWindow HannWindow ImageDecoder")
@@ -29,6 +29,8 @@ leave(
     "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty",
     "SequenceErase SequenceInsert SequenceLength SplitToSequence",
 )
+describe("SequenceAt SplitToSequence", sizing=(1,))
+describe("Scatter TensorScatter", picking=(1,))
 leave("text has no channels", "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer")
 leave("a loss is for training", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss")
 leave("it writes at positions known at run time", "Scatter TensorScatter")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from math import prod
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import INTEGER, flat, gradient, traces, without
+from onnxprune.operators.card import INTEGER, describe, flat, gradient, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
 _NORMALIZES = "it normalizes over this axis, so each position counts"
 
 flat("ArgMax ArgMin Hardmax")
+describe("TopK", sizing=(1,))
 without("gradient", "no gradient rule is written", "CumProd")
 without("gradient", INTEGER, "com.microsoft:QLinearSoftmax")
 

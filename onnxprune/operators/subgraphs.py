@@ -14,6 +14,8 @@ from onnxprune.operators.traced import TraceNode
 
 leave("its body runs as a separate graph", "SequenceMap")
 describe("If Loop Scan", reasons={"gradient": "no gradient rule is written for bodies"})
+describe("If", sizing=(0,))
+describe("Loop", sizing=(0, 1))
 describe(BODY_INPUTS, reasons={"gradient": "no gradient rule is written for bodies"})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from onnxprune.model.tape import Tensor
-from onnxprune.operators.card import TWIN, gradient, leave, traces, without
+from onnxprune.operators.card import TWIN, describe, gradient, leave, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.traced import TraceNode
 
@@ -15,6 +15,12 @@ leave("it transforms the axis as a whole", "DFT MelWeightMatrix STFT")
 _SAMPLING = "com.microsoft:CropAndResize com.microsoft:GridSample GridSample MaxRoiPool RoiAlign"
 without("gradient", "its sampling positions have no gradient rule", _SAMPLING)
 without("gradient", "no gradient rule is written", "Col2Im MaxUnpool")
+describe("NonMaxSuppression", sizing=(0, 1, 2, 3, 4))
+describe("NonZero", sizing=(0,))
+describe("CenterCropPad Col2Im Upsample", sizing=(1,))
+describe("MaxUnpool", sizing=(2,))
+describe("Resize", sizing=(2, 3))
+describe("com.microsoft:CropAndResize", sizing=(3,))
 without("gradient", TWIN, "com.microsoft:Trilu")
 
 

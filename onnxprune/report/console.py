@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,7 @@ def comparison_tables(comparison: Comparison) -> Tables:
         yield from _verification(comparison.verification)
     elif comparison.distances is not None:
         yield from _distances(comparison.distances)
+        yield from map(paragraph, comparison.notes)
     else:
         yield heading("verification")
         yield paragraph("not proved: verification was skipped", CODE)
@@ -278,7 +280,7 @@ def operator_tables(operators: Sequence[Operator]) -> Tables:
 
 def _verification(v: Verification) -> Tables:
     yield heading("verification")
-    rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}") for o in v.outputs]
+    rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}" if isfinite(o.change) else "differs") for o in v.outputs]
     yield table(flexible("output") + right("error", "change by pruning"), rows)
     partly = ("proved right in part", CODE) if v.unproved else ("proved right", GOOD)
     outcome = partly if v.passed else ("NOT right", BAD)

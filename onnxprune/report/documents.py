@@ -76,7 +76,7 @@ def fields(result: Any) -> dict[str, Any]:
                 **pick(result, "groups", "states"),
             }
         case Comparison():
-            found = pick(result, "verification", "distances")
+            found = pick(result, "verification", "distances", "notes")
             return {"proved": result.proved, "interface_changes": result.changes, **found}
         case Verification():
             return {**_all(result), **pick(result, "error", "informative")}

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.errors import VerificationError
+from onnxprune.model.bodies import in_body
+from onnxprune.model.graph import extract
 from onnxprune.model.session import run, session
+from onnxprune.model.values import form, numbers
 from onnxprune.planning.plan import PrunePlan
-from onnxprune.rewrite.verify import Verification, difference
+from onnxprune.rewrite.difference import difference
+from onnxprune.rewrite.verify import Verification
+from onnxprune.trace.outputs import followed
 
 Arrays = Mapping[str, NDArray[Any]]
 Dims = tuple[int | str | None, ...]
@@ -81,12 +86,15 @@ class Comparison:
     Attributes:
         changes: differences of the interfaces, one line each.
         verification: the oracle's result; None if it didn't run.
-        distances: how far apart the outputs are; None unless they were compared without a plan.
+        distances: how far apart the outputs are; None unless they were compared without a plan. Outputs behind a
+            selection are left out where the two models select different numbers; the tensors in front are there.
+        notes: what was compared in place of outputs.
     """
 
     changes: tuple[str, ...] = ()
     verification: Verification | None = None
     distances: tuple[OutputDistance, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def proved(self) -> bool:
@@ -154,21 +162,26 @@ def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) ->
     Raises:
         ModelError: ONNX Runtime can't run one of the models (OP122).
     """
-    expected, actual = (run(session(model, optimize=False), inputs) for model in (original, pruned))
-    return tuple(_distance(name, expected[name], actual[name]) for name in expected)
+    found = followed(original)
+    present = {name for node in pruned.graph.node if not in_body(node) for name in node.output}
+    fronts = [name for name in found.tensors if name in present] if found.replaced else []
+    names = list(dict.fromkeys([*(o.name for o in original.graph.output), *fronts]))
+    parts = (extract(model, names) if fronts else model for model in (original, pruned))
+    expected, actual = (run(session(model, optimize=False), inputs) for model in parts)
+    alike = (n for n in expected if n not in (found.sized | set(fronts)) or form(expected[n]) == form(actual[n]))
+    return tuple(_distance(name, expected[name], actual[name]) for name in alike)
 
 
 def _distance(name: str, expected: Any, actual: Any) -> OutputDistance:
-    if not isinstance(expected, np.ndarray) or expected.dtype.kind in "OSU":
-        return OutputDistance(name, difference(actual, expected), None, True)
-    if expected.shape != actual.shape:
-        return OutputDistance(name, float("inf"), None, False)
-    x, y = (a.astype(np.float64).ravel() for a in (expected, actual))
+    error = difference(actual, expected)
+    x, y = numbers(expected), numbers(actual)
+    if form(expected) != form(actual) or not len(x) or x.shape != y.shape:
+        return OutputDistance(name, error, None, form(expected) == form(actual))
     sound = bool(np.isfinite(y[np.isfinite(x)]).all())
     both = np.isfinite(x) & np.isfinite(y)
     norms = float(np.linalg.norm(x[both]) * np.linalg.norm(y[both]))
     cosine = float(x[both] @ y[both]) / norms if norms else None
-    return OutputDistance(name, difference(actual, expected), cosine, sound)
+    return OutputDistance(name, error, cosine, sound)
 
 
 def _port(value: ValueInfoProto) -> Port:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import extract, reads
+from onnxprune.model.values import numbers
 from onnxprune.rewrite.arithmetic import FLOATS, cast_arrays, cast_copy
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.randomness import Randomness
@@ -63,9 +64,27 @@ class Way:
         inputs: Arrays,
         draws: Randomness,
         compute: Compute,
+        *,
+        fronts: Sequence[str] = (),
+        only: Sequence[str] = (),
+        given: Arrays | None = None,
     ) -> Outputs:
-        """Run the original, the masked original and the pruned model, one at a time: few copies of weights are held."""
-        fed = {} if self.cut is None else _feeds(kept, self.cut)
+        """Run the original, the masked original and the pruned model, one at a time: few copies of weights are held.
+
+        Args:
+            kept: the traced original and what was removed from it.
+            pruned: the pruned model.
+            inputs: an array for each input.
+            draws: the random numbers.
+            compute: runs a model.
+            fronts: tensors to return beside the outputs, if the models are run as a whole.
+            only: the tensors to return; the outputs by default.
+            given: arrays of tensors that aren't computed, in the original's shapes.
+        """
+        fed = given if given is not None else {} if self.cut is None else _feeds(kept, self.cut)
+        own_outputs = [value.name for value in pruned.graph.output]
+        ends = list(only) if only else [*own_outputs, *fronts] if self.cut is None else self.cut.outputs
+        part = self.cut is not None or bool(only or fronts)
         gone = {
             o
             for block in kept.blocks
@@ -77,18 +96,18 @@ class Way:
         def outputs(model: ModelProto, *, narrow: bool = False) -> dict[str, Any]:
             model = draws.fixed(model, narrow=narrow)
             feeds = dict(inputs)
-            if self.cut is not None:
+            if part:
                 own = {name: kept.cut(name, value) if narrow else value for name, value in fed.items()}
-                model, feeds = extract(model, [n for n in self.cut.outputs if n not in gone], own), feeds | own
+                model, feeds = extract(model, [n for n in ends if n not in gone], own), feeds | own
             if self.element is not None:
                 model, feeds = cast_copy(model, self.element), cast_arrays(feeds, self.element)
             found = run_steps(kept, partial(compute, model), feeds, pruned=narrow)
-            if self.cut is None or narrow:
+            if not part or narrow:
                 return found
             return {n: kept.cut(n, v) if isinstance(v, np.ndarray) else v for n, v in found.items()}
 
         dense, expected, actual = outputs(kept.original.proto), outputs(masked(kept)), outputs(pruned, narrow=True)
-        if any((finite(dense[n]) & ~finite(expected[n])).any() for n in dense):
+        if any(_loses_numbers(expected[n], dense[n]) for n in dense):
             expected = outputs(masked(kept, readers_only=True))
         return Outputs(dense, expected, actual)
 
@@ -99,6 +118,8 @@ def first_that_runs(
     inputs: Arrays,
     draws: Randomness,
     compute: Compute,
+    *,
+    fronts: Sequence[str] = (),
 ) -> tuple[Way, Outputs]:
     """Return the outputs of the models, and the way in which they could be run: whole, cast, or in part.
 
@@ -108,7 +129,7 @@ def first_that_runs(
     refusal: ModelError | None = None
     for way in _ways(kept):
         try:
-            return way, way.outputs(kept, pruned, inputs, draws, compute)
+            return way, way.outputs(kept, pruned, inputs, draws, compute, fronts=fronts)
         except ModelError as error:
             if error.code != "OP122":
                 raise
@@ -151,12 +172,11 @@ def _feeds(kept: PrunedGraph, cut: Cut) -> dict[str, NDArray[Any]]:
 
 
 def finite(value: Any) -> NDArray[np.bool_]:
-    """Return which elements of an output are finite; anything but numbers is."""
-    if not numeric(value):
-        return np.array(True)
-    return np.isfinite(np.asarray(value, dtype=np.float64))
+    """Return which numbers of an output are finite; an output without any has nothing that isn't."""
+    return np.isfinite(numbers(value)) if numbers(value).size else np.ones(1, bool)
 
 
-def numeric(value: Any) -> bool:
-    """Whether an output is a tensor of numbers or flags."""
-    return isinstance(value, np.ndarray) and value.dtype.kind not in "OSU"
+def _loses_numbers(found: Any, reference: Any) -> bool:
+    """Whether a value isn't finite where a reference is; if their sizes differ, whether it isn't anywhere."""
+    x, y = finite(found), finite(reference)
+    return bool((y & ~x).any()) if x.shape == y.shape else bool(y.all() and not x.all())

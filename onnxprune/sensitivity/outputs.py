@@ -12,43 +12,31 @@ from onnx import ModelProto
 from onnxprune.channels.values import Ids
 from onnxprune.data import Dataset
 from onnxprune.errors import UsageError
-from onnxprune.evaluation import Evaluation, evaluate
-from onnxprune.model.graph import GraphIndex
+from onnxprune.evaluation import Evaluation, Score, evaluate
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.settings.evaluation import higher_is_better
 from onnxprune.shapes.runnable import Cut
+from onnxprune.trace.outputs import followed, unsquashed
 
-# Operators at the end of a network that add no information to their input, and lose some where they saturate.
-_SQUASHING = {"ArgMax", "Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh", "TopK"}
 # Elements kept of an output per batch; of larger outputs, a random sample of this size.
 _ELEMENTS = 2**16
-_MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-
-
-def informative_outputs(model: ModelProto) -> list[str]:
-    """Return the tensors to compare: the outputs, or the inputs of a final Softmax or similar operator."""
-    index = GraphIndex(model.graph)
-    found = []
-    for tensor in index.outputs:
-        while (node := index.makers.get(index.source(tensor, _MOVING))) is not None and node.op_type in _SQUASHING:
-            tensor = node.input[0]
-        found.append(tensor)
-    return list(dict.fromkeys(found))
 
 
 @dataclass(slots=True)
 class _Reference:
-    """The original's values of one tensor, and the sum of squares of their deviation from their mean."""
+    """The original's values of one tensor by batch, and the sums of squares of their deviation from the mean of all."""
 
+    shapes: list[tuple[int, ...]]
     values: list[NDArray[Any]]
-    spread: float
+    spreads: list[float]
 
 
 class OutputError:
     """Mean squared error of outputs relative to their variance, averaged over outputs; 0 for the original itself.
 
     It is quadratic in small changes, so errors of independent changes add up. Only a part of large outputs is compared,
-    as those of the original are kept.
+    as those of the original are kept. Outputs behind a selection are judged by the tensors in front of it
+    (`onnxprune.trace.outputs`); what is left of value-dependent size counts for the batches where its size is the same.
     """
 
     def __init__(self, model: ModelProto, batches: Batches, cut: Cut | None = None) -> None:
@@ -63,15 +51,18 @@ class OutputError:
             ModelError: ONNX Runtime can't run it on the inputs.
             UsageError: there are no inputs, or no output varies with them (OP604).
         """
-        self._stream = Stream(model, batches, unmade=cut.unmade if cut else ())
+        tensors = cut.outputs if cut and cut.outputs else unsquashed(model, followed(model).tensors)
+        self._stream = Stream(model, batches, unmade=cut.unmade if cut else (), keep=tensors)
         self._drawn: dict[int, Ids] = {}
+        shapes: dict[str, list[tuple[int, ...]]] = {}
         values: dict[str, list[NDArray[Any]]] = {}
-        for batch in self._stream.tensors(cut.outputs if cut and cut.outputs else informative_outputs(model)):
+        for batch in self._stream.tensors(tensors):
             for name, value in batch.items():
                 if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                    shapes.setdefault(name, []).append(value.shape)
                     values.setdefault(name, []).append(self._part(value))
-        references = {name: _Reference(own, _spread(own)) for name, own in values.items()}
-        self._references = {name: r for name, r in references.items() if r.spread > 0}
+        references = {name: _Reference(shapes[name], own, _spreads(own)) for name, own in values.items()}
+        self._references = {name: r for name, r in references.items() if sum(r.spreads) > 0}
         if not self._references:
             raise UsageError("OP604", "no output varies with the inputs, so no change of it can be measured")
 
@@ -84,12 +75,16 @@ class OutputError:
         """
         self._stream.advance(since)
         squares = dict.fromkeys(self._references, 0.0)
+        spreads = dict.fromkeys(self._references, 0.0)
         for i, batch in enumerate(self._stream.tensors(self._references, of=model)):
             for name, value in batch.items():
-                original = self._references[name].values[i]
-                squares[name] += float(np.square(self._part(value).astype(np.float64) - original).sum())
-        errors = [squares[name] / reference.spread for name, reference in self._references.items()]
-        return float(np.mean(errors)) if np.isfinite(errors).all() else float("inf")
+                reference = self._references[name]
+                if value.shape == reference.shapes[i]:  # otherwise something else was selected
+                    difference = self._part(value).astype(np.float64) - reference.values[i]
+                    squares[name] += float(np.square(difference).sum())
+                    spreads[name] += reference.spreads[i]
+        errors = [squares[name] / spread for name, spread in spreads.items() if spread]
+        return float(np.mean(errors)) if errors and np.isfinite(errors).all() else float("inf")
 
     def _part(self, value: NDArray[Any]) -> NDArray[Any]:
         """Return the elements of an output that are compared, the same ones for all outputs of its size."""
@@ -100,11 +95,12 @@ class OutputError:
         return value.ravel()[self._drawn[value.size]]
 
 
-def _spread(values: list[NDArray[Any]]) -> float:
+def _spreads(values: list[NDArray[Any]]) -> list[float]:
+    """Return each batch's sum of squares about the mean of all; zeros if these aren't finite."""
     flat = [v.astype(np.float64).ravel() for v in values]
     mean = sum(float(v.sum()) for v in flat) / max(sum(v.size for v in flat), 1)
-    total = sum(float(np.square(v - mean).sum()) for v in flat)
-    return total if np.isfinite(total) else 0.0
+    spreads = [float(np.square(v - mean).sum()) for v in flat]
+    return spreads if np.isfinite(spreads).all() else [0.0] * len(flat)
 
 
 class MetricLoss:
@@ -133,10 +129,17 @@ class MetricLoss:
 def loss(evaluation: Evaluation, metric: str) -> float:
     """Return the loss of a metric against the original; a metric that compares with the original is a loss itself.
 
+    Of several outputs, the one that loses most counts.
+
     Raises:
         DataError: the metric wasn't measured (OP711).
     """
-    score, higher = evaluation[metric], higher_is_better(metric)
+    evaluation[metric]
+    return max(_loss(score) for score in evaluation.scores if score.metric == metric)
+
+
+def _loss(score: Score) -> float:
+    higher = higher_is_better(score.metric)
     if score.difference is not None:
         return -score.difference.value if higher else score.difference.value
     return 1 - score.model.value if higher else score.model.value

@@ -179,7 +179,8 @@ class ShrinkSettings(Settings):
     max_drop: Share | None = setting(
         None,
         "Instead of a budget, allow this drop in accuracy and remove as much as it permits. The drop is measured on "
-        "samples of `data` that aren't used for calibration; without labels, it is the disagreement with the original.",
+        "samples of `data` that aren't used for calibration; without labels, it is the disagreement with the original "
+        "(for outputs that aren't class scores, the squared error relative to their variance).",
         at_least=0,
         below=1,
     )

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from onnxprune.autodiff.forward import Forward, output_of, raw_scores
 from onnxprune.autodiff.prepare import NORMALIZING, as_classes, opset_of, scores_before
 from onnxprune.errors import TrainingError
 from onnxprune.evaluation.tasks import Task
 from onnxprune.model.graph import GraphIndex, attribute
-from onnxprune.model.tape import INT64, REAL, Tensor
+from onnxprune.model.tape import INT64, Tensor
 from onnxprune.settings.training import TrainSettings
 from onnxprune.shapes import concretize
+from onnxprune.trace.outputs import followed as standing_for
 from onnxprune.train.losses import LOSSES, OF_CLASSES
 from onnxprune.train.sparsity import PENALTIES
 
@@ -157,17 +158,15 @@ def _label_loss(task: Task | None) -> str | None:
 
 
 def followed(proto: ModelProto, settings: TrainSettings) -> list[str]:
-    """Return the tensors that stand for the model's outputs in training: the output named, or all of real numbers.
+    """Return the tensors that are trained: the output named, or all that stand for outputs, of a size that is fixed.
 
     Raises:
         TrainingError: there are none (OP904).
     """
     if settings.output:
         return [settings.output]
-    undefined = TensorProto.UNDEFINED  # the type that some exporters write
-    kinds = {value.name: value.type for value in proto.graph.output}
-    tensors = {n: k.tensor_type.elem_type for n, k in kinds.items() if k.WhichOneof("value") in (None, "tensor_type")}
-    found = [name for name, dtype in tensors.items() if dtype == undefined or dtype in REAL]
+    standing = standing_for(proto)
+    found = [name for name in standing.tensors if name not in standing.sized]
     if not found:
         raise TrainingError("OP904", "the model has no floating-point output to train")
     return found

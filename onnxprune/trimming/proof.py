@@ -12,7 +12,8 @@ from onnx import ModelProto
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
-from onnxprune.rewrite.verify import default_tolerance, difference
+from onnxprune.rewrite.difference import difference
+from onnxprune.rewrite.verify import default_tolerance
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -1,7 +1,8 @@
 """Pruning within an allowed drop in accuracy: bisection over the budget; each trial is repaired and evaluated.
 
 The data are split into samples for calibration and others to measure the drop on. Without labels, the drop is bounded
-by the disagreement with the original: every sample that becomes wrong is predicted differently.
+by the disagreement with the original: every sample that becomes wrong is predicted differently. For outputs that aren't
+class scores, it is the squared error relative to the variance, of the output that loses most.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def _divide(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
 
 def _metric(evaluation: Evaluation) -> str:
     found = judging({score.metric for score in evaluation.scores})
-    if found is None or evaluation.task is None:
+    if found is None:
         cause = f"no drop in accuracy can be measured: {evaluation.recognized}"
         raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")
     return found

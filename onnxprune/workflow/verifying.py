@@ -14,6 +14,7 @@ from onnxprune.rewrite.rewrite import declared
 from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.settings.shrinking import VerifySettings
 from onnxprune.shapes.runnable import operators
+from onnxprune.trace.outputs import followed
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.pruning import Arrays, prove
 
@@ -72,7 +73,8 @@ def verify(
         return Comparison(verification=prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed or 0))
     feeds = proof_inputs(graph, seed or 0) if inputs is None else inputs
     if (cut := graph.front) is None or not cut.outputs:
-        return Comparison(distances=compare_outputs(graph.proto, proto, feeds))
+        note = followed(graph.proto).note()
+        return Comparison(distances=compare_outputs(graph.proto, proto, feeds), notes=(note,) if note else ())
     log.warning("not compared: %s, which ONNX Runtime's CPU provider can't run", operators(cut.missing))
     before, after = (extract(model, cut.outputs) for model in (graph.proto, proto))
     return Comparison(distances=compare_outputs(before, after, feeds))

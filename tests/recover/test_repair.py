@@ -20,8 +20,8 @@ from onnxprune.model.stream import Batches, Stream
 from onnxprune.model.tensors import DATA_FIELDS, weights
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import Method, Repair, recover, repeat
+from onnxprune.rewrite.difference import difference
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import difference
 from onnxprune.settings.planning import PlanSettings, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import analyze as analyze_file

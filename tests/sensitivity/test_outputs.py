@@ -12,7 +12,7 @@ from onnxprune.errors import UsageError
 from onnxprune.model.tensors import set_tensor, weights
 from onnxprune.recover import repeat
 from onnxprune.sensitivity import OutputError
-from onnxprune.sensitivity.outputs import informative_outputs
+from onnxprune.trace.outputs import followed, unsquashed
 from tests.sensitivity.support import batches, digits, images
 from tests.toolbox import Net, run_once
 
@@ -48,7 +48,7 @@ def test_what_goes_into_a_softmax_tells_more_than_what_comes_out() -> None:
     net.output(net.reshape(net.op("Softmax", scores), [2, 3, 1]))
     net.output(net.op("Relu", scores))
     model = net.model()
-    assert informative_outputs(model) == [scores, model.graph.output[1].name]
+    assert unsquashed(model, followed(model).tensors) == [scores, model.graph.output[1].name]
 
 
 def test_an_output_that_never_varies_is_no_measure() -> None:
