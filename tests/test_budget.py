@@ -153,7 +153,8 @@ def test_narrow_layers_have_choices() -> None:
 
 def test_narrow_networks_have_more_choices() -> None:
     assert counts(64, [1], wide=False) == [56, 48, 40, 32, 24, 16, 8]
-    assert counts(32, [1], wide=False) == [24, 16, 8] and counts(24, [1], wide=False) == [20, 16, 12, 8, 4]
+    assert counts(32, [1], wide=False) == [24, 16, 8] and counts(24, [1], wide=False) == [16, 8]
+    assert counts(16, [1], wide=False) == [8, 4] and counts(12, [1], wide=False, max_ratio=0.99) == [10, 8, 6, 4, 2]
     for width, finest in ((64, 8), (128, 16)):
         net = Net()
         net.output(net.conv(net.op("Relu", net.conv(net.input((1, 3, 8, 8)), width)), 4))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.benchmarking.layers import layer_name, layer_nodes
-from onnxprune.benchmarking.profile import Kernel, Profile
-from onnxprune.benchmarking.rounds import warm_up
+from onnxprune.benchmarking.profile import Kernel, Profile, spread_of
+from onnxprune.benchmarking.rounds import Seconds, warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.model.graph import extract, reads
@@ -55,13 +55,14 @@ def isolated(
         ModelError: ONNX Runtime can't run a layer (OP122).
     """
     shapes = concretize(proto, {name: array.shape for name, array in feeds.items()}, feeds)
-    overhead = _median(_empty(proto), {"x": np.zeros((1, 1), np.float32)}, settings)
+    overhead = float(np.median(_runs(_empty(proto), {"x": np.zeros((1, 1), np.float32)}, settings)))
     kernels = []
     for layer, nodes in enumerate(layer_nodes(proto)):
         if layer and (only is None or layer_name(nodes) in only):
             part, own = cut_out(proto, nodes, shapes)
-            seconds = max(0.0, _median(part, own, settings) - overhead)
-            kernels.append(Kernel(layer_name(nodes), nodes[0].op_type, "", settings.provider.name, layer, seconds))
+            runs = _runs(part, own, settings)
+            seconds, provider = max(0.0, float(np.median(runs)) - overhead), settings.provider.name
+            kernels.append(Kernel(layer_name(nodes), nodes[0].op_type, "", provider, layer, seconds, spread_of(runs)))
     return Profile(tuple(kernels), sum(kernel.seconds for kernel in kernels))
 
 
@@ -87,10 +88,10 @@ def _arrays(sizes: Mapping[str, tuple[int, ...]], shapes: Shapes) -> dict[str, N
     return {name: shapes.values.get(name, array) for name, array in generated.items()}
 
 
-def _median(proto: ModelProto, feeds: Feeds, settings: SessionSettings) -> float:
+def _runs(proto: ModelProto, feeds: Feeds, settings: SessionSettings) -> Seconds:
     opened = TimedSession(proto, feeds, settings)
     warm_up(opened, _WARM_UP)
-    return float(np.median(opened.block(_RUNS)))
+    return opened.block(_RUNS)
 
 
 def _empty(proto: ModelProto) -> ModelProto:

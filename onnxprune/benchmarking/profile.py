@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.benchmarking.layers import tag, tag_of, untagged
+from onnxprune.benchmarking.rounds import Seconds
 from onnxprune.benchmarking.session import Feeds
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.errors import ModelError, UsageError
@@ -37,6 +38,7 @@ class Kernel:
         provider: the execution provider that runs it.
         layer: the number of its layer (see `layers`), None for nodes inserted between layers.
         seconds: its time per run.
+        spread: the range of the middle half of the runs, in seconds.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Kernel:
     provider: str
     layer: int | None
     seconds: float
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,8 @@ def read(events: Iterable[Mapping[str, Any]], graph: Mapping[str, tuple[str, int
     for name, args in about.items():
         domain, layer = graph.get(name, ("", tag_of([name])))
         op, provider = str(args.get("op_name", "")), str(args.get("provider", ""))
-        kernels.append(Kernel(untagged(name), op, domain, provider, layer, _typical(times[name])))
+        runs = times[name]
+        kernels.append(Kernel(untagged(name), op, domain, provider, layer, _typical(runs), spread_of(runs[_IGNORED:])))
     return Profile(tuple(kernels), _typical(totals))
 
 
@@ -190,6 +194,12 @@ def _typical(times: list[float]) -> float:
     """Return the mean of the fastest three quarters: times in whole microseconds are too coarse for a median."""
     ordered = np.sort(times[_IGNORED:] or times)
     return float(ordered[: max(1, len(ordered) * 3 // 4)].mean()) if len(ordered) else 0.0
+
+
+def spread_of(times: Sequence[float] | Seconds) -> float:
+    """Return the range of the middle half of some times; 0 for none."""
+    low, high = np.quantile(times, [0.25, 0.75]) if len(times) else (0.0, 0.0)
+    return float(high - low)
 
 
 def notes_on_use(name: str, provider: Provider, found: Profile, *, accept: bool = False) -> list[str]:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import click
 
 from onnxprune.cli.failures import COMMAND
-from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, Policies, RunSettings, Settings, Target
 from onnxprune.settings.declare import Declared, described, flat
-from onnxprune.settings.planning import Limited
+from onnxprune.settings.planning import Targets
 
 Function = Callable[..., Any]
 
@@ -139,7 +138,6 @@ class SettingOption(click.Option):
 
 # The parameter type for each type of settings, None left out.
 _FORMS: Mapping[Any, Any] = {
-    Target: weighted("KIND=SHARE", get_args(Limited), _share),
     tuple[str, Annotated[float, "share"]]: Parsed("PATTERN=R", _pattern_ratio),
     tuple[str, str]: Parsed("IN=OUT", _state),
     Annotated[float, "share"]: SHARE,
@@ -152,7 +150,7 @@ _FORMS: Mapping[Any, Any] = {
 def option(declared: Declared, *, required: bool = False) -> Callable[[Function], Function]:
     """Return the option of a setting, with the flag, type, default and help of its declaration."""
     about, kind = declared.about, _without_none(declared.kind)
-    several = kind is Target or get_origin(kind) is Mapping  # a repeated target is an error; the last one doesn't win
+    several = kind == Targets or get_origin(kind) is Mapping
     if get_origin(kind) is tuple:
         kind, several = get_args(kind)[0], True
     flag = about.get("flag", _flag(declared.name))
@@ -167,7 +165,7 @@ def option(declared: Declared, *, required: bool = False) -> Callable[[Function]
         settings["type"] = weighted("NAME[=WEIGHT]", get_args(get_args(kind)[0]), _number, 1.0)
     else:
         settings["type"] = _FORMS.get(kind, click.STRING)
-    repeatable = " Repeatable." if several and kind is not Target else ""
+    repeatable = " Repeatable." if several else ""
     text = described(declared.default, {**about, "help": about["help"] + repeatable})
     text = re.sub(r"`(\w+)`", lambda found: _flag(found[1]), text)
     settings |= {"required": True} if required else {"default": None}  # click takes None for a value
@@ -220,9 +218,8 @@ def _settled(field: str, value: Any) -> Any:
     if field == "losses":
         return dict(value)
     if field == "target":
-        if len(value) > 1:
-            raise PlanError("OP302", "there are several targets", where=field, hint="give one of them")
-        return Target(*value[0])
+        found = tuple(map(Target.parse, value))
+        return found if len(found) > 1 else found[0]
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def command(
         click.echo(made.to_json(), nl=False)
     else:
         write_text(output, made.to_json())
-    summary = summarize_plan(apply_plan(analysis.graph, made))
+    summary = replace(summarize_plan(apply_plan(analysis.graph, made)), before=analysis.cost)
     out.summary(
         document("plan", model=model, output=output, **fields(made), **fields(summary)),
         cost_tables(summary),

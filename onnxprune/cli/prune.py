@@ -108,6 +108,7 @@ def command(
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
     summary, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
+    summary = replace(summary, before=result.analysis.cost)
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
     out.summary(

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
-from onnxprune.cost.terms import ShapeOf, macs_terms, terms_of, weights_of
+from onnxprune.cost.terms import ShapeOf, is_weight, macs_terms, terms_of, weights_of
+from onnxprune.model.checks import subgraphs
+from onnxprune.model.tensors import byte_size, elements
 from onnxprune.operators.contractions import contracts
 from onnxprune.shapes import Shapes
 from onnxprune.shapes.loops import step_counts
@@ -77,6 +79,18 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
         shapes: its concretized shapes.
     """
     return _cost(proto, shapes, shapes.shapes.__getitem__, {})
+
+
+def stored_weights(graph: GraphProto) -> tuple[int, int]:
+    """Return the number of elements and the bytes of all weights that a graph and its bodies hold, read or not."""
+    tensors = [t for t in graph.initializer if is_weight(t)]
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tensors += [a.t for a in node.attribute if a.name == "value" and is_weight(a.t)]
+    inner = [stored_weights(body) for node in graph.node for body in subgraphs(node)]
+    return sum(map(elements, tensors)) + sum(n for n, _ in inner), sum(map(byte_size, tensors)) + sum(
+        b for _, b in inner
+    )
 
 
 def _cost(proto: ModelProto, shapes: Shapes, shape: ShapeOf, contractions: Mapping[int, Contraction]) -> Cost:

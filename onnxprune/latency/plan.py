@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from onnxprune.benchmarking.rounds import Seconds, ratio, run_interleaved, summa
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.channels.values import Mask
-from onnxprune.errors import PlanError
+from onnxprune.errors import ModelError, PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency.model import NetworkModel
-from onnxprune.latency.probe import LatencyTable, Numbers, Probe, probe_configs
+from onnxprune.latency.probe import Numbers, Probe, probe_configs
 from onnxprune.latency.search import search
+from onnxprune.latency.table import LatencyTable
 from onnxprune.latency.widths import (
     CandidateWidths,
     Config,
@@ -35,11 +37,14 @@ from onnxprune.latency.work import Sizes, tensors_of, works
 from onnxprune.planning.budget import Scores, candidate_steps, nothing_to_prune
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.runtime.load import BUSY, Load
 from onnxprune.runtime.provider import CPU, Provider
-from onnxprune.settings.planning import Constraints, Target
+from onnxprune.settings.planning import Constraints, PlanSettings, Target, Targets
 from onnxprune.shapes import runnable_inputs
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
+
+log = logging.getLogger(__name__)
 
 _CLOSE = 0.96  # relative to the target: a faster plan removed too much
 _AIM = 0.985  # relative to the target: a margin for the scatter of measurements
@@ -55,6 +60,7 @@ _FADING = 0.3  # weight of a measurement relative to the next one, which is clos
 _DOUBT = 0.01  # relative error of a measurement beyond its interval
 _STIFFNESS = 3e-4  # variance of log predictions from which measurements determine a slope
 _SLOPES = 0.25, 1.5
+_TOLD = 0.97  # of the original's latency, below which the effect of cleaning is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +84,27 @@ def plan_for_latency(
     graph: ChannelGraph,
     scores: Scores,
     constraints: Constraints,
-    target: Target,
+    target: Targets,
     options: Options | None = None,
     *,
     errors: bool = False,
+    at_least: Mask | None = None,
+    original: ModelProto | Path | None = None,
     progress: Progress = silent,
 ) -> LatencyResult:
     """Choose the units to remove so that the measured latency meets a target.
+
+    If the network meets it as it is, nothing is removed.
 
     Args:
         graph: the traced model; latencies are those at its input shapes.
         scores: importance of each group's units; NaN for units that must stay.
         constraints: limits of the plan.
-        target: the latency to reach, relative to the original's.
+        target: the latency to reach, or several.
         options: how latency is measured.
         errors: whether scores are output errors, which add up, instead of importances within a group.
+        at_least: units that are removed in any case, shape (units,).
+        original: the model that latencies are relative to; the traced one by default.
         progress: called with the networks that are measured; the last few may not be needed.
 
     Returns:
@@ -105,13 +117,16 @@ def plan_for_latency(
         ModelError: ONNX Runtime can't run the model (OP122).
     """
     fixed, ways = candidate_steps(graph, scores, constraints)
+    least = fixed if at_least is None else at_least
     candidates = [
-        candidate_widths(graph, graph.groups[i], scores[i], steps, errors=errors) for i, steps in ways.items() if steps
+        candidate_widths(
+            graph, group := graph.groups[i], scores[i], steps, errors=errors, least=int(least[group.units].sum())
+        )
+        for i, steps in ways.items()
+        if steps
     ]
-    if not candidates:
-        raise nothing_to_prune()
-    planner = _Planner(graph, candidates, options or Options(), fixed, progress)
-    return planner.run(target.value)
+    planner = _Planner(graph, candidates, options or Options(), fixed, progress, original)
+    return planner.run(PlanSettings(target=target).timed)
 
 
 class _Planner:
@@ -124,6 +139,7 @@ class _Planner:
         options: Options,
         fixed: Mask,
         progress: Progress,
+        original: ModelProto | Path | None,
     ) -> None:
         self.graph, self.candidates, self.options, self.fixed = graph, candidates, options, fixed
         self.progress = progress
@@ -139,14 +155,51 @@ class _Planner:
             self.alone = not has_layer_times(placed, self.settings)
         table = LatencyTable(options.cache, self.settings)
         self.probe = Probe(self.works, self.sizes, table, self.feeds, self.settings, self._build, alone=self.alone)
-        self.original = TimedSession(graph.proto, self.feeds, self.settings)
-        self.whole = _seconds(self.original)
+        self.load = Load()
+        self.start = full_width(candidates)
+        self.first = TimedSession(self._build(self.start), self.feeds, self.settings)
+        self.whole = _seconds(self.first)
+        self.cleaned: Estimate | None = None
+        self.seconds_of_original = 0.0
+        self.original = self._opened(original)
         self.configs: list[Config] = []
         self.seconds: list[Numbers] = []
-        self.wholes: list[tuple[Config, float]] = [(full_width(candidates), self.whole)]
+        self.wholes: list[tuple[Config, float]] = [(self.start, self.whole)]
 
-    def run(self, target: float) -> LatencyResult:
-        """Predict, measure and correct until the target is met or out of reach."""
+    def _opened(self, original: ModelProto | Path | None) -> TimedSession:
+        """Open the model that latencies are relative to; if it isn't the traced one, compare that with it."""
+        reduced = removal(self.candidates, self.start, self.fixed).any()
+        cleaned = TimedSession(self.graph.proto, self.feeds, self.settings) if reduced else self.first
+        if original is None:
+            return cleaned
+        try:
+            self.original = TimedSession(original, self.feeds, self.settings)
+        except ModelError as error:
+            log.warning("latencies are relative to the cleaned model, as the file can't be timed: %s", error.cause)
+            return cleaned
+        self.cleaned = self._compare(cleaned)
+        if self.cleaned.high < _TOLD:
+            log.info("cleaning alone makes the model %.3g times as fast", 1 / self.cleaned.value)
+        return self.original
+
+    def run(self, targets: Sequence[Target]) -> LatencyResult:
+        """Predict, measure and correct until all targets are met, or out of reach."""
+        self.base = self.cleaned or Estimate(1.0, 1.0, 1.0)
+        if removal(self.candidates, self.start, self.fixed).any() or (
+            self.cleaned is None and any(target.absolute for target in targets)
+        ):
+            self.base = self._compare(self.first)
+        target = min(t.value / self.seconds_of_original if t.absolute else t.value for t in targets)
+        if self.base.value <= target:
+            return self._found(self.start, LatencyTrial(self.base.value, self.base), ())
+        if not self.candidates:
+            raise nothing_to_prune()
+        if self.load.share() > BUSY:
+            log.warning(
+                "other processes take %.0f%% of the processor's time: times of layers that they disturb count for this"
+                " plan only, and are measured again later",
+                100 * self.load.share(),
+            )
         probes = probe_configs(self.counts, self.options.seed)
         for number, config in enumerate(probes):
             self.progress("measure latency", number, len(probes) + _TRIES)
@@ -172,14 +225,17 @@ class _Planner:
                 break
             self._learn(config)
             if self.alone:
-                self.wholes.append((config, share * self.whole))
+                self.wholes.append((config, share * self.whole / self.base.value))
         if best is None and tuple(lowest.tolist()) not in tries:  # try it before giving up
             done = tries[tuple(lowest.tolist())] = self._try(self._fit(), lowest)
             best = (0.0, lowest, done) if done.measured.value <= target else None
         if best is None:
             least = min(t.measured.value for t in tries.values())
-            cause = f"the latency can't be brought to {target:.3g} of the original's on {self.options.provider.short}"
-            hint = f"{least:.3g} was reached with the constraints (`max_ratio`, `min_channels`, `exclude`, `round_to`)"
+            limits = " and ".join(t.shown for t in targets)
+            of = "" if all(t.absolute for t in targets) else " of the original's"
+            cause = f"the latency can't be brought to {limits}{of} on {self.options.provider.short}"
+            reached = f"{least:.3g}" if of else f"{1e3 * least * self.seconds_of_original:.3g} ms"
+            hint = f"{reached} was reached with the constraints (`max_ratio`, `min_channels`, `exclude`, `round_to`)"
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
 
@@ -187,13 +243,15 @@ class _Planner:
         """Return the configuration to try: the model's, or one between tries if those contradict it or it was tried."""
         if len(tries) >= _PATIENCE and all(t.measured.value > target for t in tries.values()):
             return self._between(tries, target)
-        share = _to_predict(model, [(np.array(s), t.measured) for s, t in tries.items()], _AIM * target)
-        found = search(model, self.candidates, share * model(full_width(self.candidates)))
+        base = self.base.value
+        known = [(np.array(s), Estimate(*(v / base for v in astuple(t.measured)))) for s, t in tries.items()]
+        share = _to_predict(model, known, _AIM * target / base)
+        found = search(model, self.candidates, share * model(self.start))
         config = narrowest(self.candidates) if found is None else found
         return self._between(tries, target) if tuple(config.tolist()) in tries else config
 
     def _try(self, model: NetworkModel, config: Config) -> LatencyTrial:
-        predicted = model(config) / model(full_width(self.candidates))
+        predicted = self.base.value * model(config) / model(self.start)
         return LatencyTrial(predicted, self._measure(config))
 
     def _between(self, tries: Mapping[tuple[int, ...], LatencyTrial], target: float) -> Config:
@@ -202,7 +260,7 @@ class _Planner:
         met = max((k for k in shares if shares[k] <= target), key=shares.__getitem__, default=None)
         missed = min((k for k in shares if shares[k] > target), key=shares.__getitem__, default=None)
         low = narrowest(self.candidates) if met is None else np.array(met)
-        high = full_width(self.candidates) if missed is None else np.array(missed)
+        high = self.start if missed is None else np.array(missed)
         return np.asarray((low + high + 1) // 2)
 
     def _learn(self, config: Config) -> None:
@@ -216,8 +274,11 @@ class _Planner:
 
     def _measure(self, config: Config) -> Estimate:
         """Return a pruned network's time relative to the original's, from interleaved rounds."""
-        pruned = TimedSession(self._build(config), self.feeds, self.settings)
-        subjects = [self.original, pruned]
+        return self._compare(TimedSession(self._build(config), self.feeds, self.settings))
+
+    def _compare(self, network: TimedSession) -> Estimate:
+        """Return a network's time relative to the original's, from interleaved rounds."""
+        subjects = [self.original, network]
         typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
         seconds = min(_SECONDS, _RUNS * max(typical))
         original, own = list[Seconds](), list[Seconds]()
@@ -228,7 +289,7 @@ class _Planner:
             share = ratio(own, original, seed=self.options.seed)
             if share.high - share.low < _SURE * share.value:
                 break
-        self.seconds_of_original = summarize(original).median
+        self.seconds_of_original = self.seconds_of_original or summarize(original).median
         return share
 
     def _build(self, config: Config) -> ModelProto:
@@ -239,13 +300,15 @@ class _Planner:
         return LatencyResult(
             removed=removal(self.candidates, config, self.fixed),
             provider=self.options.provider.short,
-            original=self.seconds_of_original,
+            original=self.seconds_of_original or self.whole,
+            cleaned=self.cleaned,
             predicted=done.predicted,
             measured=done.measured,
             importance=kept_importance(self.candidates, config),
             tries=tries,
             layers_measured=table.measured,
             layers_known=table.reused,
+            load=self.load.share(),
         )
 
 
@@ -296,32 +359,38 @@ class LatencyResult:
         removed: whether each unit is removed, shape (units,).
         provider: the execution provider's short name.
         original: the original's latency in seconds.
+        cleaned: the latency of the traced model, relative to the original's; None if that is the traced model.
         predicted: the predicted latency, relative to the original's.
         measured: the measured latency, relative to the original's, with its interval.
         importance: the share of importance kept, averaged over the layers that read it.
-        tries: all measured plans.
+        tries: all measured plans; none if the network meets the target as it is.
         layers_measured: number of measured layers.
         layers_known: number of layers found in the table.
+        load: the share of the processor's time that other processes took meanwhile.
     """
 
     removed: Mask
     provider: str
     original: float
+    cleaned: Estimate | None
     predicted: float
     measured: Estimate
     importance: float
     tries: tuple[LatencyTrial, ...]
     layers_measured: int
     layers_known: int
+    load: float
 
     def fields(self) -> dict[str, Any]:
         """Return it as JSON types, without the units."""
         return {
             "provider": self.provider,
             "original_seconds": self.original,
+            "cleaned_share": None if self.cleaned is None else asdict(self.cleaned),
             "predicted_share": self.predicted,
-            "measured_share": {"value": self.measured.value, "low": self.measured.low, "high": self.measured.high},
+            "measured_share": asdict(self.measured),
             "importance_kept": self.importance,
             "tries": [{"predicted": t.predicted, "measured": t.measured.value} for t in self.tries],
             "layers": {"measured": self.layers_measured, "known": self.layers_known},
+            "load": self.load,
         }

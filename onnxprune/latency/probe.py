@@ -1,14 +1,8 @@
-"""Layer times: measured by running pruned versions of the network, and kept in a table on disk."""
+"""Layer times: measured by running pruned versions of the network."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from math import inf
-from pathlib import Path
-from statistics import median_low
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,80 +13,16 @@ from onnxprune.benchmarking.layers import layer_name, layer_nodes
 from onnxprune.benchmarking.profile import profile
 from onnxprune.benchmarking.session import Feeds
 from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.latency.table import LatencyTable
 from onnxprune.latency.widths import Config
 from onnxprune.latency.work import LayerWork, Sizes
-from onnxprune.model.file import written_whole
-from onnxprune.runtime.environment import environment
+from onnxprune.runtime.load import Load
 
 Numbers = NDArray[np.float64]
 
-FORMAT = 3
-_KEPT = 5  # latest measurements of a layer
 _RANDOM = 14  # probes besides the uniform ones
 _SECONDS = 0.2  # of profiling each
 _RUNS = 60  # at most
-
-
-class LatencyTable:
-    """Seconds of layers by their signatures.
-
-    Attributes:
-        measured: number of layers measured in this run.
-        reused: number of lookups answered by earlier measurements.
-    """
-
-    def __init__(self, folder: Path | None, settings: SessionSettings) -> None:
-        """Open the table of this machine and these settings; it is empty if there is no folder or no file.
-
-        The file is a cache: a foreign or damaged one is ignored.
-        """
-        self.measured = self.reused = 0
-        self._key = _key(settings)
-        name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:24]
-        self._path = None if folder is None else folder / f"{name}.json"
-        self._seconds: dict[str, list[float]] = {}
-        if self._path is not None:
-            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                document = json.loads(self._path.read_text(encoding="utf-8"))
-                if document["format"] == FORMAT and document["key"] == self._key:
-                    found = {str(k): [float(v) for v in own] for k, own in document["seconds"].items()}
-                    self._seconds = {k: own for k, own in found.items() if own and all(0 <= v < inf for v in own)}
-
-    def __contains__(self, signature: str) -> bool:
-        """Whether a layer was measured."""
-        return signature in self._seconds
-
-    def __getitem__(self, signature: str) -> float:
-        """Return a layer's seconds: the median of its measurements, the lower one of two.
-
-        Disturbances make measurements longer, which biases the mean; the minimum would favor layers that were measured
-        often.
-        """
-        return median_low(self._seconds[signature])
-
-    def update(self, seconds: Mapping[str, float]) -> None:
-        """Add measurements and save the table; errors of writing are ignored."""
-        for signature, time in seconds.items():
-            self._seconds[signature] = [*self._seconds.get(signature, ()), time][-_KEPT:]
-        if self._path is None:
-            return
-        document = {"format": FORMAT, "key": self._key, "seconds": self._seconds}
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(self._path) as (draft,):
-                draft.write_text(json.dumps(document, indent=0), encoding="utf-8")
-
-
-def _key(settings: SessionSettings) -> dict[str, object]:
-    where = environment()
-    return {
-        "hardware": list(where.hardware),
-        "onnxruntime": where.onnxruntime,
-        "provider": settings.provider.name,
-        "options": dict(settings.provider.options),
-        "threads": settings.threads,
-        "level": settings.level,
-    }
 
 
 def probe_configs(counts: Sequence[int], seed: int) -> list[Config]:
@@ -151,24 +81,26 @@ class Probe:
         unknown = {s: work.name for work, s in zip(self._works, signatures, strict=True) if s not in self.table}
         self.table.reused += sum(s in self.table for s in signatures)
         if unknown:
-            seconds = self._measure(self._build(config), set(unknown.values()))
-            found: dict[str, list[float]] = {signature: [] for signature in unknown}
+            load = Load()
+            times = self._measure(self._build(config), set(unknown.values()))
+            found: dict[str, list[tuple[float, float]]] = {signature: [] for signature in unknown}
             for work, signature in zip(self._works, signatures, strict=True):
-                if work.name in seconds:  # equal layers may be timed only once
-                    found.setdefault(signature, []).append(seconds[work.name])
+                if work.name in times:  # equal layers may be timed only once
+                    found.setdefault(signature, []).append(times[work.name])
             self.table.measured += len(unknown)
-            self.table.update({signature: float(np.mean(own or [0.0])) for signature, own in found.items()})
+            means = {signature: np.mean(own or [(0.0, 0.0)], axis=0).tolist() for signature, own in found.items()}
+            self.table.update(means, load.share())
         return np.array([self.table[s] for s in signatures])
 
-    def _measure(self, proto: ModelProto, wanted: Collection[str]) -> dict[str, float]:
-        """Return the seconds of layers by name: of the wanted ones at least."""
+    def _measure(self, proto: ModelProto, wanted: Collection[str]) -> dict[str, tuple[float, float]]:
+        """Return the seconds of layers and their spread by name: of the wanted ones at least."""
         if self._alone:
             found = isolated(proto, self._feeds, self._settings, only=wanted)
         else:
             found = profile(proto, self._feeds, self._settings, seconds=_SECONDS, most=_RUNS)
         nodes = layer_nodes(proto)
         return {
-            layer_name(nodes[layer]): sum(kernel.seconds for kernel in kernels)
+            layer_name(nodes[layer]): (sum(k.seconds for k in kernels), sum(k.spread for k in kernels))
             for layer, kernels in found.by_layer().items()
             if layer
         }

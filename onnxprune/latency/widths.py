@@ -21,12 +21,12 @@ _MOST = 9  # candidates of a group, full width included
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateWidths:
-    """The candidate widths of a group, in descending order from its full width.
+    """The candidate widths of a group, in descending order.
 
     Attributes:
         group: the group.
         readers: number of layers that read its channels.
-        removed: the units that each width removes.
+        removed: the units that each width removes; the first removes what all widths do, usually nothing.
         kept: the share of the group's importance that each width keeps, shape (widths,), descending.
         values: the value of each width for the search, shape (widths,), descending.
     """
@@ -43,7 +43,13 @@ class CandidateWidths:
 
 
 def candidate_widths(
-    graph: ChannelGraph, group: Group, scores: Numbers, steps: Sequence[ReductionStep], *, errors: bool
+    graph: ChannelGraph,
+    group: Group,
+    scores: Numbers,
+    steps: Sequence[ReductionStep],
+    *,
+    errors: bool,
+    least: int = 0,
 ) -> CandidateWidths:
     """Return a group's candidate widths: those after each reduction step, or evenly spaced ones among them.
 
@@ -58,8 +64,10 @@ def candidate_widths(
         scores: importance of its units, shape (units,).
         steps: its reduction steps.
         errors: whether the scores are output errors.
+        least: number of units that every width removes.
     """
-    ends = np.unique(np.linspace(0, len(steps), min(_MOST, len(steps) + 1)).round().astype(int)).tolist()
+    start = next((n for n in range(len(steps) + 1) if sum(len(s.units) for s in steps[:n]) >= least), len(steps))
+    ends = np.unique(np.linspace(start, len(steps), min(_MOST, len(steps) - start + 1)).round().astype(int)).tolist()
     removed = [np.concatenate([np.empty(0, np.int64), *(s.units for s in steps[:end])]) for end in ends]
     lost = np.array([scores[np.isin(group.units, units)].sum() for units in removed])
     share = lost / scores.sum() if scores.sum() > 0 else np.linspace(0, 0.5, len(lost))
@@ -69,7 +77,7 @@ def candidate_widths(
 
 
 def full_width(candidates: Sequence[CandidateWidths]) -> Config:
-    """Return the configuration of the original network."""
+    """Return the configuration of the original network, without what all configurations remove."""
     return np.zeros(len(candidates), dtype=np.int64)
 
 

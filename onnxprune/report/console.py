@@ -193,14 +193,19 @@ def latency_tables(found: Mapping[str, Any]) -> Tables:
     """
     original, predicted, measured = found["original_seconds"], found["predicted_share"], found["measured_share"]
     value, interval = measured["value"], f"{measured['low']:.1%} to {measured['high']:.1%}"
-    rows = [
-        ("original", milliseconds(original), "", ""),
-        ("predicted", milliseconds(original * predicted), f"{predicted:.1%}", ""),
-        ("measured", milliseconds(original * value), f"{value:.1%}", interval),
-    ]
+    rows = [("original", milliseconds(original), "", "")]
+    if cleaned := found.get("cleaned_share"):
+        part, low, high = cleaned["value"], cleaned["low"], cleaned["high"]
+        rows.append(("cleaned", milliseconds(original * part), f"{part:.1%}", f"{low:.1%} to {high:.1%}"))
+    if found["tries"]:
+        rows.append(("predicted", milliseconds(original * predicted), f"{predicted:.1%}", ""))
+        rows.append(("measured", milliseconds(original * value), f"{value:.1%}", interval))
     layers = found["layers"]
     yield heading("latency", f"on {found['provider']}")
     yield table(left("") + right("median", "of the original", "95% interval"), rows)
+    if not found["tries"]:
+        yield paragraph("The limit holds as it is: no channels are removed for it.", FAINT)
+        return
     yield paragraph(
         f"{count(layers['measured'], 'layer')} measured, {layers['known']} taken from earlier measurements;"
         f" {count(len(found['tries']), 'plan')} measured as a whole."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.sensitivity.allocation import added_errors, predicted_error, rest_of, slopes, spend, spend_blocks
+from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, loss
 from onnxprune.sensitivity.store import Record, read_record, resume
@@ -20,7 +20,6 @@ __all__ = [
     "measure",
     "predicted_error",
     "read_record",
-    "rest_of",
     "resume",
     "share_out",
     "slopes",

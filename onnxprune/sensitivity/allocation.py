@@ -7,7 +7,6 @@ are chosen by their savings in the full network, and then, a few times, by their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -24,7 +23,7 @@ from onnxprune.planning.residual_blocks import rank_blocks, without_blocks
 from onnxprune.rewrite.masked import masked
 from onnxprune.sensitivity.curves import Curve, share_out
 from onnxprune.sensitivity.outputs import OutputError
-from onnxprune.settings.planning import Constraints, Target
+from onnxprune.settings.planning import Constraints, PlanSettings, Target, Targets
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -42,7 +41,8 @@ def spend(
     constraints: Constraints,
     *,
     ratio: float | None = None,
-    target: Target | None = None,
+    target: Targets | None = None,
+    whole: Mapping[str, int] | None = None,
 ) -> Mask:
     """Choose the units to remove so that the sum of errors is small.
 
@@ -51,7 +51,8 @@ def spend(
         curves: sensitivities of its groups; a group without a curve stays whole.
         constraints: limits on what may be removed.
         ratio: the share of all channels to remove.
-        target: the limit to stay below.
+        target: the limits to stay below.
+        whole: the costs that limits are shares of, see `choose`.
 
     Returns:
         Whether each unit is removed, shape (units,).
@@ -60,12 +61,15 @@ def spend(
         PlanError: as `choose` does.
     """
     by_group = {curve.group: curve for curve in curves}
-    forecast = None if target is None else Forecast(graph, target.counted)
+    targets = PlanSettings(target=target).targets
+    forecasts = [Forecast(graph, target.counted) for target in targets]
     removed = np.zeros(graph.unit_count, dtype=bool)
+    limits = [t.limit((whole or {}).get(t.quantity) or f(removed)) for t, f in zip(targets, forecasts, strict=True)]
     found: list[tuple[float, int, Mask]] = []
-    for round_ in range(1 if forecast is None else _ROUNDS):
-        scores = _scores(graph, by_group, partial(_saving, removed=removed, forecast=forecast))
-        removed = choose(graph, scores, constraints, ratio=ratio, target=target, allocation="global")
+    for round_ in range(_ROUNDS if targets else 1):
+        saving = partial(_saving, removed=removed, forecasts=forecasts, limits=limits)
+        scores = _scores(graph, by_group, saving)
+        removed = choose(graph, scores, constraints, ratio=ratio, target=target, allocation="global", whole=whole)
         found.append((predicted_error(graph, by_group, removed), round_, removed))
     return min(found, key=lambda f: f[:2])[2]
 
@@ -118,17 +122,23 @@ def _slope(errors: Scores, start: int, end: int) -> float:
     return float((errors[end] - errors[start]) / (end - start))
 
 
-def _saving(group: Group, removed: Mask, forecast: Forecast | None) -> float:
-    """Return the mean saving per unit of a group when half of them are removed, and all else stays as it is."""
-    if forecast is None:
+def _saving(group: Group, removed: Mask, forecasts: Sequence[Forecast], limits: Sequence[float]) -> float:
+    """Return the mean saving per unit of a group when half of them are removed, and all else stays as it is.
+
+    Savings of several costs are added up, each relative to its limit.
+    """
+    if not forecasts:
         return 1.0
     whole = removed.copy()
     whole[group.units] = False
     half = whole.copy()
     gone = group.units[group.sets[: max(len(group.sets) // 2, 1)].ravel()]
     half[gone] = True
-    before = forecast(whole)
-    return max((before - forecast(half)) / len(gone), _LEAST * max(before, 1))
+    saved = 0.0
+    for forecast, limit in zip(forecasts, limits, strict=True):
+        before = forecast(whole)
+        saved += max((before - forecast(half)) / len(gone), _LEAST * max(before, 1)) / max(limit, 1)
+    return saved
 
 
 def added_errors(graph: ChannelGraph, curves: Iterable[Curve]) -> list[Scores]:
@@ -150,10 +160,11 @@ def predicted_error(graph: ChannelGraph, curves: Mapping[int, Curve], removed: M
 
 def spend_blocks(
     graph: ChannelGraph,
-    target: Target,
+    targets: Sequence[Target],
     constraints: Constraints,
     batches: Batches,
     sensitivities: Callable[[ChannelGraph], Sequence[Curve]],
+    whole: Mapping[str, int] | None = None,
 ) -> tuple[PrunedGraph, Sequence[Curve]]:
     """Choose the number of residual blocks that minimizes the output error at a target that channels make up.
 
@@ -162,10 +173,11 @@ def spend_blocks(
 
     Args:
         graph: the whole model, traced.
-        target: the limit, on a cost that is counted.
+        targets: the limits, on costs that are counted.
         constraints: limits on the channels to remove.
         batches: returns inputs to measure errors on.
         sensitivities: measures the sensitivities of a graph's groups.
+        whole: the costs that limits are shares of, see `choose`; those of the whole model by default.
 
     Returns:
         The model without these blocks, and the sensitivities of its groups.
@@ -175,19 +187,20 @@ def spend_blocks(
             target is a latency (OP302).
         ModelError: a weight isn't finite, or the model can't be run.
     """
-    limit = target.value * getattr(cost(PrunedGraph(graph)), target.counted)
+    whole = {**cost(PrunedGraph(graph)).totals(), **(whole or {})}
     judge = OutputError(graph.proto, share_out(batches)[1], graph.front)
     best: tuple[float, PrunedGraph, Sequence[Curve]] | None = None
     ranked, failure = rank_blocks(graph, batches), None
     for count in range(len(ranked) + 1):
         reduced = without_blocks(graph, ranked[:count])
         error = judge(masked(reduced)) if count else 0.0
-        too_much = getattr(cost(reduced), target.counted) < limit
+        left = cost(reduced).totals()
+        too_much = count > 0 and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets)
         if too_much or (best is not None and error >= best[0]):
             break
         curves = sensitivities(reduced.graph)
         try:
-            removed = spend(reduced.graph, curves, constraints, target=rest_of(target, reduced))
+            removed = spend(reduced.graph, curves, constraints, target=tuple(targets), whole=whole)
         except PlanError as out_of_reach:
             failure = failure or out_of_reach
             continue
@@ -199,11 +212,3 @@ def spend_blocks(
         assert failure is not None
         raise failure
     return best[1:]
-
-
-def rest_of(target: Target | None, kept: PrunedGraph) -> Target | None:
-    """Return a target for what remains without some residual blocks that equals one for the whole model."""
-    if target is None or target.quantity == "latency":
-        return target
-    whole, left = (getattr(cost(k), target.quantity) for k in (PrunedGraph(kept.original), kept))
-    return replace(target, value=min(1.0, target.value * whole / max(left, 1)))

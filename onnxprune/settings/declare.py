@@ -147,7 +147,8 @@ class Settings:
         for key, number in numbers(value):
             if not all(_BOUNDS[name][1](number, bound) for name, bound in bounds.items()):
                 must = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
-                raise kind(code, f"{number} is out of range: must be {must}", where=" ".join([place, *key]))
+                hint = next(iter(meant_percent(number)), None) if _has_share(declared.kind) else None
+                raise kind(code, f"{number} is out of range: must be {must}", where=" ".join([place, *key]), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,15 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+def meant_percent(number: float) -> list[str]:
+    """Return a hint for a number that was given as a share, if it makes sense as one in per cent."""
+    return [f"did you mean {number:g}%?"] if 1 <= number <= 100 else []
+
+
+def _has_share(kind: Any) -> bool:
+    return kind == Share or (get_origin(kind) is not Annotated and any(map(_has_share, get_args(kind))))
+
+
 def literals(kind: Any) -> Iterator[Any]:
     """Yield the values of all literals in a type."""
     if get_origin(kind) is Literal:
@@ -309,7 +319,9 @@ def numbers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def _holds(name: str, values: Mapping[str, Any]) -> bool:
     key, _, wanted = name.partition("=")
-    return key in values and (not wanted or str(values[key]).partition("=")[0] == wanted)
+    several = values.get(key)
+    found = several if isinstance(several, tuple) else (several,)
+    return key in values and (not wanted or any(str(value).partition("=")[0] == wanted for value in found))
 
 
 def _quoted(name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from difflib import get_close_matches
+from typing import ClassVar, Literal, cast, get_args
 
 from onnxprune.errors import PlanError
-from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, Share, meant_percent, setting
 
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]
@@ -16,10 +18,26 @@ Limited = Literal["macs", "params", "size", "memory", "latency"]
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
+_COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_BYTES = {"B": 1.0, **{f"{p}B": f for p, f in _COUNTS.items()}, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+_UNITS = {"macs": _COUNTS, "params": _COUNTS, "size": _BYTES, "memory": _BYTES, "latency": _SECONDS}
+_EXAMPLES = {"macs": "100M", "params": "1.5M", "size": "2MB", "memory": "512KiB", "latency": "8ms"}
+_TARGETS = (*_UNITS, "speedup")
+
 
 @dataclass(frozen=True, slots=True)
 class Target(Settings):
-    """An upper limit on a cost."""
+    """An upper limit on a cost.
+
+    Example:
+        >>> Target("macs", 0.5) == Target.parse("macs=50%")
+        True
+        >>> Target.parse("latency=8ms")
+        Target(quantity='latency', value=0.008, absolute=True)
+        >>> str(Target.parse("speedup=2x"))
+        'latency=0.5'
+    """
 
     _place: ClassVar[str] = "target"
 
@@ -27,11 +45,72 @@ class Target(Settings):
         help="The cost: macs, params, size (bytes of weights), memory (peak of activations), or latency, which is "
         "measured (see `onnxprune.latency`)."
     )
-    value: Share = setting(help="The limit, as a share of the original model's cost.", above=0, at_most=1)
+    value: float = setting(
+        help="The limit, as a share of the original model's cost; or an absolute one: a count, bytes, or seconds.",
+        above=0,
+    )
+    absolute: bool = setting(False, "Whether the limit is absolute.")
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that a share is at most 1.
+
+        Raises:
+            PlanError: a field isn't allowed (OP303).
+        """
+        Settings.__post_init__(self)
+        if not self.absolute and self.value > 1:
+            absolute = f"An absolute limit has a unit, such as {self.quantity}={_EXAMPLES[self.quantity]}"
+            hint = " ".join([*meant_percent(self.value), absolute])
+            raise PlanError("OP303", f"{self.value:g} is out of range: must be at most 1", where="target", hint=hint)
 
     def __str__(self) -> str:
-        """Return the target as the command line takes it: macs=0.5."""
-        return f"{self.quantity}={self.value:g}"
+        """Return the target as the command line takes it: macs=0.5, size=2MB."""
+        return f"{self.quantity}={self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The limit: 0.5, 2MB, 8ms."""
+        if not self.absolute:
+            return f"{self.value:g}"
+        if self.quantity == "latency":
+            return f"{1e3 * self.value:.4g}ms"
+        scale, prefix = next(((10**n, p) for n, p in ((9, "G"), (6, "M"), (3, "k")) if self.value >= 10**n), (1, ""))
+        return f"{self.value / scale:.6g}{prefix}{'B' if _UNITS[self.quantity] is _BYTES else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read a target: macs=50%, params=0.5, macs=100M, size=2MB, memory=512KiB, latency=8ms, speedup=1.5x.
+
+        A speed-up is a limit on the latency: 1.5x is 1/1.5 of the original's.
+
+        Raises:
+            PlanError: the text isn't a target (OP303).
+        """
+        word, _, limit = (part.strip() for part in text.partition("="))
+        if word not in _TARGETS:
+            near = get_close_matches(word, _TARGETS, n=1)
+            hint = f"did you mean {near[0]}?" if near else None
+            raise PlanError("OP303", f"{word!r} is not one of {', '.join(_TARGETS)}", where="target", hint=hint)
+        found = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([^\s\d.]*)", limit)
+        number, unit = (float(found[1]), found[2]) if found else (0.0, "?")
+        if word == "speedup":
+            if number < 1 or unit not in ("", "x"):
+                cause = f"{limit!r} is not a speed-up"
+                raise PlanError("OP303", cause, where="target", hint="write speedup=1.5x, for example")
+            return cls("latency", 1 / number)
+        quantity, units = cast(Limited, word), _UNITS[word]
+        if unit not in ("", "%", *units):
+            hint = f"write {word}=50%, or an absolute limit such as {word}={_EXAMPLES[word]}"
+            raise PlanError("OP303", f"{limit!r} is not a limit of {word}", where="target", hint=hint)
+        return cls(quantity, number * units[unit], True) if unit in units else cls(quantity, _share(number, unit))
+
+    def limit(self, whole: float) -> float:
+        """Return the limit in absolute terms.
+
+        Args:
+            whole: the original model's cost.
+        """
+        return self.value if self.absolute else self.value * whole
 
     @property
     def counted(self) -> Quantity:
@@ -43,6 +122,14 @@ class Target(Settings):
         if self.quantity == "latency":
             raise PlanError("OP302", "a latency is measured, not counted", where="target")
         return self.quantity
+
+
+Targets = Target | tuple[Target, ...]
+"""A target, or several that must all hold."""
+
+
+def _share(number: float, unit: str) -> float:
+    return number / 100 if unit == "%" else number
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +168,13 @@ class PlanSettings(Settings):
     )
 
     ratio: Share | None = setting(None, "Share of the channels to remove.", at_least=0, below=1)
-    target: Target | None = setting(
+    target: Targets | None = setting(
         None,
-        "Upper limit on a cost, as a share of the original's: macs, params, size (bytes of weights), memory (peak of "
-        "activations), or latency, which is measured.",
+        "Upper limit on a cost: macs, params, size (bytes of weights), memory (peak of activations), or latency, which "
+        "is measured. A limit is a share of the original's cost (50%) or absolute (macs=100M, size=2MB, latency=8ms); "
+        "speedup=1.5x limits the latency. Of several, all hold.",
+        metavar="COST=LIMIT",
+        least=1,
     )
     criterion: str | None = setting(
         None,
@@ -108,6 +198,21 @@ class PlanSettings(Settings):
         at_least=0,
         shown="",
     )
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets."""
+        return self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
+
+    @property
+    def counted(self) -> tuple[Target, ...]:
+        """The targets whose costs are counted."""
+        return tuple(t for t in self.targets if t.quantity != "latency")
+
+    @property
+    def timed(self) -> tuple[Target, ...]:
+        """The targets of the latency."""
+        return tuple(t for t in self.targets if t.quantity == "latency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +258,7 @@ class LatencySettings(Settings):
         "Number of intra-operator threads of ONNX Runtime, also where a latency target is measured.",
         at_least=1,
         shown="all cores",
+    )
+    cache: bool = setting(
+        True, "For a latency target: use the times of layers that were measured before, and keep those measured now."
     )

@@ -131,8 +131,8 @@ class ShrinkSettings(Settings):
         ),
         Rule(
             "target=latency",
-            ["provider"],
-            "{other} says where to measure latency, but no latency is limited",
+            ["provider", "cache"],
+            "{other} says how to measure latency, but no latency is limited",
             "set {first} to a latency, or drop {other}",
             forbids=False,
         ),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnxprune.cost.cost import Cost, cost, stored_weights
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Model, Source, load, outline
 from onnxprune.model.states import mark, state_inputs
@@ -19,6 +20,7 @@ from onnxprune.settings.planning import Policies
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.trace.states import find_states
 from onnxprune.workflow.genai import config_beside
 from onnxprune.workflow.inputs import first_inputs, transformed
@@ -37,6 +39,13 @@ class TracedModel:
 
     model: Model
     graph: ChannelGraph
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of the model as it was loaded: weights that nothing reads, which cleaning removes, count, too."""
+        cleaned = cost(PrunedGraph(self.graph))
+        params, size = stored_weights(self.model.proto.graph)
+        return replace(cleaned, params=max(cleaned.params, params), size=max(cleaned.size, size))
 
 
 def analyze(

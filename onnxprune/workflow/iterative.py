@@ -8,6 +8,7 @@ ICLR 2017, among others).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnxprune.model.file import Source
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method
-from onnxprune.settings.planning import PlanSettings
+from onnxprune.settings.planning import PlanSettings, Target
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.finetune import FineTuned, finetune
@@ -90,18 +91,21 @@ def prune_iteratively(
         VerificationError: a pruned model isn't the masked original.
         TrainingError: the model can't be trained.
     """
-    if settings.target is None:
+    if not settings.targets:
         raise PlanError("OP302", "pruning in steps needs a target", hint='for example Target("macs", 0.5)')
+    if any(target.absolute for target in settings.timed):
+        raise PlanError("OP302", "pruning in steps needs a latency relative to the original's", where="target")
     if steps < 1:
         raise PlanError("OP303", f"{steps} is out of range: must be at least 1", where="steps")
     original = analyze(model)
     policies = original.graph.policies
     early = None if rewind is None else analyze(rewind, policies=policies)
-    share = replace(settings.target, value=settings.target.value ** (1 / steps))
+    costs = original.cost.totals()
+    shares = tuple(Target(t.quantity, _share(t, costs) ** (1 / steps)) for t in settings.targets)
     batches = batches_of(data.subset(range(min(LIMIT, len(data)))), original.graph.proto)
     analysis, rounds = original, list[Round]()
     for number in range(1, steps + 1):
-        made = plan(analysis, replace(settings, target=share), data=batches, progress=progress)
+        made = plan(analysis, replace(settings, target=shares), data=batches, progress=progress)
         pruned = prune(analysis, made)
         whole = _joined(original, rounds[-1].plan, made) if rounds else made
         start = pruned.proto
@@ -117,6 +121,11 @@ def prune_iteratively(
         progress("prune in steps", number, steps)
         analysis = analyze(tuned.proto, policies=policies)
     return rounds[-1].tuned.proto, tuple(rounds)
+
+
+def _share(target: Target, costs: Mapping[str, int]) -> float:
+    """Return the limit of a target as a share of the original's cost."""
+    return min(1.0, target.value / max(costs[target.quantity], 1)) if target.absolute else target.value
 
 
 def _joined(original: TracedModel, first: PrunePlan, second: PrunePlan) -> PrunePlan:

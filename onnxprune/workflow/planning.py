@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.importance import score
 from onnxprune.latency import Options, plan_for_latency
-from onnxprune.model.file import Source
+from onnxprune.latency.table import cache_folder
+from onnxprune.model.file import Model, Source, load
 from onnxprune.model.stream import Batches
-from onnxprune.planning.budget import choose
+from onnxprune.planning.budget import Limits, Scores, choose
 from onnxprune.planning.plan import PrunePlan, plan_of
 from onnxprune.planning.residual_blocks import choose_blocks, without_blocks
 from onnxprune.progress import Progress, silent
@@ -27,7 +29,6 @@ from onnxprune.sensitivity import (
     added_errors,
     measure,
     read_record,
-    rest_of,
     share_out,
     spend,
     spend_blocks,
@@ -40,6 +41,8 @@ from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import Samples, batches_of
 
 log = logging.getLogger(__name__)
+
+_TOLD = 0.99  # of the file's weights, below which the effect of cleaning is told
 
 Sensitivities = Sequence[Curve] | str | os.PathLike[str]
 
@@ -55,6 +58,10 @@ def plan(
     **options: Any,
 ) -> PrunePlan:
     """Choose what to remove from a model.
+
+    Limits are shares of what the model costs as it was given, before it is cleaned: its latency is that of its file.
+    The file of a traced model is read again; of one from memory, the cleaned model is timed. If cleaning alone keeps a
+    limit, nothing is removed.
 
     Args:
         model: the model.
@@ -80,11 +87,12 @@ def plan(
         True
     """
     settings = either(PlanSettings, settings, options)
-    analysis = analyze(model)
+    source = model if isinstance(model, TracedModel) or not settings.timed else load(model)
+    analysis = analyze(source)
     batches = batches_of(data, analysis.graph.proto)
     curves = read_curves(sensitivity, analysis)
     settings = settled(settings, data=batches is not None or curves is not None)
-    kept, constraints, target = PrunedGraph(analysis.graph), settings.constraints, settings.target
+    before, kept, constraints = analysis.cost.totals(), PrunedGraph(analysis.graph), settings.constraints
     assert settings.criterion is not None
     if settings.remove_blocks:
         if curves is not None:
@@ -93,32 +101,45 @@ def plan(
             kept, curves = _spend_blocks(analysis, settings, batches, progress)
         else:
             kept = without_blocks(kept.graph, choose_blocks(kept.graph, settings.remove_blocks, batches))
-        analysis, target = replace(analysis, graph=kept.graph), rest_of(target, kept)
-    graph = kept.graph
-    timed = None
-    if target is not None and target.quantity == "latency":
-        where = latency_options(latency, settings.seed) if isinstance(latency, LatencySettings) else latency
-        timed = partial(
-            plan_for_latency, graph, constraints=constraints, target=target, options=where, progress=progress
-        )
-    found = None
-    if settings.allocation == "reconstruction":
+        analysis = replace(analysis, graph=kept.graph)
+    graph, counted = kept.graph, settings.counted
+    for quantity in {t.quantity for t in counted} & {"params", "size"}:
+        if (cleaned := getattr(cost(PrunedGraph(kept.original)), quantity)) < _TOLD * before[quantity]:
+            log.info("cleaning alone brings %s to %.1f%% of the file's", quantity, 100 * cleaned / before[quantity])
+    removed = np.zeros(graph.unit_count, dtype=bool)
+    met = bool(counted) and not constraints.ratio_for and Limits(graph, counted, before).hold(removed)
+    scores: Scores = ()
+    if settings.allocation == "reconstruction" and not (met and not settings.timed):
         curves = sensitivities(analysis, settings, batches, progress=progress) if curves is None else curves
-        if timed is not None:
-            found = timed(added_errors(graph, curves), errors=True)
-        else:
-            removed = spend(graph, curves, constraints, ratio=settings.ratio, target=target)
-    else:
+        scores = added_errors(graph, curves) if settings.timed else ()
+        if counted or not settings.timed:
+            removed = spend(graph, curves, constraints, ratio=settings.ratio, target=counted or None, whole=before)
+    elif not (met and not settings.timed):
         scores = score(graph, settings.criterion, seed=settings.seed, batches=batches)
-        if timed is not None:
-            found = timed(scores)
-        else:
+        if counted or not settings.timed:
             allocation: Literal["uniform", "global"] = "global" if settings.allocation == "global" else "uniform"
-            removed = choose(graph, scores, constraints, ratio=settings.ratio, target=target, allocation=allocation)
+            budget: dict[str, Any] = {"ratio": settings.ratio, "target": counted or None, "whole": before}
+            removed = choose(graph, scores, constraints, allocation=allocation, **budget)
     notes: dict[str, Any] = given(analysis.graph.policies)
-    if found is not None:
+    if settings.timed:
+        found = plan_for_latency(
+            graph,
+            scores,
+            constraints,
+            settings.timed,
+            latency_options(latency, settings.seed) if isinstance(latency, LatencySettings) else latency,
+            errors=settings.allocation == "reconstruction",
+            at_least=removed if counted else None,
+            original=source.proto if isinstance(source, Model) and source.path is None else analysis.model.path,
+            progress=progress,
+        )
         removed, notes["latency"] = found.removed, found.fields()
+        if counted:
+            Limits(graph, counted, before).require(removed)
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
+    made = replace(made, before=before)
+    if settings.targets and not made.removed and not made.blocks:
+        log.info("%s holds without removing channels, so none are removed", ", ".join(map(str, settings.targets)))
     log.debug("planned with %s, %s: MACs %s", settings.criterion, settings.allocation, made.after["macs"])
     return made
 
@@ -133,13 +154,13 @@ def settled(settings: PlanSettings, *, data: bool) -> PlanSettings:
     Raises:
         UsageError: there is no budget (OP602).
     """
-    channels = settings.ratio is not None or settings.target is not None or bool(settings.constraints.ratio_for)
+    channels = settings.ratio is not None or bool(settings.targets) or bool(settings.constraints.ratio_for)
     if not channels and not settings.remove_blocks:
         hint = "set `target` or `ratio`, for example a `target` of half the MACs: macs=50%"
         raise UsageError("OP602", "no budget says how much to remove", hint=hint)
     allocation = settings.allocation or ("reconstruction" if data and channels else "uniform")
     criterion = settings.criterion or ("obs" if allocation == "reconstruction" else "l2")
-    ratio = 0.0 if settings.ratio is None and settings.target is None else settings.ratio
+    ratio = 0.0 if settings.ratio is None and not settings.targets else settings.ratio
     return replace(settings, allocation=allocation, criterion=criterion, ratio=ratio)
 
 
@@ -147,8 +168,7 @@ def _spend_blocks(
     analysis: TracedModel, settings: PlanSettings, batches: Batches | None, progress: Progress
 ) -> tuple[PrunedGraph, Sequence[Curve]]:
     """Remove the number of residual blocks that minimizes the predicted error."""
-    counted = settings.target is not None and settings.target.quantity != "latency"
-    if settings.target is None or not counted or settings.allocation != "reconstruction":
+    if not settings.counted or settings.timed or settings.allocation != "reconstruction":
         cause = "choosing the number of blocks needs a `target` other than latency, and the allocation reconstruction"
         hint = "set `data` and `target`, or give the number of blocks"
         raise PlanError("OP302", cause, where="remove_blocks", hint=hint)
@@ -156,7 +176,11 @@ def _spend_blocks(
     def curves(graph: ChannelGraph) -> list[Curve]:
         return sensitivities(replace(analysis, graph=graph), settings, batches, progress=progress)
 
-    return spend_blocks(analysis.graph, settings.target, settings.constraints, _needed(batches), curves)
+    graph, whole, counted = analysis.graph, analysis.cost.totals(), settings.counted
+    nothing = np.zeros(graph.unit_count, dtype=bool)
+    if not settings.constraints.ratio_for and Limits(graph, counted, whole).hold(nothing):
+        return PrunedGraph(graph), ()
+    return spend_blocks(graph, counted, settings.constraints, _needed(batches), curves, whole)
 
 
 def sensitivities(
@@ -208,20 +232,8 @@ def latency_options(settings: LatencySettings, seed: int) -> Options:
     Raises:
         UsageError: there is no such provider (OP608).
     """
-    return Options(parse_provider(settings.provider or "cpu"), settings.threads, cache_folder(os.environ), seed)
-
-
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder for measured latencies: ONNXPRUNE_CACHE, or the system's usual cache folder."""
-    if own := environment.get("ONNXPRUNE_CACHE"):
-        return Path(own)
-    if sys.platform == "win32":
-        base = Path(environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "onnxprune" / "latency"
+    cache = cache_folder(os.environ) if settings.cache else None
+    return Options(parse_provider(settings.provider or "cpu"), settings.threads, cache, seed)
 
 
 def read_plan(path: str | os.PathLike[str]) -> PrunePlan:

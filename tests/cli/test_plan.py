@@ -24,7 +24,7 @@ class TestPlan:
         found = document("plan", model, "-o", path, "--target", "params=0.6", "--allocation", "global")
         written = json.loads(path.read_text())
         assert found["cost"] == written["cost"]
-        assert found["settings"]["target"] == {"quantity": "params", "value": 0.6}
+        assert found["settings"]["target"] == {"quantity": "params", "value": 0.6, "absolute": False}
         assert {g["name"] for g in found["groups"]} == {"stem", "left"}
         assert all(g["kept"] + g["removed"] == g["units"] for g in found["groups"])
         table = invoke("plan", model, "-o", path, "--ratio", "0.5", "--force").stdout
@@ -81,10 +81,10 @@ class TestOptions:
         [
             ("OP602", []),
             ("OP302", ["--ratio", "0.5", "--target", "macs=0.5"]),
-            ("OP302", ["--target", "macs=0.5", "--target", "params=0.5"]),
-            ("OP602", ["--target", "mac=0.5"]),
-            ("OP602", ["--target", "macs"]),
-            ("OP602", ["--target", "macs=half"]),
+            ("OP303", ["--target", "mac=0.5"]),
+            ("OP303", ["--target", "macs"]),
+            ("OP303", ["--target", "macs=half"]),
+            ("OP303", ["--target", "macs=0.5", "--target", "params=50"]),
             ("OP602", ["--ratio", "nan"]),
             ("OP602", ["--ratio-for", "0.5"]),
             ("OP303", ["--ratio", "0.5", "--seed", "-1"]),
@@ -107,7 +107,11 @@ class TestOptions:
 
     def test_suggestions(self, model: Path, out: Path) -> None:
         args = ("prune", model, "-o", out)
-        assert "did you mean macs?" in refused("OP602", *args, "--target", "mac=0.5")
+        assert "did you mean macs?" in refused("OP303", *args, "--target", "mac=0.5")
+        assert "did you mean 50%?" in refused("OP303", *args, "--target", "macs=50")
+        assert "did you mean 30%?" in refused("OP303", *args, "--ratio", "30")
+        assert "did you mean 1%?" in refused("OP303", *args, "--max-drop", "1", "--data", "random")
+        assert "%" not in refused("OP303", *args, "--min-channels", "0")
         assert "--ratio" in refused("OP602", *args, "--rato", "0.5")
 
     @pytest.mark.parametrize("option", ["--ratio=0.3", "--criterion=l1", "--exact-only", "--exclude=stem"])

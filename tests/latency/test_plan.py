@@ -18,12 +18,12 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency import Options, plan as plan_module, plan_for_latency
 from onnxprune.latency.model import NetworkModel
-from onnxprune.latency.probe import LatencyTable, Probe
+from onnxprune.latency.probe import Probe
+from onnxprune.latency.table import LatencyTable, cache_folder
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.provider import Provider
 from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.planning import cache_folder
 from tests.latency.networks import chain, residual
 from tests.toolbox import inputs_of, run_once
 
