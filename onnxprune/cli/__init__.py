@@ -14,7 +14,7 @@ __all__ = ["cli", "main"]
 
 COMMANDS = (
     *("inspect", "explain", "plan", "prune", "verify", "evaluate", "finetune", "sensitivity", "benchmark", "rules"),
-    "doctor",
+    *("cache", "doctor"),
 )
 
 _EXAMPLES = """\b

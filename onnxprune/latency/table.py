@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from math import inf
@@ -135,6 +136,8 @@ def cached_tables(folder: Path) -> Iterator[CachedTable]:
     """Yield the tables in a folder, in order of name."""
     here = _machine()
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        if not re.fullmatch(r"[0-9a-f]{24}", path.stem):  # not one of ours
+            continue
         with suppress(OSError):
             size = path.stat().st_size
             key, times = _read(path) or ({}, {})
@@ -142,6 +145,16 @@ def cached_tables(folder: Path) -> Iterator[CachedTable]:
             date = max((t.date for own in times.values() for t in own), default=None)
             stale = any(key.get(name) != value for name, value in here.items())
             yield CachedTable(path, size, key, len(times), noisy, date, stale)
+
+
+def clear_tables(tables: Iterable[CachedTable]) -> list[CachedTable]:
+    """Delete tables, and return those that were there."""
+    gone = []
+    for table in tables:
+        with suppress(OSError):
+            table.path.unlink()
+            gone.append(table)
+    return gone
 
 
 def cache_folder(variables: Mapping[str, str]) -> Path:
