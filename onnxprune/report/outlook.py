@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.report.layout import FAINT, Tables, change, count, heading, paragraph, right, si, table
+from onnxprune.report.layout import FAINT, Tables, change, count, heading, left, paragraph, right, si, table
 from onnxprune.report.summary import ModelSummary
 from onnxprune.workflow.outlook import Outlook
 
