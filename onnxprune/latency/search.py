@@ -23,7 +23,8 @@ def search(model: NetworkModel, candidates: Sequence[CandidateWidths], budget: f
     It is made separable around a configuration: a group's cost at each of its widths is the time of its layers, with
     all other groups unchanged. This knapsack is solved exactly, and again around its solution; costs are averaged over
     the rounds so that they converge. Around the best configuration within the budget, costs are exact for changes of
-    one group and good for small changes, so the last rounds search its neighborhood.
+    one group and good for small changes, so the last rounds search its neighborhood. No width is chosen that is no
+    faster than a wider one.
 
     Args:
         model: predicts the time of a configuration.
@@ -52,7 +53,23 @@ def search(model: NetworkModel, candidates: Sequence[CandidateWidths], budget: f
             limit = min(budget, limit - max(0.0, model(config) - budget))  # the error of the separable sum
         if best is start:
             break
-    return best
+    return _widened(model, candidates, best)
+
+
+def _widened(model: NetworkModel, candidates: Sequence[CandidateWidths], config: Config) -> Config:
+    """Return a configuration without widths that save no time over a wider one of their group.
+
+    Where channels don't fill the blocks that a provider computes at once, a narrower layer is no faster, or needs a
+    change of layout. The knapsack sees costs rounded to its bins, and may take such a width for a faster one.
+    """
+    for group in range(len(candidates)):
+        for width in range(int(config[group])):
+            wider = config.copy()
+            wider[group] = width
+            if model(wider) <= model(config):
+                config = wider
+                break
+    return config
 
 
 def _solved(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from onnxprune.latency import search as search_module
 from onnxprune.latency.model import NetworkModel, fit_rates
 from onnxprune.latency.probe import probe_configs
 from onnxprune.latency.search import search
@@ -153,6 +154,21 @@ class TestSearch:
         whole = full_width(network.candidates)
         found = search(model, network.candidates, 0.6 * model(whole))
         assert found is not None and (found % 2 == 1).mean() < 0.35
+
+
+def test_widths_that_save_no_time_are_not_chosen() -> None:
+    """Two groups; in the second, 12 channels take as long as 16, and 24 longer than 32, as blocks of 16 do."""
+    costs = [np.array([10.0, 8.0, 6.0, 4.0]), np.array([10.0, 11.0, 6.0, 6.0, 3.0])]
+
+    class Model:
+        def __call__(self, config: Config) -> float:
+            return float(sum(own[width] for own, width in zip(costs, config.tolist(), strict=True)))
+
+    def widened(*config: int) -> list[int]:
+        return search_module._widened(Model(), [None, None], np.array(config)).tolist()  # type: ignore
+
+    assert widened(0, 1) == [0, 0] and widened(2, 3) == [2, 2]
+    assert widened(3, 4) == [3, 4] and widened(1, 2) == [1, 2], "and others stay"
 
 
 def test_probes_see_every_width() -> None:
