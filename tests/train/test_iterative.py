@@ -15,7 +15,9 @@ from onnxprune.cli import cli
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import PlanError
 from onnxprune.evaluation import evaluate
+from onnxprune.settings.planning import Target
 from onnxprune.settings.training import TrainSettings
+from onnxprune.workflow import iterative
 from onnxprune.workflow.iterative import prune_iteratively
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -107,3 +109,9 @@ def test_the_command(tmp_path: Path) -> None:
     for options in (("--steps", "2"), ("--rewind", "x.onnx"), ("--finetune", "1", "--steps", "2", "--plan", "p.json")):
         refused = run(*given, "--force", *options)
         assert refused.exit_code == 2 and "OP302" in refused.stderr, refused.stderr
+
+
+def test_absolute_limits_become_steps_of_a_share() -> None:
+    costs = {"macs": 1000, "params": 50}
+    assert iterative._share(Target.parse("macs=0.25k"), costs) == 0.25
+    assert iterative._share(Target.parse("params=1k"), costs) == 1.0 and iterative._share(Target("macs", 0.5), costs) == 0.5
