@@ -114,4 +114,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_absolute_limits_become_steps_of_a_share() -> None:
     costs = {"macs": 1000, "params": 50}
     assert iterative._share(Target.parse("macs=0.25k"), costs) == 0.25
-    assert iterative._share(Target.parse("params=1k"), costs) == 1.0 and iterative._share(Target("macs", 0.5), costs) == 0.5
+    assert (
+        iterative._share(Target.parse("params=1k"), costs) == 1.0
+        and iterative._share(Target("macs", 0.5), costs) == 0.5
+    )
