@@ -103,6 +103,7 @@ def test_comparison() -> None:
     assert found == {
         "proved": True,
         "interface_changes": [],
+        "notes": [],
         "verification": {
             "passed": True,
             "tolerance": 1e-4,
