@@ -41,7 +41,7 @@ def command(
 
     With --plan, PRUNED must compute what ORIGINAL computes with the removed weights set to zero; this is a proof.
     Without it, nothing is proved: PRUNED must have ORIGINAL's interface, and its outputs must agree within --tolerance.
-    That suits models from which nothing was removed, or that were only trimmed; a pruned model needs its plan.
+    That suits models from which nothing was removed; a pruned model needs its plan.
 
     The exit status is 1 if a check fails.
     """
