@@ -256,7 +256,7 @@ def proof_tables(proof: Verification | None, then: str = "") -> Tables:
 
 def node_tables(node: str, op: str, axes: Sequence[Axis], labels: Labels = PLAIN) -> Tables:
     """Show for every set of a node's channels what it is coupled to, or what pins it."""
-    yield heading(f'{op} "{node}"', labels.name(node).tag.strip())
+    yield heading(f'{op} "{labels.short(node)}"', labels.name(node).tag.strip())
     yield from labels.note()
     if not axes:
         yield paragraph("No channels: its inputs and outputs have positions only, or are computed from sizes.")
