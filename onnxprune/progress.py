@@ -12,5 +12,10 @@ What follows a colon in the phase is detail that may change from call to call: "
 """
 
 
+def within(progress: Progress, name: str) -> Progress:
+    """Return a callback for the phases of a part of the work: "repair" is reported as "trial 2 of 6: repair"."""
+    return lambda phase, done, total: progress(f"{name}: {phase}", done, total)
+
+
 def silent(phase: str, done: int, total: int | None) -> None:
     """Report nothing."""

@@ -9,7 +9,7 @@ from onnxprune.benchmarking.layers import TimedLayer
 from onnxprune.benchmarking.profile import Kernel, Profile
 from onnxprune.channels.values import Shape
 
-_SLACK = 1.2  # pruning a layer paid off if time / time before is at most this times MACs / MACs before
+_WORTH = 0.5  # pruning a layer paid off if its time fell by at least this part of the share that its MACs fell by
 _LANES = 8  # channels that a vector unit computes at once, at least
 _MOVES = ("MemcpyFromHost", "MemcpyToHost", "ReorderInput", "ReorderOutput", "Transpose")
 _BLOCKED = "com.microsoft.nchwc"  # domain of operators on ONNX Runtime's blocked layout
@@ -26,8 +26,10 @@ class LayerChange:
         shapes: sizes of its weight before and after.
         macs: its multiply-accumulates before and after.
         seconds: its time before and after, including the operators up to the next layer.
-        paid: whether pruning paid off: its time fell about as much as its MACs. None where MACs didn't fall.
+        paid: whether pruning paid off: its time fell by at least half the share that its MACs fell by. None where MACs
+            didn't fall.
         reason: the likely reason why pruning didn't pay off; empty where it did.
+        number: the layer's number in the original, from 1 in graph order.
     """
 
     name: str
@@ -37,12 +39,14 @@ class LayerChange:
     seconds: tuple[float, float]
     paid: bool | None
     reason: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
     """A layer in one of the two models, and the kernels that run it."""
 
+    number: int
     layer: TimedLayer
     kernels: Sequence[Kernel]
 
@@ -101,13 +105,14 @@ def compare_layers(
 
 def _sides(layers: Sequence[TimedLayer], profile: Profile) -> dict[str, _Side]:
     kernels = profile.by_layer()
-    return {layer.name: _Side(layer, kernels.get(number, [])) for number, layer in enumerate(layers)}
+    return {layer.name: _Side(number, layer, kernels.get(number, [])) for number, layer in enumerate(layers)}
 
 
 def _change(old: _Side, new: _Side, roof: _Roof) -> LayerChange:
     paid = None
     if new.layer.macs < old.layer.macs and old.seconds > 0:
-        paid = new.seconds / old.seconds <= _SLACK * new.layer.macs / old.layer.macs
+        saved, hoped = (1 - a / b for a, b in ((new.seconds, old.seconds), (new.layer.macs, old.layer.macs)))
+        paid = saved >= _WORTH * hoped
     reason = "" if paid is not False else next(text for holds, text in _REASONS if holds(old, new, roof))
     return LayerChange(
         name=old.layer.name,
@@ -117,6 +122,7 @@ def _change(old: _Side, new: _Side, roof: _Roof) -> LayerChange:
         seconds=(old.seconds, new.seconds),
         paid=paid,
         reason=reason,
+        number=old.number,
     )
 
 

@@ -97,7 +97,7 @@ def command(
     if max_regression is not None and baseline is None:
         raise PlanError("OP302", "--max-regression needs a baseline", hint="pass one with --compare")
     if output is not None:
-        check_output(output, force)
+        check_output(output, force, inputs=models)
     if batches is not None:
         given["batches"] = batches
     settings = build(BenchmarkSettings, {**given, "providers": _providers(providers, provider_options)})

@@ -17,6 +17,7 @@ _EXAMPLES = """\b
 Examples:
   onnxprune explain model.onnx            all reasons, by share of the parameters
   onnxprune explain model.onnx conv_14    groups and pins of a node, with the path of nodes
+  onnxprune explain model.onnx L17        the same of the 17th layer, as `inspect` numbers them
   onnxprune explain model.onnx OP204      everything pinned for this reason
   onnxprune explain OP204                 what the code means
 """
@@ -42,12 +43,13 @@ def command(
 ) -> None:
     """Explain why channels are removed together or can't be removed, or what a code means.
 
-    NODE may be a pattern that matches one node, such as '*layer4*conv2*'.
+    NODE is a name, a pattern that matches one node, such as '*layer4*conv2*', or the number of a layer, such as L17.
     """
     from onnxprune.report.console import code_tables, held_tables, node_tables, pin_tables
     from onnxprune.report.coupling import explain_node, find_node, held_by
     from onnxprune.report.documents import document, fields
     from onnxprune.report.index import Index
+    from onnxprune.report.labels import Labels
     from onnxprune.report.summary import summarize
 
     if about is None and _is_code(what):
@@ -64,15 +66,15 @@ def command(
         report = document("explain", model=what, prunable=content["prunable"], pins=content["pins"])
         out.data(report, pin_tables(summary, f"see `onnxprune explain {what} CODE`, or NODE"))
         return
-    index = Index(analysis.graph)
+    index, labels = Index(analysis.graph), Labels.of(analysis.graph.proto)
     if _is_code(about):
         axes = list(held_by(index, about))
-        out.data(document("explain", model=what, code=about, axes=axes), held_tables(about, axes))
+        out.data(document("explain", model=what, code=about, axes=axes), held_tables(about, axes, labels))
         return
     node = find_node(index, about)
     channels = explain_node(index, node)
     report = document("explain", model=what, node=node.name, op=node.op_type, channels=channels)
-    out.data(report, node_tables(node.name, node.op_type, channels))
+    out.data(report, node_tables(node.name, node.op_type, channels, labels))
 
 
 def _is_code(text: str) -> bool:

@@ -22,6 +22,7 @@ VERBOSITY = "onnxprune.verbosity"  # a key of click.Context.meta, as the next
 COMMAND = "onnxprune.command"
 JSON = "onnxprune.json"  # whether the arguments ask for JSON
 PRINTED = "onnxprune.printed"  # whether stdout has a document
+STOPPED = "onnxprune.stopped"  # a function that returns what is said after an interruption
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
 _PLACE = "  --> "
@@ -93,6 +94,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         _trace(context)
         raise Failure.of(error, context) from error
     except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(printable(_stopped(context)), err=True)
         raise click.exceptions.Exit(_INTERRUPTED) from error
     except BrokenPipeError as error:
         # The reader has closed the pipe. Python would report that again when it closes stdout.
@@ -146,6 +148,15 @@ def with_flags(message: str, context: click.Context | None) -> str:
 
     message = re.sub(r"(^  --> )(\w+)(?=$| )", flag, message, flags=re.MULTILINE)
     return re.sub(r"()`(\w+)`", flag, message)
+
+
+def _stopped(context: click.Context | None) -> str:
+    """Say what an interrupted command kept, and how to go on."""
+    if context is not None and STOPPED in context.meta:
+        return str(context.meta[STOPPED]())
+    command = None if context is None else context.meta.get(COMMAND)
+    writes = command is not None and any(p.name == "output" for p in command.params)
+    return "stopped; nothing was written" if writes else "stopped"
 
 
 def _trace(context: click.Context | None) -> None:

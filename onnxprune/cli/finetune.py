@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any
 
 import click
@@ -121,11 +123,13 @@ def command(
     if (resume or every) and checkpoint is None:
         flag = "--resume" if resume else "--every"
         raise PlanError("OP302", f"{flag} needs a checkpoint", hint="name the file with --checkpoint")
-    check_output(output, force)
+    reads = [model, teacher, plan, given.get("data"), validation]
+    check_output(output, force, inputs=reads)
     if history is not None:
-        check_output(history, force)
+        check_output(history, force, inputs=reads)
     if checkpoint is not None:
-        check_output(checkpoint, force or resume)
+        check_output(checkpoint, force or resume, inputs=reads)
+        out.on_stop(partial(_kept, checkpoint, time()))
     inputs, settings = build(DataSettings, given), build(TrainSettings, training)
     user_functions(inputs.data, inputs.reading.postprocess, backend, metric)
     with out.step("load"):
@@ -145,6 +149,7 @@ def command(
             judged = open_samples(replace(inputs, data=validation, limit=None, labels=None), source, seed=settings.seed)
     note_fixed_batch(out, source, training.get("batch"))
     with out.progress() as progress:
+        progress("train", 0, None)
         result = finetune(
             source,
             samples,
@@ -166,6 +171,7 @@ def command(
     if result.failure is None or result.kept == "after":
         with out.step("write"):
             save(replace(source, proto=result.proto), output, force=force)
+        out.on_stop(lambda: f"stopped; {output} was written")
     if history is not None:
         csv = history.suffix == ".csv"
         write_text(history, to_csv(result.history) if csv else to_json(document("history", epochs=result.history)))
@@ -177,3 +183,11 @@ def command(
             out.note(f"wrote {output}, the best model before the failure")
         raise result.failure
     out.note(f"wrote {output}")
+
+
+def _kept(checkpoint: Path, began: float) -> str:
+    """Say what an interrupted run kept."""
+    if not checkpoint.exists():
+        return "stopped; nothing was written, not even a checkpoint; --every STEPS writes some within an epoch"
+    old = "" if checkpoint.stat().st_mtime >= began else ", of an earlier run,"
+    return f"stopped; {checkpoint}{old} has the state of training; the same command with --resume goes on from it"

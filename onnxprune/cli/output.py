@@ -6,19 +6,19 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.failures import COMMAND, PRINTED, VERBOSITY, colored, with_flags
+from onnxprune.cli.failures import COMMAND, PRINTED, STOPPED, VERBOSITY, colored, with_flags
+from onnxprune.cli.live import Phase, every_minute, live
 from onnxprune.errors import ModelError, PlanError
-from onnxprune.progress import Progress
+from onnxprune.progress import Progress, silent
 from onnxprune.report.text import printable
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from onnxprune.report.documents import Document
     from onnxprune.report.layout import Tables
     from onnxprune.rewrite.verify import Verification
+    from onnxprune.settings import ShrinkSettings
 
-_UNLIMITED = 10_000  # columns of a pipe
+_PIPE = 120  # columns of a pipe or file, unless COLUMNS says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,12 @@ class Output:
     Attributes:
         json: whether to print data as JSON.
         verbosity: -1 for -q, 1 for -v, 2 for -vv.
+        displays: consoles that show progress now; lines are printed through the last.
     """
 
     json: bool = False
     verbosity: int = 0
+    displays: list[Console] = field(default_factory=list)
 
     def data(self, document: Document, *tables: Tables) -> None:
         """Print a result to stdout, the document as JSON or the tables."""
@@ -70,12 +73,11 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line to stderr, unless -q is set."""
         if self.verbosity >= 0:
-            click.echo(printable(text), err=True)
+            self._say(text)
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr."""
-        mark = click.style("warning", fg="yellow", bold=True) if colored(sys.stderr) else "warning"
-        click.echo(f"{mark}: {printable(text)}", err=True)
+        self._say(text, "warning")
 
     @property
     def watched(self) -> bool:
@@ -91,34 +93,51 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Show progress on a terminal; with -v, print the duration of each phase."""
-        phase, started = "", perf_counter()
+        """Show progress: on a terminal live, elsewhere once a minute; with -v, print the duration of each phase."""
+        phase = Phase()
 
-        def timed(text: str) -> None:
-            nonlocal phase, started
-            what = text.partition(":")[0]
-            if what != phase:
-                if phase and self.verbosity >= 1:
-                    click.echo(f"{phase:<24} {perf_counter() - started:7.3f} s", err=True)
-                phase, started = what, perf_counter()
+        def timed(text: str = "", done: int = 0, total: int | None = None) -> None:
+            if phase.name and text.partition(":")[0] != phase.name and self.verbosity >= 1:
+                click.echo(f"{phase.name:<24} {phase.seconds:7.3f} s", err=True)
+            phase.update(text, done, total)
 
-        if not self.watched:
-            yield lambda text, done, total: timed(text)
-            timed("")
+        if self.verbosity < 0:
+            yield silent
+        elif not self.watched:
+            with every_minute(phase):
+                yield timed
+                timed()
+        else:
+            console = _console(sys.stderr)
+            with live(phase, console) as draw:
+
+                def show(text: str, done: int, total: int | None) -> None:
+                    phase.update(text, done, total)
+                    draw()
+
+                self.displays.append(console)
+                try:
+                    yield show
+                finally:
+                    self.displays.remove(console)
+
+    def on_stop(self, text: Callable[[], str]) -> None:
+        """Set what is said when the command is interrupted: what was kept, and how to go on.
+
+        Without this, commands with an output file say that nothing was written.
+        """
+        click.get_current_context().meta[STOPPED] = text
+
+    def _say(self, text: str, mark: str = "") -> None:
+        """Print a line to stderr, above the progress if it is shown."""
+        if self.displays:
+            from rich.text import Text
+
+            start = ((mark, "bold yellow"), ": ") if mark else ()
+            self.displays[-1].print(Text.assemble(*start, printable(text)), soft_wrap=True)
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bar(*columns, console=_console(sys.stderr), transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def show(text: str, done: int, total: int | None) -> None:
-                if text.partition(":")[0] != phase:
-                    bar.reset(task)
-                timed(text)
-                bar.update(task, description=text.partition(": ")[2] or text, completed=done, total=total)
-
-            yield show
+        styled = click.style(mark, fg="yellow", bold=True) if mark and colored(sys.stderr) else mark
+        click.echo(f"{styled}: {printable(text)}" if mark else printable(text), err=True)
 
     def _print(self, tables: tuple[Tables, ...], *, err: bool) -> None:
         console = _console(sys.stderr if err else sys.stdout)
@@ -180,7 +199,8 @@ def _logged(out: Output) -> Iterator[None]:
 def _console(stream: IO[str]) -> Console:
     from rich.console import Console
 
-    width = None if stream.isatty() else _UNLIMITED
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) else None if stream.isatty() else _PIPE
     return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
 
 
@@ -201,14 +221,32 @@ def warn_of_gaps(out: Output, plan: PrunePlan | None, verification: Verification
         )
 
 
-def check_output(path: Path, force: bool) -> None:
+def nothing_written(model: Path, settings: ShrinkSettings) -> str:
+    """Say that an interrupted `prune` or `plan` wrote nothing, and how its measurements can be kept the next time."""
+    text, data = "stopped; nothing was written", settings.calibration.data
+    if data is None or settings.sensitivity is not None or settings.plan is not None or settings.planning.remove_blocks:
+        return text
+    measure = f"onnxprune sensitivity {model} --data {data} -o FILE.json"
+    return f"{text}; measurements that resume: {measure}, then this command with --sensitivity FILE.json"
+
+
+def check_output(path: Path, force: bool, *, inputs: Iterable[Any] = ()) -> None:
     """Check that an output can be written, before the work starts.
 
+    Args:
+        path: the file.
+        force: whether it may exist.
+        inputs: what the command reads; those that are paths of files are never overwritten.
+
     Raises:
-        ModelError: the file exists (OP116), or its folder is missing or not writable (OP117).
+        ModelError: the file exists or is an input (OP116), or its folder is missing or not writable (OP117).
     """
     if path.is_dir():
         raise ModelError("OP116", "the output is a folder", where=str(path))
+    paths = [given for given in inputs if isinstance(given, str | os.PathLike) and os.path.exists(given)]
+    if path.exists() and any(os.path.samefile(path, given) for given in paths):
+        hint = "name another file; not even --force overwrites what is read"
+        raise ModelError("OP116", "the output is a file that the command reads", where=str(path), hint=hint)
     if os.path.lexists(path) and not force:
         hint = "pass --force to overwrite it"
         raise ModelError("OP116", "the output exists", where=str(path), hint=hint)

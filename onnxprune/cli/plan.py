@@ -10,7 +10,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, write_text
+from onnxprune.cli.output import Output, check_output, nothing_written, reporting, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import ShrinkSettings, build, given as given_settings
 from onnxprune.settings.shrinking import LIMIT
@@ -61,7 +61,8 @@ def command(
     if to_stdout and out.json:
         raise PlanError("OP302", "-o - and --format json both write to stdout", hint="drop one")
     if not to_stdout:
-        check_output(output, force)
+        check_output(output, force, inputs=[model, settings.sensitivity, calibration.data])
+    out.on_stop(lambda: nothing_written(model, settings))
     user_functions(calibration.data, settings.transform)
     policies = given_settings(settings.policies)
     analysis, _ = open_model(

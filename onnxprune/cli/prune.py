@@ -11,7 +11,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, write_text
+from onnxprune.cli.output import Output, check_output, nothing_written, reporting, warn_of_gaps, write_text
 from onnxprune.settings import ShrinkSettings, build
 
 _REASONS = 5
@@ -61,7 +61,14 @@ def command(
     Each is proved by itself, and needs no budget.
     """
     from onnxprune.model.file import file_size, save
-    from onnxprune.report.console import comparison_tables, cost_tables, latency_tables, pin_tables, removal_tables
+    from onnxprune.report.console import (
+        comparison_tables,
+        cost_tables,
+        latency_tables,
+        pin_tables,
+        proof_tables,
+        removal_tables,
+    )
     from onnxprune.report.documents import document, fields, pick
     from onnxprune.report.evaluation import (
         evaluation_tables,
@@ -75,12 +82,15 @@ def command(
     from onnxprune.workflow.shrinking import shrink
 
     settings = build(ShrinkSettings, {**given, **({"inputs": True} if inputs else {})})
-    check_output(output, force)
     config = config_beside(model)
     target = output if config is None else config_for(output, config)
+    reads = [model, config, settings.plan, settings.sensitivity, settings.calibration.data, settings.rewind]
+    reads += [settings.trimming.vocabulary, *(path for _, path in inputs)]
+    check_output(output, force, inputs=reads)
     if config is not None:
         read_config(config)  # refuses a damaged one before the work
-        check_output(target, force)
+        check_output(target, force, inputs=reads)
+    out.on_stop(lambda: nothing_written(model, settings))
     user_functions(given.get("data"), given.get("transform"), given.get("postprocess"))
     with out.progress() as progress:
         progress("load", 0, None)
@@ -88,9 +98,9 @@ def command(
         weights = output.with_name(f"{output.stem}.onnx.data")
         new_ids = output.with_name(f"{output.stem}.vocabulary.json")
         if settings.trimming.vocabulary is not None:
-            check_output(new_ids, force)
+            check_output(new_ids, force, inputs=reads)
         if loaded.external:
-            check_output(weights, force)
+            check_output(weights, force, inputs=[*reads, *loaded.data_files])
         size = file_size(loaded)
         settings = replace(settings, input_shapes=shapes, inputs=arrays)
         result = shrink(loaded, settings, progress=progress, consume=True)
@@ -105,12 +115,14 @@ def command(
             write_text(new_ids, json.dumps({"new_ids": result.new_ids}) + "\n")
         if text is not None:
             write_text(target, text)
+        out.on_stop(lambda: f"stopped; {output} was written")
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
     summary, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
     summary = replace(summary, before=result.analysis.cost)
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
+    changed = [*(["repaired"] if result.repairs else []), *(["trained"] if tuned and tuned.kept == "after" else [])]
     out.summary(
         document(
             "prune",
@@ -127,15 +139,16 @@ def command(
             evaluation=evaluation,
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
+        *([pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS)] if out.verbosity > 0 else []),
+        *([comparison_tables(checked)] if out.verbosity > 0 else []),
+        left_out_tables("not repaired", result.unrepaired, dense.labels),
+        *([] if tuned is None else [finetuning_tables(tuned)]),
         cost_tables(summary, files),
         removal_tables(summary),
         *([] if latency is None else [latency_tables(latency)]),
-        comparison_tables(checked),
-        left_out_tables("not repaired", result.unrepaired),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
-        *([] if tuned is None else [finetuning_tables(tuned)]),
-        pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS),
-    )
+        proof_tables(checked.verification, " and ".join(changed)),
+    )  # what matters most comes last
     warn_of_gaps(out, result.plan, result.pruned.verification)
     out.note(f"wrote {output}" + (f" and {new_ids}" if result.new_ids is not None else ""))
     if config is not None:

@@ -74,7 +74,9 @@ def command(
     The layers that read the removed channels are refitted on part of the data; the error is measured on another part.
     Labels are needed only if the metric needs them. The default criterion is obs.
     """
+    from onnxprune.planning.budget import eligible, with_names
     from onnxprune.report.documents import document
+    from onnxprune.report.layout import count
     from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
     from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
     from onnxprune.trace.outputs import followed
@@ -85,11 +87,12 @@ def command(
     if any(not 0 < share <= 1 for share in shares):
         raise PlanError("OP303", "a share must be above 0 and at most 1", where="--share")
     if plot is not None:
-        check_output(plot, force)
+        check_output(plot, force, inputs=[model, calibration.data])
     criterion, steps = planning.get("criterion", "obs"), shares or SHARES
     user_functions(calibration.data, calibration.reading.postprocess, metric)
     analysis, _ = open_model(out, model, input_shapes, policies=policies, data=calibration)
     graph = analysis.graph
+    constraints = with_names(constraints, graph)
     settings = {
         "criterion": criterion,
         "metric": metric,
@@ -105,7 +108,7 @@ def command(
         record = resume(output, record, graph)
         out.note(f"resuming from {output}, which has {len(record.curves)} groups")
     elif output is not None:
-        check_output(output, force)
+        check_output(output, force, inputs=[model, calibration.data])
     tell_of_front(graph)
     samples = open_samples(calibration, graph.proto, seed=seed, limit=LIMIT)
     batches = batches_of(samples, graph.proto)
@@ -117,7 +120,13 @@ def command(
     else:
         judge = MetricLoss(graph.proto, samples, metric)
     done = len(record.curves)
+    fixed, free = eligible(graph, constraints)
+    groups = len(fixed) + len(free)
+    if output is not None:
+        resumes = "the same command resumes"
+        out.on_stop(lambda: f"stopped; {output} has {count(len(record.curves), 'group')} of {groups}; {resumes}")
     with out.progress() as progress:
+        progress("sensitivity", done, groups)
         for curve in measure(
             graph,
             fitted,
@@ -129,7 +138,7 @@ def command(
             known=record.curves,
         ):
             record = record.with_curve(curve)
-            progress("sensitivity", len(record.curves), len(graph.groups))
+            progress("sensitivity", len(record.curves), groups)
             if output is not None:
                 write_text(output, record.to_json(graph))
     curves = [record.curves[i] for i in sorted(record.curves)]

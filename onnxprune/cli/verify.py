@@ -13,8 +13,15 @@ from onnxprune.cli.output import Output, reporting, warn_of_gaps
 from onnxprune.settings import build
 from onnxprune.settings.shrinking import VerifySettings
 
+_EXAMPLES = """\b
+Examples:
+  onnxprune verify model.onnx small.onnx --plan plan.json     prove it
+  onnxprune verify model.onnx same.onnx                       do they compute the same?
+  onnxprune verify model.onnx small.onnx --tolerance 0.1      outputs may differ by 10 %
+"""
 
-@click.command("verify", short_help="Check a pruned model against its original.")
+
+@click.command("verify", short_help="Check a pruned model against its original.", epilog=_EXAMPLES)
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
 @options.of(VerifySettings, "given")
@@ -33,7 +40,8 @@ def command(
     """Check PRUNED against the ORIGINAL that it was made from.
 
     With --plan, PRUNED must compute what ORIGINAL computes with the removed weights set to zero; this is a proof.
-    Without it, the interfaces and the outputs of the models are compared.
+    Without it, nothing is proved: PRUNED must have ORIGINAL's interface, and its outputs must agree within --tolerance.
+    That suits models from which nothing was removed; a pruned model needs its plan.
 
     The exit status is 1 if a check fails.
     """

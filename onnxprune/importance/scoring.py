@@ -14,11 +14,19 @@ from onnxprune.importance.registry import find
 from onnxprune.importance.roles import roles
 from onnxprune.importance.weight_view import WeightView
 from onnxprune.model.stream import Batches
+from onnxprune.progress import Progress, silent
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 
 
-def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batches | None = None) -> list[Scores]:
+def score(
+    graph: ChannelGraph,
+    name: str = "l2",
+    *,
+    seed: int = 0,
+    batches: Batches | None = None,
+    progress: Progress = silent,
+) -> list[Scores]:
     """Score the units of every group.
 
     Raw scores are divided by the mean of their absolute values over the group, as in DepGraph (Fang et al., CVPR 2023):
@@ -30,6 +38,7 @@ def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batc
         name: the criterion.
         seed: for random criteria.
         batches: returns the inputs, for criteria that run the network.
+        progress: called with the groups that are done.
 
     Returns:
         For every group of ``graph.groups`` the scores of its units in their order, shape (units,); higher is more
@@ -45,7 +54,10 @@ def score(graph: ChannelGraph, name: str = "l2", *, seed: int = 0, batches: Batc
     if entry.data and batches is None:
         hint = "give unlabeled inputs with `data`, or use a criterion that reads only weights, such as l2"
         raise PlanError("OP312", f"criterion {name!r} needs inputs", hint=hint)
-    scores = [raw_scores(name, view) for view in views(graph, seed=seed, batches=batches if entry.data else None)]
+    scores = []
+    for view in views(graph, seed=seed, batches=batches if entry.data else None):
+        scores.append(raw_scores(name, view))
+        progress("score", len(scores), len(graph.groups))
     if scores and all(np.isnan(s).all() for s in scores):
         cause = f"criterion {name!r} can score no group of channels"
         if entry.reads:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from math import prod
 
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto
 
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
@@ -19,6 +20,24 @@ Macs = tuple[tuple[str, ...], Callable[..., int]]
 def contracts(node: NodeProto) -> bool:
     """Whether a node sums products over channels, within an attention or not."""
     return _counted(card_of(node.domain, node.op_type))
+
+
+def layer_names(proto: ModelProto) -> list[str]:
+    """Return the names of a normalized model's layers, which are its contractions, in graph order; L1 is the first."""
+    return [node.name for node in proto.graph.node if contracts(node)]
+
+
+def layer_of_number(text: str, proto: ModelProto) -> str | None:
+    """Return the name of the layer that a number such as "L17" stands for.
+
+    Returns:
+        None if the text isn't a number of a layer of this model, or is the name of a node.
+    """
+    number = re.fullmatch(r"L([1-9]\d{0,6})", text)
+    if number is None or any(node.name == text for node in proto.graph.node):
+        return None
+    names = layer_names(proto)
+    return names[int(number[1]) - 1] if int(number[1]) <= len(names) else None
 
 
 def multiply_accumulates(

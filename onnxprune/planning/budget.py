@@ -7,6 +7,7 @@ target. Steps that the last one made unnecessary are then undone: one step less 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnxprune.channels.values import Ids, Mask
 from onnxprune.cost.forecast import Forecast
 from onnxprune.errors import PlanError
+from onnxprune.operators.contractions import layer_of_number
 from onnxprune.settings.planning import Constraints, PlanSettings, Target, Targets
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
@@ -273,6 +275,24 @@ def _without_unnecessary(
     return taken
 
 
+def with_names(constraints: Constraints, graph: ChannelGraph) -> Constraints:
+    """Return constraints whose layer numbers, such as L17, are replaced by patterns of the layers' names.
+
+    Numbers change when residual blocks are removed, names don't.
+    """
+
+    def pattern(text: str) -> str:
+        name = layer_of_number(text, graph.proto)
+        return text if name is None else re.sub(r"([*?[])", r"[\1]", name)
+
+    return replace(
+        constraints,
+        include=tuple(map(pattern, constraints.include)),
+        exclude=tuple(map(pattern, constraints.exclude)),
+        ratio_for=tuple((pattern(text), ratio) for text, ratio in constraints.ratio_for),
+    )
+
+
 def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[Group, float]], list[Group]]:
     """Return the groups with a fixed ratio, with it, and the groups that the allocation may use."""
     names = [n.name for n in graph.proto.graph.node]
@@ -283,7 +303,7 @@ def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[
     ):
         for pattern in patterns:
             if not any(fnmatchcase(n, pattern) for n in names):
-                hint = "the command `inspect MODEL` lists the names"
+                hint = "the command `inspect MODEL` lists the names and the numbers of layers"
                 raise PlanError("OP304", f"no node's name matches {pattern!r}", where=name, hint=hint)
     fixed, free = [], []
     for group in graph.groups:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_lowercase
+
+from rich.text import Text
 
 from onnxprune.benchmarking.gate import FORMAT, Change
 from onnxprune.benchmarking.layer_changes import LayerChange
 from onnxprune.benchmarking.result import Benchmark, Case, Result
 from onnxprune.report.documents import Document, document, fields
+from onnxprune.report.labels import Labels
 from onnxprune.report.layout import (
     BAD,
     CODE,
@@ -142,26 +146,30 @@ def _operators(results: Sequence[Result]) -> Tables:
 
 
 def _layers(changes: Sequence[LayerChange]) -> Tables:
-    slow = sorted(changes, key=lambda c: -c.seconds[0])
+    slow = sorted(changes, key=lambda c: -c.seconds[0])[:_LAYERS]
+    letters = dict(zip(dict.fromkeys(c.reason for c in slow if c.reason), ascii_lowercase, strict=False))
+    labels = Labels.numbered({c.name: c.number for c in changes if c.number})
     rows: Rows = (
         (
-            Name(c.name),
+            labels.name(c.name),
             "" if not c.shapes[0] else f"{dims(c.shapes[0])} → {dims(c.shapes[1])}",
             change(*c.macs),
             *map(milliseconds, c.seconds),
             f"{c.seconds[1] / c.seconds[0] - 1:+.1%}" if c.seconds[0] else "-",
-            line((c.reason, CODE)),
+            Text(letters.get(c.reason, ""), CODE),
         )
-        for c in slow[:_LAYERS]
+        for c in slow
     )
     more = f"; {len(changes) - _LAYERS} more in the JSON output" if len(changes) > _LAYERS else ""
     yield heading("time by layer", f"each with the operators up to the next, slowest first{more}")
+    yield from labels.note()
     figures = right("MACs", "before", "after", "time")
-    yield table(flexible("layer") + left("weight") + figures + flexible("why pruning didn't pay off"), rows)
+    yield table(flexible("layer") + left("weight") + figures + left(""), rows)
     if lost := [c for c in changes if c.paid is False]:
-        part = share(sum(c.seconds[0] for c in lost), sum(c.seconds[0] for c in changes))
-        text = f"Pruning didn't pay off in {count(len(lost), 'layer')} with {percent(part)} of the time before."
-        yield paragraph(text, FAINT)
+        part = percent(share(sum(c.seconds[0] for c in lost), sum(c.seconds[0] for c in changes)))
+        text = f"Pruning didn't pay off in {count(len(lost), 'layer')} with {part} of the time before:"
+        yield paragraph(f"{text} the time fell by less than half the share that the MACs fell by.", FAINT)
+        yield table(left("") + flexible(""), [(Text(letter, CODE), reason) for reason, letter in letters.items()])
 
 
 def _environment(found: Benchmark) -> Tables:

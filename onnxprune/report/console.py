@@ -15,6 +15,7 @@ from onnxprune.cost.cost import Cost
 from onnxprune.errors import CATALOG
 from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
 from onnxprune.report.index import Reach
+from onnxprune.report.labels import PLAIN, Labels
 from onnxprune.report.layout import (
     BAD,
     CODE,
@@ -43,7 +44,7 @@ from onnxprune.report.layout import (
 )
 from onnxprune.report.operators import Operator, count_states
 from onnxprune.report.summary import ModelSummary, PlanSummary
-from onnxprune.rewrite.comparison import Comparison, ModelHeader, OutputDistance, Port
+from onnxprune.rewrite.comparison import Comparison, ModelHeader, Port
 from onnxprune.rewrite.verify import Verification
 from onnxprune.trace import Group
 
@@ -71,11 +72,12 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
     outputs = (_port("output", port, None) for port in header.outputs)
     yield table(left("") + flexible("") + left("", "", ""), [*inputs, *outputs])
 
+    yield from summary.labels.note()
     yield heading("layers", "channels: groups (g) or the codes of what pins them")
     columns = flexible("node") + left("operator", "weight", "output") + right("params", "MACs") + left("channels")
     layers = (
         (
-            Name(layer.cost.node),
+            summary.labels.name(layer.cost.node),
             layer.cost.op,
             dims(layer.cost.weight) if layer.weighted else "",
             dims(layer.cost.output),
@@ -98,9 +100,9 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
         )
         for g in summary.groups
     )
-    yield _group_table(["units", "nodes", "params"], groups)
+    yield _group_table(["units", "nodes", "params"], groups, summary.labels)
 
-    yield from pin_tables(summary, f"see the command `explain {path}`")
+    yield from _pin_tables(summary, f"see the command `explain {path}`")
     yield heading("totals", _at(summary.inputs))
     cost = summary.cost.totals()
     totals = [(label, si(cost[key], unit)) for key, (label, unit) in _COSTS.items()]
@@ -119,6 +121,11 @@ def pin_tables(summary: ModelSummary, hint: str = "", first: int | None = None) 
         hint: a note for the heading.
         first: the number of reasons shown; all by default.
     """
+    yield from summary.labels.note()
+    yield from _pin_tables(summary, hint, first)
+
+
+def _pin_tables(summary: ModelSummary, hint: str, first: int | None = None) -> Tables:
     params = summary.cost.params
     yield heading("pinned channels", hint if params else "")
     if not params:
@@ -131,7 +138,7 @@ def pin_tables(summary: ModelSummary, hint: str = "", first: int | None = None) 
             str(len(pin.layers)),
             percent(share(pin.held, params)),
             percent(share(pin.locked, params)),
-            Name(pin.layers[0]),
+            summary.labels.name(pin.layers[0]),
         )
         for pin in summary.pins[:first]
     )
@@ -166,10 +173,11 @@ def group_tables(summary: PlanSummary) -> Tables:
     """Show what a plan removes from each group."""
     changed = [c for c in summary.groups if c.removed]
     unchanged = len(summary.groups) - len(changed)
+    yield from summary.labels.note()
     yield heading("groups", f"{count(unchanged, 'other')} unchanged" if unchanged else "")
     sizes = ((c.group, len(c.group.units), c.kept) for c in changed)
     rows = ((group, str(units), str(kept), change(units, kept)) for group, units, kept in sizes)
-    yield _group_table(["units", "kept", "change"], rows)
+    yield _group_table(["units", "kept", "change"], rows, summary.labels)
     if summary.blocks:
         yield paragraph(f"removed {_blocks(summary)}")
     yield from _states(summary)
@@ -222,16 +230,34 @@ def comparison_tables(comparison: Comparison) -> Tables:
     elif comparison.verification is not None:
         yield from _verification(comparison.verification)
     elif comparison.distances is not None:
-        yield from _distances(comparison.distances)
+        yield from _distances(comparison)
         yield from map(paragraph, comparison.notes)
     else:
         yield heading("verification")
         yield paragraph("not proved: verification was skipped", CODE)
 
 
-def node_tables(node: str, op: str, axes: Sequence[Axis]) -> Tables:
+def proof_tables(proof: Verification | None, then: str = "") -> Tables:
+    """Say in a line how the rewriting was proved, and list what couldn't be.
+
+    Args:
+        proof: the proof; None if it was skipped.
+        then: what was done to the model after it.
+    """
+    yield line("")
+    if proof is None:
+        yield paragraph("not proved: verification was skipped", CODE)
+        return
+    partly = ("rewriting proved in part", CODE) if proof.unproved else ("rewriting proved", GOOD)
+    meaning = f": error {proof.error:.2g}, allowed {proof.tolerance:.2g}{f'; then {then}' if then else ''}"
+    yield paragraph(line(partly, meaning))
+    yield from _gaps(proof)
+
+
+def node_tables(node: str, op: str, axes: Sequence[Axis], labels: Labels = PLAIN) -> Tables:
     """Show for every set of a node's channels what it is coupled to, or what pins it."""
-    yield heading(f'{op} "{node}"')
+    yield heading(f'{op} "{labels.short(node)}"', labels.name(node).tag.strip())
+    yield from labels.note()
     if not axes:
         yield paragraph("No channels: its inputs and outputs have positions only, or are computed from sizes.")
     for axis in axes:
@@ -239,23 +265,24 @@ def node_tables(node: str, op: str, axes: Sequence[Axis]) -> Tables:
         kind = "channel" if axis.role == "other" else f"{axis.role} channel"
         yield line("\n  ", (count(axis.size, kind), "bold"), (f"  {places}", FAINT))
         for coupled in axis.coupled:
-            yield from _coupled(node, axis.role, coupled)
+            yield from _coupled(node, axis.role, coupled, labels)
         for held in axis.held[:_MANY]:
-            yield from _held(held)
+            yield from _held(held, labels)
         if len(axis.held) > _MANY:
             yield paragraph(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT, indent=4)
 
 
-def held_tables(code: str, axes: Sequence[HeldAxis]) -> Tables:
+def held_tables(code: str, axes: Sequence[HeldAxis], labels: Labels = PLAIN) -> Tables:
     """Show the weights' axes that a reason pins, or what the code means if it pins none."""
     if not axes:
         yield from code_tables(code)
         yield paragraph("No weight of this model stays for this reason.")
         return
     yield heading(f"{code} {CATALOG[code].title}")
+    yield from labels.note()
     rows = (
         (
-            Name(axis.nodes[0]),
+            labels.name(axis.nodes[0]),
             Name(axis.place.tensor),
             str(axis.place.axes[0]),
             f"{axis.channels} of {axis.size}",
@@ -297,6 +324,11 @@ def _verification(v: Verification) -> Tables:
         f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value."
     )
     yield paragraph(line(outcome, meaning))
+    yield from _gaps(v)
+
+
+def _gaps(v: Verification) -> Tables:
+    """Say what a reader of a proof must know, and which nodes it doesn't cover."""
     yield from map(paragraph, v.notes)
     if v.unproved:
         yield paragraph("The tensors above are where the part ends that ONNX Runtime's CPU provider runs. Not proved:")
@@ -306,7 +338,7 @@ def _verification(v: Verification) -> Tables:
             yield paragraph(f"and {count(len(v.unproved) - _MANY, 'more node')}", FAINT, indent=4)
 
 
-def _distances(distances: Sequence[OutputDistance]) -> Tables:
+def _distances(comparison: Comparison) -> Tables:
     yield heading("comparison", "difference relative to the original's largest value")
     rows = (
         (
@@ -315,10 +347,12 @@ def _distances(distances: Sequence[OutputDistance]) -> Tables:
             "-" if d.cosine is None else f"{d.cosine:.4f}",
             "" if d.sound else Text("another shape, or not finite", BAD),
         )
-        for d in distances
+        for d in comparison.distances or ()
     )
     yield table(flexible("output") + right("difference", "cosine") + left(""), rows)
-    yield paragraph("The interface is unchanged. The outputs are not proved right: that needs the `plan`.")
+    outcome = ("The outputs agree", GOOD) if comparison.agree else ("The outputs differ", BAD)
+    meaning = f"; {comparison.tolerance:.2g} is allowed. Nothing is proved: that needs the `plan`."
+    yield paragraph(line(outcome, meaning))
 
 
 def _blocks(summary: PlanSummary) -> str:
@@ -352,21 +386,21 @@ def _reach(reach: Reach) -> Text:
     return Text(" ").join(parts) if parts else Text("-", FAINT)
 
 
-def _group_table(figures: Sequence[str], rows: Iterable[tuple[Group, str, str, str]]) -> RenderableType:
+def _group_table(figures: Sequence[str], rows: Iterable[tuple[Group, str, str, str]], labels: Labels) -> RenderableType:
     """Return a table of groups with three figures each."""
     cells: Rows = (
-        (group_tag(group.index), Name(group.name), *values, Text("" if group.exact else "approximate", CODE))
+        (group_tag(group.index), labels.name(group.name), *values, Text("" if group.exact else "approximate", CODE))
         for group, *values in rows
     )
     return table(left("") + flexible("made by") + right(*figures) + left(""), cells)
 
 
-def _coupled(node: str, role: Role, coupled: Coupled) -> Tables:
+def _coupled(node: str, role: Role, coupled: Coupled, labels: Labels) -> Tables:
     group = coupled.group
     kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
     size = f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})"
     yield paragraph(line(f"{coupled.channels:,} removable, in group ", group_tag(group.index), size), indent=4)
-    rows = [(Name(p.node), _path(p.path) or "directly") for p in coupled.partners[:_MANY]]
+    rows = [(labels.name(p.node), _path(p.path, labels) or "directly") for p in coupled.partners[:_MANY]]
     if rows:
         title = "also made by" if "output" in role else "made by"
         yield table(flexible(title, "coupled through"), rows, indent=6)
@@ -376,19 +410,20 @@ def _coupled(node: str, role: Role, coupled: Coupled) -> Tables:
     others = [n for n in group.nodes if n not in listed]
     if others:
         more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
-        yield paragraph(f"also in {', '.join(others[:_MANY])}{more}", FAINT, indent=6)
+        yield paragraph(f"also in {', '.join(map(labels.short, others[:_MANY]))}{more}", FAINT, indent=6)
 
 
-def _held(held: Held) -> Tables:
+def _held(held: Held, labels: Labels) -> Tables:
     pin = held.pin
     yield paragraph(line(f"{held.channels:,} pinned: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"), indent=4)
     if held.path and not pin.node.endswith(f'"{held.path[0]}"'):
-        yield paragraph(f"through {_path(held.path)}", FAINT, indent=6)
+        yield paragraph(f"through {_path(held.path, labels)}", FAINT, indent=6)
     if pin.hint:
         yield paragraph(f"help: {pin.hint}", FAINT, indent=6)
 
 
-def _path(path: Sequence[str]) -> str:
+def _path(path: Sequence[str], labels: Labels) -> str:
+    path = [labels.short(node) for node in path]
     if len(path) <= _LONG:
         return " → ".join(path)
     half = _LONG // 2

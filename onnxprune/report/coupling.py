@@ -16,6 +16,7 @@ from onnx import NodeProto
 from onnxprune.channels.ledger import Pin
 from onnxprune.channels.values import Factor, Ids
 from onnxprune.errors import UsageError
+from onnxprune.operators.contractions import layer_of_number
 from onnxprune.report.index import KERNEL, Index
 from onnxprune.report.layout import shorten
 from onnxprune.trace import Group
@@ -120,12 +121,13 @@ class HeldAxis:
 
 
 def find_node(index: Index, name: str) -> NodeProto:
-    """Return the node with a name, or the only one that matches a pattern.
+    """Return the node with a name, a layer by its number (L17), or the only node that matches a pattern.
 
     Raises:
         UsageError: no node matches, or several do (OP606).
     """
     nodes = index.nodes
+    name = layer_of_number(name, index.graph.proto) or name
     if name in nodes:
         return nodes[name]
     fits = [n for n in nodes if fnmatchcase(n, name)]

@@ -57,7 +57,7 @@ def fields(result: Any) -> dict[str, Any]:
         case GroupChange():
             return {**_group(result.group), **pick(result, "removed", "kept")}
         case LayerSummary():
-            return {**fields(result.cost), **pick(result, "weighted", "reads", "makes")}
+            return {"number": result.number, **fields(result.cost), **pick(result, "weighted", "reads", "makes")}
         case ModelSummary():
             prunable = {
                 "params": result.prunable,
@@ -77,7 +77,7 @@ def fields(result: Any) -> dict[str, Any]:
             }
         case Comparison():
             found = pick(result, "verification", "distances", "notes")
-            return {"proved": result.proved, "interface_changes": result.changes, **found}
+            return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
         case Verification():
             return {**_all(result), **pick(result, "error", "informative")}
     return _all(result)

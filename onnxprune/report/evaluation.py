@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Evaluation, Score
 from onnxprune.report.documents import pick
-from onnxprune.report.layout import FAINT, Name, Tables, count, flexible, heading, left, paragraph, right, table
+from onnxprune.report.labels import PLAIN, Labels
+from onnxprune.report.layout import FAINT, Tables, count, flexible, heading, left, paragraph, right, table
 from onnxprune.settings.evaluation import METRICS, higher_is_better
 
 if TYPE_CHECKING:
@@ -75,13 +76,13 @@ def finetuning_tables(result: FineTuned) -> Tables:
     yield paragraph(_outcome(result), FAINT)
 
 
-def left_out_tables(title: str, layers: Sequence[LeftOut]) -> Tables:
+def left_out_tables(title: str, layers: Sequence[LeftOut], labels: Labels = PLAIN) -> Tables:
     """Show the layers whose weights a method couldn't change, with the reasons; nothing if there are none."""
     if layers:
         yield heading(title, count(len(layers), "layer"))
         yield table(
             flexible("node") + left("operator") + flexible("reason"),
-            ((Name(x.node), x.operator, x.reason) for x in layers),
+            ((labels.name(x.node), x.operator, x.reason) for x in layers),
         )
 
 

@@ -1,11 +1,17 @@
-"""Parts of console reports: borderless tables, headings, paragraphs, and numbers with units."""
+"""Parts of console reports: borderless tables, headings, paragraphs, and numbers with units.
+
+Numbers are never cut. Where the columns of a table don't fit, each row becomes a block of lines.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import compress
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -20,30 +26,44 @@ FAINT = "dim"
 GOOD = "green"
 BAD = "bold red"
 _LINE = 96
-_SHORTEST = 16
+_SHORTEST = 16  # characters of a name
+_PHRASE = 24  # characters of a line of running text in a column
+_GAP = 2  # spaces between columns
+_FEW = 12  # rows
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that is shortened in the middle where space is scarce; never in a pipe.
+    """A name that is shortened in the middle where space is scarce.
 
     Attributes:
         text: the name.
         style: its style.
+        tag: what is written before the name and never shortened, such as the number of a layer.
     """
 
     text: str
     style: str = ""
+    tag: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw as much of the name as fits."""
-        text = shorten(printable(self.text), options.max_width)
-        yield Text(text, style=self.style, no_wrap=True, end="")
+        text = shorten(printable(self.text), options.max_width - len(self.tag))
+        yield Text.assemble((self.tag, FAINT), (text, self.style), no_wrap=True, end="")
+
+    @property
+    def length(self) -> int:
+        """The number of characters of the whole name and its tag."""
+        return len(self.tag) + cell_len(printable(self.text))
+
+    @property
+    def least(self) -> int:
+        """The number of characters that can't be saved."""
+        return min(len(self.tag) + _SHORTEST, self.length)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Return the width of the whole name, and 16 characters as the least."""
-        length = len(printable(self.text))
-        return Measurement(min(length, _SHORTEST), length).with_maximum(options.max_width)
+        """Return the width of the whole name, and the least to which it can be shortened."""
+        return Measurement(self.least, self.length).with_maximum(options.max_width)
 
 
 Cell = str | Text | Name
@@ -74,11 +94,113 @@ def table(columns: Sequence[Column], rows: Rows, *, indent: int = 2) -> Renderab
         rows: a cell for each column.
         indent: spaces to the left of the table.
     """
-    titled = any(str(column.header) for column in columns)
-    grid = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=titled)
-    for row in rows:
-        grid.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
-    return Padding(grid, (0, 0, 0, indent))
+    cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
+    return Padding(_Sheet(columns, cells), (0, 0, 0, indent))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """A table, or a block of lines for each row where its columns don't fit."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Text | Name]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table or the blocks."""
+        if self._needed() <= options.max_width:
+            yield self._grid()
+        else:
+            yield from map(self._block, self.rows)
+
+    def _needed(self) -> int:
+        """Return the least width of the table: no number is cut, and flexible columns can still be read."""
+        cells = [[Text(str(column.header)), *(row[i] for row in self.rows)] for i, column in enumerate(self.columns)]
+        widths = [max(map(_length, column)) for column in cells]
+        flexible = [not column.no_wrap for column in self.columns]
+        # Rich cuts the widest columns to one width, so each must be able to be as narrow as any other needs.
+        level = max((_least(cell) for column in compress(cells, flexible) for cell in column), default=0)
+        needed = (min(width, level) if free else width for width, free in zip(widths, flexible, strict=True))
+        return sum(needed) + _GAP * (len(self.columns) - 1)
+
+    def _grid(self) -> Table:
+        titled = any(str(column.header) for column in self.columns)
+        columns, padding = map(copy, self.columns), (0, _GAP, 0, 0)
+        grid = Table(*columns, box=None, pad_edge=False, padding=padding, header_style="bold", show_header=titled)
+        for row in self.rows:
+            grid.add_row(*row)
+        return grid
+
+    def _block(self, row: Sequence[Text | Name]) -> RenderableType:
+        """Return a row as a line with its first cells, and its figures below.
+
+        A column without a title continues the one before it. Many rows are packed more closely than a few.
+        """
+        head = 1
+        while head < len(row) and not self.columns[head].no_wrap and not str(self.columns[head - 1].header):
+            head += 1  # a number or a code before a name
+        counted = self.columns[0].justify == "right"
+        first = _beside([*([Text(str(self.columns[0].header))] if counted else []), *row[:head]])
+        figures: list[tuple[str, list[Text | Name]]] = []
+        for column, cell in zip(self.columns[head:], row[head:], strict=True):
+            if str(column.header) or not figures:
+                figures.append((str(column.header), []))
+            figures[-1][1].append(cell)
+        shown = [(Text(title, FAINT), _beside(cells)) for title, cells in figures if any(map(_length, cells))]
+        lines = Table.grid(padding=(0, _GAP, 0, 0))
+        if len(self.rows) > _FEW:
+            lines.add_row(_Packed([Text(" ").join(map(_text, pair)) for pair in shown]))
+        else:
+            lines.add_column(min_width=min(max((len(title) for title, _ in figures), default=0), _PHRASE))
+            for title, cell in shown:
+                lines.add_row(Name(str(title), FAINT) if len(title) > _PHRASE else title, cell)
+        return Group(_alone(first), Padding(lines, (0, 0, 0, _GAP))) if shown else _alone(first)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Texts that follow each other, as many in a line as fit."""
+
+    parts: Sequence[Text]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the lines."""
+        lines = [Text()]
+        for part in self.parts:
+            if lines[-1] and lines[-1].cell_len + _GAP + part.cell_len > options.max_width:
+                lines.append(Text())
+            lines[-1].append(" " * _GAP if lines[-1] else "").append_text(part)
+        yield from lines
+
+
+def _alone(cell: Text | Name) -> RenderableType:
+    """Return a cell as a line of its own."""
+    line = Table.grid()
+    line.add_row(cell)
+    return line
+
+
+def _beside(cells: Sequence[Text | Name]) -> Text | Name:
+    """Join cells, those that are empty left out; a name at the end can still be shortened."""
+    *before, last = [cell for cell in cells if _length(cell)] or [Text()]
+    if isinstance(last, Name):
+        return replace(last, tag="".join(f"{_text(cell)}{' ' * _GAP}" for cell in before) + last.tag)
+    return Text(" " * _GAP).join(map(_text, (*before, last)))
+
+
+def _text(cell: Text | Name) -> Text:
+    return cell if isinstance(cell, Text) else Text(cell.tag + printable(cell.text), cell.style)
+
+
+def _length(cell: Text | Name) -> int:
+    return cell.length if isinstance(cell, Name) else cell_len(str(cell))
+
+
+def _least(cell: Text | Name) -> int:
+    """Return the least width of a cell in a flexible column: names are shortened, text wraps between words."""
+    if isinstance(cell, Name):
+        return cell.least
+    text = str(cell)
+    return max([min(cell_len(text), _PHRASE), *map(cell_len, text.split())])
 
 
 def heading(text: str, note: str = "") -> RenderableType:

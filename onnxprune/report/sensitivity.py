@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.report.layout import FAINT, Name, Rows, Tables, count, heading, left, paragraph, right, table
+from onnxprune.report.labels import Labels
+from onnxprune.report.layout import FAINT, Rows, Tables, count, flexible, heading, paragraph, right, table
 from onnxprune.sensitivity import Curve
 from onnxprune.trace.graph import ChannelGraph
 
@@ -27,12 +28,14 @@ def sensitivity_tables(graph: ChannelGraph, curves: Sequence[Curve], shares: Seq
         measure: what the errors are, in words.
     """
     titles = (f"-{share:.0%}" if share < 1 else "most" for share in shares)
+    labels = Labels.of(graph.proto)
     rows: Rows = (
-        (Name(graph.groups[c.group].name), str(len(c.order)), *(_error(_nearest(c, share)) for share in shares))
+        (labels.name(graph.groups[c.group].name), str(len(c.order)), *(_error(_nearest(c, share)) for share in shares))
         for c in curves
     )
+    yield from labels.note()
     yield heading("sensitivity", f"{count(len(curves), 'group')}, each pruned alone")
-    yield table(left("group") + right("units", *titles), rows)
+    yield table(flexible("group") + right("units", *titles), rows)
     yield paragraph(
         f"{measure} with a share of the group's units removed, the least important first, and the layers that read "
         "them refitted. Shares are rounded to what the constraints allow.",

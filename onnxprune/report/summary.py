@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.channels.values import Ids, Shape
 from onnxprune.cost.cost import Cost, LayerCost, cost
 from onnxprune.report.index import KERNEL, Index, Reach
+from onnxprune.report.labels import PLAIN, Labels
 from onnxprune.trace import ChannelGraph, Group
 from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 
@@ -27,12 +28,14 @@ class LayerSummary:
         weighted: whether it has weights; a product of two activations has none.
         reads: what can be removed of its input channels.
         makes: what can be removed of its output channels.
+        number: its number, see `Labels`.
     """
 
     cost: LayerCost
     weighted: bool
     reads: Reach
     makes: Reach
+    number: int = 0
 
     @property
     def reached(self) -> bool:
@@ -83,6 +86,7 @@ class ModelSummary:
         groups: its groups, by index.
         pins: why channels can't be removed; first the reason that locks most parameters.
         prunable: number of removable elements of weights.
+        labels: how its nodes are called in tables.
     """
 
     cost: Cost
@@ -91,6 +95,7 @@ class ModelSummary:
     groups: tuple[GroupSummary, ...]
     pins: tuple[PinSummary, ...]
     prunable: int
+    labels: Labels = PLAIN
 
     @property
     def weighted(self) -> int:
@@ -132,6 +137,7 @@ class PlanSummary:
         groups: the change of each group.
         blocks: names of the residual blocks that are removed.
         states: the states that may shrink, with their shapes.
+        labels: how the nodes are called in tables.
     """
 
     before: Cost
@@ -140,19 +146,21 @@ class PlanSummary:
     groups: tuple[GroupChange, ...]
     blocks: tuple[str, ...] = ()
     states: tuple[ResizedState, ...] = ()
+    labels: Labels = PLAIN
 
 
 def summarize(graph: ChannelGraph) -> ModelSummary:
     """Return the summary of a traced model."""
     index = Index(graph)
-    total = cost(PrunedGraph(graph))
+    total, labels = cost(PrunedGraph(graph)), Labels.of(graph.proto)
     return ModelSummary(
         cost=total,
         inputs=graph.shapes.inputs,
-        layers=tuple(_layer(index, layer) for layer in total.layers),
+        layers=tuple(_layer(index, layer, labels.numbers[layer.node]) for layer in total.layers),
         groups=tuple(map(GroupSummary, graph.groups, index.by_group())),
         pins=summarize_pins(index),
         prunable=sum(weight.touched(~graph.pinned) for weight in index.weights),
+        labels=labels,
     )
 
 
@@ -166,6 +174,7 @@ def summarize_plan(kept: PrunedGraph) -> PlanSummary:
         groups=tuple(map(GroupChange, kept.graph.groups, removed)),
         blocks=tuple(block.name for block in kept.blocks),
         states=kept.states(),
+        labels=Labels.of(kept.original.proto),
     )
 
 
@@ -186,7 +195,7 @@ def summarize_pins(index: Index) -> tuple[PinSummary, ...]:
     return tuple(sorted(found, key=lambda p: (-p.locked, -p.held)))
 
 
-def _layer(index: Index, layer: LayerCost) -> LayerSummary:
+def _layer(index: Index, layer: LayerCost, number: int) -> LayerSummary:
     """Sort the axes of a layer's weight, or of its inputs if it has none, into those it reads and those it makes.
 
     It makes the channels that are also on its output. In residual blocks and depthwise convolutions it reads them, too.
@@ -203,4 +212,4 @@ def _layer(index: Index, layer: LayerCost) -> LayerSummary:
                 makes.append(units)
             if not is_output or np.isin(units, data).any():
                 reads.append(units)
-    return LayerSummary(layer, weight is not None, index.reach(reads), index.reach(makes))
+    return LayerSummary(layer, weight is not None, index.reach(reads), index.reach(makes), number)

@@ -89,12 +89,20 @@ class Comparison:
         distances: how far apart the outputs are; None unless they were compared without a plan. Outputs behind a
             selection are left out where the two models select different numbers; the tensors in front are there.
         notes: what was compared in place of outputs.
+        tolerance: the largest difference at which compared outputs agree.
     """
 
     changes: tuple[str, ...] = ()
     verification: Verification | None = None
     distances: tuple[OutputDistance, ...] | None = None
     notes: tuple[str, ...] = ()
+    tolerance: float = 0.0
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether outputs that were compared without a plan agree; None if none were."""
+        found = self.distances
+        return None if found is None else all(d.sound and d.difference <= self.tolerance for d in found)
 
     @property
     def proved(self) -> bool:

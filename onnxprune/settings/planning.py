@@ -144,10 +144,14 @@ class Constraints(Settings):
         None, "Make channel counts multiples of this.", at_least=1, shown="16 or 8 where layers are wide enough"
     )
     include: tuple[str, ...] = setting(
-        (), "Prune only channels that are produced by nodes whose names match this pattern.", metavar="PATTERN"
+        (),
+        "Prune only channels that are produced by nodes whose names match this pattern, or by this layer (L17).",
+        metavar="PATTERN",
     )
     exclude: tuple[str, ...] = setting(
-        (), "Don't change the weights of nodes whose names match this pattern.", metavar="PATTERN"
+        (),
+        "Don't change the weights of nodes whose names match this pattern, or of this layer (L17).",
+        metavar="PATTERN",
     )
     exact_only: bool = setting(
         False,
@@ -155,7 +159,10 @@ class Constraints(Settings):
         "channels).",
     )
     ratio_for: tuple[tuple[str, Share], ...] = setting(
-        (), "Share to remove of the channels that nodes with matching names produce.", at_least=0, below=1
+        (),
+        "Share to remove of the channels that nodes with matching names, or a layer (L17=R), produce.",
+        at_least=0,
+        below=1,
     )
 
 

@@ -205,12 +205,11 @@ class VerifySettings(Settings):
     """How to compare a pruned model with its original."""
 
     _rules: ClassVar = (
-        Rule("plan", ["tolerance"], "{other} needs {first}: without a plan nothing is proved", forbids=False),
         Rule("inputs", ["seed"], "{other} is for generated inputs, and {first} replaces them", "drop one"),
     )
 
     plan: Any = setting(
-        None, "Plan that the model was pruned with; equality can be proved only with it.", metavar="PLAN.json"
+        None, "Plan that the model was pruned with; without it, nothing can be proved.", metavar="PLAN.json"
     )
     inputs: Any = setting(None, "Arrays to compare on, by input name.", by_hand=True, shown="generated")
     tolerance: float | None = setting(None, **_TOLERANCE)

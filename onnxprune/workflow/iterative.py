@@ -17,8 +17,9 @@ from onnx import ModelProto
 from onnxprune.data import Dataset
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Source
+from onnxprune.planning.budget import with_names
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import Method
 from onnxprune.settings.planning import PlanSettings, Target
 from onnxprune.settings.shrinking import LIMIT
@@ -80,7 +81,7 @@ def prune_iteratively(
         rewind: the same network with the weights of an early stage of its training. Before training, the remaining
             weights are reset to these (Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019; Renda et al.,
             "Comparing rewinding and fine-tuning", ICLR 2020), and nothing is repaired.
-        progress: called after each step and its parts.
+        progress: called with the phases of each step.
 
     Returns:
         The final model, and the steps.
@@ -102,23 +103,26 @@ def prune_iteratively(
     early = None if rewind is None else analyze(rewind, policies=policies)
     costs = original.cost.totals()
     shares = tuple(Target(t.quantity, _share(t, costs) ** (1 / steps)) for t in settings.targets)
+    settings = replace(settings, target=shares, constraints=with_names(settings.constraints, original.graph))
     batches = batches_of(data.subset(range(min(LIMIT, len(data)))), original.graph.proto)
     analysis, rounds = original, list[Round]()
     for number in range(1, steps + 1):
-        made = plan(analysis, replace(settings, target=shares), data=batches, progress=progress)
+        part = within(progress, f"step {number} of {steps}")
+        part("score and plan", 0, None)
+        made = plan(analysis, settings, data=batches, progress=part)
+        part("rewrite and verify", 0, None)
         pruned = prune(analysis, made)
         whole = _joined(original, rounds[-1].plan, made) if rounds else made
         start = pruned.proto
         if early is not None:
             start = prune(early, replace(whole, model=early.model.sha256)).proto
         elif method is not None:
-            repair(pruned, batches, method=method, seed=settings.seed, progress=progress)
+            repair(pruned, batches, method=method, seed=settings.seed, progress=part)
         tuned = finetune(
-            start, data, teacher=original.graph.proto, validation=validation, settings=training, progress=progress
+            start, data, teacher=original.graph.proto, validation=validation, settings=training, progress=part
         )
         rounds.append(Round(whole, pruned, tuned))
         log.info("step %d of %d: %s", number, steps, rounds[-1])
-        progress("prune in steps", number, steps)
         analysis = analyze(tuned.proto, policies=policies)
     return rounds[-1].tuned.proto, tuple(rounds)
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil, log2
 
 import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, PlanError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
-from onnxprune.progress import Progress, silent
+from onnxprune.planning.budget import with_names
+from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import Method, Repair
 from onnxprune.sensitivity import Curve, loss
 from onnxprune.settings.evaluation import judging
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _JUDGED = 2000  # largest number of samples to measure the drop on
 _PRECISION = 0.02  # of the budget found, as a share of the cost
+_TRIALS = ceil(log2(1 / _PRECISION))  # each halves the range
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def prune_within(
         curves: sensitivities measured before, for the allocation "reconstruction".
         inputs: inputs for the proof, see `prune`.
         tolerance: tolerance of the proof, see `prune`.
-        progress: called after each trial.
+        progress: called with the phases of each trial.
 
     Raises:
         VerificationError: even the smallest removal exceeds the drop (OP506), or a proof failed (OP501).
@@ -102,6 +105,7 @@ def prune_within(
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
     calibration, judged = _divide(data, limit, settings.seed)
     batches = batches_of(calibration, analysis.graph.proto)
+    settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph))
     settings = settled(replace(settings, ratio=None, target=Target(quantity, 1.0)), data=True)
     if settings.allocation == "reconstruction" and curves is None and not settings.remove_blocks:
         curves = sensitivities(analysis, settings, batches, progress=progress)
@@ -109,7 +113,9 @@ def prune_within(
     trials: list[Trial] = []
     low, high = 0.0, 1.0
     while high - low > _PRECISION:
-        share = (low + high) / 2
+        share, number = (low + high) / 2, len(trials) + 1
+        part = within(progress, f"trial {number} of {_TRIALS}, {quantity} at {share:.0%}")
+        part("plan", 0, None)
         budget = replace(settings, target=Target(quantity, share))
         try:
             made = plan(analysis, budget, data=batches, sensitivity=curves)
@@ -119,13 +125,13 @@ def prune_within(
             trials.append(Trial(share, float("inf")))
             low = share
             continue
+        part("rewrite and verify", 0, None)
         pruned = prune(analysis, made, inputs=inputs, tolerance=tolerance, seed=settings.seed)
-        repairs = repair(pruned, batches, method=method, seed=settings.seed)
-        evaluation = evaluate(pruned.proto, judged, against=analysis.graph.proto, seed=settings.seed)
+        repairs = repair(pruned, batches, method=method, seed=settings.seed, progress=part)
+        evaluation = evaluate(pruned.proto, judged, against=analysis.graph.proto, seed=settings.seed, progress=part)
         metric = _metric(evaluation)
         trials.append(Trial(share, loss(evaluation, metric)))
         log.info(f"{quantity} at {share:.0%}: {metric} drops by {trials[-1].loss:.2%}")
-        progress("search", len(trials), None)
         if trials[-1].loss <= max_drop:
             best, high = MaxDropResult(pruned, repairs, evaluation, metric, ()), share
         else:

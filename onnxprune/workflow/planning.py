@@ -18,7 +18,7 @@ from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency.table import cache_folder
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.stream import Batches
-from onnxprune.planning.budget import Limits, Scores, choose
+from onnxprune.planning.budget import Limits, Scores, choose, eligible, with_names
 from onnxprune.planning.plan import PrunePlan, plan_of
 from onnxprune.planning.residual_blocks import choose_blocks, without_blocks
 from onnxprune.progress import Progress, silent
@@ -89,6 +89,7 @@ def plan(
     settings = either(PlanSettings, settings, options)
     source = model if isinstance(model, TracedModel) or not settings.timed else load(model)
     analysis = analyze(source)
+    settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph))
     batches = batches_of(data, analysis.graph.proto)
     curves = read_curves(sensitivity, analysis)
     settings = settled(settings, data=batches is not None or curves is not None)
@@ -115,7 +116,7 @@ def plan(
         if counted or not settings.timed:
             removed = spend(graph, curves, constraints, ratio=settings.ratio, target=counted or None, whole=before)
     elif not (met and not settings.timed):
-        scores = score(graph, settings.criterion, seed=settings.seed, batches=batches)
+        scores = score(graph, settings.criterion, seed=settings.seed, batches=batches, progress=progress)
         if counted or not settings.timed:
             allocation: Literal["uniform", "global"] = "global" if settings.allocation == "global" else "uniform"
             budget: dict[str, Any] = {"ratio": settings.ratio, "target": counted or None, "whole": before}
@@ -200,11 +201,14 @@ def sensitivities(
     graph, (fitted, held_back) = analysis.graph, share_out(_needed(batches))
     judge, criterion = OutputError(graph.proto, held_back, graph.front), settings.criterion or "obs"
     curves = []
+    fixed, free = eligible(graph, settings.constraints)
+    groups = len(fixed) + len(free)
+    progress("measure sensitivity", 0, groups)
     for curve in measure(
         graph, fitted, judge, criterion=criterion, constraints=settings.constraints, seed=settings.seed
     ):
         curves.append(curve)
-        progress("measure sensitivity", len(curves), len(graph.groups))
+        progress("measure sensitivity", len(curves), groups)
     return curves
 
 

@@ -139,6 +139,12 @@ class TestPaid:
         before = self.layer(64, 64), self.kernels(1e-3)
         assert self.verdict(before, (self.layer(32, 64), self.kernels(0.5e-3))) == (True, "")
 
+    @pytest.mark.parametrize(("seconds", "paid"), [(0.24e-3, True), (0.39e-3, True), (0.7e-3, False), (1.1e-3, False)])
+    def test_a_tenth_of_the_work(self, seconds: float, paid: bool) -> None:
+        """A layer that is four times as fast paid off, whatever the share of work that is left."""
+        before = self.layer(64, 64), self.kernels(1e-3)
+        assert self.verdict(before, (self.layer(8, 64, macs=3_700_000), self.kernels(seconds)))[0] is paid
+
     def test_a_layer_that_was_left_alone(self) -> None:
         side = self.layer(64, 64), self.kernels(1e-3)
         assert self.verdict(side, side) == (None, "")

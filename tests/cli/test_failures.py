@@ -78,7 +78,7 @@ class TestFailures:
             raise KeyboardInterrupt
 
         monkeypatch.setattr("onnxprune.cli.inspect.open_model", interrupted)
-        invoke("inspect", model, status=130)
+        assert invoke("inspect", model, status=130).stderr == "stopped\n"
 
     def test_usage(self) -> None:
         refused("OP602", "prun")

@@ -153,15 +153,22 @@ class TestVerify:
         refused("OP306", "prune", DIGITS, "-o", pruned, "--force", "--plan", plan)
 
     def test_without_the_plan(self, model: Path, pruned: Path) -> None:
-        found = document("verify", model, pruned)
-        assert not found["proved"] and found["verification"] is None
+        found = json.loads(invoke("verify", model, pruned, "--format", "json", status=1).stdout)
+        assert not found["agree"] and not found["proved"] and found["verification"] is None
         (distance,) = found["distances"]
         rng = np.random.default_rng(0)
         image = {"image": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)}
         a, b = (next(iter(run(session(p), image).values())) for p in (model, pruned))
         assert distance["difference"] == pytest.approx(np.abs(a - b).max() / np.abs(a).max(), rel=1e-3)
-        assert "not proved right" in invoke("verify", model, pruned).stdout
-        refused("OP302", "verify", model, pruned, "--tolerance", "0.1")
+        assert "Nothing is proved" in invoke("verify", model, pruned, status=1).stdout
+        assert "--plan" in refused("OP501", "verify", model, pruned, status=1)
+
+    def test_equal_models_agree_without_a_plan(self, model: Path, pruned: Path) -> None:
+        found = document("verify", pruned, pruned)
+        assert found["agree"] and not found["proved"]
+        (distance,) = json.loads(invoke("verify", model, pruned, "--format", "json", status=1).stdout)["distances"]
+        assert document("verify", model, pruned, "--tolerance", distance["difference"] * 1.01)["agree"]
+        invoke("verify", model, pruned, "--tolerance", distance["difference"] * 0.99, status=1)
 
     def test_another_interface(self, model: Path, pruned: Path, plan: Path) -> None:
         changed = onnx.load(pruned)

@@ -280,7 +280,7 @@ class TestCommand:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         args = ("prune", DIGITS, "-o", tmp_path / "small.onnx", "--target", "latency=95%", "--threads", "1")
         result = self.invoke(*args)
-        for text in ("latency  on cpu", "predicted", "measured", "proved right"):
+        for text in ("latency  on cpu", "predicted", "measured", "rewriting proved"):
             assert text in result.stdout
 
     @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ def test_nothing_is_lost_in_a_pipe() -> None:
 def test_figures() -> None:
     found = {name: drawn(part) for name, part in reports(network()).items()}
     layers = [line.split() for line in found["model"].splitlines()]
-    assert ["stem", "Conv", "16x3x3x3", "1x16x8x8", "448", "27.6", "k", "OP201", "→", "g0"] in layers
-    assert ["head", "MatMul", "8x10", "1x10", "80", "80", "g1", "→", "OP202"] in layers
+    assert ["L1", "stem", "Conv", "16x3x3x3", "1x16x8x8", "448", "27.6", "k", "OP201", "→", "g0"] in layers
+    assert ["L4", "head", "MatMul", "8x10", "1x10", "80", "80", "g1", "→", "OP202"] in layers
     assert "prunable parameters   98.8 %" in found["model"]
     assert "taken as 1x3x8x8" in found["model"]
     assert "OP202  graph output       2  11.1 %   1.2 %" in found["pins"]
@@ -119,7 +119,10 @@ def test_comparisons() -> None:
     assert not failed.proved
     assert "NOT right" in text(failed) and "seed 3" in text(failed)
     assert "input 'x' became 'z'" in text(Comparison(("input 'x' became 'z'",)))
-    assert "not proved right" in text(Comparison(distances=(OutputDistance("y", 0.5, None, True),)))
+    apart = (OutputDistance("y", 0.5, None, True),)
+    assert "The outputs differ" in text(Comparison(distances=apart, tolerance=0.4))
+    assert "The outputs agree" in text(Comparison(distances=apart, tolerance=0.6))
+    assert "Nothing is proved" in text(Comparison(distances=apart))
 
 
 def test_operators_are_counted() -> None:

@@ -64,7 +64,7 @@ def test_model() -> None:
         "cost": COST,
         "prunable": {"params": 0, "share": 0.0, "weighted_layers": 0, "reached_layers": 0},
         "layers": [
-            {"node": "", "op": "", "weight": [0], "output": [0], "params": 0, "macs": 0, "weighted": False}
+            {"number": 0, "node": "", "op": "", "weight": [0], "output": [0], "params": 0, "macs": 0, "weighted": False}
             | {"reads": {"groups": [], "pins": [""]}, "makes": {"groups": [0], "pins": []}}
         ],
         "groups": [WHOLE_GROUP | {"params": 0}],
@@ -102,6 +102,7 @@ def test_comparison() -> None:
     found = through_json(Comparison(verification=verification))
     assert found == {
         "proved": True,
+        "agree": None,
         "interface_changes": [],
         "notes": [],
         "verification": {
@@ -117,9 +118,10 @@ def test_comparison() -> None:
             "informative": True,
         },
         "distances": None,
+        "notes": [],
     }
     found = through_json(Comparison(distances=(OutputDistance("y", 0.5, None, True),)))
-    assert found["proved"] is False and found["verification"] is None
+    assert found["proved"] is False and found["agree"] is False and found["verification"] is None
     assert found["distances"] == [{"name": "y", "difference": 0.5, "cosine": None, "sound": True}]
 
 

@@ -1,0 +1,254 @@
+"""Progress and interruptions: what is said while a command runs, and when it is stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.cli import live
+from onnxprune.cli.live import Phase
+from onnxprune.model.session import run, session
+from tests.cli.support import DIGITS, document, invoke, refused
+from tests.report.network import network
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and pseudo-terminals")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def data(model: Path, tmp_path: Path) -> Path:
+    """Images with the network's own answers as labels."""
+    images = np.random.default_rng(0).standard_normal((96, 3, 8, 8)).astype(np.float32)
+    (logits,) = run(session(model), {"image": images}).values()
+    np.savez(path := tmp_path / "data.npz", image=images, labels=logits.argmax(1))
+    return path
+
+
+class TestPhase:
+    def test_what_is_left(self) -> None:
+        clock = Clock()
+        phase = Phase(clock)
+        phase.update("repair", 0, 12)
+        clock.now = 40.0
+        phase.update("repair", 3, 12)
+        assert str(phase) == "repair, 3 of 12, 0:40, about 2:00 left"
+
+    def test_a_phase_that_resumes(self) -> None:
+        """Groups known from before took no time now: 2 of 10 in 10 s leave 4 that take 20 s."""
+        clock = Clock()
+        phase = Phase(clock)
+        phase.update("sensitivity", 4, 10)
+        clock.now = 10.0
+        phase.update("sensitivity", 6, 10)
+        assert str(phase) == "sensitivity, 6 of 10, 0:10, about 0:20 left"
+
+    def test_the_clock_starts_with_each_phase(self) -> None:
+        clock = Clock()
+        phase = Phase(clock)
+        phase.update("trial 1 of 6: repair", 0, 4)
+        clock.now = 5.0
+        phase.update("trial 1 of 6: evaluate", 0, 4)  # the same phase, counted on
+        clock.now = 8.0
+        assert phase.seconds == 8.0
+        phase.update("trial 2 of 6: repair", 0, 4)
+        clock.now = 9.0
+        assert str(phase) == "trial 2 of 6: repair, 0 of 4, 0:01"
+
+    def test_unknown_totals_and_long_times(self) -> None:
+        clock = Clock()
+        phase = Phase(clock)
+        phase.update("load", 0, None)
+        clock.now = 3700.0
+        assert str(phase) == "load, 1:01:40"
+
+
+def test_a_line_a_minute_without_a_terminal(
+    model: Path, out: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "EVERY", 0.01)
+    args = ("prune", model, "-o", out, "--max-drop", "50%", "--data", data)
+    lines = [line for line in invoke(*args).stderr.splitlines() if line.startswith("... ")]
+    assert any(re.match(r"\.\.\. trial \d of 6, macs at \d+%: \w+", line) for line in lines), lines
+    out.unlink()
+    assert "..." not in invoke(*args, "-q").stderr
+
+
+def test_no_line_in_a_short_run(model: Path, out: Path) -> None:
+    assert invoke("prune", model, "-o", out, "--ratio", "0.5").stderr == f"wrote {out}\n"
+
+
+def test_phases_are_counted(model: Path, data: Path) -> None:
+    """Of each phase of `prune --max-drop` the first and last counts are known; none stays at 0 of unknown for long."""
+    import onnxprune as op
+
+    seen: dict[str, list[tuple[int, int | None]]] = {}
+    op.shrink(
+        model,
+        max_drop=0.5,
+        data=str(data),
+        progress=lambda text, done, total: seen.setdefault(text, []).append((done, total)),
+    )
+    assert seen["measure sensitivity"][0][0] == 0 and seen["measure sensitivity"][-1][0] == 2
+    repairs = [counts for text, counts in seen.items() if re.fullmatch(r"trial \d of 6, macs at \d+%: repair", text)]
+    assert repairs and all(counts[-1][0] == counts[-1][1] for counts in repairs)
+    assert any(text.endswith(": evaluate") for text in seen)
+
+
+def on_a_terminal(*args: object, stop_at: str | None = None) -> tuple[int, str]:
+    """Run a command on a terminal of 80 columns; interrupt it once a text appears."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "onnxprune", *map(str, args)]
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    text, stopped = "", False
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # the other end was closed
+            break
+        if not chunk:
+            break
+        text += chunk.decode(errors="replace")
+        if stop_at is not None and not stopped and stop_at in text:
+            process.send_signal(signal.SIGINT)
+            stopped = True
+    os.close(master)
+    return process.wait(timeout=60), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+@posix
+def test_log_lines_stand_alone_on_a_terminal(model: Path, out: Path, data: Path) -> None:
+    status, text = on_a_terminal("prune", model, "-o", out, "--max-drop", "50%", "--data", data)
+    assert status == 0, text
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    trials = [line for line in lines if "drops by" in line or "disagree" in line]
+    assert trials and all(re.match(r"macs at \d+%: ", line) for line in trials), lines
+    assert any(re.search(r"trial 1 of 6, macs at 50%: ", line) for line in lines)
+
+
+@posix
+class TestInterrupted:
+    """SIGINT in the middle: the exit status, what was kept, how to go on."""
+
+    def stopped(self, *args: object, when: Callable[[], bool] | None = None, at: str = "") -> str:
+        if at:
+            status, text = on_a_terminal(*args, stop_at=at)
+        else:
+            command = [sys.executable, "-m", "onnxprune", *map(str, args)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            limit = time.monotonic() + 60
+            while when is not None and not when() and process.poll() is None and time.monotonic() < limit:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, text = process.communicate(timeout=60)
+            status = process.returncode
+        assert status == 130, text
+        assert "Traceback" not in text
+        return next(line.strip() for line in re.split(r"[\r\n]+", text) if line.strip().startswith("stopped"))
+
+    def test_prune(self, model: Path, out: Path, data: Path) -> None:
+        said = self.stopped("prune", model, "-o", out, "--max-drop", "50%", "--data", data, at="trial 1 of 6")
+        assert said.startswith("stopped; nothing was written")
+        assert not out.exists() and sorted(p.name for p in out.parent.iterdir()) == ["data.npz", "model.onnx"]
+
+    def test_sensitivity_resumes(self, tmp_path: Path) -> None:
+        record = tmp_path / "record.json"
+        args = ("sensitivity", DIGITS, "-o", record, "--data", DIGITS.parent / "digits_test.npz")
+        said = self.stopped(*args, when=record.exists)
+        found = re.fullmatch(
+            rf"stopped; {re.escape(str(record))} has (\d+) groups? of 8; the same command resumes", said
+        )
+        assert found is not None, said
+        resumed = document(*args)
+        assert resumed["measured"] == 8 - int(found[1])
+
+    def test_finetune(self, tmp_path: Path) -> None:
+        data, state, out = DIGITS.parent / "digits_test.npz", tmp_path / "state.npz", tmp_path / "tuned.onnx"
+        args = ("finetune", DIGITS, "-o", out, "--data", data, "--epochs", "1000", "--checkpoint", state)
+        assert self.stopped(*args, when=state.exists) == (
+            f"stopped; {state} has the state of training; the same command with --resume goes on from it"
+        )
+        assert not out.exists()
+
+    def test_benchmark(self, model: Path) -> None:
+        assert self.stopped("benchmark", model, "--seconds", "60", at="measure") == "stopped; nothing was written"
+
+
+class TestLayerNumbers:
+    """L1, L2, ...: the layers in graph order, in all commands."""
+
+    def test_they_are_those_that_inspect_shows(self, model: Path) -> None:
+        layers = document("inspect", model)["layers"]
+        assert [(layer["number"], layer["node"]) for layer in layers] == [
+            (1, "stem"),
+            (2, "left"),
+            (3, "right"),
+            (4, "head"),
+        ]
+        for layer in layers:
+            assert document("explain", model, f"L{layer['number']}")["node"] == layer["node"]
+        refused("OP606", "explain", model, "L5")
+        refused("OP606", "explain", model, "L0")
+
+    def test_options_take_them(self, model: Path, tmp_path: Path) -> None:
+        def removed(*args: object) -> dict[str, int]:
+            path = tmp_path / "p.json"
+            return {g["name"]: g["removed"] for g in document("plan", model, "-o", path, "--force", *args)["groups"]}
+
+        for number, name in (("L1", "stem"), ("L4", "head")):
+            assert removed("--ratio", "0.5", "--exclude", number) == removed("--ratio", "0.5", "--exclude", name)
+        assert removed("--ratio", "0.5", "--include", "L1") == removed("--ratio", "0.5", "--include", "stem")
+        assert removed("--ratio-for", "L2=0.25") == removed("--ratio-for", "left=0.25")
+        assert removed("--ratio", "0.5", "--include", "L1") != removed("--ratio", "0.5", "--include", "left")
+        refused("OP304", "plan", model, "-o", tmp_path / "p.json", "--force", "--ratio", "0.5", "--include", "L9")
+
+    def test_a_node_of_that_name_comes_first(self, tmp_path: Path) -> None:
+        proto = network()
+        next(n for n in proto.graph.node if n.name == "right").name = "L1"
+        onnx.save(proto, path := tmp_path / "m.onnx")
+        assert document("explain", path, "L1")["node"] == "L1"
+        assert document("explain", path, "L3")["node"] == "L1"
+
+    def test_names_with_brackets(self, tmp_path: Path) -> None:
+        """A name isn't read as a pattern."""
+        proto = network()
+        next(n for n in proto.graph.node if n.name == "stem").name = "st[em]*"
+        onnx.save(proto, path := tmp_path / "m.onnx")
+        found = document("plan", path, "-o", tmp_path / "p.json", "--ratio", "0.5", "--include", "L1")
+        assert [g["removed"] > 0 for g in found["groups"]] == [True, False]
+
+    def test_removed_blocks_do_not_shift_them(self, tmp_path: Path) -> None:
+        layers = {layer["number"]: layer["node"] for layer in document("inspect", DIGITS)["layers"]}
+        last = max(layers) - 1
+        plans = [
+            document(
+                *("plan", DIGITS, "-o", tmp_path / f"{i}.json", "--remove-blocks", "1", "--ratio", "0.5"),
+                *("--exclude", what),
+            )
+            for i, what in enumerate((f"L{last}", layers[last]))
+        ]
+        assert plans[0]["groups"] == plans[1]["groups"]
