@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnxprune as op
 from onnxprune.data import open_data
@@ -285,7 +285,8 @@ def test_outputs_of_several_lengths_are_filled_up() -> None:
 
 def test_a_drop_is_measured_in_front_of_a_selection() -> None:
     analysis = op.analyze(detector())
-    found = prune_within(analysis, PlanSettings(), open_data({"images": images(32)}, detector()), 0.02)
+    settings = PlanSettings(constraints=op.Constraints(round_to=1))
+    found = prune_within(analysis, settings, open_data({"images": images(32)}, detector()), 0.02)
     assert found.metric == "nmse"
     measured = {s.output: s.model.value for s in found.evaluation.scores if s.metric == "nmse"}
     assert measured.keys() == {"boxes", "scores"} and all(value <= 0.02 for value in measured.values())
@@ -380,3 +381,34 @@ def test_a_detector_is_distilled_in_front_of_its_selection() -> None:
     )
     assert before.keys() == after.keys() == {"boxes", "scores"}
     assert all(after[name] < before[name] for name in before)
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_a_loop_selects_only_if_its_condition_depends_on_weights(decides: bool) -> None:
+    """A loop over all steps of a sequence has a smooth result; one that ends when a state says so has not."""
+    going = "ended = Not(big) cond_out = Identity(ended)" if decides else "cond_out = Identity(cond_in)"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        recurrence (float[T, 1, 4] x) => (float[S, 1, 2] y)
+        <float[1, 6] h0 = {{0, 0, 0, 0, 0, 0}}, int64 zero = {{0}}, bool on = {{1}}, float limit = {{3}}>
+        {{
+            xp = MatMul(x, wx)
+            sizes = Shape(x)
+            steps = Gather(sizes, zero)
+            last, all = Loop(steps, on, h0) <body = step (int64 i, bool cond_in, float[1, 6] h) =>
+                (bool cond_out, float[1, 6] h_out, float[1, 6] kept) {{
+                    hh = MatMul(h, wh)
+                    piece = Gather(xp, i)
+                    sum = Add(hh, piece)
+                    h_out = Tanh(sum)
+                    kept = Identity(h_out)
+                    top = ReduceMax <keepdims = 0> (h_out)
+                    big = Greater(top, limit)
+                    {going}
+                }}>
+            y = MatMul(all, wo)
+        }}"""
+    model = parser.parse_model(text)
+    for name, shape in {"wx": (4, 6), "wh": (6, 6), "wo": (6, 2)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    found = followed(model)
+    assert ("y" in found.replaced) == decides

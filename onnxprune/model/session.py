@@ -102,7 +102,8 @@ def run(opened: InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, 
     """
     names = [output.name for output in opened.get_outputs()]
     wide = {entry.name for entry in opened.get_inputs() if entry.type == "tensor(float)"}
-    real = {n: a.astype(np.float32) for n, a in feeds.items() if n in wide and a.dtype in _REAL}
+    arrays = {name: array for name, array in feeds.items() if name in wide and isinstance(array, np.ndarray)}
+    real = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype in _REAL}
     try:
         return dict(zip(names, opened.run(names, {**feeds, **real}), strict=True))
     except Exception as error:

@@ -221,8 +221,17 @@ class _Walk:
             self.picked.update(made)
 
     def _inner(self, node: NodeProto, body: GraphProto) -> _Walk:
-        moved = not self.moved.isdisjoint(reads(node))
-        return _Walk(body, self, (value.name for value in body.input) if moved else ())
+        """Mark the tensors of a body. What a state is after a step, it is before the next one."""
+        first = 1 if node.op_type == "Loop" else 0  # the number of the step depends on nothing
+        given = list(zip(body.input, node.input, strict=False))[first:]
+        moved = {inner.name for inner, outer in given if outer in self.moved}
+        while True:
+            walk = _Walk(body, self, moved)
+            after = zip(body.input[first:], walk.index.outputs, strict=False)
+            more = {inner.name for inner, result in after if result in walk.moved} - moved
+            if not more:
+                return walk
+            moved |= more
 
 
 _OF_SHAPE = ("Shape", "Size")  # operators that don't read values

@@ -29,7 +29,7 @@ GROUPS: dict[tuple[str, Attention], list[str]] = {
 }
 for _name, _groups in {
     "blocked_weights": ["12 x 4: 2088", "2 x 16: 2368"],  # whole blocks of input channels share their scales
-    "branches": ["12 x 1: 936", "16 x 1: 1600"],  # what both branches capture stays
+    "branches": ["12 x 1: 936", "16 x 1: 1600", "~8 x 1: 2024"],  # what both branches give leaves both
     "channels_last": ["16 x 1: 960"],
     "einsum_mixture": [
         *("10 x 1: 1280", "12 x 1: 1344", "32 x 1: 1728", "32 x 1: 3264", "4 x 1: 4096", "8 x 1: 2048", "8 x 1: 984"),

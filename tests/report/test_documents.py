@@ -118,7 +118,6 @@ def test_comparison() -> None:
             "informative": True,
         },
         "distances": None,
-        "notes": [],
     }
     found = through_json(Comparison(distances=(OutputDistance("y", 0.5, None, True),)))
     assert found["proved"] is False and found["agree"] is False and found["verification"] is None
