@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from math import inf
 from numbers import Integral
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +21,7 @@ Dims = tuple[int | str, ...]  # sizes, and the names of symbolic dimensions
 
 # Limits of the search: walks, and visits of nodes during all of them.
 _TRIES = 48
+_STRAINED_TRIES = 16  # if only bodies have contradictions
 _VISITS = 200_000
 
 _BATCH = (1, 2, 4, 8)
@@ -237,6 +239,11 @@ def _sums(inputs: Mapping[str, Dims]) -> dict[str, list[str]]:
     return {symbol: terms for symbol, terms in sums.items() if all(t in plain or t.isdecimal() for t in terms)}
 
 
+def _fit_of(walk: ShapeWalk) -> tuple[float, int]:
+    """Return how far a walk gets without a contradiction, and then how few bodies have one: these may never run."""
+    return (walk.conflict.step if walk.conflict else inf), -len(walk.strained)
+
+
 class Found(NamedTuple):
     """The result of a search for sizes.
 
@@ -284,13 +291,13 @@ def search(base: ShapeWalk, inputs: Mapping[str, Dims], bound: Mapping[str, int]
     options = [(i, pick) for i, size in enumerate(free) for pick in dict.fromkeys(size.sizes)]
     factor = avoided and avoided.factor
     led = [(i, int(pick * factor)) for i, pick in enumerate(picks) if factor and (pick * factor).denominator == 1]
-    for i, pick in (led + options * 2)[:tries]:
-        if best.walk.conflict is None:
+    for done, (i, pick) in enumerate((led + options * 2)[:tries]):
+        if best.walk.conflict is None and (not best.walk.strained or done >= _STRAINED_TRIES):
             break
         if pick != picks[i]:
             trial = [*picks[:i], pick, *picks[i + 1 :]]
             found = attempt(trial)
-            if found.walk.conflict is None or found.walk.conflict.step > best.walk.conflict.step:
+            if _fit_of(found.walk) > _fit_of(best.walk):
                 best, picks = found, trial
     if best.walk.conflict is None:
         return best._replace(avoided=avoided)

@@ -61,6 +61,7 @@ class ShapeWalk:
         self.steps = [step_of(node) for node in proto.graph.node]
         self.known = Known()
         self.conflict: Conflict | None = None
+        self.strained: set[str] = set()
         self._opsets = list(proto.opset_import)
         self._versions = {plain_domain(o.domain): o.version for o in proto.opset_import}
         self._schemas: dict[str, defs.OpSchema | None] = {}
@@ -93,7 +94,7 @@ class ShapeWalk:
             fallback: Types for tensors that can't be inferred.
             stop: Whether to stop at the first contradiction.
         """
-        self.conflict = None
+        self.conflict, self.strained = None, set()
         fallback = fallback or {}
         known = self.known
         changing: set[str] = set()  # states of Loops whose shape isn't the same at every step
@@ -114,7 +115,9 @@ class ShapeWalk:
             for name in step.outputs if fallback else ():
                 if name in fallback and name not in known.shapes and not is_body_input(step.node):
                     known.learn(name, fallback[name])
-            if message is not None and self.conflict is None and not in_body(step.node):
+            if message is not None and in_body(step.node):
+                self.strained.add(step.node.name)
+            elif message is not None and self.conflict is None:
                 factor = self._reshaped(step) if step.operator == "Reshape" else None
                 self.conflict = Conflict(index, message, factor)
                 if stop:
@@ -141,6 +144,8 @@ class ShapeWalk:
             return "it can't reshape {} to {}".format(*map(list, shapes))
         if step.operator in ("AveragePool", "Conv", "LpPool", "MaxPool") and (short := self._too_short(step)):
             return short
+        if step.operator == "Pad":
+            return self._too_short_to_reflect(step)
         if step.operator not in ("Conv", "Gemm"):
             return None
         x, w = (*(self.known.shapes.get(name, ()) for name in step.reads[:2]), (), ())[:2]
@@ -182,6 +187,17 @@ class ShapeWalk:
             reach = (window[axis] - 1) * dilations[axis] + 1
             if size + pads[axis] + pads[axis + len(x)] < reach:
                 return f"a window of {reach} doesn't fit in {size}"
+        return None
+
+    def _too_short_to_reflect(self, step: NodeStep) -> str | None:
+        """Return how a Pad reflects more positions than an axis has, if so."""
+        given, (x, amounts, *_) = attributes(step.node), (*step.reads, "", "")
+        shape, pads = self.known.shapes.get(x), self.known.values.get(amounts)
+        if given.get("mode") != "reflect" or shape is None or pads is None or len(pads) != 2 * len(shape):
+            return None
+        for axis, size in enumerate(shape):
+            if (most := int(max(pads[axis], pads[axis + len(shape)]))) >= max(size, 1):
+                return f"it reflects {most} positions of {size}"
         return None
 
     def _infer_graph(self) -> None:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.session import session
+from onnxprune.normalize import normalize
 from onnxprune.shapes import concretize
 from tests.shapes.support import (
     Arrays,
@@ -155,3 +156,24 @@ def test_a_size_is_given_by_its_symbol() -> None:
         concretize(proto, {"seq": 0})
     with pytest.raises(UsageError, match='fixed at 48 by another "seq"'):
         concretize(proto, {"seq": 48, "x": [1, 4, 3]})
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_axis_is_as_long_as_what_a_pad_reflects(mode: str, inside: bool) -> None:
+    """Also in a body of If, which may or may not run; the usual length does where edges are repeated."""
+    pads = {"pads": np.array([0, 40, 0, 40])}
+    pad = node("Pad", ["x", "pads"], ["padded"], mode=mode)
+    if inside:
+        result = [helper.make_tensor_value_info("padded", TensorProto.FLOAT, None)]
+        other = [helper.make_tensor_value_info("same", TensorProto.FLOAT, None)]
+        bodies = {
+            "then_branch": helper.make_graph([pad], "then", [], result),
+            "else_branch": helper.make_graph([node("Identity", ["x"], ["same"])], "else", [], other),
+        }
+        nodes = [node("ReduceSum", ["x"], ["sum"], keepdims=0), node("Cast", ["sum"], ["on"], to=TensorProto.BOOL)]
+        nodes.append(node("If", ["on"], ["y"], name="If_0", **bodies))
+    else:
+        nodes = [pad, node("Relu", ["padded"], ["y"])]
+    proto = normalize(model(nodes, {"x": ["N", "samples"]}, ["y"], pads))
+    assert concretize(proto).inputs["x"] == (1, 64 if mode == "reflect" else 8)
