@@ -19,6 +19,12 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
+@pytest.fixture(autouse=True)
+def wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give captured output room for long temporary paths; tests of narrow output set their own width."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the snapshots anew instead of comparing with them")
 
