@@ -161,7 +161,11 @@ def walk(candidate: Candidate, seconds: float) -> Compatibility:
             except subprocess.TimeoutExpired:
                 steps[step] = Step("time", f"more than {seconds:.0f} s")
                 return None
-            found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+            try:
+                found: dict[str, Any] = json.loads(done.stdout)
+            except ValueError:
+                steps[step] = Step("bug", " ".join((done.stdout + done.stderr)[-300:].split()))
+                return None
             if done.returncode:
                 steps[step] = Step(
                     found.get("code") or "bug", " ".join(str(found.get("cause", done.stderr[-300:])).split())

@@ -5,6 +5,9 @@ Nothing heavy (onnx, numpy, rich) is imported before a command runs, so that `--
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from onnxprune.cli.group import LazyGroup
@@ -57,6 +60,19 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+def _keep_stdout() -> None:
+    """Keep stdout for results: what native libraries write there, such as onnx's warnings, goes to stderr."""
+    try:
+        own = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # there is no stdout, or it is no file
+        return
+    old = sys.stdout
+    errors, lines = getattr(old, "errors", None), getattr(old, "line_buffering", False)
+    sys.stdout = open(own, "w", encoding=old.encoding, errors=errors, buffering=1 if lines else -1)  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line, and exit with its status."""
+    _keep_stdout()
     cli(prog_name="onnxprune")

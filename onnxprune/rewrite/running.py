@@ -19,6 +19,7 @@ from onnxprune.rewrite.arithmetic import FLOATS, cast_arrays, cast_copy
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.randomness import Randomness
 from onnxprune.rewrite.states import run_steps
+from onnxprune.shapes.generated import check_elements
 from onnxprune.shapes.runnable import Cut, runnable_part
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -166,6 +167,7 @@ def _feeds(kept: PrunedGraph, cut: Cut) -> dict[str, NDArray[Any]]:
     feeds = {}
     for name in cut.fed:
         kind, shape = tensor_dtype_to_np_dtype(shapes.types[name]), shapes.shapes[name]
+        check_elements(name, shape)
         draw = rng.standard_normal(shape) if shapes.types[name] in FLOATS else rng.integers(0, 2, shape)
         feeds[name] = np.asarray(draw).astype(kind)
     return feeds

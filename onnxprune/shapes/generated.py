@@ -229,10 +229,7 @@ def draws(proto: ModelProto, shapes: Mapping[str, Shape], seed: int = 0) -> Iter
         ModelError: an input has too many elements (OP127).
     """
     for name, shape in shapes.items():
-        if prod(shape) > _MOST_ELEMENTS:
-            sizes = ",".join(map(str, shape))
-            cause = f"input {name} has {prod(shape):.2g} elements"
-            raise ModelError("OP127", cause, where=f"{name}:{sizes}", hint="give smaller sizes with `input_shapes`")
+        check_elements(name, shape)
     roles = roles_of(proto.graph, shapes)
     types = {entry.name: entry.type.tensor_type.elem_type for entry in proto.graph.input}
     lengths = lengths_of(shapes, roles)
@@ -243,6 +240,18 @@ def draws(proto: ModelProto, shapes: Mapping[str, Shape], seed: int = 0) -> Iter
             name: draw(roles[name], shape, _dtype(types[name]), rng, attempt=attempt, lengths=lengths)
             for name, shape in shapes.items()
         }
+
+
+def check_elements(name: str, shape: Shape) -> None:
+    """Check that an array that is to be generated fits in memory.
+
+    Raises:
+        ModelError: it has too many elements (OP127).
+    """
+    if prod(shape) > _MOST_ELEMENTS:
+        sizes = ",".join(map(str, shape))
+        cause = f"input {name} has {prod(shape):.2g} elements"
+        raise ModelError("OP127", cause, where=f"{name}:{sizes}", hint="give smaller sizes with `input_shapes`")
 
 
 def lengths_of(shapes: Mapping[str, Shape], roles: Mapping[str, Role]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import onnxprune
 from onnxprune.cli import COMMANDS
 from tests.report.network import network
+from tests.toolbox import Net
 
 HEAVY = ("onnx", "onnxruntime", "numpy", "rich", "onnx_graphsurgeon")
 
@@ -115,3 +117,19 @@ def test_the_flag_of_the_last_release_is_accepted() -> None:
     known = CliRunner().invoke(cli, [*arguments, "--optimiser", "nope"])
     assert "nope" in known.output and "--optimizer" in known.output
     assert "no such option" in CliRunner().invoke(cli, [*arguments, "--optimyser", "sgd"]).output.lower()
+
+
+def test_what_native_libraries_print_stays_out_of_stdout(tmp_path: Path) -> None:
+    """onnx's checker writes a warning about experimental operators to stdout, in C++."""
+    net = Net(opset=8)
+    x = net.conv(net.input((1, 3, 6, 6)), 8, name="stem")
+    x = net.ops("Affine", x, count=1, shapes=[net.shape(x)], alpha=2.0, beta=0.5)[0]
+    net.output(net.conv(x, 2, name="head"))
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(net.model(check=False), path)
+    code = f"import onnx; onnx.checker.check_model(onnx.load({str(path)!r}))"
+    control = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "experimental" in control.stdout
+    command = [sys.executable, "-m", "onnxprune", "prune", str(path), "-o", str(out), "--ratio", "0.5", "--format=json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["report"] == "prune"
