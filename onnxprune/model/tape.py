@@ -261,7 +261,8 @@ class Tape:
             self._count += 1
             outputs = [f"{op_type}_{self._count}" + (f".{i}" if i else "") for i in range(count)]
             outputs = [self.unique(name) for name in outputs]
-            node = helper.make_node(op_type, names, outputs, name=outputs[0], **attributes)
+            # Not the output's name alone: exporters name nodes Reshape_374, too, and a graph may hold copies of these.
+            node = helper.make_node(op_type, names, outputs, name=f"tape/{outputs[0]}", **attributes)
             found = self._infer(node)
             self.nodes.append(node)
             self._made[key] = tuple(self.know(o, *found[o]) for o in outputs)

@@ -187,3 +187,19 @@ def test_normalizations_follow_the_batch(fast: bool) -> None:
     mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), ddof=1)
     np.testing.assert_allclose(found["new moment"], 0.8 * weights["moment"] + 0.2 * mean, rtol=1e-5)
     np.testing.assert_allclose(found["new spread"], 0.8 * weights["spread"] + 0.2 * variance, rtol=1e-5)
+
+
+def test_nodes_that_are_named_as_the_gradient_graph_names_its_own() -> None:
+    """PyTorch's older exporters name nodes Operator_number, as outputs of the gradient's nodes are named."""
+    net = Net()
+    x = net.conv(net.input((2, 3, 6, 6)), 4, 3, name="Conv_0")
+    for number in range(1, 60):
+        x = net.op("Reshape", x, net.const(np.array([2, 4, 6, 6])), name=f"Reshape_{number}")
+    net.output(net.conv(x, 2, name="head"))
+    graph = forward(normalize(net.model()), {"input0": (2, 3, 6, 6)}, ["Conv_0_w"])
+    (output,) = (graph.tape[name] for name in ("head_out0",))
+    found = gradients(graph.tape, (output * output).mean(), list(graph.weights.values()))
+    model = model_of(graph.tape, {"gradient": found[0]})
+    names = [node.name for node in model.graph.node if node.name]
+    assert len(set(names)) == len(names)
+    assert {f"Reshape_{n}" for n in range(1, 60)} <= {*names, *(o for node in model.graph.node for o in node.output)}
