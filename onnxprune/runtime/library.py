@@ -117,7 +117,8 @@ def registered_libraries() -> Sequence[str]:
 def _try_library(path: Path) -> None:
     """Raise an error if ONNX Runtime can't register a library of custom operators."""
     if not path.is_file():
-        raise UsageError("OP610", "there is no such library of custom operators", where=str(path))
+        hint = "give the path of a shared library, such as libcustom.so"
+        raise UsageError("OP610", "there is no such library of custom operators", where=str(path), hint=hint)
     runtime = import_onnxruntime()
     try:
         options = session_options(runtime, False, 1)
