@@ -205,6 +205,10 @@ BAD_MODELS: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "attribute name": ("OP123", lambda m: m.graph.node[0].attribute.add(type=1)),
     "attribute type": ("OP123", lambda m: m.graph.node[0].attribute.add(name="a")),
     "attribute value": ("OP123", lambda m: m.graph.node[0].attribute.add(name="a", type=4)),
+    "no group": (
+        "OP123",
+        lambda m: m.graph.node[0].attribute.add(name="group", type=2),
+    ),  # ONNX Runtime would divide by 0
     "nameless": ("OP123", lambda m: m.graph.initializer[0].ClearField("name")),
 }
 

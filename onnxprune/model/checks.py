@@ -25,6 +25,7 @@ OLDEST_OPSET = 7
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _MAX_DEPTH = 100  # protobuf's own limit, beyond which no reader follows
 _MAX_SIZE = 2**31  # of an input's axis
+_POSITIVE = frozenset({"blocksize", "dilations", "group", "kernel_shape", "strides"})  # attributes
 _CONTENTS = {  # kinds of attribute whose default isn't a value
     AttributeProto.TENSOR: "t",
     AttributeProto.GRAPH: "g",
@@ -203,6 +204,11 @@ def _check_node(node: NodeProto) -> None:
         absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))
         if absent and not attribute.ref_attr_name:  # a reference to a function's attribute
             cause = f"attribute {attribute.name!r} has no value"
+            raise ModelError("OP123", cause, where=describe(node))
+        numbers = [attribute.i] if attribute.type == AttributeProto.INT else attribute.ints
+        given = attribute.name in _POSITIVE and node.domain in DEFAULT_DOMAINS and not attribute.ref_attr_name
+        if given and min(numbers, default=1) < 1:
+            cause = f"attribute {attribute.name!r} isn't positive"  # ONNX Runtime divides by it
             raise ModelError("OP123", cause, where=describe(node))
 
 
