@@ -48,7 +48,7 @@ class Known:
         if kind.tensor_type.HasField("shape"):
             dims = kind.tensor_type.shape.dim
             shape = tuple([d.dim_value for d in dims if d.HasField("dim_value")])
-            if len(shape) == len(dims):
+            if len(shape) == len(dims) and min(shape, default=0) >= 0:  # onnx infers negative sizes, too
                 self.shapes[name] = shape
 
     def forget(self, names: Iterable[str]) -> None:

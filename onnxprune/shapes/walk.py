@@ -265,6 +265,8 @@ class ShapeWalk:
         for name, kind in made.items():
             if kind.WhichOneof("value") is not None:
                 known.learn(name, kind)
+            if any(d.dim_value < 0 for d in kind.tensor_type.shape.dim):
+                return f"the size of {name!r} would be negative"
         return None
 
     def _schema(self, step: NodeStep) -> defs.OpSchema | None:

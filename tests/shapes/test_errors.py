@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
 from onnxprune.errors import ModelError, OnnxPruneError, UsageError
 from onnxprune.shapes import concretize
@@ -120,3 +120,13 @@ def test_damaged_nodes_raise_nothing_else(seed: int) -> None:
                 victim.input.append("shape")
     with contextlib.suppress(OnnxPruneError):
         concretize(proto)
+
+
+@pytest.mark.parametrize(("pad", "shape"), [(0, (1, 3, 8)), (9, None)])
+def test_a_negative_size_is_not_believed(pad: int, shape: tuple[int, ...] | None) -> None:
+    """onnx infers it, and what follows would ask for an array of that size."""
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[1, 2, 6] x, float[2, 3, 3] w) => (int64[3] y) {{
+        made = ConvTranspose <pads = [{pad}, {pad}]> (x, w)
+        y = Shape(made)
+    }}"""
+    assert concretize(parser.parse_model(text)).shapes.get("made") == shape
