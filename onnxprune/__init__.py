@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         LatencySettings as LatencySettings,
         LossSettings as LossSettings,
         PlanSettings as PlanSettings,
+        QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
         Target as Target,
         TrainSettings as TrainSettings,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         prune as prune,
         repair as repair,
     )
+    from onnxprune.workflow.quantizing import Quantized as Quantized, quantize as quantize
     from onnxprune.workflow.shrinking import Shrunk as Shrunk, shrink as shrink
     from onnxprune.workflow.verifying import verify as verify
 
@@ -74,7 +76,7 @@ _ERRORS = (
 )
 _SETTINGS = (
     *("Augmentation", "BenchmarkSettings", "Constraints", "LatencySettings", "LossSettings", "PlanSettings"),
-    *("ShrinkSettings", "Target", "TrainSettings"),
+    *("QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -94,6 +96,7 @@ _HOMES = {
     "workflow.analysis": ("TracedModel", "analyze"),
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
+    "workflow.quantizing": ("Quantized", "quantize"),
     "workflow.shrinking": ("Shrunk", "shrink"),
     "workflow.verifying": ("verify",),
 }

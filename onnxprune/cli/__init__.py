@@ -16,8 +16,8 @@ from onnxprune.version import __version__
 __all__ = ["cli", "main"]
 
 COMMANDS = (
-    *("inspect", "explain", "plan", "prune", "verify", "evaluate", "finetune", "sensitivity", "benchmark", "rules"),
-    *("cache", "doctor"),
+    *("inspect", "explain", "plan", "prune", "quantize", "verify", "evaluate", "finetune", "sensitivity", "benchmark"),
+    *("rules", "cache", "doctor"),
 )
 
 _EXAMPLES = """\b

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Policies as Policies,
         Target as Target,
     )
+    from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
     from onnxprune.settings.running import RunSettings as RunSettings
     from onnxprune.settings.shrinking import (
         DataSettings as DataSettings,
@@ -37,6 +38,7 @@ _HOMES = {
     "declare": ("Settings", "build", "given"),
     "evaluation": ("TaskSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
+    "quantization": ("QuantizeSettings",),
     "running": ("RunSettings",),
     "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),

@@ -1,0 +1,67 @@
+"""`onnxprune quantize`: store and compute a model in fewer bits, if that pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.models import user_functions
+from onnxprune.cli.output import Output, check_output, reporting
+from onnxprune.settings import QuantizeSettings, build
+
+_EXAMPLES = """\b
+Examples:
+  onnxprune quantize model.onnx -o small.onnx --data images/
+  onnxprune quantize model.onnx -o small.onnx --data x.npz --kind static --calibration entropy
+  onnxprune quantize model.onnx -o small.onnx --data x.npz --objective size
+"""
+
+
+@click.command("quantize", short_help="INT8, INT4 or float16, whichever pays.", epilog=_EXAMPLES)
+@options.model_argument
+@options.output("File for the quantized model.")
+@options.of(QuantizeSettings, "given", required=("data",))
+@options.force
+@reporting
+def command(model: Path, output: Path, given: dict[str, Any], force: bool, out: Output) -> None:
+    """Write MODEL in fewer bits, in the form that pays most on this machine.
+
+    Forms are made by ONNX Runtime's quantizers. Each is tried on samples that weren't used to find ranges, and timed
+    against MODEL. Layers that lose too much, or that INT8 makes slower, stay in float. If no form keeps the outputs and
+    pays, nothing is written and the exit status is 1. The form that is kept is judged on further samples.
+    """
+    from onnxprune.model.file import file_size, load, save
+    from onnxprune.report.documents import document
+    from onnxprune.report.evaluation import evaluation_tables
+    from onnxprune.report.quantization import quantization_tables, trial_fields
+    from onnxprune.workflow.quantizing import quantize
+
+    settings = build(QuantizeSettings, given)
+    check_output(output, force, inputs=[model, settings.samples.data])
+    user_functions(settings.samples.data, settings.samples.reading.postprocess)
+    with out.progress() as progress:
+        progress("load", 0, None)
+        loaded = load(model)
+        result = quantize(loaded, settings, progress=progress)
+        progress("write", 0, None)
+        save(result.model, output, force=force)
+        out.on_stop(lambda: f"stopped; {output} was written")
+    found, size = result.found, file_size(loaded)
+    out.summary(
+        document(
+            "quantize",
+            model=model,
+            output=output,
+            best=trial_fields(result.best),
+            trials=[trial_fields(trial) for trial in found.trials],
+            allowed={"error": found.allowed, "why": found.why},
+            samples=dict(zip(("ranges", "choice", "judged"), result.samples, strict=True)),
+            evaluation=result.evaluation,
+        ),
+        quantization_tables(found, size),
+        evaluation_tables(result.evaluation),
+    )
+    out.note(f"wrote {output}")

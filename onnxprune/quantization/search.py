@@ -1,0 +1,293 @@
+"""The search for the form of a model in fewer bits that pays: by measured error, size and time.
+
+Each form is made in a few variants. Layers whose rounding costs more than the error allowed stay in float, and so do
+layers that INT8 makes slower, if that makes the whole model faster. What is left is timed against the model, in turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxprune.benchmarking.profile import profile
+from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
+from onnxprune.benchmarking.session import Feeds, TimedSession
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.data import Dataset
+from onnxprune.errors import ModelError, PlanError
+from onnxprune.evaluation import evaluate
+from onnxprune.evaluation.intervals import Estimate
+from onnxprune.model.file import load
+from onnxprune.model.stream import Batches
+from onnxprune.progress import Progress
+from onnxprune.quantization.disturbed import disturbed
+from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, static
+from onnxprune.runtime.provider import CPU, Provider
+from onnxprune.settings.quantization import Calibration, Kind, QuantizeSettings
+
+log = logging.getLogger(__name__)
+
+KINDS: tuple[Kind, ...] = ("static", "dynamic", "int8-weights", "int4-weights", "float16")
+_CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile", "entropy")
+_ALLOWED = 0.01  # relative squared error, where no input can be disturbed
+_RANKED = 16  # samples that layers are ranked by
+_FEWER_BITS = 0.8  # of the error that weights of 7 bits must leave to be taken: they matter where sums overflow
+_SLOWER = 1.05  # of its time in float, from which a layer counts as slower
+_CHANGED = 0.98  # of the model's bytes, above which a form changes nothing
+_ROUNDS, _SECONDS = 15, 1.0
+_PROFILE = 0.5  # seconds
+
+Make = Callable[[Collection[str]], ModelProto]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A form of the model, and what was measured of it.
+
+    Attributes:
+        kind: the kind of numbers.
+        model: the model.
+        size: its bytes.
+        error: squared error of its outputs relative to their variance, of the output that loses most.
+        kept: the layers that stay in float.
+        about: details: the calibration, the bits of the weights, which operators.
+        speedup: how many times as fast as the original; None if it wasn't timed.
+        failure: why there is no such form; its model is then the original.
+    """
+
+    kind: Kind
+    model: ModelProto
+    size: int
+    error: float
+    kept: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    speedup: Estimate | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search.
+
+    Attributes:
+        trials: what was tried.
+        best: the trial that pays most; None if none does.
+        allowed: the error allowed.
+        why: what the error allowed comes from.
+    """
+
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    allowed: float
+    why: str
+
+
+class Search:
+    """A search for the best form of one model."""
+
+    def __init__(
+        self,
+        original: ModelProto,
+        cleaned: ModelProto,
+        batches: Batches,
+        held: Dataset,
+        settings: QuantizeSettings,
+        progress: Progress,
+    ) -> None:
+        """Prepare the model, and find out what error is allowed.
+
+        Args:
+            original: the model that forms are compared with.
+            cleaned: a model that computes the same, from which they are made.
+            batches: inputs to find ranges by.
+            held: other samples, to measure errors on.
+            settings: what to try.
+            progress: called with phases and their parts.
+
+        Raises:
+            ModelError: ONNX Runtime can't run or prepare the model (OP122, OP128).
+            DataError: the data can't be read, or no error can be measured (OP711).
+            PlanError: a pattern of layers to keep matches nothing (OP304).
+        """
+        self.original, self.batches, self.held, self.settings = original, batches, held, settings
+        self._progress = progress
+        progress("prepare", 0, None)
+        self.prepared = prepare(cleaned)
+        self.names = layers(self.prepared)
+        self.kept = self._matching(settings.keep)
+        self._ranked = held.subset(range(min(len(held), _RANKED)))
+        self._example = next(iter(held.batches(1))).inputs
+        self.allowed, self.why = self._allowance()
+
+    def run(self) -> Found:
+        """Try the forms; return what was found."""
+        kinds = self.settings.kind or KINDS
+        trials = [trial for kind in kinds for trial in self._tried(kind)]
+        trials = self._timed(trials)
+        best = self._best(trials)
+        return Found(tuple(trials), best, self.allowed, self.why)
+
+    def _matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        names = [node.name for node in self.prepared.graph.node]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise PlanError("OP304", f"no node's name matches {pattern!r}", where="keep")
+        return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+    def _allowance(self) -> tuple[float, str]:
+        if self.settings.max_error is not None:
+            return self.settings.max_error, "as asked for"
+        moved = disturbed(self.prepared, self._example, self.settings.seed)
+        if moved is not None:
+            self._progress("measure what goes unnoticed", 0, None)
+            error = self.error(moved, self.held)
+            if 0 < error < float("inf"):
+                return error, "what the original's own outputs change by when its inputs change by a hair"
+        return _ALLOWED, "one percent of the variance, as the inputs can't be disturbed"
+
+    def error(self, model: ModelProto, data: Dataset) -> float:
+        """Return the error of a model's outputs; infinite if they aren't finite.
+
+        Raises:
+            DataError: no output has numbers to compare (OP711).
+        """
+        found = evaluate(
+            model, data, against=self.original, metrics=("nmse",), resamples=1, threads=self.settings.threads
+        )
+        return float("inf") if found.not_finite else max(score.model.value for score in found.scores)
+
+    def _trial(self, kind: Kind, make: Make, kept: Collection[str], **about: Any) -> Trial:
+        try:
+            model = load(make((*self.kept, *kept))).proto  # checks it, and puts its nodes in order
+            error = self.error(model, self.held)
+        except ModelError as refused:
+            return Trial(kind, self.original, 0, float("inf"), tuple(kept), about, failure=refused.cause)
+        failure = (
+            None if model.ByteSize() < _CHANGED * self.original.ByteSize() else "no layer of the model has this form"
+        )
+        return Trial(kind, model, model.ByteSize(), error, (*self.kept, *kept), about, failure=failure)
+
+    def _tried(self, kind: Kind) -> Iterator[Trial]:
+        if kind == "static":
+            yield from self._static()
+            return
+        self._progress(kind, 0, None)
+
+        def make(kept: Collection[str]) -> ModelProto:
+            return WHOLE[kind](self.prepared, keep=kept)
+
+        whole = self._trial(kind, make, ())
+        yield whole if kind == "float16" else self._within(whole, make)
+
+    def _static(self) -> Iterator[Trial]:
+        wanted = self.settings.calibration
+        methods = _CALIBRATIONS if wanted == "auto" else (wanted,)
+        tried: list[tuple[Trial, Any]] = []
+        for number, method in enumerate(methods):
+            self._progress("static: ranges", number, len(methods))
+            try:
+                ranges = calibrate(self.prepared, self.batches(), method)
+            except ModelError as failure:
+                yield Trial(
+                    "static", self.original, 0, float("inf"), about={"calibration": method}, failure=failure.cause
+                )
+                continue
+            tried.append((self._trial("static", self._maker(ranges), (), calibration=method, bits=8), ranges))
+        if not tried:
+            return
+        best, ranges = min(tried, key=lambda pair: pair[0].error)
+        method = best.about["calibration"]
+        narrow = self._trial("static", self._maker(ranges, reduced=True), (), calibration=method, bits=7)
+        reduced = narrow.error < _FEWER_BITS * best.error
+        best = self._within(narrow if reduced else best, self._maker(ranges, reduced=reduced))
+        yield best
+        if best.failure is not None or best.error > self.allowed:
+            return
+        only = self._maker(ranges, reduced=reduced, everything=False)
+        yield self._trial("static", only, best.kept, **best.about, operators="layers")
+        if slower := self._slower(best):
+            yield self._trial("static", self._maker(ranges, reduced=reduced), [*best.kept, *slower], **best.about)
+
+    def _maker(self, ranges: Any, **how: Any) -> Make:
+        return lambda kept: static(self.prepared, ranges, keep=kept, **how)
+
+    def _within(self, whole: Trial, make: Make) -> Trial:
+        """Keep as few layers in float as bring the error down to what is allowed, the worst first."""
+        if whole.failure is not None or whole.error <= self.allowed or len(self.names) < 2:
+            return whole
+        alone: dict[str, float] = {}
+        for number, name in enumerate(self.names):
+            self._progress(f"{whole.kind}: rank layers", number, len(self.names))
+            try:
+                model = make([*self.kept, *(other for other in self.names if other != name)])
+                alone[name] = self.error(model, self._ranked)
+            except ModelError:
+                alone[name] = float("inf")
+        ranked = sorted(alone, key=lambda name: -alone[name])
+
+        def keeping(count: int) -> Trial:
+            self._progress(f"{whole.kind}: keep layers in float", count, len(ranked))
+            return self._trial(whole.kind, make, ranked[:count], **whole.about)
+
+        low, high, best = 0, 1, whole
+        while high < len(ranked) and (best := keeping(high)).error > self.allowed:
+            low, high = high, 2 * high
+        if high >= len(ranked):
+            return whole
+        while high - low > 1:
+            middle = (low + high) // 2
+            trial = keeping(middle)
+            if trial.error <= self.allowed:
+                best, high = trial, middle
+            else:
+                low = middle
+        return best
+
+    def _slower(self, trial: Trial) -> list[str]:
+        """Return the layers that take longer than in float."""
+        how = SessionSettings(Provider(CPU), threads=self.settings.threads)
+        self._progress("static: time layers", 0, None)
+        times = []
+        for model in (self.prepared, trial.model):
+            kernels = profile(model, self._example, how, seconds=_PROFILE).by_layer()
+            times.append({layer: sum(k.seconds for k in own) for layer, own in kernels.items() if layer})
+        before, after = times
+        names = {number: name for number, name in enumerate(_contractions(self.prepared), 1)}
+        found = [names[n] for n in sorted(before.keys() & after.keys()) if after[n] > _SLOWER * before[n]]
+        return [name for name in found if name not in trial.kept]
+
+    def _timed(self, trials: list[Trial]) -> list[Trial]:
+        """Time the trials within the error allowed, in turns with the original."""
+        fit = [i for i, t in enumerate(trials) if t.failure is None and t.error <= self.allowed]
+        if not fit:
+            return trials
+        how = SessionSettings(Provider(CPU), threads=self.settings.threads)
+        feeds: Feeds = self._example
+        subjects = [TimedSession(m, feeds, how) for m in (self.original, *(trials[i].model for i in fit))]
+        typical = [warm_up(subject, _SECONDS / 2).typical for subject in subjects]
+        self._progress("measure", 0, None)
+        file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS)
+        found = list(trials)
+        for i, own in zip(fit, others, strict=True):
+            found[i] = replace(trials[i], speedup=ratio(file, own))
+        return found
+
+    def _best(self, trials: Sequence[Trial]) -> Trial | None:
+        fit = [t for t in trials if t.speedup is not None]
+        if self.settings.objective == "latency":
+            faster = [t for t in fit if t.speedup is not None and t.speedup.low > 1]
+            return max(faster, key=lambda t: t.speedup.value if t.speedup else 0.0, default=None)
+        size = self.original.ByteSize()
+        smaller = [t for t in fit if t.speedup is not None and t.speedup.high >= 1 and t.size < size]
+        return min(smaller, key=lambda t: t.size, default=None)
+
+
+def _contractions(model: ModelProto) -> list[str]:
+    from onnxprune.operators.contractions import contracts
+
+    return [node.name for node in model.graph.node if contracts(node)]

@@ -1,0 +1,49 @@
+"""How to store and compute a model in fewer bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from onnxprune.settings.declare import Rule, Settings, setting
+from onnxprune.settings.running import RunSettings
+from onnxprune.settings.shrinking import DataSettings
+
+Kind = Literal["static", "dynamic", "int8-weights", "int4-weights", "float16"]
+Calibration = Literal["minmax", "percentile", "entropy"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeSettings(Settings):
+    """How to quantize a model."""
+
+    _rules: ClassVar = (
+        Rule("data", ["calibration", "preprocess", "limit", "labels"], "{other} needs inputs", "give {first}", False),
+    )
+
+    kind: tuple[Kind, ...] = setting(
+        (),
+        "Kind of numbers: static (INT8 weights and activations), dynamic (INT8, scales of activations at run time), "
+        "int8-weights or int4-weights (products in blocks of weights), or float16.",
+        shown="all, and the best is kept",
+    )
+    objective: Literal["latency", "size"] = setting(
+        "latency",
+        "What the best kind is: the fastest that is faster than the model, or the smallest that isn't slower.",
+    )
+    max_error: float | None = setting(
+        None,
+        "Largest squared error of the outputs, relative to their variance.",
+        at_least=0,
+        shown="what a shift of the images by one pixel does to the model's own outputs, or noise of 1% in other inputs",
+    )
+    calibration: Calibration | Literal["auto"] = setting(
+        "auto",
+        "How ranges of activations are found for static: their extremes, a percentile, or by entropy; auto takes the "
+        "one with the smallest error.",
+    )
+    keep: tuple[str, ...] = setting((), "Keep nodes whose name matches in float.", metavar="PATTERN")
+    samples: DataSettings = setting(DataSettings, "Inputs.")
+    threads: int | None = setting(None, "Number of threads within an operator.", at_least=1)
+    seed: int = setting(0, "Random seed.", at_least=0)
+    running: RunSettings = setting(RunSettings, "How ONNX Runtime runs models.")

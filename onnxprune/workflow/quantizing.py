@@ -1,0 +1,149 @@
+"""Quantization as the command `quantize` runs it: search on some samples, judge on others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError, UsageError, VerificationError
+from onnxprune.evaluation import Evaluation, evaluate
+from onnxprune.model.file import Model, Source, load
+from onnxprune.model.session import with_threads
+from onnxprune.model.stream import Inputs
+from onnxprune.progress import Progress, silent
+from onnxprune.quantization.search import Found, Search, Trial
+from onnxprune.runtime.library import custom_ops
+from onnxprune.settings import DataSettings
+from onnxprune.settings.declare import either
+from onnxprune.settings.quantization import QuantizeSettings
+from onnxprune.version import __version__
+from onnxprune.workflow.analysis import analyze
+from onnxprune.workflow.inputs import open_samples
+
+_RANGES, _CHOICE, _JUDGED = 256, 128, 2000  # largest numbers of samples
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """The result of `quantize`.
+
+    Attributes:
+        model: the model in its best form.
+        best: that form, and what was measured of it.
+        found: everything that was tried.
+        evaluation: the model against the original, on samples that neither set ranges nor chose anything.
+        samples: the number of samples that ranges were found on, that forms were chosen on, and that judged.
+    """
+
+    model: Model
+    best: Trial
+    found: Found
+    evaluation: Evaluation
+    samples: tuple[int, int, int]
+
+
+def quantize(
+    model: Source, settings: QuantizeSettings | None = None, *, progress: Progress = silent, **options: Any
+) -> Quantized:
+    """Return a model in fewer bits: in the form that pays most, by measured error, time and size.
+
+    Args:
+        model: a path, bytes, a ModelProto or an onnx-graphsurgeon graph.
+        settings: the settings; `options` are an alternative.
+        progress: called with phases and their parts.
+        **options: fields of `QuantizeSettings` and `DataSettings`: data, kind, objective, ...
+
+    Raises:
+        UsageError: there are no inputs (OP604), or a setting is unknown (OP602).
+        ModelError: the model can't be read, run (OP122) or prepared (OP128).
+        DataError: the data can't be read or don't fit, are too few (OP712), or allow no measure of the error (OP711).
+        VerificationError: no form pays (OP507).
+
+    Example:
+        >>> import onnxprune as op
+        >>> small = op.quantize("models/digits_resnet.onnx", data="random", kind=("int8-weights",), max_error=1.0)
+        Traceback (most recent call last):
+        ...
+        onnxprune.errors.VerificationError: ...
+    """
+    settings = either(QuantizeSettings, settings, options)
+    with custom_ops(*settings.running.custom_ops), with_threads(settings.threads):
+        return _quantize(load(model), settings, progress)
+
+
+def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> Quantized:
+    if settings.samples.data is None:
+        raise UsageError("OP604", "there are no inputs to find ranges and errors with", hint="give some with `data`")
+    progress("trace", 0, None)
+    analysis = analyze(loaded, data=settings.samples)
+    samples = open_samples(_unlimited(settings.samples), loaded.proto, seed=settings.seed, limit=None)
+    ranges, chosen, judged = _divide(samples, settings)
+
+    def batches() -> Iterable[Inputs]:
+        return (batch.inputs for batch in ranges.batches(_BATCH))
+
+    search = Search(loaded.proto, analysis.graph.proto, batches, chosen, settings, progress)
+    found = search.run()
+    best = found.best
+    if best is None:
+        raise VerificationError("OP507", _why_none(found, settings), hint=_hint(found, settings))
+    evaluation = evaluate(best.model, judged, against=loaded.proto, seed=settings.seed, progress=progress)
+    _sign(best)
+    counts = len(ranges), len(chosen), len(judged)
+    return Quantized(replace(loaded, proto=best.model), best, found, evaluation, counts)
+
+
+def _unlimited(data: DataSettings) -> DataSettings:
+    return data if data.data == "random" else replace(data, limit=None)
+
+
+def _divide(data: Dataset, settings: QuantizeSettings) -> tuple[Dataset, Dataset, Dataset]:
+    """Split samples at random: half of them set ranges, a quarter chooses, a quarter judges, each up to a limit."""
+    order = np.random.default_rng(settings.seed).permutation(len(data))
+    if len(order) < 4:
+        raise DataError("OP712", f"{len(order)} samples can't set ranges, choose a form and judge it: 4 is the least")
+    first = min(len(order) // 2, settings.samples.limit or _RANGES)
+    second = first + min(len(order) // 4, _CHOICE)
+    parts = order[:first], order[first:second], order[second : second + _JUDGED]
+    ranges, chosen, judged = (data.subset(np.sort(part)) for part in parts)
+    return ranges, chosen, judged
+
+
+def _why_none(found: Found, settings: QuantizeSettings) -> str:
+    made = [t for t in found.trials if t.failure is None]
+    if not made:
+        return f"no form can be made of the model: {found.trials[0].failure}" if found.trials else "nothing was tried"
+    least = min(made, key=lambda t: t.error)
+    if least.error > found.allowed:
+        return (
+            f"no form keeps the error of the outputs within {found.allowed:.2g} of their variance: the least is "
+            f"{least.error:.2g} ({least.kind})"
+        )
+    fit = max((t for t in made if t.speedup is not None), key=lambda t: t.speedup.value if t.speedup else 0.0)
+    speed = fit.speedup.value if fit.speedup else 0.0
+    what = "faster than the model" if settings.objective == "latency" else "smaller without being slower"
+    return f"no form within the error allowed is {what}: {fit.kind} is {speed:.2f} times as fast"
+
+
+def _hint(found: Found, settings: QuantizeSettings) -> str:
+    if all(t.error > found.allowed for t in found.trials):
+        return "allow more with `max_error`, or give more data"
+    return "the model is better left as it is on this machine" + (
+        ", unless its size matters more: set `objective` to size" if settings.objective == "latency" else ""
+    )
+
+
+def _sign(best: Trial) -> None:
+    """Write into the model's metadata how it was made."""
+    made = {"kind": best.kind, **best.about, "kept": list(best.kept)}
+    notes = {"onnxprune.version": __version__, "onnxprune.quantized": json.dumps(made, sort_keys=True)}
+    for entry in [e for e in best.model.metadata_props if e.key in notes]:
+        best.model.metadata_props.remove(entry)
+    for key, value in notes.items():
+        best.model.metadata_props.add(key=key, value=value)

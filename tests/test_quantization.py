@@ -1,0 +1,214 @@
+"""Quantization: what ONNX Runtime's quantizers make, and what of it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import ModelProto, numpy_helper, parser
+
+import onnxprune as op
+from onnxprune.cli import cli
+from onnxprune.errors import ModelError, PlanError, VerificationError
+from onnxprune.evaluation.intervals import Estimate
+from onnxprune.model.session import run, session
+from onnxprune.quantization import quantizers, search
+from onnxprune.quantization.disturbed import disturbed
+from onnxprune.quantization.quantizers import calibrate, layers, prepare, static
+from onnxprune.workflow.quantizing import _divide
+
+MODELS = Path(__file__).parent.parent / "models"
+DIGITS = MODELS / "digits_resnet.onnx"
+QUICK: dict[str, Any] = {"data": MODELS / "digits_test.npz", "kind": ("static",), "calibration": "minmax", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    with np.load(MODELS / "digits_test.npz", allow_pickle=False) as found:
+        return np.asarray(found["images"])[:64]
+
+
+@pytest.fixture(scope="module")
+def prepared() -> ModelProto:
+    return prepare(op.analyze(DIGITS).graph.proto)
+
+
+@pytest.fixture(scope="module")
+def ranges(prepared: ModelProto, images: np.ndarray) -> Any:
+    return calibrate(prepared, [{"image": images[:32]}, {"image": images[32:]}], "minmax")
+
+
+def test_stored_weights_are_the_original_ones_rounded_to_a_step(prepared: ModelProto, ranges: Any) -> None:
+    model = static(prepared, ranges)
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    before = {t.name: numpy_helper.to_array(t) for t in prepared.graph.initializer}
+    checked = 0
+    for node in model.graph.node:
+        weight = node.input[0].removesuffix("_quantized")
+        if node.op_type == "DequantizeLinear" and before.get(weight, np.zeros(())).ndim > 1:
+            scale = stored[node.input[1]]
+            assert stored[node.input[0]].dtype == np.int8 and scale.shape == before[weight].shape[:1]
+            steps = before[weight] / scale.reshape(-1, *[1] * (before[weight].ndim - 1))
+            assert np.abs(steps - stored[node.input[0]]).max() <= 0.501
+            checked += 1
+    assert checked == len(layers(prepared)) > 10
+
+
+def test_kept_layers_read_their_own_weights(prepared: ModelProto, ranges: Any) -> None:
+    first, second, *_ = layers(prepared)
+    nodes = {n.name: n for n in static(prepared, ranges, keep=[first]).graph.node}
+    before = {n.name: n for n in prepared.graph.node}
+    assert nodes[first].input[1] == before[first].input[1]
+    assert nodes[second].input[1] != before[second].input[1]  # the control
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_blocks_of_weights_are_rounded_to_a_step(bits: int) -> None:
+    pytest.importorskip("onnx_ir")
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, w) }'
+    model = parser.parse_model(text)
+    weights = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    found = quantizers.blockwise(prepare(model), bits)
+    assert [node.op_type for node in found.graph.node] == ["MatMulNBits"]
+    rounded = run(session(found), {"x": np.eye(64, dtype=np.float32)})["y"]
+    blocks = np.abs(weights).reshape(2, 32, 32).max(axis=1, keepdims=True)
+    step = (blocks / 2 ** (bits - 1)).repeat(32, axis=1).reshape(64, 32)
+    assert (np.abs(rounded - weights) <= 1.05 * step).all() and np.abs(rounded - weights).max() > 0
+
+
+def test_what_the_quantizer_refuses_is_our_error(prepared: ModelProto) -> None:
+    with pytest.raises(ModelError, match="OP128"):
+        static(prepared, ranges=None)
+    with pytest.raises(ModelError, match="OP128"):
+        calibrate(prepared, [{"image": np.zeros((1, 2, 3), np.float32)}], "minmax")
+
+
+def test_images_are_disturbed_by_one_pixel_and_numbers_by_noise(images: np.ndarray) -> None:
+    model = prepare(op.load(DIGITS).proto)
+    moved = disturbed(model, {"image": images[:1]})
+    assert moved is not None
+    onnx.checker.check_model(moved)
+    shifted = np.concatenate([images[..., 1:], images[..., -1:]], axis=3)
+    mine = run(session(moved), {"image": images})["logits"]
+    right = run(session(model), {"image": shifted})["logits"]
+    np.testing.assert_allclose(mine, right, rtol=1e-4, atol=1e-4)
+    assert np.abs(mine - run(session(model), {"image": images})["logits"]).max() > 0.1  # the control
+
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 500] x, int64[n] i) => (float[n, 500] y, int64[n] j) {'
+    plain = parser.parse_model(text + " y = Identity(x)\n j = Identity(i) }")
+    feeds = {"x": np.random.default_rng(0).normal(3, 2, (4, 500)).astype(np.float32), "i": np.arange(4)}
+    noisy = disturbed(plain, feeds)
+    assert noisy is not None
+    found = run(session(noisy), feeds)
+    assert 0.015 < (found["y"] - feeds["x"]).std() < 0.025  # 1 % of 2
+    assert (found["j"] == feeds["i"]).all()
+    ids = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (int64[n] i) => (int64[n] j) { j = Neg(i) }')
+    assert disturbed(ids, {"i": np.arange(4)}) is None
+
+
+def test_samples_that_judge_neither_calibrate_nor_choose() -> None:
+    data = op.open_data(MODELS / "digits_test.npz", op.load(DIGITS).proto)
+    parts = _divide(data, op.QuantizeSettings())
+    seen = [np.concatenate([b.inputs["image"] for b in part.batches(64)]) for part in parts]
+    counts = [len(part) for part in parts]
+    assert min(counts) > 100 and sum(counts) <= len(data)
+    rows = [{image.tobytes() for image in part} for part in seen]
+    doubles = len(np.unique(np.concatenate([b.inputs["image"] for b in data.batches(64)]), axis=0)) - len(data)
+    assert len(rows[0] & rows[2]) + len(rows[1] & rows[2]) <= -doubles  # equal images are other samples
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set how fast all forms seem, so that no test depends on the machine's load."""
+
+    def choose(speed: float) -> None:
+        monkeypatch.setattr(search, "ratio", lambda *_: Estimate(speed, 0.98 * speed, 1.02 * speed))
+        monkeypatch.setattr(search, "_SECONDS", 0.01)
+
+    return choose
+
+
+def test_a_form_that_pays_is_kept_and_right(fast: Callable[[float], None]) -> None:
+    fast(2.0)
+    found = op.quantize(DIGITS, **QUICK)
+    assert found.best.error < found.found.allowed < 1 and found.best.size < 0.5 * DIGITS.stat().st_size
+    onnx.checker.check_model(found.model.proto)
+    with np.load(MODELS / "digits_test.npz", allow_pickle=False) as data:
+        inputs, labels = data["images"], data["labels"]
+    logits = run(session(found.model.proto), {"image": inputs})["logits"]
+    assert (logits.argmax(axis=1) == labels).mean() > 0.98
+    notes = {entry.key: entry.value for entry in found.model.proto.metadata_props}
+    assert json.loads(notes["onnxprune.quantized"])["calibration"] == "minmax"
+
+
+def test_a_form_that_does_not_pay_is_left_out(fast: Callable[[float], None]) -> None:
+    fast(0.9)
+    with pytest.raises(VerificationError, match=r"OP507.*0\.90 times as fast"):
+        op.quantize(DIGITS, **QUICK)
+    with pytest.raises(VerificationError, match="OP507"):  # slower is no way to be smaller either
+        op.quantize(DIGITS, **QUICK, objective="size")
+
+
+def test_a_harmful_form_is_left_out(fast: Callable[[float], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(5.0)
+    half = quantizers.float16
+
+    def harmful(prepared: ModelProto, *, keep: Collection[str] = ()) -> ModelProto:
+        model = half(prepared)
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) > 1:
+                tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
+        return model
+
+    settings = {**QUICK, "kind": ("float16",), "calibration": "auto"}
+    assert op.quantize(DIGITS, **settings).best.kind == "float16"  # the control
+    monkeypatch.setitem(quantizers.WHOLE, "float16", harmful)
+    with pytest.raises(VerificationError, match=r"OP507.*no form keeps the error"):
+        op.quantize(DIGITS, **settings)
+    broken = {**QUICK, "kind": ("float16", "static"), "calibration": "auto"}
+    assert op.quantize(DIGITS, **broken).best.kind == "static"
+
+
+def test_layers_that_lose_too_much_stay_in_float(fast: Callable[[float], None]) -> None:
+    fast(2.0)
+    whole = op.quantize(DIGITS, **QUICK).best
+    tight = op.quantize(DIGITS, **QUICK, max_error=0.6 * whole.error).best
+    assert 0 < len(tight.kept) < len(layers(prepare(op.load(DIGITS).proto)))
+    assert tight.error <= 0.6 * whole.error
+    nodes = {n.name: n for n in tight.model.graph.node}
+    stored = {t.name: t.data_type for t in tight.model.graph.initializer}
+    assert all(stored[nodes[name].input[1]] == onnx.TensorProto.FLOAT for name in tight.kept)
+
+
+def test_layers_named_by_the_user_stay_in_float(fast: Callable[[float], None]) -> None:
+    fast(2.0)
+    name = layers(prepare(op.load(DIGITS).proto))[0]
+    assert name in op.quantize(DIGITS, **QUICK, keep=(name,)).best.kept
+    with pytest.raises(PlanError, match=r"OP304.*nosuch"):
+        op.quantize(DIGITS, **QUICK, keep=("nosuch*",))
+
+
+def test_the_command(tmp_path: Path, fast: Callable[[float], None]) -> None:
+    fast(2.0)
+    out, data = tmp_path / "small.onnx", str(MODELS / "digits_test.npz")
+    quick = ["--data", data, "--kind", "static", "--calibration", "minmax"]
+    done = CliRunner().invoke(cli, ["quantize", str(DIGITS), "-o", str(out), *quick])
+    assert done.exit_code == 0 and "2.00x" in done.stdout and f"wrote {out}" in done.stderr
+    onnx.checker.check_model(out)
+    found = CliRunner().invoke(cli, ["quantize", str(DIGITS), "-o", str(out), "--force", *quick, "--format", "json"])
+    document = json.loads(found.stdout)
+    assert document["best"]["kind"] == "static" and document["evaluation"]["samples"] > 100
+    missing = CliRunner().invoke(cli, ["quantize", str(DIGITS), "-o", str(out), "--force"])
+    assert missing.exit_code == 2 and "--data" in missing.stderr
+    fast(0.5)
+    (tmp_path / "none").mkdir()
+    none = tmp_path / "none" / "n.onnx"
+    slow = CliRunner().invoke(cli, ["quantize", str(DIGITS), "-o", str(none), *quick])
+    assert slow.exit_code == 1 and "OP507" in slow.stderr and not list(none.parent.iterdir())
