@@ -16,6 +16,7 @@ from onnx import ModelProto, numpy_helper, parser
 import onnxprune as op
 from onnxprune.cli import cli
 from onnxprune.errors import ModelError, PlanError, VerificationError
+from onnxprune.evaluation.distance import Distance
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.session import run, session
 from onnxprune.quantization import quantizers, search
@@ -118,7 +119,7 @@ def test_samples_that_judge_neither_calibrate_nor_choose() -> None:
     parts = _divide(data, op.QuantizeSettings())
     seen = [np.concatenate([b.inputs["image"] for b in part.batches(64)]) for part in parts]
     counts = [len(part) for part in parts]
-    assert min(counts) > 100 and sum(counts) <= len(data)
+    assert min(counts) >= 64 and sum(counts) <= len(data)
     rows = [{image.tobytes() for image in part} for part in seen]
     doubles = len(np.unique(np.concatenate([b.inputs["image"] for b in data.batches(64)]), axis=0)) - len(data)
     assert len(rows[0] & rows[2]) + len(rows[1] & rows[2]) <= -doubles  # equal images are other samples
@@ -179,9 +180,9 @@ def test_a_harmful_form_is_left_out(fast: Callable[[float], None], monkeypatch: 
 def test_layers_that_lose_too_much_stay_in_float(fast: Callable[[float], None]) -> None:
     fast(2.0)
     whole = op.quantize(DIGITS, **QUICK).best
-    tight = op.quantize(DIGITS, **QUICK, max_error=0.6 * whole.error).best
+    tight = op.quantize(DIGITS, **QUICK, max_error=0.9 * whole.error).best
     assert 0 < len(tight.kept) < len(layers(prepare(op.load(DIGITS).proto)))
-    assert tight.error <= 0.6 * whole.error
+    assert tight.error <= 0.9 * whole.error
     nodes = {n.name: n for n in tight.model.graph.node}
     stored = {t.name: t.data_type for t in tight.model.graph.initializer}
     assert all(stored[nodes[name].input[1]] == onnx.TensorProto.FLOAT for name in tight.kept)
@@ -212,3 +213,13 @@ def test_the_command(tmp_path: Path, fast: Callable[[float], None]) -> None:
     none = tmp_path / "none" / "n.onnx"
     slow = CliRunner().invoke(cli, ["quantize", str(DIGITS), "-o", str(none), *quick])
     assert slow.exit_code == 1 and "OP507" in slow.stderr and not list(none.parent.iterdir())
+
+
+def test_the_distance_is_what_evaluate_measures(images: np.ndarray, tmp_path: Path) -> None:
+    original = op.load(DIGITS).proto
+    moved = disturbed(prepare(original), {"image": images[:1]})
+    assert moved is not None
+    np.savez(tmp_path / "x.npz", image=images)
+    data = op.open_data(tmp_path / "x.npz", original)
+    right = op.evaluate(moved, data, against=original, metrics=("nmse",), resamples=1)["nmse"].model.value
+    assert Distance(original, data)(moved) == pytest.approx(right, rel=1e-5) and right > 0.001

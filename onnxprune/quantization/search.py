@@ -20,7 +20,7 @@ from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError, PlanError
-from onnxprune.evaluation import evaluate
+from onnxprune.evaluation.distance import Distance
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
 from onnxprune.model.stream import Batches
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 KINDS: tuple[Kind, ...] = ("static", "dynamic", "int8-weights", "int4-weights", "float16")
 _CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile", "entropy")
 _ALLOWED = 0.01  # relative squared error, where no input can be disturbed
-_RANKED = 16  # samples that layers are ranked by
 _FEWER_BITS = 0.8  # of the error that weights of 7 bits must leave to be taken: they matter where sums overflow
 _SLOWER = 1.05  # of its time in float, from which a layer counts as slower
 _CHANGED = 0.98  # of the model's bytes, above which a form changes nothing
@@ -114,13 +113,13 @@ class Search:
             DataError: the data can't be read, or no error can be measured (OP711).
             PlanError: a pattern of layers to keep matches nothing (OP304).
         """
-        self.original, self.batches, self.held, self.settings = original, batches, held, settings
+        self.original, self.batches, self.settings = original, batches, settings
         self._progress = progress
         progress("prepare", 0, None)
         self.prepared = prepare(cleaned)
         self.names = layers(self.prepared)
         self.kept = self._matching(settings.keep)
-        self._ranked = held.subset(range(min(len(held), _RANKED)))
+        self.error = Distance(original, held, threads=settings.threads)
         self._example = next(iter(held.batches(1))).inputs
         self.allowed, self.why = self._allowance()
 
@@ -145,26 +144,15 @@ class Search:
         moved = disturbed(self.prepared, self._example, self.settings.seed)
         if moved is not None:
             self._progress("measure what goes unnoticed", 0, None)
-            error = self.error(moved, self.held)
+            error = self.error(moved)
             if 0 < error < float("inf"):
                 return error, "what the original's own outputs change by when its inputs change by a hair"
         return _ALLOWED, "one percent of the variance, as the inputs can't be disturbed"
 
-    def error(self, model: ModelProto, data: Dataset) -> float:
-        """Return the error of a model's outputs; infinite if they aren't finite.
-
-        Raises:
-            DataError: no output has numbers to compare (OP711).
-        """
-        found = evaluate(
-            model, data, against=self.original, metrics=("nmse",), resamples=1, threads=self.settings.threads
-        )
-        return float("inf") if found.not_finite else max(score.model.value for score in found.scores)
-
     def _trial(self, kind: Kind, make: Make, kept: Collection[str], **about: Any) -> Trial:
         try:
             model = load(make((*self.kept, *kept))).proto  # checks it, and puts its nodes in order
-            error = self.error(model, self.held)
+            error = self.error(model)
         except ModelError as refused:
             return Trial(kind, self.original, 0, float("inf"), tuple(kept), about, failure=refused.cause)
         failure = (
@@ -225,7 +213,7 @@ class Search:
             self._progress(f"{whole.kind}: rank layers", number, len(self.names))
             try:
                 model = make([*self.kept, *(other for other in self.names if other != name)])
-                alone[name] = self.error(model, self._ranked)
+                alone[name] = self.error(model, batches=1)
             except ModelError:
                 alone[name] = float("inf")
         ranked = sorted(alone, key=lambda name: -alone[name])

@@ -25,7 +25,7 @@ from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.inputs import open_samples
 
-_RANGES, _CHOICE, _JUDGED = 256, 128, 2000  # largest numbers of samples
+_RANGES, _CHOICE, _JUDGED = 96, 64, 2000  # largest numbers of samples
 _BATCH = 16
 
 
