@@ -12,7 +12,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import note_fixed_batch, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, write_text
+from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, TrainSettings, build
 
@@ -129,7 +129,7 @@ def command(
         check_output(history, force, inputs=reads)
     if checkpoint is not None:
         check_output(checkpoint, force or resume, inputs=reads)
-        out.on_stop(partial(_kept, checkpoint, time()))
+        out.on_stop(partial(what_is_kept, checkpoint, time()))
     inputs, settings = build(DataSettings, given), build(TrainSettings, training)
     user_functions(inputs.data, inputs.reading.postprocess, backend, metric)
     with out.step("load"):
@@ -183,11 +183,3 @@ def command(
             out.note(f"wrote {output}, the best model before the failure")
         raise result.failure
     out.note(f"wrote {output}")
-
-
-def _kept(checkpoint: Path, began: float) -> str:
-    """Say what an interrupted run kept."""
-    if not checkpoint.exists():
-        return "stopped; nothing was written, not even a checkpoint; --every STEPS writes some within an epoch"
-    old = "" if checkpoint.stat().st_mtime >= began else ", of an earlier run,"
-    return f"stopped; {checkpoint}{old} has the state of training; the same command with --resume goes on from it"

@@ -222,12 +222,28 @@ def warn_of_gaps(out: Output, plan: PrunePlan | None, verification: Verification
 
 
 def nothing_written(model: Path, settings: ShrinkSettings) -> str:
-    """Say that an interrupted `prune` or `plan` wrote nothing, and how its measurements can be kept the next time."""
+    """Say that an interrupted `plan` wrote nothing, and how its measurements can be kept the next time."""
     text, data = "stopped; nothing was written", settings.calibration.data
     if data is None or settings.sensitivity is not None or settings.plan is not None or settings.planning.remove_blocks:
         return text
     measure = f"onnxprune sensitivity {model} --data {data} -o FILE.json"
     return f"{text}; measurements that resume: {measure}, then this command with --sensitivity FILE.json"
+
+
+def what_is_kept(checkpoint: Path | None, began: float, *, useful: bool = True) -> str:
+    """Say what an interrupted command has kept in its checkpoint.
+
+    Args:
+        checkpoint: the file.
+        began: when the command began, in seconds since the epoch.
+        useful: whether the command could have kept something.
+    """
+    if checkpoint is None:
+        return "stopped; nothing was written" + ("; with --checkpoint FILE, such a run can go on" if useful else "")
+    if not checkpoint.exists():
+        return "stopped; nothing was written, not even a checkpoint"
+    old = "" if checkpoint.stat().st_mtime >= began else ", of an earlier run,"
+    return f"stopped; {checkpoint}{old} has what was done; the same command with --resume goes on from it"
 
 
 def check_output(path: Path, force: bool, *, inputs: Iterable[Any] = ()) -> None:

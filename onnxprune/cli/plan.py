@@ -22,7 +22,10 @@ Examples:
   onnxprune plan model.onnx -o plan.json --target macs=50% --data images/
   onnxprune plan model.onnx -o plan.json --target latency=50% --provider cpu
 """
-_AFTER_PLANNING = ("custom_ops", "plan", "verify", "tolerance", "recover", "max_drop", "finetune", "steps", "rewind")
+_AFTER_PLANNING = (
+    *("custom_ops", "plan", "verify", "tolerance", "recover", "max_drop", "minimize", "finetune", "steps", "rewind"),
+    *("checkpoint", "resume"),
+)
 
 
 @click.command("plan", short_help="Choose what to remove, and write a plan.", epilog=_EXAMPLES)

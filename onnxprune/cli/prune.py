@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any
 
 import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
-from onnxprune.cli.output import Output, check_output, nothing_written, reporting, warn_of_gaps, write_text
+from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
 from onnxprune.settings import ShrinkSettings, build
 
 _REASONS = 5
@@ -90,7 +92,10 @@ def command(
     if config is not None:
         read_config(config)  # refuses a damaged one before the work
         check_output(target, force, inputs=reads)
-    out.on_stop(lambda: nothing_written(model, settings))
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
+    if checkpoint is not None:
+        check_output(checkpoint, force or settings.resume, inputs=[*reads, output])
+    out.on_stop(partial(what_is_kept, checkpoint, time(), useful=settings.calibration.data is not None))
     user_functions(given.get("data"), given.get("transform"), given.get("postprocess"))
     with out.progress() as progress:
         progress("load", 0, None)

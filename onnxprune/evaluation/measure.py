@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data.batch import IGNORED, Array, Dataset
+from onnxprune.data.batch import Array, Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
+from onnxprune.evaluation.answers import Answers
 from onnxprune.evaluation.choice import check_name, choose
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluation.metrics import Metric
@@ -25,7 +26,7 @@ from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider
 from onnxprune.model.states import state_inputs
 from onnxprune.progress import Progress, silent
-from onnxprune.settings.evaluation import TaskName, higher_is_better
+from onnxprune.settings.evaluation import METRICS, TaskName, higher_is_better, judging
 from onnxprune.shapes import concretize
 from onnxprune.shapes.runnable import Cut, operators, runnable_part
 from onnxprune.trace.outputs import Followed, followed
@@ -42,6 +43,9 @@ class Score:
         model: the model's value.
         original: the original's value, for metrics of a single model.
         difference: model minus original, from the same samples.
+        lost: of the samples that the original gets right, the share that the model gets wrong: the rate of negative
+            flips (S. Yan et al., "Positive-congruent training", CVPR 2021).
+        constant: the best value that a constant answer has on these data, if that is known.
     """
 
     metric: str
@@ -50,6 +54,8 @@ class Score:
     model: Estimate
     original: Estimate | None = None
     difference: Estimate | None = None
+    lost: Estimate | None = None
+    constant: float | None = None
 
 
 class Resampler:
@@ -121,16 +127,18 @@ class Meter:
             assert metric.value is not None
             tallies = (self._mine, self._original)
             values = [(float(metric.value(t.sums)), metric.value(t.resampled)) for t in tallies if t.sums is not None]
-        original = difference = None
+        original = difference = lost = None
         model = self._estimate(self._mine, *values[0], confidence)
         if len(values) > 1:
             original = self._estimate(self._original, *values[1], confidence)
             if self._binary and self._mine.sums is not None:
                 difference = paired_proportions(self._gains, self._losses, float(self._mine.sums[1]), confidence)
+                assert self._original.sums is not None
+                lost = wilson(self._losses, float(self._original.sums[0]), confidence)
             else:
                 change = values[0][1] - values[1][1]
                 difference = percentile(values[0][0] - values[1][0], change, confidence)
-        return Score(metric.name, metric.output, metric.share, model, original, difference)
+        return Score(metric.name, metric.output, metric.share, model, original, difference, lost)
 
     def _once(self, kept: list[Any]) -> float:
         assert self.metric.statistic is not None
@@ -159,9 +167,7 @@ class _Tally:
             self.resampled += resampled
 
 
-_CLASSES = ("classification", "segmentation")
 _FIRST = 32  # samples that a task is recognized by
-_SHIFT = 0.2  # gain of accuracy with another label_offset that can't be a coincidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +186,8 @@ class Evaluation:
         notes: remarks, such as on labels that look shifted.
         task: what the model is for; None if that isn't known.
         recognized: what the task was recognized by.
+        doubts: those of the notes that speak against the data: labels that look shifted, or a metric in which the
+            original, or the model if there is none, isn't better than a constant answer.
     """
 
     samples: int
@@ -192,6 +200,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     task: TaskName | None = None
     recognized: str = ""
+    doubts: tuple[str, ...] = ()
 
     def __getitem__(self, metric: str) -> Score:
         """Return the score of a metric (of the first output, if there are several).
@@ -276,18 +285,45 @@ def evaluate(
         progress("evaluate", done, dataset.known_length)
     if meters is None or task is None:
         raise DataError("OP702", "the data have no samples")
+    scores = meters.scores(confidence)
+    doubts = tuple(filter(None, (meters.answers.shift(), _at_chance(scores))))
     return Evaluation(
         samples=done,
-        scores=meters.scores(confidence),
+        scores=scores,
         not_finite=meters.not_finite,
         confidence=confidence,
         resamples=resamples,
         seed=seed,
         providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
-        notes=tuple(filter(None, (note, found.note() if fronts else None, *meters.notes()))),
+        notes=tuple(filter(None, (note, found.note() if fronts else None, *doubts))),
         task=task.name,
         recognized=str(task),
+        doubts=doubts,
     )
+
+
+def _at_chance(scores: Sequence[Score]) -> str | None:
+    """Return a note if the first metric that judges isn't better than a constant answer's."""
+    metric = judging({score.metric for score in scores if score.constant is not None})
+    score = next((score for score in scores if score.metric == metric), None)
+    if score is None or score.constant is None or above_constant(score) > 0:
+        return None
+    whose, value = ("the model", score.model) if score.original is None else ("the original", score.original)
+    title = METRICS[score.metric].title
+    figures = f"{_shown(score, value.value)}, and with a constant answer it is {_shown(score, score.constant)}"
+    return f"{whose} seems to see nothing in these data: its {title} is {figures}"
+
+
+def above_constant(score: Score) -> float:
+    """Return how far the original, or the model if there is none, is above a constant answer; infinite if unknown."""
+    if score.constant is None:
+        return float("inf")
+    gain = (score.original or score.model).value - score.constant
+    return gain if higher_is_better(score.metric) else -gain
+
+
+def _shown(score: Score, value: float) -> str:
+    return f"{value:.1%}" if score.share else f"{value:.3g}"
 
 
 def _front(model: ModelProto) -> Cut | None:
@@ -373,8 +409,7 @@ class _Meters:
         self.not_finite = 0
         self._keeps = any(meter.metric.keeps for meter in self.meters)
         self._weights: list[NDArray[np.uint8]] = []
-        self._shifted = dict.fromkeys((-1, 0, 1), 0)
-        self._counted = 0
+        self.answers = Answers()
 
     def add(self, batch: BatchView, weights: Floats) -> None:
         for meter in self.meters:
@@ -382,20 +417,9 @@ class _Meters:
         if self._keeps:
             self._weights.append(weights.astype(np.uint8))
         self.not_finite += batch.not_finite()
-        if batch.task.name in _CLASSES and batch.flat is not None and batch.classes is not None:
-            counted = batch.flat != IGNORED
-            self._counted += int(counted.sum())
-            for offset in self._shifted:
-                self._shifted[offset] += int((counted & (batch.classes.predicted == batch.flat + offset)).sum())
+        self.answers.add(batch)
 
     def scores(self, confidence: float) -> tuple[Score, ...]:
         weights = np.concatenate(self._weights) if self._keeps else None
-        return tuple(meter.score(confidence, weights) for meter in self.meters)
-
-    def notes(self) -> tuple[str, ...]:
-        """Return a note if labels look shifted."""
-        best = max(self._shifted, key=self._shifted.__getitem__)
-        if self._counted and self._shifted[best] - self._shifted[0] > _SHIFT * self._counted:
-            share = self._shifted[best] / self._counted
-            return (f"labels look shifted: adding {best:+d} to label_offset would make {share:.1%} of them right",)
-        return ()
+        scores = (meter.score(confidence, weights) for meter in self.meters)
+        return tuple(replace(score, constant=self.answers.constant(score.metric)) for score in scores)

@@ -22,9 +22,9 @@ from onnxprune.recover.regression import InterceptPlace, LayerIndex, intercept_p
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
 
-# Bytes of sums held at a time, and output positions sampled from a batch.
+# Bytes of sums held at a time, and output positions sampled from 32 samples, at least some from each batch.
 _BUDGET = 2**30
-_POSITIONS = 2048
+_POSITIONS, _PER, _FEWEST = 2048, 32, 128
 # Of refits, which hold no data back to choose it by; relative to the mean square of a feature.
 _RIDGE = 1e-3
 
@@ -220,7 +220,8 @@ def _run(
         rng, own = np.random.default_rng((seed, number)), ActivationSums()
         intercept = intercept_place(layer, index) is not None
         for batch in stream.tensors([layer.x, layer.y]):
-            features, _ = layer.sample(batch[layer.x], [batch[layer.y]], _POSITIONS, rng)
+            some = min(_POSITIONS, max(_POSITIONS * len(batch[layer.x]) // _PER, _FEWEST))
+            features, _ = layer.sample(batch[layer.x], [batch[layer.y]], some, rng)
             own.add(features, intercept=intercept)
         if not own.count:
             raise UsageError("OP604", "there are no inputs to run the model on")

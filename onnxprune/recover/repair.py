@@ -17,13 +17,13 @@ from onnxprune.errors import UsageError
 from onnxprune.model.bodies import reopened
 from onnxprune.model.checks import subgraphs
 from onnxprune.model.graph import GraphIndex
+from onnxprune.model.records import Records
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
 from onnxprune.recover.lstsq import Evidence, Rows, evidence, reconstruct, rescale, shift
 from onnxprune.recover.regression import (
-    InterceptPlace,
     LayerIndex,
     RegressionTarget,
     intercept_place,
@@ -45,8 +45,10 @@ _FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {
 _MAKE_UP: tuple[Method, ...] = ("bias", "reconstruct")
 # One of every five samples is held back to choose ridges by.
 _HELD_BACK = 5
-# Output positions sampled per batch: enough for stable moments, few enough to be fast.
+# Output positions sampled per 32 samples: enough for stable moments, few enough to be fast. A batch size fixed to 1
+# makes as many batches as there are samples; each gives at least some, for the sake of few samples.
 _POSITIONS = 4096
+_PER, _FEWEST = 32, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ def recover(
     method: Method = "reconstruct",
     seed: int = 0,
     positions: int = _POSITIONS,
+    records: Records | None = None,
+    name: str = "",
     progress: Progress = silent,
 ) -> list[Repair]:
     """Repair a pruned model in place.
@@ -83,7 +87,9 @@ def recover(
         method: "reconstruct" refits all weights by least squares, "bn" a scale and an intercept for each output, "bias"
             the intercepts only.
         seed: of the random choice of output positions.
-        positions: the number of output positions sampled from a batch.
+        positions: the number of output positions sampled from 32 samples.
+        records: the layers that are done already; filled as others are.
+        name: the name of this repair in the records.
         progress: called with the layers that are done.
 
     Returns:
@@ -101,18 +107,24 @@ def recover(
     then = Stream(kept.graph.proto, batches, unmade=unmade)
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
     places = index.positions, GraphIndex(kept.graph.proto.graph).positions
-    repairs = []
+    repairs, records = [], records or Records()
     for number, layer in enumerate(layers):
         if layer.x in changed and layer.y not in unmade:
             for stream, place in zip((now, then), places, strict=True):
-                stream.advance(place[layer.node.name])
+                stream.advance(place[layer.node.name])  # also before layers that are done: cuts affect rounding
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, index) if method in _MAKE_UP else own_output(layer)
             if not unmade.isdisjoint((target.tensor, target.other or "")):
                 target = own_output(layer)
-            sink = intercept_place(layer, index)
-            moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
-            repairs.append(_refit(layer, index, sink, *moments, _FITS[method]))
+            sink, key = intercept_place(layer, index), f"{name}/repair/{number}"
+            if key in records:
+                found, errors = records.arrays(key)["weights"], records[key]
+            else:
+                moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
+                found, errors = _refit(layer, index, *moments, _FITS[method])
+                records.keep(key, errors, {"weights": found})
+            set_parameters(layer, index.weights, sink, found)
+            repairs.append(Repair(layer.node.name, *errors))
         progress("repair", number + 1, len(layers))
     return repairs
 
@@ -179,7 +191,8 @@ def _moments(
             shape = [other.shape[axis] if a == axis else n for a, n in enumerate(goal.shape)]
             tensors.append(np.broadcast_to(other, shape))
         for part, sums in _parts(len(x) if len(x) == len(goal) else 1, i, fitted, held):
-            features, values = layer.sample(x[part], [t[part] for t in tensors], positions, rng)
+            some = min(positions, max(positions * len(x) // _PER, _FEWEST))
+            features, values = layer.sample(x[part], [t[part] for t in tensors], some, rng)
             y = values[0] if mask is None else values[0][:, mask]
             if target.other:
                 y = y - values[1]
@@ -200,19 +213,16 @@ def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[t
 def _refit(
     layer: LinearLayer,
     index: LayerIndex,
-    place: InterceptPlace | None,
     fitted: Evidence,
     held: Evidence,
     fit: Callable[[Evidence, Evidence, Rows], Rows],
-) -> Repair:
-    """Fit a layer's weights and write them."""
+) -> tuple[Rows, tuple[float, float]]:
+    """Fit a layer's weights; return them, and the errors before and after."""
     start = parameters(layer, index.weights)
     found = fit(fitted, held, start)
     judge = held if held.count else fitted
     power = max(float(judge.power.sum()) / judge.count, 1e-30)
-    before, after = judge.error(start) / power, judge.error(found) / power
-    set_parameters(layer, index.weights, place, found)
-    return Repair(layer.node.name, before, after)
+    return found, (judge.error(start) / power, judge.error(found) / power)
 
 
 def repeat(batches: Iterable[Inputs]) -> Batches:

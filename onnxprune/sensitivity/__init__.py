@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
-from onnxprune.sensitivity.outputs import MetricLoss, OutputError, loss
-from onnxprune.sensitivity.store import Record, read_record, resume
+from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, loss
+from onnxprune.sensitivity.store import Record, curve_of, entry_of, read_record, resume
 
 __all__ = [
     "SHARES",
@@ -16,6 +16,9 @@ __all__ = [
     "Point",
     "Record",
     "added_errors",
+    "curve_of",
+    "drop",
+    "entry_of",
     "loss",
     "measure",
     "predicted_error",

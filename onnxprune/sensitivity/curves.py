@@ -71,6 +71,9 @@ class Judge(Protocol):
     def __call__(self, model: ModelProto, since: int) -> float:
         """Return the error of a network that equals the original before the node at position ``since``."""
 
+    def advance(self, since: int) -> None:
+        """Prepare for networks that equal the original before a node."""
+
 
 def measure(
     graph: ChannelGraph,
@@ -93,7 +96,8 @@ def measure(
         constraints: limits on what may be removed; groups that they exclude aren't measured.
         shares: shares of units to measure at, rounded to counts that the constraints allow.
         seed: of all random choices.
-        known: curves from before, by group; these groups are neither measured nor yielded.
+        known: curves from before, by group; these groups are neither measured nor yielded. What is held of the network
+            moves on as if they were measured, since it affects the rounding of what follows.
 
     Raises:
         PlanError: there is no such criterion (OP308), or it failed (OP309); a pattern matches nothing (OP304).
@@ -102,9 +106,15 @@ def measure(
     """
     fixed, free = eligible(graph, constraints)
     since = {group.index: first_change(graph, group) for group in (*(g for g, _ in fixed), *free)}
-    groups = [graph.groups[i] for i in sorted(since, key=since.__getitem__) if i not in (known or {})]
+    known = known or {}
+    groups = [graph.groups[i] for i in sorted(since, key=since.__getitem__)]
+    if known.keys() >= since.keys():
+        return
     for view in views(graph, seed=seed, batches=batches, groups=groups):
         group = view.group
+        if group.index in known:
+            judge.advance(since[group.index])
+            continue
         scores = _scores(view, criterion)
         counts = _counts(
             group, shares, allowed_counts(len(group.sets), group.widths, constraints, multiples(graph, constraints))

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.channels.values import Ids
 from onnxprune.data import Dataset
 from onnxprune.errors import UsageError
-from onnxprune.evaluation import Evaluation, Score, evaluate
+from onnxprune.evaluation import Estimate, Evaluation, Score, evaluate
 from onnxprune.model.stream import Batches, Stream
 from onnxprune.settings.evaluation import higher_is_better
 from onnxprune.shapes.runnable import Cut
@@ -73,7 +73,7 @@ class OutputError:
             model: a network that equals the original before a node.
             since: that node's position in the original. It must not decrease from call to call.
         """
-        self._stream.advance(since)
+        self.advance(since)
         squares = dict.fromkeys(self._references, 0.0)
         spreads = dict.fromkeys(self._references, 0.0)
         for i, batch in enumerate(self._stream.tensors(self._references, of=model)):
@@ -85,6 +85,10 @@ class OutputError:
                     spreads[name] += reference.spreads[i]
         errors = [squares[name] / spread for name, spread in spreads.items() if spread]
         return float(np.mean(errors)) if errors and np.isfinite(errors).all() else float("inf")
+
+    def advance(self, since: int) -> None:
+        """Hold the original's tensors in front of a node; its position must not decrease from call to call."""
+        self._stream.advance(since)
 
     def _part(self, value: NDArray[Any]) -> NDArray[Any]:
         """Return the elements of an output that are compared, the same ones for all outputs of its size."""
@@ -125,8 +129,16 @@ class MetricLoss:
         metrics = [self._metric]
         return loss(evaluate(model, self._data, against=self._model, metrics=metrics, resamples=1), self._metric)
 
+    def advance(self, since: int) -> None:
+        """Do nothing: every network is run from its inputs."""
+
 
 def loss(evaluation: Evaluation, metric: str) -> float:
+    """Return the loss of a metric against the original, see `drop`."""
+    return drop(evaluation, metric).value
+
+
+def drop(evaluation: Evaluation, metric: str) -> Estimate:
     """Return the loss of a metric against the original; a metric that compares with the original is a loss itself.
 
     Of several outputs, the one that loses most counts.
@@ -135,11 +147,15 @@ def loss(evaluation: Evaluation, metric: str) -> float:
         DataError: the metric wasn't measured (OP711).
     """
     evaluation[metric]
-    return max(_loss(score) for score in evaluation.scores if score.metric == metric)
+    return max((_drop(score) for score in evaluation.scores if score.metric == metric), key=lambda found: found.value)
 
 
-def _loss(score: Score) -> float:
+def _drop(score: Score) -> Estimate:
     higher = higher_is_better(score.metric)
-    if score.difference is not None:
-        return -score.difference.value if higher else score.difference.value
-    return 1 - score.model.value if higher else score.model.value
+    if score.difference is None:
+        found, start = score.model, 1.0 if higher else 0.0
+    else:
+        found, start = score.difference, 0.0
+    if higher:
+        return Estimate(start - found.value, start - found.high, start - found.low)
+    return found

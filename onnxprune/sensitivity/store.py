@@ -40,20 +40,22 @@ class Record:
             "format": FORMAT,
             "model_sha256": self.model,
             "settings": dict(self.settings),
-            "groups": [
-                {
-                    "group": i,
-                    "name": graph.groups[i].name,
-                    "order": list(curve.order),
-                    "points": [[p.removed, p.error if isfinite(p.error) else None] for p in curve.points],
-                }
-                for i, curve in sorted(self.curves.items())
-            ],
+            "groups": [entry_of(curve, graph) for _, curve in sorted(self.curves.items())],
         }
 
     def to_json(self, graph: ChannelGraph) -> str:
         """Return the record as JSON text."""
         return json.dumps(self.document(graph), indent=1) + "\n"
+
+
+def entry_of(curve: Curve, graph: ChannelGraph) -> dict[str, Any]:
+    """Return a curve as JSON can hold it."""
+    return {
+        "group": curve.group,
+        "name": graph.groups[curve.group].name,
+        "order": list(curve.order),
+        "points": [[p.removed, p.error if isfinite(p.error) else None] for p in curve.points],
+    }
 
 
 def resume(path: Path, record: Record, graph: ChannelGraph) -> Record:
@@ -90,7 +92,7 @@ def read_record(path: Path, model: str, graph: ChannelGraph) -> Record:
         document = json.loads(path.read_bytes())
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r} isn't {FORMAT}")
-        curves = [_curve(entry) for entry in document["groups"]]
+        curves = [curve_of(entry) for entry in document["groups"]]
         record = Record(str(document["model_sha256"]), dict(document["settings"]), {c.group: c for c in curves})
     except OSError as error:
         raise PlanError("OP313", f"can't be read: {error.strerror}", where=str(path), hint=hint) from error
@@ -102,7 +104,8 @@ def read_record(path: Path, model: str, graph: ChannelGraph) -> Record:
     return record
 
 
-def _curve(entry: Mapping[str, Any]) -> Curve:
+def curve_of(entry: Mapping[str, Any]) -> Curve:
+    """Return the curve of an entry; it raises what Python does if it isn't one."""
     points = [Point(int(removed), inf if error is None else float(error)) for removed, error in entry["points"]]
     if not points or any(p.removed < 1 for p in points):
         raise ValueError("a group has no points")

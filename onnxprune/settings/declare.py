@@ -66,7 +66,7 @@ def described(default: Any, about: Mapping[str, Any]) -> str:
 class Rule:
     """Settings that exclude another one, or need it.
 
-    A rule applies to settings that differ from their defaults; "name=value" matches one value only.
+    A rule applies to settings that differ from their defaults; "name=value" matches one value only, and "a|b" either.
 
     Attributes:
         first: a setting.
@@ -318,6 +318,8 @@ def numbers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _holds(name: str, values: Mapping[str, Any]) -> bool:
+    if "|" in name:
+        return any(_holds(each, values) for each in name.split("|"))
     key, _, wanted = name.partition("=")
     several = values.get(key)
     found = several if isinstance(several, tuple) else (several,)
@@ -325,7 +327,7 @@ def _holds(name: str, values: Mapping[str, Any]) -> bool:
 
 
 def _quoted(name: str) -> str:
-    return f"`{name.partition('=')[0]}`"
+    return f"`{name.partition('|')[0].partition('=')[0]}`"
 
 
 def _plain(value: Any) -> bool:

@@ -24,6 +24,7 @@ class MetricFacts:
         higher: whether higher is better.
         share: whether it is a share, shown in percent.
         judges: whether a drop of it limits pruning (`max_drop`) and selects a model in training.
+        constant: its value for a constant answer, where that is the same for all data.
     """
 
     title: str
@@ -32,6 +33,7 @@ class MetricFacts:
     higher: bool = True
     share: bool = True
     judges: bool = True
+    constant: float | None = None
 
 
 def _facts(title: str, *tasks: TaskName, **rest: Any) -> MetricFacts:
@@ -47,24 +49,24 @@ METRICS: Mapping[str, MetricFacts] = {
     "top5": _facts("top-5", "classification", judges=False),
     "miou": _facts("mean IoU", "segmentation"),
     "accuracy": _facts("accuracy", "binary", "multilabel"),
-    "auc": _facts("ROC AUC", "binary", "multilabel"),
+    "auc": _facts("ROC AUC", "binary", "multilabel", constant=0.5),
     "ap": _facts("average precision", "binary", "multilabel"),
     "f1": _facts("F1", "binary", "multilabel"),
-    "r2": _facts("R2", "regression", share=False),
+    "r2": _facts("R2", "regression", share=False, constant=0),
     "mae": _facts("mean absolute error", "regression", higher=False, share=False, judges=False),
     "rmse": _facts("root mean square error", "regression", higher=False, share=False, judges=False),
-    "wer": _facts("word error rate", "ctc", higher=False),
-    "cer": _facts("character error rate", "ctc", higher=False),
-    "map": _facts("mAP 0.50:0.95 (COCO)", "detection"),
+    "wer": _facts("word error rate", "ctc", higher=False, constant=1),
+    "cer": _facts("character error rate", "ctc", higher=False, constant=1),
+    "map": _facts("mAP 0.50:0.95 (COCO)", "detection", constant=0),
     "map50": _facts("mAP 0.50 (COCO)", "detection", judges=False),
     "map_voc": _facts("mAP 0.50 (VOC)", "detection", judges=False),
     "recall1": _facts("recall@1", "embedding"),
     "recall5": _facts("recall@5", "embedding", judges=False),
-    "spearman": _facts("Spearman correlation", "embedding", share=False),
+    "spearman": _facts("Spearman correlation", "embedding", share=False, constant=0),
     "agreement": _original("agreement", "classification", "segmentation", "binary", "multilabel"),
     "miou_original": _original("mean IoU, original's masks", "segmentation"),
-    "cer_original": _original("character error rate, original's text", "ctc", higher=False),
-    "map_original": _original("mAP 0.50:0.95, original's boxes", "detection"),
+    "cer_original": _original("character error rate, original's text", "ctc", higher=False, constant=1),
+    "map_original": _original("mAP 0.50:0.95, original's boxes", "detection", constant=0),
     "neighbors": _original("nearest-neighbor agreement", "embedding"),
     "kl": _original(
         *("KL divergence, nats", "classification", "segmentation", "binary", "multilabel"),
@@ -73,7 +75,7 @@ METRICS: Mapping[str, MetricFacts] = {
         judges=False,
     ),
     "mse": _original("mean squared error", higher=False, share=False, judges=False),
-    "nmse": _original("squared error, of variance", higher=False, share=False),
+    "nmse": _original("squared error, of variance", higher=False, share=False, constant=1),
     "cosine": _original("cosine of outputs", share=False, judges=False),
 }
 """The metrics by name. A drop is measured in the first of these that judges and can be measured."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from onnxprune.settings.declare import Rule, Settings, Share, flat, setting
 from onnxprune.settings.evaluation import TaskSettings
-from onnxprune.settings.planning import LatencySettings, PlanSettings, Policies
+from onnxprune.settings.planning import LatencySettings, Limited, PlanSettings, Policies
 from onnxprune.settings.running import RunSettings
 
 Method = Literal["reconstruct", "bn", "bias"]
@@ -99,21 +99,29 @@ class ShrinkSettings(Settings):
         Rule(
             "plan", [*_PLANNING, "sensitivity", "max_drop"], "both {first} and {other} say what to remove", "drop one"
         ),
-        Rule("max_drop", ["ratio", "target"], "both {first} and {other} say how much to remove", "give one of them"),
-        Rule("max_drop", ["verify"], "{first} proves every trial, and {other} turns proofs off", "drop one"),
-        Rule("max_drop", ["recover=none"], "{first} repairs every trial, and {other} turns repair off", "drop one"),
+        Rule("max_drop", ["ratio"], "both {first} and {other} say how much to remove", "give one of them"),
         Rule(
             "max_drop",
-            ["finetune"],
-            "{first} doesn't train its trials",
-            "prune with {first} first, then train with the command `finetune`",
+            ["minimize"],
+            "{other} needs a limit of the loss",
+            "set it with {first}, or set a `target`",
+            forbids=False,
         ),
+        Rule("target", ["minimize"], "{first} says how much to remove, so {other} has no effect", "drop one"),
+        Rule("max_drop", ["verify"], "{first} proves every trial, and {other} turns proofs off", "drop one"),
+        Rule("max_drop", ["recover=none"], "{first} repairs every trial, and {other} turns repair off", "drop one"),
+        Rule("max_drop", ["steps", "rewind"], "{first} can't be combined with {other}", "drop one"),
+        *(
+            Rule(name, ["checkpoint"], "pruning in steps can't be resumed, so {other} has no effect", "drop one")
+            for name in ("steps", "rewind")
+        ),
+        Rule("checkpoint", ["resume"], "{other} needs a checkpoint", "name the file with {first}", forbids=False),
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
             "data",
             [
                 *("preprocess", "limit", "labels", "task", "postprocess", "alphabet", "blank"),
-                *("recover", "max_drop", "finetune"),
+                *("recover", "max_drop", "finetune", "checkpoint"),
             ],
             "{other} needs inputs",
             "give some with {first}; labels are optional, and random generates synthetic inputs",
@@ -130,14 +138,14 @@ class ShrinkSettings(Settings):
             for name in ("steps", "rewind")
         ),
         Rule(
-            "target=latency",
+            "target=latency|minimize=latency",
             ["provider", "cache"],
             "{other} says how to measure latency, but no latency is limited",
             "set {first} to a latency, or drop {other}",
             forbids=False,
         ),
         Rule(
-            "target=latency",
+            "target=latency|minimize=latency",
             ["allocation=uniform", "allocation=global"],
             "{other} doesn't take time into account",
             "drop it: a latency target has its own allocation",
@@ -178,16 +186,20 @@ class ShrinkSettings(Settings):
     )
     max_drop: Share | None = setting(
         None,
-        "Instead of a budget, allow this drop in accuracy and remove as much as it permits. The drop is measured on "
-        "samples of `data` that aren't used for calibration; without labels, it is the disagreement with the original "
-        "(for outputs that aren't class scores, the squared error relative to their variance).",
+        "Allow this drop in accuracy, and remove as much as it permits; with `target`, remove what that asks for, and "
+        "fail if the drop is larger. Samples of `data` choose the result that aren't used for calibration, and others "
+        "judge it. Without labels, the drop is the disagreement with the original (for outputs that aren't class "
+        "scores, the squared error relative to their variance).",
         at_least=0,
         below=1,
+    )
+    minimize: Limited | None = setting(
+        None, "With `max_drop`: the cost to minimize: macs, params, size, memory or latency.", shown="macs"
     )
     finetune: int | None = setting(
         None,
         "Train the pruned model for this many epochs on all of `data`, with the original as teacher and with labels if "
-        "there are any.",
+        "there are any; with `max_drop`, every trial, on the samples that measure nothing.",
         at_least=1,
         metavar="EPOCHS",
     )
@@ -198,6 +210,13 @@ class ShrinkSettings(Settings):
         "the original.",
         metavar="EARLY",
     )
+    checkpoint: Any = setting(
+        None,
+        "With `data`: save what is done to this file: measured groups, repaired layers, trials. Training has a file "
+        "beside it.",
+        metavar="FILE",
+    )
+    resume: bool = setting(False, "Resume from `checkpoint`, if the file exists.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import TrainingError
-from onnxprune.model.file import written_whole
+from onnxprune.model.records import Arrays, damaged, of_other_work, read_archive, write_archive
 from onnxprune.train.history import Epoch, to_fields
 
 _VERSION = 1
-_NOTES, _STATE, _BEST = "notes", "state/", "best/"
+_STATE, _BEST = "state/", "best/"
 _PLAIN = ("fingerprint", "step", "value", "best_epoch", "losses", "seconds", "skipped", "in_a_row")
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(slots=True)
@@ -63,17 +55,9 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     """
     notes = {name: getattr(checkpoint, name) for name in _PLAIN}
     notes |= {"version": _VERSION, "history": to_fields(checkpoint.history)}
-    arrays = {_NOTES: np.frombuffer(json.dumps(notes).encode(), np.uint8)}
-    arrays |= {_STATE + name: array for name, array in checkpoint.state.items()}
+    arrays = {_STATE + name: array for name, array in checkpoint.state.items()}
     arrays |= {_BEST + name: array for name, array in checkpoint.best.items()}
-    try:
-        with written_whole(path) as (draft,), zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
-    except OSError as error:
-        cause = f"the checkpoint can't be written: {error.strerror or error}"
-        raise TrainingError("OP905", cause, where=str(path)) from error
+    write_archive(path, notes, arrays)
 
 
 def read(path: Path, fingerprint: str) -> Checkpoint:
@@ -82,29 +66,16 @@ def read(path: Path, fingerprint: str) -> Checkpoint:
     Raises:
         TrainingError: it can't be read, or is of another training (OP905).
     """
-    where = str(path)
+    notes, arrays = read_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
-        notes = json.loads(arrays.pop(_NOTES).tobytes())
         history = [Epoch(**entry) for entry in notes["history"]]
         plain = {name: notes[name] for name in _PLAIN}
         found = Checkpoint(**plain, state=_named(arrays, _STATE), best=_named(arrays, _BEST), history=history)
-    except OSError as error:
-        cause = f"the checkpoint can't be read: {error.strerror or error}"
-        raise TrainingError("OP905", cause, where=where) from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
-        cause = f"not a valid checkpoint: {' '.join(str(error).split())}"
-        raise TrainingError("OP905", cause, where=where) from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise damaged(path, error) from error
     if found.fingerprint != fingerprint:
-        hint = "resume with the same model, data and settings, or start again without `resume`"
-        raise TrainingError("OP905", "the checkpoint is of another training", where=where, hint=hint)
+        raise of_other_work(path)
     return found
-
-
-def _array(content: bytes) -> NDArray[Any]:
-    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    return array
 
 
 def _named(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:

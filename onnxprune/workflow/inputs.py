@@ -74,7 +74,11 @@ def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | N
     """
     if samples is None or (callable(samples) and not hasattr(samples, "batches")):
         return cast("Batches | None", samples)
-    opened = open_samples(DataSettings(data=samples), model, seed=seed, limit=LIMIT)
+    return calibration_batches(open_samples(DataSettings(data=samples), model, seed=seed, limit=LIMIT), model)
+
+
+def calibration_batches(opened: Dataset, model: Source) -> Batches:
+    """Return a function that yields the inputs of samples in batches."""
     states = state_inputs(load(model).proto)
 
     def again() -> Iterable[Inputs]:

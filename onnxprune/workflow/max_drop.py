@@ -1,8 +1,13 @@
-"""Pruning within an allowed drop in accuracy: bisection over the budget; each trial is repaired and evaluated.
+"""Pruning within an allowed drop in accuracy: a search over the budget, whose trials are repaired and evaluated.
 
-The data are split into samples for calibration and others to measure the drop on. Without labels, the drop is bounded
-by the disagreement with the original: every sample that becomes wrong is predicted differently. For outputs that aren't
-class scores, it is the squared error relative to the variance, of the output that loses most.
+Samples are divided into three parts. On the first, channels are chosen and layers repaired; on the second, trials are
+compared, and the smallest model within the drop is chosen; the third judges that one, once. Being the best of several
+on the second part is a matter of luck, too, so its drop there is too good to be true.
+
+Without labels, the drop is bounded by the disagreement with the original: every sample that becomes wrong is predicted
+differently. For outputs that aren't class scores, it is the squared error relative to the variance, of the output that
+loses most. With labels, what becomes wrong counts as well: at most half of it may be made up for by samples that become
+right, which happens by chance where many labels are wrong.
 """
 
 from __future__ import annotations
@@ -10,29 +15,46 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, log2
+from math import ceil, sqrt
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, PlanError, VerificationError
-from onnxprune.evaluation import Evaluation, evaluate
+from onnxprune.evaluation import Estimate, Evaluation, evaluate, paired_proportions
+from onnxprune.evaluation.measure import above_constant
+from onnxprune.model.records import Records
 from onnxprune.planning.budget import with_names
+from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import Method, Repair
-from onnxprune.sensitivity import Curve, loss
-from onnxprune.settings.evaluation import judging
-from onnxprune.settings.planning import PlanSettings, Quantity, Target
+from onnxprune.sensitivity import Curve, drop, predicted_error
+from onnxprune.settings import LatencySettings, TrainSettings
+from onnxprune.settings.evaluation import METRICS, judging
+from onnxprune.settings.planning import Limited, PlanSettings, Target
+from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.workflow.analysis import TracedModel
-from onnxprune.workflow.inputs import batches_of
+from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import plan, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
 
 log = logging.getLogger(__name__)
 
-_JUDGED = 2000  # largest number of samples to measure the drop on
+_JUDGED = 2000  # largest number of samples to compare trials on, and to judge the result on
+_JUDGED_OF_TRAINING = 0.2  # largest share of the samples for each of these, where the others are trained on
 _PRECISION = 0.02  # of the budget found, as a share of the cost
-_TRIALS = ceil(log2(1 / _PRECISION))  # each halves the range
+_TRIALS = 6
+_ERROR = 3.0  # predicted error of the outputs at the first trial, relative to the drop allowed
+_HOPE = 8  # the part of the samples that a trial is first evaluated on is one in this many
+_LEAST_HOPE = 32  # and at least this many
+_MADE_UP = 2.0  # largest number of samples that become wrong, relative to the drop in their number
+_EDGE = 0.15  # of the range that is left; the least distance of a trial from both ends
+_EVERY = 50  # training steps between two checkpoints
+_KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +62,14 @@ class Trial:
     """One budget of the search.
 
     Attributes:
-        share: the limit, as a share of the original's cost.
+        share: the limit, as a share of the original's cost; NaN if the limits were given.
         loss: the drop in accuracy; infinite if the constraints make the budget unreachable.
+        accepted: whether the model is within the drop.
     """
 
     share: float
     loss: float
+    accepted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +79,25 @@ class MaxDropResult:
     Attributes:
         pruned: the model, repaired, with its proof and plan.
         repairs: the error of each layer before and after repair.
-        evaluation: the model against the original, on samples not used for calibration.
+        evaluation: the result against the original, on samples that nothing was chosen or calibrated by.
         metric: the metric that the drop is measured in.
+        drop: the drop on these samples.
         trials: the budgets tried, in order.
+        tuned: the result of training; None without training.
     """
 
     pruned: Pruned
     repairs: tuple[Repair, ...]
     evaluation: Evaluation
     metric: str
+    drop: Estimate
     trials: tuple[Trial, ...]
+    tuned: FineTuned | None = None
+
+    @property
+    def proto(self) -> ModelProto:
+        """The final model."""
+        return (self.tuned or self.pruned).proto
 
 
 def prune_within(
@@ -73,88 +106,422 @@ def prune_within(
     data: Dataset,
     max_drop: float,
     *,
-    quantity: Quantity = "macs",
+    minimize: Limited = "macs",
     limit: int = 512,
     method: Method = "reconstruct",
+    training: TrainSettings | None = None,
     curves: Sequence[Curve] | None = None,
+    latency: LatencySettings | None = None,
     inputs: Arrays | None = None,
     tolerance: float | None = None,
+    records: Records | None = None,
     progress: Progress = silent,
 ) -> MaxDropResult:
-    """Return the smallest pruned and repaired model within a drop in accuracy.
+    """Return the smallest pruned and repaired model within a drop in accuracy; with targets, the one that meets them.
 
     Args:
         analysis: the model.
-        settings: how to plan; the budget is ignored.
+        settings: how to plan. With targets, these are met, and the drop is checked.
         data: samples. With labels, the drop is in the task's first metric of `METRICS`; without, it is disagreement.
         max_drop: the largest drop, a share: 0.01 is one percentage point.
-        quantity: the cost to minimize.
+        minimize: the cost to minimize; latencies are measured.
         limit: number of samples for calibration, at most half of them.
         method: how to repair.
+        training: how to train every trial, on all samples that nothing is measured on; None for no training.
         curves: sensitivities measured before, for the allocation "reconstruction".
+        latency: where latencies are measured.
         inputs: inputs for the proof, see `prune`.
         tolerance: tolerance of the proof, see `prune`.
+        records: what is done already; filled during the search.
         progress: called with the phases of each trial.
 
     Raises:
-        VerificationError: even the smallest removal exceeds the drop (OP506), or a proof failed (OP501).
-        PlanError: a setting is out of range.
-        DataError: the data can't be read, are too few (OP712), or allow no measure of accuracy (OP711).
+        VerificationError: even the smallest removal exceeds the drop, the targets do, or the result does on samples
+            that it wasn't chosen by (OP506); or a proof failed (OP501).
+        PlanError: a setting is out of range, or a target is out of reach.
+        DataError: the data can't be read, are too few (OP712), allow no measure of accuracy (OP711), or can't tell
+            the original from a network that ignores its input (OP713).
     """
     if not 0 <= max_drop < 1:
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
-    calibration, judged = _divide(data, limit, settings.seed)
-    batches = batches_of(calibration, analysis.graph.proto)
-    settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph))
-    settings = settled(replace(settings, ratio=None, target=Target(quantity, 1.0)), data=True)
-    if settings.allocation == "reconstruction" and curves is None and not settings.remove_blocks:
-        curves = sensitivities(analysis, settings, batches, progress=progress)
-    best: MaxDropResult | None = None
-    trials: list[Trial] = []
-    low, high = 0.0, 1.0
-    while high - low > _PRECISION:
-        share, number = (low + high) / 2, len(trials) + 1
-        part = within(progress, f"trial {number} of {_TRIALS}, {quantity} at {share:.0%}")
-        part("plan", 0, None)
-        budget = replace(settings, target=Target(quantity, share))
-        try:
-            made = plan(analysis, budget, data=batches, sensitivity=curves)
-        except PlanError as error:
-            if error.code != "OP301":
-                raise
-            trials.append(Trial(share, float("inf")))
-            low = share
-            continue
-        part("rewrite and verify", 0, None)
-        pruned = prune(analysis, made, inputs=inputs, tolerance=tolerance, seed=settings.seed)
-        repairs = repair(pruned, batches, method=method, seed=settings.seed, progress=part)
-        evaluation = evaluate(pruned.proto, judged, against=analysis.graph.proto, seed=settings.seed, progress=part)
-        metric = _metric(evaluation)
-        trials.append(Trial(share, loss(evaluation, metric)))
-        log.info(f"{quantity} at {share:.0%}: {metric} drops by {trials[-1].loss:.2%}")
-        if trials[-1].loss <= max_drop:
-            best, high = MaxDropResult(pruned, repairs, evaluation, metric, ()), share
-        else:
-            low = share
-    if best is None:
-        least = min((t.loss for t in trials), default=float("nan"))
-        cause = f"no removal keeps the drop within {max_drop:.2%}: the smallest removal tried costs {least:.2%}"
-        raise VerificationError("OP506", cause, hint="allow a larger drop, give more data, or fine-tune")
-    return replace(best, trials=tuple(trials))
+    parts = _divide(data, limit, settings.seed, training=training is not None)
+    measure = _Measure(analysis.graph.proto, parts, max_drop, settings.seed)
+    measure.check(progress)
+    settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph), ratio=None)
+    search = _Search(
+        analysis,
+        settings,
+        parts,
+        measure,
+        minimize=minimize,
+        make=_Maker(analysis, parts, method, training, inputs, tolerance, settings.seed, records or Records()),
+        latency=latency or LatencySettings(),
+    )
+    return search.run(curves, progress)
 
 
-def _divide(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Split samples into those for calibration and those for evaluation."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The parts of the samples: to calibrate on, to train on (these included), to choose by, and to judge by."""
+
+    calibration: Dataset
+    training: Dataset
+    choosing: Dataset
+    judging: Dataset
+
+
+def _divide(data: Dataset, limit: int, seed: int, *, training: bool) -> _Parts:
     order = np.random.default_rng(seed).permutation(len(data))
     count = min(limit, len(order) // 2)
-    if count < 1:
-        raise DataError("OP712", "a single sample can't serve both calibration and evaluation")
-    return data.subset(np.sort(order[:count])), data.subset(np.sort(order[count : count + _JUDGED]))
+    each = (len(order) - count) // 2
+    if training:
+        each = min(each, int(_JUDGED_OF_TRAINING * len(order)))
+    each = min(each, _JUDGED)
+    if count < 1 or each < 1:
+        raise DataError("OP712", "calibration, choice and judgment need samples of their own, so at least 4 in all")
+    ends = np.cumsum([each, each])
+    judged, chosen, rest = np.split(order, ends)
+    return _Parts(*(data.subset(np.sort(own)) for own in (rest[:count], rest, chosen, judged)))
 
 
-def _metric(evaluation: Evaluation) -> str:
-    found = judging({score.metric for score in evaluation.scores})
-    if found is None:
-        cause = f"no drop in accuracy can be measured: {evaluation.recognized}"
-        raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")
-    return found
+class _Measure:
+    """The drop of models against the original."""
+
+    def __init__(self, original: ModelProto, parts: _Parts, max_drop: float, seed: int) -> None:
+        self.original, self.parts, self.max_drop, self.seed = original, parts, max_drop, seed
+        self.metric = ""
+
+    def check(self, progress: Progress) -> None:
+        """Choose the metric, and check that the samples tell the original from a network that ignores its input.
+
+        Raises:
+            DataError: they don't (OP713), or there is no metric (OP711).
+        """
+        part = within(progress, "check the data")
+        found = evaluate(
+            self.original, self.parts.choosing, against=self.original, resamples=1, seed=self.seed, progress=part
+        )
+        metric = judging({score.metric for score in found.scores})
+        if metric is None:
+            cause = f"no drop in accuracy can be measured: {found.recognized}"
+            raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")
+        self.metric = metric
+        score, title = found[metric], METRICS[metric].title
+        if found.doubts:
+            hint = "check the scale and order of inputs (`preprocess`) and labels; the command `evaluate` shows more"
+            raise DataError("OP713", "; ".join(found.doubts), where="data", hint=hint)
+        if above_constant(score) <= self.max_drop:
+            cause = f"a network that ignores its input would drop by {above_constant(score):.1%} in {title} only"
+            hint = "allow a smaller drop than that, or give samples with more kinds of answers"
+            raise DataError("OP713", cause, where="max_drop", hint=hint)
+        if score.original is not None and score.share and METRICS[metric].higher and score.original.value > _KNOWN:
+            log.warning(
+                "the original has a %s of %.1f%% on these samples. If it was trained on them, the drop on new ones is "
+                "larger: give samples that it hasn't seen",
+                title,
+                100 * score.original.value,
+            )
+        judged, needed = len(self.parts.judging), samples_to_decide(self.max_drop)
+        if score.share and needed is not None and judged < needed:
+            log.warning(
+                "%d samples that judge the result can't decide a drop of %.3g%%: about %d would, so %d in all",
+                *(judged, 100 * self.max_drop, needed, ceil(needed * self._total() / judged)),
+            )
+
+    def _total(self) -> int:
+        return len(self.parts.training) + len(self.parts.choosing) + len(self.parts.judging)
+
+    def __call__(self, model: ModelProto, data: Dataset, progress: Progress, *, final: bool = False) -> Evaluation:
+        """Evaluate a model by the metric, or finally by all."""
+        wanted = None if final else [self.metric]
+        return evaluate(
+            *(model, data),
+            against=self.original,
+            metrics=wanted,
+            resamples=1000 if final else 200,
+            seed=self.seed,
+            progress=progress,
+        )
+
+    def hopeless(self, model: ModelProto, progress: Progress) -> Estimate | None:
+        """Return the drop on a few samples, if these suffice to see that it is too large."""
+        count = len(self.parts.choosing) // _HOPE
+        if count < _LEAST_HOPE:
+            return None
+        found = self(model, self.parts.choosing.subset(range(count)), progress)
+        estimate = drop(found, self.metric)
+        return estimate if estimate.low > self.max_drop else None
+
+    def accepts(self, found: Evaluation) -> bool:
+        """Whether a model is within the drop, and doesn't lose much more than it wins elsewhere."""
+        return drop(found, self.metric).value <= self.max_drop and not self.flips(found)
+
+    def flips(self, found: Evaluation) -> bool:
+        """Whether more samples become wrong than the drop explains, beyond chance."""
+        lost = found[self.metric].lost
+        return lost is not None and lost.low > _MADE_UP * self.max_drop
+
+
+def samples_to_decide(max_drop: float) -> int | None:
+    """Return the number of samples at which the interval of a drop is as wide as the drop to either side.
+
+    Twice as many samples as the drop become wrong, and half of that right. None if no number is enough.
+    """
+    if max_drop <= 0:
+        return None
+    low, high = 1, 2
+    while _half_width(high, max_drop) > max_drop:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _half_width(middle, max_drop) <= max_drop else (middle, high)
+    return high
+
+
+def _half_width(samples: int, max_drop: float) -> float:
+    found = paired_proportions(max_drop * samples, _MADE_UP * max_drop * samples, samples, 0.95)
+    return (found.high - found.low) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A model of a trial."""
+
+    pruned: Pruned
+    repairs: tuple[Repair, ...]
+    tuned: FineTuned | None
+
+    @property
+    def proto(self) -> ModelProto:
+        return (self.tuned or self.pruned).proto
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes models of plans: pruned, proved, repaired and trained."""
+
+    analysis: TracedModel
+    parts: _Parts
+    method: Method
+    training: TrainSettings | None
+    inputs: Arrays | None
+    tolerance: float | None
+    seed: int
+    records: Records
+
+    def __call__(self, made: PrunePlan, name: str, progress: Progress) -> _Made:
+        """Make a model; it is recorded by its name."""
+        original, records = self.analysis.graph.proto, self.records
+        progress("rewrite and verify", 0, None)
+        pruned = prune(self.analysis, made, inputs=self.inputs, tolerance=self.tolerance, seed=self.seed)
+        batches = calibration_batches(self.parts.calibration, original)
+        repairs = repair(
+            *(pruned, batches), method=self.method, seed=self.seed, records=records, name=name, progress=progress
+        )
+        tuned = None
+        if self.training is not None:
+            tuned = train(
+                *(pruned.proto, self.parts.training, original, self.training, records), name=name, progress=progress
+            )
+        return _Made(pruned, repairs, tuned)
+
+
+def train(
+    model: ModelProto,
+    data: Dataset,
+    teacher: ModelProto,
+    settings: TrainSettings,
+    records: Records,
+    *,
+    name: str = "training",
+    progress: Progress = silent,
+) -> FineTuned:
+    """Train a model with its original as teacher; its state is kept in a file beside the records.
+
+    Raises:
+        TrainingError: it can't be trained.
+    """
+    path = training_file(records.path, name)
+    tuned = finetune(
+        *(model, data),
+        teacher=teacher,
+        settings=settings,
+        progress=progress,
+        checkpoint=path,
+        every=0 if path is None else _EVERY,
+        resume=records.resumes,
+    )
+    if tuned.failure is not None:
+        log.warning("%s; the best model before the failure is kept", tuned.failure.cause)
+    return tuned
+
+
+def training_file(path: Path | None, name: str) -> Path | None:
+    """Return the file for the state of a training that is part of other work."""
+    return None if path is None else path.with_name(f"{path.stem}.{name}{path.suffix or '.npz'}")
+
+
+class _Search:
+    """The search for the smallest model."""
+
+    def __init__(
+        self,
+        analysis: TracedModel,
+        settings: PlanSettings,
+        parts: _Parts,
+        measure: _Measure,
+        *,
+        minimize: Limited,
+        make: _Maker,
+        latency: LatencySettings,
+    ) -> None:
+        self.analysis, self.parts, self.measure, self.make = analysis, parts, measure, make
+        self.minimize, self.latency = minimize, latency
+        self.given = settings.targets
+        self.settings = settled(replace(settings, target=self.given or Target(minimize, 1.0)), data=True)
+        self.batches = calibration_batches(parts.calibration, analysis.graph.proto)
+        self.curves: Sequence[Curve] | None = None
+        self.trials: list[Trial] = []
+        self.best: tuple[float, tuple[Target, ...], str] | None = None
+        self.model: _Made | None = None  # the best one, unless it is of a run before
+        self.seconds: list[float] = []
+
+    def run(self, curves: Sequence[Curve] | None, progress: Progress) -> MaxDropResult:
+        """Search, and judge what was found."""
+        if self.settings.allocation == "reconstruction" and not self.settings.remove_blocks:
+            self.curves = curves or sensitivities(
+                *(self.analysis, self.settings, self.batches), records=self.make.records, progress=progress
+            )
+        if self.given:
+            self._try(float("nan"), self.given, within(progress, "trial"))
+        else:
+            self._narrow(progress)
+        max_drop, metric = self.measure.max_drop, self.measure.metric
+        title = METRICS[metric].title
+        if self.best is None:
+            least = min((t.loss for t in self.trials), default=float("nan"))
+            tried = "the limits cost" if self.given else "the smallest removal tried costs"
+            cause = f"no removal keeps the drop within {max_drop:.2%}: {tried} {least:.2%}"
+            if any(t.loss <= max_drop for t in self.trials):
+                cause = (
+                    f"the drop is within {max_drop:.2%} only because as many wrong answers became right as right wrong"
+                )
+            raise VerificationError("OP506", cause, hint="allow a larger drop, give more data, or fine-tune")
+        _, targets, name = self.best
+        made = self.model
+        if made is None:
+            part = within(progress, "make the best model again")
+            chosen = self._plan(targets, part)
+            assert chosen is not None
+            made = self.make(chosen, name, part)
+        found = self.measure(made.proto, self.parts.judging, within(progress, "judge"), final=True)
+        estimate = drop(found, metric)
+        figures = f"{title} {_points(estimate.value)} ({_points(estimate.low)} to {_points(estimate.high)})"
+        if estimate.low > max_drop:
+            cause = f"on {found.samples} samples that chose nothing, the drop is above {max_drop:.2%}: {figures}"
+            raise VerificationError("OP506", cause, hint="allow a larger drop, give more data, or fine-tune")
+        log.info("judged on %d samples that chose nothing: a drop in %s", found.samples, figures)
+        if estimate.value > max_drop:
+            log.warning(
+                "that is more than the drop allowed, %.3g%%, though within the error of measurement", 100 * max_drop
+            )
+        return MaxDropResult(made.pruned, made.repairs, found, metric, estimate, tuple(self.trials), made.tuned)
+
+    def _narrow(self, progress: Progress) -> None:
+        """Try budgets between the smallest that was kept and the largest that wasn't."""
+        low, high = 0.0, 1.0
+        share = self._first()
+        while high - low > _PRECISION and len(self.trials) < _TRIALS:
+            number = len(self.trials) + 1
+            left = ""
+            if self.seconds:
+                left = f", about {_minutes(fmean(self.seconds) * (_TRIALS - number + 1))} left"
+            part = within(progress, f"trial {number} of {_TRIALS}, {self.minimize} at {share:.0%}{left}")
+            trial = self._try(share, (Target(self.minimize, share),), part)
+            low, high = (low, share) if trial.accepted else (share, high)
+            share = self._next(trial, low, high)
+
+    def _first(self) -> float:
+        """Return the first budget: where the error of the outputs that curves predict fits the drop."""
+        if self.curves is None or self.minimize == "latency":
+            return 0.5 if self.minimize != "latency" else 0.75
+        curves, wanted = {curve.group: curve for curve in self.curves}, _ERROR * max(self.measure.max_drop, 1e-3)
+        low, high = 0.0, 1.0
+        for _ in range(5):
+            share = (low + high) / 2
+            made = self._plan((Target(self.minimize, share),))
+            graph = self.analysis.graph
+            over = made is None or predicted_error(graph, curves, apply_plan(graph, made).removed) > wanted
+            low, high = (share, high) if over else (low, share)
+        return (low + high) / 2
+
+    def _next(self, last: Trial, low: float, high: float) -> float:
+        """Return the next budget: the drop grows with the square of what is removed, roughly."""
+        middle, edge = (low + high) / 2, _EDGE * (high - low)
+        if not 0 < last.loss < 1:
+            return middle
+        removed = (1 - last.share) * sqrt(max(self.measure.max_drop, 1e-4) / last.loss)
+        return min(max(1 - removed, low + edge), high - edge)
+
+    def _plan(self, targets: tuple[Target, ...], progress: Progress = silent) -> PrunePlan | None:
+        """Return the plan for some limits; None if they are out of reach."""
+        try:
+            return plan(
+                *(self.analysis, replace(self.settings, target=targets)),
+                data=self.batches,
+                sensitivity=self.curves,
+                latency=self.latency,
+                progress=progress,
+            )
+        except PlanError as error:
+            if error.code != "OP301" or self.given:
+                raise
+            return None
+
+    def _try(self, share: float, targets: tuple[Target, ...], progress: Progress) -> Trial:
+        """Make a model and measure its drop on the samples that choose."""
+        began, name, records = perf_counter(), f"trial{len(self.trials) + 1}", self.make.records
+        if name in records:
+            loss, accepted = records[name]
+            model = None
+        else:
+            progress("plan", 0, None)
+            made = self._plan(targets, progress)
+            model = None if made is None else self.make(made, name, progress)
+            loss, accepted = (float("inf"), False) if model is None else self._measured(model, targets, progress)
+            self.seconds += [] if model is None else [perf_counter() - began]
+        self.trials.append(Trial(share, loss, accepted))
+        worse = name
+        if accepted and (self.best is None or share < self.best[0]):
+            worse = "" if self.best is None else self.best[2]
+            self.best, self.model = (share, targets, name), model
+        if worse:
+            records.drop(f"{worse}/repair")
+        records.keep(name, [loss, accepted])
+        if worse and (file := training_file(records.path, worse)) is not None:
+            file.unlink(missing_ok=True)
+        return self.trials[-1]
+
+    def _measured(self, model: _Made, targets: tuple[Target, ...], progress: Progress) -> tuple[float, bool]:
+        """Return the drop of a model, and whether it is accepted."""
+        measure = self.measure
+        bound = measure.hopeless(model.proto, progress)
+        if bound is None:
+            found = measure(model.proto, self.parts.choosing, progress)
+            loss, accepted = drop(found, measure.metric).value, measure.accepts(found)
+        else:
+            loss, accepted = bound.value, False
+        note = "" if bound is None else ", on the first samples already"
+        if not accepted and loss <= measure.max_drop:
+            note = ", but too many right answers became wrong, and as many wrong ones right"
+        limits = " and ".join(f"{t.quantity} at {t.shown if t.absolute else f'{t.value:.0%}'}" for t in targets)
+        log.info("%s: %s drops by %s%s", limits, METRICS[measure.metric].title, _points(loss), note)
+        return loss, accepted
+
+
+def _points(drop: float) -> str:
+    return f"{100 * drop + 0.0:.1f}%"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

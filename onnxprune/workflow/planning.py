@@ -17,6 +17,7 @@ from onnxprune.importance import score
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency.table import cache_folder
 from onnxprune.model.file import Model, Source, load
+from onnxprune.model.records import Records
 from onnxprune.model.stream import Batches
 from onnxprune.planning.budget import Limits, Scores, choose, eligible, with_names
 from onnxprune.planning.plan import PrunePlan, plan_of
@@ -27,6 +28,8 @@ from onnxprune.sensitivity import (
     Curve,
     OutputError,
     added_errors,
+    curve_of,
+    entry_of,
     measure,
     read_record,
     share_out,
@@ -54,6 +57,7 @@ def plan(
     data: Samples = None,
     sensitivity: Sensitivities | None = None,
     latency: Options | LatencySettings | None = None,
+    records: Records | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> PrunePlan:
@@ -71,6 +75,7 @@ def plan(
         sensitivity: sensitivities measured before, for the allocation "reconstruction": curves, or the file that the
             command `sensitivity` wrote.
         latency: where a latency target is measured; the CPU by default.
+        records: the sensitivities that are measured already; filled as others are.
         progress: called after each group or network that is measured.
         **options: fields of `PlanSettings` and `Constraints`.
 
@@ -99,7 +104,7 @@ def plan(
         if curves is not None:
             raise PlanError("OP302", "`remove_blocks` can't use sensitivities that were measured before")
         if settings.remove_blocks == "auto":
-            kept, curves = _spend_blocks(analysis, settings, batches, progress)
+            kept, curves = _spend_blocks(analysis, settings, batches, records, progress)
         else:
             kept = without_blocks(kept.graph, choose_blocks(kept.graph, settings.remove_blocks, batches))
         analysis = replace(analysis, graph=kept.graph)
@@ -111,7 +116,8 @@ def plan(
     met = bool(counted) and not constraints.ratio_for and Limits(graph, counted, before).hold(removed)
     scores: Scores = ()
     if settings.allocation == "reconstruction" and not (met and not settings.timed):
-        curves = sensitivities(analysis, settings, batches, progress=progress) if curves is None else curves
+        if curves is None:
+            curves = sensitivities(analysis, settings, batches, records=records, progress=progress)
         scores = added_errors(graph, curves) if settings.timed else ()
         if counted or not settings.timed:
             removed = spend(graph, curves, constraints, ratio=settings.ratio, target=counted or None, whole=before)
@@ -166,7 +172,11 @@ def settled(settings: PlanSettings, *, data: bool) -> PlanSettings:
 
 
 def _spend_blocks(
-    analysis: TracedModel, settings: PlanSettings, batches: Batches | None, progress: Progress
+    analysis: TracedModel,
+    settings: PlanSettings,
+    batches: Batches | None,
+    records: Records | None,
+    progress: Progress,
 ) -> tuple[PrunedGraph, Sequence[Curve]]:
     """Remove the number of residual blocks that minimizes the predicted error."""
     if not settings.counted or settings.timed or settings.allocation != "reconstruction":
@@ -175,7 +185,7 @@ def _spend_blocks(
         raise PlanError("OP302", cause, where="remove_blocks", hint=hint)
 
     def curves(graph: ChannelGraph) -> list[Curve]:
-        return sensitivities(replace(analysis, graph=graph), settings, batches, progress=progress)
+        return sensitivities(replace(analysis, graph=graph), settings, batches, records=records, progress=progress)
 
     graph, whole, counted = analysis.graph, analysis.cost.totals(), settings.counted
     nothing = np.zeros(graph.unit_count, dtype=bool)
@@ -189,9 +199,10 @@ def sensitivities(
     settings: PlanSettings,
     batches: Batches | None,
     *,
+    records: Records | None = None,
     progress: Progress = silent,
 ) -> list[Curve]:
-    """Measure how the error of the outputs grows with the share removed from each group.
+    """Measure how the error of the outputs grows with the share removed from each group; those in records are known.
 
     Raises:
         PlanError: inputs are needed (OP312), or the criterion fails.
@@ -200,16 +211,23 @@ def sensitivities(
     """
     graph, (fitted, held_back) = analysis.graph, share_out(_needed(batches))
     judge, criterion = OutputError(graph.proto, held_back, graph.front), settings.criterion or "obs"
-    curves = []
+    records = records or Records()
     fixed, free = eligible(graph, settings.constraints)
-    groups = len(fixed) + len(free)
-    progress("measure sensitivity", 0, groups)
+    indices = [group.index for group in (*(group for group, _ in fixed), *free)]
+    names = {i: f"curves of {len(graph.proto.graph.node)} nodes/{i}" for i in indices}
+    curves = {i: curve_of(records[name]) for i, name in names.items() if name in records}
+    progress("measure sensitivity", len(curves), len(names))
     for curve in measure(
-        graph, fitted, judge, criterion=criterion, constraints=settings.constraints, seed=settings.seed
+        *(graph, fitted, judge),
+        criterion=criterion,
+        constraints=settings.constraints,
+        seed=settings.seed,
+        known=curves,
     ):
-        curves.append(curve)
-        progress("measure sensitivity", len(curves), groups)
-    return curves
+        curves[curve.group] = curve
+        records.keep(names[curve.group], entry_of(curve, graph))
+        progress("measure sensitivity", len(curves), len(names))
+    return [curves[i] for i in sorted(curves)]
 
 
 def read_curves(given: Sensitivities | None, analysis: TracedModel) -> Sequence[Curve] | None:

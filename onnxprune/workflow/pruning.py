@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
+from onnxprune.model.records import Records
 from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent
@@ -160,6 +161,8 @@ def repair(
     *,
     method: Method = "reconstruct",
     seed: int = 0,
+    records: Records | None = None,
+    name: str = "",
     progress: Progress = silent,
 ) -> tuple[Repair, ...]:
     """Repair a pruned model in place with unlabeled inputs.
@@ -170,6 +173,8 @@ def repair(
         method: "reconstruct" refits all weights by least squares, "bn" a scale and an intercept for each output
             channel, "bias" the intercepts.
         seed: random seed of the choice of samples.
+        records: the layers that are done already; filled as others are.
+        name: the name of this repair in the records.
         progress: called after each layer.
 
     Returns:
@@ -193,7 +198,8 @@ def repair(
     batches = batches_of(data, pruned.kept.graph.proto, seed=seed)
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
-    repairs = tuple(recover(pruned.kept, pruned.proto, batches, method=method, seed=seed, progress=progress))
+    known = pruned.kept, pruned.proto, batches
+    repairs = tuple(recover(*known, method=method, seed=seed, records=records, name=name, progress=progress))
     if repairs:
         before, after = (sum(getattr(r, when) for r in repairs) / len(repairs) for when in ("before", "after"))
         what = "layers repaired: %d; mean error of their outputs: %.3f → %.3f"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.data import Dataset
 from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Model, Source, load
+from onnxprune.model.records import Records
 from onnxprune.model.session import with_threads
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
@@ -19,12 +22,13 @@ from onnxprune.runtime.library import custom_ops
 from onnxprune.settings import ShrinkSettings, TrainSettings
 from onnxprune.settings.declare import either, given
 from onnxprune.settings.shrinking import LIMIT
-from onnxprune.train.finetune import FineTuned, finetune
+from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
+from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import open_samples, tell_of_front, transformed
+from onnxprune.workflow.inputs import first_inputs, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
-from onnxprune.workflow.max_drop import prune_within
+from onnxprune.workflow.max_drop import prune_within, train
 from onnxprune.workflow.planning import plan, read_curves, read_plan, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
 from onnxprune.workflow.trimming import trim
@@ -157,47 +161,61 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
 
     if calibration.data is not None:
         tell_of_front(analysis.graph)
-    curves = read_curves(settings.sensitivity, analysis)
-    if settings.max_drop is not None:
-        assert method is not None
-        everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
-        within = prune_within(
-            *(analysis, planning, everything, settings.max_drop),
-            limit=calibration.limit or LIMIT,
-            method=method,
-            curves=curves,
-            progress=progress,
-            **proof,
-        )
-        result = replace(analysis.model, proto=within.pruned.proto)
-        return Shrunk(result, analysis, within.pruned, within.repairs, within.evaluation, repaired=True, trims=trims)
-    data = None if calibration.data is None else samples(LIMIT)
     training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
-    tuned = None
-    if settings.steps > 1 or settings.rewind is not None:
-        _, rounds = prune_iteratively(
-            *(analysis, samples(None), planning, settings.steps),
-            training=training,
-            method=method,
-            rewind=settings.rewind,
-            progress=progress,
-        )
-        made, tuned = rounds[-1].plan, rounds[-1].tuned
-    elif made is None:
-        progress("score and plan", 0, None)
-        made = plan(analysis, planning, data=data, sensitivity=curves, latency=settings.latency, progress=progress)
-    progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
-    pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
-    repairs: Sequence[Repair] = ()
-    if data is not None and tuned is None and method is not None:
-        repairs = repair(pruned, data, method=method, seed=seed, progress=progress)
-    if training is not None and tuned is None:
-        progress("train", 0, None)
-        tuned = finetune(
-            pruned.proto, samples(None), teacher=analysis.graph.proto, settings=training, progress=progress
-        )
-        if tuned.failure is not None:
-            log.warning("%s; the best model before the failure is kept", tuned.failure.cause)
+    with _records(settings, analysis) as records:
+        curves = read_curves(settings.sensitivity, analysis)
+        if settings.max_drop is not None:
+            assert method is not None
+            everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
+            within = prune_within(
+                *(analysis, planning, everything, settings.max_drop),
+                minimize=settings.minimize or "macs",
+                limit=calibration.limit or LIMIT,
+                method=method,
+                training=training,
+                curves=curves,
+                latency=settings.latency,
+                records=records,
+                progress=progress,
+                **proof,
+            )
+            result = replace(analysis.model, proto=within.proto)
+            found = within.pruned, within.repairs, within.evaluation, within.tuned
+            return Shrunk(result, analysis, *found, repaired=True, trims=trims)
+        data = None if calibration.data is None else samples(LIMIT)
+        tuned = None
+        if settings.steps > 1 or settings.rewind is not None:
+            _, rounds = prune_iteratively(
+                *(analysis, samples(None), planning, settings.steps),
+                training=training,
+                method=method,
+                rewind=settings.rewind,
+                progress=progress,
+            )
+            made, tuned = rounds[-1].plan, rounds[-1].tuned
+        elif made is None:
+            progress("score and plan", 0, None)
+            done: dict[str, Any] = {"records": records, "progress": progress}
+            made = plan(analysis, planning, data=data, sensitivity=curves, latency=settings.latency, **done)
+        progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
+        pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
+        repairs: Sequence[Repair] = ()
+        if data is not None and tuned is None and method is not None:
+            repairs = repair(pruned, data, method=method, seed=seed, records=records, progress=progress)
+        if training is not None and tuned is None:
+            progress("train", 0, None)
+            tuned = train(pruned.proto, samples(None), analysis.graph.proto, training, records, progress=progress)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
     return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
+
+
+def _records(settings: ShrinkSettings, analysis: TracedModel) -> Records:
+    """Return what an earlier run has done, and where this one records what it does."""
+    if settings.checkpoint is None:
+        return Records()
+    chosen = {name: value for name, value in given(settings).items() if name not in ("checkpoint", "resume")}
+    first = first_inputs(settings.calibration, analysis.graph.proto) or {}
+    arrays = [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in first.items()]
+    identity = hashlib.sha256(repr((analysis.model.sha256, __version__, chosen, arrays)).encode()).hexdigest()
+    return Records(Path(settings.checkpoint), identity, resume=settings.resume)

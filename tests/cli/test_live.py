@@ -191,7 +191,7 @@ class TestInterrupted:
         data, state, out = DIGITS.parent / "digits_test.npz", tmp_path / "state.npz", tmp_path / "tuned.onnx"
         args = ("finetune", DIGITS, "-o", out, "--data", data, "--epochs", "1000", "--checkpoint", state)
         assert self.stopped(*args, when=state.exists) == (
-            f"stopped; {state} has the state of training; the same command with --resume goes on from it"
+            f"stopped; {state} has what was done; the same command with --resume goes on from it"
         )
         assert not out.exists()
 
