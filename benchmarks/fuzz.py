@@ -56,7 +56,7 @@ NOTES = (
 )
 KILL_NOTES = (
     "Commands are stopped by SIGKILL at a random moment. *Half-written* counts outputs that exist and differ from "
-    "those of a run that wasn't stopped. Commands that keep their progress (`finetune --checkpoint`, `sensitivity -o`) "
+    "those of a run that wasn't stopped. Commands that keep their progress (`--checkpoint`, `sensitivity -o`) "
     "are then run again to resume; *differs* counts results that aren't the same bytes.",
 )
 
@@ -273,6 +273,14 @@ def commands(folder: Path) -> list[Command]:
     return [
         Command("prune", ("prune", model, "-o", "OUT", "--target", "macs=0.5")),
         Command("prune --data", ("prune", model, "-o", "OUT", "--target", "macs=0.5", *data)),
+        *(
+            Command(
+                f"prune --data {what[0]} --checkpoint",
+                ("prune", model, "-o", "OUT", *what, *data, "--threads", "1", "--checkpoint", "KEPT"),
+                ("--resume",),
+            )
+            for what in (("--target", "macs=0.5"), ("--max-drop", "0.05"))
+        ),
         Command(
             "finetune",
             (
@@ -305,8 +313,8 @@ def run_kill(command: Command, folder: Path, rng: random.Random) -> str:
         if command.resume is None:
             partial = out.exists() and out.read_bytes() != whole
             return "half-written" if partial else "ended first" if ended else "killed"
-        if command.name == "finetune" and out.exists() and out.read_bytes() != whole:
-            return "half-written"
+        if command.name != "sensitivity" and out.exists():
+            return "ended first" if out.read_bytes() == whole else "half-written"
         if out.exists() and ended:
             return "ended first"
         if _start(command, out, kept, *command.resume).wait() or out.read_bytes() != whole:

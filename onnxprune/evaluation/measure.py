@@ -268,7 +268,7 @@ def evaluate(
         models = [extract(m, cut.outputs) for m in models]
         runners, found, fronts = _runners(models, providers, threads)
         note = f"{operators(cut.missing)} can't be run, so that these tensors are measured: {', '.join(cut.outputs)}"
-    run, run_original = runners[0], None if reference is None else runners[1]
+    run, run_original = runners[0], None if reference is None else runners[0 if model is against else 1]
     seen_as = partial(view, fronts=fronts, behind=found.replaced)
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
     for samples in dataset.batches(batch):
@@ -277,7 +277,8 @@ def evaluate(
             own = {name: value for name, value in outputs.items() if name not in fronts}
             task = _task(models[0], found, own, samples.labels, dataset, output)
         named = partial(_name, dataset, done)
-        original = None if run_original is None else seen_as(task, run_original(samples), samples, named)
+        its = None if run_original is None else outputs if run_original is run else run_original(samples)
+        original = None if its is None else seen_as(task, its, samples, named)
         seen = seen_as(task, outputs, samples, named, original)
         meters = meters or _Meters(seen, metrics)
         meters.add(seen, resampler.weights(samples.count))

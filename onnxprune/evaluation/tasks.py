@@ -16,11 +16,12 @@ from onnxprune.errors import DataError
 from onnxprune.evaluation.boxes import Form, form_of
 from onnxprune.evaluation.classes import class_output, classes_of, floats
 from onnxprune.evaluation.text import read_alphabet
-from onnxprune.model.graph import GraphIndex
+from onnxprune.model.graph import GraphIndex, behind
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 _PASSED = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LOGITS = ("Add", "Conv", "Gemm", "MatMul", "Sub")  # what computes scores that aren't probabilities
+_MOSTLY = 0.5  # share of right answers above which an output is that of the labels
 _HINT = "say what the model is for: `task`"
 
 
@@ -143,7 +144,7 @@ def _asked(
         return Task(name, None, reason, labeled=labeled, form=None if processed else form_of(outputs))
     real = floats(outputs)
     if name in ("classification", "segmentation"):
-        found = class_output(outputs, labels, output)
+        found = _class_output(proto, outputs, labels, output)
         classes = None if found is None else classes_of(outputs[found], labels)
         if found is None or (classes is None and not (name == "segmentation" and _one_class(outputs[found], labels))):
             if name == "segmentation" and labels is None:
@@ -197,7 +198,7 @@ def _recognized(proto: ModelProto, outputs: Mapping[str, Array], labels: Array |
             return Task(kind, name, f"the output is a Sigmoid of {value[0].size} scores for each sample")
         if value[0].size == 1:
             return Task("regression", name, "there is one number for each sample, and no Sigmoid")
-    classes = class_output(outputs, labels, output)
+    classes = _class_output(proto, outputs, labels, output)
     if classes is None:
         return Task(None, None, "no output has one score for each class")
     return Task("classification", classes, "the output has one axis, of classes")
@@ -213,7 +214,7 @@ def _by_labels(
         embedded = labels[0].size == 1 and [name for name, value in real.items() if _is_embedding(value)]
         if embedded:
             return Task("embedding", embedded[0], "each sample's output is a vector of length 1", labeled=True)
-        found = class_output(outputs, labels, output)
+        found = _class_output(proto, outputs, labels, output)
         classes = None if found is None else classes_of(outputs[found], labels)
         if classes is not None:
             dense = classes.predicted.shape[1] > 1
@@ -235,6 +236,29 @@ def _by_labels(
         return Task("binary" if each == 1 else "multilabel", name, why, threshold, True, True)
     why = "the labels are real numbers" if not whole else "one number for each sample, and labels beyond 0 and 1"
     return Task("regression", name, why, labeled=True)
+
+
+def _class_output(
+    proto: ModelProto, outputs: Mapping[str, Array], labels: Array | None, output: str | None
+) -> str | None:
+    """Return the output that has scores of classes, as `class_output` does; of several that could, the likely one.
+
+    With labels, it has enough classes, and its highest scores are right for most of the samples. If that names none, it
+    isn't what another of these outputs is computed from: features.
+    """
+    read = {name: classes_of(value, labels) for name, value in outputs.items()}
+    found = {name: classes for name, classes in read.items() if classes is not None and classes.scores is not None}
+    if output is not None or len({classes.count for classes in found.values()}) < 2:
+        return class_output(outputs, labels, output)
+    if labels is not None:
+        flat, most = labels.reshape(len(labels), -1), int(labels.max(initial=0))
+        found = {name: classes for name, classes in found.items() if (classes.count or 0) > most}
+        right = [name for name, classes in found.items() if (classes.predicted == flat).mean() > _MOSTLY]
+        if len(right) == 1:
+            return right[0]
+    made = {name: {o for node in behind([name], proto.graph.node) for o in node.output} for name in found}
+    ends = [name for name in found if not any(other != name and name in made[other] for other in found)]
+    return class_output({name: outputs[name] for name in ends}, labels, None)
 
 
 def _is_embedding(value: Array) -> bool:

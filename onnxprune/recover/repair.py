@@ -17,7 +17,7 @@ from onnxprune.errors import UsageError
 from onnxprune.model.bodies import reopened
 from onnxprune.model.checks import subgraphs
 from onnxprune.model.graph import GraphIndex
-from onnxprune.model.records import Records
+from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent

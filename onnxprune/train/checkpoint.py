@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxprune.model.records import Arrays, damaged, of_other_work, read_archive, write_archive
+from onnxprune.model.resumable import Arrays, damaged, of_other_work, read_archive, write_archive
 from onnxprune.train.history import Epoch, to_fields
 
 _VERSION = 1

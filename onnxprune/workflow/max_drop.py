@@ -27,7 +27,7 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError, PlanError, VerificationError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate, paired_proportions
 from onnxprune.evaluation.measure import above_constant
-from onnxprune.model.records import Records
+from onnxprune.model.resumable import Records
 from onnxprune.planning.budget import with_names
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent, within
@@ -47,13 +47,14 @@ log = logging.getLogger(__name__)
 _JUDGED = 2000  # largest number of samples to compare trials on, and to judge the result on
 _JUDGED_OF_TRAINING = 0.2  # largest share of the samples for each of these, where the others are trained on
 _PRECISION = 0.02  # of the budget found, as a share of the cost
-_TRIALS = 6
+_TRIALS = 5
 _ERROR = 3.0  # predicted error of the outputs at the first trial, relative to the drop allowed
 _HOPE = 8  # the part of the samples that a trial is first evaluated on is one in this many
 _LEAST_HOPE = 32  # and at least this many
 _MADE_UP = 2.0  # largest number of samples that become wrong, relative to the drop in their number
 _EDGE = 0.15  # of the range that is left; the least distance of a trial from both ends
 _EVERY = 50  # training steps between two checkpoints
+_WORTH_TELLING = 30  # seconds
 _KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
 
 
@@ -178,7 +179,7 @@ def _divide(data: Dataset, limit: int, seed: int, *, training: bool) -> _Parts:
         each = min(each, int(_JUDGED_OF_TRAINING * len(order)))
     each = min(each, _JUDGED)
     if count < 1 or each < 1:
-        raise DataError("OP712", "calibration, choice and judgment need samples of their own, so at least 4 in all")
+        raise DataError("OP712", "calibration, choice and judgment need samples of their own, so at least 3 in all")
     ends = np.cumsum([each, each])
     judged, chosen, rest = np.split(order, ends)
     return _Parts(*(data.subset(np.sort(own)) for own in (rest[:count], rest, chosen, judged)))
@@ -189,7 +190,7 @@ class _Measure:
 
     def __init__(self, original: ModelProto, parts: _Parts, max_drop: float, seed: int) -> None:
         self.original, self.parts, self.max_drop, self.seed = original, parts, max_drop, seed
-        self.metric = ""
+        self.metric, self.seconds = "", 0.0  # of running the original on a sample
 
     def check(self, progress: Progress) -> None:
         """Choose the metric, and check that the samples tell the original from a network that ignores its input.
@@ -197,10 +198,11 @@ class _Measure:
         Raises:
             DataError: they don't (OP713), or there is no metric (OP711).
         """
-        part = within(progress, "check the data")
+        part, began = within(progress, "check the data"), perf_counter()
         found = evaluate(
             self.original, self.parts.choosing, against=self.original, resamples=1, seed=self.seed, progress=part
         )
+        self.seconds = (perf_counter() - began) / found.samples
         metric = judging({score.metric for score in found.scores})
         if metric is None:
             cause = f"no drop in accuracy can be measured: {found.recognized}"
@@ -388,6 +390,8 @@ class _Search:
 
     def run(self, curves: Sequence[Curve] | None, progress: Progress) -> MaxDropResult:
         """Search, and judge what was found."""
+        if (seconds := self._estimate(curves is None)) > _WORTH_TELLING:
+            log.info("this takes about %s", _duration(seconds))
         if self.settings.allocation == "reconstruction" and not self.settings.remove_blocks:
             self.curves = curves or sensitivities(
                 *(self.analysis, self.settings, self.batches), records=self.make.records, progress=progress
@@ -427,6 +431,15 @@ class _Search:
             )
         return MaxDropResult(made.pruned, made.repairs, found, metric, estimate, tuple(self.trials), made.tuned)
 
+    def _estimate(self, measures: bool) -> float:
+        """Estimate the seconds of the search, from those of running the original on a sample; a rough guess."""
+        calibration, choosing = len(self.parts.calibration), len(self.parts.choosing)
+        curves = 0.25 * len(self.analysis.graph.groups) + 2 if measures else 0
+        trial = 5 * calibration + 2 * choosing
+        if self.make.training is not None:
+            trial += 3 * self.make.training.epochs * len(self.parts.training)
+        return self.measure.seconds * (curves * calibration + (1 if self.given else _TRIALS) * trial)
+
     def _narrow(self, progress: Progress) -> None:
         """Try budgets between the smallest that was kept and the largest that wasn't."""
         low, high = 0.0, 1.0
@@ -435,7 +448,7 @@ class _Search:
             number = len(self.trials) + 1
             left = ""
             if self.seconds:
-                left = f", about {_minutes(fmean(self.seconds) * (_TRIALS - number + 1))} left"
+                left = f", about {_duration(fmean(self.seconds) * (_TRIALS - number + 1))} left"
             part = within(progress, f"trial {number} of {_TRIALS}, {self.minimize} at {share:.0%}{left}")
             trial = self._try(share, (Target(self.minimize, share),), part)
             low, high = (low, share) if trial.accepted else (share, high)
@@ -453,7 +466,7 @@ class _Search:
             graph = self.analysis.graph
             over = made is None or predicted_error(graph, curves, apply_plan(graph, made).removed) > wanted
             low, high = (share, high) if over else (low, share)
-        return (low + high) / 2
+        return high if high < 1 else (low + high) / 2
 
     def _next(self, last: Trial, low: float, high: float) -> float:
         """Return the next budget: the drop grows with the square of what is removed, roughly."""
@@ -523,5 +536,5 @@ def _points(drop: float) -> str:
     return f"{100 * drop + 0.0:.1f}%"
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -17,7 +17,7 @@ from onnxprune.importance import score
 from onnxprune.latency import Options, plan_for_latency
 from onnxprune.latency.table import cache_folder
 from onnxprune.model.file import Model, Source, load
-from onnxprune.model.records import Records
+from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches
 from onnxprune.planning.budget import Limits, Scores, choose, eligible, with_names
 from onnxprune.planning.plan import PrunePlan, plan_of

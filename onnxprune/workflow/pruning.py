@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
-from onnxprune.model.records import Records
+from onnxprune.model.resumable import Records
 from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent

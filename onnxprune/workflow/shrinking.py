@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.data import Dataset
 from onnxprune.evaluation import Evaluation
 from onnxprune.model.file import Model, Source, load
-from onnxprune.model.records import Records
+from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent

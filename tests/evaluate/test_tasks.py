@@ -11,6 +11,7 @@ from onnxprune.data import open_data
 from onnxprune.evaluation import evaluate, recognize
 from onnxprune.settings import TaskSettings
 from tests.data.support import model, refused
+from tests.toolbox import run_once
 
 RNG = np.random.default_rng(0)
 N = 24
@@ -52,6 +53,36 @@ BITS = RNG.integers(0, 2, N)
 def test_outputs_and_labels_tell_the_task(shape: tuple[int, ...], labels: Any, body: str, expected: str | None) -> None:
     found = task(shape, labels, f"y = {body or 'Identity'}(x)")
     assert found.name == expected and (found.labeled == (labels is not None))
+
+
+def heads(body: str) -> Any:
+    """A model with outputs a of 7 numbers and b of 3, and inputs for it."""
+    weights = ", ".join(map(str, np.random.default_rng(1).standard_normal(21).round(3)))
+    constant = f"w = Constant<value = float[7,3] {{{weights}}}>()\n {body}"
+    proto = model("float[N,7] x", outputs="float[N,7] a, float[N,3] b", body=constant)
+    return proto, np.random.default_rng(2).standard_normal((N, 7)).astype(np.float32)
+
+
+FEATURES, BESIDE = "a = Identity(x)\n b = MatMul(a, w)", "b = MatMul(x, w)\n a = Identity(x)"
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("body", [FEATURES, BESIDE])
+def test_of_several_outputs_the_one_that_labels_are_of_is_found(body: str, name: str) -> None:
+    proto, x = heads(body)
+    data = open_data({"x": x, "labels": run_once(proto, {"x": x})[name].argmax(axis=1)}, proto)
+    assert recognize(proto, data).output == name
+    assert evaluate(proto, data)["top1"].model.value == 1
+
+
+@pytest.mark.parametrize(("body", "output"), [(FEATURES, "b"), (BESIDE, None)])
+def test_features_are_not_scores(body: str, output: str | None) -> None:
+    """Without labels, or with labels that neither output goes with."""
+    proto, x = heads(body)
+    assert recognize(proto, open_data({"x": x}, proto)).output == output
+    unlike = (run_once(proto, {"x": x})["b"].argmax(axis=1) + 1) % 3
+    unlike = np.where(unlike == x.argmax(axis=1), (unlike + 1) % 3, unlike)
+    assert recognize(proto, open_data({"x": x, "labels": unlike}, proto)).output == output
 
 
 def test_vectors_of_length_one_are_embeddings() -> None:
