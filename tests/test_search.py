@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, VerificationError
 from onnxprune.sensitivity import drop
 from onnxprune.settings import TrainSettings
 from onnxprune.settings.planning import Constraints, PlanSettings, Target
+from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.max_drop import _divide, _Measure, _Parts, prune_within, samples_to_decide
 from tests.data.support import model
+from tests.report.network import network
 from tests.sensitivity.support import MODELS, digits
 from tests.toolbox import run_once
 
@@ -141,9 +144,24 @@ def test_limits_are_met_and_the_drop_is_checked() -> None:
     assert all(plan.after[t.quantity] <= t.value * plan.before[t.quantity] for t in targets)
     with pytest.raises(VerificationError, match="the limits cost") as caught:
         prune_within(
-            digits(), replace(UNIFORM, target=Target("macs", 0.05)), samples(), 0.001, limit=150, method="bias"
+            digits(), replace(UNIFORM, target=Target("macs", 0.1)), samples(), 0.001, limit=150, method="bias"
         )
     assert caught.value.code == "OP506"
+
+
+def test_features_beside_scores() -> None:
+    """Of two outputs, the drop is that of the one that labels are of."""
+    proto = network()
+    features = next(node.output[0] for node in proto.graph.node if node.name == "flat")
+    proto.graph.output.insert(0, helper.make_tensor_value_info(features, TensorProto.FLOAT, ["N", 8]))
+    rng = np.random.default_rng(0)
+    images = (rng.standard_normal((96, 3, 8, 8)) + 3 * rng.standard_normal((96, 3, 1, 1))).astype(np.float32)
+    outputs = run_once(proto, {"image": images})
+    labels = next(value for name, value in outputs.items() if name != features).argmax(axis=1)
+    data = open_data({"image": images, "labels": labels}, proto)
+    found = prune_within(analyze(proto), UNIFORM, data, 0.3)
+    assert found.metric == "top1" and found.evaluation["top1"].original is not None
+    assert found.evaluation["top1"].original.value == 1
 
 
 def test_another_cost_is_minimized_and_trials_are_trained() -> None:
