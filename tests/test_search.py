@@ -143,9 +143,7 @@ def test_limits_are_met_and_the_drop_is_checked() -> None:
     assert len(found.trials) == 1 and found.trials[0].accepted
     assert all(plan.after[t.quantity] <= t.value * plan.before[t.quantity] for t in targets)
     with pytest.raises(VerificationError, match="the limits cost") as caught:
-        prune_within(
-            digits(), replace(UNIFORM, target=Target("macs", 0.1)), samples(), 0.001, limit=150, method="bias"
-        )
+        prune_within(digits(), replace(UNIFORM, target=Target("macs", 0.1)), samples(), 0.001, limit=150, method="bias")
     assert caught.value.code == "OP506"
 
 

@@ -142,6 +142,7 @@ def command(
             unrepaired=result.unrepaired,
             trims=[pick(trimmed, "what", "error") for trimmed in result.trims],
             evaluation=evaluation,
+            drop=result.drop,
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
         *([pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS)] if out.verbosity > 0 else []),
@@ -158,3 +159,5 @@ def command(
     out.note(f"wrote {output}" + (f" and {new_ids}" if result.new_ids is not None else ""))
     if config is not None:
         out.note(f"wrote {target}")
+    if result.verdict is not None:
+        out.note(result.verdict)

@@ -83,6 +83,7 @@ class MaxDropResult:
         evaluation: the result against the original, on samples that nothing was chosen or calibrated by.
         metric: the metric that the drop is measured in.
         drop: the drop on these samples.
+        verdict: this in words.
         trials: the budgets tried, in order.
         tuned: the result of training; None without training.
     """
@@ -92,6 +93,7 @@ class MaxDropResult:
     evaluation: Evaluation
     metric: str
     drop: Estimate
+    verdict: str
     trials: tuple[Trial, ...]
     tuned: FineTuned | None = None
 
@@ -420,16 +422,17 @@ class _Search:
             made = self.make(chosen, name, part)
         found = self.measure(made.proto, self.parts.judging, within(progress, "judge"), final=True)
         estimate = drop(found, metric)
-        figures = f"{title} {_points(estimate.value)} ({_points(estimate.low)} to {_points(estimate.high)})"
+        interval = f"{_points(estimate.low)} to {_points(estimate.high)}"
+        verdict = (
+            f"{title} drops by {_points(estimate.value)} ({interval}) on {found.samples} samples that chose nothing"
+        )
         if estimate.low > max_drop:
-            cause = f"on {found.samples} samples that chose nothing, the drop is above {max_drop:.2%}: {figures}"
+            cause = f"the drop isn't within {max_drop:.2%}: {verdict}"
             raise VerificationError("OP506", cause, hint="allow a larger drop, give more data, or fine-tune")
-        log.info("judged on %d samples that chose nothing: a drop in %s", found.samples, figures)
         if estimate.value > max_drop:
-            log.warning(
-                "that is more than the drop allowed, %.3g%%, though within the error of measurement", 100 * max_drop
-            )
-        return MaxDropResult(made.pruned, made.repairs, found, metric, estimate, tuple(self.trials), made.tuned)
+            log.warning("%s: more than %.3g%%, though within the error of measurement", verdict, 100 * max_drop)
+        judged = found, metric, estimate, f"judged: {verdict}"
+        return MaxDropResult(made.pruned, made.repairs, *judged, tuple(self.trials), made.tuned)
 
     def _estimate(self, measures: bool) -> float:
         """Estimate the seconds of the search, from those of running the original on a sample; a rough guess."""

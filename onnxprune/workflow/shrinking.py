@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.data import Dataset
-from onnxprune.evaluation import Evaluation
+from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
@@ -52,6 +52,8 @@ class Shrunk:
         tuned: the result of training; None without training.
         repaired: whether the model was repaired.
         trims: what was trimmed before; ``analysis`` is then of the trimmed model.
+        drop: the drop in accuracy, if it was limited, on samples that nothing was chosen or calibrated by.
+        verdict: this in words.
     """
 
     model: Model
@@ -62,6 +64,8 @@ class Shrunk:
     tuned: FineTuned | None = None
     repaired: bool = False
     trims: tuple[Trimmed, ...] = ()
+    drop: Estimate | None = None
+    verdict: str | None = None
 
     @property
     def unrepaired(self) -> tuple[LeftOut, ...]:
@@ -181,7 +185,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             )
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
-            return Shrunk(result, analysis, *found, repaired=True, trims=trims)
+            return Shrunk(result, analysis, *found, True, trims, within.drop, within.verdict)
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
         if settings.steps > 1 or settings.rewind is not None:
