@@ -52,7 +52,7 @@ _ERROR = 3.0  # predicted error of the outputs at the first trial, relative to t
 _HOPE = 8  # the part of the samples that a trial is first evaluated on is one in this many
 _LEAST_HOPE = 32  # and at least this many
 _MADE_UP = 2.0  # largest number of samples that become wrong, relative to the drop in their number
-_EDGE = 0.15  # of the range that is left; the least distance of a trial from both ends
+_EDGE = 0.15  # the least distance of a trial from both ends, relative to the range that is left and to what is removed
 _EVERY = 50  # training steps between two checkpoints
 _WORTH_TELLING = 30  # seconds
 _KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
@@ -473,11 +473,12 @@ class _Search:
 
     def _next(self, last: Trial, low: float, high: float) -> float:
         """Return the next budget: the drop grows with the square of what is removed, roughly."""
-        middle, edge = (low + high) / 2, _EDGE * (high - low)
+        removed = 1 - high if high < 1 else high - low
+        middle, edge = (low + high) / 2, max(_EDGE * min(high - low, removed), _PRECISION / 2)
         if not 0 < last.loss < 1:
             return middle
-        removed = (1 - last.share) * sqrt(max(self.measure.max_drop, 1e-4) / last.loss)
-        return min(max(1 - removed, low + edge), high - edge)
+        wanted = (1 - last.share) * sqrt(max(self.measure.max_drop, 1e-4) / last.loss)
+        return min(max(1 - wanted, low + edge), high - edge)
 
     def _plan(self, targets: tuple[Target, ...], progress: Progress = silent) -> PrunePlan | None:
         """Return the plan for some limits; None if they are out of reach."""
