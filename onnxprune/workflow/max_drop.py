@@ -39,7 +39,7 @@ from onnxprune.settings.planning import Limited, PlanSettings, Target
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.workflow.analysis import TracedModel
 from onnxprune.workflow.inputs import calibration_batches
-from onnxprune.workflow.planning import plan, sensitivities, settled
+from onnxprune.workflow.planning import plan, recorded, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
 
 log = logging.getLogger(__name__)
@@ -417,7 +417,7 @@ class _Search:
         made = self.model
         if made is None:
             part = within(progress, "make the best model again")
-            chosen = self._plan(targets, part)
+            chosen = self._plan(targets, part, name)
             assert chosen is not None
             made = self.make(chosen, name, part)
         found = self.measure(made.proto, self.parts.judging, within(progress, "judge"), final=True)
@@ -480,16 +480,17 @@ class _Search:
         wanted = (1 - last.share) * sqrt(max(self.measure.max_drop, 1e-4) / last.loss)
         return min(max(1 - wanted, low + edge), high - edge)
 
-    def _plan(self, targets: tuple[Target, ...], progress: Progress = silent) -> PrunePlan | None:
-        """Return the plan for some limits; None if they are out of reach."""
-        try:
+    def _plan(self, targets: tuple[Target, ...], progress: Progress = silent, name: str = "") -> PrunePlan | None:
+        """Return the plan for some limits; None if they are out of reach. With a name, it is recorded."""
+        settings, known = replace(self.settings, target=targets), self.curves
+
+        def make() -> PrunePlan:
             return plan(
-                *(self.analysis, replace(self.settings, target=targets)),
-                data=self.batches,
-                sensitivity=self.curves,
-                latency=self.latency,
-                progress=progress,
+                self.analysis, settings, data=self.batches, sensitivity=known, latency=self.latency, progress=progress
             )
+
+        try:
+            return recorded(self.make.records if name else Records(), f"{name}/plan", make)
         except PlanError as error:
             if error.code != "OP301" or self.given:
                 raise
@@ -503,7 +504,7 @@ class _Search:
             model = None
         else:
             progress("plan", 0, None)
-            made = self._plan(targets, progress)
+            made = self._plan(targets, progress, name)
             model = None if made is None else self.make(made, name, progress)
             loss, accepted = (float("inf"), False) if model is None else self._measured(model, targets, progress)
             self.seconds += [] if model is None else [perf_counter() - began]
@@ -514,6 +515,7 @@ class _Search:
             self.best, self.model = (share, targets, name), model
         if worse:
             records.drop(f"{worse}/repair")
+            records.drop(f"{worse}/plan")
         records.keep(name, [loss, accepted])
         if worse and (file := training_file(records.path, worse)) is not None:
             file.unlink(missing_ok=True)

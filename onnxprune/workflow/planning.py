@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -268,3 +268,16 @@ def read_plan(path: str | os.PathLike[str]) -> PrunePlan:
         return PrunePlan.from_json(Path(path).read_bytes(), str(path))
     except OSError as error:
         raise PlanError("OP305", f"can't read the file: {error.strerror}", where=str(path)) from error
+
+
+def recorded(records: Records, name: str, make: Callable[[], PrunePlan]) -> PrunePlan:
+    """Return a plan from the records, or make it and record it: one for a latency isn't made twice alike.
+
+    Raises:
+        PlanError: the plan can't be made.
+    """
+    if name in records:
+        return PrunePlan.from_json(records[name].encode(), str(records.path))
+    made = make()
+    records.keep(name, made.to_json())
+    return made

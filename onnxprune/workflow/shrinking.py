@@ -29,7 +29,7 @@ from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import first_inputs, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within, train
-from onnxprune.workflow.planning import plan, read_curves, read_plan, settled
+from onnxprune.workflow.planning import plan, read_curves, read_plan, recorded, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
 from onnxprune.workflow.trimming import trim
 
@@ -199,8 +199,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             made, tuned = rounds[-1].plan, rounds[-1].tuned
         elif made is None:
             progress("score and plan", 0, None)
-            done: dict[str, Any] = {"records": records, "progress": progress}
-            made = plan(analysis, planning, data=data, sensitivity=curves, latency=settings.latency, **done)
+            known: dict[str, Any] = {"sensitivity": curves, "latency": settings.latency, "records": records}
+            made = recorded(records, "plan", lambda: plan(analysis, planning, data=data, progress=progress, **known))
         progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
         pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
         repairs: Sequence[Repair] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import pytest
 
 import onnxprune as op
 from onnxprune.errors import TrainingError
-from onnxprune.model.resumable import Records
+from onnxprune.model.resumable import Records, read_archive
 from onnxprune.model.session import run, session
 from onnxprune.recover import repair
 from onnxprune.sensitivity import OutputError
+from onnxprune.workflow import max_drop
 from tests.report.network import network
 
 TARGET = {"target": op.Target("macs", 0.5)}
@@ -96,6 +99,23 @@ def test_the_same_bytes(
     per_group, per_repair = once["measured"] // 2, once["fitted"]
     assert work["measured"] <= 2 * once["measured"] + per_group * len(stops)
     assert work["fitted"] <= 2 * per_repair + len(stops)  # at most the layer that was interrupted
+
+
+def test_a_plan_is_not_made_twice(model: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies differ from run to run; the layers that are repaired already must go with the plan."""
+    kept = tmp_path / "kept.npz"
+    what = {"target": op.Target("macs", 0.6), "max_drop": 0.4, "checkpoint": kept, "round_to": 1}
+    with pytest.raises(KeyboardInterrupt):
+        pruned(model, data, **what, progress=Stop("judge", 1))
+    notes, _ = read_archive(kept)
+    first = json.loads(notes["records"]["trial1/plan"])
+
+    def another(analysis: Any, settings: Any, **known: Any) -> Any:
+        return op.plan(analysis, dataclasses.replace(settings, target=op.Target("macs", 0.9)), **known)
+
+    monkeypatch.setattr(max_drop, "plan", another)
+    found = op.shrink(model, data=data, threads=1, **what, resume=True)
+    assert json.loads(found.plan.to_json())["removed"] == first["removed"]
 
 
 def test_other_work_is_refused(model: Path, data: str, tmp_path: Path) -> None:
