@@ -136,6 +136,15 @@ def test_what_samples_cannot_tell_is_said(caplog: pytest.LogCaptureFixture) -> N
     assert not caplog.records
 
 
+def test_labels_that_go_with_no_output_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    x = np.random.default_rng(0).standard_normal((90, 4, 3)).astype(np.float32)
+    net = model("float[N,4,3] x", outputs="float[N,4,3] y", body="y = Identity(x)")
+    data = open_data({"x": x, "labels": x.argmax(axis=1)[:, :2].astype(np.float32)}, net)
+    measure = _Measure(net, _Parts(data, data, data, data), 0.05, 0)
+    measure.check(lambda *_: None)
+    assert measure.metric == "nmse" and "labels aren't used" in caplog.records[0].getMessage()
+
+
 def test_limits_are_met_and_the_drop_is_checked() -> None:
     targets = Target("macs", 0.7), Target("params", 0.6)
     found = prune_within(digits(), replace(UNIFORM, target=targets), samples(), 0.2, limit=150)

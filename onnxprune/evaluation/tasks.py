@@ -252,7 +252,7 @@ def _class_output(
         return class_output(outputs, labels, output)
     if labels is not None:
         flat, most = labels.reshape(len(labels), -1), int(labels.max(initial=0))
-        found = {name: classes for name, classes in found.items() if (classes.count or 0) > most}
+        found = {name: classes for name, classes in found.items() if (classes.count or 0) > most} or found
         right = [name for name, classes in found.items() if (classes.predicted == flat).mean() > _MOSTLY]
         if len(right) == 1:
             return right[0]

@@ -218,6 +218,10 @@ class _Measure:
             cause = f"a network that ignores its input would drop by {above_constant(score):.1%} in {title} only"
             hint = "allow a smaller drop than that, or give samples with more kinds of answers"
             raise DataError("OP713", cause, where="max_drop", hint=hint)
+        if self.parts.choosing.labeled and METRICS[metric].needs == "original":
+            log.warning(
+                "the labels aren't used, and the drop is the difference from the original: %s", found.recognized
+            )
         if score.original is not None and score.share and METRICS[metric].higher and score.original.value > _KNOWN:
             log.warning(
                 "the original has a %s of %.1f%% on these samples. If it was trained on them, the drop on new ones is "
@@ -403,7 +407,6 @@ class _Search:
         else:
             self._narrow(progress)
         max_drop, metric = self.measure.max_drop, self.measure.metric
-        title = METRICS[metric].title
         if self.best is None:
             least = min((t.loss for t in self.trials), default=float("nan"))
             tried = "the limits cost" if self.given else "the smallest removal tried costs"
@@ -423,9 +426,8 @@ class _Search:
         found = self.measure(made.proto, self.parts.judging, within(progress, "judge"), final=True)
         estimate = drop(found, metric)
         interval = f"{_points(estimate.low)} to {_points(estimate.high)}"
-        verdict = (
-            f"{title} drops by {_points(estimate.value)} ({interval}) on {found.samples} samples that chose nothing"
-        )
+        figures = f"{_drops(metric)} by {_points(estimate.value)} ({interval})"
+        verdict = f"{figures} on {found.samples} samples that chose nothing"
         if estimate.low > max_drop:
             cause = f"the drop isn't within {max_drop:.2%}: {verdict}"
             raise VerificationError("OP506", cause, hint="allow a larger drop, give more data, or fine-tune")
@@ -534,8 +536,12 @@ class _Search:
         if not accepted and loss <= measure.max_drop:
             note = ", but too many right answers became wrong, and as many wrong ones right"
         limits = " and ".join(f"{t.quantity} at {t.shown if t.absolute else f'{t.value:.0%}'}" for t in targets)
-        log.info("%s: %s drops by %s%s", limits, METRICS[measure.metric].title, _points(loss), note)
+        log.info("%s: %s by %s%s", limits, _drops(measure.metric), _points(loss), note)
         return loss, accepted
+
+
+def _drops(metric: str) -> str:
+    return f"{METRICS[metric].title} {'drops' if METRICS[metric].higher else 'rises'}"
 
 
 def _points(drop: float) -> str:

@@ -75,6 +75,12 @@ def test_of_several_outputs_the_one_that_labels_are_of_is_found(body: str, name:
     assert evaluate(proto, data)["top1"].model.value == 1
 
 
+def test_labels_beyond_all_outputs_are_refused() -> None:
+    proto, x = heads(FEATURES)
+    with refused("OP708", "beyond the model's 3 classes"):
+        evaluate(proto, open_data({"x": x, "labels": np.arange(N)}, proto))
+
+
 @pytest.mark.parametrize(("body", "output"), [(FEATURES, "b"), (BESIDE, None)])
 def test_features_are_not_scores(body: str, output: str | None) -> None:
     """Without labels, or with labels that neither output goes with."""
