@@ -15,7 +15,8 @@ from onnxprune.sensitivity import drop
 from onnxprune.settings import TrainSettings
 from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.workflow.analysis import analyze
-from onnxprune.workflow.max_drop import _divide, _Measure, _Parts, prune_within, samples_to_decide
+from onnxprune.workflow.drop import DropMeasure, Parts, divide, samples_to_decide
+from onnxprune.workflow.max_drop import prune_within
 from tests.data.support import model
 from tests.report.network import network
 from tests.sensitivity.support import MODELS, digits
@@ -59,7 +60,7 @@ def test_parts_share_no_samples() -> None:
     x = np.arange(100, dtype=np.float32).reshape(100, 1)
     net = model("float[N,1] x")
     for training in (False, True):
-        parts = _divide(open_data({"x": x}, net), 20, 0, training=training)
+        parts = divide(open_data({"x": x}, net), 20, 0, training=training)
         own = [
             {int(v) for batch in part.batches(100) for v in batch.inputs["x"].ravel()}
             for part in (parts.calibration, parts.training, parts.choosing, parts.judging)
@@ -104,7 +105,7 @@ def test_gains_on_wrong_labels_do_not_hide_losses(monkeypatch: pytest.MonkeyPatc
     changed = np.flatnonzero(its != mine)
     labels[changed[::2]] = mine[changed[::2]]  # half of what changed becomes right
     data = open_data({"x": x, "labels": labels}, net)
-    measure = _Measure(net, _Parts(data, data, data, data), 0.05, 0)
+    measure = DropMeasure(net, Parts(data, data, data, data), 0.05, 0)
     measure.check(lambda *_: None)
     found = measure(other, data, lambda *_: None)
     assert abs(drop(found, "top1").value) < 0.01 and not measure.accepts(found)
@@ -124,15 +125,15 @@ def test_the_samples_that_decide_a_drop() -> None:
 
 def test_what_samples_cannot_tell_is_said(caplog: pytest.LogCaptureFixture) -> None:
     data = open_data({"image": IMAGES, "labels": LABELS}, digits().graph.proto)
-    measure = _Measure(digits().graph.proto, _divide(data, 512, 0, training=False), 0.02, 0)
+    measure = DropMeasure(digits().graph.proto, divide(data, 512, 0, training=False), 0.02, 0)
     measure.check(lambda *_: None)
     warnings = [record.getMessage() for record in caplog.records]
     assert any(w.startswith("112 samples that judge the result can't decide a drop of 2%") for w in warnings)
-    assert any("top-1 of 99." in w or "top-1 of 100" in w for w in warnings)  # as on training data
+    assert any("top-1 is 99." in w or "top-1 is 100" in w for w in warnings)  # as on training data
     caplog.clear()
     noisy = np.where(np.arange(len(LABELS)) % 10 == 0, (LABELS + 1) % 10, LABELS)
     data = open_data({"image": IMAGES, "labels": noisy}, digits().graph.proto)
-    _Measure(digits().graph.proto, _divide(data, 512, 0, training=False), 0.3, 0).check(lambda *_: None)
+    DropMeasure(digits().graph.proto, divide(data, 512, 0, training=False), 0.3, 0).check(lambda *_: None)
     assert not caplog.records
 
 
@@ -140,7 +141,7 @@ def test_labels_that_go_with_no_output_are_named(caplog: pytest.LogCaptureFixtur
     x = np.random.default_rng(0).standard_normal((90, 4, 3)).astype(np.float32)
     net = model("float[N,4,3] x", outputs="float[N,4,3] y", body="y = Identity(x)")
     data = open_data({"x": x, "labels": x.argmax(axis=1)[:, :2].astype(np.float32)}, net)
-    measure = _Measure(net, _Parts(data, data, data, data), 0.05, 0)
+    measure = DropMeasure(net, Parts(data, data, data, data), 0.05, 0)
     measure.check(lambda *_: None)
     assert measure.metric == "nmse" and "labels aren't used" in caplog.records[0].getMessage()
 

@@ -1,32 +1,20 @@
-"""Pruning within an allowed drop in accuracy: a search over the budget, whose trials are repaired and evaluated.
-
-Samples are divided into three parts. On the first, channels are chosen and layers repaired; on the second, trials are
-compared, and the smallest model within the drop is chosen; the third judges that one, once. Being the best of several
-on the second part is a matter of luck, too, so its drop there is too good to be true.
-
-Without labels, the drop is bounded by the disagreement with the original: every sample that becomes wrong is predicted
-differently. For outputs that aren't class scores, it is the squared error relative to the variance, of the output that
-loses most. With labels, what becomes wrong counts as well: at most half of it may be made up for by samples that become
-right, which happens by chance where many labels are wrong.
-"""
+"""Pruning within an allowed drop in accuracy: a search over the budget, whose trials are repaired and evaluated."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, sqrt
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data import Dataset
-from onnxprune.errors import DataError, PlanError, VerificationError
-from onnxprune.evaluation import Estimate, Evaluation, evaluate, paired_proportions
-from onnxprune.evaluation.measure import above_constant
+from onnxprune.errors import PlanError, VerificationError
+from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.resumable import Records
 from onnxprune.planning.budget import with_names
 from onnxprune.planning.plan import PrunePlan, apply_plan
@@ -34,28 +22,23 @@ from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import Method, Repair
 from onnxprune.sensitivity import Curve, drop, predicted_error
 from onnxprune.settings import LatencySettings, TrainSettings
-from onnxprune.settings.evaluation import METRICS, judging
+from onnxprune.settings.evaluation import METRICS
 from onnxprune.settings.planning import Limited, PlanSettings, Target
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.workflow.analysis import TracedModel
+from onnxprune.workflow.drop import DropMeasure, Parts, divide
 from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import plan, recorded, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
 
 log = logging.getLogger(__name__)
 
-_JUDGED = 2000  # largest number of samples to compare trials on, and to judge the result on
-_JUDGED_OF_TRAINING = 0.2  # largest share of the samples for each of these, where the others are trained on
 _PRECISION = 0.02  # of the budget found, as a share of the cost
 _TRIALS = 5
 _ERROR = 3.0  # predicted error of the outputs at the first trial, relative to the drop allowed
-_HOPE = 8  # the part of the samples that a trial is first evaluated on is one in this many
-_LEAST_HOPE = 32  # and at least this many
-_MADE_UP = 2.0  # largest number of samples that become wrong, relative to the drop in their number
 _EDGE = 0.15  # the least distance of a trial from both ends, relative to the range that is left and to what is removed
 _EVERY = 50  # training steps between two checkpoints
 _WORTH_TELLING = 30  # seconds
-_KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +130,8 @@ def prune_within(
     """
     if not 0 <= max_drop < 1:
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
-    parts = _divide(data, limit, settings.seed, training=training is not None)
-    measure = _Measure(analysis.graph.proto, parts, max_drop, settings.seed)
+    parts = divide(data, limit, settings.seed, training=training is not None)
+    measure = DropMeasure(analysis.graph.proto, parts, max_drop, settings.seed)
     measure.check(progress)
     settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph), ratio=None)
     search = _Search(
@@ -161,134 +144,6 @@ def prune_within(
         latency=latency or LatencySettings(),
     )
     return search.run(curves, progress)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The parts of the samples: to calibrate on, to train on (these included), to choose by, and to judge by."""
-
-    calibration: Dataset
-    training: Dataset
-    choosing: Dataset
-    judging: Dataset
-
-
-def _divide(data: Dataset, limit: int, seed: int, *, training: bool) -> _Parts:
-    order = np.random.default_rng(seed).permutation(len(data))
-    count = min(limit, len(order) // 2)
-    each = (len(order) - count) // 2
-    if training:
-        each = min(each, int(_JUDGED_OF_TRAINING * len(order)))
-    each = min(each, _JUDGED)
-    if count < 1 or each < 1:
-        raise DataError("OP712", "calibration, choice and judgment need samples of their own, so at least 3 in all")
-    ends = np.cumsum([each, each])
-    judged, chosen, rest = np.split(order, ends)
-    return _Parts(*(data.subset(np.sort(own)) for own in (rest[:count], rest, chosen, judged)))
-
-
-class _Measure:
-    """The drop of models against the original."""
-
-    def __init__(self, original: ModelProto, parts: _Parts, max_drop: float, seed: int) -> None:
-        self.original, self.parts, self.max_drop, self.seed = original, parts, max_drop, seed
-        self.metric, self.seconds = "", 0.0  # of running the original on a sample
-
-    def check(self, progress: Progress) -> None:
-        """Choose the metric, and check that the samples tell the original from a network that ignores its input.
-
-        Raises:
-            DataError: they don't (OP713), or there is no metric (OP711).
-        """
-        part, began = within(progress, "check the data"), perf_counter()
-        found = evaluate(
-            self.original, self.parts.choosing, against=self.original, resamples=1, seed=self.seed, progress=part
-        )
-        self.seconds = (perf_counter() - began) / found.samples
-        metric = judging({score.metric for score in found.scores})
-        if metric is None:
-            cause = f"no drop in accuracy can be measured: {found.recognized}"
-            raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")
-        self.metric = metric
-        score, title = found[metric], METRICS[metric].title
-        if found.doubts:
-            hint = "check the scale and order of inputs (`preprocess`) and labels; the command `evaluate` shows more"
-            raise DataError("OP713", "; ".join(found.doubts), where="data", hint=hint)
-        if above_constant(score) <= self.max_drop:
-            cause = f"a network that ignores its input would drop by {above_constant(score):.1%} in {title} only"
-            hint = "allow a smaller drop than that, or give samples with more kinds of answers"
-            raise DataError("OP713", cause, where="max_drop", hint=hint)
-        if self.parts.choosing.labeled and METRICS[metric].needs == "original":
-            log.warning(
-                "the labels aren't used, and the drop is the difference from the original: %s", found.recognized
-            )
-        if score.original is not None and score.share and METRICS[metric].higher and score.original.value > _KNOWN:
-            log.warning(
-                "the original has a %s of %.1f%% on these samples. If it was trained on them, the drop on new ones is "
-                "larger: give samples that it hasn't seen",
-                title,
-                100 * score.original.value,
-            )
-        judged, needed = len(self.parts.judging), samples_to_decide(self.max_drop)
-        if score.share and needed is not None and judged < needed:
-            log.warning(
-                "%d samples that judge the result can't decide a drop of %.3g%%: about %d would, so %d in all",
-                *(judged, 100 * self.max_drop, needed, ceil(needed * self._total() / judged)),
-            )
-
-    def _total(self) -> int:
-        return len(self.parts.training) + len(self.parts.choosing) + len(self.parts.judging)
-
-    def __call__(self, model: ModelProto, data: Dataset, progress: Progress, *, final: bool = False) -> Evaluation:
-        """Evaluate a model by the metric, or finally by all."""
-        wanted = None if final else [self.metric]
-        return evaluate(
-            *(model, data),
-            against=self.original,
-            metrics=wanted,
-            resamples=1000 if final else 200,
-            seed=self.seed,
-            progress=progress,
-        )
-
-    def hopeless(self, model: ModelProto, progress: Progress) -> Estimate | None:
-        """Return the drop on a few samples, if these suffice to see that it is too large."""
-        count = len(self.parts.choosing) // _HOPE
-        if count < _LEAST_HOPE:
-            return None
-        found = self(model, self.parts.choosing.subset(range(count)), progress)
-        estimate = drop(found, self.metric)
-        return estimate if estimate.low > self.max_drop else None
-
-    def accepts(self, found: Evaluation) -> bool:
-        """Whether a model is within the drop, and doesn't lose much more than it wins elsewhere."""
-        return drop(found, self.metric).value <= self.max_drop and not self.flips(found)
-
-    def flips(self, found: Evaluation) -> bool:
-        """Whether more samples become wrong than the drop explains, beyond chance."""
-        lost = found[self.metric].lost
-        return lost is not None and lost.low > _MADE_UP * self.max_drop
-
-
-def samples_to_decide(max_drop: float) -> int | None:
-    """Return the number of samples at which the interval of a drop is as wide as the drop to either side.
-
-    Twice as many samples as the drop become wrong, and half of that right. None if no number is enough.
-    """
-    if max_drop <= 0:
-        return None
-    low, high = 1, 2
-    while _half_width(high, max_drop) > max_drop:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _half_width(middle, max_drop) <= max_drop else (middle, high)
-    return high
-
-
-def _half_width(samples: int, max_drop: float) -> float:
-    found = paired_proportions(max_drop * samples, _MADE_UP * max_drop * samples, samples, 0.95)
-    return (found.high - found.low) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +164,7 @@ class _Maker:
     """Makes models of plans: pruned, proved, repaired and trained."""
 
     analysis: TracedModel
-    parts: _Parts
+    parts: Parts
     method: Method
     training: TrainSettings | None
     inputs: Arrays | None
@@ -376,8 +231,8 @@ class _Search:
         self,
         analysis: TracedModel,
         settings: PlanSettings,
-        parts: _Parts,
-        measure: _Measure,
+        parts: Parts,
+        measure: DropMeasure,
         *,
         minimize: Limited,
         make: _Maker,

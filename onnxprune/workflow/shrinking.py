@@ -219,6 +219,8 @@ def _records(settings: ShrinkSettings, analysis: TracedModel) -> Records:
     if settings.checkpoint is None:
         return Records()
     chosen = {name: value for name, value in given(settings).items() if name not in ("checkpoint", "resume")}
+    if not isinstance(chosen["data"], str | os.PathLike):
+        chosen["data"] = type(chosen["data"]).__name__
     first = first_inputs(settings.calibration, analysis.graph.proto) or {}
     arrays = [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in first.items()]
     identity = hashlib.sha256(repr((analysis.model.sha256, __version__, chosen, arrays)).encode()).hexdigest()
