@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -110,6 +111,23 @@ def test_gains_on_wrong_labels_do_not_hide_losses(monkeypatch: pytest.MonkeyPatc
     found = measure(other, data, lambda *_: None)
     assert abs(drop(found, "top1").value) < 0.01 and not measure.accepts(found)
     assert measure.accepts(measure(net, data, lambda *_: None))
+
+
+def test_hopeless_models_are_seen_on_some_samples() -> None:
+    """Sorted by class, the first samples alone would mislead: there, this model is always wrong."""
+    x = np.repeat(np.eye(4, dtype=np.float32), 100, axis=0)
+    net = model("float[N,4] x", outputs="float[N,4] y", body="y = Identity(x)")
+    data = open_data({"x": x, "labels": x.argmax(axis=1)}, net)
+
+    def without(classes: str) -> onnx.ModelProto:
+        body = f"m = Constant<value = float[4] {{{classes}}}>()\n y = Mul(x, m)"
+        return model("float[N,4] x", outputs="float[N,4] y", body=body)
+
+    measure = DropMeasure(net, Parts(data, data, data, data), 0.3, 0)
+    measure.check(lambda *_: None)
+    assert measure.hopeless(without("-1, 1, 1, 1"), lambda *_: None) is None  # 25 % wrong
+    bound = measure.hopeless(without("-1, -1, -1, 1"), lambda *_: None)
+    assert bound is not None and bound.value == pytest.approx(0.75, abs=0.02) and bound.low > 0.3
 
 
 def test_the_samples_that_decide_a_drop() -> None:

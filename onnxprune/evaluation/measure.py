@@ -273,11 +273,11 @@ def evaluate(
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
     for samples in dataset.batches(batch):
         outputs = run(samples)
-        if task is None:
-            own = {name: value for name, value in outputs.items() if name not in fronts}
-            task = _task(models[0], found, own, samples.labels, dataset, output)
-        named = partial(_name, dataset, done)
         its = None if run_original is None else outputs if run_original is run else run_original(samples)
+        if task is None:  # the original's outputs tell: those of a model that lost much may look otherwise
+            own = {name: value for name, value in (its or outputs).items() if name not in fronts}
+            task = _task(models[-1], found, own, samples.labels, dataset, output)
+        named = partial(_name, dataset, done)
         original = None if its is None else seen_as(task, its, samples, named)
         seen = seen_as(task, outputs, samples, named, original)
         meters = meters or _Meters(seen, metrics)

@@ -150,10 +150,10 @@ class DropMeasure:
 
     def hopeless(self, model: ModelProto, progress: Progress) -> Estimate | None:
         """Return the drop on a few samples, if these suffice to see that it is too large."""
-        count = len(self.parts.choosing) // _HOPE
-        if count < _LEAST_HOPE:
+        some = range(0, len(self.parts.choosing), _HOPE)  # evenly, as samples may be sorted by class
+        if len(some) < _LEAST_HOPE:
             return None
-        found = self(model, self.parts.choosing.subset(range(count)), progress)
+        found = self(model, self.parts.choosing.subset(some), progress)
         estimate = drop(found, self.metric)
         return estimate if estimate.low > self.max_drop else None
 
