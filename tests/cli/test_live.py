@@ -147,7 +147,7 @@ def test_log_lines_stand_alone_on_a_terminal(model: Path, out: Path, data: Path)
     assert status == 0, text
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     trials = [line for line in lines if "drops by" in line or "disagree" in line]
-    assert trials and all(re.match(r"macs at \d+%: ", line) for line in trials), lines
+    assert trials and all(re.match(r"(macs at \d+%|judged): ", line) for line in trials), lines
     assert any(re.search(r"trial 1 of 5, macs at \d+%: ", line) for line in lines)
 
 
