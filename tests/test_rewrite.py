@@ -255,6 +255,17 @@ def test_indices_computed_from_a_size(opset: int, seed: int) -> None:
     assert sorted(value(pruned, node(pruned, "pick").input[1])) == [0, 1, 2, 3]
 
 
+def test_indices_of_many_elements() -> None:
+    """They are adapted, too, though the walk over the shapes doesn't keep the values of so many."""
+    net = Net()
+    x = net.conv(net.input((1, 3, 2, 2), "x"), 40)
+    index = net.const(np.random.default_rng(0).permutation(5000) % 40)
+    net.output(net.conv(net.op("Gather", x, index, axis=1, name="pick"), 2))
+    graph = analyze(net.model())
+    pruned = assert_proved(half(graph))
+    assert max(value(pruned, node(pruned, "pick").input[1])) == 19
+
+
 @pytest.mark.parametrize(
     "dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16], ids=["float16", "double", "bfloat16"]
 )

@@ -132,8 +132,8 @@ class Channels:
         """Return the component of every id, shape (count,), after adding ties until all rectangles hold.
 
         A rectangle holds when removal depends on the position along one of its axes only. Where it doesn't, the array
-        is tied along all axes but the longest, which leaves the most choices: channel shuffles and grouped
-        normalizations drop the same positions of every group.
+        is tied along all axes but the one that leaves the most choices: channel shuffles and grouped normalizations
+        drop the same positions of every group.
         """
         while True:
             roots = components(self.count, _join(self.left), _join(self.right))
@@ -146,7 +146,7 @@ class Channels:
                 if not any(
                     np.array_equal(np.broadcast_to(_edge(label, d), label.shape), label) for d in range(ids.ndim)
                 ):
-                    self.tie(ids, _edge(ids, int(np.argmax(ids.shape))), node)
+                    self.tie(ids, _edge(ids, _freest(label)), node)
                     unresolved.append((ids, node))
             if not unresolved:
                 return roots
@@ -156,6 +156,23 @@ def fresh_value(shape: Shape, channels: Channels) -> Value:
     """Return a tensor with new ids on each of its axes, except axes of a single position."""
     factors = (Factor((axis,), channels.fresh(n)) for axis, n in enumerate(shape) if n > 1)
     return Value(shape, tuple(factors), constant=True)
+
+
+def _freest(label: Ids) -> int:
+    """Return the axis along which the most labels but -1 are apart when all other axes are tied; of equals the longest.
+
+    Args:
+        label: the component of each position, -1 where nothing can leave.
+    """
+    kinds, numbers = np.unique(label, return_inverse=True)
+    numbers = numbers.reshape(label.shape)
+
+    def apart(dim: int) -> tuple[int, int]:
+        edge = np.broadcast_to(_edge(numbers, dim), numbers.shape)
+        found = components(len(kinds), edge.ravel(), numbers.ravel())
+        return len(np.unique(found)), label.shape[dim]
+
+    return max(range(label.ndim), key=apart)
 
 
 def _edge(array: Ids, dim: int) -> Ids:

@@ -437,8 +437,21 @@ gradient("GatherElements")(lambda op, dy: op.x().zeros().scatter_add(op.x(1), dy
 
 @traces("ScatterND")
 def scatter_nd(op: TraceNode) -> None:
-    """Positions of the first axes are picked at run time; on the axes behind them, data and updates meet."""
+    """Where the indices are a grid, such as those of ``x[:, :2] = y``, the updates meet the positions they replace.
+
+    Otherwise positions of the first axes are picked at run time; on the axes behind them, data and updates meet.
+    """
     numbers, placed = op.shape(1)[-1], len(op.shape(1)) - 1
+    index = op.const(1)
+    grid = None if index is None or op.varies(1).any() else _grid(index, op.shape(0))
+    if grid is not None:
+        block = op.x(0)
+        for axis, places in enumerate(grid):
+            if not np.array_equal(places, np.arange(block.shape[axis])):
+                block = op.piece(take(block, axis, places), axis)
+        align(op, "*s, *s -> *s", [block, op.x(2)], {0: block.shape}, given={})
+        op.give(op.x(0))
+        return
     data = op.pin_axes(op.x(0), range(numbers), "OP205", _AT_RUN_TIME)
     updates = op.pin_axes(op.x(2), range(placed), "OP205", _AT_RUN_TIME)
     _pinned(op, 1)
@@ -446,6 +459,39 @@ def scatter_nd(op: TraceNode) -> None:
     op.align(
         f"{_axes('z', numbers)} {whole}, {_axes('u', placed)} {whole} -> {_axes('y', numbers)} {whole}", [data, updates]
     )
+
+
+def _grid(index: Ids, shape: Shape) -> list[Ids] | None:
+    """Return the positions along each of the first axes of which the indices of a ScatterND are all combinations.
+
+    None if they aren't such a grid.
+    """
+    *sizes, numbers = index.shape
+    if len(sizes) != numbers or not all(sizes):
+        return None
+    lines = [np.moveaxis(index[..., a], a, 0).reshape(n, -1)[:, 0].astype(np.int64) for a, n in enumerate(sizes)]
+    if not np.array_equal(_combined(lines), index):
+        return None
+    return [line % shape[a] for a, line in enumerate(lines)]
+
+
+def _combined(lines: list[Ids]) -> Ids:
+    return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
+
+
+@rewrites("ScatterND")
+def scatter_index(edit: RewriteNode) -> None:
+    """The positions of a grid that remain, at their new places."""
+    index, shape = edit.const(1), edit.shape(0)
+    grid = None if index is None else _grid(index, shape)
+    if index is None or grid is None:
+        return
+    lines = []
+    for axis, places in enumerate(grid):
+        mask = edit.mask(0, axis)
+        mask = np.ones(shape[axis], dtype=bool) if mask is None else mask
+        lines.append((np.cumsum(mask) - 1)[places[mask[places]]])
+    edit.fix_param(1, _combined(lines).astype(index.dtype))
 
 
 def _picked(op: GradientNode, x: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
+from onnx.numpy_helper import to_array
 
 from onnxprune.channels.values import Mask, Shape
 from onnxprune.operators.node import Node
@@ -35,7 +36,13 @@ class RewriteNode(Node):
     """
 
     def __init__(
-        self, node: NodeProto, version: int, shapes: Shapes, remaining: Remaining, unique: Callable[[str], str]
+        self,
+        node: NodeProto,
+        version: int,
+        shapes: Shapes,
+        remaining: Remaining,
+        unique: Callable[[str], str],
+        weights: Mapping[str, TensorProto],
     ) -> None:
         """Set up a copied node for its rule; called by `rewrite`."""
         super().__init__(node, version)
@@ -46,10 +53,14 @@ class RewriteNode(Node):
         self._shapes = shapes
         self._inputs = list(node.input)
         self._unique = unique
+        self._weights = weights
 
     def const(self, i: int) -> NDArray[Any] | None:
         """Return the original value of the parameter at input ``i``, or None."""
-        return self._shapes.values.get(self._inputs[i]) if i < len(self._inputs) else None
+        name = self._inputs[i] if i < len(self._inputs) else ""
+        if name in self._weights and name not in self._shapes.values:  # one of many elements
+            return to_array(self._weights[name])
+        return self._shapes.values.get(name)
 
     def shape(self, i: int) -> Shape:
         """Return the original shape of input ``i``."""
@@ -99,7 +110,7 @@ class RewriteNode(Node):
             value = value.astype(old.dtype)
         given = self._inputs[i] if i < len(self._inputs) else ""
         self.node.input.extend([""] * (i + 1 - len(self.node.input)))
-        if old is None or given in self._shapes.static:
+        if old is None or given in self._shapes.static or given in self._weights:
             new = self._constant(given or f"{self.node.output[0]}_{name}", value)
         elif is_shape:
             new = self._unique(f"{given}_pruned")

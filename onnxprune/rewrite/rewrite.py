@@ -64,6 +64,7 @@ def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
     graph = kept.graph
     versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
     namer = _namer(graph.proto.graph)
+    weights = {tensor.name: tensor for tensor in graph.proto.graph.initializer}
     nodes: list[NodeProto] = []
     constants: list[TensorProto] = []
     for source in graph.proto.graph.node:
@@ -71,7 +72,7 @@ def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
         node.CopyFrom(source)
         adapt = card_of(node.domain, node.op_type).rewrite
         if adapt is not None and _changed(kept, node):
-            edit = RewriteNode(node, versions.get(node.domain or "ai.onnx", 1), graph.shapes, kept, namer)
+            edit = RewriteNode(node, versions.get(node.domain or "ai.onnx", 1), graph.shapes, kept, namer, weights)
             adapt(edit)
             mark_alike(node, [*edit.before, *edit.after])
             nodes += [*edit.before, node, *edit.after]

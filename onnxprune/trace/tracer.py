@@ -193,8 +193,8 @@ class _Tracer(Walk):
 
     def varies(self, name: str) -> NDArray[np.bool_]:
         """Return which entries of a parameter depend on the sizes of the model's inputs."""
-        here = self.shapes.values[name]
-        if name in self.shapes.static or not self.shapes.symbols:
+        here = self.shapes.values.get(name, np.zeros(()))  # a parameter of more elements is an initializer
+        if name in self.initializers or name in self.shapes.static or not self.shapes.symbols:
             return np.zeros(here.shape, dtype=bool)
         there = self.elsewhere.get(name)
         if there is None or there.shape != here.shape:
