@@ -121,6 +121,11 @@ def in_body(node: NodeProto) -> bool:
     return bool(_mark(node))
 
 
+def mark_of(node: NodeProto, body: str | None = None) -> str:
+    """Return what stands for the body that a node belongs to, or for a body of an opened node; "" for the main graph."""
+    return _mark(node) if body is None else f"{node.name}{_SEPARATOR}{body}"
+
+
 def loops_around(nodes: Sequence[NodeProto]) -> list[tuple[str, ...]]:
     """Return the names of the opened Loops and Scans that each node is inside of."""
     around = {node.name: _mark(node).partition(_SEPARATOR)[0] for node in nodes if is_open(node)}

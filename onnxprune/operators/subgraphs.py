@@ -50,7 +50,12 @@ def body_results(op: TraceNode) -> None:
     meeting = [(pair, i) for *pair, i in carried(op.node)] if op.node.op_type != "If" else _branches(op)
     for pair, i in meeting:
         given = [op.x(j) for j in pair if op.is_known(op.node.input[j])]
-        if len(given) == len(pair) and len({v.shape for v in given}) == 1:
+        agree = len(given) == len(pair) and len({v.shape for v in given}) == 1
+        if op.node.op_type == "If" and not agree and any(v.factors for v in given):
+            never = op.never()
+            pair = [j for j, body in zip(pair, results(op.node), strict=True) if body not in never]
+            given = [op.x(j) for j in pair if op.is_known(op.node.input[j])]
+        if given and len(given) == len(pair) and len({v.shape for v in given}) == 1:
             spec = f"{', '.join(['*s'] * len(given))} -> *s"
             _output(op, i, align(op, spec, given, {0: given[0].shape}, given={})[0])
         else:

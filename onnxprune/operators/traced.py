@@ -57,6 +57,10 @@ class Walk:
         """Return which entries of a parameter depend on the sizes of the model's inputs."""
         return np.zeros((), dtype=bool)
 
+    def never(self, node: str) -> Collection[str]:
+        """Return the bodies of an opened If that no input can lead to."""
+        return ()
+
 
 class TraceNode(Node):
     """One node during the walk: the values, attributes and parameters of its inputs, and its outputs' values.
@@ -129,6 +133,10 @@ class TraceNode(Node):
     def varies(self, i: int) -> NDArray[np.bool_]:
         """Return which entries of the parameter at input ``i`` depend on the sizes of the model's inputs."""
         return self._walk.varies(self.node.input[i])
+
+    def never(self) -> Collection[str]:
+        """Return the bodies of an opened If that no input can lead to."""
+        return self._walk.never(self.node.name)
 
     def give(self, value: Value, i: int = 0) -> None:
         """Set output ``i``."""

@@ -13,8 +13,17 @@ run of the model, on inputs that are given or generated (`generated`).
 
 from __future__ import annotations
 
+from onnxprune.shapes.branches import Branches
 from onnxprune.shapes.fallback import run_for_shapes
 from onnxprune.shapes.generated import generate_inputs, runnable_inputs
 from onnxprune.shapes.result import Shapes, concretize, concretize_otherwise
 
-__all__ = ["Shapes", "concretize", "concretize_otherwise", "generate_inputs", "run_for_shapes", "runnable_inputs"]
+__all__ = [
+    "Branches",
+    "Shapes",
+    "concretize",
+    "concretize_otherwise",
+    "generate_inputs",
+    "run_for_shapes",
+    "runnable_inputs",
+]

@@ -241,7 +241,7 @@ def _sums(inputs: Mapping[str, Dims]) -> dict[str, list[str]]:
 
 def _fit_of(walk: ShapeWalk) -> tuple[float, int]:
     """Return how far a walk gets without a contradiction, and then how few bodies have one: these may never run."""
-    return (walk.conflict.step if walk.conflict else inf), -len(walk.strained)
+    return (walk.conflict.step if walk.conflict else inf), -walk.strained
 
 
 class Found(NamedTuple):

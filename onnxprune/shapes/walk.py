@@ -51,7 +51,9 @@ class ShapeWalk:
         proto: The model.
         steps: Its nodes.
         known: What the passes have found so far.
-        conflict: The first contradiction that the last pass found.
+        conflict: The first contradiction outside of bodies that the last pass found.
+        contradictions: All that it found, by the position of the node.
+        chosen: The bodies of Ifs that run, if that is to be assumed.
         inside: The tensors of opened bodies.
     """
 
@@ -61,7 +63,8 @@ class ShapeWalk:
         self.steps = [step_of(node) for node in proto.graph.node]
         self.known = Known()
         self.conflict: Conflict | None = None
-        self.strained: set[str] = set()
+        self.contradictions: dict[int, str] = {}
+        self.chosen: dict[str, str] = {}
         self._opsets = list(proto.opset_import)
         self._versions = {plain_domain(o.domain): o.version for o in proto.opset_import}
         self._schemas: dict[str, defs.OpSchema | None] = {}
@@ -87,6 +90,18 @@ class ShapeWalk:
         walk._infer_graph()
         return walk
 
+    def choosing(self, node: str, body: str) -> ShapeWalk:
+        """Return a copy after a pass in which this body of an If runs."""
+        walk = copy.copy(self)
+        walk.known, walk.chosen = self.known.copy(), {**self.chosen, node: body}
+        changed: set[str] = set()
+        for step in self.steps:
+            if step.node.name == node or not changed.isdisjoint(step.reads):
+                changed.update(step.outputs)
+        walk.known.forget(changed)
+        walk.run()
+        return walk
+
     def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
         """Visit the nodes in order.
 
@@ -94,7 +109,7 @@ class ShapeWalk:
             fallback: Types for tensors that can't be inferred.
             stop: Whether to stop at the first contradiction.
         """
-        self.conflict, self.strained = None, set()
+        self.conflict, self.contradictions = None, {}
         fallback = fallback or {}
         known = self.known
         changing: set[str] = set()  # states of Loops whose shape isn't the same at every step
@@ -115,9 +130,10 @@ class ShapeWalk:
             for name in step.outputs if fallback else ():
                 if name in fallback and name not in known.shapes and not is_body_input(step.node):
                     known.learn(name, fallback[name])
-            if message is not None and in_body(step.node):
-                self.strained.add(step.node.name)
-            elif message is not None and self.conflict is None:
+            self.contradictions.pop(index, None)  # of an earlier pass over a loop
+            if message is not None:
+                self.contradictions[index] = message
+            if message is not None and self.conflict is None and not in_body(step.node):
                 factor = self._reshaped(step) if step.operator == "Reshape" else None
                 self.conflict = Conflict(index, message, factor)
                 if stop:
@@ -126,6 +142,11 @@ class ShapeWalk:
                 if known.constant.issuperset(step.reads):
                     known.constant.update(step.outputs)
                 _fold(self.proto, step, known)
+
+    @property
+    def strained(self) -> int:
+        """The number of contradictions inside of bodies, which may not run."""
+        return sum(in_body(self.steps[index].node) for index in self.contradictions)
 
     def unknown(self) -> list[str]:
         """List the tensors whose shape isn't known, though something reads them."""
@@ -241,8 +262,11 @@ class ShapeWalk:
             return
         gives = results(step.node)
         condition = self.known.values.get(step.node.input[0])
-        if condition is not None:
-            gives = {n: g for n, g in gives.items() if n == ("then_branch" if condition.all() else "else_branch")}
+        chosen = self.chosen.get(step.node.name)
+        if chosen is None and condition is not None:
+            chosen = "then_branch" if condition.all() else "else_branch"
+        if chosen is not None:
+            gives = {chosen: gives[chosen]}
         for output, *names in zip(step.node.output, *gives.values(), strict=True):
             kinds = [self.known.types.get(name) for name in names]
             if kinds[0] is not None and all(kind == kinds[0] for kind in kinds):

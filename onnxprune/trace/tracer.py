@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
 from onnxprune.settings.declare import either
 from onnxprune.settings.planning import Policies
-from onnxprune.shapes import Shapes, concretize, concretize_otherwise
+from onnxprune.shapes import Branches, Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.solve import solve
@@ -200,6 +200,15 @@ class _Tracer(Walk):
         if there is None or there.shape != here.shape:
             return np.ones(here.shape, dtype=bool)
         return np.asarray(here != there)
+
+    def never(self, node: str) -> Collection[str]:
+        """Return the bodies of an opened If that no input can lead to."""
+        return self.branches.never(node)
+
+    @cached_property
+    def branches(self) -> Branches:
+        """What is certain about Ifs; found only if needed."""
+        return Branches(self.proto)
 
     @cached_property
     def elsewhere(self) -> Mapping[str, NDArray[Any]]:
