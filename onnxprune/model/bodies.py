@@ -122,7 +122,7 @@ def in_body(node: NodeProto) -> bool:
 
 
 def mark_of(node: NodeProto, body: str | None = None) -> str:
-    """Return what stands for the body that a node belongs to, or for a body of an opened node; "" for the main graph."""
+    """Return the key of the body that a node belongs to, "" for the main graph; or of a body of an opened node."""
     return _mark(node) if body is None else f"{node.name}{_SEPARATOR}{body}"
 
 
