@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,27 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert json.loads(notes["onnxprune.states"])[0]["after"] == [2, 1, 12]
     assert "24 x 8" in invoke("inspect", source, "--resize-states").stdout
     assert "OP202" not in invoke("explain", source, "rnn", "--resize-states").stdout
+
+
+def test_a_state_that_stays_has_a_reason(tmp_path: Path) -> None:
+    """The sum along the first state's channels mixes them; the second state may shrink."""
+    net = Net(seed=10)
+    x, summed, free = net.input((1, 8), "x"), net.input((1, 16), "h_a"), net.input((1, 12), "h_b")
+    first = net.op("Tanh", net.op("Add", net.linear(x, 16), net.op("CumSum", summed, net.const(1), name="sums")))
+    second = net.op("Tanh", net.op("Add", net.linear(first, 12), net.linear(free, 12)))
+    net.output(net.linear(second, 4))
+    renamed(net, first, "h_a_out")
+    renamed(net, second, "h_b_out")
+    source = tmp_path / "m.onnx"
+    save(load(net.model()), source)
+    for command in (("inspect",), ("prune", "-o", tmp_path / "s.onnx", "--ratio", 0.5)):
+        found = CliRunner().invoke(cli, [*map(str, command), str(source), "--resize-states", "--format", "json"])
+        states = {s["input"]: s for s in json.loads(found.stdout)["states"]}
+        assert (states["h_a"]["held"]["code"], states["h_a"]["held"]["node"]) == ("OP204", 'CumSum "sums"')
+        assert states["h_b"]["held"] is None
+    assert (states["h_a"]["after"], states["h_b"]["after"]) == ([1, 16], [1, 6])
+    table = CliRunner().invoke(cli, ["inspect", str(source), "--resize-states"]).stdout
+    assert re.search(r'h_a +h_a_out +1x16 +OP204 CumSum "sums": it accumulates along this axis', table)
 
 
 def test_repair_keeps_positions_of_full_states() -> None:

@@ -102,6 +102,7 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
     )
     yield _group_table(["units", "nodes", "params"], groups, summary.labels)
 
+    yield from _states(summary)
     yield from _pin_tables(summary, f"see the command `explain {path}`")
     yield heading("totals", _at(summary.inputs))
     cost = summary.cost.totals()
@@ -359,12 +360,23 @@ def _blocks(summary: PlanSummary) -> str:
     return f"{count(len(summary.blocks), 'residual block')}: {', '.join(summary.blocks)}"
 
 
-def _states(summary: PlanSummary) -> Tables:
-    """Show the shapes of states, if there are any."""
-    if summary.states:
-        yield heading("states", "inputs and outputs that are fed back")
-        rows = ((Name(s.input), Name(s.output), dims(s.before), dims(s.after)) for s in summary.states)
-        yield table(flexible("input", "output") + left("before", "after"), rows)
+def _states(summary: ModelSummary | PlanSummary) -> Tables:
+    """Show the shapes of states, if there are any, and why some stay as they are."""
+    if not summary.states:
+        return
+    yield heading("states", "inputs and outputs that are fed back")
+    before, after = ("before", "after") if isinstance(summary, PlanSummary) else ("shape", "")
+    columns = flexible("input", "output") + left(before) + (left(after) if after else [])
+    held = flexible("stays because") if any(s.held for s in summary.states) else []
+    rows = (
+        (
+            *(Name(s.input), Name(s.output), dims(s.before)),
+            *([dims(s.after)] if after else []),
+            *([line((s.held.code, CODE), f" {s.held.node}: {s.held.reason}") if s.held else ""] if held else []),
+        )
+        for s in summary.states
+    )
+    yield table(columns + held, rows)
 
 
 def _at(inputs: Mapping[str, Shape]) -> str:

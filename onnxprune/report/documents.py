@@ -65,7 +65,7 @@ def fields(result: Any) -> dict[str, Any]:
                 "weighted_layers": result.weighted,
                 "reached_layers": result.reached,
             }
-            lists = pick(result, "layers", "groups", "pins")
+            lists = pick(result, "layers", "groups", "states", "pins")
             return {"counted_at": result.inputs, "cost": result.cost, "prunable": prunable, **lists}
         case PrunePlan():
             return {"model_sha256": result.model, "plan_digest": result.digest, **pick(result, "settings", "blocks")}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.channels.ledger import Pin
 from onnxprune.channels.values import Ids, Shape
 from onnxprune.cost.cost import Cost, LayerCost, cost
 from onnxprune.report.index import KERNEL, Index, Reach
@@ -76,6 +77,17 @@ class PinSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSummary(ResizedState):
+    """A state and its shapes.
+
+    Attributes:
+        held: why nothing of it can leave; None if something can.
+    """
+
+    held: Pin | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSummary:
     """Summary of a traced model.
 
@@ -86,6 +98,7 @@ class ModelSummary:
         groups: its groups, by index.
         pins: why channels can't be removed; first the reason that locks most parameters.
         prunable: number of removable elements of weights.
+        states: the states that may shrink.
         labels: how its nodes are called in tables.
     """
 
@@ -95,6 +108,7 @@ class ModelSummary:
     groups: tuple[GroupSummary, ...]
     pins: tuple[PinSummary, ...]
     prunable: int
+    states: tuple[StateSummary, ...] = ()
     labels: Labels = PLAIN
 
     @property
@@ -145,7 +159,7 @@ class PlanSummary:
     inputs: Mapping[str, Shape]
     groups: tuple[GroupChange, ...]
     blocks: tuple[str, ...] = ()
-    states: tuple[ResizedState, ...] = ()
+    states: tuple[StateSummary, ...] = ()
     labels: Labels = PLAIN
 
 
@@ -160,6 +174,7 @@ def summarize(graph: ChannelGraph) -> ModelSummary:
         groups=tuple(map(GroupSummary, graph.groups, index.by_group())),
         pins=summarize_pins(index),
         prunable=sum(weight.touched(~graph.pinned) for weight in index.weights),
+        states=summarize_states(PrunedGraph(graph)),
         labels=labels,
     )
 
@@ -173,9 +188,30 @@ def summarize_plan(kept: PrunedGraph) -> PlanSummary:
         inputs=kept.graph.shapes.inputs,
         groups=tuple(map(GroupChange, kept.graph.groups, removed)),
         blocks=tuple(block.name for block in kept.blocks),
-        states=kept.states(),
+        states=summarize_states(kept),
         labels=Labels.of(kept.original.proto),
     )
+
+
+def summarize_states(kept: PrunedGraph) -> tuple[StateSummary, ...]:
+    """Return the states that may shrink, with their shapes and what holds them."""
+    return tuple(
+        StateSummary(s.input, s.output, s.before, s.after, s.kept, _held(kept.graph, s)) for s in kept.states()
+    )
+
+
+def _held(graph: ChannelGraph, state: ResizedState) -> Pin | None:
+    """Return what holds most of a state, if nothing of it can leave."""
+    ids = [factor.ids.ravel() for factor in graph.values[state.input].factors]
+    if not ids:
+        return Pin("OP202", f'graph input "{state.input}"', "its sizes are the caller's")
+    units = np.unique(graph.unit_of[np.concatenate(ids)])
+    if not graph.pinned[units].all():
+        return None
+    held, pin = max(
+        ((np.isin(units, own).sum(), pin) for own, pin in graph.reasons()), key=lambda r: int(r[0]), default=(0, None)
+    )
+    return pin if held else graph.pins(int(units[0]))[0]
 
 
 def summarize_pins(index: Index) -> tuple[PinSummary, ...]:

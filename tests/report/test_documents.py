@@ -68,6 +68,7 @@ def test_model() -> None:
             | {"reads": {"groups": [], "pins": [""]}, "makes": {"groups": [0], "pins": []}}
         ],
         "groups": [WHOLE_GROUP | {"params": 0}],
+        "states": [],
         "pins": [{"code": "", "layers": [""], "by": [""], "held": 0, "locked": 0}],
     }
 
