@@ -23,6 +23,7 @@ from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.worker import TimedProcess
 from onnxprune.cost.terms import is_weight
 from onnxprune.model.file import Model, Source, file_size, load
+from onnxprune.model.states import sized, state_inputs
 from onnxprune.normalize import normalize
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.environment import environment
@@ -73,33 +74,35 @@ def benchmark(
 def _case(models: Models, provider: Provider, feeds: Arrays, settings: BenchmarkSettings, progress: Progress) -> Case:
     """Benchmark all models on one provider at one batch size."""
     opening = SessionSettings(provider, settings.threads, settings.level, settings.arena)
+    states = {name for model in models.values() for name in state_inputs(model.proto)}
+    fed = {name: sized(model.proto, states, feeds) for name, model in models.items()}
     profiles: dict[str, Profile] = {}
     if settings.profile or provider.name != CPU:
         progress(f"benchmark: {provider.short}, profile", 0, 100)
         profiles = {
-            name: profile(normalize(model.proto), feeds, opening, seconds=settings.seconds / 4)
+            name: profile(normalize(model.proto), fed[name], opening, seconds=settings.seconds / 4)
             for name, model in models.items()
         }
     notes: list[str] = []
     for name, found in profiles.items():
         notes += notes_on_use(name, provider, found, accept=settings.fallback)
-    results = _measure(models, feeds, opening, settings, profiles, progress)
+    results = _measure(models, fed, opening, settings, profiles, progress)
     notes += [f"{r.model}: the median had not settled when warm-up ended" for r in results if not r.settled]
     changes: tuple[LayerChange, ...] = ()
     if settings.profile and len(models) > 1:
         pair = list(models)[:2]
         if not all(has_layer_times(profiles[name], opening) for name in pair):
             progress(f"benchmark: {provider.short}, profile layers", 0, 100)
-            profiles |= {name: isolated(normalize(models[name].proto), feeds, opening) for name in pair}
+            profiles |= {name: isolated(normalize(models[name].proto), fed[name], opening) for name in pair}
             notes.append(f"the profile of {provider.short} has no layer times: each layer was run by itself")
-        changes = compare_layers(*((_layers(models[name], feeds), profiles[name]) for name in pair))
+        changes = compare_layers(*((_layers(models[name], fed[name]), profiles[name]) for name in pair))
     shapes = {name: array.shape for name, array in feeds.items()}
     return Case(provider.short, _samples(feeds), shapes, results, changes, tuple(notes))
 
 
 def _measure(
     models: Models,
-    feeds: Feeds,
+    feeds: Mapping[str, Feeds],
     opening: SessionSettings,
     settings: BenchmarkSettings,
     profiles: Mapping[str, Profile],
@@ -112,11 +115,11 @@ def _measure(
             progress(f"benchmark: {what}, load", len(subjects), len(models))
             source = model.path or model.proto
             subjects[name] = (
-                stack.enter_context(TimedProcess(source, feeds, opening))
+                stack.enter_context(TimedProcess(source, feeds[name], opening))
                 if settings.isolate
-                else TimedSession(source, feeds, opening)
+                else TimedSession(source, feeds[name], opening)
             )
-        memory = {name: _peak_memory(subjects[name], model, feeds, opening) for name, model in models.items()}
+        memory = {name: _peak_memory(subjects[name], model, feeds[name], opening) for name, model in models.items()}
         progress(f"benchmark: {what}, warm up", 0, 100)
         warm = {name: warm_up(subject, settings.warm_up) for name, subject in subjects.items()}
         rounds = run_interleaved(
@@ -139,7 +142,7 @@ def _measure(
                     load=subject.load,
                     first=subject.first,
                     latency=latency,
-                    throughput=_samples(feeds) / latency.median,
+                    throughput=_samples(feeds[name]) / latency.median,
                     speedup=speedup,
                     settled=warm[name].settled,
                     peak_memory=memory[name],

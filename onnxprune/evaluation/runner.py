@@ -12,7 +12,7 @@ from onnxprune.data.inputs import fixed_batch, inputs_of
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider, run, session
-from onnxprune.model.states import StateInput, cut_outputs, fitted, of_original, state_inputs
+from onnxprune.model.states import StateInput, cut_outputs, fitted, of_original, samples_first, state_inputs
 from onnxprune.model.values import as_array
 
 _SINGLE = "use batches of one sample"
@@ -57,7 +57,7 @@ class Runner:
         states = state_inputs(model) if pruned is None else of_original(pruned)
         taken = {entry.name for entry in self._session.get_inputs()}
         self._states = {name: state for name, state in states.items() if name in taken}
-        self._pruned = pruned or {}
+        self._pruned, self._returned = pruned or {}, states
 
     def __call__(self, batch: Batch) -> dict[str, Array]:
         """Run a batch.
@@ -90,6 +90,7 @@ class Runner:
         feeds = fitted(self._states, feeds, size)
         found = {name: as_array(value) for name, value in run(self._session, feeds).items()}
         tensors = cut_outputs(self._pruned, {name: array for name, array in found.items() if array is not None})
+        tensors = samples_first(self._returned, tensors)
         for name in self._sized.keys() & tensors.keys():
             if size == 1 and not self._sized[name]:
                 tensors[name] = tensors[name][None]

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxprune.benchmarking.isolated import has_layer_times
 from onnxprune.benchmarking.profile import notes_on_use, profile
 from onnxprune.benchmarking.rounds import Seconds, ratio, run_interleaved, summarize, warm_up
-from onnxprune.benchmarking.session import TimedSession
+from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.channels.values import Mask
 from onnxprune.errors import ModelError, PlanError
@@ -34,6 +34,7 @@ from onnxprune.latency.widths import (
     total_value,
 )
 from onnxprune.latency.work import Sizes, tensors_of, works
+from onnxprune.model.states import sized
 from onnxprune.planning.budget import Scores, candidate_steps, nothing_to_prune
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite.rewrite import rewrite
@@ -154,10 +155,10 @@ class _Planner:
             notes_on_use("the model", options.provider, placed)
             self.alone = not has_layer_times(placed, self.settings)
         table = LatencyTable(options.cache, self.settings)
-        self.probe = Probe(self.works, self.sizes, table, self.feeds, self.settings, self._build, alone=self.alone)
+        self.probe = Probe(self.works, self.sizes, table, self._fed, self.settings, self._build, alone=self.alone)
         self.load = Load()
         self.start = full_width(candidates)
-        self.first = TimedSession(self._build(self.start), self.feeds, self.settings)
+        self.first = self._timed(self._build(self.start))
         self.whole = _seconds(self.first)
         self.cleaned: Estimate | None = None
         self.seconds_of_original = 0.0
@@ -169,7 +170,7 @@ class _Planner:
     def _opened(self, original: ModelProto | Path | None) -> TimedSession:
         """Open the model that latencies are relative to; if it isn't the traced one, compare that with it."""
         reduced = removal(self.candidates, self.start, self.fixed).any()
-        cleaned = TimedSession(self.graph.proto, self.feeds, self.settings) if reduced else self.first
+        cleaned = self._timed(self.graph.proto) if reduced else self.first
         if original is None:
             return cleaned
         try:
@@ -205,7 +206,7 @@ class _Planner:
             self.progress("measure latency", number, len(probes) + _TRIES)
             self._learn(config)
             if self.alone:
-                self.wholes.append((config, _seconds(TimedSession(self._build(config), self.feeds, self.settings))))
+                self.wholes.append((config, _seconds(self._timed(self._build(config)))))
         lowest = narrowest(self.candidates)
         tries: dict[tuple[int, ...], LatencyTrial] = {}
         best: tuple[float, Config, LatencyTrial] | None = None
@@ -274,7 +275,7 @@ class _Planner:
 
     def _measure(self, config: Config) -> Estimate:
         """Return a pruned network's time relative to the original's, from interleaved rounds."""
-        return self._compare(TimedSession(self._build(config), self.feeds, self.settings))
+        return self._compare(self._timed(self._build(config)))
 
     def _compare(self, network: TimedSession) -> Estimate:
         """Return a network's time relative to the original's, from interleaved rounds."""
@@ -291,6 +292,13 @@ class _Planner:
                 break
         self.seconds_of_original = self.seconds_of_original or summarize(original).median
         return share
+
+    def _timed(self, proto: ModelProto) -> TimedSession:
+        return TimedSession(proto, self._fed(proto), self.settings)
+
+    def _fed(self, proto: ModelProto) -> Feeds:
+        """Return inputs for the original or a pruned network: their states may have other sizes."""
+        return sized(proto, [state.input for state in self.graph.states], self.feeds)
 
     def _build(self, config: Config) -> ModelProto:
         return rewrite(PrunedGraph(self.graph, removal(self.candidates, config, self.fixed)))

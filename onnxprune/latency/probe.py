@@ -55,7 +55,7 @@ class Probe:
         works: Sequence[LayerWork],
         sizes: Sizes,
         table: LatencyTable,
-        feeds: Feeds,
+        feeds: Callable[[ModelProto], Feeds],
         settings: SessionSettings,
         build: Callable[[Config], ModelProto],
         *,
@@ -67,7 +67,7 @@ class Probe:
             works: the layers.
             sizes: their shapes in any configuration.
             table: the layers' times, as far as known.
-            feeds: inputs of the network.
+            feeds: returns inputs of a pruned network.
             settings: the session's settings.
             build: builds the pruned network of a configuration.
             alone: whether each layer has to be run alone, since profiles lack layer times.
@@ -95,9 +95,9 @@ class Probe:
     def _measure(self, proto: ModelProto, wanted: Collection[str]) -> dict[str, tuple[float, float]]:
         """Return the seconds of layers and their spread by name: of the wanted ones at least."""
         if self._alone:
-            found = isolated(proto, self._feeds, self._settings, only=wanted)
+            found = isolated(proto, self._feeds(proto), self._settings, only=wanted)
         else:
-            found = profile(proto, self._feeds, self._settings, seconds=_SECONDS, most=_RUNS)
+            found = profile(proto, self._feeds(proto), self._settings, seconds=_SECONDS, most=_RUNS)
         nodes = layer_nodes(proto)
         return {
             layer_name(nodes[layer]): (sum(k.seconds for k in kernels), sum(k.spread for k in kernels))

@@ -7,7 +7,7 @@ stand for states that aren't there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import Any
@@ -106,6 +106,30 @@ def cut_outputs(states: Mapping[str, StateInput], outputs: Mapping[str, NDArray[
     """Return the outputs of an original without the positions of states that a pruned model lost."""
     given = {state.output: state for state in states.values()}
     return {name: _cut(given[name], array) if name in given else array for name, array in outputs.items()}
+
+
+def samples_first(states: Mapping[str, StateInput], outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return outputs with the axis of samples of states, their first dynamic one, in front as in other outputs."""
+    axes = {state.output: state.before.index(None) for state in states.values() if None in state.before}
+    return {n: np.moveaxis(a, axes[n], 0) if axes.get(n, 0) < a.ndim and n in axes else a for n, a in outputs.items()}
+
+
+def sized(model: ModelProto, states: Collection[str], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return inputs with states, given by name, of the sizes that a model declares: cut, or filled up with zeros.
+
+    This is enough to measure times.
+    """
+    feeds = dict(inputs)
+    for entry in model.graph.input:
+        array = feeds.get(entry.name)
+        if array is not None and entry.name in states:
+            declared = [d.dim_value for d in entry.type.tensor_type.shape.dim]
+            shape = tuple(n if n > 0 else m for n, m in zip(declared, array.shape, strict=True))
+            if shape != array.shape:
+                part = tuple(map(slice, np.minimum(shape, array.shape)))
+                feeds[entry.name] = np.zeros(shape, array.dtype)
+                feeds[entry.name][part] = array[part]
+    return feeds
 
 
 def _cut(state: StateInput, array: NDArray[Any]) -> NDArray[Any]:
