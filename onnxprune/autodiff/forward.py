@@ -81,9 +81,9 @@ def forward(
     """
     proto = without_known_branches(proto, input_shapes)
     if any(map(is_body_input, proto.graph.node)):
-        proto = unrolled(proto, concretize(proto, input_shapes))
+        proto = unrolled(proto, concretize(proto, input_shapes, empty=True))
     proto = prepared(proto)
-    shapes = concretize(proto, input_shapes)
+    shapes = concretize(proto, input_shapes, empty=True)
     walk = _ForwardBuilder(proto, shapes, trained, norms, fast)
     for node in proto.graph.node:
         walk.add(node)

@@ -39,7 +39,7 @@ def without_known_branches(proto: ModelProto, input_shapes: Mapping[str, Sequenc
     """
     if not any(map(is_open, proto.graph.node)):
         return proto
-    known, nodes = concretize(proto, input_shapes).values, list[NodeProto]()
+    known, nodes = concretize(proto, input_shapes, empty=True).values, list[NodeProto]()
     for node in proto.graph.node:
         if not is_open(node) or node.op_type != "If" or node.input[0] not in known:
             nodes.append(node)

@@ -70,7 +70,7 @@ def declared_inputs(graph: GraphProto) -> dict[str, Dims | None]:
 
 
 def bind(
-    declared: Mapping[str, Dims | None], given: Mapping[str, Sequence[int] | int]
+    declared: Mapping[str, Dims | None], given: Mapping[str, Sequence[int] | int], *, empty: bool = False
 ) -> tuple[dict[str, Dims], dict[str, int]]:
     """Combine the declared dimensions of inputs with the shapes of inputs and sizes of symbols that the user gives.
 
@@ -101,7 +101,7 @@ def bind(
     dims: dict[str, Dims] = {}
     for name, shape in declared.items():
         if name in shapes:
-            dims[name] = _fit(name, shape, shapes[name], symbols)
+            dims[name] = _fit(name, shape, shapes[name], symbols, least=0 if empty else 1)
         elif shape is None:
             raise ModelError(
                 "OP124",
@@ -135,7 +135,7 @@ def sizes_in(
     return found
 
 
-def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str, int]) -> Shape:
+def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str, int], *, least: int) -> Shape:
     """Check the shape given for an input, and store the sizes of symbols that follow from it."""
     where = f"input_shapes {name}:{shape_text(given)}"
     declared = None if shape is None else f'"{name}" is declared as {shape_text(shape)}'
@@ -147,7 +147,7 @@ def _fit(name: str, shape: Dims | None, given: Sequence[int], symbols: dict[str,
         sizes = tuple(operator.index(size) for size in given)
     except TypeError:
         raise misfit("sizes are whole numbers") from None
-    if any(size < 1 for size in sizes):
+    if any(size < least for size in sizes):
         raise misfit("sizes are positive")
     if shape is None:
         return sizes

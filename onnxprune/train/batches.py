@@ -35,7 +35,7 @@ def objective_of(job: Job, model: ModelProto) -> Objective:
         TrainingError: labels or a teacher are missing, or there is nothing to train (OP904).
     """
     batch = next(job.data.batches(min(job.settings.batch, len(job.data))))
-    shapes = {name: array.shape for name, array in batch.inputs.items()}
+    shapes = {n: a.shape for n, a in fitted(state_inputs(job.model), batch.inputs, batch.count).items()}
     return objective(
         model, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
     )

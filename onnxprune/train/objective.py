@@ -188,7 +188,7 @@ def _class_axes(
             found[output] = attribute(maker, "axis", 1 if opset_of(proto) < 13 else -1)
             continue
         last = index.makers.get(index.source(output, _MOVING))
-        shapes = shapes or concretize(proto, inputs).shapes
+        shapes = shapes or concretize(proto, inputs, empty=True).shapes
         wide = [size for size in shapes.get(output, ())[1:] if size > 1]
         if len(wide) == 1 and (last is None or last.op_type not in _BOUNDED):
             vectors.append(output)

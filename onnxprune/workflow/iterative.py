@@ -104,10 +104,11 @@ def prune_iteratively(
     costs = original.cost.totals()
     shares = tuple(Target(t.quantity, _share(t, costs) ** (1 / steps)) for t in settings.targets)
     settings = replace(settings, target=shares, constraints=with_names(settings.constraints, original.graph))
-    batches = batches_of(data.subset(range(min(LIMIT, len(data)))), original.graph.proto)
+    calibration = data.subset(range(min(LIMIT, len(data))))
     analysis, rounds = original, list[Round]()
     for number in range(1, steps + 1):
         part = within(progress, f"step {number} of {steps}")
+        batches = batches_of(calibration, analysis.graph.proto)  # whose states have the sizes that the last step left
         part("score and plan", 0, None)
         made = plan(analysis, settings, data=batches, progress=part)
         part("rewrite and verify", 0, None)
