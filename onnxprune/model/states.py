@@ -109,9 +109,13 @@ def cut_outputs(states: Mapping[str, StateInput], outputs: Mapping[str, NDArray[
 
 
 def samples_first(states: Mapping[str, StateInput], outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return outputs with the axis of samples of states, their first dynamic one, in front as in other outputs."""
-    axes = {state.output: state.before.index(None) for state in states.values() if None in state.before}
-    return {n: np.moveaxis(a, axes[n], 0) if axes.get(n, 0) < a.ndim and n in axes else a for n, a in outputs.items()}
+    """Return outputs with those that are states last, and these with the axis of samples, the first dynamic one, first.
+
+    The first output is the one that a model is judged by.
+    """
+    axes = {s.output: s.before.index(None) if None in s.before else 0 for s in states.values()}
+    ordered = sorted(outputs.items(), key=lambda output: output[0] in axes)
+    return {n: a if axes.get(n, a.ndim) >= a.ndim else np.moveaxis(a, axes[n], 0) for n, a in ordered}
 
 
 def sized(model: ModelProto, states: Collection[str], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
