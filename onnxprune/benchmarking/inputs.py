@@ -26,7 +26,8 @@ def make_inputs(
 ) -> Arrays:
     """Return inputs of a batch size.
 
-    The batch axis is the first axis of inputs with two or more axes. Given samples are repeated or cut to the batch
+    The batch axis is the first axis of inputs with two or more axes, or one with the same symbol as such an axis. Given
+    samples are repeated or cut to the batch
     size; if none are given, inputs are generated.
 
     Args:
@@ -41,16 +42,18 @@ def make_inputs(
         ModelError: an input's shape is unknown (OP124).
     """
     sizes = {name: tuple(a.shape) for name, a in given.items()} if given else concretize(proto, shapes).inputs
+    declared = declared_inputs(proto.graph)
+    firsts = {dims[0] for dims in declared.values() if dims and len(dims) > 1 and isinstance(dims[0], str)}
+    axes = {name: next((a for a, d in enumerate(dims or ()) if d in firsts), 0) for name, dims in declared.items()}
     if batch is not None:
-        declared = declared_inputs(proto.graph)
         for name, dims in declared.items():
-            if dims and len(dims) > 1 and isinstance(dims[0], int) and dims[0] != batch:
-                cause = f'input "{name}" has a fixed batch size of {dims[0]}, not {batch}'
+            if dims and len(dims) > 1 and isinstance(size := dims[axes[name]], int) and size != batch:
+                cause = f'input "{name}" has a fixed batch size of {size}, not {batch}'
                 raise UsageError("OP603", cause, where="batch", hint="export the model with a symbolic first axis")
-        sizes = {name: (batch, *s[1:]) if len(s) > 1 else s for name, s in sizes.items()}
+        sizes = {n: (*s[: axes[n]], batch, *s[axes[n] + 1 :]) if len(s) > 1 else s for n, s in sizes.items()}
     if not given:
         return runnable_inputs(proto, sizes, seed)
-    return {name: _samples(array, sizes[name]) for name, array in given.items()}
+    return {name: _samples(array, sizes[name], axes[name]) for name, array in given.items()}
 
 
 def check_same_inputs(models: Sequence[tuple[str, ModelProto]]) -> None:
@@ -72,7 +75,7 @@ def _types(proto: ModelProto) -> dict[str, int]:
     return {i.name: i.type.tensor_type.elem_type for i in proto.graph.input if i.name in own}
 
 
-def _samples(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _samples(array: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any]:
     if array.shape == shape:
         return np.ascontiguousarray(array)
-    return np.ascontiguousarray(array[np.arange(shape[0]) % len(array)])
+    return np.ascontiguousarray(np.take(array, np.arange(shape[axis]) % array.shape[axis], axis))
