@@ -56,19 +56,6 @@ class Branches:
     def _fails(self, name: str, body: str) -> bool:
         """Whether a node that runs whenever the body does contradicts it."""
         walk = self._walk.choosing(name, body)
-        before = self._walk.contradictions
-        failing = {  # where something fails whenever it runs, by the mark of bodies; the graph itself has none
-            mark_of(walk.steps[i].node)
-            for i, message in walk.contradictions.items()
-            if i not in before and is_refused(walk, Conflict(i, message))
-        }
-        if not failing:
-            return False
-        for step in walk.steps:  # bodies come before their Ifs
-            if is_open(step.node) and step.node.op_type == "If":
-                own = [walk.chosen[step.node.name]] if step.node.name in walk.chosen else list(results(step.node))
-                if all(mark_of(step.node, b) in failing for b in own):
-                    failing.add(mark_of(step.node))
-                if step.node.name == name:
-                    inside = mark_of(step.node)
-        return inside in failing or "" in failing
+        places = {"", mark_of(self._ifs[name])}
+        found = (Conflict(*c) for c in walk.contradictions.items() if c[0] not in self._walk.contradictions)
+        return not places.isdisjoint(walk.failing - self._walk.failing) and all(is_refused(walk, c) for c in found)

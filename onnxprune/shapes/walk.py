@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, TypeProto, defs
 from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 from onnx.shape_inference import infer_node_outputs, infer_shapes
 
-from onnxprune.model.bodies import BODY_INPUTS, carried, close_bodies, in_body, is_body_input, is_open, results
+from onnxprune.model.bodies import BODY_INPUTS, carried, close_bodies, in_body, is_body_input, is_open, mark_of, results
 from onnxprune.model.file import skeleton
 from onnxprune.model.graph import GraphIndex, attributes
 from onnxprune.shapes.known import SMALL, Known, NodeStep, Shape, is_tensor, model_of, plain_domain, step_of
@@ -53,6 +53,7 @@ class ShapeWalk:
         known: What the passes have found so far.
         conflict: The first contradiction outside of bodies that the last pass found.
         contradictions: All that it found, by the position of the node.
+        failing: The bodies that contradict themselves whenever they run, as `mark_of` names them; "" is the graph.
         chosen: The bodies of Ifs that run, if that is to be assumed.
         inside: The tensors of opened bodies.
     """
@@ -64,6 +65,7 @@ class ShapeWalk:
         self.known = Known()
         self.conflict: Conflict | None = None
         self.contradictions: dict[int, str] = {}
+        self.failing: set[str] = set()
         self.chosen: dict[str, str] = {}
         self._opsets = list(proto.opset_import)
         self._versions = {plain_domain(o.domain): o.version for o in proto.opset_import}
@@ -109,7 +111,7 @@ class ShapeWalk:
             fallback: Types for tensors that can't be inferred.
             stop: Whether to stop at the first contradiction.
         """
-        self.conflict, self.contradictions = None, {}
+        self.conflict, self.contradictions, self.failing = None, {}, set()
         fallback = fallback or {}
         known = self.known
         changing: set[str] = set()  # states of Loops whose shape isn't the same at every step
@@ -133,6 +135,7 @@ class ShapeWalk:
             self.contradictions.pop(index, None)  # of an earlier pass over a loop
             if message is not None:
                 self.contradictions[index] = message
+                self.failing.add(mark_of(step.node))
             if message is not None and self.conflict is None and not in_body(step.node):
                 factor = self._reshaped(step) if step.operator == "Reshape" else None
                 self.conflict = Conflict(index, message, factor)
@@ -257,7 +260,7 @@ class ShapeWalk:
         return self._index.source(tensor, ("Identity",))
 
     def _choose_branch(self, step: NodeStep) -> None:
-        """Take the outputs of an opened If from the body that runs, or from both if their types agree."""
+        """Take the outputs of an opened If from the body that runs, or from those that may if their types agree."""
         if step.node.op_type != "If":
             return
         gives = results(step.node)
@@ -265,8 +268,10 @@ class ShapeWalk:
         chosen = self.chosen.get(step.node.name)
         if chosen is None and condition is not None:
             chosen = "then_branch" if condition.all() else "else_branch"
-        if chosen is not None:
-            gives = {chosen: gives[chosen]}
+        possible = [chosen] if chosen is not None else [b for b in gives if mark_of(step.node, b) not in self.failing]
+        if all(mark_of(step.node, body) in self.failing for body in possible):
+            self.failing.add(mark_of(step.node))
+        gives = {body: gives[body] for body in possible or gives}
         for output, *names in zip(step.node.output, *gives.values(), strict=True):
             kinds = [self.known.types.get(name) for name in names]
             if kinds[0] is not None and all(kind == kinds[0] for kind in kinds):

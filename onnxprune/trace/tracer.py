@@ -156,7 +156,8 @@ class _Tracer(Walk):
     def misfit(self, op: TraceNode, cause: str) -> None:
         """Pin what touches a node that doesn't fit its operator; in a body of If it may never run."""
         if in_body(op.node):
-            op.give_up("OP207", "it is in a body that doesn't run on such shapes")
+            hint = "give sizes on which every body runs, with `input_shapes`"
+            op.give_up("OP207", "it is in a body that doesn't run on such shapes", hint)
         else:
             op.give_up("OP215", f"doesn't fit its operator's definition ({cause})")
 
