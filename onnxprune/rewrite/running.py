@@ -58,34 +58,57 @@ class Way:
         """The floating-point type in words."""
         return "stored" if self.element is None else "float32" if self.element == TensorProto.FLOAT else "float64"
 
-    def outputs(
-        self,
-        kept: PrunedGraph,
-        pruned: ModelProto,
-        inputs: Arrays,
-        draws: Randomness,
-        compute: Compute,
-        *,
-        fronts: Sequence[str] = (),
-        only: Sequence[str] = (),
-        given: Arrays | None = None,
-    ) -> Outputs:
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A pruned model and its original, and what they are compared on.
+
+    Attributes:
+        kept: the traced original and what was removed from it.
+        pruned: the pruned model.
+        inputs: an array for each input.
+        draws: the random numbers.
+        compute: runs a model.
+        fronts: tensors to return beside the outputs, if the models are run as a whole.
+    """
+
+    kept: PrunedGraph
+    pruned: ModelProto
+    inputs: Arrays
+    draws: Randomness
+    compute: Compute
+    fronts: Sequence[str] = ()
+
+    def first_that_runs(self) -> tuple[Way, Outputs]:
+        """Return the outputs of the models, and the way in which they could be run: whole, cast, or in part.
+
+        Raises:
+            ModelError: none runs; the error is that of the whole models (OP122).
+        """
+        refusal: ModelError | None = None
+        for way in _ways(self.kept):
+            try:
+                return way, self.outputs(way)
+            except ModelError as error:
+                if error.code != "OP122":
+                    raise
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def outputs(self, way: Way, *, only: Sequence[str] = (), given: Arrays | None = None) -> Outputs:
         """Run the original, the masked original and the pruned model, one at a time: few copies of weights are held.
 
         Args:
-            kept: the traced original and what was removed from it.
-            pruned: the pruned model.
-            inputs: an array for each input.
-            draws: the random numbers.
-            compute: runs a model.
-            fronts: tensors to return beside the outputs, if the models are run as a whole.
+            way: how.
             only: the tensors to return; the outputs by default.
             given: arrays of tensors that aren't computed, in the original's shapes.
         """
-        fed = given if given is not None else {} if self.cut is None else _feeds(kept, self.cut)
-        own_outputs = [value.name for value in pruned.graph.output]
-        ends = list(only) if only else [*own_outputs, *fronts] if self.cut is None else self.cut.outputs
-        part = self.cut is not None or bool(only or fronts)
+        kept, cut = self.kept, way.cut
+        fed = given if given is not None else {} if cut is None else _feeds(kept, cut)
+        own_outputs = [value.name for value in self.pruned.graph.output]
+        ends = list(only) if only else [*own_outputs, *self.fronts] if cut is None else cut.outputs
+        part = cut is not None or bool(only or self.fronts)
         gone = {
             o
             for block in kept.blocks
@@ -95,48 +118,23 @@ class Way:
         }
 
         def outputs(model: ModelProto, *, narrow: bool = False) -> dict[str, Any]:
-            model = draws.fixed(model, narrow=narrow)
-            feeds = dict(inputs)
+            model = self.draws.fixed(model, narrow=narrow)
+            feeds = dict(self.inputs)
             if part:
                 own = {name: kept.cut(name, value) if narrow else value for name, value in fed.items()}
                 model, feeds = extract(model, [n for n in ends if n not in gone], own), feeds | own
-            if self.element is not None:
-                model, feeds = cast_copy(model, self.element), cast_arrays(feeds, self.element)
-            found = run_steps(kept, partial(compute, model), feeds, pruned=narrow)
+            if way.element is not None:
+                model, feeds = cast_copy(model, way.element), cast_arrays(feeds, way.element)
+            found = run_steps(kept, partial(self.compute, model), feeds, pruned=narrow)
             if not part or narrow:
                 return found
             return {n: kept.cut(n, v) if isinstance(v, np.ndarray) else v for n, v in found.items()}
 
-        dense, expected, actual = outputs(kept.original.proto), outputs(masked(kept)), outputs(pruned, narrow=True)
+        dense, expected = outputs(kept.original.proto), outputs(masked(kept))
+        actual = outputs(self.pruned, narrow=True)
         if any(_loses_numbers(expected[n], dense[n]) for n in dense):
             expected = outputs(masked(kept, readers_only=True))
         return Outputs(dense, expected, actual)
-
-
-def first_that_runs(
-    kept: PrunedGraph,
-    pruned: ModelProto,
-    inputs: Arrays,
-    draws: Randomness,
-    compute: Compute,
-    *,
-    fronts: Sequence[str] = (),
-) -> tuple[Way, Outputs]:
-    """Return the outputs of the models, and the way in which they could be run: whole, cast, or in part.
-
-    Raises:
-        ModelError: none runs; the error is that of the whole models (OP122).
-    """
-    refusal: ModelError | None = None
-    for way in _ways(kept):
-        try:
-            return way, way.outputs(kept, pruned, inputs, draws, compute, fronts=fronts)
-        except ModelError as error:
-            if error.code != "OP122":
-                raise
-            refusal = refusal or error
-    assert refusal is not None
-    raise refusal
 
 
 def _ways(kept: PrunedGraph) -> Iterator[Way]:

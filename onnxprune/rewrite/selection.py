@@ -11,8 +11,7 @@ from onnxprune.model.bodies import in_body
 from onnxprune.model.graph import extract
 from onnxprune.rewrite.difference import difference
 from onnxprune.rewrite.masked import masked
-from onnxprune.rewrite.randomness import Randomness
-from onnxprune.rewrite.running import Arrays, Compute, Way
+from onnxprune.rewrite.running import Proof, Way
 from onnxprune.trace.outputs import followed
 from onnxprune.trace.pruned_graph import PrunedGraph
 
@@ -33,7 +32,7 @@ class Selection:
             kept: the traced original and what was removed from it.
             pruned: the pruned model.
         """
-        self._kept, self._pruned = kept, pruned
+        self._models = kept.original.proto, pruned
         outputs = [value.name for value in pruned.graph.output]
         found = followed(kept.original.proto)
         self.uncertain = found.replaced.keys()
@@ -45,32 +44,28 @@ class Selection:
         self._choices = choices if single and whole else []  # without all that leads to it, the selection isn't proved
         self.note = found.note() if self.fronts else None
 
-    def same(
-        self, way: Way, inputs: Arrays, draws: Randomness, compute: Compute, outputs: Sequence[str]
-    ) -> dict[str, float]:
+    def same(self, way: Way, proof: Proof, outputs: Sequence[str]) -> dict[str, float]:
         """Return the differences of outputs if the pruned model is given the masked original's selection.
 
         Args:
             way: how the models are run.
-            inputs: an array for each input.
-            draws: the random numbers.
-            compute: runs a model.
+            proof: the models.
             outputs: the outputs. The result is empty if the selection can't be given.
         """
         if not self._choices:
             return {}
-        taken = compute(extract(draws.fixed(masked(self._kept), narrow=False), self._choices), inputs)
+        whole = proof.draws.fixed(masked(proof.kept), narrow=False)
+        taken = proof.compute(extract(whole, self._choices), proof.inputs)
         given = {name: array for name, array in taken.items() if isinstance(array, np.ndarray)}
         if len(given) < len(self._choices):
             return {}
         found = {name: 0.0 for name in outputs if name in given}
         if behind := [name for name in outputs if name not in given]:
-            run = way.outputs(self._kept, self._pruned, inputs, draws, compute, only=behind, given=given)
+            run = proof.outputs(way, only=behind, given=given)
             found |= {name: difference(run.pruned[name], run.masked[name]) for name in behind}
         return found
 
     def _in_both(self, tensors: Iterable[str]) -> list[str]:
         """Return those of some tensors that both models compute whenever they run."""
-        models = (self._kept.original.proto, self._pruned)
-        made = [{name for node in m.graph.node if not in_body(node) for name in node.output} for m in models]
+        made = [{name for node in m.graph.node if not in_body(node) for name in node.output} for m in self._models]
         return [name for name in tensors if all(name in names for names in made)]

@@ -32,8 +32,8 @@ from onnxprune.model.values import form
 from onnxprune.operators.card import card_of
 from onnxprune.rewrite.arithmetic import run_reference
 from onnxprune.rewrite.difference import difference
-from onnxprune.rewrite.randomness import Randomness, randomness
-from onnxprune.rewrite.running import Arithmetic, Outputs, Way, finite, first_that_runs
+from onnxprune.rewrite.randomness import randomness
+from onnxprune.rewrite.running import Arithmetic, Outputs, Proof, Way, finite
 from onnxprune.rewrite.selection import Selection
 from onnxprune.rewrite.states import STEPS
 from onnxprune.shapes.runnable import UnrunNode
@@ -150,13 +150,14 @@ def verify(
         opened = session(model, optimize=optimize, configure=_sparing)
         return run(opened, {i.name: feeds[i.name] for i in opened.get_inputs()})
 
-    way, found = first_that_runs(kept, pruned, inputs, draws, compute, fronts=selection.fronts)
+    proof = Proof(kept, pruned, inputs, draws, compute, selection.fronts)
+    way, found = proof.first_that_runs()
     limit = default_tolerance(kept.original.proto, way.element) if tolerance is None else tolerance
     checks = tuple(_checks(found, selection, limited=way.cut is not None))
     notes = [note for note in (way.note, selection.note) if note]
     doubtful = [c.name for c in checks if c.error > limit and c.name in selection.uncertain]
     if doubtful and way == Way():
-        same = selection.same(way, inputs, draws, compute, doubtful)
+        same = selection.same(way, proof, doubtful)
         checks = tuple(replace(c, error=same.get(c.name, c.error)) for c in checks)
         if alike := ", ".join(f'"{name}"' for name, error in same.items() if error <= limit):
             notes.append(f"Rounding changes what is selected: {alike} compared with the same selection.")
@@ -178,7 +179,7 @@ def verify(
             f"The model draws random numbers that can't be fixed ({', '.join(draws.free[:3])}): outputs differ anyway."
         )
         return replace(result, notes=(*notes, cause))
-    return _in_float64(result, way, found, kept, pruned, inputs, draws, selection)
+    return _in_float64(result, way, found, replace(proof, compute=run_reference), selection)
 
 
 def _frozen(kept: PrunedGraph) -> list[str]:
@@ -204,27 +205,18 @@ def _checks(found: Outputs, selection: Selection, *, limited: bool) -> Iterator[
         yield OutputCheck(name, difference(actual[name], reference), difference(found.dense[name], reference))
 
 
-def _in_float64(
-    result: Verification,
-    way: Way,
-    found: Outputs,
-    kept: PrunedGraph,
-    pruned: ModelProto,
-    inputs: Arrays,
-    draws: Randomness,
-    selection: Selection,
-) -> Verification:
+def _in_float64(result: Verification, way: Way, found: Outputs, proof: Proof, selection: Selection) -> Verification:
     """Decide a comparison that failed in float64, where rounding is 10^9 times smaller.
 
     If both models agree there, and the masked original alone is as far from its own float64 outputs as the two are from
     each other, then rounding is what they differ by. Where it can't be decided, the result says why.
     """
-    if cost(PrunedGraph(kept.original)).macs > _REFERENCE_MACS:
+    if cost(PrunedGraph(proof.kept.original)).macs > _REFERENCE_MACS:
         note = f"It wasn't decided in float64, which is done up to {_REFERENCE_MACS:.0e} multiply-accumulates."
         return replace(result, notes=(*result.notes, note))
     exact = replace(way, element=TensorProto.DOUBLE)
     try:
-        outputs = exact.outputs(kept, pruned, inputs, draws, run_reference, fronts=selection.fronts)
+        outputs = proof.outputs(exact)
         checks = tuple(_checks(outputs, selection, limited=way.cut is not None))
     except (ModelError, VerificationError) as error:
         return replace(result, notes=(*result.notes, f"It couldn't be decided in float64: {error.cause}."))
