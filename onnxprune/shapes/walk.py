@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import prod
 from typing import Any, NamedTuple
@@ -80,16 +80,22 @@ class ShapeWalk:
         for entry in proto.graph.input:
             self.known.types.setdefault(entry.name, entry.type)
 
-    def at(self, inputs: Mapping[str, Shape]) -> ShapeWalk:
-        """Return a copy in which the inputs have these shapes."""
+    def at(self, inputs: Mapping[str, Shape], *, at_once: bool = True) -> ShapeWalk:
+        """Return a copy in which the inputs have these shapes.
+
+        Args:
+            inputs: The shapes.
+            at_once: Whether onnx infers what it can of the whole graph before the first pass.
+        """
         walk = copy.copy(self)
-        walk.known = self.known.copy()
+        walk.steps, walk.known = list(self.steps), self.known.copy()
         for entry in self._shell.graph.input:
             if entry.name in inputs:
                 element = entry.type.tensor_type.elem_type
                 entry.type.CopyFrom(make_tensor_type_proto(element, inputs[entry.name]))
                 walk.known.learn(entry.name, entry.type)
-        walk._infer_graph()
+        if at_once:
+            walk._infer_graph()
         return walk
 
     def choosing(self, node: str, body: str) -> ShapeWalk:
@@ -104,12 +110,19 @@ class ShapeWalk:
         walk.run()
         return walk
 
-    def run(self, fallback: Mapping[str, TypeProto] | None = None, *, stop: bool = False) -> None:
+    def run(
+        self,
+        fallback: Mapping[str, TypeProto] | None = None,
+        *,
+        stop: bool = False,
+        adapt: Callable[[NodeStep, Known], NodeStep] | None = None,
+    ) -> None:
         """Visit the nodes in order.
 
         Args:
             fallback: Types for tensors that can't be inferred.
             stop: Whether to stop at the first contradiction.
+            adapt: Returns what takes a node's place, from what is known of its inputs; it may add constants.
         """
         self.conflict, self.contradictions, self.failing = None, {}, set()
         fallback = fallback or {}
@@ -118,6 +131,8 @@ class ShapeWalk:
         index = -1
         while (index := index + 1) < len(self.steps):
             step = self.steps[index]
+            if adapt is not None:
+                step = self.steps[index] = adapt(step, known)
             message = self.mismatch(step)
             if is_body_input(step.node):
                 for name, kind in input_types(step.node, known, changing):
