@@ -55,19 +55,20 @@ class Workshop:
     def measure(self, case: Case) -> Result:
         """Plan, prune, repair and evaluate."""
         batches = self.batches(case.calibration)
-        settings = PlanSettings(
-            target=Target("macs", case.macs), criterion=case.criterion, allocation=case.allocation, seed=SEED
-        )
+        axes: Any = tuple(case.axes.split(","))
+        choice: Any = {"criterion": case.criterion, "allocation": case.allocation, "axes": axes}
+        settings = PlanSettings(target=Target("macs", case.macs), seed=SEED, **choice)
         curves, before = None, (0.0, 0.0)
-        if case.allocation == "reconstruction":
+        if case.allocation == "reconstruction" and "channels" in axes:
             curves, before = self._curves(settings.criterion, case.calibration)
         planning = _Clock()
         plan = op.plan(self.analysis, settings, data=batches, sensitivity=curves)
-        pruned = prune(self.analysis, plan, check=False)
+        planned_for = analyze(self.analysis, plan=plan)
+        pruned = prune(planned_for, plan, check=False)
         planned = planning.stop()
         repairing = _Clock()
         if case.recovery != NONE:
-            kept = apply_plan(self.analysis.graph, plan)
+            kept = apply_plan(planned_for.graph, plan)
             method: Any = case.recovery
             recover(kept, pruned.proto, batches, method=method, seed=SEED)
         repaired = repairing.stop()
@@ -84,7 +85,8 @@ class Workshop:
             agreement[name] = 100 * found["agreement"].model.value
         macs = plan.after["macs"] / plan.before["macs"]
         both = before[0] + planned[0], before[1] + planned[1]
-        return Result(case, top1, change, agreement, macs, both, repaired)
+        sizes = ", ".join(f"{height}x{width}" for height, width in plan.resolution.values())
+        return Result(case, top1, change, agreement, macs, both, repaired, resolution=sizes)
 
     def _measure(self, criterion: str, calibration: Calibration) -> tuple[list[Curve], Times]:
         clock = _Clock()
@@ -124,7 +126,7 @@ def read(path: Path, settings: Mapping[str, Any]) -> dict[Case, Result]:
     "--only",
     multiple=True,
     metavar="PATTERN",
-    help="Measure cases that match MODEL/MACS/ALLOCATION/CRITERION/RECOVERY/INPUTS. Repeatable, in this order.",
+    help="Measure cases that match MODEL/MACS/ALLOCATION/CRITERION/RECOVERY/INPUTS/AXES. Repeatable, in this order.",
 )
 @click.option("--all", "whole", is_flag=True, help="Cross all criteria and recoveries on all models: days.")
 @click.option("--minutes", type=float, default=None, help="Start no case after this many minutes.")

@@ -89,6 +89,7 @@ class Case:
         criterion: which channels it loses.
         recovery: how the model is repaired.
         calibration: the calibration inputs.
+        axes: what may be made smaller, as `--axes` takes it.
     """
 
     model: str
@@ -97,10 +98,11 @@ class Case:
     criterion: str = "obs"
     recovery: str = "reconstruct"
     calibration: Calibration = "own"
+    axes: str = "channels"
 
     def __str__(self) -> str:
         """Return it in the form that --only matches."""
-        parts = (self.model, self.macs, self.allocation, self.criterion, self.recovery, self.calibration)
+        parts = (self.model, self.macs, self.allocation, self.criterion, self.recovery, self.calibration, self.axes)
         return "/".join(map(str, parts))
 
 
@@ -119,6 +121,8 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
         "allocation: uniform, criterion: l2": plain,
         "allocation: uniform, criterion: l2, recovery: bn": replace(plain, recovery="bn"),
         "allocation: uniform, criterion: l2, recovery: none": replace(plain, recovery=NONE),
+        "axes: resolution": replace(whole, axes="resolution"),
+        "axes: channels and resolution": replace(whole, axes="channels,resolution"),
         "inputs: noise": replace(whole, calibration="random"),
         "inputs: noise, recovery: bn": replace(whole, calibration="random", recovery="bn"),
     }
@@ -129,6 +133,8 @@ _AT_OTHER_SHARES = (
     "allocation: uniform",
     "criterion: l2",
     "recovery: none",
+    "axes: resolution",
+    "axes: channels and resolution",
     "allocation: uniform, criterion: l2",
     "allocation: uniform, criterion: l2, recovery: none",
 )

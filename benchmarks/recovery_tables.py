@@ -24,6 +24,8 @@ _NOTES = (
     "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data`. "
     "The first tables replace parts of it. Their points are relative to every part: -5 means that the replaced parts "
     "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",
+    "*Axes* says what may be made smaller: channels, the resolution of images (a Resize inside the model), or both, "
+    "chosen by the error of the outputs on calibration inputs held back.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
     "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
     "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "
@@ -44,6 +46,7 @@ class Result:
         plan: duration of measuring and planning.
         repair: duration of repair.
         failure: code and cause of the error, if the case failed.
+        resolution: height and width that images are resized to inside the model; empty if they aren't.
     """
 
     case: Case
@@ -54,6 +57,7 @@ class Result:
     plan: Times
     repair: Times
     failure: str = ""
+    resolution: str = ""
 
     @classmethod
     def failed(cls, case: Case, failure: str) -> Result:
@@ -135,6 +139,8 @@ def _columns(data: str) -> Sequence[Column[Result]]:
         Column("criterion", lambda r: r.case.criterion, text=True),
         Column("recovery", lambda r: r.case.recovery, text=True),
         Column("inputs", lambda r: r.case.calibration, text=True),
+        Column("axes", lambda r: r.case.axes.replace(",", ", "), text=True),
+        Column("resolution", lambda r: r.resolution, text=True),
         Column("top-1, %", spread(lambda r: r.top1, "")),
         Column("change, points", spread(lambda r: r.change, "+")),
         Column("agreement, %", lambda r: f"{r.agreement[data]:.1f}"),

@@ -108,6 +108,15 @@ def weighted(name: str, words: Collection[str], number: Callable[[str], float], 
     return Parsed(name, parse)
 
 
+def _one_of(words: Collection[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
 def list_of(name: str, item: Callable[[str], Any]) -> Parsed:
     """Return the type of a comma-separated list."""
 
@@ -151,14 +160,17 @@ def option(declared: Declared, *, required: bool = False) -> Callable[[Function]
     """Return the option of a setting, with the flag, type, default and help of its declaration."""
     about, kind = declared.about, _without_none(declared.kind)
     several = kind == Targets or get_origin(kind) is Mapping
+    words = get_args(get_args(kind)[0]) if get_origin(kind) is tuple else ()
     if get_origin(kind) is tuple:
-        kind, several = get_args(kind)[0], True
+        kind, several = get_args(kind)[0], get_origin(get_args(kind)[0]) is not Literal
     flag = about.get("flag", _flag(declared.name))
     settings: dict[str, Any] = {"multiple": several, "metavar": about.get("metavar")}
     if kind is bool and declared.default:
         flag, settings = f"{flag}/--no-{flag[2:]}", {}
     elif kind is bool:
         settings = {"is_flag": True, "flag_value": True}
+    elif get_origin(kind) is Literal and words:
+        settings["type"] = list_of(",".join(words), _one_of(words))
     elif get_origin(kind) is Literal:
         settings["type"] = click.Choice(get_args(kind))
     elif get_origin(kind) is Mapping:  # a weight for each word

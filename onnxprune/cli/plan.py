@@ -55,6 +55,7 @@ def command(
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.summary import summarize_plan
+    from onnxprune.workflow.analysis import analyze
     from onnxprune.workflow.inputs import open_samples, tell_of_front
     from onnxprune.workflow.planning import plan, settled
 
@@ -84,7 +85,9 @@ def command(
         click.echo(made.to_json(), nl=False)
     else:
         write_text(output, made.to_json())
-    summary = replace(summarize_plan(apply_plan(analysis.graph, made)), before=analysis.cost)
+    planned = analyze(analysis, plan=made)
+    summary = summarize_plan(apply_plan(planned.graph, made))
+    summary = replace(summary, before=analysis.cost, resized=str(planned.resized or ""))
     out.summary(
         document("plan", model=model, output=output, **fields(made), **fields(summary)),
         cost_tables(summary),

@@ -28,6 +28,7 @@ Examples:
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data train.npz --finetune 10
   onnxprune prune model.onnx -o small.onnx --target macs=25% --data train.npz --finetune 5 --steps 3
   onnxprune prune model.onnx -o small.onnx --max-drop 1% --data val/
+  onnxprune prune model.onnx -o small.onnx --resolution 160 --target macs=50%
   onnxprune prune decoder.onnx -o small.onnx --last-token-logits --vocabulary ids.txt
 """
 
@@ -58,6 +59,9 @@ def command(
     refitted so that the layers reproduce their original outputs. With --finetune, it is also trained, with the original
     as teacher and with labels if there are any; `onnxprune finetune` has more options. With --steps, pruning and
     training alternate.
+
+    With --resolution, images are resized inside the model, and the whole network runs on fewer pixels. Inputs and
+    outputs of the file stay as they are. This is proved by itself, against the original run on resized images.
 
     With --last-token-logits or --vocabulary, a language model is trimmed first, which loses nothing of what is left.
     Each is proved by itself, and needs no budget.
@@ -124,7 +128,7 @@ def command(
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
     summary, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
-    summary = replace(summary, before=result.analysis.cost)
+    summary = replace(summary, before=result.analysis.cost, resized=str(result.analysis.resized or ""))
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
     changed = [*(["repaired"] if result.repairs else []), *(["trained"] if tuned and tuned.kept == "after" else [])]

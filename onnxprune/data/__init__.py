@@ -8,7 +8,7 @@ from onnxprune.data.batch import IGNORED, Batch, Dataset
 from onnxprune.data.dataset import Data, split
 from onnxprune.data.fit import guess_recipe
 from onnxprune.data.inputs import InputSpec, fixed_batch, inputs_of
-from onnxprune.data.opening import open_data
+from onnxprune.data.opening import is_noise, open_data
 from onnxprune.data.recipe import Recipe, read_recipe
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "fixed_batch",
     "guess_recipe",
     "inputs_of",
+    "is_noise",
     "open_data",
     "read_recipe",
     "split",

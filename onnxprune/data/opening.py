@@ -161,3 +161,8 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or has a NUL
         return False
+
+
+def is_noise(samples: Any) -> bool:
+    """Whether data are synthetic: the word for them, or what `open_data` made of it."""
+    return (isinstance(samples, str) and samples == "random") or _NOISE in getattr(samples, "notes", ())

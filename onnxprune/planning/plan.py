@@ -18,8 +18,8 @@ from onnxprune.settings.planning import Policies
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
-FORMAT = 2  # 2 added residual blocks; plans of format 1 remove none
-_FORMATS = (1, 2)
+FORMAT = 3  # 2 added residual blocks, 3 the resolution; older plans change none of them
+_FORMATS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class PrunePlan:
         after: predicted cost of the pruned model.
         inputs: the input sizes at which the costs were counted.
         blocks: names of the residual blocks to remove as a whole.
+        resolution: height and width to which images are resized inside the model before anything is removed, by input.
     """
 
     model: str
@@ -44,6 +45,7 @@ class PrunePlan:
     after: Mapping[str, int] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
+    resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
@@ -57,6 +59,7 @@ class PrunePlan:
             "settings": dict(self.settings),
             "cost": {"before": dict(self.before), "after": dict(self.after)},
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "resolution": {name: list(size) for name, size in self.resolution.items()},
             "blocks": list(self.blocks),
             "removed": removed,
         }
@@ -85,7 +88,8 @@ class PrunePlan:
             for name, axes in sorted(self.removed.items())
             for axis, positions in sorted(axes.items())
         ]
-        what = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
+        what: list[Any] = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
+        what += [sorted(self.resolution.items())] if self.resolution else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @classmethod
@@ -118,6 +122,7 @@ class PrunePlan:
                 after=dict(document["cost"]["after"]),
                 inputs={n: tuple(map(_position, s)) for n, s in document["inputs"].items()},
                 blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
+                resolution={n: _size(s) for n, s in (document["resolution"] if document["format"] > 2 else {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with the command `plan MODEL -o PLAN.json`"
@@ -129,6 +134,13 @@ def _position(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} isn't a position")
     return value
+
+
+def _size(value: Any) -> tuple[int, int]:
+    height, width = map(_position, value)
+    if not (height and width):
+        raise ValueError(f"{value!r} isn't a size")
+    return height, width
 
 
 def plan_of(kept: PrunedGraph, model: str, settings: Mapping[str, Any]) -> PrunePlan:

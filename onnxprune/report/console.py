@@ -181,7 +181,7 @@ def group_tables(summary: PlanSummary) -> Tables:
     yield _group_table(["units", "kept", "change"], rows, summary.labels)
     if summary.blocks:
         yield paragraph(f"removed {_blocks(summary)}")
-    yield from _states(summary)
+    yield from _other_moves(summary)
 
 
 def removal_tables(summary: PlanSummary) -> Tables:
@@ -191,6 +191,12 @@ def removal_tables(summary: PlanSummary) -> Tables:
     touched = sum(c.removed > 0 for c in summary.groups)
     text = f"removed {removed:,} of {count(units, 'unit')}, from {touched} of {count(len(summary.groups), 'group')}"
     yield paragraph(f"{text}, and {_blocks(summary)}" if summary.blocks else text)
+    yield from _other_moves(summary)
+
+
+def _other_moves(summary: PlanSummary) -> Tables:
+    if summary.resized:
+        yield paragraph(f"resized inside the model: {summary.resized}")
     yield from _states(summary)
 
 

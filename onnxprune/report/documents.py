@@ -68,7 +68,11 @@ def fields(result: Any) -> dict[str, Any]:
             lists = pick(result, "layers", "groups", "states", "pins")
             return {"counted_at": result.inputs, "cost": result.cost, "prunable": prunable, **lists}
         case PrunePlan():
-            return {"model_sha256": result.model, "plan_digest": result.digest, **pick(result, "settings", "blocks")}
+            return {
+                "model_sha256": result.model,
+                "plan_digest": result.digest,
+                **pick(result, "settings", "blocks", "resolution"),
+            }
         case PlanSummary():
             return {
                 "counted_at": result.inputs,

@@ -151,6 +151,7 @@ class PlanSummary:
         groups: the change of each group.
         blocks: names of the residual blocks that are removed.
         states: the states that may shrink, with their shapes.
+        resized: which images are resized inside, and to which sizes.
         labels: how the nodes are called in tables.
     """
 
@@ -160,6 +161,7 @@ class PlanSummary:
     groups: tuple[GroupChange, ...]
     blocks: tuple[str, ...] = ()
     states: tuple[StateSummary, ...] = ()
+    resized: str = ""
     labels: Labels = PLAIN
 
 

@@ -12,6 +12,7 @@ from onnxprune.shapes import Shapes
 _SLIDE = {"Conv", "ConvInteger", "FusedConv", "QLinearConv"}
 POOLS = {"AveragePool", "LpPool", "MaxPool", "QLinearAveragePool"}
 _PASS = {"Concat", "Pad", "Slice", "Split"}  # may change sizes, and keep every axis in its place
+_ENLARGE = {"ConvTranspose", "DepthToSpace", "Resize", "Upsample"}
 _MIX = {"Flatten", "Gemm", "MatMul", "Reshape", "Transpose"}  # may give the same shape another meaning
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
@@ -100,5 +101,8 @@ def _stride(site: str, index: GraphIndex, shapes: Shapes) -> int:
             continue
         if node.op_type in _SLIDE | POOLS and not covers(node, shapes.shapes.get(node.input[0], ())):
             before *= max(attribute(node, "strides", (1,)))
+        if node.op_type in _ENLARGE:
+            sizes = zip(shapes.shapes.get(node.input[0], ()), shapes.shapes.get(node.output[0], ()), strict=False)
+            before = max(1, round(before / max((m / n for n, m in sizes if n), default=1)))
         strides.update(dict.fromkeys(filter(None, node.output), before))
     return max(strides.values())

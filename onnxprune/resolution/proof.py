@@ -52,7 +52,7 @@ def prove_resized(original: ModelProto, resized: Resized, inputs: Arrays, tolera
         outside = interpolated(given[image.site], dict(zip(image.axes, size, strict=True)))
         error = difference(images[place], outside)
         if not error <= max(limit, _KERNEL):
-            raise _differs(error, max(limit, _KERNEL), f'input "{image.name}"')
+            raise _differs(error, max(limit, _KERNEL), f'graph input "{image.name}"')
     rest = extract(_free(original, resized), [o.name for o in original.graph.output], {s: given[s] for s in sites})
     found = run(session(resized.proto, optimize=False), inputs)
     needed = {entry.name for entry in rest.graph.input}
@@ -62,7 +62,7 @@ def prove_resized(original: ModelProto, resized: Resized, inputs: Arrays, tolera
         same = np.shape(value) == np.shape(found[name])
         error = difference(found[name], value) if same else float("inf")
         if not error <= limit:
-            raise _differs(error, limit, f'output "{name}"')
+            raise _differs(error, limit, f'graph output "{name}"')
         worst = max(worst, error)
     return worst
 

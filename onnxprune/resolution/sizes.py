@@ -96,9 +96,12 @@ class Sizing:
         if before is None or now is None or len(before) != len(now) or not self._grown:
             return step
         rule = _RULES.get(node.op_type)
-        made = None if rule is None else rule(self, node, before, now, known)
-        if made is None and node.op_type in _BROADCAST:
-            made = self._interpolate(node, known)
+        try:
+            made = None if rule is None else rule(self, node, before, now, known)
+            if made is None and node.op_type in _BROADCAST:
+                made = self._interpolate(node, known)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise self._fixed(node, f"its constants aren't understood ({error})") from error
         return step if made is None else step_of(made)
 
     def before(self, tensor: str) -> Shape | None:
@@ -324,6 +327,9 @@ class Sizing:
 
 def _groups(before: Shape, now: Shape, made: Shape) -> Iterator[tuple[Sizes, Sizes, Sizes]]:
     """Yield the smallest runs of axes whose product a Reshape keeps: sizes before and now, and those it made before."""
+    if 0 in (*before, *made):
+        yield before, now, made
+        return
     i = j = 0
     while i < len(before) or j < len(made):
         start, from_ = i, j

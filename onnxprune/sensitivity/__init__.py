@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, loss
+from onnxprune.sensitivity.predictions import PredictionError, judge_of
 from onnxprune.sensitivity.store import Record, curve_of, entry_of, read_record, resume
 
 __all__ = [
@@ -14,11 +15,13 @@ __all__ = [
     "MetricLoss",
     "OutputError",
     "Point",
+    "PredictionError",
     "Record",
     "added_errors",
     "curve_of",
     "drop",
     "entry_of",
+    "judge_of",
     "loss",
     "measure",
     "predicted_error",

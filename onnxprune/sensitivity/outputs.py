@@ -39,6 +39,8 @@ class OutputError:
     (`onnxprune.trace.outputs`); what is left of value-dependent size counts for the batches where its size is the same.
     """
 
+    measures = "squared error of the outputs, relative to their variance,"
+
     def __init__(self, model: ModelProto, batches: Batches, cut: Cut | None = None) -> None:
         """Run the original.
 

@@ -13,6 +13,7 @@ from onnxprune.settings.declare import Rule, Settings, Share, meant_percent, set
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]
 Grouped = Literal["channels", "groups"]
+Axis = Literal["channels", "resolution"]
 Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 
@@ -132,6 +133,19 @@ def _share(number: float, unit: str) -> float:
     return number / 100 if unit == "%" else number
 
 
+def parse_size(given: str | int) -> tuple[int, int]:
+    """Read a height and a width: 160, or 160x128.
+
+    Raises:
+        PlanError: the text is no size (OP303).
+    """
+    found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(given))
+    if found is None or not all(int(n) for n in found.groups("1")):
+        hint = "write auto, 160, or a height and a width such as 160x128"
+        raise PlanError("OP303", f"{given!r} is no size of an image", where="resolution", hint=hint)
+    return int(found[1]), int(found[2] or found[1])
+
+
 @dataclass(frozen=True, slots=True)
 class Constraints(Settings):
     """Limits on what may be removed from a group."""
@@ -205,6 +219,46 @@ class PlanSettings(Settings):
         at_least=0,
         shown="",
     )
+    resolution: str | int | None = setting(
+        None,
+        "Resize the image input inside the model to this height and width (160, or 160x128); inputs and outputs of the "
+        "file stay as they are. Then channels are removed until the budget is met. auto (with `data` and a `target` on "
+        "macs, memory or latency) tries sizes together with channels, and takes what changes held-back outputs least.",
+        metavar="auto|N|HxW",
+        shown="auto where it applies, see `axes`",
+    )
+    axes: tuple[Axis, ...] = setting(
+        (),
+        "What may be made smaller: channels, resolution, or both as channels,resolution. With resolution alone, a "
+        "`target` is met by the largest image that fits it.",
+        shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone, and images of "
+        "at least 32 pixels",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the axes allow what is asked for.
+
+        Raises:
+            PlanError: a field isn't allowed (OP303), or two contradict each other (OP302).
+        """
+        Settings.__post_init__(self)
+        if self.resolution not in (None, "auto"):
+            parse_size(self.resolution)
+        if self.axes and "resolution" not in self.axes and self.resolution is not None:
+            raise PlanError("OP302", "`resolution` is set, and `axes` doesn't name it", hint="drop one")
+        if self.axes == ("resolution",):
+            asked = self.ratio is not None or self.remove_blocks or self.constraints.ratio_for
+            if asked:
+                cause = "`axes` allows resolution only, and channels or blocks are to be removed"
+                raise PlanError("OP302", cause, hint="drop one")
+            if {t.quantity for t in self.targets} - {"macs", "memory"}:
+                cause = "with resolution alone, a `target` limits macs or memory: weights stay, and no time is measured"
+                raise PlanError("OP302", cause, hint="let `axes` name channels, too")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The resolution, if it is a size."""
+        return None if self.resolution in (None, "auto") else parse_size(self.resolution)
 
     @property
     def targets(self) -> tuple[Target, ...]:

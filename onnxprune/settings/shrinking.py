@@ -116,6 +116,15 @@ class ShrinkSettings(Settings):
             for name in ("steps", "rewind")
         ),
         Rule("checkpoint", ["resume"], "{other} needs a checkpoint", "name the file with {first}", forbids=False),
+        *(
+            Rule(
+                name,
+                ["resolution=auto", "axes"],
+                "with {first}, only channels are chosen, at a resolution that is named",
+                "drop {other}, or name a size with `resolution`",
+            )
+            for name in ("max_drop", "steps", "rewind")
+        ),
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
             "data",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnx import ModelProto
+
 from onnxprune.cost.cost import Cost, cost, stored_weights
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Model, Source, load, outline
@@ -14,6 +16,7 @@ from onnxprune.model.states import mark, state_inputs
 from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
 from onnxprune.planning.plan import PrunePlan
+from onnxprune.resolution.resize import Resized, resize
 from onnxprune.settings import DataSettings
 from onnxprune.settings.declare import either, given
 from onnxprune.settings.planning import Policies
@@ -35,14 +38,30 @@ class TracedModel:
     Attributes:
         model: the loaded model, without the data of its weights.
         graph: its channel dependencies; ``graph.proto`` is the normalized model.
+        resized: how its images are resized inside, if they are.
+        whole: the model before that.
     """
 
     model: Model
     graph: ChannelGraph
+    resized: Resized | None = None
+    whole: TracedModel | None = None
+
+    @property
+    def original(self) -> ModelProto:
+        """The normalized model, with images as they come."""
+        return self.graph.proto if self.whole is None else self.whole.graph.proto
+
+    @property
+    def resolution(self) -> Mapping[str, tuple[int, int]]:
+        """The sizes that images are resized to, by input."""
+        return {} if self.resized is None else self.resized.sizes
 
     @property
     def cost(self) -> Cost:
         """The cost of the model as it was loaded: weights that nothing reads, which cleaning removes, count, too."""
+        if self.whole is not None:
+            return self.whole.cost
         cleaned = cost(PrunedGraph(self.graph))
         params, size = stored_weights(self.model.proto.graph)
         return replace(cleaned, params=max(cleaned.params, params), size=max(cleaned.size, size))
@@ -63,10 +82,11 @@ def analyze(
     """Load a model and trace its channel dependencies.
 
     Args:
-        source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned unchanged.
+        source: a path, bytes, a ModelProto or an onnx-graphsurgeon graph. A traced model is returned, at the resolution
+            of the plan if there is one.
         input_shapes: shapes of inputs with symbolic dimensions, by name, or sizes of symbolic dimensions, by theirs.
         policies: what is removed together; `options` are an alternative.
-        plan: a plan for the model; its input shapes and policies are the defaults.
+        plan: a plan for the model; its input shapes and policies are the defaults, and images get its resolution.
         inputs: an array for each input, which also set the shapes. Sizes that only values tell, such as the length of
             speech, are those for these arrays.
         data: data whose first sample serves instead of `inputs`; `input_shapes` may differ from its shapes.
@@ -89,7 +109,7 @@ def analyze(
     """
     if isinstance(source, TracedModel):
         _check_plan(plan, source.model)
-        return source
+        return source if plan is None else at_resolution(source, plan.resolution)
     chosen = either(Policies, policies, options)
     model = load(source) if transform is None else transformed(source, transform)
     _check_plan(plan, model)
@@ -118,7 +138,25 @@ def analyze(
     for note in graph.shapes.notes:
         log.info("note: %s", note)
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
-    return TracedModel(known, graph)
+    found = TracedModel(known, graph)
+    return found if plan is None else at_resolution(found, plan.resolution)
+
+
+def at_resolution(source: TracedModel, sizes: Mapping[str, tuple[int, int]]) -> TracedModel:
+    """Return a traced model whose images are resized inside to other sizes, by input; without any, as they come.
+
+    Raises:
+        PlanError: an input is no image, or something needs the size that it has (OP319).
+    """
+    if dict(sizes) == dict(source.resolution):
+        return source
+    whole = source.whole or source
+    if not sizes:
+        return whole
+    graph = whole.graph
+    resized = resize(graph.proto, graph.shapes, sizes)
+    shapes = concretize(resized.proto, graph.shapes.inputs)
+    return TracedModel(whole.model, trace(resized.proto, shapes=shapes, policies=graph.policies), resized, whole)
 
 
 def _check_plan(plan: PrunePlan | None, model: Model) -> None:

@@ -29,6 +29,7 @@ from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import batches_of
 from onnxprune.workflow.planning import plan
 from onnxprune.workflow.pruning import Pruned, prune, repair
+from onnxprune.workflow.resolution import at_chosen
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def prune_iteratively(
     if steps < 1:
         raise PlanError("OP303", f"{steps} is out of range: must be at least 1", where="steps")
     original = analyze(model)
+    original, settings = at_chosen(original, settings)
     policies = original.graph.policies
     early = None if rewind is None else analyze(rewind, policies=policies)
     costs = original.cost.totals()
@@ -120,7 +122,7 @@ def prune_iteratively(
         elif method is not None:
             repair(pruned, batches, method=method, seed=settings.seed, progress=part)
         tuned = finetune(
-            start, data, teacher=original.graph.proto, validation=validation, settings=training, progress=part
+            start, data, teacher=original.original, validation=validation, settings=training, progress=part
         )
         rounds.append(Round(whole, pruned, tuned))
         log.info("step %d of %d: %s", number, steps, rounds[-1])
@@ -147,4 +149,6 @@ def _joined(original: TracedModel, first: PrunePlan, second: PrunePlan) -> Prune
         removed={n: {axis: tuple(sorted(gone)) for axis, gone in axes.items()} for n, axes in removed.items()},
         blocks=(*first.blocks, *second.blocks),
     )
-    return plan_of(apply_plan(original.graph, both), first.model, first.settings)
+    joined = plan_of(apply_plan(original.graph, both), first.model, first.settings)
+    whole = original.cost.totals() if original.whole is not None else joined.before
+    return replace(joined, before=whole, resolution=original.resolution)

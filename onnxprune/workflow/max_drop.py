@@ -30,6 +30,7 @@ from onnxprune.workflow.drop import DropMeasure, Parts, divide
 from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import plan, recorded, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
+from onnxprune.workflow.resolution import at_chosen
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +131,9 @@ def prune_within(
     """
     if not 0 <= max_drop < 1:
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
+    analysis, settings = at_chosen(analysis, settings)
     parts = divide(data, limit, settings.seed, training=training is not None)
-    measure = DropMeasure(analysis.graph.proto, parts, max_drop, settings.seed)
+    measure = DropMeasure(analysis.original, parts, max_drop, settings.seed)
     measure.check(progress)
     settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph), ratio=None)
     search = _Search(
@@ -174,7 +176,7 @@ class _Maker:
 
     def __call__(self, made: PrunePlan, name: str, progress: Progress) -> _Made:
         """Make a model; it is recorded by its name."""
-        original, records = self.analysis.graph.proto, self.records
+        original, records = self.analysis.original, self.records
         progress("rewrite and verify", 0, None)
         pruned = prune(self.analysis, made, inputs=self.inputs, tolerance=self.tolerance, seed=self.seed)
         batches = calibration_batches(self.parts.calibration, original)

@@ -42,6 +42,7 @@ from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import Samples, batches_of
+from onnxprune.workflow.resolution import at_chosen, choose_resolution, largest_within, why_not
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def plan(
 
     Raises:
         PlanError: settings are contradictory (OP302) or out of range (OP303), the target can't be reached (OP301),
-            there are too few residual blocks (OP315), or inputs are needed (OP312).
+            there are too few residual blocks (OP315), inputs are needed (OP312), or the resolution can't be changed
+            (OP319).
         ModelError: a weight isn't finite, or the model can't be run.
         UsageError: there is no budget (OP602), or there are no inputs (OP604).
 
@@ -98,6 +100,54 @@ def plan(
     batches = batches_of(data, analysis.graph.proto)
     curves = read_curves(sensitivity, analysis)
     settings = settled(settings, data=batches is not None or curves is not None)
+    times = latency_options(latency, settings.seed) if isinstance(latency, LatencySettings) else latency
+    file = source.proto if isinstance(source, Model) and source.path is None else analysis.model.path
+
+    def at(resized: TracedModel, own: Sequence[Curve] | None) -> PrunePlan:
+        known = records if resized is analysis or settings.size is not None else None  # they are of one resolution
+        return _plan_channels(resized, settings, batches, own, times, file, known, progress)
+
+    if settings.axes == ("resolution",) and settings.size is None:
+        return at(largest_within(analysis, settings), None)
+    if settings.size is not None:
+        return at(at_chosen(analysis, settings)[0], curves)
+    if settings.axes == ("channels",) or analysis.resized is not None:
+        return at(analysis, curves)
+    if (problem := why_not(analysis, settings, batches, data)) is not None:
+        if settings.resolution == "auto":
+            raise problem
+        return at(analysis, curves)
+
+    def measured(inputs: Batches) -> Sequence[Curve]:
+        if curves is not None:
+            return curves
+        return sensitivities(analysis, settings, inputs, records=records, progress=progress)
+
+    return choose_resolution(analysis, settings, _needed(batches), data, measured, at, progress) or at(analysis, curves)
+
+
+def _plan_channels(
+    analysis: TracedModel,
+    settings: PlanSettings,
+    batches: Batches | None,
+    curves: Sequence[Curve] | None,
+    latency: Options | None,
+    file: Any,
+    records: Records | None,
+    progress: Progress,
+) -> PrunePlan:
+    """Choose what to remove from a traced model, at the resolution that it has.
+
+    Args:
+        analysis: the traced model.
+        settings: how to plan, settled.
+        batches: returns inputs.
+        curves: sensitivities measured before.
+        latency: where a latency target is measured.
+        file: what is timed as the original.
+        records: sensitivities measured by a run before; filled with those measured now.
+        progress: called after each group or network that is measured.
+    """
     before, kept, constraints = analysis.cost.totals(), PrunedGraph(analysis.graph), settings.constraints
     assert settings.criterion is not None
     if settings.remove_blocks:
@@ -115,7 +165,9 @@ def plan(
     removed = np.zeros(graph.unit_count, dtype=bool)
     met = bool(counted) and not constraints.ratio_for and Limits(graph, counted, before).hold(removed)
     scores: Scores = ()
-    if settings.allocation == "reconstruction" and not (met and not settings.timed):
+    if settings.axes == ("resolution",):
+        Limits(graph, counted, before).require(removed)
+    elif settings.allocation == "reconstruction" and not (met and not settings.timed):
         if curves is None:
             curves = sensitivities(analysis, settings, batches, records=records, progress=progress)
         scores = added_errors(graph, curves) if settings.timed else ()
@@ -134,18 +186,18 @@ def plan(
             scores,
             constraints,
             settings.timed,
-            latency_options(latency, settings.seed) if isinstance(latency, LatencySettings) else latency,
+            latency,
             errors=settings.allocation == "reconstruction",
             at_least=removed if counted else None,
-            original=source.proto if isinstance(source, Model) and source.path is None else analysis.model.path,
+            original=file,
             progress=progress,
         )
         removed, notes["latency"] = found.removed, found.fields()
         if counted:
             Limits(graph, counted, before).require(removed)
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
-    made = replace(made, before=before)
-    if settings.targets and not made.removed and not made.blocks:
+    made = replace(made, before=before, resolution=analysis.resolution)
+    if settings.targets and not (made.removed or made.blocks or made.resolution):
         log.info("%s holds without removing channels, so none are removed", ", ".join(map(str, settings.targets)))
     log.debug("planned with %s, %s: MACs %s", settings.criterion, settings.allocation, made.after["macs"])
     return made
@@ -155,14 +207,15 @@ def settled(settings: PlanSettings, *, data: bool) -> PlanSettings:
     """Return settings with defaults filled in.
 
     Args:
-        settings: how to plan. `ratio_for` or `remove_blocks` are a sufficient budget; nothing else is then removed.
+        settings: how to plan. `ratio_for`, `remove_blocks` or a size for `resolution` are a sufficient budget; nothing
+            else is then removed.
         data: whether there are inputs.
 
     Raises:
         UsageError: there is no budget (OP602).
     """
     channels = settings.ratio is not None or bool(settings.targets) or bool(settings.constraints.ratio_for)
-    if not channels and not settings.remove_blocks:
+    if not channels and not settings.remove_blocks and settings.size is None:
         hint = "set `target` or `ratio`, for example a `target` of half the MACs: macs=50%"
         raise UsageError("OP602", "no budget says how much to remove", hint=hint)
     allocation = settings.allocation or ("reconstruction" if data and channels else "uniform")

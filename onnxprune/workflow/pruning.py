@@ -18,6 +18,7 @@ from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair, recover
+from onnxprune.resolution.proof import prove_resized
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.steps import proof_inputs
@@ -45,12 +46,15 @@ class Pruned:
         plan: what was removed.
         verification: the proof; None if it was skipped.
         kept: the traced original, and what was removed from it.
+        resized_error: the largest difference of the network that resizes its images from the original on resized
+            images, relative to an output's largest value; None if none is resized, or the proof was skipped.
     """
 
     proto: ModelProto
     plan: PrunePlan
     verification: Verification | None
     kept: PrunedGraph
+    resized_error: float | None = None
 
     def to_graphsurgeon(self) -> gs.Graph:
         """Return the model as a new onnx-graphsurgeon graph."""
@@ -116,6 +120,7 @@ def prune(
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:
         return Pruned(proto, plan, None, kept)
+    apart = prove_resolution(analysis, inputs=inputs, tolerance=tolerance, seed=seed)
     verification = prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed)
     log.debug("proved: %s, error %.3g", verification.passed, verification.error)
     if not verification.passed:
@@ -123,7 +128,33 @@ def prune(
         cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"
         hint = " ".join(verification.notes) or None
         raise VerificationError("OP501", cause, where=f'output "{worst.name}"', hint=hint)
-    return Pruned(proto, plan, verification, kept)
+    return Pruned(proto, plan, verification, kept, apart)
+
+
+def prove_resolution(
+    analysis: TracedModel, *, inputs: Arrays | None = None, tolerance: float | None = None, seed: int = 0
+) -> float | None:
+    """Compare a traced model that resizes its images with the original on resized images, and tell the result.
+
+    Args:
+        analysis: the traced model.
+        inputs: inputs for both; generated ones by default.
+        tolerance: largest error allowed.
+        seed: random seed of generated inputs.
+
+    Returns:
+        The largest difference, relative to an output's largest value; None if no image is resized.
+
+    Raises:
+        VerificationError: they differ (OP501).
+        ModelError: ONNX Runtime can't run a model.
+    """
+    if analysis.resized is None or analysis.whole is None:
+        return None
+    feeds = proof_inputs(analysis.whole.graph, seed) if inputs is None else inputs
+    error = prove_resized(analysis.original, analysis.resized, feeds, tolerance)
+    log.info("resizing proved: %s, error %.2g", analysis.resized, error)
+    return error
 
 
 def prove(

@@ -31,10 +31,13 @@ from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within, train
 from onnxprune.workflow.planning import plan, read_curves, read_plan, recorded, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
+from onnxprune.workflow.resolution import at_chosen
 from onnxprune.workflow.trimming import trim
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+_BUDGETS = {"ratio", "ratio_for", "remove_blocks", "resolution", "target"}
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class Shrunk:
 
     Attributes:
         model: the final model; `save` writes external data if the source had external data.
-        analysis: the traced original.
+        analysis: the traced original, at the resolution of the plan.
         pruned: the model before training, with its plan and its proof.
         repairs: the error of each repaired layer before and after.
         evaluation: the result against the original, if a drop in accuracy was the limit.
@@ -133,7 +136,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     trims: tuple[Trimmed, ...] = ()
-    if given(settings.trimming) and not {"ratio", "target", "ratio_for", "remove_blocks"} & given(planning).keys():
+    if given(settings.trimming) and not _BUDGETS & given(planning).keys():
         planning = replace(planning, ratio=0.0)
     if made is None and settings.max_drop is None:
         settled(planning, data=False)  # refuses a missing budget before the work
@@ -168,6 +171,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
     training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
     with _records(settings, analysis) as records:
         curves = read_curves(settings.sensitivity, analysis)
+        if settings.max_drop is not None or settings.steps > 1 or settings.rewind is not None:
+            analysis, planning = at_chosen(analysis, planning)
         if settings.max_drop is not None:
             assert method is not None
             everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
@@ -202,13 +207,14 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             known: dict[str, Any] = {"sensitivity": curves, "latency": settings.latency, "records": records}
             made = recorded(records, "plan", lambda: plan(analysis, planning, data=data, progress=progress, **known))
         progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
+        analysis = analyze(analysis, plan=made)
         pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
         repairs: Sequence[Repair] = ()
         if data is not None and tuned is None and method is not None:
             repairs = repair(pruned, data, method=method, seed=seed, records=records, progress=progress)
         if training is not None and tuned is None:
             progress("train", 0, None)
-            tuned = train(pruned.proto, samples(None), analysis.graph.proto, training, records, progress=progress)
+            tuned = train(pruned.proto, samples(None), analysis.original, training, records, progress=progress)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
     return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)

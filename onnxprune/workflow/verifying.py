@@ -17,7 +17,7 @@ from onnxprune.settings.shrinking import VerifySettings
 from onnxprune.shapes.runnable import operators
 from onnxprune.trace.outputs import followed
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.pruning import Arrays, prove
+from onnxprune.workflow.pruning import Arrays, prove, prove_resolution
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ def verify(
     if changes:
         return Comparison(changes)
     if kept is not None:
+        prove_resolution(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
         return Comparison(verification=prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed or 0))
     feeds = proof_inputs(graph, seed or 0) if inputs is None else inputs
     allowed = default_tolerance(graph.proto) if tolerance is None else tolerance
