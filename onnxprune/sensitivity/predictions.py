@@ -28,7 +28,9 @@ class PredictionError:
 
     The changed network's scores are divided by the temperature that suits them best (C. Guo et al., "On calibration of
     modern neural networks", ICML 2017): ways to shrink a network differ in how they scale scores, which changes no
-    prediction. The squared error of outputs (`OutputError`) counts it, and can't compare such ways.
+    prediction. The squared error of outputs (`OutputError`) counts it, and can't compare such ways. For a MobileNetV2
+    at half its MACs, on 50 images held back: with channels alone, 192 and channels, 160 and channels, it is
+    0.83, 0.49, 0.90, and this divergence 2.9, 0.73, 0.51; the share of equal predictions is 28, 62, 78 %.
     """
 
     measures = "divergence of the predictions, in nats,"
