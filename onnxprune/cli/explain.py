@@ -45,9 +45,10 @@ def command(
 
     NODE is a name, a pattern that matches one node, such as '*layer4*conv2*', or the number of a layer, such as L17.
     """
-    from onnxprune.report.console import code_tables, held_tables, node_tables, pin_tables
+    from onnxprune.report.console import pin_tables
     from onnxprune.report.coupling import explain_node, find_node, held_by
     from onnxprune.report.documents import document, fields
+    from onnxprune.report.explanation import code_tables, held_tables, node_tables
     from onnxprune.report.index import Index
     from onnxprune.report.labels import Labels
     from onnxprune.report.summary import summarize

@@ -14,6 +14,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
+from onnxprune.errors import PlanError
 from onnxprune.settings import ShrinkSettings, build
 
 _REASONS = 5
@@ -23,6 +24,7 @@ Examples:
   onnxprune prune model.onnx -o small.onnx --target macs=50%
   onnxprune prune model.onnx -o small.onnx --target latency=50% --threads 1
   onnxprune prune model.onnx -o small.onnx --ratio 30% --input x.npy
+  onnxprune prune model.onnx -o small.onnx --target macs=50% --save-plan plan.json
   onnxprune prune model.onnx -o small.onnx --plan plan.json
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data images/
   onnxprune prune model.onnx -o small.onnx --target macs=50% --data train.npz --finetune 10
@@ -37,6 +39,12 @@ Examples:
 @options.model_argument
 @options.output("File for the pruned model.")
 @options.of(ShrinkSettings, "given")
+@click.option(
+    "--save-plan",
+    type=click.Path(path_type=Path),
+    metavar="PLAN.json",
+    help="Also write the plan that was applied; with --plan, it gives the same result.",
+)
 @options.input_shapes
 @options.inputs
 @options.force
@@ -45,6 +53,7 @@ def command(
     model: Path,
     output: Path,
     given: dict[str, Any],
+    save_plan: Path | None,
     input_shapes: list[Any],
     inputs: list[Any],
     force: bool,
@@ -68,11 +77,9 @@ def command(
     """
     from onnxprune.model.file import file_size, save
     from onnxprune.report.console import (
-        comparison_tables,
         cost_tables,
         latency_tables,
         pin_tables,
-        proof_tables,
         removal_tables,
     )
     from onnxprune.report.documents import document, fields, pick
@@ -83,6 +90,7 @@ def command(
         left_out_tables,
     )
     from onnxprune.report.summary import summarize, summarize_plan
+    from onnxprune.report.verification import comparison_tables, proof_tables
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
     from onnxprune.workflow.shrinking import shrink
@@ -93,6 +101,10 @@ def command(
     reads = [model, config, settings.plan, settings.sensitivity, settings.calibration.data, settings.rewind]
     reads += [settings.trimming.vocabulary, *(path for _, path in inputs)]
     check_output(output, force, inputs=reads)
+    if save_plan is not None:
+        if save_plan.absolute() == output.absolute():
+            raise PlanError("OP302", "-o and --save-plan name the same file", where=str(output), hint="name another")
+        check_output(save_plan, force, inputs=reads)
     if config is not None:
         read_config(config)  # refuses a damaged one before the work
         check_output(target, force, inputs=reads)
@@ -120,6 +132,8 @@ def command(
         )
         progress("write", 0, None)
         save(result.model, output, force=force)
+        if save_plan is not None:
+            write_text(save_plan, result.plan.to_json())
         if result.new_ids is not None:
             write_text(new_ids, json.dumps({"new_ids": result.new_ids}) + "\n")
         if text is not None:
@@ -160,8 +174,9 @@ def command(
         proof_tables(checked.verification, " and ".join(changed)),
     )  # what matters most comes last
     warn_of_gaps(out, result.plan, result.pruned.verification)
-    out.note(f"wrote {output}" + (f" and {new_ids}" if result.new_ids is not None else ""))
-    if config is not None:
-        out.note(f"wrote {target}")
+    also = [new_ids] if result.new_ids is not None else []
+    also += [target] if config is not None else []
+    also += [save_plan] if save_plan is not None else []
+    out.note(f"wrote {' and '.join(map(str, [output, *also]))}")
     if result.verdict is not None:
         out.note(result.verdict)

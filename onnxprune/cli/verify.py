@@ -8,16 +8,17 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import open_model
+from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_gaps
 from onnxprune.settings import build
 from onnxprune.settings.shrinking import VerifySettings
 
 _EXAMPLES = """\b
 Examples:
-  onnxprune verify model.onnx small.onnx --plan plan.json     prove it
-  onnxprune verify model.onnx same.onnx                       do they compute the same?
-  onnxprune verify model.onnx small.onnx --tolerance 0.1      outputs may differ by 10 %
+  onnxprune verify model.onnx small.onnx                      by the plan in its metadata
+  onnxprune verify model.onnx small.onnx --plan plan.json     by a plan that you reviewed
+  onnxprune verify model.onnx repaired.onnx --data images/    also how far the answers agree
+  onnxprune verify model.onnx same.onnx --tolerance 0.01      without a plan: do they compute the same?
 """
 
 
@@ -39,25 +40,45 @@ def command(
 ) -> None:
     """Check PRUNED against the ORIGINAL that it was made from.
 
-    With --plan, PRUNED must compute what ORIGINAL computes with the removed weights set to zero; this is a proof.
-    Without it, nothing is proved: PRUNED must have ORIGINAL's interface, and its outputs must agree within --tolerance.
-    That suits models from which nothing was removed; a pruned model needs its plan.
+    The plan is read from --plan or from PRUNED's metadata. PRUNED must compute what ORIGINAL computes with the removed
+    weights set to zero; this is a proof. If PRUNED was repaired or trained afterwards, this is checked with the
+    original's weights put back, and the others must be as the repair or training left them. What these do to the
+    answers is measured: give --data.
+
+    Without a plan, nothing is proved: PRUNED must have ORIGINAL's interface, and its outputs must agree within
+    --tolerance. That suits models from which nothing was removed.
 
     The exit status is 1 if a check fails.
     """
+    from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load
-    from onnxprune.report.console import comparison_tables
     from onnxprune.report.documents import document, fields
+    from onnxprune.report.evaluation import evaluation_tables
+    from onnxprune.report.verification import comparison_tables
+    from onnxprune.workflow.inputs import open_samples
     from onnxprune.workflow.planning import read_plan
     from onnxprune.workflow.verifying import require_equal, verify
 
     settings = build(VerifySettings, {**given, **({"inputs": True} if inputs else {})})
-    plan = None if settings.plan is None else read_plan(settings.plan)
-    analysis, arrays = open_model(out, original, input_shapes, inputs, plan=plan)
+    plan, data, seed = None if settings.plan is None else read_plan(settings.plan), settings.calibration, settings.seed
+    user_functions(data.data, data.reading.postprocess)
     with out.step("load"):
+        source, shapes, arrays = read_model(original, input_shapes, inputs)
         loaded = load(pruned)
-    with out.step("compare" if plan is None else "verify"):
-        found = verify(analysis, loaded, plan, inputs=arrays, tolerance=settings.tolerance, seed=settings.seed)
-    out.data(document("verify", original=original, pruned=pruned, **fields(found)), comparison_tables(found))
+    evaluation = None
+    with out.progress() as progress:
+        progress("verify", 0, None)
+        options: dict[str, Any] = {"tolerance": settings.tolerance, "seed": seed, "data": data}
+        found = verify(source, loaded, plan, input_shapes=shapes, inputs=arrays, **options)
+        if data.data is not None and not found.changes:
+            samples = open_samples(data, source, seed=seed or 0)
+            evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, progress=progress)
+    out.data(
+        document("verify", original=original, pruned=pruned, **fields(found), evaluation=evaluation),
+        comparison_tables(found),
+        *([] if evaluation is None else [evaluation_tables(evaluation)]),
+    )
     require_equal(found, str(pruned))
+    if found.weights is not None and evaluation is None:
+        out.note("how far the answers agree with the original's is measured with --data")
     warn_of_gaps(out, plan, found.verification)

@@ -1,9 +1,8 @@
-"""Tables of models, plans, comparisons and explanations for the console."""
+"""Tables of models, plans and operators for the console."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from rich.text import Text
 from onnxprune.channels.values import Shape
 from onnxprune.cost.cost import Cost
 from onnxprune.errors import CATALOG
-from onnxprune.report.coupling import Axis, Coupled, Held, HeldAxis, Role
 from onnxprune.report.index import Reach
-from onnxprune.report.labels import PLAIN, Labels
+from onnxprune.report.labels import Labels
 from onnxprune.report.layout import (
     BAD,
     CODE,
@@ -44,8 +42,7 @@ from onnxprune.report.layout import (
 )
 from onnxprune.report.operators import Operator, count_states
 from onnxprune.report.summary import ModelSummary, PlanSummary
-from onnxprune.rewrite.comparison import Comparison, ModelHeader, Port
-from onnxprune.rewrite.verify import Verification
+from onnxprune.rewrite.comparison import ModelHeader, Port
 from onnxprune.trace import Group
 
 _COSTS = {
@@ -54,8 +51,6 @@ _COSTS = {
     "size": ("weights", "B"),
     "memory": ("activations, peak", "B"),
 }
-_MANY = 6  # coupled nodes of a group, or reasons of an axis, that are listed
-_LONG = 6  # nodes of a path; a longer one is shortened in the middle
 _STATES = {
     "rule": ("with a rule", GOOD),
     "left alone": ("deliberately left alone", CODE),
@@ -229,83 +224,6 @@ def latency_tables(found: Mapping[str, Any]) -> Tables:
     )
 
 
-def comparison_tables(comparison: Comparison) -> Tables:
-    """Show whether a pruned model is right, and how that was checked."""
-    if comparison.changes:
-        yield heading("interface")
-        yield from map(paragraph, comparison.changes)
-    elif comparison.verification is not None:
-        yield from _verification(comparison.verification)
-    elif comparison.distances is not None:
-        yield from _distances(comparison)
-        yield from map(paragraph, comparison.notes)
-    else:
-        yield heading("verification")
-        yield paragraph("not proved: verification was skipped", CODE)
-
-
-def proof_tables(proof: Verification | None, then: str = "") -> Tables:
-    """Say in a line how the rewriting was proved, and list what couldn't be.
-
-    Args:
-        proof: the proof; None if it was skipped.
-        then: what was done to the model after it.
-    """
-    yield line("")
-    if proof is None:
-        yield paragraph("not proved: verification was skipped", CODE)
-        return
-    partly = ("rewriting proved in part", CODE) if proof.unproved else ("rewriting proved", GOOD)
-    meaning = f": error {proof.error:.2g}, allowed {proof.tolerance:.2g}{f'; then {then}' if then else ''}"
-    yield paragraph(line(partly, meaning))
-    yield from _gaps(proof)
-
-
-def node_tables(node: str, op: str, axes: Sequence[Axis], labels: Labels = PLAIN) -> Tables:
-    """Show for every set of a node's channels what it is coupled to, or what pins it."""
-    yield heading(f'{op} "{labels.short(node)}"', labels.name(node).tag.strip())
-    yield from labels.note()
-    if not axes:
-        yield paragraph("No channels: its inputs and outputs have positions only, or are computed from sizes.")
-    for axis in axes:
-        places = ", ".join(f"{p.tensor} axis {'x'.join(map(str, p.axes))}" for p in axis.places)
-        kind = "channel" if axis.role == "other" else f"{axis.role} channel"
-        yield line("\n  ", (count(axis.size, kind), "bold"), (f"  {places}", FAINT))
-        for coupled in axis.coupled:
-            yield from _coupled(node, axis.role, coupled, labels)
-        for held in axis.held[:_MANY]:
-            yield from _held(held, labels)
-        if len(axis.held) > _MANY:
-            yield paragraph(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT, indent=4)
-
-
-def held_tables(code: str, axes: Sequence[HeldAxis], labels: Labels = PLAIN) -> Tables:
-    """Show the weights' axes that a reason pins, or what the code means if it pins none."""
-    if not axes:
-        yield from code_tables(code)
-        yield paragraph("No weight of this model stays for this reason.")
-        return
-    yield heading(f"{code} {CATALOG[code].title}")
-    yield from labels.note()
-    rows = (
-        (
-            labels.name(axis.nodes[0]),
-            Name(axis.place.tensor),
-            str(axis.place.axes[0]),
-            f"{axis.channels} of {axis.size}",
-            Name("; ".join(f"{p.node}: {p.reason}" for p in axis.pins[:2]) or "the only unit"),
-        )
-        for axis in axes
-    )
-    yield table(flexible("node", "weight") + right("axis", "channels") + flexible("pinned by"), rows)
-
-
-def code_tables(code: str) -> Tables:
-    """Show what a code means."""
-    yield heading(f"{code} {CATALOG[code].title}")
-    yield paragraph(CATALOG[code].explanation)
-
-
 def operator_tables(operators: Sequence[Operator]) -> Tables:
     """Show what is known of operators, and their counts."""
     rows = (
@@ -315,51 +233,6 @@ def operator_tables(operators: Sequence[Operator]) -> Tables:
     counts = count_states(operators)
     text = ", ".join(f"{counts[state]} {phrase}" for state, (phrase, _) in _STATES.items() if state in counts)
     yield heading(f"{count(len(operators), 'operator')}: {text}")
-
-
-def _verification(v: Verification) -> Tables:
-    yield heading("verification")
-    rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}" if isfinite(o.change) else "differs") for o in v.outputs]
-    yield table(flexible("output") + right("error", "change by pruning"), rows)
-    partly = ("proved right in part", CODE) if v.unproved else ("proved right", GOOD)
-    outcome = partly if v.passed else ("NOT right", BAD)
-    inputs = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
-    if v.steps > 1:
-        inputs += f", in {v.steps} steps that pass the states on"
-    meaning = (
-        f": compared with the original whose removed weights are set to zero, on {inputs}."
-        f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value."
-    )
-    yield paragraph(line(outcome, meaning))
-    yield from _gaps(v)
-
-
-def _gaps(v: Verification) -> Tables:
-    """Say what a reader of a proof must know, and which nodes it doesn't cover."""
-    yield from map(paragraph, v.notes)
-    if v.unproved:
-        yield paragraph("The tensors above are where the part ends that ONNX Runtime's CPU provider runs. Not proved:")
-        rows = [(Name(n.node), n.operator, n.cause) for n in v.unproved[:_MANY]]
-        yield table(flexible("node", "operator", "why"), rows)
-        if len(v.unproved) > _MANY:
-            yield paragraph(f"and {count(len(v.unproved) - _MANY, 'more node')}", FAINT, indent=4)
-
-
-def _distances(comparison: Comparison) -> Tables:
-    yield heading("comparison", "difference relative to the original's largest value")
-    rows = (
-        (
-            Name(d.name),
-            f"{d.difference:.2g}",
-            "-" if d.cosine is None else f"{d.cosine:.4f}",
-            "" if d.sound else Text("another shape, or not finite", BAD),
-        )
-        for d in comparison.distances or ()
-    )
-    yield table(flexible("output") + right("difference", "cosine") + left(""), rows)
-    outcome = ("The outputs agree", GOOD) if comparison.agree else ("The outputs differ", BAD)
-    meaning = f"; {comparison.tolerance:.2g} is allowed. Nothing is proved: that needs the `plan`."
-    yield paragraph(line(outcome, meaning))
 
 
 def _blocks(summary: PlanSummary) -> str:
@@ -411,38 +284,3 @@ def _group_table(figures: Sequence[str], rows: Iterable[tuple[Group, str, str, s
         for group, *values in rows
     )
     return table(left("") + flexible("made by") + right(*figures) + left(""), cells)
-
-
-def _coupled(node: str, role: Role, coupled: Coupled, labels: Labels) -> Tables:
-    group = coupled.group
-    kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
-    size = f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})"
-    yield paragraph(line(f"{coupled.channels:,} removable, in group ", group_tag(group.index), size), indent=4)
-    rows = [(labels.name(p.node), _path(p.path, labels) or "directly") for p in coupled.partners[:_MANY]]
-    if rows:
-        title = "also made by" if "output" in role else "made by"
-        yield table(flexible(title, "coupled through"), rows, indent=6)
-    if len(coupled.partners) > _MANY:
-        yield paragraph(f"and {count(len(coupled.partners) - _MANY, 'more node')}", indent=6)
-    listed = {node, *(p.node for p in coupled.partners)}
-    others = [n for n in group.nodes if n not in listed]
-    if others:
-        more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
-        yield paragraph(f"also in {', '.join(map(labels.short, others[:_MANY]))}{more}", FAINT, indent=6)
-
-
-def _held(held: Held, labels: Labels) -> Tables:
-    pin = held.pin
-    yield paragraph(line(f"{held.channels:,} pinned: ", (pin.code, CODE), f" {pin.node}: {pin.reason}"), indent=4)
-    if held.path and not pin.node.endswith(f'"{held.path[0]}"'):
-        yield paragraph(f"through {_path(held.path, labels)}", FAINT, indent=6)
-    if pin.hint:
-        yield paragraph(f"help: {pin.hint}", FAINT, indent=6)
-
-
-def _path(path: Sequence[str], labels: Labels) -> str:
-    path = [labels.short(node) for node in path]
-    if len(path) <= _LONG:
-        return " → ".join(path)
-    half = _LONG // 2
-    return " → ".join([*path[:half], f"({len(path) - 2 * half} more)", *path[-half:]])

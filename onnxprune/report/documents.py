@@ -19,6 +19,7 @@ from onnxprune.report.layout import share
 from onnxprune.report.summary import GroupChange, GroupSummary, LayerSummary, ModelSummary, PlanSummary
 from onnxprune.rewrite.comparison import Comparison
 from onnxprune.rewrite.verify import Verification
+from onnxprune.rewrite.weights import WeightCheck
 from onnxprune.trace import Group
 from onnxprune.version import REPORTS
 
@@ -80,8 +81,10 @@ def fields(result: Any) -> dict[str, Any]:
                 **pick(result, "groups", "states"),
             }
         case Comparison():
-            found = pick(result, "verification", "distances", "notes")
+            found = pick(result, "verification", "weights", "distances", "notes")
             return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
+        case WeightCheck():
+            return {"passed": result.passed, **_all(result)}
         case Verification():
             return {**_all(result), **pick(result, "error", "informative")}
     return _all(result)

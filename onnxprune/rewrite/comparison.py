@@ -15,10 +15,13 @@ from onnxprune.errors import VerificationError
 from onnxprune.model.bodies import in_body
 from onnxprune.model.graph import extract
 from onnxprune.model.session import run, session
+from onnxprune.model.states import state_inputs
 from onnxprune.model.values import form, numbers
 from onnxprune.planning.plan import PrunePlan
+from onnxprune.planning.signature import plan_digest
 from onnxprune.rewrite.difference import difference
 from onnxprune.rewrite.verify import Verification
+from onnxprune.rewrite.weights import WeightCheck
 from onnxprune.trace.outputs import followed
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -85,11 +88,14 @@ class Comparison:
 
     Attributes:
         changes: differences of the interfaces, one line each.
-        verification: the oracle's result; None if it didn't run.
-        distances: how far apart the outputs are; None unless they were compared without a plan. Outputs behind a
-            selection are left out where the two models select different numbers; the tensors in front are there.
-        notes: what was compared in place of outputs.
+        verification: the oracle's result; None if it didn't run. If weights were changed after the rewriting, it is
+            that of the model with the slices of the original in their place.
+        distances: how far apart the outputs of the model and the original are; None unless they were compared: without
+            a plan, or if weights were changed. Outputs behind a selection are left out where the two models select
+            different numbers; the tensors in front are there.
+        notes: what was compared in place of outputs, and why a plan wasn't used.
         tolerance: the largest difference at which compared outputs agree.
+        weights: the weights that were changed after the rewriting; None if none were.
     """
 
     changes: tuple[str, ...] = ()
@@ -97,16 +103,17 @@ class Comparison:
     distances: tuple[OutputDistance, ...] | None = None
     notes: tuple[str, ...] = ()
     tolerance: float = 0.0
+    weights: WeightCheck | None = None
 
     @property
     def agree(self) -> bool | None:
         """Whether outputs that were compared without a plan agree; None if none were."""
-        found = self.distances
+        found = None if self.verification is not None else self.distances
         return None if found is None else all(d.sound and d.difference <= self.tolerance for d in found)
 
     @property
     def proved(self) -> bool:
-        """Whether the oracle ran on the whole model, and passed."""
+        """Whether the oracle ran on the whole model, and passed: the rewriting is proved."""
         return self.verification is not None and self.verification.passed and not self.verification.unproved
 
 
@@ -139,7 +146,7 @@ def check_origin(pruned: ModelProto, plan: PrunePlan) -> None:
     Raises:
         VerificationError: the metadata names another plan (OP505).
     """
-    digest = next((p.value for p in pruned.metadata_props if p.key == "onnxprune.plan"), None)
+    digest = plan_digest(pruned)
     if digest not in (None, plan.digest):
         cause = "the pruned model was made with another plan"
         raise VerificationError("OP505", cause, where=f"its plan is {digest[:12]}")
@@ -159,13 +166,16 @@ def interface_changes(original: ModelProto, pruned: ModelProto) -> tuple[str, ..
     return tuple(changes)
 
 
-def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) -> tuple[OutputDistance, ...]:
+def compare_outputs(
+    original: ModelProto, pruned: ModelProto, inputs: Arrays, resized: Arrays | None = None
+) -> tuple[OutputDistance, ...]:
     """Run two models on the same inputs and measure the differences of their outputs.
 
     Args:
         original: a model.
-        pruned: another model with the same interface.
+        pruned: another model with the same interface, except for the sizes of states.
         inputs: an array for each input.
+        resized: the states of the second model, where they have other sizes. Those it returns aren't compared.
 
     Raises:
         ModelError: ONNX Runtime can't run one of the models (OP122).
@@ -173,10 +183,13 @@ def compare_outputs(original: ModelProto, pruned: ModelProto, inputs: Arrays) ->
     found = followed(original)
     present = {name for node in pruned.graph.node if not in_body(node) for name in node.output}
     fronts = [name for name in found.tensors if name in present] if found.replaced else []
+    states = [state.output for state in state_inputs(pruned).values()]
     names = list(dict.fromkeys([*(o.name for o in original.graph.output), *fronts]))
     parts = (extract(model, names) if fronts else model for model in (original, pruned))
-    expected, actual = (run(session(model, optimize=False), inputs) for model in parts)
-    alike = (n for n in expected if n not in (found.sized | set(fronts)) or form(expected[n]) == form(actual[n]))
+    feeds = (inputs, {**inputs, **(resized or {})})
+    expected, actual = (run(session(model, optimize=False), given) for model, given in zip(parts, feeds, strict=True))
+    uncertain = found.sized | set(fronts) | set(states)
+    alike = (n for n in expected if n not in uncertain or form(expected[n]) == form(actual[n]))
     return tuple(_distance(name, expected[name], actual[name]) for name in alike)
 
 

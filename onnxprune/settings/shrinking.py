@@ -20,6 +20,7 @@ _TOLERANCE: dict[str, Any] = {
     "at_least": 0,
     "shown": "1e-4 for float32, more for coarser types of weights",
 }
+_READING = ("preprocess", "limit", "labels", "task", "postprocess", "alphabet", "blank")
 _PLANNING = [
     d.name for kind in (PlanSettings, LatencySettings) for d in flat(kind) if d.name not in ("seed", "threads")
 ]
@@ -128,10 +129,7 @@ class ShrinkSettings(Settings):
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
             "data",
-            [
-                *("preprocess", "limit", "labels", "task", "postprocess", "alphabet", "blank"),
-                *("recover", "max_drop", "finetune", "checkpoint"),
-            ],
+            [*_READING, "recover", "max_drop", "finetune", "checkpoint"],
             "{other} needs inputs",
             "give some with {first}; labels are optional, and random generates synthetic inputs",
             forbids=False,
@@ -234,11 +232,16 @@ class VerifySettings(Settings):
 
     _rules: ClassVar = (
         Rule("inputs", ["seed"], "{other} is for generated inputs, and {first} replaces them", "drop one"),
+        Rule("data", _READING, "{other} needs inputs", "give some with {first}; labels are optional", forbids=False),
     )
 
     plan: Any = setting(
-        None, "Plan that the model was pruned with; without it, nothing can be proved.", metavar="PLAN.json"
+        None,
+        "Plan that the model was pruned with; without any, nothing can be proved.",
+        metavar="PLAN.json",
+        shown="the one in the model's metadata",
     )
     inputs: Any = setting(None, "Arrays to compare on, by input name.", by_hand=True, shown="generated")
     tolerance: float | None = setting(None, **_TOLERANCE)
     seed: int | None = setting(None, "Random seed of generated inputs.", at_least=0, shown="0")
+    calibration: DataSettings = setting(DataSettings, "Data to measure the agreement with the original on.")

@@ -18,6 +18,7 @@ from onnxprune.evaluation.measure import interface_difference
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
+from onnxprune.planning.signature import carry_on, fingerprints, note_changes
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut
 from onnxprune.settings.training import TrainSettings
@@ -157,6 +158,8 @@ def finetune(
         threads=threads,
     )
     trained = (find_backend(backend, training_python) if isinstance(backend, str) else backend).train(job)
+    carry_on(proto, trained.model)
+    note_changes(trained.model, fingerprints(proto), "training")
     if judge is None:
         which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
         return FineTuned(

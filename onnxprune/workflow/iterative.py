@@ -19,6 +19,7 @@ from onnxprune.errors import PlanError
 from onnxprune.model.file import Source
 from onnxprune.planning.budget import with_names
 from onnxprune.planning.plan import PrunePlan, apply_plan, plan_of
+from onnxprune.planning.signature import fingerprints, note_changes, sign
 from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import Method
 from onnxprune.settings.planning import PlanSettings, Target
@@ -127,7 +128,10 @@ def prune_iteratively(
         rounds.append(Round(whole, pruned, tuned))
         log.info("step %d of %d: %s", number, steps, rounds[-1])
         analysis = analyze(tuned.proto, policies=policies)
-    return rounds[-1].tuned.proto, tuple(rounds)
+    final, rewritten = rounds[-1].tuned.proto, prune(original, rounds[-1].plan, check=False).proto
+    sign(final, rounds[-1].plan)  # all steps are one plan for the original
+    note_changes(final, fingerprints(rewritten), "training")
+    return final, tuple(rounds)
 
 
 def _share(target: Target, costs: Mapping[str, int]) -> float:

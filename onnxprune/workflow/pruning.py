@@ -16,6 +16,7 @@ from onnxprune.model.file import Source, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
+from onnxprune.planning.signature import fingerprints, note_changes, sign
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.resolution.proof import prove_resized
@@ -25,7 +26,6 @@ from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.rewrite.verify import Verification, verify as hold_against
 from onnxprune.settings import RepairSettings
 from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
-from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import Samples, batches_of
 
@@ -116,7 +116,8 @@ def prune(
     kept = apply_plan(analysis.graph, plan)
     proto = rewrite(kept)
     check_sound(kept, proto)
-    _sign(proto, plan, kept.states(), kept.graph.proto)
+    sign(proto, plan)
+    _note_states(proto, kept.states(), kept.graph.proto)
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:
         return Pruned(proto, plan, None, kept)
@@ -229,8 +230,9 @@ def repair(
     batches = batches_of(data, pruned.kept.graph.proto, seed=seed)
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
-    known = pruned.kept, pruned.proto, batches
+    known, before = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
     repairs = tuple(recover(*known, method=method, seed=seed, records=records, name=name, progress=progress))
+    note_changes(pruned.proto, before, "repair")
     if repairs:
         before, after = (sum(getattr(r, when) for r in repairs) / len(repairs) for when in ("before", "after"))
         what = "layers repaired: %d; mean error of their outputs: %.3f → %.3f"
@@ -247,18 +249,11 @@ def _whole(state: dict[str, Any], known: Mapping[str, StateInput]) -> dict[str, 
     return state | {"before": before, "kept": composed(known, state["input"], state["kept"])}
 
 
-def _sign(proto: ModelProto, plan: PrunePlan, states: Sequence[ResizedState], source: ModelProto) -> None:
-    """Write the plan's digest and settings into the model's metadata, and which positions of states remain."""
+def _note_states(proto: ModelProto, states: Sequence[ResizedState], source: ModelProto) -> None:
+    """Write into a model's metadata which positions of states remain."""
+    if not states:
+        return
     known = state_inputs(source)
-    notes = {
-        "onnxprune.version": __version__,
-        "onnxprune.plan": plan.digest,
-        "onnxprune.source": plan.model,
-        "onnxprune.settings": json.dumps(plan.settings, sort_keys=True),
-    }
-    if states:
-        notes[KEY] = json.dumps([_whole(asdict(state), known) for state in states])
-    for entry in [e for e in proto.metadata_props if e.key in notes]:
+    for entry in [e for e in proto.metadata_props if e.key == KEY]:
         proto.metadata_props.remove(entry)
-    for key, value in notes.items():
-        proto.metadata_props.add(key=key, value=value)
+    proto.metadata_props.add(key=KEY, value=json.dumps([_whole(asdict(state), known) for state in states]))

@@ -152,7 +152,18 @@ class TestVerify:
         refused("OP306", "verify", DIGITS, pruned, "--plan", plan)
         refused("OP306", "prune", DIGITS, "-o", pruned, "--force", "--plan", plan)
 
-    def test_without_the_plan(self, model: Path, pruned: Path) -> None:
+    @pytest.fixture
+    def unsigned(self, pruned: Path) -> Path:
+        proto = onnx.load(pruned)
+        del proto.metadata_props[:]
+        onnx.save(proto, pruned)
+        return pruned
+
+    def test_with_the_plan_in_the_metadata(self, model: Path, pruned: Path) -> None:
+        assert document("verify", model, pruned, "--seed", 5)["proved"]
+
+    def test_without_the_plan(self, model: Path, unsigned: Path) -> None:
+        pruned = unsigned
         found = json.loads(invoke("verify", model, pruned, "--format", "json", status=1).stdout)
         assert not found["agree"] and not found["proved"] and found["verification"] is None
         (distance,) = found["distances"]
@@ -163,7 +174,8 @@ class TestVerify:
         assert "Nothing is proved" in invoke("verify", model, pruned, status=1).stdout
         assert "--plan" in refused("OP501", "verify", model, pruned, status=1)
 
-    def test_equal_models_agree_without_a_plan(self, model: Path, pruned: Path) -> None:
+    def test_equal_models_agree_without_a_plan(self, model: Path, unsigned: Path) -> None:
+        pruned = unsigned
         found = document("verify", pruned, pruned)
         assert found["agree"] and not found["proved"]
         (distance,) = json.loads(invoke("verify", model, pruned, "--format", "json", status=1).stdout)["distances"]
@@ -178,7 +190,8 @@ class TestVerify:
             result = invoke("verify", model, pruned, *args, status=1)
             assert result.stderr.startswith("error[OP503]") and "interface" in result.stdout
 
-    def test_not_finite(self, model: Path, pruned: Path) -> None:
+    def test_not_finite(self, model: Path, unsigned: Path) -> None:
+        pruned = unsigned
         broken = onnx.load(pruned)
         bias = next(t for t in broken.graph.initializer if t.name == "shift_b")
         bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), "shift_b"))

@@ -67,6 +67,34 @@ class TestPrune:
         assert out.read_bytes() == again.read_bytes()
         assert found["cost"]["after"] == json.loads(plan.read_text())["cost"]["after"]
 
+    @pytest.mark.parametrize(
+        ("planning", "rest"),
+        [
+            (["--ratio", "0.5", "--criterion", "random", "--seed", "3"], []),
+            (["--target", "macs=60%"], ["--data", "DATA", "--recover", "bn"]),
+            (["--ratio", "0.3"], ["--data", "DATA", "--finetune", "1"]),
+        ],
+    )
+    def test_the_saved_plan_gives_the_same_bytes(
+        self, model: Path, out: Path, tmp_path: Path, planning: list[str], rest: list[str]
+    ) -> None:
+        images = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
+        np.savez(data := tmp_path / "d.npz", image=images, labels=np.arange(32) % 10)
+        rest = [str(data) if word == "DATA" else word for word in rest]
+        saved, again = tmp_path / "saved.json", tmp_path / "again.onnx"
+        noted = invoke("prune", model, "-o", out, *planning, *rest, "--save-plan", saved).stderr
+        assert f"wrote {out} and {saved}" in noted
+        seed = planning[-2:] if "--seed" in planning else []
+        invoke("prune", model, "-o", again, "--plan", saved, *rest, *seed, "-q")
+        assert again.read_bytes() == out.read_bytes()
+        assert document("verify", model, again, "--plan", saved)["proved"]
+
+    def test_a_plan_overwrites_nothing(self, model: Path, out: Path, plan: Path) -> None:
+        refused("OP116", "prune", model, "-o", out, "--ratio", "0.5", "--save-plan", plan)
+        refused("OP116", "prune", model, "-o", out, "--ratio", "0.5", "--save-plan", model, "--force")
+        refused("OP302", "prune", model, "-o", out, "--ratio", "0.5", "--save-plan", out)
+        assert not out.exists()
+
     def test_costs_are_counted_not_believed(self, model: Path, plan: Path, out: Path) -> None:
         forged = json.loads(plan.read_text())
         forged["cost"]["after"]["params"] = 1

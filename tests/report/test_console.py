@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto
 from rich.console import Console, RenderableType
 
-from onnxprune.report import console
+from onnxprune.report import console, explanation, verification
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.index import Index
 from onnxprune.report.layout import Name, flexible, heading, left, right, table
@@ -51,10 +51,10 @@ def reports(model: ModelProto) -> dict[str, Iterable[RenderableType]]:
         "pins": console.pin_tables(summary, "see `onnxprune explain`"),
         "costs": console.cost_tables(plan, (2000, 1000)),
         "changes": console.group_tables(plan),
-        "comparison": console.comparison_tables(Comparison(verification=Verification(True, 1e-4, checks))),
-        "node": console.node_tables(node.name, node.op_type, explain_node(index, node)),
-        "held": console.held_tables("OP202", list(held_by(index, "OP202"))),
-        "code": console.code_tables("OP204"),
+        "comparison": verification.comparison_tables(Comparison(verification=Verification(True, 1e-4, checks))),
+        "node": explanation.node_tables(node.name, node.op_type, explain_node(index, node)),
+        "held": explanation.held_tables("OP202", list(held_by(index, "OP202"))),
+        "code": explanation.code_tables("OP204"),
     }
 
 
@@ -112,7 +112,7 @@ def test_names_can_not_command_the_terminal(make: Callable[[str], RenderableType
 
 def test_comparisons() -> None:
     def text(comparison: Comparison) -> str:
-        return drawn(console.comparison_tables(comparison))
+        return drawn(verification.comparison_tables(comparison))
 
     assert "not proved" in text(Comparison())
     failed = Comparison(verification=Verification(False, 1e-4, (OutputCheck("y", 1.0, 2.0),), seed=3))

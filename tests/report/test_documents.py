@@ -118,6 +118,7 @@ def test_comparison() -> None:
             "error": 1e-7,
             "informative": True,
         },
+        "weights": None,
         "distances": None,
     }
     found = through_json(Comparison(distances=(OutputDistance("y", 0.5, None, True),)))

@@ -20,7 +20,7 @@ from onnxprune.evaluation import Evaluation
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.measure import Score
 from onnxprune.recover import LeftOut
-from onnxprune.report import console
+from onnxprune.report import console, explanation, verification
 from onnxprune.report.benchmark import benchmark_tables, changes_tables
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.diagnosis import diagnosis_tables
@@ -122,12 +122,12 @@ def reports() -> Mapping[str, Callable[[], Iterable[RenderableType]]]:
         "removed": lambda: console.removal_tables(plan),
         "changes": lambda: console.group_tables(plan),
         "latency": lambda: console.latency_tables(latency),
-        "proof": lambda: console.comparison_tables(Comparison(verification=checked)),
-        "comparison": lambda: console.comparison_tables(Comparison(distances=apart)),
-        "node": lambda: console.node_tables(
+        "proof": lambda: verification.comparison_tables(Comparison(verification=checked)),
+        "comparison": lambda: verification.comparison_tables(Comparison(distances=apart)),
+        "node": lambda: explanation.node_tables(
             graph.proto.graph.node[0].name, "Conv", explain_node(index, graph.proto.graph.node[0]), labels
         ),
-        "held": lambda: console.held_tables("OP202", list(held_by(index, "OP202")), labels),
+        "held": lambda: explanation.held_tables("OP202", list(held_by(index, "OP202")), labels),
         "operators": lambda: console.operator_tables(operators()[:40]),
         "evaluation": lambda: evaluation_tables(evaluation()),
         "left out": lambda: left_out_tables("not repaired", [LeftOut(outputs[0], "Conv", "its 12 weights are shared")]),

@@ -1,0 +1,132 @@
+"""Tables of proofs and comparisons with the original."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import isfinite
+
+from rich.text import Text
+
+from onnxprune.report.layout import (
+    BAD,
+    CODE,
+    FAINT,
+    GOOD,
+    Cell,
+    Name,
+    Tables,
+    count,
+    flexible,
+    heading,
+    left,
+    line,
+    paragraph,
+    right,
+    table,
+)
+from onnxprune.rewrite.comparison import Comparison
+from onnxprune.rewrite.verify import Verification
+from onnxprune.rewrite.weights import WeightCheck
+
+_MANY = 6  # nodes that are listed
+
+
+def comparison_tables(comparison: Comparison) -> Tables:
+    """Show whether a pruned model is right, and how that was checked."""
+    if comparison.changes:
+        yield heading("interface")
+        yield from map(paragraph, comparison.changes)
+    elif comparison.verification is not None:
+        yield from _verification(comparison.verification, comparison.weights)
+        if comparison.weights is not None:
+            yield from _weights(comparison.weights)
+    elif comparison.distances is None:
+        yield heading("verification")
+        yield paragraph("not proved: verification was skipped", CODE)
+    if comparison.distances is not None:
+        yield from _distances(comparison)
+    yield from map(paragraph, comparison.notes)
+
+
+def proof_tables(proof: Verification | None, then: str = "") -> Tables:
+    """Say in a line how the rewriting was proved, and list what couldn't be.
+
+    Args:
+        proof: the proof; None if it was skipped.
+        then: what was done to the model after it.
+    """
+    yield line("")
+    if proof is None:
+        yield paragraph("not proved: verification was skipped", CODE)
+        return
+    partly = ("rewriting proved in part", CODE) if proof.unproved else ("rewriting proved", GOOD)
+    meaning = f": error {proof.error:.2g}, allowed {proof.tolerance:.2g}{f'; then {then}' if then else ''}"
+    yield paragraph(line(partly, meaning))
+    yield from _gaps(proof)
+
+
+def _verification(v: Verification, weights: WeightCheck | None) -> Tables:
+    yield heading("verification")
+    rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}" if isfinite(o.change) else "differs") for o in v.outputs]
+    yield table(flexible("output") + right("error", "change by pruning"), rows)
+    what = "" if weights is None else "rewriting "
+    partly = (f"{what}proved right in part", CODE) if v.unproved else (f"{what}proved right", GOOD)
+    outcome = partly if v.passed else (f"{what}NOT right", BAD)
+    before = "" if weights is None else " The weights changed since were put back for this."
+    inputs = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
+    if v.steps > 1:
+        inputs += f", in {v.steps} steps that pass the states on"
+    meaning = (
+        f": compared with the original whose removed weights are set to zero, on {inputs}."
+        f" Error {v.error:.2g}, allowed {v.tolerance:.2g}, relative to an output's largest value.{before}"
+    )
+    yield paragraph(line(outcome, meaning))
+    yield from _gaps(v)
+
+
+def _gaps(v: Verification) -> Tables:
+    """Say what a reader of a proof must know, and which nodes it doesn't cover."""
+    yield from map(paragraph, v.notes)
+    if v.unproved:
+        yield paragraph("The tensors above are where the part ends that ONNX Runtime's CPU provider runs. Not proved:")
+        rows = [(Name(n.node), n.operator, n.cause) for n in v.unproved[:_MANY]]
+        yield table(flexible("node", "operator", "why"), rows)
+        if len(v.unproved) > _MANY:
+            yield paragraph(f"and {count(len(v.unproved) - _MANY, 'more node')}", FAINT, indent=4)
+
+
+def _weights(found: WeightCheck) -> Tables:
+    """Show where a model's weights come from, and those that aren't what they should be."""
+    kinds = Counter(found.changed.values())
+    wrong = [*found.missing, *found.altered, *found.not_finite]
+    yield heading("weights")
+    rows: list[Sequence[Cell]] = [("slices of the original", str(found.slices), "")]
+    for by, number in kinds.items():
+        since = sum(found.changed.get(name) == by for name in set(wrong))
+        rows.append((f"changed by {', then '.join(by)}", str(number), "" if since else "as they were left"))
+    for names, what in ((found.altered, "altered since"), (found.missing, "missing"), (found.not_finite, "not finite")):
+        if names:
+            shown = ", ".join(names[:_MANY]) + (", ..." if len(names) > _MANY else "")
+            rows.append((Text(what, BAD), str(len(names)), Name(shown)))
+    yield table(left("") + right("") + flexible(""), rows)
+
+
+def _distances(comparison: Comparison) -> Tables:
+    yield heading("comparison", "difference relative to the original's largest value")
+    rows = (
+        (
+            Name(d.name),
+            f"{d.difference:.2g}",
+            "-" if d.cosine is None else f"{d.cosine:.4f}",
+            "" if d.sound else Text("another shape, or not finite", BAD),
+        )
+        for d in comparison.distances or ()
+    )
+    yield table(flexible("output") + right("difference", "cosine") + left(""), rows)
+    if comparison.weights is not None:
+        yield paragraph("Repaired or trained weights change the outputs by design.", FAINT)
+        return
+    outcome = ("The outputs agree", GOOD) if comparison.agree else ("The outputs differ", BAD)
+    meaning = f"; {comparison.tolerance:.2g} is allowed. Nothing is proved: that needs the `plan`."
+    yield paragraph(line(outcome, meaning))
