@@ -2,4 +2,4 @@
 
 __version__ = "0.1.0"
 
-REPORTS = 1  # of JSON documents
+REPORTS = 2  # of JSON documents

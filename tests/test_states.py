@@ -494,7 +494,7 @@ def test_data_have_full_states_or_none(tmp_path: Path) -> None:
                 run_once(load(target).proto, small)["head_out0"] - run_once(load(source).proto, big)["head_out0"]
             )
             errors.append(float(np.mean(difference**2)))
-        scores = {s["output"]: s["model"]["value"] for s in json.loads(measured.stdout)["scores"]}
+        scores = {s["output"]: s["model"]["value"] for s in json.loads(measured.stdout)["scores"].values()}
         assert scores["head_out0"] == pytest.approx(np.mean(errors), rel=1e-4)
     tuned = invoke("prune", source, "-o", again, "--ratio", 0.5, "--resize-states", "--data", bare, "--finetune", 1)
     assert "training" in tuned.output

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.output import Output, check_output, reporting, write_text
+from onnxprune.cli.output import Output, check_output, reporting, warn_of_uncertain, write_text
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.runtime.provider import Provider, parse_provider
 from onnxprune.settings import BenchmarkSettings, build
@@ -19,6 +19,7 @@ Examples:
   onnxprune benchmark model.onnx small.onnx                    speed-up
   onnxprune benchmark model.onnx small.onnx --profile          also by operator and layer
   onnxprune benchmark model.onnx --providers cpu,cuda --batch 1,8,64
+  onnxprune benchmark model.onnx small.onnx --min-speedup 1.3  fail if it isn't as fast
   onnxprune benchmark model.onnx small.onnx -o base.json       save a baseline, and later:
   onnxprune benchmark model.onnx small.onnx --compare base.json --max-regression 5%
 """
@@ -64,6 +65,11 @@ def _whole(text: str) -> int:
     help="With --compare: exit with status 1 if a value is worse than the baseline's by more than this. [default: 5%]",
 )
 @click.option(
+    "--min-speedup",
+    type=options.Parsed("FACTOR", options.factor),
+    help="Exit with status 1 if a model isn't at least this many times as fast as the first one, timed in turns: 1.3.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="OUT.json", help="Also write the result as JSON."
 )
 @options.force
@@ -79,6 +85,7 @@ def command(
     inputs: list[Any],
     baseline: Path | None,
     max_regression: float | None,
+    min_speedup: float | None,
     output: Path | None,
     force: bool,
     out: Output,
@@ -92,10 +99,15 @@ def command(
     from onnxprune.cli.models import by_name, read_arrays
     from onnxprune.model.file import load
     from onnxprune.report.benchmark import benchmark_document, benchmark_tables, changes_tables
+    from onnxprune.report.checks import checks_of
     from onnxprune.report.documents import to_json
+    from onnxprune.report.gates import gate_tables
+    from onnxprune.workflow.gates import regression_gates, require, speed_gates
 
     if max_regression is not None and baseline is None:
         raise PlanError("OP302", "--max-regression needs a baseline", hint="pass one with --compare")
+    if min_speedup is not None and len(models) < 2:
+        raise PlanError("OP302", "--min-speedup needs a second model", hint="give the original first")
     if output is not None:
         check_output(output, force, inputs=models)
     if batches is not None:
@@ -115,16 +127,20 @@ def command(
         )
     changes = () if baseline is None else compare(found, baseline)
     most = 0.05 if max_regression is None else max_regression
-    report = benchmark_document(found, changes)
+    gates = () if min_speedup is None else speed_gates(found, min_speedup)
+    report = benchmark_document(found, changes, gates)
     if output is not None:
         write_text(output, to_json(report))
-    out.data(report, benchmark_tables(found), *([changes_tables(changes, most)] if changes else []))
+    tables = [benchmark_tables(found), *([changes_tables(changes, most)] if changes else []), gate_tables(gates)]
+    out.data(report, *tables, checks=checks_of([*gates, *regression_gates(changes, most)]))
     if found.environment.busy:
         out.warn(f"the machine was busy (load {found.environment.load}), so the measured times are too long")
     if output is not None:
         out.note(f"wrote {output}")
     if changes:
         check(changes, most)
+    require(gates)
+    warn_of_uncertain(out, gates)
 
 
 def _providers(names: Sequence[str], provider_options: Sequence[str]) -> tuple[Provider, ...]:

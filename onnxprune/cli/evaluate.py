@@ -9,7 +9,8 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.models import note_fixed_batch, user_functions
-from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.output import Output, reporting, warn_of_uncertain
+from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
 from onnxprune.settings.evaluation import METRICS
 
@@ -17,6 +18,7 @@ _EXAMPLES = """\b
 Examples:
   onnxprune evaluate model.onnx --data val.zip
   onnxprune evaluate small.onnx --against model.onnx --data val/ --limit 500
+  onnxprune evaluate small.onnx --against model.onnx --data val/ --max-drop 1% --min top1=90%
   onnxprune evaluate model.onnx --data x.npz --preprocess 'scale=1/255 mean=0.5 std=0.5'
   onnxprune evaluate detector.onnx --data images/ --labels instances.json
   onnxprune evaluate speech.onnx --data features.npz --labels text.txt --alphabet symbols.txt
@@ -43,6 +45,26 @@ Examples:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--batch", type=click.IntRange(min=1), help="Batch size. [default: 32, or the model's if it is fixed]")
 @click.option("--output-name", metavar="NAME", help="Output to evaluate. [default: found by its shape]")
+@click.option(
+    "--max-drop",
+    type=options.SHARE,
+    help="With --against: exit with status 1 if the first metric of the task drops by more than this; without labels, "
+    "if the disagreement is larger.",
+)
+@click.option(
+    "--min",
+    "least",
+    type=options.Parsed("METRIC=VALUE", options.metric_limit),
+    multiple=True,
+    help="Exit with status 1 if this metric is lower: top1=0.9 or top1=90%. Repeatable.",
+)
+@click.option(
+    "--max",
+    "most",
+    type=options.Parsed("METRIC=VALUE", options.metric_limit),
+    multiple=True,
+    help="Exit with status 1 if this metric is higher: kl=0.05. Repeatable.",
+)
 @options.providers
 @reporting
 @options.custom_ops
@@ -54,6 +76,9 @@ def command(
     seed: int,
     batch: int | None,
     output_name: str | None,
+    max_drop: float | None,
+    least: tuple[tuple[str, float], ...],
+    most: tuple[tuple[str, float], ...],
     providers: tuple[str, ...],
     out: Output,
 ) -> None:
@@ -63,13 +88,27 @@ def command(
     numbers, masks, boxes, text or embeddings. With labels, the metrics are those of the task. With --against, they
     also include the agreement with the original in the same terms and the distance of outputs, which need no labels.
     Every value has a confidence interval; differences are measured on the same samples.
+
+    --max-drop, --min and --max are gates. The measured value decides; the output says if its interval reaches the
+    limit, so that other samples may decide otherwise.
     """
     from onnxprune.evaluation import evaluate
+    from onnxprune.evaluation.choice import check_name
     from onnxprune.model.file import load
+    from onnxprune.report.checks import checks_of
     from onnxprune.report.documents import document, fields
     from onnxprune.report.evaluation import evaluation_tables
+    from onnxprune.report.gates import gate_tables
+    from onnxprune.workflow.gates import quality_gates, require
     from onnxprune.workflow.inputs import open_samples
 
+    if max_drop is not None and against is None:
+        raise PlanError("OP302", "--max-drop needs the original", hint="name it with --against")
+    if max_drop is not None and not 0 <= max_drop < 1:
+        raise PlanError("OP303", f"{max_drop:g} is out of range: must be at least 0 and below 1", where="--max-drop")
+    for metric, _ in (*least, *most):
+        check_name(metric)
+    metrics = tuple(dict.fromkeys([*metrics, *dict(least), *dict(most)])) if metrics else ()
     settings = build(DataSettings, given)
     user_functions(settings.data, settings.reading.postprocess, *metrics)
     with out.step("load"):
@@ -89,12 +128,17 @@ def command(
             seed=seed,
             progress=progress,
         )
+    gates = quality_gates(evaluation, max_drop, dict(least), dict(most))
     source = {"model": model, "against": against, "data": settings.data}
     out.data(
-        document("evaluate", **source, **fields(evaluation), assumed=getattr(samples, "notes", ())),
+        document("evaluate", **source, **fields(evaluation), assumed=getattr(samples, "notes", ()), gates=gates),
         evaluation_tables(evaluation),
+        gate_tables(gates),
+        checks=checks_of(gates),
     )
     for note in evaluation.notes:
         out.warn(note)
     if evaluation.not_finite:
         out.warn(f"outputs aren't finite for {evaluation.not_finite} of {evaluation.samples} samples")
+    require(gates)
+    warn_of_uncertain(out, gates)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from onnxprune.version import REPORTS
 
 VERBOSITY = "onnxprune.verbosity"  # a key of click.Context.meta, as the next
 COMMAND = "onnxprune.command"
-JSON = "onnxprune.json"  # whether the arguments ask for JSON
+FORM = "onnxprune.form"  # the format that the arguments ask for
+CHECKS = "onnxprune.checks"  # for JUnit: what was checked
+TABLES = "onnxprune.tables"  # for JUnit: what would be printed
 PRINTED = "onnxprune.printed"  # whether stdout has a document
 STOPPED = "onnxprune.stopped"  # a function that returns what is said after an interruption
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -52,10 +55,9 @@ class Failure(click.ClickException):
         lines = map(_paint if colored(sys.stderr) else str, printable(self.message).splitlines())
         click.echo("\n".join(lines), file=file, err=True)
 
-    def print_document(self) -> None:
-        """Print the failure as JSON on stdout."""
-        content = {"version": REPORTS, "report": "error", **self.fields, "exit_status": self.exit_code}
-        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    def content(self) -> dict[str, Any]:
+        """Return the failure for a document."""
+        return {**self.fields, "exit_status": self.exit_code}
 
 
 class GateFailure(Failure):
@@ -64,21 +66,40 @@ class GateFailure(Failure):
     exit_code = 1
 
 
-def asks_for_json(args: Sequence[str]) -> bool:
-    """Whether the arguments of a command line ask for JSON; they may be wrong otherwise."""
-    return "--format=json" in args or ("--format", "json") in pairwise(args)
+def asked_form(args: Sequence[str]) -> str | None:
+    """Return the format that the arguments of a command line ask for; they may be wrong otherwise."""
+    given = [arg.removeprefix("--format=") for arg in args if arg.startswith("--format=")]
+    given += [value for flag, value in pairwise(args) if flag == "--format"]
+    return given[-1] if given else None
 
 
 @contextmanager
 def reported(context: click.Context) -> Iterator[None]:
-    """Report every exception as `failures` does, and as JSON where that is asked for and nothing else is on stdout."""
+    """Report every exception as `failures` does, and in a document where that is asked for.
+
+    JSON documents of failures are printed where nothing else is on stdout; JUnit's are printed when all is done.
+    """
+    began = time.perf_counter()
     try:
         with failures(context):
             yield
     except Failure as failure:
-        if context.meta[JSON] and not context.meta.get(PRINTED):
-            failure.print_document()
+        if context.meta[FORM] == "junit":
+            _print_junit(context, time.perf_counter() - began, failure.content())
+        elif context.meta[FORM] == "json" and not context.meta.get(PRINTED):
+            document = {"version": REPORTS, "report": "error", **failure.content()}
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         raise
+    if context.meta[FORM] == "junit":
+        _print_junit(context, time.perf_counter() - began)
+
+
+def _print_junit(context: click.Context, seconds: float, failure: dict[str, Any] | None = None) -> None:
+    from onnxprune.report.checks import to_junit
+
+    command, found = context.invoked_subcommand or "", context.meta
+    text = to_junit(command, found.get(CHECKS, ()), failure=failure, seconds=seconds, text=found.get(TABLES, ""))
+    click.echo(text, nl=False)
 
 
 @contextmanager

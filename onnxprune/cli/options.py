@@ -15,6 +15,7 @@ import click
 from onnxprune.cli.failures import COMMAND
 from onnxprune.settings import DataSettings, Policies, RunSettings, Settings, Target
 from onnxprune.settings.declare import Declared, described, flat
+from onnxprune.settings.evaluation import METRICS
 from onnxprune.settings.planning import Targets
 
 Function = Callable[..., Any]
@@ -127,6 +128,26 @@ def list_of(name: str, item: Callable[[str], Any]) -> Parsed:
         return tuple(map(item, words))
 
     return Parsed(name, parse)
+
+
+def metric_limit(text: str) -> tuple[str, float]:
+    """Read a limit of a metric, such as top1=0.9, top1=90% or kl=0.05."""
+    metric, equals, value = text.rpartition("=")
+    if not (metric and equals):
+        raise ValueError(f"{text!r} is not of the form METRIC=VALUE")
+    limit = _share(value)
+    if metric in METRICS and METRICS[metric].share and not 0 <= limit <= 1:
+        meant = f"; did you mean {value.strip()}%?" if 1 < limit <= 100 and "%" not in value else ""
+        raise ValueError(f"{value!r} is not a share from 0 to 1{meant}")
+    return metric, limit
+
+
+def factor(text: str) -> float:
+    """Read a factor, such as 1.3 or 1.3x."""
+    found = _number(text.strip().removesuffix("x"))
+    if not 0 < found < float("inf"):
+        raise ValueError(f"{text!r} is not a factor above 0")
+    return found
 
 
 SHARE = Parsed("share", _share)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.failures import COMMAND, PRINTED, STOPPED, VERBOSITY, colored, with_flags
+from onnxprune.cli.failures import CHECKS, COMMAND, PRINTED, STOPPED, TABLES, VERBOSITY, colored, with_flags
 from onnxprune.cli.live import Phase, every_minute, live
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.progress import Progress, silent
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from onnxprune.planning.plan import PrunePlan
+    from onnxprune.report.checks import Check
     from onnxprune.report.documents import Document
     from onnxprune.report.layout import Tables
     from onnxprune.rewrite.verify import Verification
     from onnxprune.settings import ShrinkSettings
+    from onnxprune.workflow.gates import Gate
 
+FORMS = ("table", "json", "markdown", "junit")
 _PIPE = 120  # columns of a pipe or file, unless COLUMNS says otherwise
 
 
@@ -38,24 +42,39 @@ class Output:
     """The output of a command.
 
     Attributes:
-        json: whether to print data as JSON.
+        form: how results are printed: "table", "json", "markdown" or "junit".
         verbosity: -1 for -q, 1 for -v, 2 for -vv.
         displays: consoles that show progress now; lines are printed through the last.
     """
 
-    json: bool = False
+    form: str = "table"
     verbosity: int = 0
     displays: list[Console] = field(default_factory=list)
 
-    def data(self, document: Document, *tables: Tables) -> None:
-        """Print a result to stdout, the document as JSON or the tables."""
-        if self.json:
-            from onnxprune.report.documents import to_json
+    def data(self, document: Document, *tables: Tables, checks: Sequence[Check] = ()) -> None:
+        """Print a result to stdout, as `form` says.
 
-            click.echo(to_json(document), nl=False)
-            click.get_current_context().meta[PRINTED] = True
-        else:
-            self._print(tables, err=False)
+        Args:
+            document: the result as a document.
+            tables: the result as tables.
+            checks: what decides the exit status; JUnit's document has them, once the command is done.
+        """
+        context = click.get_current_context()
+        match self.form:
+            case "json":
+                from onnxprune.report.documents import to_json
+
+                click.echo(to_json(document), nl=False)
+                context.meta[PRINTED] = True
+            case "markdown":
+                from onnxprune.report.markdown import to_markdown
+
+                click.echo(with_flags(to_markdown(chain.from_iterable(tables)), context), nl=False)
+            case "junit":
+                context.meta[CHECKS] = checks
+                context.meta[TABLES] = self._drawn(tables, _console(io.StringIO()))
+            case _:
+                self._print(tables, err=False)
 
     def summary(self, document: Document, *tables: Tables, err: bool = False) -> None:
         """Print the summary of a command that writes a file; -q suppresses its tables.
@@ -65,8 +84,8 @@ class Output:
             tables: the summary as tables.
             err: whether the file is written to stdout, so that the tables go to stderr.
         """
-        if self.json and not err:
-            self.data(document)
+        if self.form != "table" and not err:
+            self.data(document, *tables)
         elif self.verbosity >= 0:
             self._print(tables, err=err)
 
@@ -141,13 +160,16 @@ class Output:
 
     def _print(self, tables: tuple[Tables, ...], *, err: bool) -> None:
         console = _console(sys.stderr if err else sys.stdout)
+        click.echo(self._drawn(tables, console), err=err, nl=False, color=console.is_terminal)
+
+    def _drawn(self, tables: tuple[Tables, ...], console: Console) -> str:
         with console.capture() as captured:
             for part in chain.from_iterable(tables):
                 console.print(part)
         text = with_flags(captured.get(), click.get_current_context(silent=True))
         if not console.is_terminal:
             text = re.sub(r" +$", "", text, flags=re.MULTILINE)
-        click.echo(text.removeprefix("\n"), err=err, nl=False, color=console.is_terminal)
+        return text.removeprefix("\n")
 
 
 def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,9 +180,9 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--format",
         "form",
-        type=click.Choice(["table", "json"]),
+        type=click.Choice(FORMS),
         default="table",
-        help="Print tables (default) or JSON.",
+        help="Print tables (default), JSON, Markdown, or checks as JUnit XML.",
     )
     @click.pass_context
     @functools.wraps(function)
@@ -168,7 +190,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
         if verbose and quiet:
             raise PlanError("OP302", "-v and -q contradict each other")
         context.meta.update({VERBOSITY: verbose, COMMAND: context.command})
-        out = Output(json=form == "json", verbosity=-1 if quiet else verbose)
+        out = Output(form, verbosity=-1 if quiet else verbose)
         with _logged(out):
             return function(*args, out=out, **kwargs)
 
@@ -219,6 +241,13 @@ def warn_of_gaps(out: Output, plan: PrunePlan | None, verification: Verification
             "no output changes by more than the error allowed when the removed weights are set to zero, so the "
             "comparison proves little (OP504): pass real inputs with --input"
         )
+
+
+def warn_of_uncertain(out: Output, gates: Sequence[Gate]) -> None:
+    """Warn of gates that are held, but whose intervals reach the limit."""
+    for gate in gates:
+        if not gate.decided:
+            out.warn(f"{gate}, so {gate.more} may decide otherwise")
 
 
 def nothing_written(model: Path, settings: ShrinkSettings) -> str:

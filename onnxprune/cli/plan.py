@@ -62,8 +62,8 @@ def command(
     settings = build(ShrinkSettings, given)
     planning, calibration = settled(settings.planning, data=False) and settings.planning, settings.calibration
     to_stdout = str(output) == "-"
-    if to_stdout and out.json:
-        raise PlanError("OP302", "-o - and --format json both write to stdout", hint="drop one")
+    if to_stdout and out.form != "table":
+        raise PlanError("OP302", f"-o - and --format {out.form} both write to stdout", hint="drop one")
     if not to_stdout:
         check_output(output, force, inputs=[model, settings.sensitivity, calibration.data])
     out.on_stop(lambda: nothing_written(model, settings))

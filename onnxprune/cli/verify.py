@@ -52,9 +52,10 @@ def command(
     """
     from onnxprune.evaluation import evaluate
     from onnxprune.model.file import load
+    from onnxprune.planning.signature import signed_plan
     from onnxprune.report.documents import document, fields
     from onnxprune.report.evaluation import evaluation_tables
-    from onnxprune.report.verification import comparison_tables
+    from onnxprune.report.verification import comparison_checks, comparison_tables
     from onnxprune.workflow.inputs import open_samples
     from onnxprune.workflow.planning import read_plan
     from onnxprune.workflow.verifying import require_equal, verify
@@ -77,8 +78,9 @@ def command(
         document("verify", original=original, pruned=pruned, **fields(found), evaluation=evaluation),
         comparison_tables(found),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
+        checks=comparison_checks(found),
     )
     require_equal(found, str(pruned))
     if found.weights is not None and evaluation is None:
         out.note("how far the answers agree with the original's is measured with --data")
-    warn_of_gaps(out, plan, found.verification)
+    warn_of_gaps(out, plan or signed_plan(loaded.proto), found.verification)

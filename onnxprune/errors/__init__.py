@@ -121,7 +121,7 @@ class BenchmarkError(OnnxPruneError):
 
 
 class RegressionError(BenchmarkError):
-    """A model is slower than the baseline allows (OP806)."""
+    """A model is slower than the baseline allows (OP806), or than is required (OP807)."""
 
     exit_status: ClassVar[int] = 1
 

@@ -57,6 +57,11 @@ class Score:
     lost: Estimate | None = None
     constant: float | None = None
 
+    @property
+    def key(self) -> str:
+        """The metric's name, and of one of several outputs also the output's: "top1" or "mse:boxes"."""
+        return self.metric if self.output is None else f"{self.metric}:{self.output}"
+
 
 class Resampler:
     """Draws bootstrap weights for a stream of samples.

@@ -36,20 +36,22 @@ from onnxprune.report.layout import (
     si,
     table,
 )
+from onnxprune.workflow.gates import Gate
 
 _LAYERS = 20
 _OPERATORS = 8
 
 
-def benchmark_document(found: Benchmark, changes: Sequence[Change] = ()) -> Document:
+def benchmark_document(found: Benchmark, changes: Sequence[Change] = (), gates: Sequence[Gate] = ()) -> Document:
     """Return the document of a benchmark; a later `compare` reads it, and its ``format`` is about what that reads.
 
     Args:
         found: the benchmark.
         changes: its changes from a baseline.
+        gates: limits on its speed-ups.
     """
     hardware = found.environment.hardware
-    return document("benchmark", format=FORMAT, hardware=hardware, **fields(found), changes=changes)
+    return document("benchmark", format=FORMAT, hardware=hardware, **fields(found), changes=changes, gates=gates)
 
 
 def benchmark_tables(found: Benchmark) -> Tables:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.cost.cost import Cost
+from onnxprune.evaluation.measure import Evaluation
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.report.layout import share
 from onnxprune.report.summary import GroupChange, GroupSummary, LayerSummary, ModelSummary, PlanSummary
@@ -22,6 +23,7 @@ from onnxprune.rewrite.verify import Verification
 from onnxprune.rewrite.weights import WeightCheck
 from onnxprune.trace import Group
 from onnxprune.version import REPORTS
+from onnxprune.workflow.gates import Gate
 
 Document = Mapping[str, Any]
 
@@ -83,6 +85,10 @@ def fields(result: Any) -> dict[str, Any]:
         case Comparison():
             found = pick(result, "verification", "weights", "distances", "notes")
             return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
+        case Gate():
+            return {**_all(result), **pick(result, "held", "decided")}
+        case Evaluation():
+            return _all(result) | {"scores": {score.key: score for score in result.scores}}
         case WeightCheck():
             return {"passed": result.passed, **_all(result)}
         case Verification():

@@ -95,12 +95,17 @@ def table(columns: Sequence[Column], rows: Rows, *, indent: int = 2) -> Renderab
         indent: spaces to the left of the table.
     """
     cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
-    return Padding(_Sheet(columns, cells), (0, 0, 0, indent))
+    return Padding(Sheet(columns, cells), (0, 0, 0, indent))
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
-    """A table, or a block of lines for each row where its columns don't fit."""
+class Sheet:
+    """A table, or a block of lines for each row where its columns don't fit.
+
+    Attributes:
+        columns: its columns, with titles.
+        rows: a cell for each column.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Text | Name]]
@@ -203,9 +208,26 @@ def _least(cell: Text | Name) -> int:
     return max([min(cell_len(text), _PHRASE), *map(cell_len, text.split())])
 
 
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading with a faint note after it and an empty line before it.
+
+    Attributes:
+        text: the heading.
+        note: the note; may be empty.
+    """
+
+    text: str
+    note: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the heading."""
+        yield line("\n", (self.text, "bold"), (f"  {self.note}" if self.note else "", FAINT))
+
+
 def heading(text: str, note: str = "") -> RenderableType:
     """Return a heading with a faint note after it and an empty line before it."""
-    return line("\n", (text, "bold"), (f"  {note}" if note else "", FAINT))
+    return Heading(text, note)
 
 
 def group_tag(index: int) -> Text:

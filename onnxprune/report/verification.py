@@ -8,6 +8,7 @@ from math import isfinite
 
 from rich.text import Text
 
+from onnxprune.report.checks import Check
 from onnxprune.report.layout import (
     BAD,
     CODE,
@@ -47,6 +48,23 @@ def comparison_tables(comparison: Comparison) -> Tables:
     if comparison.distances is not None:
         yield from _distances(comparison)
     yield from map(paragraph, comparison.notes)
+
+
+def comparison_checks(found: Comparison) -> tuple[Check, ...]:
+    """Return what a comparison checked."""
+    checks = [Check("interface", not found.changes, found.changes[0] if found.changes else "the same")]
+    if found.verification is not None:
+        error, allowed = found.verification.error, found.verification.tolerance
+        checks.append(Check("rewriting", found.verification.passed, f"error {error:.2g}, allowed {allowed:.2g}"))
+    if found.weights is not None:
+        wrong = [*found.weights.missing, *found.weights.altered, *found.weights.not_finite]
+        text = f"wrong: {', '.join(wrong[:_MANY])}" if wrong else "slices of the original, or as they were left"
+        checks.append(Check("weights", found.weights.passed, text))
+    if found.distances is not None:
+        largest = max((d.difference for d in found.distances), default=0.0)
+        sound = found.agree is not False and all(d.sound for d in found.distances)
+        checks.append(Check("outputs", sound, f"they differ by {largest:.2g}"))
+    return tuple(checks)
 
 
 def proof_tables(proof: Verification | None, then: str = "") -> Tables:

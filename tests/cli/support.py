@@ -21,7 +21,7 @@ def invoke(*args: object, status: int = 0) -> Result:
 
 def document(*args: object) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(invoke(*args, "--format", "json").stdout)
-    assert found["version"] == 1
+    assert found["version"] == 2
     return found
 
 

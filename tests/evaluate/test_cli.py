@@ -54,8 +54,8 @@ def test_document_for_programs(place: Path) -> None:
     first, again = run(*arguments), run(*arguments)
     assert first.stdout == again.stdout
     document = json.loads(first.stdout)
-    assert document["version"] == 1 and document["report"] == "evaluate" and document["samples"] == 40
-    scores = {score["metric"]: score for score in document["scores"]}
+    assert document["version"] == 2 and document["report"] == "evaluate" and document["samples"] == 40
+    scores = document["scores"]
     assert scores["top1"]["original"]["value"] == 1
     assert scores["top1"]["difference"]["low"] < scores["top1"]["difference"]["value"] < 0
     assert run(*arguments, "--seed", "1").stdout != first.stdout
@@ -82,7 +82,7 @@ def test_modules_of_the_working_folder_are_found(place: Path) -> None:
         "model.onnx", "--data", "mine:batches", "--metric", "mine:sure", "--metric", "top1", "--format", "json"
     )
     assert result.exit_code == 0, result.output
-    scores = {score["metric"]: score["model"]["value"] for score in json.loads(result.stdout)["scores"]}
+    scores = {name: score["model"]["value"] for name, score in json.loads(result.stdout)["scores"].items()}
     assert scores == {"mine:sure": 1, "top1": 1}
 
 

@@ -80,7 +80,7 @@ class TestRepaired:
     def test_agreement_is_measured_on_data(self, model: Path, repaired: Path, data: Path) -> None:
         found = document("verify", model, repaired, "--data", data)
         same = [r.argmax(1) for r in (op_run(model, data), op_run(repaired, data))]
-        measured = next(s for s in scores(found) if s["metric"] == "agreement")["model"]["value"]
+        measured = found["evaluation"]["scores"]["agreement"]["model"]["value"]
         assert measured == pytest.approx(float((same[0] == same[1]).mean()))
         assert "--data" in invoke("verify", model, repaired).stderr
         assert "--data" not in invoke("verify", model, repaired, "--data", data).stderr
@@ -235,10 +235,6 @@ def op_run(model: Path, data: Path) -> Any:
 
     with np.load(data, allow_pickle=False) as arrays:
         return next(iter(run(session(load(model).proto), {"image": arrays["image"]}).values()))
-
-
-def scores(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(found["evaluation"]["scores"])
 
 
 def test_errors_are_the_library_s() -> None:
