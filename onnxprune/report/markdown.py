@@ -17,7 +17,7 @@ from rich.text import Text
 from onnxprune.report.layout import Heading, Name, Sheet
 from onnxprune.report.text import printable
 
-_MARKUP = re.compile(r"[\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w)")
+_MARKUP = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")
 _BLOCK = re.compile(r"^(\d*)([#+=.)-])")  # what can make a list or a heading at the start of a line
 _CODE = re.compile(r"(`[^`\n]+`)")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import pytest
 from click.testing import CliRunner, Result
@@ -44,7 +45,7 @@ def test_table(other: Path) -> None:
 def test_document_and_gate(other: Path, tmp_path: Path) -> None:
     base = tmp_path / "base.json"
     found = json.loads(invoke(DIGITS, other, "--format", "json", "-o", base).stdout)
-    assert (found["version"], found["report"], found["format"]) == (1, "benchmark", 1)
+    assert (found["version"], found["report"], found["format"]) == (2, "benchmark", 1)
     assert json.loads(base.read_text()) == found
     case = found["cases"][0]
     assert [r["model"] for r in case["results"]] == ["digits_resnet.onnx", "other.onnx"]
@@ -56,6 +57,26 @@ def test_document_and_gate(other: Path, tmp_path: Path) -> None:
         result["latency"]["median"] /= 1000
     base.write_text(json.dumps(found))
     refused("OP806", DIGITS, other, "--compare", base, "--max-regression", "5%", status=1)
+
+
+def test_speed_within_the_run(other: Path) -> None:
+    """Equal models: 100 times as fast is missed for certain, a hundredth is held for certain."""
+    found = json.loads(invoke(DIGITS, other, "--min-speedup", "0.01", "--format", "json").stdout)
+    (gate,) = found["gates"]
+    assert gate["held"] and gate["decided"] and gate["found"] == found["cases"][0]["results"][1]["speedup"]
+    missed = refused("OP807", DIGITS, other, "--min-speedup", "100x", status=1)
+    assert "at least 100.00x" in missed and "interval reaches" not in missed
+    assert "MISSED" in invoke(DIGITS, other, "--min-speedup", "100", status=1).stdout
+
+
+def test_junit(other: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base.json"
+    invoke(DIGITS, other, "-o", base)
+    flags = ("--min-speedup", "100", "--compare", base, "--max-regression", "1000%", "--format", "junit")
+    (suite,) = fromstring(invoke(DIGITS, other, *flags, status=1).stdout)
+    passed = {str(case.get("name")): case.find("failure") is None for case in suite.iter("testcase")}
+    assert list(passed.values()) == [False, True, True, True]
+    assert [name.split()[0] for name in passed] == ["speed-up", "slowdown", "slowdown", "benchmark"]
 
 
 def test_files_are_not_overwritten(other: Path) -> None:
@@ -74,6 +95,9 @@ def test_files_are_not_overwritten(other: Path) -> None:
         ("OP801", ["--confidence", "1"]),
         ("OP801", ["--warm-up", "-1"]),
         ("OP302", ["--max-regression", "5%"]),
+        ("OP302", ["--min-speedup", "1.3"]),
+        ("OP602", ["--min-speedup", "0"]),
+        ("OP602", ["--min-speedup", "fast"]),
         ("OP804", ["--compare", str(DIGITS)]),
         ("OP603", ["--input-shape", "nope:1,1,8,8"]),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import onnx
@@ -134,6 +135,18 @@ class TestTampered:
         assert f'"{name}"' in refused("OP505", "verify", model, path, status=1)
         report = invoke("verify", model, path, status=1).stdout
         assert "altered since" in report and name in report
+
+    def test_junit(self, model: Path, repaired: Path, tmp_path: Path) -> None:
+        def cases(path: Path, status: int) -> dict[str, bool]:
+            (suite,) = fromstring(invoke("verify", model, path, "--format", "junit", status=status).stdout)
+            return {str(case.get("name")): case.find("failure") is None for case in suite.iter("testcase")}
+
+        right = dict.fromkeys(("interface", "rewriting", "weights", "outputs", "verify"), True)
+        assert cases(repaired, 0) == right
+        proto = onnx.load(repaired)
+        path = tmp_path / "t.onnx"
+        onnx.save(with_weight(proto, "left_w", -weight(proto, "left_w")), path)
+        assert cases(path, 1) == right | {"weights": False}
 
     def test_without_the_note(self, model: Path, repaired: Path) -> None:
         proto = onnx.load(repaired)
