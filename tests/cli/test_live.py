@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from onnxprune.cli import live
 from onnxprune.cli.live import Phase
 from onnxprune.model.session import run, session
 from tests.cli.support import DIGITS, document, invoke, refused
+from tests.cli.terminal import on_a_terminal, shown
 from tests.report.network import network
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and pseudo-terminals")
@@ -112,40 +112,11 @@ def test_phases_are_counted(model: Path, data: Path) -> None:
     assert any(text.endswith(": evaluate") for text in seen)
 
 
-def on_a_terminal(*args: object, stop_at: str | None = None) -> tuple[int, str]:
-    """Run a command on a terminal of 80 columns; interrupt it once a text appears."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"}
-    command = [sys.executable, "-m", "onnxprune", *map(str, args)]
-    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=environment)
-    os.close(slave)
-    text, stopped = "", False
-    while True:
-        try:
-            chunk = os.read(master, 4096)
-        except OSError:  # the other end was closed
-            break
-        if not chunk:
-            break
-        text += chunk.decode(errors="replace")
-        if stop_at is not None and not stopped and stop_at in text:
-            process.send_signal(signal.SIGINT)
-            stopped = True
-    os.close(master)
-    return process.wait(timeout=60), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-
-
 @posix
 def test_log_lines_stand_alone_on_a_terminal(model: Path, out: Path, data: Path) -> None:
     status, text = on_a_terminal("prune", model, "-o", out, "--max-drop", "50%", "--data", data)
     assert status == 0, text
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", shown(text))]
     trials = [line for line in lines if "drops by" in line or "disagree" in line]
     assert trials and all(re.match(r"(macs at \d+%|judged): ", line) for line in trials), lines
     assert any(re.search(r"trial 1 of 5, macs at \d+%: ", line) for line in lines)
@@ -167,6 +138,7 @@ class TestInterrupted:
             process.send_signal(signal.SIGINT)
             _, text = process.communicate(timeout=60)
             status = process.returncode
+        text = shown(text)
         assert status == 130, text
         assert "Traceback" not in text
         return next(line.strip() for line in re.split(r"[\r\n]+", text) if line.strip().startswith("stopped"))

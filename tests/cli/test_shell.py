@@ -13,6 +13,7 @@ import pytest
 
 import onnxprune
 from onnxprune.cli import COMMANDS
+from tests.cli.terminal import on_a_terminal
 from tests.report.network import network
 from tests.toolbox import Net
 
@@ -80,31 +81,11 @@ def test_a_closed_pipe_is_not_an_error() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("colored", [True, False])
 def test_color_is_for_terminals_that_want_it(tmp_path: Path, colored: bool) -> None:
-    import os
-    import pty
-
     model = tmp_path / "m.onnx"
     onnx.save(network(), model)
-    wish = {"TERM": "xterm-256color", "COLUMNS": "100"} | ({} if colored else {"NO_COLOR": "1"})
-    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")} | wish
-    for command in (["explain", str(model)], ["inspect", str(tmp_path / "absent.onnx")]):
-        master, slave = pty.openpty()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "onnxprune", *command], stdout=slave, stderr=slave, env=environment
-        )
-        os.close(slave)
-        text = b""
-        while True:
-            try:
-                chunk = os.read(master, 4096)
-            except OSError:  # the other end was closed
-                break
-            if not chunk:
-                break
-            text += chunk
-        os.close(master)
-        process.wait(timeout=60)
-        assert (b"\x1b[33m" in text or b"\x1b[31m" in text) == colored, text
+    for command in (["explain", model], ["inspect", tmp_path / "absent.onnx"]):
+        _, text = on_a_terminal(*command, columns=100, environment={} if colored else {"NO_COLOR": "1"})
+        assert ("\x1b[33m" in text or "\x1b[31m" in text) == colored, text
 
 
 def test_the_flag_of_the_last_release_is_accepted() -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnxprune.report.checks import Check, to_junit
 
 ERROR = {"code": "OP101", "cause": "no such file", "where": "m.onnx", "hint": "look", "exit_status": 2}
-MISSED = {"code": "OP507", "cause": "too low", "where": None, "hint": None, "exit_status": 1}
+MISSED = {"code": "OP508", "cause": "too low", "where": None, "hint": None, "exit_status": 1}
 
 
 def suite(*args: Any, **rest: Any) -> Element:
@@ -37,7 +37,7 @@ def test_checks() -> None:
     assert list(cases) == ["top1", "kl", "evaluate"]
     assert cases["top1"].findtext("system-out") == "top1 is 99 %" and not len(cases["evaluate"])
     failure = cases["kl"].find("failure")
-    assert failure is not None and failure.get("type") == "OP507" and failure.text == "kl is 2"
+    assert failure is not None and failure.get("type") == "OP508" and failure.text == "kl is 2"
 
 
 @pytest.mark.parametrize(("failure", "kind"), [(ERROR, "error"), (MISSED, "failure")])

@@ -84,7 +84,7 @@ class TestQuality:
         scores = [Score("mse", name, False, Estimate(v, v, v)) for name, v in (("a", 1.0), ("b", 3.0))]
         gates = quality_gates(scored(*scores), most={"mse": 2.0})
         assert [(g.name, g.held) for g in gates] == [("mse:a", True), ("mse:b", False)]
-        with pytest.raises(VerificationError, match=r"OP507.*mse:b is 3"):
+        with pytest.raises(VerificationError, match=r"OP508.*mse:b is 3"):
             require(gates)
 
     def test_what_was_not_measured(self) -> None:
@@ -125,7 +125,7 @@ class TestCommand:
         assert "more samples may decide otherwise" in held.stderr and "held, not certain" in held.stdout
         assert "otherwise" not in invoke(*base, "--max-drop", "50%").stderr
         for limit in (("--max-drop", "4.9%"), ("--min", "top1=0.951"), ("--max", "mse=0"), ("--min", "agreement=99%")):
-            text = refused("OP507", *base, *limit, status=1)
+            text = refused("OP508", *base, *limit, status=1)
             assert ("help: the interval" in text) == (limit[1] in ("4.9%", "top1=0.951"))
             missed = json.loads(invoke(*base, *limit, "--format", "json", status=1).stdout)
             assert [g["held"] for g in missed["gates"]] == [False]

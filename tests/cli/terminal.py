@@ -1,0 +1,58 @@
+"""Commands on a pseudo-terminal, as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+_SETTINGS = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+
+
+def on_a_terminal(
+    *args: object, columns: int = 80, stop_at: str | None = None, environment: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command on a terminal; interrupt it once a text appears.
+
+    Args:
+        args: the command line.
+        columns: width of the terminal.
+        stop_at: the text.
+        environment: variables to set; those that change output are unset.
+
+    Returns:
+        The exit status, and everything that the terminal got, with escape sequences.
+    """
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    rest = {key: value for key, value in os.environ.items() if key not in _SETTINGS}
+    command = [sys.executable, "-m", "onnxprune", *map(str, args)]
+    variables = rest | {"TERM": "xterm-256color"} | (environment or {})
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=variables)
+    os.close(slave)
+    text, stopped = "", False
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # the other end was closed
+            break
+        if not chunk:
+            break
+        text += chunk.decode(errors="replace")
+        if stop_at is not None and not stopped and stop_at in text:
+            process.send_signal(signal.SIGINT)
+            stopped = True
+    os.close(master)
+    return process.wait(timeout=60), text
+
+
+def shown(text: str) -> str:
+    """Return what a terminal got without escape sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
