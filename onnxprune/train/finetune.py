@@ -15,6 +15,7 @@ from onnxprune.data.functions import find_function, guarded, is_function_name
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.evaluation import Evaluation, recognize
 from onnxprune.evaluation.measure import interface_difference
+from onnxprune.model.bodies import close_bodies
 from onnxprune.model.file import Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
@@ -163,7 +164,7 @@ def finetune(
     if judge is None:
         which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
         return FineTuned(
-            *(trained.model, which, trained.history, trained.epoch),
+            *(close_bodies(trained.model), which, trained.history, trained.epoch),
             follows=trained.follows,
             failure=trained.failure,
             untrained=trained.untrained,
@@ -173,7 +174,7 @@ def finetune(
     if settings.sparsifies:  # the benefit only shows when the model is pruned
         better = trained.epoch != 0
     return FineTuned(
-        proto=trained.model if better else proto,
+        proto=close_bodies(trained.model if better else proto),
         kept="after" if better else "before",
         history=trained.history,
         epoch=trained.epoch,

@@ -13,12 +13,14 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune as op
+from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError, PlanError, VerificationError
 from onnxprune.model.file import load, save
 from onnxprune.planning.signature import fingerprints, note_changes, noted_changes, signed_plan
 from onnxprune.workflow.verifying import require_equal
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.report.network import network
+from tests.test_loops import elman
 from tests.test_states import lstm
 
 BY = {"--recover=none": set(), "--recover=bn": {("repair",)}, "--recover=reconstruct": {("repair",)}}
@@ -111,6 +113,17 @@ class TestRepaired:
         invoke("prune", source, "-o", out, "--ratio", 0.5, "--resize-states", "--data", data, "-q")
         found = document("verify", source, out)
         assert found["proved"] and found["weights"]["changed"] and found["distances"]
+
+    def test_a_loop(self) -> None:
+        """A trained model has its loops back, as a file may have them."""
+        small = op.prune(elman(), op.plan(elman(), ratio=0.5))
+        shape = [d.dim_value or 1 for d in elman().graph.input[0].type.tensor_type.shape.dim]
+        x = np.random.default_rng(0).standard_normal((8, *shape[1:])).astype(np.float32)
+        data = open_data({elman().graph.input[0].name: x}, small.proto)
+        tuned = op.finetune(small.proto, data, teacher=elman(), hold_out=0.0).proto
+        onnx.checker.check_model(tuned, full_check=True)
+        found = op.verify(elman(), tuned)
+        assert found.proved and found.weights is not None and found.weights.changed and found.weights.passed
 
     def test_cleaned(self, model: Path, tmp_path: Path) -> None:
         out = tmp_path / "clean.onnx"
