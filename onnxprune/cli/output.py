@@ -76,16 +76,17 @@ class Output:
             case _:
                 self._print(tables, err=False)
 
-    def summary(self, document: Document, *tables: Tables, err: bool = False) -> None:
+    def summary(self, document: Document, *tables: Tables, err: bool = False, checks: Sequence[Check] = ()) -> None:
         """Print the summary of a command that writes a file; -q suppresses its tables.
 
         Args:
             document: the summary as a document.
             tables: the summary as tables.
             err: whether the file is written to stdout, so that the tables go to stderr.
+            checks: what was checked, see `data`.
         """
         if self.form != "table" and not err:
-            self.data(document, *tables)
+            self.data(document, *tables, checks=checks)
         elif self.verbosity >= 0:
             self._print(tables, err=err)
 

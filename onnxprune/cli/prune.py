@@ -90,7 +90,7 @@ def command(
         left_out_tables,
     )
     from onnxprune.report.summary import summarize, summarize_plan
-    from onnxprune.report.verification import comparison_tables, proof_tables
+    from onnxprune.report.verification import comparison_tables, proof_checks, proof_tables
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
     from onnxprune.workflow.shrinking import shrink
@@ -172,6 +172,7 @@ def command(
         *([] if latency is None else [latency_tables(latency)]),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
         proof_tables(checked.verification, " and ".join(changed)),
+        checks=proof_checks(checked.verification),
     )  # what matters most comes last
     warn_of_gaps(out, result.plan, result.pruned.verification)
     also = [new_ids] if result.new_ids is not None else []

@@ -50,12 +50,17 @@ def comparison_tables(comparison: Comparison) -> Tables:
     yield from map(paragraph, comparison.notes)
 
 
+def proof_checks(proof: Verification | None) -> tuple[Check, ...]:
+    """Return the proof of a rewriting as a check; none if it was skipped."""
+    if proof is None:
+        return ()
+    return (Check("rewriting", proof.passed, f"error {proof.error:.2g}, allowed {proof.tolerance:.2g}"),)
+
+
 def comparison_checks(found: Comparison) -> tuple[Check, ...]:
     """Return what a comparison checked."""
     checks = [Check("interface", not found.changes, found.changes[0] if found.changes else "the same")]
-    if found.verification is not None:
-        error, allowed = found.verification.error, found.verification.tolerance
-        checks.append(Check("rewriting", found.verification.passed, f"error {error:.2g}, allowed {allowed:.2g}"))
+    checks.extend(proof_checks(found.verification))
     if found.weights is not None:
         wrong = [*found.weights.missing, *found.weights.altered, *found.weights.not_finite]
         text = f"wrong: {', '.join(wrong[:_MANY])}" if wrong else "slices of the original, or as they were left"

@@ -68,7 +68,7 @@ class Gate:
 
     def write(self, value: float) -> str:
         """Write a value in the gate's unit."""
-        return {"share": f"{value:.2%}", "factor": f"{value:.2f}x", "number": f"{value:.4g}"}[self.unit]
+        return {"share": f"{value:z.2%}", "factor": f"{value:.2f}x", "number": f"{value:z.4g}"}[self.unit]
 
     def __str__(self) -> str:
         """Return the value, its interval and the limit."""

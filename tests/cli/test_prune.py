@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import onnx
@@ -88,6 +89,17 @@ class TestPrune:
         invoke("prune", model, "-o", again, "--plan", saved, *rest, *seed, "-q")
         assert again.read_bytes() == out.read_bytes()
         assert document("verify", model, again, "--plan", saved)["proved"]
+
+    def test_other_formats(self, model: Path, out: Path) -> None:
+        args = ("prune", model, "-o", out, "--force", "--ratio", "0.5")
+        (suite,) = fromstring(invoke(*args, "--format", "junit", "-q").stdout)
+        assert [case.get("name") for case in suite.iter("testcase")] == ["rewriting", "prune"]
+        (suite,) = fromstring(invoke(*args, "--no-verify", "--format", "junit").stdout)
+        assert [case.get("name") for case in suite.iter("testcase")] == ["prune"]
+        (suite,) = fromstring(invoke(*args[:-1], "3", "--format", "junit", status=2).stdout)
+        assert [error.get("type") for error in suite.iter("error")] == ["OP303"]
+        assert "| MACs |" in invoke(*args, "--format", "markdown").stdout
+        refused("OP302", "plan", model, "-o", "-", "--ratio", "0.5", "--format", "markdown")
 
     def test_a_plan_overwrites_nothing(self, model: Path, out: Path, plan: Path) -> None:
         refused("OP116", "prune", model, "-o", out, "--ratio", "0.5", "--save-plan", plan)

@@ -25,6 +25,7 @@ from onnxprune.report.benchmark import benchmark_tables, changes_tables
 from onnxprune.report.coupling import explain_node, held_by
 from onnxprune.report.diagnosis import diagnosis_tables
 from onnxprune.report.evaluation import evaluation_tables, left_out_tables
+from onnxprune.report.gates import gate_tables
 from onnxprune.report.index import Index
 from onnxprune.report.labels import Labels
 from onnxprune.report.layout import Name, flexible, left, right, table
@@ -33,11 +34,13 @@ from onnxprune.report.sensitivity import sensitivity_tables
 from onnxprune.report.summary import summarize, summarize_plan
 from onnxprune.rewrite.comparison import Comparison, OutputDistance, header_of
 from onnxprune.rewrite.verify import OutputCheck, Verification
+from onnxprune.rewrite.weights import WeightCheck
 from onnxprune.runtime.doctor import Diagnosis, Finding, ProviderState
 from onnxprune.runtime.environment import Environment
 from onnxprune.sensitivity import Curve, Point
 from onnxprune.settings import BenchmarkSettings
 from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.gates import Gate
 from tests.report.network import network
 from tests.report.test_console import drawn
 from tests.toolbox import analyze
@@ -105,6 +108,8 @@ def reports() -> Mapping[str, Callable[[], Iterable[RenderableType]]]:
     labels, outputs = Labels.of(graph.proto), [LONG.format("one"), LONG.format("other")]
     checked = Verification(True, 1e-4, tuple(OutputCheck(name, 1.7e-7, 0.8456) for name in outputs))
     apart = tuple(OutputDistance(name, 0.0512, 0.9876, name == outputs[0]) for name in outputs)
+    since = WeightCheck(12, {name: ("repair", "training") for name in outputs}, altered=(LONG.format("weight"),))
+    gates = [Gate(LONG.format("mse:boxes"), "most", 0.01, Estimate(0.0123, 0.0089, 0.0151), "share")]
     share = {"value": 0.4567, "low": 0.4432, "high": 0.4711}
     latency = {"original_seconds": 0.01234, "predicted_share": 0.4555, "measured_share": share, "provider": "cpu"}
     latency |= {"layers": {"measured": 785, "known": 321}, "tries": [1, 2, 3], "importance_kept": 0.6923}
@@ -123,6 +128,10 @@ def reports() -> Mapping[str, Callable[[], Iterable[RenderableType]]]:
         "changes": lambda: console.group_tables(plan),
         "latency": lambda: console.latency_tables(latency),
         "proof": lambda: verification.comparison_tables(Comparison(verification=checked)),
+        "repaired": lambda: verification.comparison_tables(
+            Comparison(verification=checked, distances=apart, weights=since)
+        ),
+        "gates": lambda: gate_tables(gates),
         "comparison": lambda: verification.comparison_tables(Comparison(distances=apart)),
         "node": lambda: explanation.node_tables(
             graph.proto.graph.node[0].name, "Conv", explain_node(index, graph.proto.graph.node[0]), labels
