@@ -230,9 +230,9 @@ def repair(
     batches = batches_of(data, pruned.kept.graph.proto, seed=seed)
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
-    known, before = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
+    known, start = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
     repairs = tuple(recover(*known, method=method, seed=seed, records=records, name=name, progress=progress))
-    note_changes(pruned.proto, before, "repair")
+    note_changes(pruned.proto, start, "repair")
     if repairs:
         before, after = (sum(getattr(r, when) for r in repairs) / len(repairs) for when in ("before", "after"))
         what = "layers repaired: %d; mean error of their outputs: %.3f → %.3f"
