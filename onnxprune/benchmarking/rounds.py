@@ -86,6 +86,43 @@ def ratio(reference: Rounds, rounds: Rounds, *, confidence: float = 0.95, seed: 
     return Estimate(float(np.exp(center)), float(np.exp(center - high * error)), float(np.exp(center - low * error)))
 
 
+def compare(
+    reference: Subject,
+    subject: Subject,
+    typical: Sequence[float],
+    *,
+    rounds: int,
+    seconds: float,
+    sure: float,
+    repeats: int,
+    seed: int = 0,
+) -> tuple[Estimate, Rounds, Rounds]:
+    """Time two models in turns, until the interval of the speed-up is narrow.
+
+    Args:
+        reference: the model to compare with.
+        subject: the other one.
+        typical: approximate seconds of a run of each.
+        rounds: minimum number of rounds of a repetition.
+        seconds: minimum total time of each model in a repetition.
+        sure: the relative width of the interval at which it is narrow.
+        repeats: the most repetitions.
+        seed: random seed of the bootstrap.
+
+    Returns:
+        The speed-up of the second over the first, and the seconds of the runs of both by round.
+    """
+    first, second = list[Seconds](), list[Seconds]()
+    for _ in range(repeats):
+        more = run_interleaved([reference, subject], typical, rounds=rounds, seconds=seconds)
+        first += more[0]
+        second += more[1]
+        found = ratio(first, second, seed=seed)
+        if found.high - found.low < sure * found.value:
+            break
+    return found, first, second
+
+
 _WINDOW = 5  # runs whose median is compared with that of the next ones
 _SETTLED = 0.03  # relative change of the median below which a model is warm
 _MOST = 5000  # runs in a round, enough for all reported quantiles

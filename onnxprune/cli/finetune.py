@@ -113,6 +113,7 @@ def command(
     from onnxprune.planning.plan import apply_plan
     from onnxprune.report.documents import document, to_json
     from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
+    from onnxprune.report.outcome import trained_tables
     from onnxprune.rewrite.comparison import check_origin
     from onnxprune.train import finetune
     from onnxprune.train.history import to_csv
@@ -176,7 +177,9 @@ def command(
         csv = history.suffix == ".csv"
         write_text(history, to_csv(result.history) if csv else to_json(document("history", epochs=result.history)))
     out.summary(
-        document("finetune", model=model, output=output, **finetuning_fields(result)), finetuning_tables(result)
+        document("finetune", model=model, output=output, **finetuning_fields(result)),
+        finetuning_tables(result),
+        trained_tables(result),
     )
     if result.failure is not None:
         if result.kept == "after":

@@ -307,6 +307,13 @@ providers = click.option(
     help="Execution provider: cpu, cuda, ... or ONNX Runtime's name of it. Repeatable, in order of preference.",
 )
 
+summary = click.option(
+    "--summary/--no-summary",
+    default=True,
+    help="End with what was won and lost, which takes a few seconds to measure: how much faster and smaller the result "
+    "is, and how far its answers are those of the original. [default: yes]",
+)
+
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 policies = of(Policies, "policies")

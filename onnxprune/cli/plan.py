@@ -54,6 +54,7 @@ def command(
     from onnxprune.planning.plan import apply_plan
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
+    from onnxprune.report.outcome import unmeasured_tables
     from onnxprune.report.summary import summarize_plan
     from onnxprune.workflow.analysis import analyze
     from onnxprune.workflow.inputs import open_samples, tell_of_front
@@ -93,6 +94,7 @@ def command(
         cost_tables(summary),
         group_tables(summary),
         *([latency_tables(made.settings["latency"])] if "latency" in made.settings else []),
+        *([unmeasured_tables()] if calibration.data is None and made.removed else []),
         err=to_stdout,
     )
     if not to_stdout:

@@ -47,6 +47,7 @@ Examples:
 )
 @options.input_shapes
 @options.inputs
+@options.summary
 @options.force
 @reporting
 def command(
@@ -56,6 +57,7 @@ def command(
     save_plan: Path | None,
     input_shapes: list[Any],
     inputs: list[Any],
+    summary: bool,
     force: bool,
     out: Output,
 ) -> None:
@@ -89,10 +91,12 @@ def command(
         finetuning_tables,
         left_out_tables,
     )
+    from onnxprune.report.outcome import outcome_tables
     from onnxprune.report.summary import summarize, summarize_plan
     from onnxprune.report.verification import comparison_tables, proof_checks, proof_tables
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
+    from onnxprune.workflow.outcome import outcome
     from onnxprune.workflow.shrinking import shrink
 
     settings = build(ShrinkSettings, {**given, **({"inputs": True} if inputs else {})})
@@ -139,10 +143,11 @@ def command(
         if text is not None:
             write_text(target, text)
         out.on_stop(lambda: f"stopped; {output} was written")
+        found = outcome(result, settings, progress=progress) if summary and (out.json or out.verbosity >= 0) else None
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
-    summary, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
-    summary = replace(summary, before=result.analysis.cost, resized=str(result.analysis.resized or ""))
+    change, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
+    change = replace(change, before=result.analysis.cost, resized=str(result.analysis.resized or ""))
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
     changed = [*(["repaired"] if result.repairs else []), *(["trained"] if tuned and tuned.kept == "after" else [])]
@@ -152,7 +157,7 @@ def command(
             model=model,
             output=output,
             **fields(result.plan),
-            **fields(summary),
+            **fields(change),
             file_size={"before": files[0], "after": files[1]},
             **fields(checked),
             pins=dense.pins,
@@ -161,17 +166,19 @@ def command(
             trims=[pick(trimmed, "what", "error") for trimmed in result.trims],
             evaluation=evaluation,
             drop=result.drop,
+            outcome=found,
             finetuning=None if tuned is None else finetuning_fields(tuned),
         ),
         *([pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS)] if out.verbosity > 0 else []),
         *([comparison_tables(checked)] if out.verbosity > 0 else []),
         left_out_tables("not repaired", result.unrepaired, dense.labels),
         *([] if tuned is None else [finetuning_tables(tuned)]),
-        cost_tables(summary, files),
-        removal_tables(summary),
+        cost_tables(change, files),
+        removal_tables(change),
         *([] if latency is None else [latency_tables(latency)]),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
         proof_tables(checked.verification, " and ".join(changed)),
+        *([] if found is None else [outcome_tables(found, files)]),
         checks=proof_checks(checked.verification),
     )  # what matters most comes last
     warn_of_gaps(out, result.plan, result.pruned.verification)

@@ -250,6 +250,15 @@ def pycocotools() -> tuple[Any, Any]:
     return COCO, COCOeval
 
 
+def has_pycocotools() -> bool:
+    """Whether pycocotools is installed."""
+    try:
+        pycocotools()
+    except UsageError:
+        return False
+    return True
+
+
 def coco_matches(found: Sequence[Floats], truth: Sequence[Floats]) -> list[Matches]:
     """Match boxes at IoU 0.50 to 0.95 in steps of 0.05, the best 100 of each sample, with pycocotools.
 
@@ -337,6 +346,22 @@ def mean_average_precision(matches: Sequence[Matches], weights: Floats, points: 
     with np.errstate(invalid="ignore"):
         mean: Floats = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
     return mean
+
+
+def matched(found: Floats, original: Floats, least: float = 0.5) -> tuple[int, int]:
+    """Return how many boxes of two models match, those of both counted, and how many there are.
+
+    Boxes match if they have one class and an IoU of at least 0.5. The ratio is the F1 score, also known as Dice's
+    coefficient; it is the same in both directions.
+
+    Args:
+        found: boxes of a sample.
+        original: those of the other model.
+        least: the least score of the boxes that count.
+    """
+    mine, truth = found[found[:, 4] >= least], as_truth([original], least)[0]
+    matches = sum(int(m.right.sum()) for m in voc_matches([mine], [truth]))
+    return 2 * matches, len(mine) + len(truth)
 
 
 def as_truth(found: Sequence[Floats], least: float = 0.5) -> list[Floats]:

@@ -146,6 +146,12 @@ def kept_boxes(original: bool, view: BatchView) -> list[tuple[Floats, Floats]]:
     return list(zip(view.boxes, boxes.as_truth(view.original.boxes), strict=True))
 
 
+def matched_boxes(view: BatchView) -> Floats:
+    """Return how many boxes of both models match, and how many they are sure of, for each sample."""
+    assert view.boxes is not None and view.original is not None and view.original.boxes is not None
+    return np.array([boxes.matched(a, b) for a, b in zip(view.boxes, view.original.boxes, strict=True)], np.float64)
+
+
 class MeanAveragePrecision:
     """Mean average precision of boxes, see `boxes.coco_matches` and `boxes.voc_matches`."""
 

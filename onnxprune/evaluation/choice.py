@@ -58,6 +58,7 @@ def made(name: str) -> Metric:
         Metric("map", partial(kept, False), statistic=mean_ap("coco")),
         Metric("map50", partial(kept, False), statistic=mean_ap("coco50")),
         Metric("map_voc", partial(kept, False), statistic=mean_ap("voc")),
+        Metric("boxes_original", by_task.matched_boxes, mean),
         Metric("map_original", partial(kept, True), statistic=mean_ap("coco")),
         Metric("recall1", by_task.kept_vectors, mean, finish=partial(by_task.recall_rows, 1)),
         Metric("recall5", by_task.kept_vectors, mean, finish=partial(by_task.recall_rows, 5)),
@@ -92,6 +93,8 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
     """
     if wanted is None:
         wanted = [name for name in METRICS if _lacks(name, first) is None and _sensible(name, first)]
+        if "map_original" in wanted and not boxes.has_pycocotools():
+            wanted.remove("map_original")  # boxes_original says much the same
     if not wanted:
         hint = "give data with labels, or the original model (`against`)"
         cause = f"there is nothing to measure the model by; {first.task}"

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.benchmarking.isolated import has_layer_times
 from onnxprune.benchmarking.profile import notes_on_use, profile
-from onnxprune.benchmarking.rounds import Seconds, ratio, run_interleaved, summarize, warm_up
+from onnxprune.benchmarking.rounds import compare, summarize, warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.channels.values import Mask
@@ -282,14 +282,9 @@ class _Planner:
         subjects = [self.original, network]
         typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
         seconds = min(_SECONDS, _RUNS * max(typical))
-        original, own = list[Seconds](), list[Seconds]()
-        for _ in range(_REPEATS):
-            more = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=seconds)
-            original += more[0]
-            own += more[1]
-            share = ratio(own, original, seed=self.options.seed)
-            if share.high - share.low < _SURE * share.value:
-                break
+        pace: dict[str, Any] = {"rounds": _ROUNDS, "seconds": seconds, "sure": _SURE, "repeats": _REPEATS}
+        # The speed-up of the original over the network is the network's relative time.
+        share, _, original = compare(network, self.original, typical[::-1], **pace, seed=self.options.seed)
         self.seconds_of_original = self.seconds_of_original or summarize(original).median
         return share
 

@@ -66,6 +66,7 @@ METRICS: Mapping[str, MetricFacts] = {
     "agreement": _original("agreement", "classification", "segmentation", "binary", "multilabel"),
     "miou_original": _original("mean IoU, original's masks", "segmentation"),
     "cer_original": _original("character error rate, original's text", "ctc", higher=False, constant=1),
+    "boxes_original": _original("boxes matched, original's", "detection", judges=False),
     "map_original": _original("mAP 0.50:0.95, original's boxes", "detection", constant=0),
     "neighbors": _original("nearest-neighbor agreement", "embedding"),
     "kl": _original(

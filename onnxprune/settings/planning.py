@@ -311,12 +311,10 @@ class Policies(Settings):
 class LatencySettings(Settings):
     """Where models are run, and a latency target is measured."""
 
-    provider: str | None = setting(
-        None, "For a latency target: the execution provider to measure on.", metavar="NAME", shown="cpu"
-    )
+    provider: str | None = setting(None, "Execution provider to measure latency on.", metavar="NAME", shown="cpu")
     threads: int | None = setting(
         None,
-        "Number of intra-operator threads of ONNX Runtime, also where a latency target is measured.",
+        "Number of intra-operator threads of ONNX Runtime, also where latency is measured.",
         at_least=1,
         shown="all cores",
     )

@@ -146,7 +146,7 @@ class ShrinkSettings(Settings):
         ),
         Rule(
             "target=latency|minimize=latency",
-            ["provider", "cache"],
+            ["cache"],
             "{other} says how to measure latency, but no latency is limited",
             "set {first} to a latency, or drop {other}",
             forbids=False,

@@ -8,9 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from onnxprune.data import Dataset
+import numpy as np
+
+from onnxprune.data import Data, Dataset
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.resumable import Records
@@ -41,6 +43,11 @@ _BUDGETS = {"ratio", "ratio_for", "remove_blocks", "resolution", "target"}
 
 log = logging.getLogger(__name__)
 
+Judged = Literal["held out", "calibration", "generated"]
+"""Samples to judge a result on: the user's that nothing was fitted to, those that it was fitted to, or generated ones."""
+
+_ENOUGH = 50  # samples to judge on
+
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
@@ -57,6 +64,8 @@ class Shrunk:
         trims: what was trimmed before; ``analysis`` is then of the trimmed model.
         drop: the drop in accuracy, if it was limited, on samples that nothing was chosen or calibrated by.
         verdict: this in words.
+        data: samples to judge the result on; None without data, and if they were judged already.
+        judged: what these samples are.
     """
 
     model: Model
@@ -69,6 +78,8 @@ class Shrunk:
     trims: tuple[Trimmed, ...] = ()
     drop: Estimate | None = None
     verdict: str | None = None
+    data: Dataset | None = None
+    judged: Judged = "generated"
 
     @property
     def unrepaired(self) -> tuple[LeftOut, ...]:
@@ -217,7 +228,20 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             tuned = train(pruned.proto, samples(None), analysis.original, training, records, progress=progress)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
-    return Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
+    shrunk = Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
+    if data is None:
+        return shrunk
+    rest, judged = _apart(data, synthetic=calibration.data == "random")
+    return replace(shrunk, data=rest, judged=judged)
+
+
+def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:
+    """Return samples to judge a result on, and what they are: if there are enough, those that weren't chosen."""
+    if isinstance(data, Data) and data.chosen is not None and not data.source.sequential:
+        rest = np.setdiff1d(np.arange(len(data.source)), data.chosen)
+        if len(rest) >= _ENOUGH:
+            return replace(data, chosen=rest), "held out"
+    return data, "generated" if synthetic else "calibration"
 
 
 def _records(settings: ShrinkSettings, analysis: TracedModel) -> Records:

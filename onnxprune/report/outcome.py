@@ -1,0 +1,114 @@
+"""The lines that a run ends in: what was won, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import RenderableType
+
+from onnxprune.evaluation.fidelity import Answers, Fidelity, fidelity
+from onnxprune.evaluation.intervals import Estimate
+from onnxprune.report.layout import BAD, CODE, GOOD, Tables, count, line, milliseconds, paragraph, percent, si
+from onnxprune.settings.evaluation import METRICS
+from onnxprune.train.finetune import FineTuned
+from onnxprune.workflow.outcome import Outcome, Speed
+from onnxprune.workflow.shrinking import Judged
+
+_STYLES: Mapping[Answers, str] = {"kept": GOOD, "partly kept": CODE, "not kept": BAD}
+_SAMPLES: Mapping[Judged, tuple[str, str]] = {
+    "held out": ("held-out sample", ""),
+    "calibration": ("sample", " that calibrated it"),
+    "generated": ("generated input", ""),
+}
+_WIDE = 1.5  # ratio of the ends of an interval that says little
+
+# What a metric says, by its name or by the task.
+_MEANINGS = {
+    "agreement": "same top class as the original on {} of {}",
+    "segmentation": "same class as the original at {} of the positions of {}",
+    "binary": "same decision as the original on {} of {}",
+    "multilabel": "same decisions as the original on {} of the labels of {}",
+    "boxes_original": "{} of the boxes match the original's, on {}",
+    "cer_original": "{} of the characters differ from the original's, on {}",
+    "neighbors": "same nearest neighbor as in the original for {} of {}",
+    "nmse": "outputs differ from the original's by {} of their standard deviation, on {}",
+}
+_KEEP = "To keep it, give inputs with `data`; labels are optional."
+
+
+def outcome_tables(found: Outcome, files: tuple[int, int]) -> Tables:
+    """Show how much faster and smaller the result is, and how far its answers are those of the original.
+
+    Args:
+        found: what was measured.
+        files: bytes of the user's file and of the result.
+    """
+    yield _gain(found.speed, found.untimed, files)
+    yield _answers(found)
+
+
+def unmeasured_tables() -> Tables:
+    """Say that a plan was made without data."""
+    yield paragraph(line(("accuracy isn't considered", CODE), f": channels are chosen by their weights alone. {_KEEP}"))
+
+
+def trained_tables(result: FineTuned) -> Tables:
+    """Show in a line how training changed the answers, if that was measured."""
+    before, after = (None if e is None else fidelity(e) for e in (result.before, result.after))
+    if before is not None and after is not None:
+        last = after if result.kept == "after" else before
+        change = f"{percent(before.value.value)} → {percent(last.value.value)}"
+        yield paragraph(
+            line((f"answers {last.answers}", _STYLES[last.answers]), f": {_meaning(last, change, 'held out')}")
+        )
+
+
+def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableType:
+    old, new = files
+    size = (
+        "as large as before" if new == old else f"{percent(abs(1 - new / old))} {'smaller' if new < old else 'larger'}"
+    )
+    smaller = f"file {size}: {si(old, 'B')} → {si(new, 'B')}"
+    if speed is None:
+        return paragraph(line(("speed not measured", CODE), f" ({why}); {smaller}"))
+    times = f"{milliseconds(speed.before)} → {milliseconds(speed.after)} on {speed.provider}"
+    gain, low, high = (f"{x:.2f}x" for x in (speed.speedup.value, speed.speedup.low, speed.speedup.high))
+    disturbed = ", disturbed by other processes" if speed.speedup.high > _WIDE * speed.speedup.low else ""
+    if speed.speedup.low > 1:
+        verdict = (f"{gain} as fast", GOOD)
+    else:
+        verdict = ("slower" if speed.speedup.high < 1 else "not faster", CODE)
+        times = f"{gain} as fast, {times}"
+    return paragraph(line(verdict, f": {times} ({low} to {high}{disturbed}); {smaller}"))
+
+
+def _answers(found: Outcome) -> RenderableType:
+    if found.unchanged:
+        return paragraph(line(("answers kept", GOOD), ": nothing was removed, so the model computes the same"))
+    close = found.fidelity
+    said = f"not compared ({found.uncompared or 'no output can be compared'})"
+    if close is not None:
+        said = _meaning(close, _value(close), found.judged)
+        if close.accuracy is not None and close.accuracy.original is not None:
+            score = close.accuracy
+            figures = [percent(e.value) if score.share else f"{e.value:.4g}" for e in (score.original, score.model)]
+            said += f"; {METRICS[score.metric].title} {' → '.join(figures)}"
+    if found.judged == "generated":
+        return paragraph(line(("accuracy not kept", BAD), f": {said}. {_KEEP}"))
+    if close is None:
+        return paragraph(line(("answers", CODE), f" {said}"))
+    advice = "" if close.answers == "kept" else ". Remove less" + ("" if found.trained else ", or train it: `finetune`")
+    return paragraph(line((f"answers {close.answers}", _STYLES[close.answers]), f": {said}{advice}"))
+
+
+def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
+    key = found.task if found.metric == "agreement" and found.task in _MEANINGS else found.metric
+    kind, more = _SAMPLES[judged]
+    samples = count(found.samples, kind) + more
+    text = _MEANINGS[key].format(value, samples)
+    return text if found.output is None else text.replace("outputs differ", f"output {found.output} differs", 1)
+
+
+def _value(found: Fidelity) -> str:
+    estimate: Estimate = found.value
+    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"

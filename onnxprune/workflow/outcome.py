@@ -1,0 +1,168 @@
+"""What a run brought: how much faster and smaller the result is than the user's file, and how far its answers are kept.
+
+What the run has measured already isn't measured again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.benchmarking.rounds import compare, summarize, warm_up
+from onnxprune.benchmarking.session import TimedSession
+from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.data import Dataset, open_data
+from onnxprune.errors import OnnxPruneError
+from onnxprune.evaluation import Estimate, Evaluation, evaluate
+from onnxprune.evaluation.fidelity import Fidelity, fidelity
+from onnxprune.model.session import with_threads
+from onnxprune.model.states import fitted, state_inputs
+from onnxprune.progress import Progress, silent
+from onnxprune.runtime.library import custom_ops
+from onnxprune.runtime.provider import parse_provider
+from onnxprune.settings import ShrinkSettings
+from onnxprune.shapes import runnable_inputs
+from onnxprune.workflow.shrinking import Judged, Shrunk
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 0.5  # of timing each model
+_LONGEST = 1.0  # seconds of a run of both models, above which they aren't timed
+_ROUNDS = 3, 25
+_REPEATS = 3  # of the timing, at most, until the interval is narrow
+_SURE = 0.1  # relative width of a narrow interval
+_COMPARING = 5.0  # seconds of running both models on samples
+_SAMPLES = 8, 500
+_GENERATED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The latency of the result and of the user's file, measured in turns.
+
+    Attributes:
+        speedup: how many times as fast the result is.
+        before: seconds of a run of the user's file, the median.
+        after: those of the result.
+        provider: the execution provider's short name.
+    """
+
+    speedup: Estimate
+    before: float
+    after: float
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run brought.
+
+    Attributes:
+        speed: the speed; None if it wasn't measured.
+        untimed: why the speed wasn't measured.
+        fidelity: how far the answers are those of the original; None if that wasn't measured.
+        uncompared: why it wasn't measured.
+        judged: the samples that the answers were compared on.
+        unchanged: whether the model computes the same as the original: nothing was removed.
+        fitted: whether the weights were repaired or trained.
+        trained: whether they were trained.
+    """
+
+    speed: Speed | None
+    untimed: str
+    fidelity: Fidelity | None
+    uncompared: str
+    judged: Judged
+    unchanged: bool
+    fitted: bool
+    trained: bool
+
+
+def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = silent) -> Outcome:
+    """Measure what a run brought, in a few seconds.
+
+    Args:
+        result: the run's result.
+        settings: its settings: where models are run.
+        progress: called with the samples that are compared.
+
+    Example:
+        >>> import onnxprune as op
+        >>> settings = op.ShrinkSettings(planning=op.PlanSettings(ratio=0.5))
+        >>> found = outcome(op.shrink("models/digits_resnet.onnx", settings), settings)
+        >>> found.judged, found.fidelity.metric
+        ('generated', 'agreement')
+    """
+    with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
+        progress("time the result", 0, None)
+        speed, untimed, seconds = _speed(result, settings)
+        progress("compare the answers", 0, None)
+        found, judged, uncompared = _compared(result, settings, seconds, progress)
+    plan, trained = result.plan, result.tuned is not None and result.tuned.kept == "after"
+    return Outcome(
+        speed=speed,
+        untimed=untimed,
+        fidelity=None if found is None else fidelity(found),
+        uncompared=uncompared,
+        judged=judged,
+        unchanged=not (plan.removed or plan.blocks or result.repairs or trained),
+        fitted=bool(result.repairs) or trained,
+        trained=trained,
+    )
+
+
+def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str, float]:
+    """Return the speed or why it wasn't measured, and the seconds that both models take for a sample; 0 if unknown."""
+    known: dict[str, Any] | None = None if settings.plan is not None else result.plan.settings.get("latency")
+    if known is not None:
+        share, before = known["measured_share"], known["original_seconds"]
+        faster = Estimate(1 / share["value"], 1 / share["high"], 1 / share["low"])
+        after = before * share["value"]
+        return Speed(faster, before, after, known["provider"]), "", before + after
+    graph, pruned = result.analysis.graph, result.model.proto
+    feeds = runnable_inputs(graph.proto, graph.shapes.inputs, settings.planning.seed)
+    samples = max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
+    try:
+        opening = SessionSettings(parse_provider(settings.latency.provider or "cpu"), settings.latency.threads)
+        path = result.analysis.model.path
+        original = TimedSession(path if path is not None and path.is_file() else graph.proto, feeds, opening)
+        subjects = original, TimedSession(pruned, fitted(state_inputs(pruned), feeds, samples), opening)
+    except OnnxPruneError as error:
+        return None, error.cause, 0.0
+    typical = [min(s.first, float(s.block(1)[0])) for s in subjects]
+    seconds = sum(typical)
+    if seconds > _LONGEST:
+        return None, f"a run takes {max(typical):.1f} s; the command `benchmark` measures it", seconds / samples
+    if seconds < _SECONDS / 10:
+        typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
+    rounds = int(np.clip(4 * _SECONDS / seconds, *_ROUNDS))
+    pace: dict[str, Any] = {"rounds": rounds, "seconds": min(_SECONDS, rounds * min(typical))}
+    faster, *runs = compare(*subjects, typical, **pace, sure=_SURE, repeats=_REPEATS, seed=settings.planning.seed)
+    before, after = (summarize(own).median for own in runs)
+    return Speed(faster, before, after, opening.provider.short), "", (before + after) / samples
+
+
+def _compared(
+    result: Shrunk, settings: ShrinkSettings, seconds: float, progress: Progress
+) -> tuple[Evaluation | None, Judged, str]:
+    """Return the evaluation of the result against the original, on which samples, or why there is none."""
+    tuned = result.tuned
+    if result.evaluation is not None:
+        return result.evaluation, "held out", ""
+    if tuned is not None and (known := tuned.after if tuned.kept == "after" else tuned.before) is not None:
+        return known, "held out", ""
+    most = int(np.clip(_COMPARING / seconds, *_SAMPLES)) if seconds else _SAMPLES[0]
+    seed, judged, data = settings.planning.seed, result.judged, result.data
+    proto = result.analysis.graph.proto
+    try:
+        if data is None:
+            judged, data = "generated", open_data("random", proto, limit=min(most, _GENERATED), seed=seed)
+        if len(data) > most:
+            data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
+        return evaluate(result.model.proto, data, against=proto, seed=seed, progress=progress), judged, ""
+    except OnnxPruneError as error:
+        log.debug("not compared: %s", error)
+        return None, judged, error.cause
