@@ -200,6 +200,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     train_images, test_images, train_labels, test_labels = digits()
+    np.savez_compressed(HERE / "digits_train.npz", images=train_images, labels=train_labels)
     np.savez_compressed(HERE / "digits_test.npz", images=test_images, labels=test_labels)
     records = []
     for name, make, exporter, export in (

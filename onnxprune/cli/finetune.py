@@ -118,7 +118,7 @@ def command(
     from onnxprune.train import finetune
     from onnxprune.train.history import to_csv
     from onnxprune.workflow.analysis import analyze
-    from onnxprune.workflow.inputs import open_samples
+    from onnxprune.workflow.inputs import as_opened, open_samples
     from onnxprune.workflow.planning import read_plan
 
     if (resume or every) and checkpoint is None:
@@ -147,7 +147,8 @@ def command(
         samples = open_samples(inputs, source, seed=settings.seed)
         judged = None
         if validation is not None:
-            judged = open_samples(replace(inputs, data=validation, limit=None, labels=None), source, seed=settings.seed)
+            alike = replace(as_opened(inputs, samples), data=validation, limit=None, labels=None)
+            judged = open_samples(alike, source, seed=settings.seed)
     note_fixed_batch(out, source, training.get("batch"))
     with out.progress() as progress:
         progress("train", 0, None)

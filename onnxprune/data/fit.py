@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ from onnxprune.data.batch import Array
 from onnxprune.data.inputs import Dims, InputSpec
 from onnxprune.data.pixels import arithmetic, reshape_images, values
 from onnxprune.data.recipe import WHERE, Channels, Layout, Recipe, merge
+from onnxprune.data.usual import IMAGENET, SIGNED, UNIT
 from onnxprune.errors import DataError
 
 _CHANNELS: Mapping[int, Channels] = {1: "GRAY", 3: "RGB", 4: "RGBA"}
-_IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
-_IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class Fit:
         images: the channel axis of arrays of images (0 if they have none), None for other arrays.
         whole: whether samples come one by one in the model's own shapes.
         note: what was assumed.
+        guessed: whether the values of images are a guess.
     """
 
     spec: InputSpec
@@ -41,6 +41,7 @@ class Fit:
     images: int | None = None
     whole: bool = False
     note: str | None = None
+    guessed: bool = False
 
     def __call__(self, array: Array, where: str) -> Array:
         """Convert an array of samples.
@@ -92,7 +93,8 @@ def fit(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype, recipe: Recipe
         axis = None
     if axis is not None and bytes_:
         complete, note = guess_recipe(spec.name, spec.shape, spec.dtype, recipe)
-        return Fit(spec, len(shape), dtype, complete, axis, note=note)
+        guessed = not recipe.has_values and spec.dtype.kind not in "biu"
+        return Fit(spec, len(shape), dtype, complete, axis, note=note, guessed=guessed)
     if recipe.has_geometry:
         cause = f"input {spec} gets arrays that aren't 8-bit images, and only those can be resized or cropped"
         raise DataError("OP709", cause, where=WHERE)
@@ -143,22 +145,25 @@ def guess_recipe(
             square = height == width
             facts |= {"resize": height, "crop": (height, width)} if square else {"resize": (height, width)}
     known = merge(given, Recipe(**facts))  # type: ignore[arg-type]
-    complete = known if given.has_values else merge(known, _guess_values(known, dtype))
+    complete = known if given.has_values else _guess_values(known, dtype)
     if complete == given:
         return given, None
-    text = f"assumed for input {name!r}: {complete}"
-    return complete, text if given.has_values else f"{text} (the values are a guess)"
+    if given.has_values:
+        added = {
+            f.name: getattr(known, f.name) for f in fields(known) if getattr(known, f.name) != getattr(given, f.name)
+        }
+        return complete, f"added for input {name!r}, by its shape: {Recipe(**added)}"
+    return complete, f"assumed for input {name!r}: {complete}" + (
+        " (the values are a guess)" if complete != known else ""
+    )
 
 
-def _guess_values(recipe: Recipe, dtype: np.dtype) -> Recipe:
+def _guess_values(known: Recipe, dtype: np.dtype) -> Recipe:
+    """Complete a recipe by the values that are most usual."""
     if dtype.kind in "biu":
-        return Recipe()
-    if recipe.channels not in ("RGB", "BGR"):
-        return Recipe(scale=1 / 255)
-    if recipe.layout == "NHWC":
-        return Recipe(scale=1 / 127.5, mean=(1.0,))
-    order = slice(None, None, -1 if recipe.channels == "BGR" else 1)
-    return Recipe(scale=1 / 255, mean=_IMAGENET_MEAN[order], std=_IMAGENET_STD[order])
+        return known
+    color = known.channels in ("RGB", "BGR")
+    return (UNIT if not color else SIGNED if known.layout == "NHWC" else IMAGENET).ordered(known)
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:

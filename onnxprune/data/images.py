@@ -146,11 +146,19 @@ def image_names(members: Iterable[str], where: str) -> list[str]:
     return names
 
 
-def class_labels(files: Files, images: Sequence[str], recipe: Recipe) -> tuple[NDArray[np.int64] | None, str]:
+def class_labels(
+    files: Files, images: Sequence[str], recipe: Recipe, *, classifies: bool = True
+) -> tuple[NDArray[np.int64] | None, str]:
     """Return the classes of images, from their folders or from the number that each file name begins with.
 
     Numeric folder names are the labels themselves; other folders are numbered in the order of `recipe.classes`, or
     alphabetically.
+
+    Args:
+        files: where the images are.
+        images: their names.
+        recipe: where labels come from.
+        classifies: whether the model may tell classes; else names aren't taken as labels.
 
     Returns:
         The labels, None if there are none, and a note on where they come from.
@@ -163,6 +171,9 @@ def class_labels(files: Files, images: Sequence[str], recipe: Recipe) -> tuple[N
     prefixes = [_PREFIX.match(PurePosixPath(name).name) for name in images]
     if origin == "auto":
         origin = "folder" if any(folders) else "prefix" if all(prefixes) else "none"
+    if not classifies and origin != "none":
+        what = "folders" if origin == "folder" else "numbers that file names begin with"
+        return None, f"the {what} aren't taken as labels, as no output has one score for each class"
     if origin == "none":
         return None, "the images have no labels"
     if origin == "prefix":

@@ -24,8 +24,9 @@ from onnxprune.data.noise import digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
 from onnxprune.data.recipe import Recipe
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.settings.evaluation import TaskName, TaskSettings
+from onnxprune.shapes import concretize
 
 Function = Callable[[], Iterable[Any]]
 Spec = str | Path | Mapping[str, Array] | Function
@@ -94,7 +95,7 @@ def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: 
         return _stream(getattr(spec, "__name__", _GIVEN), spec, inputs, recipe, limit)
     text, path = str(spec), Path(spec)
     if _exists(path):
-        return _from_path(path, inputs, recipe)
+        return _from_path(path, model, inputs, recipe)
     if text == "digits" or text.startswith("digits:"):
         return _arrays(digits_arrays(text), inputs, recipe, text)
     if text == "random":
@@ -106,19 +107,19 @@ def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: 
     raise DataError("OP701", "no such file, folder or function", where=text, hint=_FORMS)
 
 
-def _from_path(path: Path, inputs: Inputs, recipe: Recipe) -> Opened:
+def _from_path(path: Path, model: ModelProto, inputs: Inputs, recipe: Recipe) -> Opened:
     where = str(path)
     if path.is_dir():
         if arrays := folder_arrays(path):
             return _arrays(arrays, inputs, recipe, where)
-        return _images(FolderFiles(path), inputs, recipe, where)
+        return _images(FolderFiles(path), model, inputs, recipe, where)
     if path.suffix == ".npy":
         return _arrays({"inputs": map_npy(path)}, inputs, recipe, where)
     if path.suffix in (".npz", ".zip"):
         archive = Archive(path)
         if arrays := archive_arrays(archive):
             return _arrays(arrays, inputs, recipe, where)
-        return _images(archive, inputs, recipe, where)
+        return _images(archive, model, inputs, recipe, where)
     raise DataError("OP701", f"{path.suffix!r} files can't be read as data", where=where, hint=_FORMS)
 
 
@@ -132,12 +133,12 @@ def _stream(name: str, function: Function, inputs: Inputs, recipe: Recipe, limit
     return source, _fits(source, inputs, recipe), ()
 
 
-def _images(files: Files, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
+def _images(files: Files, model: ModelProto, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
     if len(inputs) > 1:
         cause = f"the model has {len(inputs)} inputs, and images feed only one"
         raise DataError("OP706", cause, where=where, hint="give arrays by input name (.npz)")
     names = image_names(files.members, where)
-    labels, note = class_labels(files, names, recipe)
+    labels, note = class_labels(files, names, recipe, classifies=_asked(recipe) or _may_classify(model))
     (spec,) = inputs
     images = fit(spec, _IMAGES, np.dtype(np.uint8), recipe)
     if images.images is None:
@@ -147,6 +148,27 @@ def _images(files: Files, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
     # Files are decoded and resized one by one, so that batches of large images are never in memory.
     decoded = replace(images, recipe=replace(images.recipe, resize=None, crop=None))
     return source, (decoded,), (note,)
+
+
+def _asked(recipe: Recipe) -> bool:
+    """Whether the user says something of labels."""
+    return recipe.labels != "auto" or recipe.classes is not None or recipe.label_offset != 0
+
+
+def _may_classify(model: ModelProto) -> bool:
+    """Whether an output may have a score for each class, or a single score: at most one axis is longer than one."""
+    declared = {output.name: output.type.tensor_type for output in model.graph.output}
+    shapes = {name: [d.dim_value or None for d in t.shape.dim] for name, t in declared.items() if t.HasField("shape")}
+    if len(shapes) < len(declared) or any(None in shape[1:] for shape in shapes.values()):
+        try:
+            shapes = {name: list(concretize(model).shapes[name]) for name in declared}
+        except (OnnxPruneError, KeyError):
+            return True
+    for shape in shapes.values():
+        long = [axis for axis, size in enumerate(shape) if axis and size != 1]
+        if len(long) < 2 and not (len(shape) == 3 and long == [1]):  # [n, anchors, 1] holds scores of boxes
+            return True
+    return False
 
 
 def _fits(source: Source, inputs: Inputs, recipe: Recipe) -> tuple[Fit, ...]:

@@ -71,7 +71,7 @@ def changes_tables(changes: Sequence[Change], most: float) -> Tables:
             c.figure,
             _figure(c, c.before),
             _figure(c, c.after),
-            line((f"{-c.slower if c.figure == 'speed-up' else c.slower:+.1%}", BAD if c.slower > most else GOOD)),
+            line((f"{-c.slower if c.figure == 'speed-up' else c.slower:+z.1%}", BAD if c.slower > most else GOOD)),
         )
         for c in changes
     )
@@ -157,7 +157,7 @@ def _layers(changes: Sequence[LayerChange]) -> Tables:
             "" if not c.shapes[0] else f"{dims(c.shapes[0])} → {dims(c.shapes[1])}",
             change(*c.macs),
             *map(milliseconds, c.seconds),
-            f"{c.seconds[1] / c.seconds[0] - 1:+.1%}" if c.seconds[0] else "-",
+            f"{c.seconds[1] / c.seconds[0] - 1:+z.1%}" if c.seconds[0] else "-",
             Text(letters.get(c.reason, ""), CODE),
         )
         for c in slow

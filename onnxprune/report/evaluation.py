@@ -100,7 +100,7 @@ def _cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str
     def write(value: float) -> str:
         if not isfinite(value):
             return "-"
-        return f"{100 * value:{sign}.1f}" if score.share else f"{value:{sign}.4g}"
+        return f"{100 * value:{sign}z.1f}" if score.share else f"{value:{sign}z.4g}"
 
     unit = "" if not score.share else " pt" if sign else " %"
     return write(estimate.value) + unit, f"{write(estimate.low)} to {write(estimate.high)}"

@@ -281,7 +281,7 @@ def percent(share: float) -> str:
         return "<0.1 %"
     if 99.95 <= value < 100:
         return ">99.9 %"
-    return f"{value:.1f} %"
+    return f"{value:z.1f} %"
 
 
 def change(before: int, after: int) -> str:

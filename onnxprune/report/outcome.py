@@ -89,10 +89,10 @@ def _answers(found: Outcome) -> RenderableType:
     said = f"not compared ({found.uncompared or 'no output can be compared'})"
     if close is not None:
         said = _meaning(close, _value(close), found.judged)
-        if close.accuracy is not None and close.accuracy.original is not None:
-            score = close.accuracy
-            figures = [percent(e.value) if score.share else f"{e.value:.4g}" for e in (score.original, score.model)]
-            said += f"; {METRICS[score.metric].title} {' → '.join(figures)}"
+        if (score := close.accuracy) is not None and score.original is not None:
+            figures = score.original.value, score.model.value
+            before, after = (percent(x) if score.share else f"{x:.4g}" for x in figures)
+            said += f"; {METRICS[score.metric].title} {before} → {after}"
     if found.judged == "generated":
         return paragraph(line(("accuracy not kept", BAD), f": {said}. {_KEEP}"))
     if close is None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, cast
 
-from onnxprune.data import Dataset, Recipe, open_data, read_recipe
+from onnxprune.data import Data, Dataset, Recipe, open_data, read_recipe
 from onnxprune.data.functions import find_function, guarded
+from onnxprune.evaluation.preprocessing import suited
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.model.stream import Batches, Inputs
@@ -26,7 +27,7 @@ Samples = Any
 
 
 def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int | None = None) -> Dataset:
-    """Open data for a model, and log the assumptions made.
+    """Open data for a model, log the assumptions made, and replace a guess of the preprocessing by what suits best.
 
     Args:
         settings: the data, and how they are read.
@@ -38,9 +39,18 @@ def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int
         DataError: the data can't be read or don't fit the model.
     """
     found = _opened(settings, model, seed, settings.limit or limit)
+    if isinstance(found, Data) and settings.data != "random":
+        found, why = suited(load(model).proto, found, seed=seed)
+        if why is not None:
+            log.warning("%s", why)
     for note in getattr(found, "notes", ()):
         log.info("note: %s", note)
     return found
+
+
+def as_opened(settings: DataSettings, data: Dataset) -> DataSettings:
+    """Return settings with the preprocessing that data were opened with, so that other data are read alike."""
+    return replace(settings, preprocess=data.recipe) if isinstance(data, Data) else settings
 
 
 def first_inputs(settings: DataSettings, model: Source) -> Inputs | None:

@@ -267,7 +267,7 @@ class _Search:
         if self.best is None:
             least = min((t.loss for t in self.trials), default=float("nan"))
             tried = "the limits cost" if self.given else "the smallest removal tried costs"
-            cause = f"no removal keeps the drop within {max_drop:.2%}: {tried} {least:.2%}"
+            cause = f"no removal keeps the drop within {max_drop:.2%}: {tried} {least:z.2%}"
             if any(t.loss <= max_drop for t in self.trials):
                 cause = (
                     f"the drop is within {max_drop:.2%} only because as many wrong answers became right as right wrong"

@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune.benchmarking.rounds import compare, summarize, warm_up
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.data import Dataset, open_data
+from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate
 from onnxprune.evaluation.fidelity import Fidelity, fidelity

@@ -28,7 +28,7 @@ from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import first_inputs, open_samples, tell_of_front, transformed
+from onnxprune.workflow.inputs import as_opened, first_inputs, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within, train
 from onnxprune.workflow.planning import plan, read_curves, read_plan, recorded, settled
@@ -44,7 +44,7 @@ _BUDGETS = {"ratio", "ratio_for", "remove_blocks", "resolution", "target"}
 log = logging.getLogger(__name__)
 
 Judged = Literal["held out", "calibration", "generated"]
-"""Samples to judge a result on: the user's that nothing was fitted to, those that it was fitted to, or generated ones."""
+"""Samples to judge a result on: those of the user's that weren't fitted to, those that were, or generated ones."""
 
 _ENOUGH = 50  # samples to judge on
 
@@ -175,7 +175,10 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
     proof: dict[str, Any] = {"inputs": settings.inputs, "tolerance": settings.tolerance}
 
     def samples(limit: int | None) -> Dataset:
-        return open_samples(calibration, analysis.graph.proto, seed=seed, limit=limit)
+        nonlocal calibration
+        opened = open_samples(calibration, analysis.graph.proto, seed=seed, limit=limit)
+        calibration = as_opened(calibration, opened)
+        return opened
 
     if calibration.data is not None:
         tell_of_front(analysis.graph)

@@ -9,7 +9,7 @@ import pytest
 from onnxprune.data import IGNORED, Data, Recipe, open_data
 from tests.data.support import encode, model, picture, refused, zipped
 
-RGB = model("float[N,8,8,3] x")
+RGB = model("float[N,8,8,3] x", outputs="float[N,3] y", body="y = ReduceMean<axes=[1,2], keepdims=0>(x)")
 RAW = "scale=1"
 
 
