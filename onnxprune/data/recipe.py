@@ -247,5 +247,5 @@ def _write(name: str, value: Any) -> str:
         return "x".join(map(str, value))
     if name == "scale":
         inverse = f"{1 / value:g}"
-        return f"1/{inverse}" if abs(value) < 1 and 1 / float(inverse) == value else repr(value)
+        return f"1/{inverse}" if abs(value) < 1 and 1 / float(inverse) == value else repr(value).removesuffix(".0")
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -70,4 +70,4 @@ def fidelity(evaluation: Evaluation) -> Fidelity | None:
 
 
 def _loss(metric: str, value: float) -> float:
-    return 1 - value if higher_is_better(metric) else value
+    return round(1 - value if higher_is_better(metric) else value, 9)

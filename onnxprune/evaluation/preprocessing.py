@@ -3,8 +3,8 @@
 The first is how sure the network is: with labels, the share that is right; without, how much a prediction tells about
 its image, the mutual information of the two. A network on wrong inputs is unsure of most images, or answers all of
 them alike (A. Krause, P. Perona and R. Gomes, "Discriminative clustering by regularized information maximization",
-NIPS 2010, use the same measure). The second is whether the first layer's outputs are of the size that it was trained on: that of
-the running statistics of a BatchNormalization behind it, else within a factor of ten of one.
+NIPS 2010, use the same measure). The second is whether the first layer's outputs are of the size that it was trained
+on: that of the running statistics of a BatchNormalization behind it, else within a factor of ten of one.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class _Trials:
         """Return the ways that may be the best, in order. Without labels, the guess comes first if it is among them."""
         ranked = self._ranked()
         whole = self._scores(np.ones((len(self.data), 1)))
-        drawn = self._scores(self.rng.poisson(1.0, (len(self.data), _DRAWS)) + _TINY)
+        drawn = self._scores(self.rng.poisson(1.0, (len(self.data), _DRAWS)).astype(np.float64) + _TINY)
         best = ranked[0]
         alike = [
             recipe
@@ -275,7 +275,7 @@ def _columns(output: NDArray[Any]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Read an output as scores of positions: the shortest axis has the kinds of scores, each a decision of its own."""
     axis = int(np.argmin(output.shape[1:])) + 1 if output.ndim > 2 else 1
     values = np.moveaxis(output, axis, -1).reshape(len(output), -1, output.shape[axis]).astype(np.float64)
-    within = (np.isfinite(values) & (values >= 0) & (values <= 1)).all(axis=(0, 1))
+    within = np.asarray((np.isfinite(values) & (values >= 0) & (values <= 1)).all(axis=(0, 1)))
     clipped = np.where(within, values, 0.0)
     unsure = (_entropy(clipped) + _entropy(1 - clipped)).mean(axis=1)
     return clipped.mean(axis=1), unsure, within

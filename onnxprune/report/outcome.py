@@ -72,14 +72,15 @@ def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableTy
     if speed is None:
         return paragraph(line(("speed not measured", CODE), f" ({why}); {smaller}"))
     times = f"{milliseconds(speed.before)} → {milliseconds(speed.after)} on {speed.provider}"
-    gain, low, high = (f"{x:.2f}x" for x in (speed.speedup.value, speed.speedup.low, speed.speedup.high))
-    disturbed = ", disturbed by other processes" if speed.speedup.high > _WIDE * speed.speedup.low else ""
-    if speed.speedup.low > 1:
-        verdict = (f"{gain} as fast", GOOD)
+    gain, faster = f"{speed.speedup.value:.2f}x as fast", speed.speedup
+    wide = faster.high > _WIDE * faster.low
+    interval = f" ({faster.low:.2f} to {faster.high:.2f}{', disturbed by other processes' if wide else ''})"
+    if faster.low > 1:
+        verdict = ((gain, GOOD), interval)
     else:
-        verdict = ("slower" if speed.speedup.high < 1 else "not faster", CODE)
-        times = f"{gain} as fast, {times}"
-    return paragraph(line(verdict, f": {times} ({low} to {high}{disturbed}); {smaller}"))
+        word = "slower" if faster.high < 1 else "speed unclear" if wide else "not faster"
+        verdict = ((word, CODE), f": {gain}{interval}")
+    return paragraph(line(*verdict, f", {times}; {smaller}"))
 
 
 def _answers(found: Outcome) -> RenderableType:
@@ -111,4 +112,5 @@ def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
 
 def _value(found: Fidelity) -> str:
     estimate: Estimate = found.value
-    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
+    low, high = (percent(end).removesuffix(" %") for end in (estimate.low, estimate.high))
+    return f"{percent(estimate.value)} ({low} to {high})"

@@ -21,6 +21,7 @@ from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut, Method, Repair, unrepaired
 from onnxprune.runtime.library import custom_ops
+from onnxprune.runtime.provider import parse_provider
 from onnxprune.settings import ShrinkSettings, TrainSettings
 from onnxprune.settings.declare import either, given
 from onnxprune.settings.shrinking import LIMIT
@@ -151,6 +152,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
         planning = replace(planning, ratio=0.0)
     if made is None and settings.max_drop is None:
         settled(planning, data=False)  # refuses a missing budget before the work
+    parse_provider(settings.latency.provider or "cpu")  # refuses an unknown one before the work
     progress("load", 0, None)
     loaded = load(model)
     if given(settings.trimming):

@@ -7,8 +7,16 @@ from pathlib import Path
 import onnx
 import pytest
 
+from onnxprune.workflow import outcome
 from tests.cli.support import invoke
 from tests.report.network import network
+
+
+@pytest.fixture(autouse=True)
+def quick_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time the results of `prune` for a moment only."""
+    monkeypatch.setattr(outcome, "_SECONDS", 0.01)
+    monkeypatch.setattr(outcome, "_REPEATS", 1)
 
 
 @pytest.fixture

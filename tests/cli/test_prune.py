@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import fromstring
@@ -13,6 +14,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxprune.cli.prune
+import onnxprune.workflow.outcome
+from onnxprune import workflow
 from onnxprune.workflow import pruning
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.report.network import PARAMS, network
@@ -36,11 +39,36 @@ class TestPrune:
         result = invoke("prune", model, "-o", out, "--ratio", "0.5")
         for text in ("parameters", "MACs", "file"):
             assert text in result.stdout
-        assert result.stdout.splitlines()[-1].strip().startswith("rewriting proved: error ")
+        proof, _, end = " ".join(result.stdout.split()).partition(", allowed 0.0001 ")
+        assert "rewriting proved: error " in proof
+        assert re.match(
+            r".*as fast.* on cpu; file [\d.]+ % smaller: .* accuracy not kept: .*, on \d+ generated inputs", end
+        )
+        assert end.endswith("To keep it, give inputs with --data; labels are optional.")
         assert result.stderr == f"wrote {out}\n"
         for text in ("seed 0", "OP202", "onnxprune explain"):
             assert text not in result.stdout
             assert text in invoke("prune", model, "-o", out, "--ratio", "0.5", "-v", "--force").stdout
+
+    def test_the_summary_is_measured_only_if_it_is_shown(
+        self, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = document("prune", model, "-o", out, "--ratio", "0.5")["outcome"]
+        assert found["judged"] == "generated" and found["speed"]["provider"] == "cpu" and not found["unchanged"]
+        monkeypatch.setattr(workflow.outcome, "outcome", None)
+        assert document("prune", model, "-o", out, "--ratio", "0.5", "--force", "--no-summary")["outcome"] is None
+        shown = invoke("prune", model, "-o", out, "--ratio", "0.5", "--force", "--no-summary").stdout
+        assert shown.splitlines()[-1].strip().startswith("rewriting proved: error ")
+        assert invoke("prune", model, "-o", out, "--ratio", "0.5", "--force", "-q").output == ""
+
+    def test_with_data_the_answers_are_compared(self, out: Path, tmp_path: Path) -> None:
+        images = np.load(DIGITS.with_name("digits_train.npz"))["images"]
+        np.savez(tmp_path / "few.npz", images=images[:40])
+        done = invoke("prune", DIGITS, "-o", out, "--ratio", "0.3", "--data", tmp_path / "few.npz").stdout
+        said = " ".join(done.split())
+        assert re.search(r"answers kept: same top class as the original on .* of 40 samples that calibrated it$", said)
+        done = invoke("prune", DIGITS, "-o", out, "--ratio", "0", "--force").stdout
+        assert done.rstrip().endswith("answers kept: nothing was removed, so the model computes the same")
 
     def test_inputs_are_never_overwritten(self, model: Path, plan: Path, out: Path) -> None:
         before = model.read_bytes()

@@ -146,3 +146,29 @@ def test_a_folder_that_vanishes_or_cannot_be_read(tmp_path: Path) -> None:
     (root / "b.png").unlink()
     with refused("OP701", r"b\.png"):
         list(data.batches(4))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "taken"),
+    [
+        (["float[N,10] y"], True),
+        (["float[N,10,1,1] y"], True),
+        (["float[N,1] y"], True),
+        (["float[N,10] y", "float[N,4,7] z"], True),
+        (["float[N,100,85] y"], False),
+        (["float[N,100,1] y", "float[N,100,4] z"], False),
+        (["float[N,21,8,8] y"], False),
+    ],
+)
+def test_file_names_are_labels_only_for_models_that_tell_classes(
+    tmp_path: Path, outputs: list[str], taken: bool
+) -> None:
+    body = "\n".join(f"{output.split()[-1]} = com.example.Net(x)" for output in outputs)
+    net = model("float[N,8,8,3] x", outputs=", ".join(outputs), body=body)
+    for names in (("0_x.png", "1_y.png"), ("cat/a.png", "dog/b.png")):
+        source = folder(tmp_path / names[0].split("/")[0].split(".")[0], images(*names))
+        data = open_data(source, net, recipe=Recipe(scale=1.0))
+        assert data.labeled is taken
+        assert any("aren't taken as labels" in note for note in data.notes) is not taken
+    asked = open_data(source, net, recipe=Recipe(scale=1.0, labels="folder"))  # as the user says
+    assert asked.labeled

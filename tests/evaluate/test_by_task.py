@@ -377,3 +377,34 @@ def test_forms_that_are_not_certain_are_asked_for() -> None:
     for shape in ((2, 30, 84), (2, 5), (2, 30, 7)):
         with refused("OP711", "how the outputs hold boxes isn't known.*postprocess"):
             boxes.form_of({"y": RNG.standard_normal(shape).astype(np.float32)})
+
+
+def test_matched_boxes_by_hand() -> None:
+    mine = np.array(
+        [
+            [0, 0, 10, 10, 0.9, 0],
+            [0, 0, 10, 9, 0.8, 0],  # the same again
+            [20, 20, 30, 31, 0.6, 1],
+            [40, 40, 50, 50, 0.4, 1],  # not sure
+            [60, 60, 70, 70, 0.7, 2],  # another class than the original's
+        ]
+    )
+    original = np.array([[1, 0, 10, 10, 0.8, 0], [20, 20, 30, 30, 0.9, 1], [60, 60, 70, 70, 0.9, 3]], float)
+    assert boxes.matched(mine, original) == (2 * 2, 4 + 3)
+    assert boxes.matched(original, mine) == (2 * 2, 3 + 4)
+    assert boxes.matched(original, original) == (6, 6)
+    assert boxes.matched(original[:0], original[:0]) == (0, 0)
+
+
+def test_detectors_are_compared_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    x = np.zeros((6, 3, 6), np.float32)
+    x[:, :, :2] = np.arange(3)[:, None] * 20
+    x[:, :, 2:4] = x[:, :, :2] + 12
+    x[:, :, 4], x[:, :, 5] = RNG.uniform(0.6, 0.9, (6, 3)), np.arange(3)
+    kept = model("float[N,3,6] x", outputs="float[N,3,6] y", body="y = Identity(x)")
+    data = open_data({"x": x}, kept, reading=TaskSettings(task="detection"))
+    assert evaluate(kept, data, against=kept)["boxes_original"].model.value == 1
+    body = "s = Constant<value_floats=[9.0,0.0,9.0,0.0,0.0,0.0]>()\n y = Add(x, s)"
+    moved = model("float[N,3,6] x", outputs="float[N,3,6] y", body=body)
+    assert evaluate(moved, data, against=kept)["boxes_original"].model.value == 0

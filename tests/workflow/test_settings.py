@@ -116,7 +116,7 @@ def test_mistakes_name_the_field(make: Callable[[], Settings], place: str | None
         ("steps", "training", {"steps": 2, "data": "digits"}),
         ("rewind", "training", {"rewind": "early.onnx", "data": "digits"}),
         ("steps", "plan", {"steps": 2, "finetune": 1, "data": "digits", "sensitivity": "s.json"}),
-        ("provider", "latency", {"provider": "cpu", "target": HALF}),
+        ("cache", "latency", {"cache": False, "target": HALF}),
         ("allocation", "time", {"allocation": "uniform", "target": TIME}),
         ("remove_blocks", "sensitivities", {"remove_blocks": 1, "sensitivity": "s.json"}),
     ],

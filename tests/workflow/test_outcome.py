@@ -1,0 +1,115 @@
+"""What a run brought, against ONNX Runtime on the same samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto
+
+import onnxprune as op
+from onnxprune.data import Data
+from onnxprune.errors import UsageError
+from onnxprune.settings import ShrinkSettings, build
+from onnxprune.workflow import outcome as module
+from onnxprune.workflow.outcome import Outcome, outcome
+from onnxprune.workflow.shrinking import Shrunk
+
+MODELS = Path(__file__).parents[2] / "models"
+DIGITS = MODELS / "digits_resnet.onnx"
+TRAIN = MODELS / "digits_train.npz"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_REPEATS", 1)
+
+
+def shrunk(**options: Any) -> tuple[Shrunk, Outcome]:
+    settings = build(ShrinkSettings, options)
+    result = op.shrink(DIGITS, settings)
+    return result, outcome(result, settings)
+
+
+def classes(model: ModelProto | Path, images: np.ndarray) -> np.ndarray:
+    source = model if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0].argmax(axis=1))
+
+
+def test_held_out_samples_calibrated_nothing() -> None:
+    result, found = shrunk(target=op.Target("macs", 0.3), data=str(TRAIN))
+    calibrated = op.open_data(TRAIN, op.load(DIGITS).proto, limit=512)
+    assert isinstance(result.data, Data) and result.data.chosen is not None and calibrated.chosen is not None
+    assert found.judged == "held out" and not set(result.data.chosen) & set(calibrated.chosen)
+    assert len(result.data.chosen) == 1347 - 512
+    assert found.fidelity is not None and found.fidelity.answers == "kept" and found.fidelity.samples <= 500
+    assert found.fitted and not found.unchanged and found.speed is not None and found.speed.speedup.value > 0
+    with np.load(TRAIN) as arrays:
+        images, labels = arrays["images"][result.data.chosen], arrays["labels"][result.data.chosen]
+    pruned, original = classes(result.model.proto, images), classes(DIGITS, images)
+    assert found.fidelity.value.value == pytest.approx(np.mean(pruned == original), abs=0.02)  # at most 500 are drawn
+    assert found.fidelity.accuracy is not None and found.fidelity.accuracy.metric == "top1"
+    assert found.fidelity.accuracy.model.value == pytest.approx(np.mean(pruned == labels), abs=0.02)
+
+
+def test_few_samples_judge_what_they_calibrated(tmp_path: Path) -> None:
+    with np.load(TRAIN) as arrays:
+        np.savez(tmp_path / "few.npz", images=arrays["images"][:30])
+    result, found = shrunk(target=op.Target("macs", 0.3), data=str(tmp_path / "few.npz"), recover="none")
+    assert found.judged == "calibration" and found.fidelity is not None
+    with np.load(TRAIN) as arrays:
+        images = arrays["images"][:30]
+    agreement = np.mean(classes(result.model.proto, images) == classes(DIGITS, images))
+    assert found.fidelity.samples == 30 and found.fidelity.value.value == pytest.approx(agreement)
+    assert found.fidelity.accuracy is None  # there are no labels
+    assert not found.fitted
+
+
+def test_without_data_inputs_are_generated() -> None:
+    _, found = shrunk(target=op.Target("macs", 0.5))
+    assert found.judged == "generated" and found.fidelity is not None and found.fidelity.metric == "agreement"
+    _, found = shrunk(target=op.Target("macs", 0.5), data="random", limit=64)
+    assert found.judged == "generated" and found.fitted
+
+
+def test_nothing_removed_is_said() -> None:
+    assert shrunk(ratio=0.0)[1].unchanged
+    assert not shrunk(ratio=0.5)[1].unchanged
+
+
+def test_what_the_run_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = shrunk(max_drop=0.05, data=str(TRAIN), limit=64)
+    assert result.evaluation is not None
+    result.plan.settings["latency"] = {
+        "provider": "cpu",
+        "original_seconds": 0.004,
+        "measured_share": {"value": 0.5, "low": 0.4, "high": 0.8},
+    }
+    monkeypatch.setattr(module, "evaluate", None)
+    monkeypatch.setattr(module, "TimedSession", None)
+    found = outcome(result, ShrinkSettings())
+    assert found.speed is not None and (found.speed.before, found.speed.after) == (0.004, 0.002)
+    assert (found.speed.speedup.low, found.speed.speedup.value, found.speed.speedup.high) == (1.25, 2, 2.5)
+    assert found.fidelity is not None and found.fidelity.samples == result.evaluation.samples
+
+
+def test_a_slow_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONGEST", 0.0)
+    _, found = shrunk(ratio=0.5)
+    assert found.speed is None and "a run takes" in found.untimed and found.fidelity is not None
+
+
+def test_a_provider_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("OP608", "the execution provider isn't available")
+
+    monkeypatch.setattr(module, "TimedSession", refuse)
+    _, found = shrunk(ratio=0.5)
+    assert found.speed is None and found.untimed == "the execution provider isn't available"
+    with pytest.raises(UsageError, match="OP608"):  # an unknown one is refused before the work
+        shrunk(ratio=0.5, provider="nosuch")
