@@ -124,8 +124,10 @@ def reshape_images(images: Pixels, recipe: Recipe, where: str) -> Pixels:
         UsageError: Pillow is needed and isn't installed (OP605).
     """
     channels = {"L": 1, "RGB": 3, "RGBA": 4}[_MODES[recipe.channels]]
-    if not recipe.has_geometry and images.shape[3] == channels:
-        return images
+    size = images.shape[1], images.shape[2]
+    target = size if recipe.resize is None else _target(size, recipe.resize)
+    if target == size and recipe.crop in (None, size) and images.shape[3] == channels:
+        return images  # without Pillow
     pillow = _pillow()
     squeezed = images[..., 0] if images.shape[3] == 1 else images
     return np.stack([_prepare(pillow.fromarray(np.ascontiguousarray(i)), recipe, where) for i in squeezed])

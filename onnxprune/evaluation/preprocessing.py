@@ -146,7 +146,7 @@ class _Trials:
         notes = tuple(note for note in self.whole.notes if note != self.fit.note)
         said = [replace(self.whole.recipe, **{k: getattr(r, k) for k in _KEYS}) for r in alike]
         found = Preprocessing(self.fit.spec.name, tuple(said), len(self.found), len(self.data))
-        return replace(self.whole, fits=(fit,), recipe=said[0], notes=notes), found
+        return replace(self.whole, fits=(fit,), recipe=said[0], notes=(*notes, str(found))), found
 
     def _evidence(self, recipe: Recipe) -> _Evidence:
         data = replace(self.data, fits=(replace(self.fit, recipe=recipe),))

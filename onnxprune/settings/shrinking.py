@@ -41,7 +41,7 @@ class DataSettings(Settings):
         "How to turn data into inputs: 'resize=256 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 "
         "std=0.229,0.224,0.225 label_offset=0', or a TOML file with these keys.",
         metavar="RECIPE",
-        shown="guessed and printed",
+        shown="the usual one that suits the model best, with a warning",
     )
     limit: int | None = setting(
         None,

@@ -39,12 +39,14 @@ def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int
         DataError: the data can't be read or don't fit the model.
     """
     found = _opened(settings, model, seed, settings.limit or limit)
+    why = None
     if isinstance(found, Data) and settings.data != "random":
         found, why = suited(load(model).proto, found, seed=seed)
-        if why is not None:
-            log.warning("%s", why)
     for note in getattr(found, "notes", ()):
-        log.info("note: %s", note)
+        if why is not None and note == str(why):
+            log.warning("%s", note)
+        else:
+            log.info("note: %s", note)
     return found
 
 

@@ -117,3 +117,13 @@ def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UsageError, match=r"(?s)OP605.*onnxprune\[data\]"):
         decode(Recipe(), b"", "a")
+
+
+def test_images_of_the_right_size_need_no_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    images = np.stack([picture(i) for i in range(2)])
+    for text in ("", "resize=8", "resize=8x8 crop=8", "crop=8x8"):
+        assert reshape_images(images, Recipe.parse(text), "here") is images
+    for text in ("resize=9", "crop=7", "channels=GRAY"):
+        with pytest.raises(UsageError, match="Pillow"):
+            reshape_images(images, Recipe.parse(text), "here")
