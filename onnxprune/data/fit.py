@@ -65,7 +65,15 @@ class Fit:
         return _cast(result, self.spec, where)
 
 
-def fit(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype, recipe: Recipe, *, whole: bool = False) -> Fit:
+def fit(
+    spec: InputSpec,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    recipe: Recipe,
+    *,
+    whole: bool = False,
+    said: Recipe | None = None,
+) -> Fit:
     """Decide how an array becomes an input.
 
     Bytes for an image input are images: the recipe applies to them, completed by a guess. Other numbers are taken as
@@ -77,6 +85,7 @@ def fit(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype, recipe: Recipe
         dtype: its type.
         recipe: the given preprocessing.
         whole: whether samples come one by one in the model's own shapes.
+        said: the preprocessing of images that the model's file declares.
 
     Raises:
         DataError: the recipe can't be applied to such an array (OP709).
@@ -92,8 +101,11 @@ def fit(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype, recipe: Recipe
             raise DataError("OP709", f"where does input {spec} have its channels?", where=WHERE, hint=hint)
         axis = None
     if axis is not None and bytes_:
-        complete, note = guess_recipe(spec.name, spec.shape, spec.dtype, recipe)
-        guessed = not recipe.has_values and spec.dtype.kind not in "biu"
+        known = merge(recipe, said) if said is not None and not recipe.has_values else recipe
+        complete, note = guess_recipe(spec.name, spec.shape, spec.dtype, known)
+        if known != recipe:
+            note = "; ".join(filter(None, [f"as the file says: {said}", note]))
+        guessed = not known.has_values and spec.dtype.kind not in "biu"
         return Fit(spec, len(shape), dtype, complete, axis, note=note, guessed=guessed)
     if recipe.has_geometry:
         cause = f"input {spec} gets arrays that aren't 8-bit images, and only those can be resized or cropped"

@@ -24,6 +24,7 @@ from onnxprune.data.noise import digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
 from onnxprune.data.recipe import Recipe
+from onnxprune.data.usual import declared
 from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 from onnxprune.shapes import concretize
@@ -90,20 +91,20 @@ def open_data(
 def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
     if isinstance(spec, Mapping):
         given = {str(name): as_array(value, _GIVEN) for name, value in spec.items()}
-        return _arrays(given, inputs, recipe, _GIVEN)
+        return _arrays(given, model, inputs, recipe, _GIVEN)
     if not isinstance(spec, str | Path):
-        return _stream(getattr(spec, "__name__", _GIVEN), spec, inputs, recipe, limit)
+        return _stream(getattr(spec, "__name__", _GIVEN), spec, model, inputs, recipe, limit)
     text, path = str(spec), Path(spec)
     if _exists(path):
         return _from_path(path, model, inputs, recipe)
     if text == "digits" or text.startswith("digits:"):
-        return _arrays(digits_arrays(text), inputs, recipe, text)
+        return _arrays(digits_arrays(text), model, inputs, recipe, text)
     if text == "random":
         drawn = [spec for spec in inputs if not spec.state]
-        source, fits, notes = _arrays(noise_arrays(model, drawn, limit, seed), inputs, recipe, text)
+        source, fits, notes = _arrays(noise_arrays(model, drawn, limit, seed), model, inputs, recipe, text)
         return source, fits, (_NOISE, *notes)
     if is_function_name(text):
-        return _stream(text, find_function(text), inputs, recipe, limit)
+        return _stream(text, find_function(text), model, inputs, recipe, limit)
     raise DataError("OP701", "no such file, folder or function", where=text, hint=_FORMS)
 
 
@@ -111,26 +112,28 @@ def _from_path(path: Path, model: ModelProto, inputs: Inputs, recipe: Recipe) ->
     where = str(path)
     if path.is_dir():
         if arrays := folder_arrays(path):
-            return _arrays(arrays, inputs, recipe, where)
+            return _arrays(arrays, model, inputs, recipe, where)
         return _images(FolderFiles(path), model, inputs, recipe, where)
     if path.suffix == ".npy":
-        return _arrays({"inputs": map_npy(path)}, inputs, recipe, where)
+        return _arrays({"inputs": map_npy(path)}, model, inputs, recipe, where)
     if path.suffix in (".npz", ".zip"):
         archive = Archive(path)
         if arrays := archive_arrays(archive):
-            return _arrays(arrays, inputs, recipe, where)
+            return _arrays(arrays, model, inputs, recipe, where)
         return _images(archive, model, inputs, recipe, where)
     raise DataError("OP701", f"{path.suffix!r} files can't be read as data", where=where, hint=_FORMS)
 
 
-def _arrays(arrays: Mapping[str, Array], inputs: Inputs, recipe: Recipe, where: str) -> Opened:
+def _arrays(arrays: Mapping[str, Array], model: ModelProto, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
     source, notes = array_source(arrays, inputs, where)
-    return source, _fits(source, inputs, recipe), notes
+    return source, _fits(source, model, inputs, recipe), notes
 
 
-def _stream(name: str, function: Function, inputs: Inputs, recipe: Recipe, limit: int | None) -> Opened:
+def _stream(
+    name: str, function: Function, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None
+) -> Opened:
     source = StreamSource(name, function, inputs, limit)
-    return source, _fits(source, inputs, recipe), ()
+    return source, _fits(source, model, inputs, recipe), ()
 
 
 def _images(files: Files, model: ModelProto, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
@@ -140,7 +143,7 @@ def _images(files: Files, model: ModelProto, inputs: Inputs, recipe: Recipe, whe
     names = image_names(files.members, where)
     labels, note = class_labels(files, names, recipe, classifies=_asked(recipe) or _may_classify(model))
     (spec,) = inputs
-    images = fit(spec, _IMAGES, np.dtype(np.uint8), recipe)
+    images = fit(spec, _IMAGES, np.dtype(np.uint8), recipe, said=declared(model))
     if images.images is None:
         cause = f"the model's input {spec} doesn't take images"
         raise DataError("OP706", cause, where=where)
@@ -171,11 +174,12 @@ def _may_classify(model: ModelProto) -> bool:
     return False
 
 
-def _fits(source: Source, inputs: Inputs, recipe: Recipe) -> tuple[Fit, ...]:
+def _fits(source: Source, model: ModelProto, inputs: Inputs, recipe: Recipe) -> tuple[Fit, ...]:
     """Choose the conversion to each input by the first sample."""
     first = next(source.batches(np.zeros(1, np.int64), 1))
     arrays = [(spec, first.inputs[spec.name]) for spec in inputs if spec.name in first.inputs]
-    return tuple(fit(s, a.shape, a.dtype, recipe, whole=first.whole or not a.ndim) for s, a in arrays)
+    said = declared(model)
+    return tuple(fit(s, a.shape, a.dtype, recipe, whole=first.whole or not a.ndim, said=said) for s, a in arrays)
 
 
 def _exists(path: Path) -> bool:

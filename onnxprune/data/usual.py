@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnxprune.data.recipe import Recipe
+from onnx import ModelProto
+
+from onnxprune.data.recipe import Channels, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,20 @@ USUAL = (
     ),
 )
 """All of them."""
+
+_RANGES = {"NominalRange_0_255": USUAL[3], "Normalized_0_1": UNIT, "Normalized_1_1": SIGNED}
+_ORDERS: dict[str, Channels] = {"Rgb8": "RGB", "Bgr8": "BGR", "Gray8": "GRAY"}
+
+
+def declared(model: ModelProto) -> Recipe:
+    """Return what a file's metadata say of the preprocessing; nothing if they say nothing.
+
+    Read are the image properties of ONNX (docs/MetadataProps.md there), and files of Ultralytics, whose models take RGB
+    from 0 to 1.
+    """
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    if said.get("author") == "Ultralytics" and "stride" in said:
+        return replace(UNIT.recipe, channels="RGB")
+    usual = _RANGES.get(said.get("Image.NominalPixelRange", ""))
+    known = Recipe(channels=_ORDERS.get(said.get("Image.BitmapPixelFormat", "")))
+    return known if usual is None else usual.ordered(known)

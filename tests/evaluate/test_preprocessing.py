@@ -160,3 +160,34 @@ def test_a_detector_is_judged_by_its_scores() -> None:
     proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items())
     _, found = suited(proto, opened(proto))
     assert found is not None and next(r.scale for r in found.recipes if r.mean is None) == 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        (
+            {"Image.NominalPixelRange": "Normalized_1_1", "Image.BitmapPixelFormat": "Bgr8"},
+            "scale=1/127.5 mean=1 channels=BGR",
+        ),
+        ({"Image.NominalPixelRange": "NominalRange_0_255"}, "scale=1"),
+        ({"author": "Ultralytics", "stride": "32"}, "scale=1/255"),
+    ],
+)
+def test_what_the_file_says_is_taken(metadata: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = network(Recipe.parse("channels=RGB scale=1/127.5 mean=1"))
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+    monkeypatch.setattr(preprocessing, "Runner", None)
+    data = opened(proto)
+    assert suited(proto, data) == (data, None)
+    right = Recipe.parse(text)
+    np.testing.assert_allclose(next(data.batches(48)).inputs["x"], values(right), rtol=1e-6, atol=1e-6)
+    assert any(note.startswith("as the file says: ") for note in data.notes)
+    ready = {"images": IMAGES.transpose(0, 3, 1, 2).astype(np.float32)}  # numbers are taken as they are
+    np.testing.assert_array_equal(next(open_data(ready, proto).batches(48)).inputs["x"], ready["images"])
+    asked = open_data(
+        {"images": IMAGES}, proto, recipe=Recipe.parse("scale=1/255 mean=0.5")
+    )  # the user has the last word
+    np.testing.assert_allclose(
+        next(asked.batches(1)).inputs["x"][0], (values(Recipe(scale=1 / 255)) - 0.5)[0], rtol=1e-5
+    )
