@@ -22,7 +22,10 @@ _TOLERANCE: dict[str, Any] = {
 }
 _READING = ("preprocess", "limit", "labels", "task", "postprocess", "alphabet", "blank")
 _PLANNING = [
-    d.name for kind in (PlanSettings, LatencySettings) for d in flat(kind) if d.name not in ("seed", "threads")
+    d.name
+    for kind in (PlanSettings, LatencySettings)
+    for d in flat(kind)
+    if d.name not in ("seed", "threads", "provider")
 ]
 
 
