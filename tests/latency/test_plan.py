@@ -286,8 +286,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("code", "args"),
         [
-            ("OP302", ["--target", "macs=0.5", "--provider", "cpu"]),
-            ("OP302", ["--target", "macs=0.5", "--provider", "cpu"]),
+            ("OP302", ["--target", "macs=0.5", "--no-cache"]),
+            ("OP608", ["--target", "macs=0.5", "--provider", "cdua"]),
             ("OP302", ["--target", "latency=0.5", "--allocation", "global"]),
             ("OP608", ["--target", "latency=0.5", "--provider", "cdua"]),
             ("OP608", ["--target", "latency=0.5", "--provider", "vitisai"]),
