@@ -71,8 +71,8 @@ def test_what_is_assumed_goes_to_stderr(place: Path) -> None:
     result = run("image.onnx", "--data", "images.zip")
     assert result.exit_code == 0, result.output
     assert "note: labels are those of 3 folders, their names: 0, 1, 2" in result.stderr
-    assert "assumed for input 'x'" in result.stderr
-    assert "assumed" not in result.stdout
+    assert "warning: the preprocessing is a guess, --preprocess 'channels=" in result.stderr
+    assert "guess" not in result.stdout
     said = run("image.onnx", "--data", "images.zip", "--preprocess", "resize=8x8 scale=1 labels=none", "-q")
     assert said.exit_code == 2 and "OP711" in said.stderr and "note" not in said.stderr
 
