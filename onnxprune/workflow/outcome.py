@@ -108,7 +108,7 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
         fidelity=None if found is None else fidelity(found),
         uncompared=uncompared,
         judged=judged,
-        unchanged=not (plan.removed or plan.blocks or result.repairs or trained),
+        unchanged=not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained),
         fitted=bool(result.repairs) or trained,
         trained=trained,
     )
@@ -128,7 +128,9 @@ def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str,
     try:
         opening = SessionSettings(parse_provider(settings.latency.provider or "cpu"), settings.latency.threads)
         path = result.analysis.model.path
-        original = TimedSession(path if path is not None and path.is_file() else graph.proto, feeds, opening)
+        original = TimedSession(
+            path if path is not None and path.is_file() else result.analysis.original, feeds, opening
+        )
         subjects = original, TimedSession(pruned, fitted(state_inputs(pruned), feeds, samples), opening)
     except OnnxPruneError as error:
         return None, error.cause, 0.0
@@ -156,7 +158,7 @@ def _compared(
         return known, "held out", ""
     most = int(np.clip(_COMPARING / seconds, *_SAMPLES)) if seconds else _SAMPLES[0]
     seed, judged, data = settings.planning.seed, result.judged, result.data
-    proto = result.analysis.graph.proto
+    proto = result.analysis.original
     try:
         if data is None:
             judged, data = "generated", open_data("random", proto, limit=min(most, _GENERATED), seed=seed)
