@@ -143,7 +143,11 @@ def command(
         if text is not None:
             write_text(target, text)
         out.on_stop(lambda: f"stopped; {output} was written")
-        found = outcome(result, settings, progress=progress) if summary and (out.json or out.verbosity >= 0) else None
+        found = (
+            outcome(result, settings, progress=progress)
+            if summary and (out.form != "table" or out.verbosity >= 0)
+            else None
+        )
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
     change, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
