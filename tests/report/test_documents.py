@@ -95,6 +95,7 @@ def test_plan() -> None:
         "cost": {"before": COST, "after": COST},
         "groups": [GROUP | {"removed": 0, "kept": 0}],
         "states": [],
+        "resolution": {},
     }
 
 
