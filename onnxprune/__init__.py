@@ -58,6 +58,10 @@ if TYPE_CHECKING:
     from onnxprune.trace.pruned_graph import PrunedGraph as PrunedGraph
     from onnxprune.train.finetune import FineTuned as FineTuned, finetune as finetune
     from onnxprune.workflow.analysis import TracedModel as TracedModel, analyze as analyze
+    from onnxprune.workflow.calibration import (
+        CalibrationReader as CalibrationReader,
+        calibration_reader as calibration_reader,
+    )
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
     from onnxprune.workflow.pruning import (
         Pruned as Pruned,
@@ -94,6 +98,7 @@ _HOMES = {
     "trace.pruned_graph": ("PrunedGraph",),
     "train.finetune": ("FineTuned", "finetune"),
     "workflow.analysis": ("TracedModel", "analyze"),
+    "workflow.calibration": ("CalibrationReader", "calibration_reader"),
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),

@@ -72,6 +72,7 @@ def _whole(text: str) -> int:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="OUT.json", help="Also write the result as JSON."
 )
+@options.plot("With --profile and two models: plot the time of the slowest layers.")
 @options.force
 @reporting
 @options.custom_ops
@@ -87,6 +88,7 @@ def command(
     max_regression: float | None,
     min_speedup: float | None,
     output: Path | None,
+    plot: Path | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -98,6 +100,7 @@ def command(
     from onnxprune.benchmarking import benchmark, check, compare
     from onnxprune.cli.models import by_name, read_arrays
     from onnxprune.model.file import load
+    from onnxprune.plot import plot_layers
     from onnxprune.report.benchmark import benchmark_document, benchmark_tables, changes_tables
     from onnxprune.report.checks import checks_of
     from onnxprune.report.documents import to_json
@@ -108,8 +111,10 @@ def command(
         raise PlanError("OP302", "--max-regression needs a baseline", hint="pass one with --compare")
     if min_speedup is not None and len(models) < 2:
         raise PlanError("OP302", "--min-speedup needs a second model", hint="give the original first")
-    if output is not None:
-        check_output(output, force, inputs=models)
+    if plot is not None and not (given.get("profile") and len(models) == 2):
+        raise PlanError("OP302", "--plot needs the time of layers", hint="compare two models with --profile")
+    for file in filter(None, (output, plot)):
+        check_output(file, force, inputs=models)
     if batches is not None:
         given["batches"] = batches
     settings = build(BenchmarkSettings, {**given, "providers": _providers(providers, provider_options)})
@@ -131,6 +136,10 @@ def command(
     report = benchmark_document(found, changes, gates)
     if output is not None:
         write_text(output, to_json(report))
+    if plot is not None:
+        case = found.cases[0]
+        plot_layers(case.layers, (names[0], names[1]), f"on {case.provider}", plot)
+        out.note(f"wrote {plot}")
     tables = [benchmark_tables(found), *([changes_tables(changes, most)] if changes else []), gate_tables(gates)]
     out.data(report, *tables, checks=checks_of([*gates, *regression_gates(changes, most)]))
     if found.environment.busy:

@@ -44,7 +44,6 @@ Examples:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--batch", type=click.IntRange(min=1), help="Batch size. [default: 32, or the model's if it is fixed]")
-@click.option("--output-name", metavar="NAME", help="Output to evaluate. [default: found by its shape]")
 @click.option(
     "--max-drop",
     type=options.SHARE,
@@ -75,7 +74,6 @@ def command(
     metrics: tuple[str, ...],
     seed: int,
     batch: int | None,
-    output_name: str | None,
     max_drop: float | None,
     least: tuple[tuple[str, float], ...],
     most: tuple[tuple[str, float], ...],
@@ -122,7 +120,6 @@ def command(
             samples,
             against=original,
             metrics=metrics or None,
-            output=output_name,
             providers=providers,
             batch=batch or 32,
             seed=seed,

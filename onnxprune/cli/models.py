@@ -134,7 +134,7 @@ def sample_settings(given: Mapping[str, Any]) -> DataSettings:
 
 def user_functions(*names: Any) -> None:
     """Allow imports from the working directory, as for `python -m`, if a name is module:function."""
-    from onnxprune.data.functions import is_function_name
+    from onnxprune.runtime.functions import is_function_name
 
     if any(isinstance(name, str) and is_function_name(name) for name in names) and "" not in sys.path:
         sys.path.insert(0, "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import click
 
 from onnxprune.cli.failures import COMMAND
-from onnxprune.settings import DataSettings, Policies, RunSettings, Settings, Target
+from onnxprune.settings import DataSettings, Policies, RunSettings, Settings
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.settings.planning import Targets
@@ -251,8 +251,7 @@ def _settled(field: str, value: Any) -> Any:
     if field == "losses":
         return dict(value)
     if field == "target":
-        found = tuple(map(Target.parse, value))
-        return found if len(found) > 1 else found[0]
+        return value if len(value) > 1 else value[0]
     return value
 
 
@@ -278,6 +277,12 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 def output(help: str, *, dash: bool = False) -> Callable[[Function], Function]:
     """Return the option for the output file."""
     return click.option("-o", "--output", required=True, type=click.Path(path_type=Path, allow_dash=dash), help=help)
+
+
+def plot(help: str) -> Callable[[Function], Function]:
+    """Return the option for the file of a plot."""
+    text = f"{help} The suffix is that of an image: .png, .svg, .pdf. Needs matplotlib."
+    return click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help=text)
 
 
 input_shapes = click.option(

@@ -34,6 +34,7 @@ _AFTER_PLANNING = (
 @options.of(ShrinkSettings, "given", without=_AFTER_PLANNING)
 @options.input_shapes
 @options.inputs
+@options.plot("Plot the widths of groups before and after.")
 @options.force
 @reporting
 @options.custom_ops
@@ -43,6 +44,7 @@ def command(
     given: dict[str, Any],
     input_shapes: list[Any],
     inputs: list[Any],
+    plot: Path | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -52,6 +54,7 @@ def command(
     """
     from onnxprune.model.session import with_threads
     from onnxprune.planning.plan import apply_plan
+    from onnxprune.plot import plot_widths
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.outcome import unmeasured_tables
@@ -67,8 +70,10 @@ def command(
         raise PlanError("OP302", f"-o - and --format {out.form} both write to stdout", hint="drop one")
     if not to_stdout:
         check_output(output, force, inputs=[model, settings.sensitivity, calibration.data])
+    if plot is not None:
+        check_output(plot, force, inputs=[model, output, settings.sensitivity, calibration.data])
     out.on_stop(lambda: nothing_written(model, settings))
-    user_functions(calibration.data, settings.transform)
+    user_functions(calibration.data, settings.transform, planning.criterion)
     policies = given_settings(settings.policies)
     analysis, _ = open_model(
         *(out, model, input_shapes, inputs), policies=policies, data=calibration, transform=settings.transform
@@ -78,7 +83,7 @@ def command(
         data = None
         if calibration.data is not None:
             tell_of_front(analysis.graph)
-            data = open_samples(calibration, analysis.graph.proto, seed=planning.seed, limit=LIMIT)
+            data = open_samples(calibration, analysis.normalized, seed=planning.seed, limit=LIMIT)
         made = plan(
             analysis, planning, data=data, sensitivity=settings.sensitivity, latency=settings.latency, progress=progress
         )
@@ -89,6 +94,9 @@ def command(
     planned = analyze(analysis, plan=made)
     summary = summarize_plan(apply_plan(planned.graph, made))
     summary = replace(summary, before=analysis.cost, resized=str(planned.resized or ""))
+    if plot is not None:
+        plot_widths(summary.groups, summary.labels, plot)
+        out.note(f"wrote {plot}")
     out.summary(
         document("plan", model=model, output=output, **fields(made), **fields(summary)),
         cost_tables(summary),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import ShrinkSettings, build
+
+if TYPE_CHECKING:
+    from onnxprune.plot import TradeOff
+    from onnxprune.workflow.shrinking import Shrunk
 
 _REASONS = 5
 
@@ -48,6 +52,7 @@ Examples:
 @options.input_shapes
 @options.inputs
 @options.summary
+@options.plot("Plot the widths of groups before and after, and with --max-drop its trials.")
 @options.force
 @reporting
 def command(
@@ -58,6 +63,7 @@ def command(
     input_shapes: list[Any],
     inputs: list[Any],
     summary: bool,
+    plot: Path | None,
     force: bool,
     out: Output,
 ) -> None:
@@ -78,6 +84,7 @@ def command(
     Each is proved by itself, and needs no budget.
     """
     from onnxprune.model.file import file_size, save
+    from onnxprune.plot import plot_widths
     from onnxprune.report.console import (
         cost_tables,
         latency_tables,
@@ -116,7 +123,9 @@ def command(
     if checkpoint is not None:
         check_output(checkpoint, force or settings.resume, inputs=[*reads, output])
     out.on_stop(partial(what_is_kept, checkpoint, time(), useful=settings.calibration.data is not None))
-    user_functions(given.get("data"), given.get("transform"), given.get("postprocess"))
+    if plot is not None:
+        check_output(plot, force, inputs=[*reads, output])
+    user_functions(*map(given.get, ("data", "transform", "postprocess", "criterion")))
     with out.progress() as progress:
         progress("load", 0, None)
         loaded, shapes, arrays = read_model(model, input_shapes, inputs)
@@ -152,6 +161,9 @@ def command(
     files = size, file_size(written)
     change, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
     change = replace(change, before=result.analysis.cost, resized=str(result.analysis.resized or ""))
+    if plot is not None:
+        plot_widths(change.groups, change.labels, plot, _trade_off(result, settings))
+        out.note(f"wrote {plot}")
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
     changed = [*(["repaired"] if result.repairs else []), *(["trained"] if tuned and tuned.kept == "after" else [])]
@@ -192,3 +204,16 @@ def command(
     out.note(f"wrote {' and '.join(map(str, [output, *also]))}")
     if result.verdict is not None:
         out.note(result.verdict)
+
+
+def _trade_off(result: Shrunk, settings: ShrinkSettings) -> TradeOff | None:
+    """Return the trials of a search for the smallest model, if there was one."""
+    from onnxprune.plot import TradeOff
+    from onnxprune.settings.evaluation import METRICS
+
+    if not result.trials or settings.max_drop is None:
+        return None
+    facts = METRICS.get(result.metric)
+    trials = [(trial.share, trial.loss, trial.accepted) for trial in result.trials]
+    title, share = (result.metric, True) if facts is None else (facts.title, facts.share)
+    return TradeOff(settings.minimize or "macs", title, trials, settings.max_drop, share)

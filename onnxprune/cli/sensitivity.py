@@ -32,12 +32,7 @@ Examples:
     metavar="FILE.json",
     help="Write the measurements to this file after each group; an interrupted run resumes from it.",
 )
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    metavar="FILE.png",
-    help="Plot the curves to this file (needs matplotlib).",
-)
+@options.plot("Plot the errors: curves, or a heat map of more than 12 groups.")
 @click.option(
     "--share",
     "shares",
@@ -75,9 +70,10 @@ def command(
     Labels are needed only if the metric needs them. The default criterion is obs.
     """
     from onnxprune.planning.budget import eligible, with_names
+    from onnxprune.plot import plot_sensitivity
     from onnxprune.report.documents import document
     from onnxprune.report.layout import count
-    from onnxprune.report.sensitivity import plot_sensitivity, sensitivity_tables
+    from onnxprune.report.sensitivity import sensitivity_tables
     from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
     from onnxprune.trace.outputs import followed
     from onnxprune.workflow.inputs import batches_of, open_samples, tell_of_front
@@ -89,7 +85,7 @@ def command(
     if plot is not None:
         check_output(plot, force, inputs=[model, calibration.data])
     criterion, steps = planning.get("criterion", "obs"), shares or SHARES
-    user_functions(calibration.data, calibration.reading.postprocess, metric)
+    user_functions(calibration.data, calibration.reading.postprocess, metric, criterion)
     analysis, _ = open_model(out, model, input_shapes, policies=policies, data=calibration)
     graph = analysis.graph
     constraints = with_names(constraints, graph)
@@ -110,7 +106,7 @@ def command(
     elif output is not None:
         check_output(output, force, inputs=[model, calibration.data])
     tell_of_front(graph)
-    samples = open_samples(calibration, graph.proto, seed=seed, limit=LIMIT)
+    samples = open_samples(calibration, analysis.normalized, seed=seed, limit=LIMIT)
     batches = batches_of(samples, graph.proto)
     assert batches is not None
     fitted, held_back = share_out(batches)
@@ -144,7 +140,7 @@ def command(
     curves = [record.curves[i] for i in sorted(record.curves)]
     meaning = f"loss of {metric}" if metric else "squared error of the outputs, relative to their variance,"
     if plot is not None:
-        plot_sensitivity(graph, curves, plot, meaning.rstrip(","))
+        plot_sensitivity(graph, curves, steps, plot, meaning.rstrip(","))
         out.note(f"wrote {plot}")
     notes = [note] if metric is None and (note := followed(graph.proto).note()) else []
     for said in notes:

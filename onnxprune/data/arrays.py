@@ -94,7 +94,7 @@ def folder_arrays(path: Path) -> dict[str, Array]:
 
 
 def array_source(
-    arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str
+    arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str, label: str | None = None
 ) -> tuple[ArraySource, tuple[str, ...]]:
     """Match arrays to a model's inputs.
 
@@ -108,7 +108,7 @@ def array_source(
     Raises:
         DataError: the arrays don't fit (OP702, OP706, OP708).
     """
-    named, labels, unused = assign(arrays, inputs, where)
+    named, labels, unused = assign(arrays, inputs, where, label)
     ranks = {spec.name: None if spec.shape is None else len(spec.shape) for spec in inputs}
     scalars = {name for name, array in named.items() if ranks[name] == 0 and array.ndim == 1}
     whole = any(array.ndim - 1 == ranks[name] for name, array in named.items() if name not in scalars)

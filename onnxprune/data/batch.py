@@ -108,6 +108,14 @@ class Source(ABC):
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
         """Yield samples (None for all) in batches of a size."""
 
+    def evened(self, indices: NDArray[np.int64] | None) -> Source:
+        """Return a source whose batches of these samples (None for all) have the same shape, but for their number.
+
+        Raises:
+            DataError: samples differ in shape, and the model can't tell padding (OP706).
+        """
+        return self
+
 
 def chunks(indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     """Split indices into pieces of a size; the last may be smaller."""

@@ -83,6 +83,14 @@ class Data:
         chosen = wanted if self.chosen is None else self.chosen[wanted]
         return replace(self, chosen=np.sort(chosen) if self.source.sequential else chosen)
 
+    def evened(self) -> Data:
+        """Return the samples in one shape: of different length, all are padded to the longest.
+
+        Raises:
+            DataError: the model can't tell padding (OP706).
+        """
+        return replace(self, source=self.source.evened(self.chosen))
+
     def _adapt(self, batch: Batch, start: int) -> Batch:
         where = self.name(start)
         inputs = {}

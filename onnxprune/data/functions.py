@@ -1,12 +1,9 @@
-"""Python functions of the user's, named module:function, and data from functions that yield batches."""
+"""Data from functions that yield batches."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,49 +11,10 @@ from numpy.typing import NDArray
 
 from onnxprune.data.batch import Array, Batch, Source
 from onnxprune.data.inputs import InputSpec, assign
-from onnxprune.errors import DataError, OnnxPruneError
+from onnxprune.errors import DataError
+from onnxprune.runtime.functions import guarded
 
 _KINDS = "biufUSV"  # V: number types unknown to NumPy, such as bfloat16
-
-
-def is_function_name(text: str) -> bool:
-    """Whether a text has the form module:function."""
-    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", text) is not None
-
-
-def find_function(name: str) -> Callable[..., Any]:
-    """Import module:function. A collection found under that name is wrapped in a function that returns it.
-
-    Raises:
-        DataError: it can't be imported, or is neither a function nor a collection (OP710).
-    """
-    module, _, path = name.partition(":")
-    with guarded(name, "importing it"):
-        found: Any = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    if callable(found):
-        return found  # type: ignore[no-any-return]
-    if hasattr(found, "__iter__") and not hasattr(found, "__next__"):
-        return lambda: found
-    raise DataError("OP710", f"neither a function nor a collection but a {type(found).__name__}", where=name)
-
-
-@contextmanager
-def guarded(name: str, what: str) -> Iterator[None]:
-    """Convert exceptions of a user's code to errors that name it.
-
-    Raises:
-        DataError: the code raised something other than an OnnxPruneError (OP710).
-    """
-    try:
-        yield
-    except OnnxPruneError:
-        raise
-    except Exception as error:
-        message = " ".join(str(error).split())
-        cause = f"{what} failed with {type(error).__name__}: {message}"
-        raise DataError("OP710", cause, where=name, hint="see the traceback (-vv prints it)") from error
 
 
 class StreamSource(Source):
@@ -65,7 +23,12 @@ class StreamSource(Source):
     sequential: ClassVar[bool] = True
 
     def __init__(
-        self, name: str, function: Callable[[], Iterable[Any]], inputs: Sequence[InputSpec], limit: int | None = None
+        self,
+        name: str,
+        function: Callable[[], Iterable[Any]],
+        inputs: Sequence[InputSpec],
+        limit: int | None = None,
+        label: str | None = None,
     ) -> None:
         """Wrap a function.
 
@@ -75,8 +38,10 @@ class StreamSource(Source):
                 pairs of either and labels.
             inputs: the model's inputs.
             limit: maximum number of samples.
+            label: the name of the array of labels in dictionaries; by default, common names are tried.
         """
         self.where, self.function, self.inputs, self.limit = name, function, inputs, limit
+        self._label = label
         self._length: int | None = None
         self._labeled: bool | None = None
 
@@ -163,12 +128,13 @@ class StreamSource(Source):
             yield replace(part, inputs={**part.inputs, **{name: np.asarray(batch.inputs[name][i]) for name in own}})
 
     def _batch(self, item: Any) -> Batch:
-        inputs, labels = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+        pair = isinstance(item, tuple) and len(item) == 2
+        inputs, labels = item if pair else (item, None)
         given = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
         arrays = {str(name): as_array(value, self.where) for name, value in given.items()}
         if not isinstance(inputs, Mapping) and len(self.inputs) == 1:
             arrays = {self.inputs[0].name: arrays["inputs"]}
-        found, among, _ = assign(arrays, self.inputs, self.where)
+        found, among, _ = assign(arrays, self.inputs, self.where, None if pair else self._label)
         labels = among if labels is None else as_array(labels, self.where)
         lengths = {len(array) for array in found.values() if array.ndim}
         whole = len(lengths) != 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.data.archive import FILE_LIMIT
 from onnxprune.data.batch import Batch, Source, chunks
 from onnxprune.data.pixels import SUFFIXES, Pixels
-from onnxprune.data.recipe import Recipe
+from onnxprune.data.recipe import LABEL_ORIGINS, WHERE, Recipe
 from onnxprune.errors import DataError
 
 _PREFIX = re.compile(r"(\d+)_")  # 0017_n01443537_goldfish.jpg
@@ -167,6 +167,8 @@ def class_labels(
         DataError: an image has no label (OP708).
     """
     origin = recipe.labels
+    if origin not in LABEL_ORIGINS:
+        raise DataError("OP709", f"images have no labels named {origin!r}", where=WHERE, hint="labels=folder or prefix")
     folders = _folders(images)
     prefixes = [_PREFIX.match(PurePosixPath(name).name) for name in images]
     if origin == "auto":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,11 +90,12 @@ LABELS = ("labels", "label", "targets", "target", "y", "y_true", "classes")
 
 # Inputs that are zero where nothing came before or nothing is told apart.
 _CACHE = re.compile(r"past|cache(?!_?pos)", re.IGNORECASE)
-_TYPES = re.compile(r"token_?type|segment_?id", re.IGNORECASE)
+TYPES = re.compile(r"token_?type|segment_?id", re.IGNORECASE)
+"""Names of inputs that tell the two texts of a pair apart."""
 
 
 def assign(
-    arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str
+    arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str, label: str | None = None
 ) -> tuple[dict[str, Array], Array | None, tuple[str, ...]]:
     """Match arrays to a model's inputs and to the labels, by name.
 
@@ -102,23 +103,32 @@ def assign(
     with a common name, or the only array that isn't labels. Caches and token types without an array are zeros; where a
     cache's size is free, it is empty.
 
+    Args:
+        arrays: the arrays by name.
+        inputs: the model's inputs.
+        where: what the arrays are from, for messages.
+        label: the name of the array of labels; by default, common names are tried.
+
     Returns:
         The arrays by input, the labels if there are any, and the names of unused arrays.
 
     Raises:
-        DataError: an input has no array (OP706).
+        DataError: an input has no array (OP706), or there is no such array of labels (OP708).
     """
     rest = dict(arrays)
     found: dict[str, Array] = {}
     for spec in inputs:
-        name = _find(rest, (spec.name,))
+        name = named(rest, (spec.name,))
         if name is not None:
             found[spec.name] = rest.pop(name)
-    label = _find(rest, LABELS)
-    labels = None if label is None else rest.pop(label)
+    labels_in = named(rest, LABELS if label is None else (label,))
+    if label is not None and labels_in is None:
+        hint = f"the arrays are: {', '.join(arrays)}"
+        raise DataError("OP708", f"there is no array {label!r} of labels", where=where, hint=hint)
+    labels = None if labels_in is None else rest.pop(labels_in)
     plain = [spec for spec in inputs if not spec.state]
     if len(plain) == 1 and not found:
-        name = _find(rest, _INPUTS) or (next(iter(rest)) if len(rest) == 1 else None)
+        name = named(rest, _INPUTS) or (next(iter(rest)) if len(rest) == 1 else None)
         if name is not None:
             found[plain[0].name] = rest.pop(name)
     missing = [spec for spec in inputs if spec.name not in found]
@@ -145,7 +155,7 @@ def _zeros(missing: Sequence[InputSpec], inputs: Sequence[InputSpec], found: Map
     zeros: dict[str, Array] = {}
     for spec in missing:
         cache = _CACHE.search(spec.name) is not None
-        if not count or not spec.shape or spec.shape[0] not in (None, 1) or not (cache or _TYPES.search(spec.name)):
+        if not count or not spec.shape or spec.shape[0] not in (None, 1) or not (cache or TYPES.search(spec.name)):
             continue
         free = [0] * len(spec.shape) if cache or len(alike) != len(spec.shape) else alike
         shape = [count]
@@ -155,8 +165,12 @@ def _zeros(missing: Sequence[InputSpec], inputs: Sequence[InputSpec], found: Map
     return zeros
 
 
-def _find(arrays: Mapping[str, Array], names: Sequence[str]) -> str | None:
-    plain = {_plain(name): name for name in reversed(list(arrays))}
+def named(found: Iterable[str], names: Sequence[str]) -> str | None:
+    """Return the first of some names that is found, as it is written there; None if there is none.
+
+    Case and characters that file names can't have make no difference.
+    """
+    plain = {_plain(name): name for name in reversed(list(found))}
     return next((plain[_plain(name)] for name in names if _plain(name) in plain), None)
 
 

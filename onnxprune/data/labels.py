@@ -49,6 +49,10 @@ class LabeledSource(Source):
         """Return a sample's name for messages."""
         return self.source.name(index)
 
+    def evened(self, indices: NDArray[np.int64] | None) -> Source:
+        """Return the samples in one shape, with their labels."""
+        return LabeledSource(self.source.evened(indices), self.take)
+
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
         """Yield samples (None for all) in batches of a size.
 

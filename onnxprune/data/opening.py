@@ -16,16 +16,20 @@ from onnxprune.data.arrays import archive_arrays, array_source, folder_arrays
 from onnxprune.data.batch import Array, Source
 from onnxprune.data.dataset import Data
 from onnxprune.data.fit import Fit, fit
-from onnxprune.data.functions import StreamSource, as_array, find_function, is_function_name
+from onnxprune.data.functions import StreamSource, as_array
 from onnxprune.data.images import Files, FolderFiles, ImageSource, class_labels, image_names
 from onnxprune.data.inputs import InputSpec, inputs_of
 from onnxprune.data.labels import with_labels
 from onnxprune.data.noise import digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
+from onnxprune.data.ragged import FILL, RaggedSource, flattened, split_by_lengths
 from onnxprune.data.recipe import Recipe
+from onnxprune.data.records import SUFFIXES
+from onnxprune.data.text import open_records
 from onnxprune.data.usual import declared
 from onnxprune.errors import DataError, OnnxPruneError
+from onnxprune.runtime.functions import find_function, is_function_name
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 from onnxprune.shapes import concretize
 
@@ -35,7 +39,8 @@ Inputs = tuple[InputSpec, ...]
 Opened = tuple[Source, tuple[Fit, ...], tuple[str, ...]]
 
 _FORMS = (
-    "give an .npz or .npy file, a folder of .npy files, a folder or .zip of images, module:function, digits, or random"
+    "give an .npz or .npy file, a folder of .npy files, a folder or .zip of images, a .txt, .jsonl or .csv file, "
+    "module:function, digits, or random"
 )
 _NOISE = "the inputs are noise: results and repairs based on them hold only roughly for real inputs"
 _GIVEN = "the data given"
@@ -51,22 +56,26 @@ def open_data(
     seed: int = 0,
     labels: Any = None,
     reading: TaskSettings | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Data:
     """Open data for a model, without reading them into memory.
 
     Args:
-        spec: a path (.npz, .npy, a folder of .npy files, a folder or .zip of images), "module:function", "digits",
-            "digits:train", "digits:test", or "random" for noise; or arrays by name; or a function that yields batches.
+        spec: a path (.npz, .npy, a folder of .npy files, a folder or .zip of images, texts or lists of numbers in .txt,
+            .jsonl, .csv or .tsv), "module:function", "digits", "digits:train", "digits:test", or "random" for noise; or
+            arrays by name; or a function that yields batches.
         model: the model that the data are for.
         recipe: the preprocessing; missing keys are guessed, which `Data.notes` reports.
         limit: maximum number of samples, chosen at random; of a function, the first ones.
         seed: random seed of the choice.
         labels: labels in a file of their own, or an array; see `onnxprune.data.labels`.
         reading: what outputs and labels mean.
+        tokenizer: the file tokenizer.json that makes inputs of texts.
 
     Raises:
         DataError: the data can't be read or don't fit the model (OP701 to OP710), or no samples are left (OP712).
-        UsageError: Pillow or scikit-learn is needed and isn't installed (OP605).
+        UsageError: Pillow, scikit-learn or tokenizers is needed and isn't installed (OP605), or there is no tokenizer
+            (OP604).
     """
     if limit is not None and limit < 1:
         raise DataError("OP712", f"a limit of {limit} leaves no samples")
@@ -74,8 +83,9 @@ def open_data(
     inputs = inputs_of(model)
     if not inputs:
         raise DataError("OP706", "the model has no inputs to feed data to")
-    source, fits, notes = _open(spec, model, inputs, recipe, limit, seed)
+    source, fits, notes = _open(spec, model, inputs, recipe, limit, seed, tokenizer)
     kind: TaskName | None = None
+    ragged = source if isinstance(source, RaggedSource) else None
     if labels is not None:
         geometry = source.recipe if isinstance(source, ImageSource) else fits[0].recipe
         source, kind = with_labels(source, labels, geometry or recipe)
@@ -83,18 +93,34 @@ def open_data(
     chosen = None
     if limit is not None and not source.sequential and limit < len(source):
         chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False)).astype(np.int64)
+    if ragged is not None and not ragged.padded:
+        chosen = ragged.by_length(np.arange(len(source)) if chosen is None else chosen)
+    if ragged is not None and recipe.ignore is None:
+        recipe = replace(recipe, ignore=FILL)
     absent = [spec.name for spec in inputs if spec.state and spec not in [fit.spec for fit in fits]]
     zeros = [f"states that aren't in the data are zeros: {', '.join(absent)}"] if absent else []
     return Data(source, fits, recipe, chosen, (*notes, *zeros, *(fit.note for fit in fits if fit.note)), reading, kind)
 
 
-def _open(spec: Spec, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None, seed: int) -> Opened:
+def _open(
+    spec: Spec,
+    model: ModelProto,
+    inputs: Inputs,
+    recipe: Recipe,
+    limit: int | None,
+    seed: int,
+    tokenizer: str | Path | None,
+) -> Opened:
     if isinstance(spec, Mapping):
-        given = {str(name): as_array(value, _GIVEN) for name, value in spec.items()}
+        parts = {key: part for name, value in spec.items() for key, part in flattened(str(name), value).items()}
+        given = {name: as_array(value, _GIVEN) for name, value in parts.items()}
         return _arrays(given, model, inputs, recipe, _GIVEN)
     if not isinstance(spec, str | Path):
         return _stream(getattr(spec, "__name__", _GIVEN), spec, model, inputs, recipe, limit)
     text, path = str(spec), Path(spec)
+    if path.suffix in SUFFIXES and _exists(path) and not path.is_dir():
+        records, notes = open_records(path, model, inputs, recipe, tokenizer)
+        return records, _fits(records, model, inputs, recipe), notes
     if _exists(path):
         return _from_path(path, model, inputs, recipe)
     if text == "digits" or text.startswith("digits:"):
@@ -125,14 +151,18 @@ def _from_path(path: Path, model: ModelProto, inputs: Inputs, recipe: Recipe) ->
 
 
 def _arrays(arrays: Mapping[str, Array], model: ModelProto, inputs: Inputs, recipe: Recipe, where: str) -> Opened:
-    source, notes = array_source(arrays, inputs, where)
+    label, ignore = recipe.label_field, recipe.ignore
+    if (ragged := split_by_lengths(arrays, inputs, where, ignore=ignore, label=label)) is not None:
+        unused = [f"not used: {', '.join(ragged.unused)}"] if ragged.unused else []
+        return ragged, _fits(ragged, model, inputs, recipe), tuple(unused)
+    source, notes = array_source(arrays, inputs, where, label)
     return source, _fits(source, model, inputs, recipe), notes
 
 
 def _stream(
     name: str, function: Function, model: ModelProto, inputs: Inputs, recipe: Recipe, limit: int | None
 ) -> Opened:
-    source = StreamSource(name, function, inputs, limit)
+    source = StreamSource(name, function, inputs, limit, recipe.label_field)
     return source, _fits(source, model, inputs, recipe), ()
 
 

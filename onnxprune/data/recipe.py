@@ -18,10 +18,13 @@ Size = tuple[int, int]
 Channels = Literal["RGB", "BGR", "GRAY", "RGBA"]
 Layout = Literal["NCHW", "NHWC"]
 Resample = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
-LabelOrigin = Literal["auto", "folder", "prefix", "none"]
+
+LABEL_ORIGINS = ("auto", "folder", "prefix", "none")
+"""Where labels come from, other than from an array or field of a name."""
 
 WHERE = "preprocessing recipe"
 _MAX_SIDE = 1 << 15  # pixels
+_MAX_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,14 @@ class Recipe:
         std: divided by, likewise.
         layout: the position of the model's channel axis.
         dtype: the type of the model's input.
-        labels: where an image's label comes from: its folder, the number that its file name begins with
-            ("0017_x.jpg"), or whichever is present. "none" drops all labels, whatever the data.
+        labels: where an image's label comes from: its "folder", the number that its file name begins with
+            ("prefix": "0017_x.jpg"), or whichever is present ("auto"). Of other data, the name of the array, field or
+            column of labels. "none" drops all labels, whatever the data.
         label_offset: added to a label to get the model's class: 1 if class 0 is a background.
         classes: class names in the model's order, for folders and labels that are names.
         ignore: the label of samples or positions that aren't evaluated.
+        text: the field or column of texts, or the two of pairs.
+        length: the largest number of tokens of a text; what is longer is cut.
 
     Raises:
         DataError: a value is invalid (OP709).
@@ -59,10 +65,12 @@ class Recipe:
     std: tuple[float, ...] | None = None
     layout: Layout | None = None
     dtype: str | None = None
-    labels: LabelOrigin = "auto"
+    labels: str = "auto"
     label_offset: int = 0
     classes: tuple[str, ...] | None = None
     ignore: int | None = None
+    text: tuple[str, ...] | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -70,6 +78,11 @@ class Recipe:
             value, key = getattr(self, field.name), _KEYS[field.name]
             if not (value is None and field.default is None) and not key.valid(value):
                 raise DataError("OP709", f"{field.name} must be {key.rule}", where=WHERE)
+
+    @property
+    def label_field(self) -> str | None:
+        """The name of the array, field or column of labels; None if none is named."""
+        return None if self.labels in LABEL_ORIGINS else self.labels
 
     @property
     def has_values(self) -> bool:
@@ -235,10 +248,16 @@ _KEYS: Mapping[str, _Key] = {
     ),
     "layout": _choice(Layout, lambda items: _one(items).upper()),
     "dtype": _Key(_one, _is_numeric, "a type of numbers, such as float32"),
-    "labels": _choice(LabelOrigin),
+    "labels": _Key(_one, lambda v: isinstance(v, str) and v != "", "auto, folder, prefix, none, or a name"),
     "label_offset": _INTEGER,
     "classes": _Key(tuple, _are_names, "a list of different names"),
     "ignore": _INTEGER,
+    "text": _Key(tuple, lambda v: _are_names(v) and len(v) <= 2, "the name of a field, or two"),
+    "length": _Key(
+        lambda items: int(_one(items)),
+        lambda v: isinstance(v, int) and 0 < v <= _MAX_TOKENS,
+        f"a number of tokens, from 1 to {_MAX_TOKENS}",
+    ),
 }
 
 

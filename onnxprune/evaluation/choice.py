@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune.data.functions import find_function, is_function_name
 from onnxprune.errors import DataError
 from onnxprune.evaluation import boxes, by_task, ranked
 from onnxprune.evaluation.metrics import (
@@ -25,6 +24,7 @@ from onnxprune.evaluation.metrics import (
     user_metric,
 )
 from onnxprune.evaluation.view import BatchView
+from onnxprune.runtime.functions import find_function, is_function_name
 from onnxprune.settings.evaluation import METRICS
 
 _CLASSES = ("classification", "segmentation")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune import notebook
 from onnxprune.data.batch import Array, Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.answers import Answers
@@ -207,6 +208,12 @@ class Evaluation:
     recognized: str = ""
     doubts: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """Return a table of the scores with their intervals."""
+        rows = [[_title(s), _figures(s.model, s.share), _figures(s.original, s.share), _change(s)] for s in self.scores]
+        note = f"{self.samples:,} samples, intervals of {self.confidence:.0%}"
+        return notebook.table("evaluation", ["", "model", "original", "change"], rows, "; ".join([note, *self.notes]))
+
     def __getitem__(self, metric: str) -> Score:
         """Return the score of a metric (of the first output, if there are several).
 
@@ -218,6 +225,26 @@ class Evaluation:
                 return score
         measured = ", ".join(score.metric for score in self.scores)
         raise DataError("OP711", f"{metric!r} wasn't measured", hint=f"measured: {measured}")
+
+
+def _title(score: Score) -> str:
+    title = METRICS[score.metric].title if score.metric in METRICS else score.metric
+    return title if score.output is None else f"{title}, {score.output}"
+
+
+def _figures(found: Estimate | None, share: bool) -> str:
+    if found is None:
+        return ""
+    if share:
+        return f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})"
+    return f"{found.value:.4g} ({found.low:.4g} to {found.high:.4g})"
+
+
+def _change(score: Score) -> str:
+    found = score.difference
+    if found is None:
+        return ""
+    return f"{100 * found.value:+.1f} points" if score.share else f"{found.value:+.3g}"
 
 
 def evaluate(
@@ -243,7 +270,7 @@ def evaluate(
         against: the original model, run on the same samples for comparison.
         metrics: names from `METRICS`, or "module:function" of a user's metric; by default, all that the labels, the
             outputs and the original allow.
-        output: the class output; by default, the first that can be read as classes.
+        output: the output that the labels are for; by default, the one that the data name, or found by its shape.
         providers: execution providers in order of preference.
         batch: batch size; models with a fixed one use theirs.
         confidence: coverage of the intervals.

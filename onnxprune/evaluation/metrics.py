@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.data.batch import IGNORED, Array
-from onnxprune.data.functions import guarded
 from onnxprune.errors import DataError
 from onnxprune.evaluation.classes import Ids, is_distribution
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.view import BatchView
+from onnxprune.runtime.functions import guarded
 from onnxprune.settings.evaluation import METRICS
 
 _ROUNDING = 1e-10  # of a variance, relative to the mean square

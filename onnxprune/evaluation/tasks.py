@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,17 +12,18 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data.batch import IGNORED, Array, Dataset
-from onnxprune.data.functions import find_function, guarded
 from onnxprune.errors import DataError
 from onnxprune.evaluation.boxes import Form, form_of
 from onnxprune.evaluation.classes import class_output, classes_of, floats
 from onnxprune.evaluation.text import read_alphabet
 from onnxprune.model.graph import GraphIndex, behind
+from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 _PASSED = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LOGITS = ("Add", "Conv", "Gemm", "MatMul", "Sub")  # what computes scores that aren't probabilities
 _MOSTLY = 0.5  # share of right answers above which an output is that of the labels
+_EMBEDDED = re.compile(r"embed", re.IGNORECASE)
 _HINT = "say what the model is for: `task`"
 
 
@@ -71,13 +73,14 @@ def task_of(
         outputs: its outputs for the batch, [n, ...] each.
         labels: the labels of the batch, if there are any.
         data: the data; `reading` and `kind` say what their labels mean, if they have these attributes.
-        output: the output that the user named.
+        output: the output that the user named; by default, that of `reading`.
 
     Raises:
         DataError: the labels or outputs don't fit the task that the user asked for, or there is no such output (OP711);
             a file or function can't be read (OP710).
     """
     settings: TaskSettings = getattr(data, "reading", None) or TaskSettings()
+    output = settings.output_name if output is None else output
     if output is not None and output not in outputs:
         near = get_close_matches(output, outputs, n=1) or list(outputs)
         raise DataError("OP711", f"the model has no output {output!r}", hint=f"its outputs: {', '.join(near)}")
@@ -193,6 +196,8 @@ def _recognized(proto: ModelProto, outputs: Mapping[str, Array], labels: Array |
             return Task("embedding", name, "each sample's output is a vector of length 1")
     if len(real) == 1:
         ((name, value),) = real.items()
+        if value.ndim == 2 and value.shape[1] > 1 and _EMBEDDED.search(name):
+            return Task("embedding", name, "the output is called an embedding, and has one axis")
         if value.dtype.kind == "f" and _maker(proto, name) == "Sigmoid" and value.ndim <= 2:
             kind: TaskName = "binary" if value[0].size == 1 else "multilabel"
             return Task(kind, name, f"the output is a Sigmoid of {value[0].size} scores for each sample")
@@ -200,7 +205,11 @@ def _recognized(proto: ModelProto, outputs: Mapping[str, Array], labels: Array |
             return Task("regression", name, "there is one number for each sample, and no Sigmoid")
     classes = _class_output(proto, outputs, labels, output)
     if classes is None:
-        return Task(None, None, "no output has one score for each class")
+        several = [name for name, value in real.items() if classes_of(value, labels) is not None]
+        why = "no output has one score for each class"
+        if len(several) > 1:
+            why = f"several outputs may be scores of classes: {', '.join(several)}; name one with `output_name`"
+        return Task(None, None, why)
     return Task("classification", classes, "the output has one axis, of classes")
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.batch import IGNORED, Array, Batch
-from onnxprune.data.functions import guarded
 from onnxprune.errors import DataError, VerificationError
 from onnxprune.evaluation.classes import Classes, Ids, classes_of, flat_labels, floats, signed_classes
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.tasks import Task, postprocessed
 from onnxprune.evaluation.text import greedy
+from onnxprune.runtime.functions import guarded
 
 _SIGNED = ("binary", "multilabel")
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from onnxprune.errors import PlanError
 from onnxprune.importance.base import Criterion
 from onnxprune.runtime import plugins
+from onnxprune.runtime.functions import find_function, is_function_name
 
 GROUP = "onnxprune.criteria"
 """The entry-point group for the criteria of a package."""
@@ -22,13 +23,14 @@ class Entry:
         function: the criterion.
         reads: what a group must have to be scored, in words for messages; empty if nothing.
         comparable: whether scores of different groups are comparable without scaling.
-        data: whether it needs inputs, for `GroupView.activations` or `GroupView.gates`.
+        data: whether it needs inputs, for `GroupView.activations` or `GroupView.gates`; None if it gets them where
+            there are any.
     """
 
     function: Criterion
     reads: str = ""
     comparable: bool = False
-    data: bool = False
+    data: bool | None = False
 
 
 _TABLE: dict[str, Entry] = {}
@@ -65,18 +67,27 @@ def criteria() -> Mapping[str, Criterion]:
 def find(name: str) -> Entry:
     """Return a criterion. Installed packages are searched only if no registered criterion has the name.
 
+    Args:
+        name: the name, or module:function of a function of the user's.
+
     Raises:
         PlanError: there is no criterion of this name (OP308).
+        DataError: a function can't be imported (OP710).
         UsageError: the package's criterion can't be loaded (OP607).
     """
     if name in _TABLE:
         return _TABLE[name]
+    if is_function_name(name):
+        return _entry(find_function(name), None)
     points = plugins.installed(GROUP, "criterion")
     if name not in points:
         known = [*_TABLE, *points]
         close = get_close_matches(name.lower(), known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}, or module:function"
         raise PlanError("OP308", f"there is no criterion {name!r}", hint=hint)
-    function: Criterion = plugins.load(points[name], "criterion")
-    # A package may have used the decorator, under any name.
-    return next((e for e in _TABLE.values() if e.function is function), Entry(function))
+    return _entry(plugins.load(points[name], "criterion"), False)
+
+
+def _entry(function: Criterion, data: bool | None) -> Entry:
+    """Return the entry of an imported function. It may have used the decorator, under any name."""
+    return next((e for e in _TABLE.values() if e.function is function), Entry(function, data=data))

@@ -55,7 +55,7 @@ def score(
         hint = "give unlabeled inputs with `data`, or use a criterion that reads only weights, such as l2"
         raise PlanError("OP312", f"criterion {name!r} needs inputs", hint=hint)
     scores = []
-    for view in views(graph, seed=seed, batches=batches if entry.data else None):
+    for view in views(graph, seed=seed, batches=None if entry.data is False else batches):
         scores.append(raw_scores(name, view))
         progress("score", len(scores), len(graph.groups))
     if scores and all(np.isnan(s).all() for s in scores):

@@ -61,7 +61,7 @@ _OTHER_FORMATS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """A valid model and where it came from.
 
@@ -79,6 +79,12 @@ class Model:
     sha256: str
     external: bool
     data_files: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return where the model came from, and its number of nodes."""
+        return (
+            f"Model({str(self.path or 'in memory')!r}, {len(self.proto.graph.node)} nodes, sha256 {self.sha256[:12]})"
+        )
 
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto | gs.Graph | Model"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune import notebook
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning.residual_blocks import without_blocks
@@ -22,7 +23,7 @@ FORMAT = 3  # 2 added residual blocks, 3 the resolution; older plans change none
 _FORMATS = (1, 2, 3)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PrunePlan:
     """What to remove from a model.
 
@@ -46,6 +47,18 @@ class PrunePlan:
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return what the plan does to the costs, and how many weights it slices."""
+        blocks = f", {len(self.blocks)} blocks removed" if self.blocks else ""
+        changes = (f"{n} {self.before[n]:,} -> {self.after[n]:,}" for n in ("macs", "params") if n in self.after)
+        return f"PrunePlan({', '.join(changes)}; {len(self.removed)} weights sliced{blocks})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the costs before and after."""
+        blocks = f", {len(self.blocks)} residual blocks removed" if self.blocks else ""
+        note = f"{len(self.removed)} weights sliced{blocks}; digest {self.digest[:12]}"
+        return notebook.costs("plan", self.before, self.after, note)
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""

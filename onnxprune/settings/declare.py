@@ -46,8 +46,9 @@ def setting(default: Any = MISSING, help: str = "", **about: Any) -> Any:
         default: the default; a class or function is called for it.
         help: the text for the docstring and for the command line, where `` `name` `` becomes the flag of a setting.
         **about: the range (``at_least``, ``above``, ``at_most``, ``below``) of every number in the value; ``least``,
-            the minimum length of a tuple; and how the command line shows the setting: ``flag`` (derived from the name
-            by default), ``metavar``, ``shown`` (the default in words), or ``by_hand`` if there is no such option.
+            the minimum length of a tuple; ``read``, which makes a value of text; and how the command line shows the
+            setting: ``flag`` (derived from the name by default), ``metavar``, ``shown`` (the default in words), or
+            ``by_hand`` if there is no such option.
     """
     about["help"] = help
     return (
@@ -121,8 +122,13 @@ class Settings:
         """
         for declared in declarations(type(self)):
             value = getattr(self, declared.name)
-            if isinstance(value, list) and (get_origin(declared.kind) is tuple):
+            read = declared.about.get("read")
+            if isinstance(value, list) and (read or get_origin(declared.kind) is tuple):
                 value = tuple(value)
+            if read and isinstance(value, str | tuple):
+                parsed = [read(part) if isinstance(part, str) else part for part in _several(value)]
+                value = parsed[0] if isinstance(value, str) else tuple(parsed)
+            if value is not getattr(self, declared.name):
                 object.__setattr__(self, declared.name, value)
             self._check(declared, value)
         values = given(self) if self._rules else {}
@@ -317,12 +323,15 @@ def numbers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield from (((*words, *more), number) for more, number in numbers(inner))
 
 
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _holds(name: str, values: Mapping[str, Any]) -> bool:
     if "|" in name:
         return any(_holds(each, values) for each in name.split("|"))
     key, _, wanted = name.partition("=")
-    several = values.get(key)
-    found = several if isinstance(several, tuple) else (several,)
+    found = _several(values.get(key))
     return key in values and (not wanted or any(str(value).partition("=")[0] == wanted for value in found))
 
 

@@ -111,4 +111,10 @@ class TaskSettings(Settings):
         "For ctc: text file with the symbol of each class in a line, in the model's order; an empty line is a space.",
         metavar="FILE.txt",
     )
+    output_name: str | None = setting(
+        None,
+        "The output that the labels are for, and that accuracy is measured by.",
+        metavar="NAME",
+        shown="found by its shape",
+    )
     blank: int = setting(0, "For ctc: the class of the blank symbol; -1 is the last class.", at_least=-1)

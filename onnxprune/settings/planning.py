@@ -196,11 +196,13 @@ class PlanSettings(Settings):
         "speedup=1.5x limits the latency. Of several, all hold.",
         metavar="COST=LIMIT",
         least=1,
+        read=Target.parse,
     )
     criterion: str | None = setting(
         None,
         "Importance of a channel: l1, l2, bn-scale, fpgm, lamp, random; with `data` also obs (the error that remains "
-        "after refitting), taylor, fisher, mean-abs, apoz, variance; or a criterion of an installed package.",
+        "after refitting), taylor, fisher, mean-abs, apoz, variance; a criterion of an installed package; or a Python "
+        "function module:function.",
         shown="l2, or obs with the allocation reconstruction",
     )
     allocation: Allocation | None = setting(

@@ -20,7 +20,7 @@ _TOLERANCE: dict[str, Any] = {
     "at_least": 0,
     "shown": "1e-4 for float32, more for coarser types of weights",
 }
-_READING = ("preprocess", "limit", "labels", "task", "postprocess", "alphabet", "blank")
+_READING = ("preprocess", "limit", "labels", "tokenizer", "task", "output_name", "postprocess", "alphabet", "blank")
 _PLANNING = [
     d.name
     for kind in (PlanSettings, LatencySettings)
@@ -35,14 +35,16 @@ class DataSettings(Settings):
 
     data: Any = setting(
         None,
-        "Input data, labels optional: an .npz or .npy file, a folder of .npy files, a folder or .zip of images, a "
-        "Python function module:function that returns batches, digits, or random (synthetic inputs).",
+        "Input data, labels optional: an .npz or .npy file, a folder of .npy files, a folder or .zip of images, texts "
+        "or lists of numbers in a .txt, .jsonl or .csv file, a Python function module:function that returns batches, "
+        "digits, or random (synthetic inputs).",
         metavar="DATA",
     )
     preprocess: Any = setting(
         None,
         "How to turn data into inputs: 'resize=256 crop=224 channels=RGB scale=1/255 mean=0.485,0.456,0.406 "
-        "std=0.229,0.224,0.225 label_offset=0', or a TOML file with these keys.",
+        "std=0.229,0.224,0.225 label_offset=0' for images, 'text=FIELD labels=FIELD length=128' for texts, or a TOML "
+        "file with these keys.",
         metavar="RECIPE",
         shown="the usual one that suits the model best, with a warning",
     )
@@ -57,6 +59,12 @@ class DataSettings(Settings):
         "Labels in a file of their own, in the order of the samples or by the names of image files: .npy or .npz, .txt "
         "(a line for each), .jsonl, COCO .json, or a folder of mask images.",
         metavar="LABELS",
+    )
+    tokenizer: Any = setting(
+        None,
+        "For texts: the model's tokenizer, a file of the package tokenizers.",
+        metavar="TOKENIZER.json",
+        shown="tokenizer.json in the model's folder",
     )
     reading: TaskSettings = setting(TaskSettings, "What outputs and labels mean.")
 

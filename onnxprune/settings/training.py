@@ -53,10 +53,10 @@ class TrainSettings(Settings):
     batch: int = setting(64, "Batch size; a model with a fixed batch size uses its own.", at_least=1)
     output: str | None = setting(
         None,
-        "Output to train.",
-        flag="--output-name",
+        "Train this output only.",
+        flag="--train-output",
         metavar="NAME",
-        shown="all of real numbers; labels go with the first",
+        shown="all of real numbers",
     )
     losses: Mapping[LossName, float] | None = setting(
         None,

@@ -10,8 +10,7 @@ from typing import Literal
 
 from onnx import ModelProto
 
-from onnxprune.data import Dataset, split
-from onnxprune.data.functions import find_function, guarded, is_function_name
+from onnxprune.data import Data, Dataset, split
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.evaluation import Evaluation, recognize
 from onnxprune.evaluation.measure import interface_difference
@@ -22,6 +21,7 @@ from onnxprune.normalize import normalize
 from onnxprune.planning.signature import carry_on, fingerprints, note_changes
 from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut
+from onnxprune.runtime.functions import find_function, guarded, is_function_name
 from onnxprune.settings.training import TrainSettings
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backend
@@ -53,7 +53,7 @@ class FineTuned:
         untrained: the layers whose weights weren't trained, with the reasons.
     """
 
-    proto: ModelProto
+    proto: ModelProto = field(repr=False)
     kept: Literal["before", "after"]
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
@@ -119,6 +119,7 @@ def finetune(
     source, original = load(model), None if teacher is None else load(teacher)
     proto = normalize(source.proto)
     taught = None if original is None else normalize(original.proto)
+    data = data.evened() if isinstance(data, Data) else data  # training steps have fixed shapes
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
     task = None

@@ -31,7 +31,7 @@ from onnxprune.workflow.inputs import first_inputs, transformed
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TracedModel:
     """A loaded and traced model.
 
@@ -56,6 +56,15 @@ class TracedModel:
     def resolution(self) -> Mapping[str, tuple[int, int]]:
         """The sizes that images are resized to, by input."""
         return {} if self.resized is None else self.resized.sizes
+
+    def __repr__(self) -> str:
+        """Return the model, and the number of groups and of units that can be removed."""
+        return f"TracedModel({self.model}, {len(self.graph.groups)} groups, {self.graph.unit_count:,} units)"
+
+    @property
+    def normalized(self) -> Model:
+        """The normalized model, as one in the original's folder."""
+        return replace(self.model, proto=self.graph.proto)
 
     @property
     def cost(self) -> Cost:
@@ -132,7 +141,7 @@ def analyze(
     if (chosen.resize_states or chosen.state) and not state_inputs(proto):  # data needn't have states
         states = find_states(proto, concretize(proto, sizes, inputs), chosen)
         mark(proto, [(state.input, state.output) for state in states])
-    if inputs is None and data is not None and (inputs := first_inputs(data, proto)) is not None:
+    if inputs is None and data is not None and (inputs := first_inputs(data, replace(known, proto=proto))) is not None:
         sizes |= sizes_in(inputs, proto.graph, sizes)
     graph = trace(proto, shapes=concretize(proto, sizes, inputs), policies=chosen)
     for note in graph.shapes.notes:

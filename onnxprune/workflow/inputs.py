@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from onnxprune.data import Data, Dataset, Recipe, open_data, read_recipe
-from onnxprune.data.functions import find_function, guarded
+from onnxprune.data.text import TOKENIZER
 from onnxprune.evaluation.preprocessing import suited
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.model.stream import Batches, Inputs
+from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings import DataSettings
 from onnxprune.settings.shrinking import LIMIT
 from onnxprune.shapes.runnable import operators
@@ -31,7 +32,7 @@ def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int
 
     Args:
         settings: the data, and how they are read.
-        model: the model.
+        model: the model. A tokenizer in its folder makes inputs of texts.
         seed: random seed of the choice of samples.
         limit: default number of samples; None for all.
 
@@ -74,8 +75,11 @@ def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None)
         return cast(Dataset, spec)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
-    reading = {"labels": settings.labels, "reading": settings.reading}
-    return open_data(spec, load(model).proto, recipe=recipe, limit=limit, seed=seed, **reading)
+    loaded = load(model)
+    beside = None if loaded.path is None else loaded.path.with_name(TOKENIZER)
+    tokenizer = settings.tokenizer or (beside if beside is not None and beside.is_file() else None)
+    reading = {"labels": settings.labels, "reading": settings.reading, "tokenizer": tokenizer}
+    return open_data(spec, loaded.proto, recipe=recipe, limit=limit, seed=seed, **reading)
 
 
 def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune import notebook
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
 from onnxprune.model.resumable import Records
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Pruned:
     """A pruned model with its proof.
 
@@ -55,6 +56,18 @@ class Pruned:
     verification: Verification | None
     kept: PrunedGraph
     resized_error: float | None = None
+
+    def __repr__(self) -> str:
+        """Return the plan and the error of the proof."""
+        return f"Pruned({self.plan!r}, {self._proof()})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the costs before and after, with the error of the proof."""
+        return notebook.costs("pruned", self.plan.before, self.plan.after, self._proof())
+
+    def _proof(self) -> str:
+        found = self.verification
+        return "not proved" if found is None else f"proved: error {found.error:.2g}, allowed {found.tolerance:.2g}"
 
     def to_graphsurgeon(self) -> gs.Graph:
         """Return the model as a new onnx-graphsurgeon graph."""

@@ -82,7 +82,7 @@ def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> 
         raise UsageError("OP604", "there are no inputs to find ranges and errors with", hint="give some with `data`")
     progress("trace", 0, None)
     analysis = analyze(loaded, data=settings.samples)
-    samples = open_samples(_unlimited(settings.samples), loaded.proto, seed=settings.seed, limit=None)
+    samples = open_samples(_unlimited(settings.samples), loaded, seed=settings.seed, limit=None)
     ranges, chosen, judged = _divide(samples, settings)
 
     def batches() -> Iterable[Inputs]:

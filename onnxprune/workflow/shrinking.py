@@ -31,7 +31,7 @@ from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import as_opened, first_inputs, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
-from onnxprune.workflow.max_drop import prune_within, train
+from onnxprune.workflow.max_drop import Trial, prune_within, train
 from onnxprune.workflow.planning import plan, read_curves, read_plan, recorded, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
 from onnxprune.workflow.resolution import at_chosen
@@ -50,7 +50,7 @@ Judged = Literal["held out", "calibration", "generated"]
 _ENOUGH = 50  # samples to judge on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Shrunk:
     """The result of `shrink`.
 
@@ -67,6 +67,8 @@ class Shrunk:
         verdict: this in words.
         data: samples to judge the result on; None without data, and if they were judged already.
         judged: what these samples are.
+        trials: the budgets tried, if a drop in accuracy was the limit.
+        metric: the metric that the drop is measured in.
     """
 
     model: Model
@@ -81,6 +83,18 @@ class Shrunk:
     verdict: str | None = None
     data: Dataset | None = None
     judged: Judged = "generated"
+    trials: tuple[Trial, ...] = ()
+    metric: str = ""
+
+    def __repr__(self) -> str:
+        """Return the plan, the proof, and what was done afterwards."""
+        done = [*(["repaired"] if self.repairs else []), *(["trained"] if self.tuned else [])]
+        return f"Shrunk({', '.join([repr(self.pruned), *done])})"
+
+    def _repr_html_(self) -> str:
+        """Return tables of the costs before and after, and of the accuracy if it was measured."""
+        parts = (self.pruned, self.evaluation, None if self.tuned is None else self.tuned.after)
+        return "".join(part._repr_html_() for part in parts if part is not None)
 
     @property
     def unrepaired(self) -> tuple[LeftOut, ...]:
@@ -178,7 +192,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
 
     def samples(limit: int | None) -> Dataset:
         nonlocal calibration
-        opened = open_samples(calibration, analysis.graph.proto, seed=seed, limit=limit)
+        opened = open_samples(calibration, analysis.normalized, seed=seed, limit=limit)
         calibration = as_opened(calibration, opened)
         return opened
 
@@ -191,7 +205,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             analysis, planning = at_chosen(analysis, planning)
         if settings.max_drop is not None:
             assert method is not None
-            everything = open_samples(replace(calibration, limit=None), analysis.graph.proto, seed=seed)
+            everything = open_samples(replace(calibration, limit=None), analysis.normalized, seed=seed)
             within = prune_within(
                 *(analysis, planning, everything, settings.max_drop),
                 minimize=settings.minimize or "macs",
@@ -206,7 +220,9 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             )
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
-            return Shrunk(result, analysis, *found, True, trims, within.drop, within.verdict)
+            return Shrunk(
+                result, analysis, *found, True, trims, within.drop, within.verdict, within.trials, within.metric
+            )
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
         if settings.steps > 1 or settings.rewind is not None:
@@ -256,7 +272,7 @@ def _records(settings: ShrinkSettings, analysis: TracedModel) -> Records:
     chosen = {name: value for name, value in given(settings).items() if name not in ("checkpoint", "resume")}
     if not isinstance(chosen["data"], str | os.PathLike):
         chosen["data"] = type(chosen["data"]).__name__
-    first = first_inputs(settings.calibration, analysis.graph.proto) or {}
+    first = first_inputs(settings.calibration, analysis.normalized) or {}
     arrays = [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in first.items()]
     identity = hashlib.sha256(repr((analysis.model.sha256, __version__, chosen, arrays)).encode()).hexdigest()
     return Records(Path(settings.checkpoint), identity, resume=settings.resume)

@@ -214,8 +214,8 @@ def test_object_arrays_in_memory_are_refused() -> None:
 def test_files_that_are_not_there_or_of_no_known_kind(tmp_path: Path) -> None:
     with refused("OP701", "no such file.*npz"):
         open_data(tmp_path / "none.npz", VECTORS)
-    with refused("OP701", "'.csv'"):
-        open_data(save_raw(tmp_path / "d.csv", b"1,2"), VECTORS)
+    with refused("OP701", "'.bin'"):
+        open_data(save_raw(tmp_path / "d.bin", b"1,2"), VECTORS)
     with refused("OP702", "no images"):
         open_data(tmp_path, VECTORS)
     with refused("OP704", "damaged"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune.data import open_data
@@ -136,3 +137,42 @@ def test_a_function_can_make_the_output() -> None:
     broken = TaskSettings(task="binary", postprocess=lambda outputs: outputs["z"])
     with refused("OP710", "KeyError"):
         evaluate(proto, open_data({"x": x, "labels": labels}, proto, reading=broken))
+
+
+@pytest.mark.parametrize("name", ["pooled", "embedding"])
+@pytest.mark.parametrize("labeled", [True, False])
+def test_the_classes_behind_an_embedding_are_found(name: str, labeled: bool) -> None:
+    """An encoder gives its hidden states, an embedding, and scores of classes that are computed from it."""
+    rng = np.random.default_rng(0)
+    table, w = rng.standard_normal((20, 32)).astype(np.float32), rng.standard_normal((32, 5)).astype(np.float32)
+    proto = model(
+        "int64[N,T] ids",
+        outputs=f"float[N,T,32] hidden, float[N,32] {name}, float[N,5] logits",
+        body=f"""
+            hidden = Gather(table, ids)
+            {name} = ReduceMean<axes = [1], keepdims = 0>(hidden)
+            logits = MatMul({name}, w)
+        """,
+    )
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for a, n in ((table, "table"), (w, "w")))
+    ids = rng.integers(0, 20, (50, 7))
+    right = (table[ids].mean(axis=1) @ w).argmax(axis=1)
+    data = open_data({"ids": ids, **({"labels": right} if labeled else {})}, proto)
+    found = evaluate(proto, data, against=proto)
+    assert found.task == "classification" and "'logits'" in found.recognized
+    assert found["top1" if labeled else "agreement"].model.value == 1.0
+
+
+def test_two_heads_are_a_question_for_the_user() -> None:
+    """Neither of two heads comes before the other: the names to choose from are told."""
+    proto = model(
+        "float[N,8] x",
+        outputs="float[N,5] age, float[N,3] mood",
+        body="i = Constant<value_ints = [0]>()\nj = Constant<value_ints = [5]>()\nk = Constant<value_ints = [8]>()\n"
+        "one = Constant<value_ints = [1]>()\nage = Slice(x, i, j, one)\nmood = Slice(x, j, k, one)",
+    )
+    x = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
+    data = open_data({"x": x, "labels": np.arange(20) % 3}, proto)
+    assert "age, mood" in evaluate(proto, data, against=proto).recognized
+    named = open_data({"x": x, "labels": x[:, 5:].argmax(axis=1)}, proto, reading=TaskSettings(output_name="mood"))
+    assert evaluate(proto, named)["top1"].model.value == 1.0
