@@ -117,7 +117,7 @@ def test_training_needs_a_mask_for_different_lengths(tmp_path: Path) -> None:
 def two_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model with two outputs that may be scores of classes, of which the second one is right; and functions."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((80, 6)).astype(np.float32)
+    x = rng.standard_normal((400, 6)).astype(np.float32)
     text = """<ir_version: 8, opset_import: ["": 17]> net (float[N,6] x) => (float[N,4] a, float[N,4] b) {
         h = MatMul(x, up)
         r = Relu(h)
@@ -127,6 +127,8 @@ def two_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     proto = onnx.parser.parse_model(text)
     weights = {"up": (6, 24), "left": (24, 4), "right": (24, 4)}
     values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in weights.items()}
+    for name in ("left", "right"):
+        values[name][12:] *= 0.01  # which half of the channels may leave without harm
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(w, n) for n, w in values.items())
     onnx.save(proto, tmp_path / "two.onnx")
     right = (np.maximum(x @ values["up"], 0) @ values["right"]).argmax(axis=1)
@@ -153,7 +155,7 @@ def test_one_option_names_the_output_for_every_command(two_outputs: Path) -> Non
 
     assert top1("--output-name", "b") == 1.0 > top1("--output-name", "a")
     refused("OP711", "evaluate", "two.onnx", *data, "--output-name", "c")
-    found = document("prune", "two.onnx", "-o", "s.onnx", "--max-drop", "50%", *data, "--output-name", "b")
+    found = document("prune", "two.onnx", "-o", "s.onnx", "--max-drop", "20%", *data, "--output-name", "b")
     scores = {score["metric"]: score for score in found["evaluation"]["scores"]}
     assert scores["top1"]["original"]["value"] == 1.0
     invoke("plan", "two.onnx", "-o", "p.json", "--target", "macs=0.7", *data, "--output-name", "b")
