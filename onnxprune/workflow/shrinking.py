@@ -220,9 +220,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             )
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
-            return Shrunk(
-                result, analysis, *found, True, trims, within.drop, within.verdict, within.trials, within.metric
-            )
+            drop = {"drop": within.drop, "verdict": within.verdict, "trials": within.trials, "metric": within.metric}
+            return Shrunk(result, analysis, *found, True, trims, **drop)
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
         if settings.steps > 1 or settings.rewind is not None:
