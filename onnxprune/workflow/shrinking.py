@@ -220,8 +220,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             )
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
-            drop = {"drop": within.drop, "verdict": within.verdict, "trials": within.trials, "metric": within.metric}
-            return Shrunk(result, analysis, *found, True, trims, **drop)
+            told = within.drop, within.verdict
+            return Shrunk(result, analysis, *found, True, trims, *told, trials=within.trials, metric=within.metric)
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
         if settings.steps > 1 or settings.rewind is not None:
