@@ -14,7 +14,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ import click
 import onnx
 
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, chosen, log
-from benchmarks.zoo import FAMILIES, SIZES
+from benchmarks.packages import packaged
+from benchmarks.zoo import FAMILIES
 from onnxprune.report.layout import percent
 
-PACKAGES = ("nudenet", "rapidocr-onnxruntime")
 CASES = ROOT.parent / "shared" / "cases"
 
 # By the beginning of the name; the first that fits.
@@ -42,6 +41,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "speech enhancement": ("dtln", "gtcrn"),
     "voice activity": ("silero",),
     "bytes": ("magika",),
+    "text embedding": ("all_minilm",),
 }
 
 NOTES = (
@@ -129,14 +129,8 @@ def candidates(folder: Path) -> Iterator[Candidate]:
     for family in FAMILIES:
         for name, path in family.models().items():
             yield Candidate(name, family.where, family.read(path))
-    for package in PACKAGES:
-        try:
-            found = files(package) or []
-        except PackageNotFoundError:
-            continue
-        for file in found:
-            if file.suffix == ".onnx":
-                yield Candidate(file.stem, package, onnx.load(str(file.locate())))
+    for name, package, proto in packaged():
+        yield Candidate(name, package, proto)
     for script in sorted(CASES.glob("*.py")):
         subprocess.run([sys.executable, script.resolve()], cwd=folder, check=True)
         data = folder / f"{script.stem}.npz"
@@ -152,7 +146,6 @@ def walk(candidate: Candidate, seconds: float) -> Compatibility:
     with tempfile.TemporaryDirectory() as folder:
         paths = {part: Path(folder) / f"{part}.onnx" for part in ("model", "pruned", "repaired", "tuned")}
         onnx.save(model, paths["model"])
-        sizes = [f"--input-shape={n}:{','.join(map(str, s))}" for n, s in SIZES.get(name, {}).items()]
 
         def run(step: str, *args: object) -> dict[str, Any] | None:
             command = [sys.executable, "-m", "onnxprune", *map(str, args), "--format", "json"]
@@ -174,17 +167,17 @@ def walk(candidate: Candidate, seconds: float) -> Compatibility:
             steps[step] = Step("yes")
             return found
 
-        seen = run("inspect", "inspect", paths["model"], *sizes)
+        seen = run("inspect", "inspect", paths["model"])
         if seen is not None:
             prunable = seen["prunable"]["share"]
         for target in ("macs=0.5", "macs=0.75", "macs=0.9"):
-            made = run("prune", "prune", paths["model"], "-o", paths["pruned"], "--target", target, *sizes)
+            made = run("prune", "prune", paths["model"], "-o", paths["pruned"], "--target", target)
             if steps["prune"].end != "OP301":
                 break
         if made is not None:
             macs = made["cost"]["after"]["macs"] / max(1, made["cost"]["before"]["macs"])
             data = ("--data", candidate.data, "--limit", "4", "--seed", "0")
-            budget = ("--target", target, "--allocation", "uniform", *sizes)
+            budget = ("--target", target, "--allocation", "uniform")
             run("repair", "prune", paths["model"], "-o", paths["repaired"], *budget, *data)
             teach = ("--teacher", paths["model"], "--epochs", "1", "--batch", "2", "--hold-out", "0")
             run("finetune", "finetune", paths["pruned"], "-o", paths["tuned"], *teach, *data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +40,6 @@ class Family:
         """Read one of the models."""
         return self.finish(onnx.load(path))
 
-
-# Inputs that can't be guessed: sizes, and values that steer the model. Both models take 512 samples after 64.
-SIZES: Mapping[str, Mapping[str, Sequence[int]]] = {
-    "silero_vad": {"input": (1, 576)},
-    "silero_vad_op18_ifless": {"input": (1, 576)},
-}
-VALUES: Mapping[str, Mapping[str, int]] = {
-    "silero_vad": {"sr": 16_000},
-    "silero_vad_op18_ifless": {"sr": 16_000},
-}
 
 FAMILIES: Sequence[Family] = (
     Family("Trained models", _SHARED, "../shared/models"),

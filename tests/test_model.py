@@ -646,3 +646,31 @@ def test_damaged_models_give_nothing_but_our_errors(seed: int, stem: str) -> Non
         assert isinstance(model, Model)
         assert all(isinstance(array, np.ndarray) for array in weights(model.proto).values())
         skeleton(model.proto)
+
+
+@pytest.mark.parametrize("sizes", [[4, 3, 5], None])
+def test_an_unnamed_output_of_split_gets_a_name(sizes: list[int] | None) -> None:
+    """It is the second of three pieces; the third one keeps its place."""
+    w = np.random.default_rng(0).standard_normal((6, 12)).astype(np.float32)
+    constants = [numpy_helper.from_array(w, "w")]
+    if sizes:
+        constants.append(numpy_helper.from_array(np.array(sizes), "sizes"))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Split", ["h", *(["sizes"] if sizes else [])], ["a", "", "b"], axis=1),
+        helper.make_node("Concat", ["a", "b"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    loaded = load(model).proto
+    assert model.graph.node[1].output[1] == "" and loaded.graph.node[1].output[1]
+    x = np.ones((2, 6), np.float32)
+    (y,) = run(session(loaded), {"x": x}).values()
+    first, last = (4, 5) if sizes else (4, 4)
+    np.testing.assert_allclose(y, np.hstack([(x @ w)[:, :first], (x @ w)[:, -last:]]), rtol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,14 @@ def detector() -> ModelProto:
     return net.model()
 
 
-def with_island() -> ModelProto:
+def with_island(side: int = 6) -> ModelProto:
     """Return a network with an unknown operator in the middle, whose output's shape is declared."""
     net = Net(domains={"my": 1})
     x = net.op("Relu", net.conv(net.input((1, 3, 8, 8)), 16, 3, name="c0"))
-    y = net.ops("my:Unknown", net.conv(x, 4, name="c1"), count=1, shapes=[(1, 4, 6, 6)], name="unknown")[0]
+    y = net.ops("my:Unknown", net.conv(x, 4, name="c1"), count=1, shapes=[(1, 4, side, side)], name="unknown")[0]
     net.output(net.conv(net.op("Relu", net.conv(y, 16, name="c2")), 2, name="c3"))
     model = net.model()
-    model.graph.value_info.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, (1, 4, 6, 6)))
+    model.graph.value_info.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, (1, 4, side, side)))
     return model
 
 
@@ -240,3 +241,14 @@ def test_data_are_run_through_the_part_in_front(caplog: pytest.LogCaptureFixture
             for s in (found, expected)
         )
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_what_is_fed_in_place_of_an_unknown_operator_is_bounded() -> None:
+    """2^32 numbers would be drawn for its output: the proof says so, and allocates nothing."""
+    assert prove(with_island()).passed
+    tracemalloc.start()
+    with pytest.raises(ModelError) as caught:
+        prove(with_island(2**15))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.code == "OP127" and "4.3e+09 elements" in caught.value.cause and peak < 2**26

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import note_fixed_batch, user_functions
+from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_uncertain
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
@@ -29,6 +29,7 @@ Examples:
 @click.command("evaluate", short_help="Measure accuracy, and what pruning lost.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @options.of(DataSettings, "given", required=("data",))
+@options.input_shapes
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -43,7 +44,12 @@ Examples:
     "--against allow]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
-@click.option("--batch", type=click.IntRange(min=1), help="Batch size. [default: 32, or the model's if it is fixed]")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Batch size. One that the file fixes at 1 is ignored where samples can run together all the same. "
+    "[default: 32, or the model's if it is fixed]",
+)
 @click.option(
     "--max-drop",
     type=options.SHARE,
@@ -70,6 +76,7 @@ Examples:
 def command(
     model: Path,
     given: dict[str, Any],
+    input_shapes: list[Any],
     against: Path | None,
     metrics: tuple[str, ...],
     seed: int,
@@ -98,7 +105,7 @@ def command(
     from onnxprune.report.evaluation import evaluation_tables
     from onnxprune.report.gates import gate_tables
     from onnxprune.workflow.gates import quality_gates, require
-    from onnxprune.workflow.inputs import open_samples
+    from onnxprune.workflow.inputs import in_batches, open_samples
 
     if max_drop is not None and against is None:
         raise PlanError("OP302", "--max-drop needs the original", hint="name it with --against")
@@ -111,9 +118,12 @@ def command(
     user_functions(settings.data, settings.reading.postprocess, *metrics)
     with out.step("load"):
         loaded, original = load(model), None if against is None else load(against)
+        if batch != 1:
+            loaded, original = in_batches(loaded, original)
     with out.step("open data"):
-        samples = open_samples(settings, loaded, seed=seed)
-    note_fixed_batch(out, loaded, batch)
+        sizes = sizes_for(input_shapes, loaded.proto)
+        samples = open_samples(settings, loaded, seed=seed, input_shapes=sizes)
+    note_fixed_batch(out, samples, batch)
     with out.progress() as progress:
         evaluation = evaluate(
             loaded,

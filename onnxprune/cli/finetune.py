@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.models import note_fixed_batch, user_functions
+from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, TrainSettings, build
@@ -28,6 +28,7 @@ Examples:
 @options.model_argument
 @options.output("File for the trained model.")
 @options.of(DataSettings, "given", required=("data",))
+@options.input_shapes
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path),
@@ -87,6 +88,7 @@ def command(
     model: Path,
     output: Path,
     given: dict[str, Any],
+    input_shapes: list[Any],
     teacher: Path | None,
     plan: Path | None,
     validation: str | None,
@@ -115,10 +117,11 @@ def command(
     from onnxprune.report.evaluation import finetuning_fields, finetuning_tables
     from onnxprune.report.outcome import trained_tables
     from onnxprune.rewrite.comparison import check_origin
+    from onnxprune.shapes.batch import fix_batch
     from onnxprune.train import finetune
     from onnxprune.train.history import to_csv
     from onnxprune.workflow.analysis import analyze
-    from onnxprune.workflow.inputs import as_opened, open_samples
+    from onnxprune.workflow.inputs import as_opened, in_batches, open_samples
     from onnxprune.workflow.planning import read_plan
 
     if (resume or every) and checkpoint is None:
@@ -143,13 +146,16 @@ def command(
             made = read_plan(plan)
             check_origin(source.proto, made)
             kept = apply_plan(analyze(original, plan=made).graph, made)
+        if training.get("batch") != 1:
+            source, original = in_batches(source, original)
     with out.step("open data"):
-        samples = open_samples(inputs, source, seed=settings.seed)
+        sizes = sizes_for(input_shapes, source.proto)
+        samples = open_samples(inputs, source, seed=settings.seed, input_shapes=sizes)
         judged = None
         if validation is not None:
             alike = replace(as_opened(inputs, samples), data=validation, limit=None, labels=None)
             judged = open_samples(alike, source, seed=settings.seed)
-    note_fixed_batch(out, source, training.get("batch"))
+    note_fixed_batch(out, samples, training.get("batch"))
     with out.progress() as progress:
         progress("train", 0, None)
         result = finetune(
@@ -170,6 +176,7 @@ def command(
             providers=providers,
             threads=threads,
         )
+    fix_batch(result.proto)
     if result.failure is None or result.kept == "after":
         with out.step("write"):
             save(replace(source, proto=result.proto), output, force=force)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from onnxprune.data import Dataset
     from onnxprune.model.file import Model
     from onnxprune.planning.plan import PrunePlan
     from onnxprune.rewrite.comparison import Port
@@ -51,8 +52,7 @@ def read_model(
     from onnxprune.model.file import load
 
     model = load(path)
-    given: Shapes = by_name([s for s in shapes if not isinstance(s[1], int)], model.proto, "--input-shape", "OP603")
-    given |= {str(symbol): size for symbol, size in shapes if isinstance(size, int)}
+    given = sizes_for(shapes, model.proto)
     arrays = read_arrays(files, model.proto) if files else None
     for name, array in (arrays or {}).items():
         shape = given.setdefault(name, array.shape)
@@ -60,6 +60,16 @@ def read_model(
             cause = f"--input-shape {list(cast(tuple[int, ...], shape))} isn't the shape of --input {list(array.shape)}"
             raise PlanError("OP302", cause, where=name)
     return model, given, arrays
+
+
+def sizes_for(shapes: Sequence[Named[Sizes]], proto: ModelProto) -> Shapes:
+    """Return the shapes that were given for a model's inputs, and the sizes of symbolic dimensions.
+
+    Raises:
+        UsageError: there is no such input, or it has a shape already (OP603).
+    """
+    given: Shapes = by_name([s for s in shapes if not isinstance(s[1], int)], proto, "--input-shape", "OP603")
+    return given | {str(symbol): size for symbol, size in shapes if isinstance(size, int)}
 
 
 def open_model(
@@ -72,6 +82,7 @@ def open_model(
     policies: Mapping[str, Any] | None = None,
     data: DataSettings | None = None,
     transform: str | None = None,
+    in_batches: bool = False,
 ) -> tuple[TracedModel, Arrays | None]:
     """Load and trace a model with the shapes given for its inputs.
 
@@ -84,6 +95,7 @@ def open_model(
         policies: what is removed together.
         data: data whose first sample sets the sizes of symbolic dimensions.
         transform: a function that the model passes through first.
+        in_batches: whether a batch size fixed at 1 becomes symbolic, see `analyze`.
 
     Returns:
         The traced model, and the arrays if there are any.
@@ -103,16 +115,15 @@ def open_model(
             data=data,
             consume=True,
             transform=transform,
+            in_batches=in_batches,
             **(policies or {}),
         )
     return traced, arrays
 
 
-def note_fixed_batch(out: Output, model: Model, batch: int | None) -> None:
-    """Say it if a batch size that the user gave has no effect, as the model has a fixed one."""
-    from onnxprune.data import fixed_batch, inputs_of
-
-    fixed = fixed_batch(inputs_of(model.proto))
+def note_fixed_batch(out: Output, samples: Dataset, batch: int | None) -> None:
+    """Say it if a batch size that the user gave has no effect, as the model only takes another."""
+    fixed = getattr(samples, "fixed_batch", None)
     if batch is not None and fixed not in (None, batch):
         hint = "export it with a symbolic first axis to run larger batches"
         out.note(f"the model's batch size is fixed at {fixed}, so --batch {batch} has no effect; {hint}")

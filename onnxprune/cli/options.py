@@ -290,8 +290,8 @@ input_shapes = click.option(
     "input_shapes",
     type=Parsed("NAME:1,3,224,224", _input_shape),
     multiple=True,
-    help="Shape of an input with symbolic dimensions, or the size of one such dimension: seq=48. Repeatable; a model "
-    "with one input needs no name.",
+    help="Shape of an input with symbolic dimensions, or the size of one such dimension: seq=48; synthetic inputs have "
+    "these sizes. Repeatable; a model with one input needs no name.",
 )
 
 inputs = click.option(

@@ -76,14 +76,18 @@ def command(
     user_functions(calibration.data, settings.transform, planning.criterion)
     policies = given_settings(settings.policies)
     analysis, _ = open_model(
-        *(out, model, input_shapes, inputs), policies=policies, data=calibration, transform=settings.transform
+        *(out, model, input_shapes, inputs),
+        policies=policies,
+        data=calibration,
+        transform=settings.transform,
+        in_batches=True,
     )
     with with_threads(settings.latency.threads), out.progress() as progress:
         progress("score and plan", 0, None)
         data = None
         if calibration.data is not None:
             tell_of_front(analysis.graph)
-            data = open_samples(calibration, analysis.normalized, seed=planning.seed, limit=LIMIT)
+            data = open_samples(calibration, analysis.graph, near=analysis.model.path, seed=planning.seed, limit=LIMIT)
         made = plan(
             analysis, planning, data=data, sensitivity=settings.sensitivity, latency=settings.latency, progress=progress
         )

@@ -86,7 +86,7 @@ def command(
         check_output(plot, force, inputs=[model, calibration.data])
     criterion, steps = planning.get("criterion", "obs"), shares or SHARES
     user_functions(calibration.data, calibration.reading.postprocess, metric, criterion)
-    analysis, _ = open_model(out, model, input_shapes, policies=policies, data=calibration)
+    analysis, _ = open_model(out, model, input_shapes, policies=policies, data=calibration, in_batches=True)
     graph = analysis.graph
     constraints = with_names(constraints, graph)
     settings = {
@@ -106,8 +106,8 @@ def command(
     elif output is not None:
         check_output(output, force, inputs=[model, calibration.data])
     tell_of_front(graph)
-    samples = open_samples(calibration, analysis.normalized, seed=seed, limit=LIMIT)
-    batches = batches_of(samples, graph.proto)
+    samples = open_samples(calibration, graph, near=analysis.model.path, seed=seed, limit=LIMIT)
+    batches = batches_of(samples, graph)
     assert batches is not None
     fitted, held_back = share_out(batches)
     judge: Judge  # metrics use all of the data, with labels

@@ -46,6 +46,11 @@ class Data:
         return self.source.known_length if self.chosen is None else len(self.chosen)
 
     @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the model takes, None for any."""
+        return 1 if any(fit.whole and fit.rank for fit in self.fits) else fixed_batch([fit.spec for fit in self.fits])
+
+    @property
     def labeled(self) -> bool:
         """Whether batches have labels."""
         return self.source.labeled and self.recipe.labels != "none"
@@ -66,8 +71,8 @@ class Data:
         Raises:
             DataError: data can't be read, don't fit the model, or aren't finite (OP701 to OP710).
         """
-        start, fixed = 0, fixed_batch([fit.spec for fit in self.fits])
-        for batch in self.source.batches(self.chosen, fixed or size):
+        start = 0
+        for batch in self.source.batches(self.chosen, self.fixed_batch or size):
             yield self._adapt(batch, start)
             start += batch.count
 

@@ -3,13 +3,13 @@
 Networks trained on photographs respond to the edges of objects that occlude each other; white noise has none and leads
 to unrepresentative activations. Synthetic images are therefore "dead leaves": overlapping shapes of all sizes and
 colors, over a texture whose amplitudes fall with frequency as in natural images (Baradad et al., "Learning to see by
-looking at noise", NeurIPS 2021). Other inputs are drawn as `onnxprune.shapes.generated` says: standard normal, indices
-of tables, masks of ones.
+looking at noise", NeurIPS 2021). Other inputs are drawn as `onnxprune.shapes.generated` says, in the first way that the
+model runs on, and all have the sizes that the model is traced at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -19,15 +19,19 @@ from onnx import ModelProto
 from onnxprune.data.batch import Array
 from onnxprune.data.fit import layout_of
 from onnxprune.data.inputs import InputSpec
-from onnxprune.errors import DataError, OnnxPruneError, UsageError
+from onnxprune.errors import DataError, UsageError
+from onnxprune.normalize import normalize
 from onnxprune.shapes import concretize
-from onnxprune.shapes.generated import Role, draw, lengths_of, roles_of
+from onnxprune.shapes.generated import draw, lengths_of, roles_of, runnable_draw
+from onnxprune.shapes.inputs import declared_inputs
+from onnxprune.shapes.known import Shape
+from onnxprune.shapes.result import fits
 
 Floats = NDArray[np.float64]
+Sizes = Mapping[str, Sequence[int] | int]
 
 _SAMPLES = 512
 _BYTES = 2**28  # of all samples
-_DYNAMIC = 64  # size of symbolic axes, if none is found that fits
 # Images: mean and deviation of brightness, and range of contrast, in gray levels.
 _BRIGHTNESS, _CONTRAST = (127.5, 30.0), (30.0, 80.0)
 # Leaves: their number, radii as fractions of the image's side (with a density of r^-3), smallest aspect ratio, and
@@ -37,50 +41,64 @@ _LEAVES, _RADII, _FLAT, _COLOR = 60, (1 / 16, 2 / 3), 0.3, 0.5
 _STRENGTH, _FALL, _OWN = 0.3, 1.5, 0.3
 
 
-def noise_arrays(model: ModelProto, inputs: Sequence[InputSpec], limit: int | None, seed: int) -> dict[str, Array]:
+def noise_arrays(
+    model: ModelProto, inputs: Sequence[InputSpec], sizes: Sizes, limit: int | None, seed: int
+) -> dict[str, Array]:
     """Generate samples for each model input.
 
+    Samples have an axis of their own, the first one, where the model takes several at once. Otherwise each is all that
+    the model takes at once, with the inputs' own axes.
+
     Args:
-        model: the model. Symbolic axes get the sizes at which it is traced by default.
+        model: the model.
         inputs: its inputs.
+        sizes: shapes of inputs or sizes of symbolic dimensions; others are those at which the model is traced.
         limit: number of samples, 512 by default; fewer if they are large.
         seed: random seed.
 
     Returns:
         Arrays by input: images as bytes, still to be preprocessed; others in the input's type.
+
+    Raises:
+        ModelError: the sizes of inputs can't be found (OP124, OP125), or the model runs on no inputs (OP122).
+        UsageError: a size doesn't fit the model (OP603).
     """
     rng = np.random.default_rng(seed)
-    known = _sizes(model, inputs)
-    sizes = [known[spec.name] for spec in inputs]
+    known = _sizes(model, inputs, sizes)
+    way = runnable_draw(model, known, seed)[1]
     roles = roles_of(model.graph, known)
     lengths = lengths_of(known, roles)
-    firsts = {spec.shape[0] for spec in inputs if spec.shape}
-    whole = len(firsts) > 1 and None not in firsts  # no common batch axis: samples have the inputs' own shapes
-    shapes = [shape if whole else shape[1:] for shape in sizes]
-    count = max(1, min(limit or _SAMPLES, _BYTES // max(prod(shape) for shape in shapes)))
-    return {
-        spec.name: _generate(spec, (count, *shape) if whole or spec.shape != () else (), rng, roles[spec.name], lengths)
-        for spec, shape in zip(inputs, shapes, strict=True)
-    }
+    whole = not _stack(model, known)
+    shapes = {name: shape if whole else shape[1:] for name, shape in known.items()}
+    count = max(1, min(limit or _SAMPLES, _BYTES // max(prod(shapes[spec.name]) for spec in inputs)))
+    arrays: dict[str, Array] = {}
+    for spec in inputs:
+        shape = (count, *shapes[spec.name]) if whole or known[spec.name] else ()
+        layout = layout_of(spec.shape)
+        if layout is not None and not whole and roles[spec.name].kind in ("free", "flag"):
+            arrays[spec.name] = _images(shape if layout == "NHWC" else (count, *shape[2:], shape[1]), rng)
+        else:
+            arrays[spec.name] = draw(roles[spec.name], shape, spec.dtype, rng, attempt=way, lengths=lengths)
+    return arrays
 
 
-def _sizes(model: ModelProto, inputs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
-    declared = {spec.name: (1, _DYNAMIC) if spec.shape is None else spec.shape for spec in inputs}
-    free = any(None in shape[1:] for shape in declared.values())
-    try:
-        known = concretize(model).inputs if free else {}
-    except OnnxPruneError:
-        known = {}
-    return {name: known.get(name) or tuple(n or _DYNAMIC for n in shape) for name, shape in declared.items()}
+def _sizes(model: ModelProto, inputs: Sequence[InputSpec], given: Sizes) -> dict[str, Shape]:
+    """Return the shapes of all inputs, those of a single sample."""
+    if all(not isinstance(given.get(spec.name, 1), int) for spec in inputs):  # as a trace found them
+        return {spec.name: tuple(given[spec.name]) for spec in inputs}  # type: ignore[arg-type]
+    known = concretize(normalize(model), given).inputs
+    return {spec.name: known[spec.name] for spec in inputs}
 
 
-def _generate(
-    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, role: Role, lengths: Sequence[int]
-) -> Array:
-    layout = layout_of(spec.shape)
-    if layout is not None and len(shape) == 4 and role.kind in ("free", "flag"):
-        return _images(shape if layout == "NHWC" else (shape[0], *shape[2:], shape[1]), rng)
-    return draw(role, shape, spec.dtype, rng, lengths=lengths)
+def _stack(model: ModelProto, known: Mapping[str, Shape]) -> bool:
+    """Whether samples can be stacked along the first axis of all inputs that have axes."""
+    declared = declared_inputs(model.graph)
+    firsts = {(dims or ("?",))[0] for name, dims in declared.items() if known.get(name)}
+    if len(firsts) == 1:
+        return True
+    if any(isinstance(first, int) for first in firsts):
+        return False
+    return fits(model, {name: (2, *shape[1:]) for name, shape in known.items() if shape})
 
 
 def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Array:

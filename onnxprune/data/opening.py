@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data.archive import Archive
-from onnxprune.data.arrays import archive_arrays, array_source, folder_arrays
+from onnxprune.data.arrays import ArraySource, archive_arrays, array_source, folder_arrays
 from onnxprune.data.batch import Array, Source
 from onnxprune.data.dataset import Data
 from onnxprune.data.fit import Fit, fit
@@ -20,7 +20,7 @@ from onnxprune.data.functions import StreamSource, as_array
 from onnxprune.data.images import Files, FolderFiles, ImageSource, class_labels, image_names
 from onnxprune.data.inputs import InputSpec, inputs_of
 from onnxprune.data.labels import with_labels
-from onnxprune.data.noise import digits_arrays, noise_arrays
+from onnxprune.data.noise import Sizes, digits_arrays, noise_arrays
 from onnxprune.data.npy import map_npy
 from onnxprune.data.pixels import decode
 from onnxprune.data.ragged import FILL, RaggedSource, flattened, split_by_lengths
@@ -32,6 +32,8 @@ from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.runtime.functions import find_function, is_function_name
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 from onnxprune.shapes import concretize
+from onnxprune.shapes.inputs import declared_inputs
+from onnxprune.shapes.result import fits as fits_at
 
 Function = Callable[[], Iterable[Any]]
 Spec = str | Path | Mapping[str, Array] | Function
@@ -43,6 +45,7 @@ _FORMS = (
     "module:function, digits, or random"
 )
 _NOISE = "the inputs are noise: results and repairs based on them hold only roughly for real inputs"
+_SINGLE = "a size inside the model only fits one sample at a time, so samples run one by one"
 _GIVEN = "the data given"
 _IMAGES = (1, 1, 1, 3)  # only the rank and the channels matter
 
@@ -57,6 +60,7 @@ def open_data(
     labels: Any = None,
     reading: TaskSettings | None = None,
     tokenizer: str | Path | None = None,
+    sizes: Sizes | None = None,
 ) -> Data:
     """Open data for a model, without reading them into memory.
 
@@ -71,9 +75,11 @@ def open_data(
         labels: labels in a file of their own, or an array; see `onnxprune.data.labels`.
         reading: what outputs and labels mean.
         tokenizer: the file tokenizer.json that makes inputs of texts.
+        sizes: shapes of inputs or sizes of symbolic dimensions, for synthetic inputs.
 
     Raises:
         DataError: the data can't be read or don't fit the model (OP701 to OP710), or no samples are left (OP712).
+        ModelError: the model runs on no synthetic inputs (OP122, OP124, OP125).
         UsageError: Pillow, scikit-learn or tokenizers is needed and isn't installed (OP605), or there is no tokenizer
             (OP604).
     """
@@ -83,7 +89,9 @@ def open_data(
     inputs = inputs_of(model)
     if not inputs:
         raise DataError("OP706", "the model has no inputs to feed data to")
-    source, fits, notes = _open(spec, model, inputs, recipe, limit, seed, tokenizer)
+    source, fits, notes = _open(spec, model, inputs, recipe, limit, seed, tokenizer, sizes or {})
+    if not _takes_batches(model, source, fits):
+        fits, notes = tuple(map(_of_one, fits)), (*notes, _SINGLE)
     kind: TaskName | None = None
     ragged = source if isinstance(source, RaggedSource) else None
     if labels is not None:
@@ -110,6 +118,7 @@ def _open(
     limit: int | None,
     seed: int,
     tokenizer: str | Path | None,
+    sizes: Sizes,
 ) -> Opened:
     if isinstance(spec, Mapping):
         parts = {key: part for name, value in spec.items() for key, part in flattened(str(name), value).items()}
@@ -127,7 +136,7 @@ def _open(
         return _arrays(digits_arrays(text), model, inputs, recipe, text)
     if text == "random":
         drawn = [spec for spec in inputs if not spec.state]
-        source, fits, notes = _arrays(noise_arrays(model, drawn, limit, seed), model, inputs, recipe, text)
+        source, fits, notes = _arrays(noise_arrays(model, drawn, sizes, limit, seed), model, inputs, recipe, text)
         return source, fits, (_NOISE, *notes)
     if is_function_name(text):
         return _stream(text, find_function(text), model, inputs, recipe, limit)
@@ -210,6 +219,28 @@ def _fits(source: Source, model: ModelProto, inputs: Inputs, recipe: Recipe) -> 
     arrays = [(spec, first.inputs[spec.name]) for spec in inputs if spec.name in first.inputs]
     said = declared(model)
     return tuple(fit(s, a.shape, a.dtype, recipe, whole=first.whole or not a.ndim, said=said) for s, a in arrays)
+
+
+def _takes_batches(model: ModelProto, source: Source, fits: Sequence[Fit]) -> bool:
+    """Whether a model's shapes agree for two samples, if it doesn't declare that it takes one."""
+    known = declared_inputs(model.graph)
+    dims = {fit.spec.name: known.get(fit.spec.name) or () for fit in fits if not fit.whole}
+    firsts = {own[0] for own in dims.values() if len(own) > 1}
+    if not firsts or any(isinstance(first, int) for first in firsts):
+        return True
+    arrays = source.inputs if isinstance(source, ArraySource) else {}
+    raw = {fit.spec.name for fit in fits if fit.images is None} & arrays.keys() & dims.keys()
+    sizes: dict[str, Sequence[int] | int] = {name: (2, *arrays[name].shape[1:]) for name in raw}
+    try:
+        return fits_at(model, sizes | {str(first): 2 for first in firsts})
+    except OnnxPruneError:  # arrays of other shapes, say, which the conversion tells
+        return True
+
+
+def _of_one(fit: Fit) -> Fit:
+    """Return a conversion to an input that takes one sample."""
+    shape = fit.spec.shape
+    return fit if fit.whole or not shape else replace(fit, spec=replace(fit.spec, shape=(1, *shape[1:])))
 
 
 def _exists(path: Path) -> bool:

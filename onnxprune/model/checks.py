@@ -130,6 +130,8 @@ def check_inputs(graph: GraphProto) -> None:
 def check_graphs(model: ModelProto) -> None:
     """Check the names of all graphs, and bring their nodes into topological order; sorting is stable.
 
+    Outputs of Split without a name get one: ONNX Runtime crashes without, and the pieces behind would be miscounted.
+
     Raises:
         ModelError: there is a cycle (OP105), a name without a producer (OP106) or with two (OP107), or a malformed
             node (OP123).
@@ -171,6 +173,13 @@ def _check_nodes(nodes: Any, given: list[str], outputs: list[str], scopes: tuple
             if name in producers:
                 raise ModelError("OP107", f"{name!r} is defined twice", where=describe(node))
             producers[name] = index
+    for index, node in enumerate(nodes):
+        if node.op_type == "Split" and node.domain in DEFAULT_DOMAINS:
+            for i in (i for i, name in enumerate(node.output) if not name):
+                name = f"{node.input[0]}.piece{i}" if node.input else f"piece{i}"
+                while name in producers or any(name in scope for scope in scopes):
+                    name += "_"
+                producers[name], node.output[i] = index, name
 
     inner = (*scopes, set(producers))
     needs: list[set[int]] = []

@@ -8,11 +8,13 @@ times W2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from math import pi, prod, sqrt
 
 from onnxprune.channels.align import align
 from onnxprune.channels.values import Shape, Value
-from onnxprune.operators.card import INTEGERS, describe, rewrites, traces
+from onnxprune.model.tape import Tensor
+from onnxprune.operators.card import INTEGERS, describe, rewrites, traces, written_out
+from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.node import Node
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
@@ -46,7 +48,7 @@ def _zero_bytes(node: Node) -> Mapping[int, int]:
 
 
 describe("com.microsoft:MoE com.microsoft:QMoE", factors=(0, 2), macs=_macs)
-describe("com.microsoft:MoE", weights=tuple(range(2, 8)), reasons=dict.fromkeys(("linear", "gradient"), _CHOSEN))
+describe("com.microsoft:MoE", weights=tuple(range(2, 8)), reasons={"linear": _CHOSEN})
 describe("com.microsoft:QMoE", zero_bytes=_zero_bytes, reasons=INTEGERS)
 
 
@@ -58,7 +60,7 @@ def mixture(op: TraceNode) -> None:
     _mix(op, "h", "i", first, {4: "e h i", 5: "e h"}, op.shape(4)[2], g=2)
 
 
-def _fusion(op: TraceNode) -> int:
+def _fusion(op: Node) -> int:
     """Return how a gate is fused into the first layer: 0 for not at all, 1 row by row, 2 one half after the other."""
     return int(op.attr("swiglu_fusion", 0)) if op.attr("activation_type", "relu") in _PAIRED else 0
 
@@ -143,3 +145,53 @@ def chosen(edit: RewriteNode) -> None:
     """No more experts are chosen than there are."""
     if edit.attr("k", 1) > (remaining := edit.new_shape(1)[-1]):
         edit.set_attr("k", remaining)
+
+
+@written_out("com.microsoft:MoE")
+def weighted_experts(op: GradientNode) -> list[Tensor]:
+    """Return what all experts make, weighted by the router: zero for those that aren't chosen.
+
+    The weights are the Softmax of the scores, over the chosen experts only if `normalize_routing_weights` is set. Which
+    experts are chosen passes no gradient; their weights do. W. Fedus, B. Zoph and N. Shazeer, "Switch Transformers:
+    Scaling to trillion parameter models with simple and efficient sparsity" (JMLR 2022).
+
+    Raises:
+        NotImplementedError: the node has a form that isn't supported.
+    """
+    if op.has(6) or op.attr("use_sparse_mixer", 0):
+        raise NotImplementedError("it has a third layer, or another choice of experts")
+    x, scores = op.x(), op.x(1)
+    experts, width, _ = op.shape(4)
+    rows = x.reshape((1, -1, width))
+
+    def layer(data: Tensor, weight: int, bias: int) -> Tensor:
+        made = data @ op.x(weight).mT
+        return made + op.x(bias).reshape((experts, 1, -1)) if op.has(bias) else made
+
+    made = layer(_activated(op, layer(rows, 2, 3)), 4, 5)
+    fixed = op.tape.stop_gradient(scores)
+    count = min(op.attr("k", 1), experts)
+    best, _ = op.tape.emits("TopK", fixed, op.tape.ints([count]), count=2, axis=-1)
+    chosen = fixed.op("GreaterOrEqual", best.slice([-1], [count - 1], [count]))
+    powers = (scores - fixed.reduce("ReduceMax", [-1])).op("Exp")
+    kept = chosen.where(powers, 0.0)
+    shares = kept / (kept if op.attr("normalize_routing_weights", 0) else powers).sum([-1])
+    return [(made * shares.reshape((-1, experts)).mT.reshape((experts, -1, 1))).sum([0]).reshape(x.shape)]
+
+
+def _activated(op: GradientNode, x: Tensor) -> Tensor:
+    """Return the sums of the first layer behind their activation."""
+    kind = op.attr("activation_type", "relu")
+    if kind == "swiglu" and _fusion(op) == 1:
+        gate, linear = (x.slice([-1], [i], [x.shape[-1]], [2]) for i in range(2))
+        if (limit := op.attr("swiglu_limit")) is not None:
+            gate, linear = gate.op("Min", limit), linear.op("Min", limit).op("Max", -limit)
+        slope, shift = float(op.attr("activation_alpha", 1.0)), float(op.attr("activation_beta", 0.0))
+        return gate * (gate * slope).op("Sigmoid") * (linear + shift)
+    if kind == "gelu":  # by a tangent, as ONNX Runtime computes it
+        return 0.5 * x * (1 + ((x + 0.044715 * x * x * x) * sqrt(2 / pi)).op("Tanh"))
+    if kind == "silu":
+        return x * x.op("Sigmoid")
+    if kind not in ("identity", "relu"):
+        raise NotImplementedError(f"its activation is {kind}")
+    return x.op("Relu") if kind == "relu" else x

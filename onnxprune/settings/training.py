@@ -50,7 +50,12 @@ class TrainSettings(Settings):
     """How to train a model."""
 
     epochs: int = setting(10, "Number of passes through the data.", at_least=1)
-    batch: int = setting(64, "Batch size; a model with a fixed batch size uses its own.", at_least=1)
+    batch: int = setting(
+        64,
+        "Batch size. One that the file fixes at 1 is ignored where samples can run together all the same; else a fixed "
+        "one is used.",
+        at_least=1,
+    )
     output: str | None = setting(
         None,
         "Train this output only.",

@@ -92,7 +92,7 @@ def run_for_shapes(
     try:
         opened = session(model, optimize=False)
         candidates = draws(proto, inputs) if given is None else [given]
-        feeds, arrays = try_inputs(opened, candidates, seconds=_RUN_SECONDS)
+        feeds, arrays, _ = try_inputs(opened, candidates, seconds=_RUN_SECONDS)
     except OnnxPruneError as error:
         return Seen({}, problem=error.cause)
     shown = ((entry, np.shape(a)) for entry, a in zip(opened.get_outputs(), arrays, strict=True))

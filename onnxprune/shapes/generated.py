@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.helper import get_all_tensor_dtypes, tensor_dtype_to_np_dtype
+from onnx.numpy_helper import to_array
 
 from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.model.graph import attributes
@@ -57,7 +58,7 @@ _LENGTH = re.compile(r"len|num|count|size", re.IGNORECASE)
 _SHAPED = {"Expand", "Pad", "Reshape", "Resize", "Squeeze", "Tile", "Unsqueeze", "Upsample"}
 """Operators whose inputs other than the first say what shape the result has."""
 
-Kind = Literal["index", "mask", "length", "shape", "parameter", "flag", "free"]
+Kind = Literal["index", "mask", "length", "shape", "parameter", "choice", "flag", "free"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +67,25 @@ class Role:
 
     Attributes:
         kind: an index into a table, a mask, a length, sizes or axes for an operator, a real parameter (of at most one
-            axis), another integer or flag, or real data.
+            axis), a number that is compared with constants, such as a sampling rate, another integer or flag, or real
+            data.
         rows: for an index, the number of rows of the smallest table.
+        choices: for a number that is compared with constants, these.
     """
 
     kind: Kind
     rows: int = 0
+    choices: tuple[int, ...] = ()
 
 
 def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
     """Return what a graph's inputs are for, as far as nodes of the main graph and names tell."""
     tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    numbers = {tensor.name: tensor for tensor in graph.initializer if prod(tensor.dims) == 1}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
+        if node.op_type == "Constant" and isinstance(value := attributes(node).get("value"), TensorProto):
+            numbers.update({name: value for name in node.output if prod(value.dims) == 1})
         if node.op_type in ("Cast", "DequantizeLinear", "Identity") and node.input and node.input[0] in tables:
             tables.update(dict.fromkeys(node.output, tables[node.input[0]]))
         for name in node.input:
@@ -98,6 +105,8 @@ def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
             found[name] = Role("mask")
         elif name in whole and rank < 2 and (_LENGTH.search(name) or any(rows.values())):
             found[name] = Role("length")
+        elif name in whole and rank < 2 and (choices := _choices(name, readers, numbers)):
+            found[name] = Role("choice", choices=choices)
         elif name not in real:
             found[name] = Role("flag")
         else:
@@ -107,20 +116,36 @@ def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
 
 def _rows(name: str, readers: Mapping[str, Sequence[NodeProto]], tables: Mapping[str, Shape]) -> int:
     """Return the number of rows of the smallest table that an input indexes; 0 if there is none."""
-    seen, waiting, rows = {name}, [name], list[int]()
+    rows = list[int]()
+    for tensor, node in _reached(name, readers):
+        for index, table in (_INDEXED | _EMBEDDED).get(node.op_type, ()):
+            inputs = [*node.input, *[""] * 9]
+            if inputs[index] == tensor and tables.get(inputs[table]):
+                shape = tables[inputs[table]]
+                axis = attributes(node).get("axis", 0) if node.op_type in _INDEXED else 0
+                rows.append(shape[axis] if isinstance(axis, int) and -len(shape) <= axis < len(shape) else 0)
+    return min((count for count in rows if count > 0), default=0)
+
+
+def _choices(
+    name: str, readers: Mapping[str, Sequence[NodeProto]], numbers: Mapping[str, TensorProto]
+) -> tuple[int, ...]:
+    """Return the constants that an input is compared with."""
+    nodes = (node for _, node in _reached(name, readers) if node.op_type == "Equal")
+    found = (numbers[other] for node in nodes for other in node.input if other in numbers)
+    return tuple(dict.fromkeys(int(to_array(tensor).item()) for tensor in found))
+
+
+def _reached(name: str, readers: Mapping[str, Sequence[NodeProto]]) -> Iterator[tuple[str, NodeProto]]:
+    """Yield the nodes that read an input, or what passes it on, each with the tensor that it reads."""
+    seen, waiting = {name}, [name]
     while waiting:
         tensor = waiting.pop()
         for node in readers.get(tensor, ()):
-            for index, table in (_INDEXED | _EMBEDDED).get(node.op_type, ()):
-                inputs = [*node.input, *[""] * 9]
-                if inputs[index] == tensor and tables.get(inputs[table]):
-                    shape = tables[inputs[table]]
-                    axis = attributes(node).get("axis", 0) if node.op_type in _INDEXED else 0
-                    rows.append(shape[axis] if isinstance(axis, int) and -len(shape) <= axis < len(shape) else 0)
-            if node.op_type in _CARRIERS:
+            yield tensor, node
+            if node.op_type in _CARRIERS or (node.op_type == "Gather" and node.input[0] == tensor):
                 waiting += [output for output in node.output if output and output not in seen]
                 seen.update(node.output)
-    return min((count for count in rows if count > 0), default=0)
 
 
 def generate_inputs(proto: ModelProto, shapes: Mapping[str, Shape], seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -146,23 +171,30 @@ def runnable_inputs(proto: ModelProto, shapes: Mapping[str, Shape], seed: int = 
     Raises:
         ModelError: an input has too many elements (OP127), or the model runs on none of the inputs tried (OP122).
     """
+    return runnable_draw(proto, shapes, seed)[0]
+
+
+def runnable_draw(proto: ModelProto, shapes: Mapping[str, Shape], seed: int = 0) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return what `runnable_inputs` does, and which way to draw it was, as `draw` takes it."""
     first = generate_inputs(proto, shapes, seed)
     roles = roles_of(proto.graph, shapes)
     plain = all(role.kind == "free" for role in roles.values())
     if plain and not any(node.op_type in _SIZED_BY_VALUES for node in proto.graph.node):
-        return first
+        return first, 0
     try:
         opened = session(proto, optimize=False)
     except OnnxPruneError:  # which the caller finds, too
-        return first
-    return try_inputs(opened, draws(proto, shapes, seed)).feeds
+        return first, 0
+    found = try_inputs(opened, draws(proto, shapes, seed))
+    return found.feeds, found.number
 
 
 class Trial(NamedTuple):
-    """Inputs that a model ran on, and what it returned for its outputs in order."""
+    """Inputs that a model ran on, what it returned for its outputs in order, and which of the candidates it was."""
 
     feeds: dict[str, NDArray[Any]]
     outputs: list[Any]
+    number: int = 0
 
 
 def try_inputs(
@@ -189,7 +221,7 @@ def try_inputs(
         else:
             good = sum(map(_tells, outputs))
             if best is None or good > best[0]:
-                best = good, Trial(dict(feeds), outputs)
+                best = good, Trial(dict(feeds), outputs, tried - 1)
             if good == len(outputs):
                 break
         if monotonic() - start > _SECONDS:
@@ -289,6 +321,8 @@ def draw(
         values = np.ones(shape)
     elif role.kind == "length":
         values = np.full(shape, ([*lengths, 1] * TRIES)[attempt // 2])
+    elif role.kind == "choice":
+        values = np.full(shape, role.choices[attempt % len(role.choices)])
     elif role.kind in ("flag", "shape"):
         values = rng.integers(0, 2, shape) if attempt % 3 == 0 else np.full(shape, attempt % 3 % 2)
     elif role.kind == "parameter" and attempt:

@@ -110,6 +110,17 @@ def concretize(
     )
 
 
+def fits(proto: ModelProto, input_shapes: Mapping[str, Sequence[int] | int]) -> bool:
+    """Whether a model's shapes agree at some sizes of its inputs, as far as they are known without running it.
+
+    Raises:
+        ModelError: an input has no declared rank (OP124) or an axis of size zero (OP111).
+        UsageError: `input_shapes` doesn't fit the model's inputs (OP603).
+    """
+    walk = search(ShapeWalk(proto), *bind(declared_inputs(proto.graph), input_shapes)).walk
+    return walk.conflict is None or not is_refused(walk, walk.conflict)
+
+
 def _misfit(walk: ShapeWalk, conflict: Conflict, inputs: Mapping[str, Shape]) -> ModelError:
     first, shape = next(iter(inputs.items()))
     return ModelError(

@@ -26,7 +26,7 @@ from onnxprune.trace import ChannelGraph, trace
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.trace.states import find_states
 from onnxprune.workflow.genai import config_beside
-from onnxprune.workflow.inputs import first_inputs, transformed
+from onnxprune.workflow.inputs import first_inputs, freed, opens, transformed
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def analyze(
     data: DataSettings | None = None,
     transform: str | Callable[[Any], Any] | None = None,
     consume: bool = False,
+    in_batches: bool = False,
     **options: Any,
 ) -> TracedModel:
     """Load a model and trace its channel dependencies.
@@ -101,6 +102,8 @@ def analyze(
         data: data whose first sample serves instead of `inputs`; `input_shapes` may differ from its shapes.
         transform: a function on onnx-graphsurgeon graphs that the model passes through first, or "module:function".
         consume: whether `source`, if it is a Model, may be modified, which saves a copy of its weights.
+        in_batches: whether a batch size that is fixed at 1 becomes symbolic where the results stay the same, so that
+            samples of `data` run together; `onnxprune.shapes.batch.fix_batch` undoes it.
         **options: fields of `Policies`: attention, grouped, resize_states, ...
 
     Raises:
@@ -135,6 +138,8 @@ def analyze(
     known = outline(model)
     proto = normalize(model.proto, consume=consume or model is not source)
     del model
+    if in_batches and opens(data) and not (chosen.resize_states or chosen.state):
+        proto = freed(proto)
     sizes = dict(input_shapes or {})
     if inputs is not None:
         sizes = {name: array.shape for name, array in inputs.items()} | sizes

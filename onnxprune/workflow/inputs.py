@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
-from onnxprune.data import Data, Dataset, Recipe, open_data, read_recipe
+from onnx import ModelProto
+
+from onnxprune.data import Data, Dataset, Recipe, fixed_batch, inputs_of, open_data, read_recipe
 from onnxprune.data.text import TOKENIZER
+from onnxprune.errors import PlanError
 from onnxprune.evaluation.preprocessing import suited
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.model.stream import Batches, Inputs
+from onnxprune.normalize import normalize
 from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings import DataSettings
 from onnxprune.settings.shrinking import LIMIT
+from onnxprune.shapes.batch import free_batch
 from onnxprune.shapes.runnable import operators
 from onnxprune.trace import ChannelGraph
 
@@ -27,22 +33,38 @@ Samples = Any
 """Inputs: what `open_data` takes, a `Dataset`, or a function that returns batches of inputs."""
 
 
-def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int | None = None) -> Dataset:
+def open_samples(
+    settings: DataSettings,
+    model: Source | ChannelGraph,
+    *,
+    seed: int,
+    limit: int | None = None,
+    input_shapes: Mapping[str, Sequence[int] | int] | None = None,
+    near: Path | None = None,
+) -> Dataset:
     """Open data for a model, log the assumptions made, and replace a guess of the preprocessing by what suits best.
 
     Args:
         settings: the data, and how they are read.
-        model: the model. A tokenizer in its folder makes inputs of texts.
+        model: the model, perhaps traced: synthetic inputs have the sizes that it was traced at.
         seed: random seed of the choice of samples.
         limit: default number of samples; None for all.
+        input_shapes: shapes of synthetic inputs, by input, or sizes of symbolic dimensions, by theirs.
+        near: the model's file, if the model is traced or changed: a tokenizer beside it makes inputs of texts.
 
     Raises:
         DataError: the data can't be read or don't fit the model.
+        ModelError: the model runs on no synthetic inputs (OP122, OP125).
+        PlanError: sizes are given for inputs that aren't synthetic (OP302).
     """
-    found = _opened(settings, model, seed, settings.limit or limit)
+    if input_shapes and settings.data != "random":
+        cause = "`input_shapes` sets the sizes of synthetic inputs, and data have sizes of their own"
+        raise PlanError("OP302", cause, hint="drop it, or set `data` to random")
+    found = _opened(settings, model, seed, settings.limit or limit, input_shapes, near)
     why = None
     if isinstance(found, Data) and settings.data != "random":
-        found, why = suited(load(model).proto, found, seed=seed)
+        proto = model.proto if isinstance(model, ChannelGraph) else load(model).proto
+        found, why = suited(proto, found, seed=seed)
     for note in getattr(found, "notes", ()):
         if why is not None and note == str(why):
             log.warning("%s", note)
@@ -54,6 +76,11 @@ def open_samples(settings: DataSettings, model: Source, *, seed: int, limit: int
 def as_opened(settings: DataSettings, data: Dataset) -> DataSettings:
     """Return settings with the preprocessing that data were opened with, so that other data are read alike."""
     return replace(settings, preprocess=data.recipe) if isinstance(data, Data) else settings
+
+
+def opens(settings: DataSettings | None) -> bool:
+    """Whether settings name data that are still to be opened."""
+    return settings is not None and settings.data is not None and not hasattr(settings.data, "batches")
 
 
 def first_inputs(settings: DataSettings, model: Source) -> Inputs | None:
@@ -69,20 +96,31 @@ def first_inputs(settings: DataSettings, model: Source) -> Inputs | None:
     return next((batch.inputs for batch in _opened(replace(settings, labels=None), model, 0, None).batches(1)), None)
 
 
-def _opened(settings: DataSettings, model: Source, seed: int, limit: int | None) -> Dataset:
+def _opened(
+    settings: DataSettings,
+    model: Source | ChannelGraph,
+    seed: int,
+    limit: int | None,
+    sizes: Mapping[str, Sequence[int] | int] | None = None,
+    near: Path | None = None,
+) -> Dataset:
     spec, recipe = settings.data, settings.preprocess
     if hasattr(spec, "batches"):
         return cast(Dataset, spec)
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
-    loaded = load(model)
-    beside = None if loaded.path is None else loaded.path.with_name(TOKENIZER)
+    if isinstance(model, ChannelGraph):
+        proto, sizes = model.proto, model.shapes.inputs
+    else:
+        loaded = load(model)
+        proto, near = loaded.proto, near or loaded.path
+    beside = None if near is None else near.with_name(TOKENIZER)
     tokenizer = settings.tokenizer or (beside if beside is not None and beside.is_file() else None)
     reading = {"labels": settings.labels, "reading": settings.reading, "tokenizer": tokenizer}
-    return open_data(spec, loaded.proto, recipe=recipe, limit=limit, seed=seed, **reading)
+    return open_data(spec, proto, recipe=recipe, limit=limit, seed=seed, sizes=sizes, **reading)
 
 
-def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | None:
+def batches_of(samples: Samples, graph: ChannelGraph, *, seed: int = 0) -> Batches | None:
     """Return a function that yields calibration inputs in batches; None if there are no samples.
 
     Raises:
@@ -90,7 +128,7 @@ def batches_of(samples: Samples, model: Source, *, seed: int = 0) -> Batches | N
     """
     if samples is None or (callable(samples) and not hasattr(samples, "batches")):
         return cast("Batches | None", samples)
-    return calibration_batches(open_samples(DataSettings(data=samples), model, seed=seed, limit=LIMIT), model)
+    return calibration_batches(open_samples(DataSettings(data=samples), graph, seed=seed, limit=LIMIT), graph.proto)
 
 
 def calibration_batches(opened: Dataset, model: Source) -> Batches:
@@ -101,6 +139,40 @@ def calibration_batches(opened: Dataset, model: Source) -> Batches:
         return (fitted(states, batch.inputs, batch.count) for batch in opened.batches(_BATCH))
 
     return again
+
+
+_FREED = "note: the batch size is fixed at 1 in the file; samples run together nevertheless, with the same results"
+
+
+def in_batches(model: Model, other: Model | None = None) -> tuple[Model, Model | None]:
+    """Return models that take any number of samples at once, if a batch size is fixed at 1 and all can.
+
+    Otherwise they are returned as they are. `onnxprune.shapes.batch.fix_batch` undoes it.
+    """
+    models = [model] if other is None else [model, other]
+    if all(fixed_batch(inputs_of(m.proto)) is None for m in models):
+        return model, other
+    found = [replace(m, proto=_free(normalize(m.proto))) for m in models]
+    if any(fixed_batch(inputs_of(m.proto)) is not None for m in found):
+        return model, other
+    log.info(_FREED)
+    return found[0], found[-1] if len(found) > 1 else None
+
+
+def freed(proto: ModelProto) -> ModelProto:
+    """Return a normalized model that takes any number of samples at once, if its batch size is fixed at 1 and it can.
+
+    Raises:
+        DataError: an input isn't a tensor of numbers (OP706).
+    """
+    found = _free(proto)
+    if found is not proto:
+        log.info(_FREED)
+    return found
+
+
+def _free(proto: ModelProto) -> ModelProto:
+    return (free_batch(proto) if fixed_batch(inputs_of(proto)) == 1 else None) or proto
 
 
 def tell_of_front(graph: ChannelGraph) -> None:

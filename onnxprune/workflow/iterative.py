@@ -111,7 +111,7 @@ def prune_iteratively(
     analysis, rounds = original, list[Round]()
     for number in range(1, steps + 1):
         part = within(progress, f"step {number} of {steps}")
-        batches = batches_of(calibration, analysis.graph.proto)  # whose states have the sizes that the last step left
+        batches = batches_of(calibration, analysis.graph)  # whose states have the sizes that the last step left
         part("score and plan", 0, None)
         made = plan(analysis, settings, data=batches, progress=part)
         part("rewrite and verify", 0, None)

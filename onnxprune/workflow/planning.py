@@ -97,7 +97,7 @@ def plan(
     source = model if isinstance(model, TracedModel) or not settings.timed else load(model)
     analysis = analyze(source)
     settings = replace(settings, constraints=with_names(settings.constraints, analysis.graph))
-    batches = batches_of(data, analysis.normalized)
+    batches = batches_of(data, analysis.graph)
     curves = read_curves(sensitivity, analysis)
     settings = settled(settings, data=batches is not None or curves is not None)
     times = latency_options(latency, settings.seed) if isinstance(latency, LatencySettings) else latency

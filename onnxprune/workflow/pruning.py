@@ -240,7 +240,7 @@ def repair(
         True
     """
     RepairSettings(method, seed)  # checks them
-    batches = batches_of(data, pruned.kept.graph.proto, seed=seed)
+    batches = batches_of(data, pruned.kept.graph, seed=seed)
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
     known, start = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)

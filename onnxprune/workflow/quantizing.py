@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, UsageError, VerificationError
@@ -67,10 +68,12 @@ def quantize(
 
     Example:
         >>> import onnxprune as op
-        >>> small = op.quantize("models/digits_resnet.onnx", data="random", kind=("int8-weights",), max_error=1.0)
+        >>> small = op.quantize("model.onnx", data="images.zip", objective="size")  # doctest: +SKIP
+        >>> op.quantize("models/digits_resnet.onnx")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        onnxprune.errors.VerificationError: ...
+        onnxprune.errors.UsageError: error[OP604]: there are no inputs to find ranges and errors with
+        ...
     """
     settings = either(QuantizeSettings, settings, options)
     with custom_ops(*settings.running.custom_ops), with_threads(settings.threads):
@@ -82,7 +85,7 @@ def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> 
         raise UsageError("OP604", "there are no inputs to find ranges and errors with", hint="give some with `data`")
     progress("trace", 0, None)
     analysis = analyze(loaded, data=settings.samples)
-    samples = open_samples(_unlimited(settings.samples), loaded, seed=settings.seed, limit=None)
+    samples = open_samples(_unlimited(settings.samples), analysis.graph, near=loaded.path, seed=settings.seed)
     ranges, chosen, judged = _divide(samples, settings)
 
     def batches() -> Iterable[Inputs]:
@@ -94,7 +97,7 @@ def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> 
     if best is None:
         raise VerificationError("OP507", _why_none(found, settings), hint=_hint(found, settings))
     evaluation = evaluate(best.model, judged, against=loaded.proto, seed=settings.seed, progress=progress)
-    _sign(best)
+    _sign(best, loaded.proto)
     counts = len(ranges), len(chosen), len(judged)
     return Quantized(replace(loaded, proto=best.model), best, found, evaluation, counts)
 
@@ -139,8 +142,9 @@ def _hint(found: Found, settings: QuantizeSettings) -> str:
     )
 
 
-def _sign(best: Trial) -> None:
-    """Write into the model's metadata how it was made."""
+def _sign(best: Trial, original: ModelProto) -> None:
+    """Write into the model's metadata how it was made; what the original's says stays."""
+    best.model.metadata_props.MergeFrom(original.metadata_props)
     made = {"kind": best.kind, **best.about, "kept": list(best.kept)}
     notes = {"onnxprune.version": __version__, "onnxprune.quantized": json.dumps(made, sort_keys=True)}
     for entry in [e for e in best.model.metadata_props if e.key in notes]:

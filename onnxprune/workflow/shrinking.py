@@ -25,6 +25,7 @@ from onnxprune.runtime.provider import parse_provider
 from onnxprune.settings import ShrinkSettings, TrainSettings
 from onnxprune.settings.declare import either, given
 from onnxprune.settings.shrinking import LIMIT
+from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
 from onnxprune.version import __version__
@@ -185,6 +186,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
         data=calibration,
         transform=settings.transform,
         consume=consume or loaded is not model,
+        in_batches=True,
     )
     del loaded  # and its weights, unless the caller keeps them
     method: Method | None = None if settings.recover == "none" else settings.recover or "reconstruct"
@@ -192,7 +194,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
 
     def samples(limit: int | None) -> Dataset:
         nonlocal calibration
-        opened = open_samples(calibration, analysis.normalized, seed=seed, limit=limit)
+        opened = open_samples(calibration, analysis.graph, near=analysis.model.path, seed=seed, limit=limit)
         calibration = as_opened(calibration, opened)
         return opened
 
@@ -205,7 +207,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             analysis, planning = at_chosen(analysis, planning)
         if settings.max_drop is not None:
             assert method is not None
-            everything = open_samples(replace(calibration, limit=None), analysis.normalized, seed=seed)
+            whole = replace(calibration, limit=None)
+            everything = open_samples(whole, analysis.graph, near=analysis.model.path, seed=seed)
             within = prune_within(
                 *(analysis, planning, everything, settings.max_drop),
                 minimize=settings.minimize or "macs",
@@ -218,6 +221,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
                 progress=progress,
                 **proof,
             )
+            for written in (within.pruned.proto, within.proto):
+                fix_batch(written)
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
             told = within.drop, within.verdict
@@ -246,6 +251,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
         if training is not None and tuned is None:
             progress("train", 0, None)
             tuned = train(pruned.proto, samples(None), analysis.original, training, records, progress=progress)
+    for written in (pruned.proto, (tuned or pruned).proto):
+        fix_batch(written)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
     shrunk = Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)

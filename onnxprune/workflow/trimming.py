@@ -75,7 +75,9 @@ def read_tokens(source: Any) -> Sequence[int]:
                 text = file.read(_LARGEST)
             tokens = json.loads(text) if text.lstrip().startswith("[") else [int(line) for line in text.split()]
         except OSError as error:
-            raise UsageError("OP602", f"can't read the file: {error.strerror}", where=str(path)) from error
+            cause = f"can't read the file: {error.strerror}"
+            hint = "`vocabulary` names a text file with the ids of the tokens to keep, one in each line"
+            raise UsageError("OP602", cause, where=str(path), hint=hint) from error
         except (ValueError, RecursionError) as error:
             hint = "write one id in each line, or a JSON list of ids"
             raise UsageError("OP602", "not a list of token ids", where=str(path), hint=hint) from error

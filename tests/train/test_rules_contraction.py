@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.differences import Case, check
+from onnxprune.errors import TrainingError
+from tests.train.differences import Case, check, found_gradients
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -121,3 +122,29 @@ def test_usual_convolutions(size: tuple[int, ...]) -> None:
         w = normal(rng, c if group == c else 2 * group, c // group, kernel, kernel)
         attributes = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": group}
         check(Case("Conv", [normal(rng, *size), w], attributes, linear=True))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "identity", "swiglu"])
+@pytest.mark.parametrize(("k", "normalize", "bias"), [(1, 0, True), (2, 1, True), (3, 0, False)])
+def test_mixture_of_experts(activation: str, k: int, normalize: int, bias: bool) -> None:
+    """All gradients: of the input, of the router's scores (the choice stays), and of the weights of both layers."""
+    rng = np.random.default_rng(4)
+    experts, width, inner = 4, 5, 6
+    rows = 2 * inner if activation == "swiglu" else inner
+    scores = np.stack([rng.permutation(experts) for _ in range(3)]) + rng.uniform(0, 0.2, (3, experts))
+    first, second = normal(rng, experts, rows, width), normal(rng, experts, width, inner)
+    biases = [normal(rng, experts, rows), normal(rng, experts, width)] if bias else [None, None]
+    inputs = [normal(rng, 1, 3, width), scores.astype(np.float32), first, biases[0], second, biases[1]]
+    paired = {"swiglu_fusion": 1, "swiglu_limit": 2.0, "activation_alpha": 1.7, "activation_beta": 0.5}
+    attributes = {"k": k, "activation_type": activation, "normalize_routing_weights": normalize}
+    check(Case("com.microsoft:MoE", inputs, attributes | (paired if rows > inner else {}), runtime=True))
+
+
+@pytest.mark.parametrize("attributes", [{"use_sparse_mixer": 1, "k": 2}, {"activation_type": "swiglu"}], ids=str)
+def test_mixtures_that_are_not_written_out(attributes: dict[str, object]) -> None:
+    rng = np.random.default_rng(4)
+    case = Case(
+        "com.microsoft:MoE", [normal(rng, *s) for s in ((3, 5), (3, 4), (4, 6, 5), (4, 6), (4, 5, 6))], attributes
+    )
+    with pytest.raises(TrainingError, match="OP902"):
+        found_gradients(case, lambda i, shape: np.ones(shape))

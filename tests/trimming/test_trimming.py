@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 import onnxprune as op
-from onnxprune.errors import OnnxPruneError, PlanError, VerificationError
+from onnxprune.errors import OnnxPruneError, PlanError, UsageError, VerificationError
 from onnxprune.normalize import normalize
 from onnxprune.trace import trace
 from onnxprune.trimming import last_position, vocabulary
 from onnxprune.trimming.last_position import keep_last_position
 from onnxprune.trimming.vocabulary import trim_vocabulary
+from onnxprune.workflow.trimming import read_tokens
 from tests.cli.support import document, invoke, refused
 from tests.toolbox import Net, run_once
 
@@ -354,3 +355,9 @@ class TestCommand:
         with pytest.raises(OnnxPruneError) as caught:
             op.shrink(model, vocabulary=KEPT, inputs=feeds(np.full((2, 6), 2)))
         assert caught.value.code == "OP318"
+
+
+def test_a_missing_list_of_tokens_has_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_tokens(tmp_path / "absent.txt")
+    assert caught.value.code == "OP602" and "one in each line" in str(caught.value.hint)
