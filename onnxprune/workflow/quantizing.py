@@ -68,7 +68,6 @@ def quantize(
 
     Example:
         >>> import onnxprune as op
-        >>> small = op.quantize("model.onnx", data="images.zip", objective="size")  # doctest: +SKIP
         >>> op.quantize("models/digits_resnet.onnx")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
@@ -144,10 +143,9 @@ def _hint(found: Found, settings: QuantizeSettings) -> str:
 
 def _sign(best: Trial, original: ModelProto) -> None:
     """Write into the model's metadata how it was made; what the original's says stays."""
-    best.model.metadata_props.MergeFrom(original.metadata_props)
     made = {"kind": best.kind, **best.about, "kept": list(best.kept)}
-    notes = {"onnxprune.version": __version__, "onnxprune.quantized": json.dumps(made, sort_keys=True)}
-    for entry in [e for e in best.model.metadata_props if e.key in notes]:
-        best.model.metadata_props.remove(entry)
+    notes = {entry.key: entry.value for entry in original.metadata_props}
+    notes |= {"onnxprune.version": __version__, "onnxprune.quantized": json.dumps(made, sort_keys=True)}
+    del best.model.metadata_props[:]
     for key, value in notes.items():
         best.model.metadata_props.add(key=key, value=value)
