@@ -221,6 +221,17 @@ def test_invalid_models_are_refused_with_their_code(case: str) -> None:
     refuses(edited(edit), code)
 
 
+@pytest.mark.parametrize("number", [2, 1])
+def test_a_split_into_another_number_than_its_outputs_is_refused(number: int) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 18]> g (float[4, 6] x) => (float[4, n] a, float[4, n] b) {{
+        a, b = Split <axis = 1, num_outputs = {number}> (x)
+    }}"""
+    if number == 2:
+        load(parser.parse_model(text))
+    else:
+        refuses(parser.parse_model(text), "OP123")
+
+
 @pytest.mark.parametrize("domain", ["", "ai.onnx"])
 def test_an_operator_set_imported_twice_alike(domain: str) -> None:
     model = small()

@@ -209,6 +209,9 @@ def _check_node(node: NodeProto) -> None:
                 cause = f"a body has {len(body.output)} results for {len(node.output)} outputs"
                 raise ModelError("OP123", cause, where=describe(node))
     for attribute in node.attribute:
+        if node.op_type == "Split" and attribute.name == "num_outputs" and attribute.i != len(node.output):
+            cause = f"a Split into {attribute.i} has {len(node.output)} outputs"  # onnx writes beyond its memory
+            raise ModelError("OP123", cause, where=describe(node))
         field = _CONTENTS.get(attribute.type)
         absent = attribute.type == AttributeProto.UNDEFINED or (field is not None and not attribute.HasField(field))
         if absent and not attribute.ref_attr_name:  # a reference to a function's attribute
