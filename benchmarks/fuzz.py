@@ -3,7 +3,7 @@
 `files` damages real models, field by field or byte by byte, and plans, prunes and proves each. The only allowed ends
 are a proved model and an error with a code. `kills` stops commands by SIGKILL at random moments, looks for half-written
 outputs, and compares the bytes of a resumed run with those of one that wasn't stopped. Both are seeded, keep what they
-have found in a JSON file, and resume from it.
+have found in a JSON file, and resume from it. A resumed run repeats the cases that ended badly: they may be mended.
 """
 
 from __future__ import annotations
@@ -361,16 +361,24 @@ def files(cases: int, workers: int, minutes: float, output: Path) -> None:
         text = json.dumps({"done": done, "ends": dict(sorted(counts.items())), "unusual": unusual}, indent=1)
         store.write_text(text + "\n", encoding="utf-8")
 
+    def count(case: int, end: str) -> None:
+        counts[end] += 1
+        if end.partition(":")[0] in ("bug", "hang", "crash", "memory"):
+            unusual[str(case)] = end
+            log.print(f"case {case} ({present[case_of(case, sources)[0]].name}): {end}", style="red")
+
+    again = {int(case): unusual.pop(case) for case in list(unusual)}  # perhaps mended since
+    for case, end in run_files(sources, list(again), workers):
+        counts[again[case]] -= 1
+        count(case, end)
+    counts = +counts
     # Cases end out of order. Only whole batches are kept, so that a resumed run repeats a part of one at most.
     for first in range(done, cases, _SAVED_EVERY):
         if minutes and time.monotonic() - started > 60 * minutes:
             break
         batch = range(first, min(first + _SAVED_EVERY, cases))
         for case, end in run_files(sources, batch, workers):
-            counts[end] += 1
-            if end.partition(":")[0] in ("bug", "hang", "crash", "memory"):
-                unusual[str(case)] = end
-                log.print(f"case {case} ({present[case_of(case, sources)[0]].name}): {end}", style="red")
+            count(case, end)
         done = batch.stop
         keep()
         log.print(f"{done} of {cases} in {(time.monotonic() - started) / 60:.1f} min")
