@@ -166,6 +166,8 @@ def test_verified_with_the_plan() -> None:
     model = recurrent()
     small = op.shrink(model, ratio=0.5, resize_states=True)
     assert op.verify(model, small.model, small.plan).proved
+    assert op.verify(model, small.model).proved  # by the plan in its metadata
+    del small.model.proto.metadata_props[:]
     found = op.verify(model, small.model)
     assert not found.proved and found.changes[0].startswith("input 'h_in' was float32 [1, 'N', 32]")
 
