@@ -222,7 +222,7 @@ def _relative_rows(output: str, view: BatchView) -> Floats:
     mine, its = (
         o[output].reshape(len(o[output]), -1).astype(np.float64) for o in (view.compared, view.original.compared)
     )
-    finite = np.asarray(np.isfinite(mine - its).all(axis=1, keepdims=True))
+    finite = np.asarray((np.isfinite(mine) & np.isfinite(its)).all(axis=1, keepdims=True))
     mine, its = (np.where(finite, x, 0) for x in (mine, its))
     sums = [((mine - its) ** 2).sum(axis=1), finite[:, 0] * its.shape[1], its.sum(axis=1), (its**2).sum(axis=1)]
     return np.stack(sums, axis=1).astype(np.float64)

@@ -10,7 +10,6 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from sklearn.linear_model import LogisticRegression
 
 from onnxprune.data import Data, Recipe, open_data
 from onnxprune.evaluation import preprocessing
@@ -18,6 +17,9 @@ from onnxprune.evaluation.preprocessing import suited
 from onnxprune.settings import DataSettings
 from onnxprune.workflow.inputs import as_opened, open_samples
 from tests.data.support import model
+
+linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the dev extra: scikit-learn")
+pytestmark = pytest.mark.dev
 
 RNG = np.random.default_rng(0)
 # Four classes of images: the half that is bright, and in which color.
@@ -43,7 +45,7 @@ def network(recipe: Recipe, *, norm: bool = False) -> onnx.ModelProto:
     mean, deviation = z.mean(axis=(0, 2, 3)), z.std(axis=(0, 2, 3))
     features = np.maximum((z - mean[:, None, None]) / deviation[:, None, None], 0)
     pooled = features.reshape(48, 8, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(48, -1)
-    fitted = LogisticRegression(C=3.0, max_iter=1000).fit(pooled, LABELS)
+    fitted = linear_model.LogisticRegression(C=3.0, max_iter=1000).fit(pooled, LABELS)
     arrays: dict[str, Any] = {"v": fitted.coef_.T, "c": fitted.intercept_}
     if norm:
         arrays |= {"w": weight, "g": np.ones(8), "b": np.zeros(8), "m": mean, "s": deviation**2}
