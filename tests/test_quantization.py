@@ -16,7 +16,6 @@ from onnx import ModelProto, numpy_helper, parser
 import onnxprune as op
 from onnxprune.cli import cli
 from onnxprune.errors import ModelError, PlanError, VerificationError
-from onnxprune.evaluation.distance import Distance
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.session import run, session
 from onnxprune.quantization import quantizers, search
@@ -215,11 +214,20 @@ def test_the_command(tmp_path: Path, fast: Callable[[float], None]) -> None:
     assert slow.exit_code == 1 and "OP507" in slow.stderr and not list(none.parent.iterdir())
 
 
-def test_the_distance_is_what_evaluate_measures(images: np.ndarray, tmp_path: Path) -> None:
-    original = op.load(DIGITS).proto
-    moved = disturbed(prepare(original), {"image": images[:1]})
-    assert moved is not None
-    np.savez(tmp_path / "x.npz", image=images)
-    data = op.open_data(tmp_path / "x.npz", original)
-    right = op.evaluate(moved, data, against=original, metrics=("nmse",), resamples=1)["nmse"].model.value
-    assert Distance(original, data)(moved) == pytest.approx(right, rel=1e-5) and right > 0.001
+def test_a_final_softmax_keeps_small_probabilities(
+    fast: Callable[[float], None], images: np.ndarray, tmp_path: Path
+) -> None:
+    fast(2.0)
+    model = op.load(DIGITS).proto
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["chances"], name="chances", axis=1))
+    model.graph.output[0].name = "chances"
+    onnx.save(model, tmp_path / "chances.onnx")
+    found = op.quantize(tmp_path / "chances.onnx", **QUICK)
+    right = run(session(model), {"image": images})["chances"]
+    mine = run(session(found.model.proto), {"image": images})["chances"]
+    rare = (right < 1e-3) & (right > 1e-6)
+    assert rare.sum() > 20 and np.abs(np.log(mine[rare] / right[rare])).mean() < 0.5
+
+    ready = prepare(model)
+    whole = static(ready, calibrate(ready, [{"image": images}], "minmax"))  # the control
+    assert (run(session(whole), {"image": images})["chances"][rare] == 0).mean() > 0.5

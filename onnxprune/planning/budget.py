@@ -293,6 +293,18 @@ def with_names(constraints: Constraints, graph: ChannelGraph) -> Constraints:
     )
 
 
+def check_patterns(setting: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Check that each pattern of a setting matches a node's name.
+
+    Raises:
+        PlanError: one matches none (OP304).
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            hint = "the command `inspect MODEL` lists the names and the numbers of layers"
+            raise PlanError("OP304", f"no node's name matches {pattern!r}", where=setting, hint=hint)
+
+
 def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[Group, float]], list[Group]]:
     """Return the groups with a fixed ratio, with it, and the groups that the allocation may use."""
     names = [n.name for n in graph.proto.graph.node]
@@ -301,10 +313,7 @@ def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[
         ("exclude", constraints.exclude),
         ("ratio_for", [p for p, _ in constraints.ratio_for]),
     ):
-        for pattern in patterns:
-            if not any(fnmatchcase(n, pattern) for n in names):
-                hint = "the command `inspect MODEL` lists the names and the numbers of layers"
-                raise PlanError("OP304", f"no node's name matches {pattern!r}", where=name, hint=hint)
+        check_patterns(name, patterns, names)
     fixed, free = [], []
     for group in graph.groups:
         if (constraints.exact_only and not group.exact) or _matches(group.nodes, constraints.exclude):

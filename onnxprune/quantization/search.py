@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 from onnx import ModelProto
@@ -18,17 +19,20 @@ from onnxprune.benchmarking.profile import profile
 from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.data import Dataset
-from onnxprune.errors import ModelError, PlanError
-from onnxprune.evaluation.distance import Distance
+from onnxprune.errors import ModelError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
-from onnxprune.model.stream import Batches
+from onnxprune.model.graph import behind
+from onnxprune.model.stream import Batches, Inputs
+from onnxprune.operators.contractions import contracts
+from onnxprune.planning.budget import check_patterns
 from onnxprune.progress import Progress
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, static
 from onnxprune.runtime.provider import CPU, Provider
+from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.settings.quantization import Calibration, Kind, QuantizeSettings
+from onnxprune.trace.outputs import followed, unsquashed
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Trial:
         kind: the kind of numbers.
         model: the model.
         size: its bytes.
-        error: squared error of its outputs relative to their variance, of the output that loses most.
+        error: squared error of its outputs relative to their variance, see `OutputError`.
         kept: the layers that stay in float.
         about: details: the calibration, the bits of the weights, which operators.
         speedup: how many times as fast as the original; None if it wasn't timed.
@@ -94,7 +98,8 @@ class Search:
         original: ModelProto,
         cleaned: ModelProto,
         batches: Batches,
-        held: Dataset,
+        held: Batches,
+        example: Inputs,
         settings: QuantizeSettings,
         progress: Progress,
     ) -> None:
@@ -104,13 +109,15 @@ class Search:
             original: the model that forms are compared with.
             cleaned: a model that computes the same, from which they are made.
             batches: inputs to find ranges by.
-            held: other samples, to measure errors on.
+            held: other inputs, to measure errors on.
+            example: the inputs of one sample, to measure time on.
             settings: what to try.
             progress: called with phases and their parts.
 
         Raises:
             ModelError: ONNX Runtime can't run or prepare the model (OP122, OP128).
-            DataError: the data can't be read, or no error can be measured (OP711).
+            DataError: the data can't be read.
+            UsageError: no output varies with the inputs (OP604).
             PlanError: a pattern of layers to keep matches nothing (OP304).
         """
         self.original, self.batches, self.settings = original, batches, settings
@@ -118,9 +125,15 @@ class Search:
         progress("prepare", 0, None)
         self.prepared = prepare(cleaned)
         self.names = layers(self.prepared)
-        self.kept = self._matching(settings.keep)
-        self.error = Distance(original, held, threads=settings.threads)
-        self._example = next(iter(held.batches(1))).inputs
+        # Nodes behind what is compared stay as they are: INT8 would round the small probabilities of a softmax to 0.
+        compared = behind(unsquashed(self.prepared, followed(self.prepared).tensors), self.prepared.graph.node)
+        names = {node.name for node in compared}
+        after = (node.name for node in self.prepared.graph.node if node.name not in names)
+        self.kept = tuple(dict.fromkeys((*after, *self._matching(settings.keep))))
+        # What is measured is compared with the prepared model, whose tensors the forms keep the names of.
+        self.error = OutputError(self.prepared, held)
+        self._rough = OutputError(self.prepared, lambda: islice(held(), 1))
+        self._example = dict(example)
         self.allowed, self.why = self._allowance()
 
     def run(self) -> Found:
@@ -133,9 +146,7 @@ class Search:
 
     def _matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
         names = [node.name for node in self.prepared.graph.node]
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise PlanError("OP304", f"no node's name matches {pattern!r}", where="keep")
+        check_patterns("keep", patterns, names)
         return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
     def _allowance(self) -> tuple[float, str]:
@@ -154,7 +165,15 @@ class Search:
             model = load(make((*self.kept, *kept))).proto  # checks it, and puts its nodes in order
             error = self.error(model)
         except ModelError as refused:
-            return Trial(kind, self.original, 0, float("inf"), tuple(kept), about, failure=refused.cause)
+            return Trial(
+                kind,
+                self.original,
+                0,
+                float("inf"),
+                tuple(kept),
+                about,
+                failure=": ".join(filter(None, (refused.cause, refused.hint))),
+            )
         failure = (
             None if model.ByteSize() < _CHANGED * self.original.ByteSize() else "no layer of the model has this form"
         )
@@ -213,7 +232,7 @@ class Search:
             self._progress(f"{whole.kind}: rank layers", number, len(self.names))
             try:
                 model = make([*self.kept, *(other for other in self.names if other != name)])
-                alone[name] = self.error(model, batches=1)
+                alone[name] = self._rough(model)
             except ModelError:
                 alone[name] = float("inf")
         ranked = sorted(alone, key=lambda name: -alone[name])
@@ -276,6 +295,4 @@ class Search:
 
 
 def _contractions(model: ModelProto) -> list[str]:
-    from onnxprune.operators.contractions import contracts
-
     return [node.name for node in model.graph.node if contracts(node)]

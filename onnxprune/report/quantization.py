@@ -30,7 +30,7 @@ def quantization_tables(found: Found, size: int) -> Tables:
             t.kind,
             "" if t.failure else si(t.size, "B"),
             "" if t.failure else change(size, t.size),
-            f"{t.error:.2g}" if isfinite(t.error) else "",
+            f"{t.error:.2g}" if isfinite(t.error) and not t.failure else "",
             "" if t.speedup is None else f"{t.speedup.value:.2f}x",
             "" if t.speedup is None else f"{t.speedup.low:.2f} to {t.speedup.high:.2f}",
             _remark(t, found),

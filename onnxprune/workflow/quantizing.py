@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from onnxprune.errors import DataError, UsageError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.session import with_threads
-from onnxprune.model.stream import Inputs
 from onnxprune.progress import Progress, silent
 from onnxprune.quantization.search import Found, Search, Trial
 from onnxprune.runtime.library import custom_ops
@@ -24,10 +22,9 @@ from onnxprune.settings.declare import either
 from onnxprune.settings.quantization import QuantizeSettings
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
-from onnxprune.workflow.inputs import open_samples
+from onnxprune.workflow.inputs import calibration_batches, open_samples
 
 _RANGES, _CHOICE, _JUDGED = 96, 64, 2000  # largest numbers of samples
-_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +84,9 @@ def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> 
     samples = open_samples(_unlimited(settings.samples), analysis.graph, near=loaded.path, seed=settings.seed)
     ranges, chosen, judged = _divide(samples, settings)
 
-    def batches() -> Iterable[Inputs]:
-        return (batch.inputs for batch in ranges.batches(_BATCH))
-
-    search = Search(loaded.proto, analysis.graph.proto, batches, chosen, settings, progress)
+    proto = analysis.graph.proto
+    batches, held, one = (calibration_batches(part, proto) for part in (ranges, chosen, chosen.subset([0])))
+    search = Search(loaded.proto, proto, batches, held, next(iter(one())), settings, progress)
     found = search.run()
     best = found.best
     if best is None:
@@ -134,6 +130,8 @@ def _why_none(found: Found, settings: QuantizeSettings) -> str:
 
 
 def _hint(found: Found, settings: QuantizeSettings) -> str:
+    if all(t.failure is not None for t in found.trials):
+        return "try another `kind`, or all of them, which is the default"
     if all(t.error > found.allowed for t in found.trials):
         return "allow more with `max_error`, or give more data"
     return "the model is better left as it is on this machine" + (
