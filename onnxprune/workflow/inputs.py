@@ -65,7 +65,7 @@ def open_samples(
     if isinstance(found, Data) and settings.data != "random":
         proto = model.proto if isinstance(model, ChannelGraph) else load(model).proto
         found, why = suited(proto, found, seed=seed)
-    for note in getattr(found, "notes", ()):
+    for note in getattr(found, "notes", ()) if opens(settings) else ():  # said when they were opened
         if why is not None and note == str(why):
             log.warning("%s", note)
         else:

@@ -186,3 +186,9 @@ class TestChecks:
         with pytest.raises(onnx.shape_inference.InferenceError):
             onnx.checker.check_model(proto, full_check=True)
         assert op.shrink(proto, ratio=0.5).pruned.verification is not None
+
+
+def test_what_is_assumed_of_data_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "onnxprune"):
+        op.shrink("models/digits_resnet.onnx", target=op.Target("macs", 0.5), data="random", limit=16)
+    assert sum("the inputs are noise" in record.getMessage() for record in caplog.records) == 1
