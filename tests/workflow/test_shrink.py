@@ -190,5 +190,5 @@ class TestChecks:
 
 def test_what_is_assumed_of_data_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "onnxprune"):
-        op.shrink("models/digits_resnet.onnx", target=op.Target("macs", 0.5), data="random", limit=16)
+        op.shrink(DIGITS, target=op.Target("macs", 0.5), data="random", limit=16)
     assert sum("the inputs are noise" in record.getMessage() for record in caplog.records) == 1
