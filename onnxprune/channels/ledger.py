@@ -9,6 +9,8 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value
 
+_MAX_IDS = 2**24  # each takes some hundred bytes in all; large language models have less than a million
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -92,7 +94,13 @@ class Channels:
     contractions: dict[int, Contraction] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Ids:
-        """Return ``count`` new ids, shape (count,)."""
+        """Return ``count`` new ids, shape (count,).
+
+        Raises:
+            ValueError: A trace can't hold that many; the sizes of damaged files are impossible.
+        """
+        if self.count + count > _MAX_IDS:
+            raise ValueError(f"{count} positions of an axis are too many to trace")
         first, self.count = self.count, self.count + count
         return np.arange(first, self.count, dtype=np.int64)
 

@@ -217,7 +217,7 @@ def open_states(
     alike: dict[tuple[tuple[int, ...], ...], Factor] = {}
     for state in states:
         value = values[state.input]
-        axes = tuple(a for a, n in enumerate(value.shape) if n > 1 and a not in state.open)
+        axes = tuple(a for a, n in enumerate(value.shape) if 1 < n <= _MOST_IDS and a not in state.open)
         factors = list(_fresh(axes, value, walk.channels, first.get(state.input, 0)))
         values[state.input] = value.moved(value.shape, factors)
         if uniform and len(value.shape) == _CACHE_RANK and _CACHE_TIME in state.open:

@@ -57,6 +57,19 @@ def test_sizes_that_are_only_known_at_run_time_are_no_channels() -> None:
     assert sizes(analyze(net.model())) == {"stem": 8}
 
 
+@pytest.mark.parametrize("positions", [2**32, 4])
+def test_an_impossible_axis_gives_a_node_up(positions: int) -> None:
+    """A damaged size allocates no memory: the node's inputs are pinned, and the trace goes on."""
+    net = Net()
+    x = net.conv(net.input((1, 3, 6, 6)), 8, name="stem")
+    x = net.op("Expand", x, net.const(np.array([positions, 1, 1, 1])), name="wide", shapes=[(positions, 8, 6, 6)])
+    net.output(net.conv(x, 2, name="head"))
+    graph = analyze(net.model())
+    given_up = {pin.node for _, pin in graph.reasons() if "too many to trace" in pin.reason}
+    assert given_up == ({'Expand "wide"'} if positions > 4 else set())
+    assert sizes(graph) == ({} if positions > 4 else {"stem": 8})
+
+
 def test_option_a_shortcut() -> None:
     """Padding adds channels: those of the wide stage come from two sources."""
     net = Net()
