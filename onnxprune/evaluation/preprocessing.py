@@ -255,7 +255,8 @@ def _first_layer(proto: ModelProto) -> _Layer | None:
         and all(i in weights for i in behind[0].input[3:5])
     ):
         mean, variance = (to_array(weights[name]).astype(np.float64) for name in behind[0].input[3:5])
-        return _Layer(node.output[0], 1, mean, variance)
+        if mean.ndim == 1:  # version 7 may have statistics of every position
+            return _Layer(node.output[0], 1, mean, variance)
     return _Layer(node.output[0], axis)
 
 

@@ -37,18 +37,18 @@ def values(recipe: Recipe) -> NDArray[np.float32]:
     return (x / np.array(recipe.std or (1.0,))).transpose(0, 3, 1, 2).astype(np.float32)
 
 
-def network(recipe: Recipe, *, norm: bool = False) -> onnx.ModelProto:
+def network(recipe: Recipe, *, norm: bool = False, width: int = 8) -> onnx.ModelProto:
     """A convolution, with BatchNormalization or a bias, and classes trained by scikit-learn, on inputs of a recipe."""
     x = values(recipe)
-    weight = RNG.standard_normal((8, 3, 1, 1)).astype(np.float32)
+    weight = RNG.standard_normal((width, 3, 1, 1)).astype(np.float32)
     z = np.einsum("oi,nihw->nohw", weight[:, :, 0, 0], x)
     mean, deviation = z.mean(axis=(0, 2, 3)), z.std(axis=(0, 2, 3))
     features = np.maximum((z - mean[:, None, None]) / deviation[:, None, None], 0)
-    pooled = features.reshape(48, 8, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(48, -1)
+    pooled = features.reshape(48, width, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(48, -1)
     fitted = linear_model.LogisticRegression(C=3.0, max_iter=1000).fit(pooled, LABELS)
     arrays: dict[str, Any] = {"v": fitted.coef_.T, "c": fitted.intercept_}
     if norm:
-        arrays |= {"w": weight, "g": np.ones(8), "b": np.zeros(8), "m": mean, "s": deviation**2}
+        arrays |= {"w": weight, "g": np.ones(width), "b": np.zeros(width), "m": mean, "s": deviation**2}
         first = "z = Conv(x, w)\n y = BatchNormalization<epsilon=0.0>(z, g, b, m, s)"
     else:
         arrays |= {"w": weight / deviation[:, None, None, None], "b": -mean / deviation}
@@ -85,6 +85,22 @@ def test_statistics_and_sizes_tell(text: str, norm: bool) -> None:
     far = [r for r in found.recipes if ((r.scale or 1) == 1) != ((right.scale or 1) == 1)]
     assert not far  # another size of values by two orders is never confused
     assert data.recipe == found.recipes[0]
+
+
+def test_statistics_of_every_position_are_none_of_channels() -> None:
+    """BatchNormalization-7 with spatial=0: the size of the layer's outputs tells, as without statistics."""
+    right = Recipe.parse("channels=RGB scale=1/255")
+    proto = network(right, norm=True, width=6)
+    node = next(n for n in proto.graph.node if n.op_type == "BatchNormalization")
+    node.attribute.append(onnx.helper.make_attribute("spatial", 0))
+    for tensor in proto.graph.initializer:
+        if tensor.name in node.input[1:]:
+            spread = np.broadcast_to(numpy_helper.to_array(tensor)[:, None, None], (6, 8, 8))
+            tensor.CopyFrom(numpy_helper.from_array(spread.copy(), tensor.name))
+    proto.opset_import[0].version = 8
+    _, found = suited(proto, opened(proto))
+    assert found is not None
+    assert not [r for r in found.recipes if (r.scale or 1) == 1]
 
 
 def test_labels_tell_what_confidence_cannot() -> None:
