@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from onnxprune.data.inputs import inputs_of
+from onnxprune.data.noise import noise_arrays
 from onnxprune.errors import ModelError
 from onnxprune.normalize import normalize
 from onnxprune.report.summary import summarize
@@ -47,6 +49,9 @@ def _vectors(**shapes: tuple[int, list[int | str]]) -> list[Any]:
     return [helper.make_tensor_value_info(name, *about) for name, about in shapes.items()]
 
 
+_NUMBERS = {"four": 4.0, "three": 3.0}
+
+
 def speech() -> ModelProto:
     """Text to speech: a scale says how many frames the vocoder makes of ids, and "n" how many ids there are."""
     rng = np.random.default_rng(0)
@@ -60,7 +65,8 @@ def speech() -> ModelProto:
     nodes = [
         node("Gather", ["table", "ids"], ["e"]),
         node("Transpose", ["e"], ["x"], perm=[0, 2, 1]),
-        node("Mul", ["scale", "four"], ["time"]),
+        node("Mul", ["scale", "four"], ["product"]),
+        node("Sub", ["product", "three"], ["time"]),
         node("Ceil", ["time"], ["whole"]),
         node("Squeeze", ["whole", "first"], ["scalar"]),
         node("Cast", ["scalar"], ["count"], to=TensorProto.INT64),
@@ -74,7 +80,7 @@ def speech() -> ModelProto:
     inputs = _vectors(ids=(TensorProto.INT64, [1, 9]), n=(TensorProto.INT64, [1]), scale=(TensorProto.FLOAT, [1]))
     tensors = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
     tensors += [numpy_helper.from_array(a, n) for n, a in constants.items()]
-    tensors.append(numpy_helper.from_array(np.array([4], np.float32), "four"))
+    tensors += [numpy_helper.from_array(np.array([value], np.float32), name) for name, value in _NUMBERS.items()]
     outputs = _vectors(wave=(TensorProto.FLOAT, [1, 1, "samples"]))
     return helper.make_model(
         helper.make_graph(nodes, "g", inputs, outputs, tensors),
@@ -90,13 +96,21 @@ def test_inputs_are_such_that_something_comes_out(seed: int) -> None:
     feeds = runnable_inputs(proto, shapes, seed)
     assert feeds["n"].tolist() == [9] and feeds["ids"].max() < 30 and len(set(feeds["ids"].ravel())) > 2
     (wave,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
-    assert wave.size == np.ceil(4 * feeds["scale"][0]) > 0
+    assert wave.size == np.ceil(4 * feeds["scale"][0] - 3) > 0
 
 
 def test_the_first_draw_alone_does_not_run() -> None:
     proto, shapes = speech(), {"ids": (1, 9), "n": (1,), "scale": (1,)}
-    signs = [float(generate_inputs(proto, shapes, seed)["scale"][0]) > 0 for seed in range(6)]
-    assert not all(signs)
+    frames = [4 * float(generate_inputs(proto, shapes, seed)["scale"][0]) > 3 for seed in range(12)]
+    assert not all(frames)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_something_comes_out_of_every_sample(seed: int) -> None:
+    arrays = noise_arrays(speech(), inputs_of(speech()), {}, 5, seed)
+    opened = onnxruntime.InferenceSession(speech().SerializeToString())
+    assert all(opened.run(None, {n: a[i : i + 1] for n, a in arrays.items()})[0].size for i in range(5))
+    assert len(np.unique(arrays["ids"], axis=0)) == 5
 
 
 def test_layers_behind_a_length_that_values_tell_are_reached() -> None:
@@ -107,7 +121,7 @@ def test_layers_behind_a_length_that_values_tell_are_reached() -> None:
 
 
 def test_given_inputs_set_the_sizes() -> None:
-    feeds = {"ids": np.zeros((1, 9), np.int64), "n": np.array([9]), "scale": np.array([2.5], np.float32)}
+    feeds = {"ids": np.zeros((1, 9), np.int64), "n": np.array([9]), "scale": np.array([3.25], np.float32)}
     known = concretize(normalize(speech()), {n: a.shape for n, a in feeds.items()}, feeds)
     assert known.shapes["wave"] == (1, 1, 10)
 
@@ -153,8 +167,7 @@ def test_masks_are_ones_and_sizes_are_not_guessed() -> None:
             _vectors(z=(TensorProto.FLOAT, ["a", "b"])),
         )
     )
-    roles = roles_of(proto.graph, ["x", "k", "attention_mask"])
-    assert [role.kind for role in roles.values()] == ["free", "shape", "mask"]
     shapes = {"x": (2, 2), "k": (2,), "attention_mask": (2, 2)}
+    assert [role.kind for role in roles_of(proto.graph, shapes).values()] == ["free", "shape", "mask"]
     assert (generate_inputs(proto, shapes)["attention_mask"] == 1).all()
     assert len(list(draws(proto, shapes))) == 1

@@ -4,7 +4,7 @@ Networks trained on photographs respond to the edges of objects that occlude eac
 to unrepresentative activations. Synthetic images are therefore "dead leaves": overlapping shapes of all sizes and
 colors, over a texture whose amplitudes fall with frequency as in natural images (Baradad et al., "Learning to see by
 looking at noise", NeurIPS 2021). Other inputs are drawn as `onnxprune.shapes.generated` says, in the first way that the
-model runs on, and all have the sizes that the model is traced at.
+model runs on; parameters stay what they were there. All have the sizes that the model is traced at.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def noise_arrays(
     """
     rng = np.random.default_rng(seed)
     known = _sizes(model, inputs, sizes)
-    way = runnable_draw(model, known, seed)[1]
+    ran, way = runnable_draw(model, known, seed)
     roles = roles_of(model.graph, known)
     lengths = lengths_of(known, roles)
     whole = not _stack(model, known)
@@ -75,7 +75,9 @@ def noise_arrays(
     for spec in inputs:
         shape = (count, *shapes[spec.name]) if whole or known[spec.name] else ()
         layout = layout_of(spec.shape)
-        if layout is not None and not whole and roles[spec.name].kind in ("free", "flag"):
+        if roles[spec.name].kind == "parameter":
+            arrays[spec.name] = np.broadcast_to(ran[spec.name], shape)
+        elif layout is not None and not whole and roles[spec.name].kind in ("free", "flag"):
             arrays[spec.name] = _images(shape if layout == "NHWC" else (count, *shape[2:], shape[1]), rng)
         else:
             arrays[spec.name] = draw(roles[spec.name], shape, spec.dtype, rng, attempt=way, lengths=lengths)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -35,6 +35,7 @@ TRIES = 8
 """Number of different ways to draw inputs."""
 
 _MOST_ELEMENTS = 2**28
+_FEW = 16  # real numbers that may be parameters
 _SECONDS = 30.0  # after which no other inputs are tried
 
 _CARRIERS = {
@@ -66,9 +67,9 @@ class Role:
     """What an input is for.
 
     Attributes:
-        kind: an index into a table, a mask, a length, sizes or axes for an operator, a real parameter (of at most one
-            axis), a number that is compared with constants, such as a sampling rate, another integer or flag, or real
-            data.
+        kind: an index into a table, a mask, a length, sizes or axes for an operator, a real parameter (a number or a
+            few beside larger inputs, such as scales of a voice), a number that is compared with constants, such as a
+            sampling rate, another integer or flag, or real data.
         rows: for an index, the number of rows of the smallest table.
         choices: for a number that is compared with constants, these.
     """
@@ -78,7 +79,7 @@ class Role:
     choices: tuple[int, ...] = ()
 
 
-def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
+def roles_of(graph: GraphProto, shapes: Mapping[str, Shape]) -> dict[str, Role]:
     """Return what a graph's inputs are for, as far as nodes of the main graph and names tell."""
     tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     numbers = {tensor.name: tensor for tensor in graph.initializer if prod(tensor.dims) == 1}
@@ -90,10 +91,11 @@ def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
             tables.update(dict.fromkeys(node.output, tables[node.input[0]]))
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    entries = {entry.name: entry for entry in graph.input if entry.name in names}
+    entries = {entry.name: entry for entry in graph.input if entry.name in shapes}
     real = {name for name, entry in entries.items() if "float" in _dtype(entry.type.tensor_type.elem_type).name}
     whole = {name for name, entry in entries.items() if "int" in _dtype(entry.type.tensor_type.elem_type).name}
     rows = {name: _rows(name, readers, tables) for name in whole}
+    few = min(_FEW, max(map(prod, shapes.values()), default=1) - 1)
     found: dict[str, Role] = {}
     for name, entry in entries.items():
         rank = len(entry.type.tensor_type.shape.dim)
@@ -110,7 +112,7 @@ def roles_of(graph: GraphProto, names: Collection[str]) -> dict[str, Role]:
         elif name not in real:
             found[name] = Role("flag")
         else:
-            found[name] = Role("parameter" if rank < 2 else "free")
+            found[name] = Role("parameter" if rank < 2 and prod(shapes[name]) <= few else "free")
     return found
 
 
@@ -325,7 +327,7 @@ def draw(
         values = np.full(shape, role.choices[attempt % len(role.choices)])
     elif role.kind in ("flag", "shape"):
         values = rng.integers(0, 2, shape) if attempt % 3 == 0 else np.full(shape, attempt % 3 % 2)
-    elif role.kind == "parameter" and attempt:
+    elif role.kind == "parameter":
         values = rng.uniform(0.5, 1.5, shape) * 2 ** (attempt // 2)  # scales are positive, mostly
     else:
         values = rng.standard_normal(shape) if attempt < TRIES // 2 else rng.random(shape)
