@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,8 +27,7 @@ from onnxprune.model.session import Provider
 from onnxprune.model.states import state_inputs
 from onnxprune.progress import Progress, silent
 from onnxprune.settings.evaluation import METRICS, TaskName, higher_is_better, judging
-from onnxprune.shapes import concretize
-from onnxprune.shapes.runnable import Cut, operators, runnable_part
+from onnxprune.shapes.runnable import operators, runnable_front
 from onnxprune.trace.outputs import Followed, followed
 
 
@@ -294,7 +292,7 @@ def evaluate(
     try:
         runners, found, fronts = _runners(models, providers, threads)
     except ModelError:
-        cut = _front(models[-1])
+        cut = runnable_front(models[-1])
         if cut is None:
             raise
         models = [extract(m, cut.outputs) for m in models]
@@ -357,14 +355,6 @@ def above_constant(score: Score) -> float:
 
 def _shown(score: Score, value: float) -> str:
     return f"{value:.1%}" if score.share else f"{value:.3g}"
-
-
-def _front(model: ModelProto) -> Cut | None:
-    """Return the part of a model that is computed from its inputs, if ONNX Runtime refuses other nodes."""
-    with suppress(ModelError):
-        part = runnable_part(model, concretize(model))
-        return part.front if part is not None and part.front.outputs else None
-    return None
 
 
 def _runners(

@@ -8,17 +8,18 @@ the nodes that it refuses, and what these nodes would make is fed where its type
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_type_proto
 
-from onnxprune.errors import OnnxPruneError
+from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.model.bodies import is_body_input, is_open
 from onnxprune.model.graph import reads
 from onnxprune.model.session import session
 from onnxprune.shapes.known import NodeStep, model_of, plain_domain, step_of
-from onnxprune.shapes.result import Shapes
+from onnxprune.shapes.result import Shapes, concretize
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,24 @@ def runnable_part(model: ModelProto, shapes: Shapes) -> RunnablePart | None:
     Returns:
         The part; None if all of the model runs, or if it isn't its operators and types that are refused.
     """
-    refused = refused_nodes(model, shapes)
-    if not refused:
-        return None
     try:
         session(model, optimize=False)
     except OnnxPruneError:
-        return RunnablePart(*(cut_at(model, refused, shapes if feed else None) for feed in (False, True)))
+        refused = refused_nodes(model, shapes)
+        return (
+            RunnablePart(*(cut_at(model, refused, shapes if feed else None) for feed in (False, True)))
+            if refused
+            else None
+        )
     return None  # a node alone can be refused where all of them are not
+
+
+def runnable_front(model: ModelProto) -> Cut | None:
+    """Find what is computed from a model's inputs, if ONNX Runtime refuses other nodes; None if all or nothing is."""
+    with suppress(ModelError):
+        part = runnable_part(model, concretize(model))
+        return part.front if part is not None and part.front.outputs else None
+    return None
 
 
 def refused_nodes(model: ModelProto, shapes: Shapes) -> dict[int, str]:

@@ -17,6 +17,7 @@ from onnxprune.errors import DataError, TrainingError
 from onnxprune.model.graph import extract
 from onnxprune.model.session import run, session
 from onnxprune.model.states import cut_outputs, fitted, of_original, state_inputs
+from onnxprune.shapes.runnable import runnable_front
 from onnxprune.train.augment import augment
 from onnxprune.train.backend import Job
 from onnxprune.train.objective import Objective, objective
@@ -30,14 +31,18 @@ Arrays = dict[str, NDArray[Any]]
 def objective_of(job: Job, model: ModelProto) -> Objective:
     """Return the objective of a job whose model may have been prepared for training.
 
+    Where ONNX Runtime refuses some nodes, what is computed in front of them is trained.
+
     Raises:
         DataError: there are no data.
         TrainingError: labels or a teacher are missing, or there is nothing to train (OP904).
     """
     batch = next(job.data.batches(min(job.settings.batch, len(job.data))))
     shapes = {n: a.shape for n, a in fitted(state_inputs(job.model), batch.inputs, batch.count).items()}
+    front = runnable_front(model)
+    part = model if front is None else extract(model, front.outputs)
     return objective(
-        model, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
+        part, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
     )
 
 

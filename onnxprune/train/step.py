@@ -13,6 +13,7 @@ from onnx import ModelProto
 from onnxprune.autodiff.backward import model_of, reached
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.errors import TrainingError
+from onnxprune.model.graph import extract
 from onnxprune.model.tape import FLOAT, Tape, Tensor
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.objective import Objective, write_losses
@@ -74,6 +75,7 @@ def build_step(
     shapes = {i.name: examples[i.name].shape for i in proto.graph.input if i.name in examples}
     batch = next(iter(shapes.values()))[0] if shapes else 1
     trained = trainable(proto, freeze=settings.freeze, also=settings.also)
+    proto = extract(proto, (term.tensor for term in goal.terms))  # what is behind needn't be differentiable
     graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fast=fast)
     losses = write_losses(graph, proto, goal, settings, examples, scales)
     found = reached(graph.tape, losses["loss"], list(graph.weights.values()))
@@ -97,7 +99,7 @@ def build_step(
             outputs[f"{sums.name}{NEXT}"] = sums + found[name] * (1 / settings.accumulate)
         update = _update_graph(graph.tape.opset, weights, optimizer, settings)
     names = (*weights, *graph.statistics)
-    unreached = tuple(name for name in graph.weights if name not in weights)
+    unreached = tuple(name for name in trained if name not in weights)
     return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses), unreached)
 
 

@@ -152,6 +152,63 @@ def test_validation_judges_all_outputs() -> None:
     assert [s.model.value for s in same.scores if s.metric == "nmse"] == [0, 0]
 
 
+def unknown_tail(model: ModelProto) -> ModelProto:
+    """Let a plug-in's operator make the only output, of both heads."""
+    result = helper.make_node("TRT_Select", ["first", "second"], ["chosen"], name="tail", domain="TRT")
+    return with_tail(model, [result], helper.make_tensor_value_info("chosen", 1, None))
+
+
+def maps_tail(model: ModelProto) -> ModelProto:
+    """Let ZipMap make the only output, of the first head's means."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["first"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["rows"]),
+        helper.make_node("ZipMap", ["rows"], ["maps"], name="tail", domain="ai.onnx.ml", classlabels_int64s=range(4)),
+    ]
+    maps = helper.make_map_type_proto(7, helper.make_tensor_type_proto(1, ()))
+    return with_tail(model, nodes, helper.make_value_info("maps", helper.make_sequence_type_proto(maps)))
+
+
+def means_tail(model: ModelProto) -> ModelProto:
+    """Make what `maps_tail` does, without maps."""
+    tailed = maps_tail(model)
+    del tailed.graph.node[-1], tailed.graph.output[:]
+    tailed.graph.output.append(helper.make_tensor_value_info("rows", 1, ["N", 4]))
+    return tailed
+
+
+def with_tail(model: ModelProto, nodes: list[Any], output: Any) -> ModelProto:
+    tailed = ModelProto()
+    tailed.CopyFrom(model)
+    del tailed.graph.output[:]
+    tailed.graph.node.extend(nodes)
+    tailed.graph.output.append(output)
+    tailed.opset_import.extend([helper.make_opsetid("TRT", 1), helper.make_opsetid("ai.onnx.ml", 3)])
+    return tailed
+
+
+@pytest.mark.parametrize(("tail", "same"), [(unknown_tail, lambda model: model), (maps_tail, means_tail)])
+@pytest.mark.parametrize("hold_out", [0.0, 0.25])
+def test_what_is_in_front_of_an_end_that_has_no_gradient_is_trained(tail: Any, same: Any, hold_out: float) -> None:
+    """Training ends at the same weights as for the model without the operator that it can't train through."""
+    model = two_heads()
+    small, _ = halved(model)
+    settings = TrainSettings(epochs=2, batch=32)
+    found, plain = (
+        finetune(make(small), open_data({"x": X}, small), teacher=make(model), hold_out=hold_out, settings=settings)
+        for make in (tail, same)
+    )
+    assert found.kept == "after" and set(found.follows) == set(plain.follows)
+    assert "tail" in {node.name for node in found.proto.graph.node}
+    theirs = {t.name: numpy_helper.to_array(t) for t in plain.proto.graph.initializer}
+    before = {t.name: numpy_helper.to_array(t) for t in normalize(small).graph.initializer}
+    for tensor in found.proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        assert np.array_equal(array, theirs[tensor.name])
+        reached = tensor.name != "w2" or tail is unknown_tail
+        assert np.array_equal(array, before[tensor.name]) != reached
+
+
 def test_an_output_as_a_feature() -> None:
     model = two_heads()
     small, _ = halved(model)
