@@ -186,6 +186,9 @@ def slice_bounds(edit: RewriteNode) -> None:
         picked = _range(int(starts[i]), int(ends[i]), step, shape[axis])
         rank = np.cumsum(mask) - 1
         kept = rank[picked[mask[picked]]]
+        if not len(kept):  # of damaged files: it picks nothing
+            new_starts[i] = new_ends[i] = 0
+            continue
         new_starts[i] = kept[0]
         last = kept[-1] + np.sign(step)
         new_ends[i] = last if last >= 0 else np.iinfo(np.int32).min

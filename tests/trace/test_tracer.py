@@ -57,6 +57,16 @@ def test_sizes_that_are_only_known_at_run_time_are_no_channels() -> None:
     assert sizes(analyze(net.model())) == {"stem": 8}
 
 
+def test_a_slice_that_picks_nothing() -> None:
+    net = Net()
+    x = net.conv(net.input((1, 3, 6, 6)), 8, name="stem")
+    x = net.op("Concat", net.slice(x, [5], [5], [1]), x, axis=1)
+    net.output(net.conv(x, 2, name="head"))
+    graph = analyze(net.model())
+    assert sizes(graph) == {"stem": 8}
+    prove(graph)
+
+
 @pytest.mark.parametrize("positions", [2**32, 4])
 def test_an_impossible_axis_gives_a_node_up(positions: int) -> None:
     """A damaged size allocates no memory: the node's inputs are pinned, and the trace goes on."""
