@@ -47,6 +47,7 @@ class Forward:
         weights: the initializers that are trained, as inputs of the graph.
         statistics: running statistics of normalizations, as inputs of the graph.
         updates: their new values.
+        decided: the given inputs by which it was decided which body of an If runs.
     """
 
     tape: Tape
@@ -55,6 +56,7 @@ class Forward:
     weights: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
     updates: dict[str, Tensor] = field(default_factory=dict)
+    decided: frozenset[str] = frozenset()
 
 
 def forward(
@@ -64,6 +66,7 @@ def forward(
     *,
     norms: Norms = "batch",
     fast: bool = True,
+    given: Mapping[str, NDArray[Any]] | None = None,
 ) -> Forward:
     """Write the forward pass of a model.
 
@@ -74,12 +77,13 @@ def forward(
         norms: whether batch normalizations use the moments of the batch and update the running ones, or stay frozen.
         fast: whether operators are written in the form that ONNX Runtime's CPU provider runs fastest. This includes
             BatchNormalization's training mode, which other providers don't support.
+        given: values of inputs that never change, such as a sampling rate: they may decide which body of an If runs.
 
     Raises:
         TrainingError: the model can't be converted to the opset needed (OP903), or a shape is unknown (OP902).
         ModelError: the shapes don't fit.
     """
-    proto = without_known_branches(proto, input_shapes)
+    proto, decided = without_known_branches(proto, input_shapes, given or {})
     if any(map(is_body_input, proto.graph.node)):
         proto = unrolled(proto, concretize(proto, input_shapes, empty=True))
     proto = prepared(proto)
@@ -88,6 +92,7 @@ def forward(
     for node in proto.graph.node:
         walk.add(node)
     result = walk.result
+    result.decided = decided
     result.outputs = {value.name: result.tape[value.name] for value in proto.graph.output}
     return result
 

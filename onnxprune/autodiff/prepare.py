@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import onnx.inliner
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper, version_converter
 from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
 from onnxprune.model.bodies import is_open, results
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, behind, with_nodes
+from onnxprune.model.graph import GraphIndex, behind, extract, with_nodes
+from onnxprune.model.session import run, session
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
@@ -32,14 +34,32 @@ def prepared(proto: ModelProto) -> ModelProto:
     return expanded(upgraded(single_precision(proto)))
 
 
-def without_known_branches(proto: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> ModelProto:
-    """Return a model in which each opened If whose condition follows from constants and sizes is the body that runs.
+def without_known_branches(
+    proto: ModelProto, input_shapes: Mapping[str, Sequence[int]], given: Mapping[str, NDArray[Any]]
+) -> tuple[ModelProto, frozenset[str]]:
+    """Return a model in which each opened If whose condition is known is the body that runs.
 
     Nodes of the other body go, unless an output needs them.
+
+    Args:
+        proto: the model.
+        input_shapes: the shapes of its inputs: conditions may follow from constants and sizes.
+        given: values of inputs that never change, such as a sampling rate.
+
+    Returns:
+        The model, and the given inputs that decided.
     """
-    if not any(map(is_open, proto.graph.node)):
-        return proto
-    known, nodes = concretize(proto, input_shapes, empty=True).values, list[NodeProto]()
+    conditions = [n.input[0] for n in proto.graph.node if is_open(n) and n.op_type == "If"]
+    if not conditions:
+        return proto, frozenset()
+    known, decided = dict(concretize(proto, input_shapes, empty=True).values), set[str]()
+    for condition in conditions:
+        part = extract(proto, [condition])
+        inputs = {entry.name for entry in part.graph.input}
+        if condition not in known and inputs <= given.keys():
+            known |= run(session(part, optimize=False), {name: given[name] for name in inputs})
+            decided |= inputs
+    nodes = list[NodeProto]()
     for node in proto.graph.node:
         if not is_open(node) or node.op_type != "If" or node.input[0] not in known:
             nodes.append(node)
@@ -47,7 +67,7 @@ def without_known_branches(proto: ModelProto, input_shapes: Mapping[str, Sequenc
         chosen = results(node)["then_branch" if known[node.input[0]].all() else "else_branch"]
         copies = zip(chosen, node.output, strict=True)
         nodes += [helper.make_node("Identity", [x], [y], name=f"{node.name}:{y}") for x, y in copies if y]
-    return with_nodes(proto, behind((value.name for value in proto.graph.output), nodes))
+    return with_nodes(proto, behind((value.name for value in proto.graph.output), nodes)), frozenset(decided)
 
 
 def opset_of(proto: ModelProto) -> int:

@@ -38,9 +38,11 @@ def objective_of(job: Job, model: ModelProto) -> Objective:
         TrainingError: labels or a teacher are missing, or there is nothing to train (OP904).
     """
     batch = next(job.data.batches(min(job.settings.batch, len(job.data))))
-    shapes = {n: a.shape for n, a in fitted(state_inputs(job.model), batch.inputs, batch.count).items()}
     front = runnable_front(model)
     part = model if front is None else extract(model, front.outputs)
+    read = {entry.name for entry in part.graph.input}
+    arrays = fitted(state_inputs(job.model), batch.inputs, batch.count)
+    shapes = {name: array.shape for name, array in arrays.items() if name in read}
     return objective(
         part, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
     )

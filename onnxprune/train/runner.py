@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.errors import TrainingError
 from onnxprune.model.session import Provider, run, session
 from onnxprune.runtime.library import import_onnxruntime
 from onnxprune.train.step import NEXT, NUMBER, RATE, SKIPPED, TrainingStep
@@ -53,7 +54,14 @@ class HostRunner:
         Returns:
             The losses, means over the batches, and whether the step was skipped (`SKIPPED`), as a loss or a gradient
             isn't finite: then the state is what it was before.
+
+        Raises:
+            TrainingError: an input that decides which body of an If runs has another value than before (OP902).
         """
+        for name, value in self.graphs.fixed.items():
+            if any((batch[name] != value).any() for batch in batches):
+                cause = f"{name} decides which body of an If is trained, and differs between samples"
+                raise TrainingError("OP902", cause, hint=f"train on the samples with one value of {name}")
         known = {RATE: np.array(rate, np.float32), NUMBER: np.array(self.number + 1, np.float32)}
         before = dict(self._state)
         found = [self._run(self._gradients, {**known, **batch}) for batch in batches]

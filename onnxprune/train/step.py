@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class TrainingStep:
         weights: the tensors of the state that are initializers of the model.
         losses: the outputs that are losses.
         unreached: the initializers that would be trained, if the losses depended on them.
+        fixed: values of inputs, such as a sampling rate, that the graphs hold for.
 
     The first graph's output `SKIPPED` is 1 if the loss or the gradient isn't finite, else 0: nothing is to change then.
     """
@@ -48,6 +49,7 @@ class TrainingStep:
     weights: tuple[str, ...]
     losses: tuple[str, ...]
     unreached: tuple[str, ...] = ()
+    fixed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def build_step(
@@ -72,11 +74,12 @@ def build_step(
     Raises:
         TrainingError: an operator can't be differentiated (OP901, OP902), or the loss doesn't fit (OP904).
     """
-    shapes = {i.name: examples[i.name].shape for i in proto.graph.input if i.name in examples}
-    batch = next(iter(shapes.values()))[0] if shapes else 1
     trained = trainable(proto, freeze=settings.freeze, also=settings.also)
     proto = extract(proto, (term.tensor for term in goal.terms))  # what is behind needn't be differentiable
-    graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fast=fast)
+    shapes = {i.name: examples[i.name].shape for i in proto.graph.input if i.name in examples}
+    batch = next((shape[0] for shape in shapes.values() if shape), 1)
+    given = {n: examples[n] for n in shapes if examples[n].dtype.kind in "biu" and examples[n].size == 1}
+    graph = forward(proto, shapes, trained, norms=settings.norms_for(batch), fast=fast, given=given)
     losses = write_losses(graph, proto, goal, settings, examples, scales)
     found = reached(graph.tape, losses["loss"], list(graph.weights.values()))
     if not found:
@@ -100,7 +103,8 @@ def build_step(
         update = _update_graph(graph.tape.opset, weights, optimizer, settings)
     names = (*weights, *graph.statistics)
     unreached = tuple(name for name in trained if name not in weights)
-    return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses), unreached)
+    fixed = {name: given[name] for name in graph.decided}
+    return TrainingStep(model_of(graph.tape, outputs), update, state, names, tuple(losses), unreached, fixed)
 
 
 def optimizer_of(settings: TrainSettings) -> Optimizer:

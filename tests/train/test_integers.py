@@ -15,7 +15,7 @@ import onnxprune as op
 from onnxprune.autodiff.backward import gradients, model_of
 from onnxprune.autodiff.forward import feeds_of, forward
 from onnxprune.data import open_data
-from onnxprune.errors import TrainingError
+from onnxprune.errors import DataError, TrainingError
 from onnxprune.model.session import run, session
 from onnxprune.normalize import normalize
 from onnxprune.settings.training import TrainSettings
@@ -151,6 +151,40 @@ def test_an_if_whose_condition_is_known_is_the_body_that_runs(name: str, choice:
     for weight, gradient in derived.items():
         np.testing.assert_allclose(gradient, wanted[weight], rtol=1e-5)
         assert not np.allclose(gradient, other[weight], rtol=0.1)
+
+
+def sampled(body: str = "") -> ModelProto:
+    """Make a model with an If that a sampling rate decides, or with one of its bodies in place of it."""
+    bodies = (
+        "then_branch = t () => (float[N,8] p) { p = Mul(h, s) }, else_branch = f () => (float[N,8] o) { o = Sin(h) }"
+    )
+    chosen = f"k = Constant<value = int64 {{16000}}>() c = Equal(sr, k) r = If (c) <{bodies}>"
+    model: ModelProto = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, int64 sr) => (float[N,3] y) {{
+            h1 = MatMul(x, w) h = Tanh(h1) {body or chosen} y = MatMul(r, u) }}"""
+    )
+    arrays = {n: a for n, a in WEIGHTS.items() if n in "wu"} | {"s": np.full((1, 8), 1.5, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    return model
+
+
+@pytest.mark.parametrize(("rate", "body"), [(16000, "r = Mul(h, s)"), (8000, "r = Sin(h)")])
+def test_an_input_that_never_changes_decides_which_body_is_trained(rate: int, body: str) -> None:
+    labels = np.tile(np.arange(6) % 3, 4)
+
+    def trained(model: ModelProto, rates: list[int]) -> tuple[Arrays, tuple[Any, ...]]:
+        arrays = {"x": np.tile(X, (4, 1)), "sr": np.resize(rates, 24), "labels": labels}
+        settings = TrainSettings(epochs=2, batch=6, also=("[su]",))
+        result = finetune(model, open_data(arrays, model), hold_out=0, settings=settings)
+        return {t.name: numpy_helper.to_array(t) for t in result.proto.graph.initializer}, result.untrained
+
+    found, _ = trained(sampled(), [rate])
+    wanted, _ = trained(sampled(body), [rate])
+    for name in ("w", "u", "s"):
+        np.testing.assert_array_equal(found[name], wanted.get(name, 1.5))
+    assert not np.array_equal(found["w"], WEIGHTS["w"])
+    with pytest.raises((DataError, TrainingError), match="sr"):  # the negative control
+        trained(sampled(), [16000] * 6 + [8000] * 6)
 
 
 def test_an_if_that_depends_on_values_is_refused_by_name() -> None:
