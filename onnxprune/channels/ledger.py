@@ -9,7 +9,18 @@ import numpy as np
 
 from onnxprune.channels.values import Factor, Ids, Shape, Value
 
-_MAX_IDS = 2**24  # each takes some hundred bytes in all; large language models have less than a million
+_MAX_IDS = 2**25  # some hundred megabytes; large language models have less than a million channels
+
+
+def bounded(positions: int) -> int:
+    """Return a number of positions.
+
+    Raises:
+        ValueError: A trace can't hold that many; the sizes of damaged files are impossible.
+    """
+    if positions > _MAX_IDS:
+        raise ValueError(f"{positions} positions are too many to trace")
+    return positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +108,9 @@ class Channels:
         """Return ``count`` new ids, shape (count,).
 
         Raises:
-            ValueError: A trace can't hold that many; the sizes of damaged files are impossible.
+            ValueError: A trace can't hold that many.
         """
-        if self.count + count > _MAX_IDS:
-            raise ValueError(f"{count} positions of an axis are too many to trace")
-        first, self.count = self.count, self.count + count
+        first, self.count = self.count, bounded(self.count + count)
         return np.arange(first, self.count, dtype=np.int64)
 
     def tie(self, left: Ids, right: Ids, node: int) -> None:

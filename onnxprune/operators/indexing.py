@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.channels.align import align
+from onnxprune.channels.ledger import bounded
 from onnxprune.channels.values import Ids, Shape, Value, take
 from onnxprune.model.tape import INT64, Tensor
 from onnxprune.operators.card import INTEGER, TWIN, describe, gradient, rewrites, traces, without
@@ -77,7 +78,7 @@ def _gather(op: TraceNode, axis: int, index: Ids | None, picked: Shape, table: V
     value = op.x(0) if table is None else table
     if index is None or (value.on(axis) is not None and op.varies(1).any()):
         value = op.pin_axes(value, [axis], "OP205", AT_RUN_TIME)
-        flat = np.zeros(int(np.prod(picked)), dtype=np.int64)
+        flat = np.zeros(bounded(prod(picked)), dtype=np.int64)
     else:
         flat = index.ravel().astype(np.int64) % value.shape[axis]
     value = take(value, axis, flat)
