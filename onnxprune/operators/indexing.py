@@ -171,7 +171,7 @@ def scatter_nd(op: TraceNode) -> None:
     if grid is not None:
         block = op.x(0)
         for axis, places in enumerate(grid):
-            if not np.array_equal(places, np.arange(block.shape[axis])):
+            if len(places) != block.shape[axis] or not np.array_equal(places, np.arange(len(places))):
                 block = op.piece(take(block, axis, places), axis)
         align(op, "*s, *s -> *s", [block, op.x(2)], {0: block.shape}, given={})
         op.give(op.x(0))
@@ -213,8 +213,7 @@ def scatter_index(edit: RewriteNode) -> None:
     lines = []
     for axis, places in enumerate(grid):
         mask = edit.mask(0, axis)
-        mask = np.ones(shape[axis], dtype=bool) if mask is None else mask
-        lines.append((np.cumsum(mask) - 1)[places[mask[places]]])
+        lines.append(places if mask is None else (np.cumsum(mask) - 1)[places[mask[places]]])
     edit.fix_param(1, _combined(lines).astype(index.dtype))
 
 

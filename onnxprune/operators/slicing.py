@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.channels.ledger import bounded
 from onnxprune.channels.values import Factor, Ids, Value, compact, take
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import INTEGER, TWIN, describe, gradient, rewrites, traces, without
@@ -285,7 +286,8 @@ def tile(op: TraceNode) -> None:
         repeats = np.ones(len(value.shape), dtype=np.int64)
     for axis, count in enumerate(repeats.ravel()):
         if count != 1 and value.shape[axis] > 1 and value.on(axis) is not None:
-            value = take(value, axis, np.tile(np.arange(value.shape[axis]), int(count)))
+            size = value.shape[axis]
+            value = take(value, axis, np.arange(bounded(size * int(count))) % size)
     op.give(value.moved(op.out_shape(), value.factors))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.numpy_helper import to_array
 
-from onnxprune.channels.ledger import Pin, bounded, fresh_value
+from onnxprune.channels.ledger import Pin, fresh_value
 from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body, is_body_input, is_open
 from onnxprune.model.checks import captured_names
@@ -121,8 +121,6 @@ class _Tracer(Walk):
         card = table.get(operator_key(node.domain, node.op_type), _UNKNOWN)
         op = TraceNode(self, index, node, version, attention=policy, records=card.contracts and card.macs is None)
         try:
-            for name in (*node.input, *node.output):
-                bounded(max(self.known.get(name, ()), default=0))
             if any(a.type in _SUBGRAPHS for a in node.attribute) and not is_open(node):
                 self.capture(op)
             elif card.trace is None and "trace" not in card.reasons:

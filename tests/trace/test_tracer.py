@@ -67,17 +67,32 @@ def test_a_slice_that_picks_nothing() -> None:
     prove(graph)
 
 
-@pytest.mark.parametrize("positions", [2**32, 4])
-def test_an_impossible_axis_gives_a_node_up(positions: int) -> None:
+@pytest.mark.parametrize("times", [2**32, 4])
+@pytest.mark.parametrize("operator", ["Expand", "Tile", "Pad"])
+def test_an_impossible_axis_gives_a_node_up(operator: str, times: int) -> None:
     """A damaged size allocates no memory: the node's inputs are pinned, and the trace goes on."""
     net = Net()
     x = net.conv(net.input((1, 3, 6, 6)), 8, name="stem")
-    x = net.op("Expand", x, net.const(np.array([positions, 1, 1, 1])), name="wide", shapes=[(positions, 8, 6, 6)])
-    net.output(net.conv(x, 2, name="head"))
-    graph = analyze(net.model())
+    amounts, shape = {
+        "Expand": ([times, 1, 1, 1], (times, 8, 6, 6)),
+        "Tile": ([1, times, 1, 1], (1, 8 * times, 6, 6)),
+        "Pad": ([0, 0, 0, 0, 0, times, 0, 0], (1, 8 + times, 6, 6)),
+    }[operator]
+    x = net.ops(operator, x, net.const(np.array(amounts)), count=1, name="wide", shapes=[shape])[0]
+    net.output(net.op("ReduceMean", x, axes=[2, 3]), {1: None})
+    graph = analyze(net.model(check=False))
     given_up = {pin.node for _, pin in graph.reasons() if "too many to trace" in pin.reason}
-    assert given_up == ({'Expand "wide"'} if positions > 4 else set())
-    assert sizes(graph) == ({} if positions > 4 else {"stem": 8})
+    assert given_up == ({f'{operator} "wide"'} if times > 4 else set())
+
+
+def test_a_grid_of_some_positions_of_a_long_axis() -> None:
+    """A ScatterND writes three rows of two billion."""
+    net = Net()
+    x = net.linear(net.input((2**31 - 2, 3)), 8, name="make")
+    y = net.linear(net.input((3, 3)), 8, name="other")
+    x = net.ops("ScatterND", x, net.const(np.array([[4], [7], [9]])), y, count=1, shapes=[(2**31 - 2, 8)])[0]
+    net.output(net.linear(x, 2, name="head"))
+    assert sizes(analyze(net.model(check=False))) == {"make": 8}
 
 
 def test_option_a_shortcut() -> None:
