@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,13 +12,15 @@ from onnx import ModelProto
 
 from benchmarks.small_networks import CLASSES, SIZE
 from onnxprune.autodiff.forward import feeds_of, forward
+from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.objective import objective, write_losses
-from onnxprune.train.runner import HostRunner
+from onnxprune.train.runner import runner_for
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import trainable
-from onnxprune_ort_training.backend import Worker, loss_model, statistics_of
-from onnxprune_ort_training.forms import in_its_forms
+
+if TYPE_CHECKING:
+    from onnxprune_ort_training.backend import Worker
 
 Step = Callable[[], tuple[float, float]]
 """Runs a step; returns its loss, and the CPU seconds that another process has used so far."""
@@ -35,20 +37,21 @@ def draw_batch(size: int) -> Arrays:
     return {"image": image, "labels": rng.integers(0, CLASSES, size)}
 
 
-def native(model: ModelProto, batch: Arrays, threads: int) -> Step:
-    """Return steps of onnxprune for a normalized model."""
+def native(model: ModelProto, batch: Arrays, threads: int, provider: Provider | None = None) -> Step:
+    """Return steps of onnxprune for a normalized model, on the CPU or another provider."""
+    place = provider or Provider(CPU)
     goal = objective(model, SETTINGS, labeled=True, teacher=False)
-    step = build_step(model, goal, SETTINGS, batch)
-    runner = HostRunner(step, providers=["CPUExecutionProvider"], threads=threads)
+    step = build_step(model, goal, SETTINGS, batch, fast=place.name == CPU)
+    runner = runner_for(step, providers=place.chain(threads), threads=threads)
     return lambda: (runner.step([batch], SETTINGS.peak)["loss"], 0.0)
 
 
-def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:
+def eager(module: torch.nn.Module, batch: Arrays, threads: int, device: str = "cpu") -> Step:
     """Return steps of torch."""
     torch.set_num_threads(threads)
-    module.train()
+    module.to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=SETTINGS.peak, weight_decay=SETTINGS.decay)
-    image, labels = (torch.from_numpy(batch[n]) for n in ("image", "labels"))
+    image, labels = (torch.from_numpy(batch[n]).to(device) for n in ("image", "labels"))
 
     def step() -> tuple[float, float]:
         optimizer.zero_grad()
@@ -62,6 +65,9 @@ def eager(module: torch.nn.Module, batch: Arrays, threads: int) -> Step:
 
 def ort_training(model: ModelProto, batch: Arrays, threads: int, worker: Worker) -> Step:
     """Return steps of onnxruntime-training, in a worker, for a normalized model."""
+    from onnxprune_ort_training.backend import loss_model, statistics_of
+    from onnxprune_ort_training.forms import in_its_forms
+
     graph = forward(model, {"image": batch["image"].shape}, trainable(model), norms="frozen", fast=False)
     goal = objective(model, SETTINGS, labeled=True, teacher=False)
     losses = write_losses(graph, model, goal, SETTINGS, batch)
