@@ -36,6 +36,7 @@ from onnxprune.runtime.provider import CPU
 from onnxprune.settings.benchmarking import BenchmarkSettings
 from onnxprune.settings.planning import Constraints
 from onnxprune.shapes import generate_inputs
+from onnxprune.shapes.batch import free_batch
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 SHARE = 0.5
@@ -294,6 +295,7 @@ def main(
 
     def one(name: str) -> Iterator[None]:
         model = fill(onnx.load(_FOLDER / f"{name}.onnx"))
+        model = free_batch(model) or model
         for timing in timings(name, analyze(model), place, batches, threads):
             found.timings.append(timing)
             yield
