@@ -148,9 +148,9 @@ def command(
             kept = apply_plan(analyze(original, plan=made).graph, made)
         if training.get("batch") != 1:
             source, original = in_batches(source, original)
-    with out.step("open data"):
+    with out.progress() as progress:
         sizes = sizes_for(input_shapes, source.proto)
-        samples = open_samples(inputs, source, seed=settings.seed, input_shapes=sizes)
+        samples = open_samples(inputs, source, seed=settings.seed, input_shapes=sizes, progress=progress)
         judged = None
         if validation is not None:
             alike = replace(as_opened(inputs, samples), data=validation, limit=None, labels=None)

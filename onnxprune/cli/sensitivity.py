@@ -106,7 +106,9 @@ def command(
     elif output is not None:
         check_output(output, force, inputs=[model, calibration.data])
     tell_of_front(graph)
-    samples = open_samples(calibration, graph, near=analysis.model.path, seed=seed, limit=LIMIT)
+    with out.progress() as progress:
+        near = analysis.model.path
+        samples = open_samples(calibration, graph, near=near, seed=seed, limit=LIMIT, progress=progress)
     batches = batches_of(samples, graph)
     assert batches is not None
     fitted, held_back = share_out(batches)

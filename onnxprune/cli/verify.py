@@ -72,7 +72,7 @@ def command(
         options: dict[str, Any] = {"tolerance": settings.tolerance, "seed": seed, "data": data}
         found = verify(source, loaded, plan, input_shapes=shapes, inputs=arrays, **options)
         if data.data is not None and not found.changes:
-            samples = open_samples(data, source, seed=seed or 0)
+            samples = open_samples(data, source, seed=seed or 0, progress=progress)
             evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, progress=progress)
     out.data(
         document("verify", original=original, pruned=pruned, **fields(found), evaluation=evaluation),

@@ -20,6 +20,7 @@ _SAMPLES: Mapping[Judged, tuple[str, str]] = {
     "calibration": ("sample", " that calibrated it"),
     "generated": ("generated input", ""),
 }
+_FASTER = 1.1  # times as fast, up to which no gain is seen
 _WIDE = 1.5  # ratio of the ends of an interval that says little
 
 # What a metric says, by its name or by the task.
@@ -78,7 +79,7 @@ def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableTy
     if faster.low > 1:
         verdict = ((gain, GOOD), interval)
     else:
-        word = "slower" if faster.high < 1 else "speed unclear" if wide else "not faster"
+        word = "slower" if faster.high < 1 else "not faster" if faster.high < _FASTER and not wide else "speed unclear"
         verdict = ((word, CODE), f": {gain}{interval}")
     return paragraph(line(*verdict, f", {times}; {smaller}"))
 

@@ -43,6 +43,7 @@ def test_all_is_well() -> None:
     [
         (Estimate(0.9, 0.85, 0.95), "slower: 0.90x as fast (0.85 to 0.95)"),
         (Estimate(1.02, 0.98, 1.06), "not faster: 1.02x as fast (0.98 to 1.06)"),
+        (Estimate(1.15, 0.86, 1.28), "speed unclear: 1.15x as fast (0.86 to 1.28)"),
         (Estimate(1.2, 0.7, 1.9), "speed unclear: 1.20x as fast (0.70 to 1.90, disturbed by other processes)"),
         (Estimate(2.0, 1.2, 3.0), "2.00x as fast (1.20 to 3.00, disturbed by other processes)"),
     ],
