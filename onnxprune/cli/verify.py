@@ -81,6 +81,6 @@ def command(
         checks=comparison_checks(found),
     )
     require_equal(found, str(pruned))
-    if found.weights is not None and evaluation is None:
-        out.note("how far the answers agree with the original's is measured with --data")
+    if found.verification is not None and evaluation is None:
+        out.note("whether the answers are still good isn't part of the proof: --data measures it")
     warn_of_gaps(out, plan or signed_plan(loaded.proto), found.verification)

@@ -341,8 +341,8 @@ def _at_chance(scores: Sequence[Score]) -> str | None:
         return None
     whose, value = ("the model", score.model) if score.original is None else ("the original", score.original)
     title = METRICS[score.metric].title
-    figures = f"{_shown(score, value.value)}, and with a constant answer it is {_shown(score, score.constant)}"
-    return f"{whose} seems to see nothing in these data: its {title} is {figures}"
+    figures = f"its {title} is {_shown(score, value.value)}, that of a constant answer {_shown(score, score.constant)}"
+    return f"on these data, {whose} is no better than a constant answer: {figures}"
 
 
 def above_constant(score: Score) -> float:
