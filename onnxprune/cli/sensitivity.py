@@ -120,8 +120,10 @@ def command(
     done = len(record.curves)
     fixed, free = eligible(graph, constraints)
     groups = len(fixed) + len(free)
-    if output is not None:
-        resumes = "the same command resumes"
+    resumes = "the same command resumes"
+    if output is None:
+        out.on_stop(lambda: f"stopped; nothing was kept; with -o FILE, {resumes}")
+    else:
         out.on_stop(lambda: f"stopped; {output} has {count(len(record.curves), 'group')} of {groups}; {resumes}")
     with out.progress() as progress:
         progress("sensitivity", done, groups)
