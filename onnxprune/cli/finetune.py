@@ -133,7 +133,7 @@ def command(
         check_output(history, force, inputs=reads)
     if checkpoint is not None:
         check_output(checkpoint, force or resume, inputs=reads)
-        out.on_stop(partial(what_is_kept, checkpoint, time()))
+    out.on_stop(partial(what_is_kept, checkpoint, time()))
     inputs, settings = build(DataSettings, given), build(TrainSettings, training)
     user_functions(inputs.data, inputs.reading.postprocess, backend, metric)
     with out.step("load"):
