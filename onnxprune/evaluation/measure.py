@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,7 @@ class _Tally:
             self.resampled += resampled
 
 
+_BOXES = ("boxes_original", "map_original")
 _FIRST = 32  # samples that a task is recognized by
 
 
@@ -317,7 +319,7 @@ def evaluate(
     if meters is None or task is None:
         raise DataError("OP702", "the data have no samples")
     scores = meters.scores(confidence)
-    doubts = tuple(filter(None, (meters.answers.shift(), _at_chance(scores))))
+    doubts = tuple(filter(None, (meters.answers.shift(), _at_chance(scores), _without_boxes(scores))))
     return Evaluation(
         samples=done,
         scores=scores,
@@ -343,6 +345,13 @@ def _at_chance(scores: Sequence[Score]) -> str | None:
     title = METRICS[score.metric].title
     figures = f"its {title} is {_shown(score, value.value)}, that of a constant answer {_shown(score, score.constant)}"
     return f"on these data, {whose} is no better than a constant answer: {figures}"
+
+
+def _without_boxes(scores: Sequence[Score]) -> str | None:
+    """Return a note if there are no boxes of the original to compare with."""
+    if any(score.metric in _BOXES and isnan(score.model.value) for score in scores):
+        return "the original finds no box with a score of at least 0.5 in these data, so there are none to compare"
+    return None
 
 
 def above_constant(score: Score) -> float:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune.data import open_data
@@ -389,6 +390,28 @@ class TestRawDetectors:
         self.check({"scores": scores, "boxes": corners}, "ssd", 3)
         assert boxes.form_of({"scores": 2 * scores, "boxes": corners}, SIZE, certain=True) is None
         assert boxes.form_of({"scores": scores, "boxes": corners - 1 + scores}, SIZE, certain=True) is None  # no order
+
+    def test_images_in_which_nothing_is_found_compare_nothing(self) -> None:
+        """Faces are looked for in images without any: no agreement is claimed, and `max_drop` refuses (OP713)."""
+        boxes_, scores = np.zeros((1, 16, 4), np.float32), np.tile(np.float32([1, 0]), (1, 16, 1))
+        boxes_[..., 2:] = 0.5
+        text = """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,3,8,8] x) => (float[N,16,4] boxes, float[N,16,2] scores) {
+            n = Shape<start = 0, end = 1>(x)
+            rest = Constant<value_ints = [1, 1]>()
+            times = Concat<axis = 0>(n, rest)
+            boxes = Tile(b, times)
+            scores = Tile(s, times)
+        }"""
+        proto = onnx.parser.parse_model(text)
+        for name, array in (("b", boxes_), ("s", scores)):
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        data = open_data({"x": RNG.standard_normal((6, 3, 8, 8)).astype(np.float32)}, proto)
+        found = evaluate(proto, data, against=proto, metrics=["boxes_original"])
+        assert found.task == "detection" and len(found.doubts) == 1
+        assert found.doubts[0].startswith("the original finds no box with a score of at least 0.5")
+        proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(scores[..., ::-1].copy(), "s"))
+        assert not evaluate(proto, data, against=proto, metrics=["boxes_original"]).doubts
 
     def test_a_detector_of_another_form_is_told_what_to_give(self) -> None:
         body = "s = Constant<value_ints=[0,32,6]>()\ny = Reshape(x, s)"
