@@ -120,9 +120,9 @@ def command(
         loaded, original = load(model), None if against is None else load(against)
         if batch != 1:
             loaded, original = in_batches(loaded, original)
-    with out.step("open data"):
+    with out.progress() as progress:
         sizes = sizes_for(input_shapes, loaded.proto)
-        samples = open_samples(settings, loaded, seed=seed, input_shapes=sizes)
+        samples = open_samples(settings, loaded, seed=seed, input_shapes=sizes, progress=progress)
     note_fixed_batch(out, samples, batch)
     with out.progress() as progress:
         evaluation = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def _is_code(text: str) -> bool:
 
 def _check_code(code: str) -> None:
     if code not in CATALOG:
-        family = [known for known in CATALOG if known[:3] == code[:3]]
-        hint = f"known codes are {family[0]} to {family[-1]}" if family else f"known codes are {', '.join(CATALOG)}"
+        families = dict.fromkeys(f"{known[:3]}.." for known in CATALOG)
+        near = get_close_matches(code, CATALOG, n=3, cutoff=0.7)
+        hint = f"codes begin with {', '.join(families)}" + (f"; near are {', '.join(near)}" if near else "")
         raise UsageError("OP606", f"there is no code {code}", hint=hint)

@@ -159,16 +159,31 @@ def with_flags(message: str, context: click.Context | None) -> str:
     """
     message = message.replace("the command `", "`onnxprune ")
     command = None if context is None else context.meta.get(COMMAND)
-    if command is None:
+    if context is None or command is None:
         return message
-    options = [p for p in command.params if isinstance(p, click.Option)]
-    flags = {str(getattr(p, "field", p.name)): (p.secondary_opts or p.opts)[-1] for p in options}
+    flags = _flags(command)
 
     def flag(found: re.Match[str]) -> str:
-        return found[1] + flags[found[2]] if found[2] in flags else found[0]
+        known = flags if found[2] in flags else _flags_of_all(context)
+        return found[1] + known[found[2]] if found[2] in known else found[0]
 
     message = re.sub(r"(^  --> )(\w+)(?=$| )", flag, message, flags=re.MULTILINE)
     return re.sub(r"()`(\w+)`", flag, message)
+
+
+def _flags(command: click.Command) -> dict[str, str]:
+    """Return the flag of each setting that a command has."""
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    return {str(getattr(p, "field", p.name)): (p.secondary_opts or p.opts)[-1] for p in options}
+
+
+def _flags_of_all(context: click.Context) -> dict[str, str]:
+    """Return the flag of each setting that any command has, as a text may speak of another command."""
+    root, group = context.find_root(), context.find_root().command
+    if not isinstance(group, click.Group):
+        return {}
+    commands = [group.get_command(root, name) for name in group.list_commands(root)]
+    return {name: flag for command in commands if command is not None for name, flag in _flags(command).items()}
 
 
 def _stopped(context: click.Context | None) -> str:

@@ -133,7 +133,7 @@ def command(
         check_output(history, force, inputs=reads)
     if checkpoint is not None:
         check_output(checkpoint, force or resume, inputs=reads)
-        out.on_stop(partial(what_is_kept, checkpoint, time()))
+    out.on_stop(partial(what_is_kept, checkpoint, time()))
     inputs, settings = build(DataSettings, given), build(TrainSettings, training)
     user_functions(inputs.data, inputs.reading.postprocess, backend, metric)
     with out.step("load"):
@@ -148,9 +148,9 @@ def command(
             kept = apply_plan(analyze(original, plan=made).graph, made)
         if training.get("batch") != 1:
             source, original = in_batches(source, original)
-    with out.step("open data"):
+    with out.progress() as progress:
         sizes = sizes_for(input_shapes, source.proto)
-        samples = open_samples(inputs, source, seed=settings.seed, input_shapes=sizes)
+        samples = open_samples(inputs, source, seed=settings.seed, input_shapes=sizes, progress=progress)
         judged = None
         if validation is not None:
             alike = replace(as_opened(inputs, samples), data=validation, limit=None, labels=None)

@@ -83,11 +83,12 @@ def command(
         in_batches=True,
     )
     with with_threads(settings.latency.threads), out.progress() as progress:
-        progress("score and plan", 0, None)
-        data = None
+        data, near = None, analysis.model.path
         if calibration.data is not None:
             tell_of_front(analysis.graph)
-            data = open_samples(calibration, analysis.graph, near=analysis.model.path, seed=planning.seed, limit=LIMIT)
+            reading: dict[str, Any] = {"near": near, "seed": planning.seed, "limit": LIMIT, "progress": progress}
+            data = open_samples(calibration, analysis.graph, **reading)
+        progress("score and plan", 0, None)
         made = plan(
             analysis, planning, data=data, sensitivity=settings.sensitivity, latency=settings.latency, progress=progress
         )

@@ -106,7 +106,9 @@ def command(
     elif output is not None:
         check_output(output, force, inputs=[model, calibration.data])
     tell_of_front(graph)
-    samples = open_samples(calibration, graph, near=analysis.model.path, seed=seed, limit=LIMIT)
+    with out.progress() as progress:
+        near = analysis.model.path
+        samples = open_samples(calibration, graph, near=near, seed=seed, limit=LIMIT, progress=progress)
     batches = batches_of(samples, graph)
     assert batches is not None
     fitted, held_back = share_out(batches)
@@ -118,8 +120,10 @@ def command(
     done = len(record.curves)
     fixed, free = eligible(graph, constraints)
     groups = len(fixed) + len(free)
-    if output is not None:
-        resumes = "the same command resumes"
+    resumes = "the same command resumes"
+    if output is None:
+        out.on_stop(lambda: f"stopped; nothing was kept; with -o FILE, {resumes}")
+    else:
         out.on_stop(lambda: f"stopped; {output} has {count(len(record.curves), 'group')} of {groups}; {resumes}")
     with out.progress() as progress:
         progress("sensitivity", done, groups)

@@ -72,7 +72,7 @@ def command(
         options: dict[str, Any] = {"tolerance": settings.tolerance, "seed": seed, "data": data}
         found = verify(source, loaded, plan, input_shapes=shapes, inputs=arrays, **options)
         if data.data is not None and not found.changes:
-            samples = open_samples(data, source, seed=seed or 0)
+            samples = open_samples(data, source, seed=seed or 0, progress=progress)
             evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, progress=progress)
     out.data(
         document("verify", original=original, pruned=pruned, **fields(found), evaluation=evaluation),
@@ -81,6 +81,6 @@ def command(
         checks=comparison_checks(found),
     )
     require_equal(found, str(pruned))
-    if found.weights is not None and evaluation is None:
-        out.note("how far the answers agree with the original's is measured with --data")
+    if found.verification is not None and evaluation is None:
+        out.note("whether the answers are still good isn't part of the proof: --data measures it")
     warn_of_gaps(out, plan or signed_plan(loaded.proto), found.verification)

@@ -17,6 +17,8 @@ _SHARES = (0.03, 0.15)
 # Of the root mean square error of outputs, relative to their standard deviation.
 _ERRORS = (0.1, 0.3)
 
+_KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
+
 # The metrics that say it best, of each task the first that was measured.
 _TELLING = ("agreement", "boxes_original", "cer_original", "neighbors", "nmse")
 
@@ -66,6 +68,18 @@ def fidelity(evaluation: Evaluation) -> Fidelity | None:
         answers="kept" if lost <= limits[0] else "partly kept" if lost <= limits[1] else "not kept",
         task=evaluation.task,
         accuracy=None if by_labels is None else evaluation[by_labels],
+    )
+
+
+def perhaps_trained_on(accuracy: Score | None) -> str | None:
+    """Return a warning if the original's accuracy is so high that it may have been trained on the samples."""
+    if accuracy is None or accuracy.original is None or not METRICS[accuracy.metric].share:
+        return None
+    if accuracy.original.value <= _KNOWN or not METRICS[accuracy.metric].higher:
+        return None
+    return (
+        f"the original's {METRICS[accuracy.metric].title} is {accuracy.original.value:.1%} on these samples; if it was "
+        "trained on them, expect a larger drop on new ones"
     )
 
 

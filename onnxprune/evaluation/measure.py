@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import notebook
-from onnxprune.data.batch import Array, Dataset
+from onnxprune.data.batch import Array, Batch, Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.answers import Answers
 from onnxprune.evaluation.choice import check_name, choose
@@ -20,7 +21,7 @@ from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions,
 from onnxprune.evaluation.metrics import Metric
 from onnxprune.evaluation.runner import Runner
 from onnxprune.evaluation.tasks import Task, task_of
-from onnxprune.evaluation.view import BatchView, view
+from onnxprune.evaluation.view import BatchView, image_size, view
 from onnxprune.model.file import Source, load
 from onnxprune.model.graph import extract
 from onnxprune.model.session import Provider
@@ -171,6 +172,7 @@ class _Tally:
             self.resampled += resampled
 
 
+_BOXES = ("boxes_original", "map_original")
 _FIRST = 32  # samples that a task is recognized by
 
 
@@ -306,7 +308,7 @@ def evaluate(
         its = None if run_original is None else outputs if run_original is run else run_original(samples)
         if task is None:  # the original's outputs tell: those of a model that lost much may look otherwise
             own = {name: value for name, value in (its or outputs).items() if name not in fronts}
-            task = _task(models[-1], found, own, samples.labels, dataset, output)
+            task = _task(models[-1], found, own, samples, dataset, output)
         named = partial(_name, dataset, done)
         original = None if its is None else seen_as(task, its, samples, named)
         seen = seen_as(task, outputs, samples, named, original)
@@ -317,7 +319,7 @@ def evaluate(
     if meters is None or task is None:
         raise DataError("OP702", "the data have no samples")
     scores = meters.scores(confidence)
-    doubts = tuple(filter(None, (meters.answers.shift(), _at_chance(scores))))
+    doubts = tuple(filter(None, (meters.answers.shift(), _at_chance(scores), _without_boxes(scores))))
     return Evaluation(
         samples=done,
         scores=scores,
@@ -341,8 +343,15 @@ def _at_chance(scores: Sequence[Score]) -> str | None:
         return None
     whose, value = ("the model", score.model) if score.original is None else ("the original", score.original)
     title = METRICS[score.metric].title
-    figures = f"{_shown(score, value.value)}, and with a constant answer it is {_shown(score, score.constant)}"
-    return f"{whose} seems to see nothing in these data: its {title} is {figures}"
+    figures = f"its {title} is {_shown(score, value.value)}, that of a constant answer {_shown(score, score.constant)}"
+    return f"on these data, {whose} is no better than a constant answer: {figures}"
+
+
+def _without_boxes(scores: Sequence[Score]) -> str | None:
+    """Return a note if there are no boxes of the original to compare with."""
+    if any(score.metric in _BOXES and isnan(score.model.value) for score in scores):
+        return "the original finds no box with a score of at least 0.5 in these data, so there are none to compare"
+    return None
 
 
 def above_constant(score: Score) -> float:
@@ -389,7 +398,7 @@ def recognize(
     for batch in dataset.batches(_FIRST):
         found = followed(model)
         outputs = Runner(model, providers, threads, sized=found.ragged)(batch)
-        return _task(model, found, outputs, batch.labels, dataset, output if output in outputs else None)
+        return _task(model, found, outputs, batch, dataset, output if output in outputs else None)
     raise DataError("OP702", "the data have no samples")
 
 
@@ -397,15 +406,15 @@ def _task(
     model: ModelProto,
     found: Followed,
     outputs: Mapping[str, Array],
-    labels: Array | None,
+    batch: Batch,
     dataset: Dataset,
     output: str | None,
 ) -> Task:
     """Return the task by a first batch; an output whose length depends on values has no scores of classes."""
-    task = task_of(model, outputs, labels, dataset, output)
+    task = task_of(model, outputs, batch.labels, dataset, output, image_size(batch))
     if output is None and task.output in found.ragged:
         whole = {name: value for name, value in outputs.items() if name not in found.ragged}
-        return task_of(model, whole, labels, dataset)
+        return task_of(model, whole, batch.labels, dataset, size=image_size(batch))
     return task
 
 

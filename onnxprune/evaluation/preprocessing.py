@@ -29,6 +29,7 @@ from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.runner import Runner
 from onnxprune.model.graph import extract
 from onnxprune.normalize import normalize
+from onnxprune.progress import Progress, silent
 from onnxprune.shapes import concretize
 
 _IMAGES = 8, 32  # fewest and most images
@@ -40,6 +41,7 @@ _LABELED = 0.9  # the same with labels
 _CHANCE = 3.0  # times chance, from which on labels are believed
 _CLOSE = 0.05  # difference of scores that decides nothing
 _DRAWS, _DOUBT = 200, 0.1  # bootstrap draws, and the share of them in which another way may be better
+_TURNED = 2  # ways that are also tried in BGR order
 _LAYERS = ("Conv", "Gemm", "MatMul", "FusedConv")
 _KEYS = ("channels", "scale", "mean", "std")
 _TINY = 1e-12
@@ -72,7 +74,9 @@ class Preprocessing:
         return f"the preprocessing is a guess, `preprocess` {first}: {how} {alike}. Say which is right"
 
 
-def suited(model: ModelProto, data: Data, *, seed: int = 0) -> tuple[Data, Preprocessing | None]:
+def suited(
+    model: ModelProto, data: Data, *, seed: int = 0, progress: Progress = silent
+) -> tuple[Data, Preprocessing | None]:
     """Return data with the usual preprocessing that suits a network best, and what was found.
 
     Data whose preprocessing isn't a guess stay as they are; so do data that the network can't be run on.
@@ -81,6 +85,7 @@ def suited(model: ModelProto, data: Data, *, seed: int = 0) -> tuple[Data, Prepr
         model: the network.
         data: images.
         seed: random seed of the choice of images, and of the bootstrap.
+        progress: called before each way that is tried.
 
     Raises:
         DataError: the data can't be read.
@@ -89,7 +94,7 @@ def suited(model: ModelProto, data: Data, *, seed: int = 0) -> tuple[Data, Prepr
     if len(guessed) != 1 or len(data.fits) != 1:
         return data, None
     with suppress(OnnxPruneError):
-        return _Trials(model, data, guessed[0], seed).best()
+        return _Trials(model, data, guessed[0], seed).best(progress)
     return data, None
 
 
@@ -131,16 +136,22 @@ class _Trials:
         self.whole, self.data = data, everything.subset(np.sort(order[:count]))
         self.found: dict[Recipe, _Evidence] = {}
 
-    def best(self) -> tuple[Data, Preprocessing | None]:
+    def best(self, progress: Progress) -> tuple[Data, Preprocessing | None]:
         """Try the ways, those in BGR order only for the best of the others, and return the best."""
         given, channels = self.fit.recipe, 1 if self.fit.recipe.channels == "GRAY" else 3
         known = replace(given, scale=None, mean=None, std=None)
         recipes = _different([usual.ordered(known) for usual in USUAL if channels in usual.channels])
-        self.found = {recipe: self._evidence(recipe) for recipe in recipes}
-        if given.channels == "RGB" and self.whole.recipe.channels is None:  # else the user gave the order
-            for recipe in self._ranked()[:2]:
-                turned = _turned(recipe)
-                self.found[turned] = self._evidence(turned)
+        orders = given.channels == "RGB" and self.whole.recipe.channels is None  # else the user gave the order
+        total = len(recipes) + (min(_TURNED, len(recipes)) if orders else 0)
+
+        def attempt(recipe: Recipe) -> None:
+            progress("try ways of preprocessing", len(self.found), total)
+            self.found[recipe] = self._evidence(recipe)
+
+        for recipe in recipes:
+            attempt(recipe)
+        for recipe in self._ranked()[:_TURNED] if orders else ():
+            attempt(_turned(recipe))
         alike = self._alike(given)
         fit = replace(self.fit, recipe=alike[0], note=None, guessed=False)
         notes = tuple(note for note in self.whole.notes if note != self.fit.note)

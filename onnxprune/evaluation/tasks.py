@@ -22,6 +22,7 @@ from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 _PASSED = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LOGITS = ("Add", "Conv", "Gemm", "MatMul", "Sub")  # what computes scores that aren't probabilities
+_ROWS = 16  # of an output, from which on they may be boxes
 _MOSTLY = 0.5  # share of right answers above which an output is that of the labels
 _EMBEDDED = re.compile(r"embed", re.IGNORECASE)
 _HINT = "say what the model is for: `task`"
@@ -64,7 +65,12 @@ class Task:
 
 
 def task_of(
-    proto: ModelProto, outputs: Mapping[str, Array], labels: Array | None, data: Dataset, output: str | None = None
+    proto: ModelProto,
+    outputs: Mapping[str, Array],
+    labels: Array | None,
+    data: Dataset,
+    output: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Task:
     """Return the task of a model, by a first batch.
 
@@ -74,6 +80,7 @@ def task_of(
         labels: the labels of the batch, if there are any.
         data: the data; `reading` and `kind` say what their labels mean, if they have these attributes.
         output: the output that the user named; by default, that of `reading`.
+        size: height and width of the images fed to the model.
 
     Raises:
         DataError: the labels or outputs don't fit the task that the user asked for, or there is no such output (OP711);
@@ -98,8 +105,8 @@ def task_of(
         outputs = postprocessed(postprocess, outputs) if wanted != "detection" else outputs
         output = None if output not in outputs else output
     if wanted is not None:
-        return replace(_asked(proto, wanted, reason, outputs, labels, output, postprocess is not None), **common)
-    return _recognized(proto, outputs, labels, output)
+        return replace(_asked(proto, wanted, reason, outputs, labels, output, size, postprocess is not None), **common)
+    return _recognized(proto, outputs, labels, output, size)
 
 
 def postprocessed(function: Callable[..., Any], outputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -139,12 +146,13 @@ def _asked(
     outputs: Mapping[str, Array],
     labels: Array | None,
     output: str | None,
+    size: tuple[int, int] | None,
     processed: bool,
 ) -> Task:
     """Return the task that the user or the labels ask for, after checking that the first batch fits it."""
     labeled = labels is not None
     if name == "detection":
-        return Task(name, None, reason, labeled=labeled, form=None if processed else form_of(outputs))
+        return Task(name, None, reason, labeled=labeled, form=None if processed else form_of(outputs, size))
     real = floats(outputs)
     if name in ("classification", "segmentation"):
         found = _class_output(proto, outputs, labels, output)
@@ -169,9 +177,9 @@ def _asked(
         cause = f"binary needs one score for each sample (or two), and output {found!r} has {each}"
         raise DataError("OP711", cause, hint="multilabel takes a score for each label")
     if name in ("binary", "multilabel", "regression") and labels is not None:
-        size = 1 if name == "binary" else each
-        if labels.dtype.kind not in "biuf" or labels[0].size != size:
-            cause = f"{name} by output {found!r} needs {size} labels for each sample, and there are {labels[0].size}"
+        needed = 1 if name == "binary" else each
+        if labels.dtype.kind not in "biuf" or labels[0].size != needed:
+            cause = f"{name} by output {found!r} needs {needed} labels for each sample, and there are {labels[0].size}"
             raise DataError("OP711", cause, hint=_HINT)
     if name == "ctc" and value.ndim != 3:
         raise DataError("OP711", f"ctc needs scores [n, time, classes], and output {found!r} has {value.ndim} axes")
@@ -184,12 +192,18 @@ def _one_class(value: Array, labels: Array | None) -> bool:
     return labels is not None and labels.ndim >= 3 and value[0].size == labels[0].size and bool((labels <= 1).all())
 
 
-def _recognized(proto: ModelProto, outputs: Mapping[str, Array], labels: Array | None, output: str | None) -> Task:
+def _recognized(
+    proto: ModelProto,
+    outputs: Mapping[str, Array],
+    labels: Array | None,
+    output: str | None,
+    size: tuple[int, int] | None,
+) -> Task:
     """Recognize the task by the first batch; the task of labels that fit none has no name."""
     real = floats(outputs) if output is None else {output: outputs[output]}
     if labels is not None and (found := _by_labels(proto, outputs, real, labels, output)) is not None:
         return found
-    if form := form_of(outputs, certain=True):
+    if form := form_of(outputs, size, certain=True):
         return Task("detection", None, str(form), form=form)
     for name, value in real.items():
         if _is_embedding(value):
@@ -209,6 +223,8 @@ def _recognized(proto: ModelProto, outputs: Mapping[str, Array], labels: Array |
         why = "no output has one score for each class"
         if len(several) > 1:
             why = f"several outputs may be scores of classes: {', '.join(several)}; name one with `output_name`"
+        elif any(value.ndim == 3 and value.shape[1] >= _ROWS for value in real.values()):
+            why += "; if these are boxes, set `task` to detection and give `postprocess`"
         return Task(None, None, why)
     return Task("classification", classes, "the output has one axis, of classes")
 

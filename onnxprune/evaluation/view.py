@@ -202,7 +202,7 @@ def _classes_first(value: Array) -> Classes:
 def _boxes(task: Task, outputs: Mapping[str, Array], batch: Batch) -> list[Floats]:
     if task.postprocess is None:
         assert task.form is not None
-        return task.form.read(outputs, batch.count, _size(batch))
+        return task.form.read(outputs, batch.count, image_size(batch))
     name = getattr(task.postprocess, "__name__", "postprocess")
     with guarded(name, "the postprocessing"):
         found = [np.asarray(rows, np.float64).reshape(-1, 6) for rows in task.postprocess(dict(outputs))]
@@ -211,7 +211,7 @@ def _boxes(task: Task, outputs: Mapping[str, Array], batch: Batch) -> list[Float
     return found
 
 
-def _size(batch: Batch) -> tuple[int, int] | None:
+def image_size(batch: Batch) -> tuple[int, int] | None:
     """Return height and width of the images fed to the model, None if no input is an image."""
     for array in batch.inputs.values():
         if array.ndim == 4:

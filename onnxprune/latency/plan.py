@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Options:
 
 def plan_for_latency(
     graph: ChannelGraph,
-    scores: Scores,
+    scores: Scores | Callable[[], Scores],
     constraints: Constraints,
     target: Targets,
     options: Options | None = None,
@@ -99,7 +99,8 @@ def plan_for_latency(
 
     Args:
         graph: the traced model; latencies are those at its input shapes.
-        scores: importance of each group's units; NaN for units that must stay.
+        scores: importance of each group's units; NaN for units that must stay. A function is called if the network
+            doesn't meet the target as it is.
         constraints: limits of the plan.
         target: the latency to reach, or several.
         options: how latency is measured.
@@ -117,6 +118,11 @@ def plan_for_latency(
         UsageError: the provider isn't available (OP608).
         ModelError: ONNX Runtime can't run the model (OP122).
     """
+    targets = PlanSettings(target=target).timed
+    planner = _Planner(graph, targets, options or Options(), progress, original)
+    if at_least is None and not constraints.ratio_for and (found := planner.as_it_is()) is not None:
+        return found
+    scores = scores() if callable(scores) else scores
     fixed, ways = candidate_steps(graph, scores, constraints)
     least = fixed if at_least is None else at_least
     candidates = [
@@ -126,8 +132,8 @@ def plan_for_latency(
         for i, steps in ways.items()
         if steps
     ]
-    planner = _Planner(graph, candidates, options or Options(), fixed, progress, original)
-    return planner.run(PlanSettings(target=target).timed)
+    planner.prepare(candidates, fixed)
+    return planner.run()
 
 
 class _Planner:
@@ -136,61 +142,77 @@ class _Planner:
     def __init__(
         self,
         graph: ChannelGraph,
-        candidates: Sequence[CandidateWidths],
+        targets: Sequence[Target],
         options: Options,
-        fixed: Mask,
         progress: Progress,
         original: ModelProto | Path | None,
     ) -> None:
-        self.graph, self.candidates, self.options, self.fixed = graph, candidates, options, fixed
-        self.progress = progress
-        self.counts = [len(own) for own in candidates]
+        self.graph, self.targets, self.options, self.progress = graph, targets, options, progress
+        progress("time the model", 0, None)
         self.settings = SessionSettings(options.provider, options.threads)
         self.feeds = runnable_inputs(graph.proto, graph.shapes.inputs, options.seed)
-        self.sizes = Sizes(graph, candidates, self.fixed, tensors_of(graph.proto))
-        self.works = works(graph.proto, graph.shapes, self.sizes)
         self.alone = False
         if options.provider.name != CPU or options.provider.device is not None:
             placed = profile(graph.proto, self.feeds, self.settings, seconds=0.0)
             notes_on_use("the model", options.provider, placed)
             self.alone = not has_layer_times(placed, self.settings)
-        table = LatencyTable(options.cache, self.settings)
-        self.probe = Probe(self.works, self.sizes, table, self._fed, self.settings, self._build, alone=self.alone)
         self.load = Load()
-        self.start = full_width(candidates)
-        self.first = self._timed(self._build(self.start))
-        self.whole = _seconds(self.first)
         self.cleaned: Estimate | None = None
         self.seconds_of_original = 0.0
+        self.whole_model = self._timed(rewrite(PrunedGraph(graph)))
         self.original = self._opened(original)
+        self.base = self.cleaned or Estimate(1.0, 1.0, 1.0)
+        if self.cleaned is None and any(target.absolute for target in targets):
+            self.base = self._compare(self.whole_model)
+        self.target = min(t.value / self.seconds_of_original if t.absolute else t.value for t in targets)
+
+    def prepare(self, candidates: Sequence[CandidateWidths], fixed: Mask) -> None:
+        """Set what can be removed.
+
+        Args:
+            candidates: the candidate widths of each group.
+            fixed: units that are removed in any case.
+        """
+        self.candidates, self.fixed = candidates, fixed
+        self.counts = [len(own) for own in candidates]
+        self.sizes = Sizes(self.graph, candidates, fixed, tensors_of(self.graph.proto))
+        self.works = works(self.graph.proto, self.graph.shapes, self.sizes)
+        self.table = LatencyTable(self.options.cache, self.settings)
+        self.probe = Probe(self.works, self.sizes, self.table, self._fed, self.settings, self._build, alone=self.alone)
+        self.start = full_width(candidates)
+        self.reduced = bool(removal(candidates, self.start, fixed).any())
+        self.first = self._timed(self._build(self.start)) if self.reduced else self.whole_model
+        self.whole = _seconds(self.first)
         self.configs: list[Config] = []
         self.seconds: list[Numbers] = []
         self.wholes: list[tuple[Config, float]] = [(self.start, self.whole)]
 
     def _opened(self, original: ModelProto | Path | None) -> TimedSession:
         """Open the model that latencies are relative to; if it isn't the traced one, compare that with it."""
-        reduced = removal(self.candidates, self.start, self.fixed).any()
-        cleaned = self._timed(self.graph.proto) if reduced else self.first
         if original is None:
-            return cleaned
+            return self.whole_model
         try:
             self.original = TimedSession(original, self.feeds, self.settings)
         except ModelError as error:
             log.warning("latencies are relative to the cleaned model, as the file can't be timed: %s", error.cause)
-            return cleaned
-        self.cleaned = self._compare(cleaned)
+            return self.whole_model
+        self.cleaned = self._compare(self.whole_model)
         if self.cleaned.high < _TOLD:
             log.info("cleaning alone makes the model %.3g times as fast", 1 / self.cleaned.value)
         return self.original
 
-    def run(self, targets: Sequence[Target]) -> LatencyResult:
+    def as_it_is(self) -> LatencyResult | None:
+        """Return the plan that removes nothing, if it meets all targets."""
+        if self.base.value > self.target:
+            return None
+        nothing = np.zeros(self.graph.unit_count, dtype=bool)
+        return self._result(nothing, LatencyTrial(self.base.value, self.base))
+
+    def run(self) -> LatencyResult:
         """Predict, measure and correct until all targets are met, or out of reach."""
-        self.base = self.cleaned or Estimate(1.0, 1.0, 1.0)
-        if removal(self.candidates, self.start, self.fixed).any() or (
-            self.cleaned is None and any(target.absolute for target in targets)
-        ):
+        target = self.target
+        if self.reduced:
             self.base = self._compare(self.first)
-        target = min(t.value / self.seconds_of_original if t.absolute else t.value for t in targets)
         if self.base.value <= target:
             return self._found(self.start, LatencyTrial(self.base.value, self.base), ())
         if not self.candidates:
@@ -232,10 +254,10 @@ class _Planner:
             best = (0.0, lowest, done) if done.measured.value <= target else None
         if best is None:
             least = min(t.measured.value for t in tries.values())
-            limits = " and ".join(t.shown for t in targets)
-            of = "" if all(t.absolute for t in targets) else " of the original's"
+            limits = " and ".join(t.text for t in self.targets)
+            of = "" if all(t.absolute for t in self.targets) else " of the original's"
             cause = f"the latency can't be brought to {limits}{of} on {self.options.provider.short}"
-            reached = f"{least:.3g}" if of else f"{1e3 * least * self.seconds_of_original:.3g} ms"
+            reached = f"{100 * least:.3g}%" if of else f"{1e3 * least * self.seconds_of_original:.3g} ms"
             hint = f"{reached} was reached with the constraints (`max_ratio`, `min_channels`, `exclude`, `round_to`)"
             raise PlanError("OP301", cause, hint=hint)
         return self._found(best[1], best[2], tuple(tries.values()))
@@ -299,18 +321,26 @@ class _Planner:
         return rewrite(PrunedGraph(self.graph, removal(self.candidates, config, self.fixed)))
 
     def _found(self, config: Config, done: LatencyTrial, tries: tuple[LatencyTrial, ...]) -> LatencyResult:
-        table = self.probe.table
+        return replace(
+            self._result(removal(self.candidates, config, self.fixed), done),
+            importance=kept_importance(self.candidates, config),
+            tries=tries,
+            layers_measured=self.table.measured,
+            layers_known=self.table.reused,
+        )
+
+    def _result(self, removed: Mask, done: LatencyTrial) -> LatencyResult:
         return LatencyResult(
-            removed=removal(self.candidates, config, self.fixed),
+            removed=removed,
             provider=self.options.provider.short,
-            original=self.seconds_of_original or self.whole,
+            original=self.seconds_of_original or _seconds(self.whole_model),
             cleaned=self.cleaned,
             predicted=done.predicted,
             measured=done.measured,
-            importance=kept_importance(self.candidates, config),
-            tries=tries,
-            layers_measured=table.measured,
-            layers_known=table.reused,
+            importance=1.0,
+            tries=(),
+            layers_measured=0,
+            layers_known=0,
             load=self.load.share(),
         )
 

@@ -140,9 +140,9 @@ class Limits:
         for (target, cost), whole in zip(self._limits, self._whole, strict=True):
             least = cost(removed)
             if least > target.limit(whole):
-                shown = replace(target, value=least).shown if target.absolute else f"{least / max(whole, 1):.3g}"
+                shown = replace(target, value=least).text if target.absolute else f"{100 * least / max(whole, 1):.3g}%"
                 of = "" if target.absolute else " of the original"
-                cause = f"{target.quantity} can't be brought to {target.shown}{of}"
+                cause = f"{target.quantity} can't be brought to {target.text}{of}"
                 constraints = "(`max_ratio`, `min_channels`, `exclude`, `round_to`)"
                 raise PlanError("OP301", cause, hint=f"{shown} is the least with these constraints {constraints}")
 

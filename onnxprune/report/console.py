@@ -86,6 +86,8 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
 
     params = summary.cost.params
     yield heading("groups", "channels that are removed together, unit by unit")
+    if not summary.groups:
+        yield paragraph("No channels can be removed.", CODE)
     groups = (
         (
             g.group,
@@ -95,7 +97,8 @@ def model_tables(path: Path, header: ModelHeader, summary: ModelSummary, file_si
         )
         for g in summary.groups
     )
-    yield _group_table(["units", "nodes", "params"], groups, summary.labels)
+    if summary.groups:
+        yield _group_table(["units", "nodes", "params"], groups, summary.labels)
 
     yield from _states(summary)
     yield from _pin_tables(summary, f"see the command `explain {path}`")

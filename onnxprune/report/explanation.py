@@ -58,7 +58,7 @@ def held_tables(code: str, axes: Sequence[HeldAxis], labels: Labels = PLAIN) -> 
             Name(axis.place.tensor),
             str(axis.place.axes[0]),
             f"{axis.channels} of {axis.size}",
-            Name("; ".join(f"{p.node}: {p.reason}" for p in axis.pins[:2]) or "the only unit"),
+            "; ".join(f"{p.node}: {p.reason}" if p.node else p.reason for p in axis.pins[:2]) or "the only unit",
         )
         for axis in axes
     )

@@ -20,6 +20,7 @@ _SAMPLES: Mapping[Judged, tuple[str, str]] = {
     "calibration": ("sample", " that calibrated it"),
     "generated": ("generated input", ""),
 }
+_FASTER = 1.1  # times as fast, up to which no gain is seen
 _WIDE = 1.5  # ratio of the ends of an interval that says little
 
 # What a metric says, by its name or by the task.
@@ -75,10 +76,11 @@ def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableTy
     gain, faster = f"{speed.speedup.value:.2f}x as fast", speed.speedup
     wide = faster.high > _WIDE * faster.low
     interval = f" ({faster.low:.2f} to {faster.high:.2f}{', disturbed by other processes' if wide else ''})"
-    if faster.low > 1:
+    if faster.low > 1 and speed.before > speed.after:  # else rounds were too few, or disturbed
         verdict = ((gain, GOOD), interval)
     else:
-        word = "slower" if faster.high < 1 else "speed unclear" if wide else "not faster"
+        equal = faster.low <= 1 and faster.high < _FASTER and not wide
+        word = "slower" if faster.high < 1 else "not faster" if equal else "speed unclear"
         verdict = ((word, CODE), f": {gain}{interval}")
     return paragraph(line(*verdict, f", {times}; {smaller}"))
 
@@ -107,7 +109,9 @@ def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
     kind, more = _SAMPLES[judged]
     samples = count(found.samples, kind) + more
     text = _MEANINGS[key].format(value, samples)
-    return text if found.output is None else text.replace("outputs differ", f"output {found.output} differs", 1)
+    if found.output is None:
+        return text
+    return text.replace("outputs differ", f"output {found.output} differs", 1).replace("their standard", "its standard")
 
 
 def _value(found: Fidelity) -> str:

@@ -32,7 +32,10 @@ def outlook_tables(found: Outlook, summary: ModelSummary) -> Tables:
             " weights, which makes many networks slower. Cleaned models don't have such inputs; the command `prune`"
             " with a `ratio` of 0 cleans only."
         )
-    yield paragraph("Pruning removes the same share of every group, down to half of the MACs if possible.", FAINT)
+    if pruning is not None:
+        yield paragraph("Pruning removes the same share of every group, down to half of the MACs if possible.", FAINT)
+    if found.cleaned_time is None:
+        yield paragraph("The option `measure` times the model as it is, cleaned and pruned.", FAINT)
 
 
 def _time(found: Estimate | None) -> str:

@@ -93,9 +93,8 @@ def _verification(v: Verification, weights: WeightCheck | None) -> Tables:
     yield heading("verification")
     rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}" if isfinite(o.change) else "differs") for o in v.outputs]
     yield table(flexible("output") + right("error", "change by pruning"), rows)
-    what = "" if weights is None else "rewriting "
-    partly = (f"{what}proved right in part", CODE) if v.unproved else (f"{what}proved right", GOOD)
-    outcome = partly if v.passed else (f"{what}NOT right", BAD)
+    partly = ("rewriting proved in part", CODE) if v.unproved else ("rewriting proved", GOOD)
+    outcome = partly if v.passed else ("rewriting NOT right", BAD)
     before = "" if weights is None else " The weights changed since were put back for this."
     inputs = "your inputs" if v.seed is None else f"generated inputs, seed {v.seed}"
     if v.steps > 1:

@@ -69,6 +69,11 @@ class Target(Settings):
         return f"{self.quantity}={self.shown}"
 
     @property
+    def text(self) -> str:
+        """The limit for people: 50%, 2MB, 8ms."""
+        return self.shown if self.absolute else f"{100 * self.value:.4g}%"
+
+    @property
     def shown(self) -> str:
         """The limit: 0.5, 2MB, 8ms."""
         if not self.absolute:

@@ -18,6 +18,7 @@ from onnxprune.model.file import Model, Source, load
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.normalize import normalize
+from onnxprune.progress import Progress, silent
 from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings import DataSettings
 from onnxprune.settings.shrinking import LIMIT
@@ -41,6 +42,7 @@ def open_samples(
     limit: int | None = None,
     input_shapes: Mapping[str, Sequence[int] | int] | None = None,
     near: Path | None = None,
+    progress: Progress = silent,
 ) -> Dataset:
     """Open data for a model, log the assumptions made, and replace a guess of the preprocessing by what suits best.
 
@@ -51,6 +53,7 @@ def open_samples(
         limit: default number of samples; None for all.
         input_shapes: shapes of synthetic inputs, by input, or sizes of symbolic dimensions, by theirs.
         near: the model's file, if the model is traced or changed: a tokenizer beside it makes inputs of texts.
+        progress: called while ways of preprocessing are tried.
 
     Raises:
         DataError: the data can't be read or don't fit the model.
@@ -60,11 +63,12 @@ def open_samples(
     if input_shapes and settings.data != "random":
         cause = "`input_shapes` sets the sizes of synthetic inputs, and data have sizes of their own"
         raise PlanError("OP302", cause, hint="drop it, or set `data` to random")
+    progress("open the data", 0, None)
     found = _opened(settings, model, seed, settings.limit or limit, input_shapes, near)
     why = None
     if isinstance(found, Data) and settings.data != "random":
         proto = model.proto if isinstance(model, ChannelGraph) else load(model).proto
-        found, why = suited(proto, found, seed=seed)
+        found, why = suited(proto, found, seed=seed, progress=progress)
     for note in getattr(found, "notes", ()) if opens(settings) else ():  # said when they were opened
         if why is not None and note == str(why):
             log.warning("%s", note)

@@ -17,7 +17,7 @@ from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate
-from onnxprune.evaluation.fidelity import Fidelity, fidelity
+from onnxprune.evaluation.fidelity import Fidelity, fidelity, perhaps_trained_on
 from onnxprune.model.session import with_threads
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.progress import Progress, silent
@@ -101,11 +101,14 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
         speed, untimed, seconds = _speed(result, settings)
         progress("compare the answers", 0, None)
         found, judged, uncompared = _compared(result, settings, seconds, progress)
+    close = None if found is None else fidelity(found)
+    if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
+        log.warning("%s", doubt)  # a limited drop was warned of before the search
     plan, trained = result.plan, result.tuned is not None and result.tuned.kept == "after"
     return Outcome(
         speed=speed,
         untimed=untimed,
-        fidelity=None if found is None else fidelity(found),
+        fidelity=close,
         uncompared=uncompared,
         judged=judged,
         unchanged=not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained),

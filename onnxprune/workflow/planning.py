@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,7 +150,6 @@ def _plan_channels(
         progress: called after each group or network that is measured.
     """
     before, kept, constraints = analysis.cost.totals(), PrunedGraph(analysis.graph), settings.constraints
-    assert settings.criterion is not None
     if settings.remove_blocks:
         if curves is not None:
             raise PlanError("OP302", "`remove_blocks` can't use sensitivities that were measured before")
@@ -162,23 +162,31 @@ def _plan_channels(
     for quantity in {t.quantity for t in counted} & {"params", "size"}:
         if (cleaned := getattr(cost(PrunedGraph(kept.original)), quantity)) < _TOLD * before[quantity]:
             log.info("cleaning alone brings %s to %.1f%% of the file's", quantity, 100 * cleaned / before[quantity])
+
+    @cache
+    def measured() -> Sequence[Curve]:
+        if curves is not None:
+            return curves
+        return sensitivities(analysis, settings, batches, records=records, progress=progress)
+
+    @cache
+    def scores() -> Scores:
+        if settings.allocation == "reconstruction":
+            return added_errors(graph, measured())
+        assert settings.criterion is not None
+        return score(graph, settings.criterion, seed=settings.seed, batches=batches, progress=progress)
+
     removed = np.zeros(graph.unit_count, dtype=bool)
     met = bool(counted) and not constraints.ratio_for and Limits(graph, counted, before).hold(removed)
-    scores: Scores = ()
     if settings.axes == ("resolution",):
         Limits(graph, counted, before).require(removed)
-    elif settings.allocation == "reconstruction" and not (met and not settings.timed):
-        if curves is None:
-            curves = sensitivities(analysis, settings, batches, records=records, progress=progress)
-        scores = added_errors(graph, curves) if settings.timed else ()
-        if counted or not settings.timed:
-            removed = spend(graph, curves, constraints, ratio=settings.ratio, target=counted or None, whole=before)
-    elif not (met and not settings.timed):
-        scores = score(graph, settings.criterion, seed=settings.seed, batches=batches, progress=progress)
-        if counted or not settings.timed:
+    elif not met and (counted or not settings.timed):
+        budget: dict[str, Any] = {"ratio": settings.ratio, "target": counted or None, "whole": before}
+        if settings.allocation == "reconstruction":
+            removed = spend(graph, measured(), constraints, **budget)
+        else:
             allocation: Literal["uniform", "global"] = "global" if settings.allocation == "global" else "uniform"
-            budget: dict[str, Any] = {"ratio": settings.ratio, "target": counted or None, "whole": before}
-            removed = choose(graph, scores, constraints, allocation=allocation, **budget)
+            removed = choose(graph, scores(), constraints, allocation=allocation, **budget)
     notes: dict[str, Any] = given(analysis.graph.policies)
     if settings.timed:
         found = plan_for_latency(
@@ -188,7 +196,7 @@ def _plan_channels(
             settings.timed,
             latency,
             errors=settings.allocation == "reconstruction",
-            at_least=removed if counted else None,
+            at_least=removed if removed.any() else None,
             original=file,
             progress=progress,
         )
@@ -198,7 +206,8 @@ def _plan_channels(
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
     made = replace(made, before=before, resolution=analysis.resolution)
     if settings.targets and not (made.removed or made.blocks or made.resolution):
-        log.info("%s holds without removing channels, so none are removed", ", ".join(map(str, settings.targets)))
+        limits = ", ".join(f"{t.quantity}={t.text}" for t in settings.targets)
+        log.info("%s holds without removing channels, so none are removed", limits)
     log.debug("planned with %s, %s: MACs %s", settings.criterion, settings.allocation, made.after["macs"])
     return made
 

@@ -81,7 +81,8 @@ def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> 
         raise UsageError("OP604", "there are no inputs to find ranges and errors with", hint="give some with `data`")
     progress("trace", 0, None)
     analysis = analyze(loaded, data=settings.samples)
-    samples = open_samples(_unlimited(settings.samples), analysis.graph, near=loaded.path, seed=settings.seed)
+    given = _unlimited(settings.samples)
+    samples = open_samples(given, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
     ranges, chosen, judged = _divide(samples, settings)
 
     proto = analysis.graph.proto
@@ -124,9 +125,10 @@ def _why_none(found: Found, settings: QuantizeSettings) -> str:
             f"{least.error:.2g} ({least.kind})"
         )
     fit = max((t for t in made if t.speedup is not None), key=lambda t: t.speedup.value if t.speedup else 0.0)
-    speed = fit.speedup.value if fit.speedup else 0.0
-    what = "faster than the model" if settings.objective == "latency" else "smaller without being slower"
-    return f"no form within the error allowed is {what}: {fit.kind} is {speed:.2f} times as fast"
+    assert fit.speedup is not None
+    what = "surely faster than the model" if settings.objective == "latency" else "smaller without being slower"
+    speed = f"{fit.speedup.value:.2f} times as fast ({fit.speedup.low:.2f} to {fit.speedup.high:.2f})"
+    return f"no form within the error allowed is {what}: the best, {fit.kind}, is {speed}"
 
 
 def _hint(found: Found, settings: QuantizeSettings) -> str:

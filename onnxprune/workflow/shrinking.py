@@ -194,7 +194,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
 
     def samples(limit: int | None) -> Dataset:
         nonlocal calibration
-        opened = open_samples(calibration, analysis.graph, near=analysis.model.path, seed=seed, limit=limit)
+        near = analysis.model.path
+        opened = open_samples(calibration, analysis.graph, near=near, seed=seed, limit=limit, progress=progress)
         calibration = as_opened(calibration, opened)
         return opened
 
@@ -208,7 +209,8 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
         if settings.max_drop is not None:
             assert method is not None
             whole = replace(calibration, limit=None)
-            everything = open_samples(whole, analysis.graph, near=analysis.model.path, seed=seed)
+            near = analysis.model.path
+            everything = open_samples(whole, analysis.graph, near=near, seed=seed, progress=progress)
             within = prune_within(
                 *(analysis, planning, everything, settings.max_drop),
                 minimize=settings.minimize or "macs",

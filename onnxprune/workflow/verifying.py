@@ -33,6 +33,12 @@ from onnxprune.workflow.pruning import Arrays, prove, prove_resolution
 
 log = logging.getLogger(__name__)
 
+_ANOTHER = (
+    "The plan in the second model's metadata isn't for the first file: the second was made from another one, or from "
+    "this one after it was trimmed, transformed or changed. So nothing is proved, and only the interface and the "
+    "outputs are compared."
+)
+
 
 def verify(
     original: Source | TracedModel,
@@ -120,7 +126,7 @@ def _signed_plan(original: TracedModel | Model, pruned: ModelProto) -> tuple[Pru
     if plan is None:
         return None, []
     if plan.model != model.sha256:
-        return None, ["The plan in the second model's metadata isn't for the first, so it wasn't used."]
+        return None, [_ANOTHER]
     return plan, []
 
 

@@ -179,6 +179,36 @@ class TestInterrupted:
         )
         assert not out.exists()
 
+    @pytest.mark.parametrize(
+        ("command", "at", "said"),
+        [
+            (
+                ("plan", "-o", "{}/p.json", "--target", "macs=50%"),
+                "measure sensitivity",
+                "stopped; nothing was written; measurements that resume: onnxprune sensitivity ",
+            ),
+            (("sensitivity",), "sensitivity", "stopped; nothing was kept; with -o FILE, the same command resumes"),
+            (("quantize", "-o", "{}/q.onnx"), "ranges", "stopped; nothing was written"),
+            (
+                ("prune", "-o", "{}/o.onnx", "--target", "macs=50%"),
+                "repair",
+                "stopped; nothing was written; with --checkpoint FILE, such a run can go on",
+            ),
+            (
+                ("finetune", "-o", "{}/f.onnx", "--epochs", "1000"),
+                "train",
+                "stopped; nothing was written; with --checkpoint FILE, such a run can go on",
+            ),
+            (("evaluate",), "evaluate", "stopped"),
+        ],
+    )
+    def test_in_the_middle(self, tmp_path: Path, command: tuple[str, ...], at: str, said: str) -> None:
+        """Nothing half-written is left, and what to do next is said where something can be done."""
+        name, *rest = (part.format(tmp_path) for part in command)
+        args = (name, DIGITS, *rest, "--data", DIGITS.parent / "digits_train.npz")
+        assert self.stopped(*args, at=f"{at},").startswith(said)
+        assert not any(tmp_path.iterdir())
+
     def test_benchmark(self, model: Path) -> None:
         assert self.stopped("benchmark", model, "--seconds", "60", at="measure") == "stopped; nothing was written"
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune.data import open_data
@@ -331,6 +332,93 @@ def test_detectors_are_compared_with_labels_and_without(metrics: list[str] | Non
         {"x": x, "labels": truth + np.array([0, 30, 30, 30, 30, 0])}, proto, reading=TaskSettings(task="detection")
     )
     assert evaluate(proto, moved, metrics=["map_voc"])["map_voc"].model.value == 0
+
+
+SIZE = 64, 96  # height and width
+
+
+def in_cells(samples: list[np.ndarray], classes: int) -> np.ndarray:
+    """Boxes as the cell of stride 8 that holds their center predicts them, [n, cells, 5 + classes]."""
+    rows, columns = SIZE[0] // 8, SIZE[1] // 8
+    cells = sum((SIZE[0] // s) * (SIZE[1] // s) for s in (8, 16, 32))
+    raw = np.zeros((len(samples), cells, 5 + classes))
+    for to, boxes_ in zip(raw, samples, strict=True):
+        for x1, y1, x2, y2, score, label in boxes_:
+            x, y = (x1 + x2) / 16, (y1 + y2) / 16  # in cells
+            assert y < rows
+            cell = to[int(y) * columns + int(x)]
+            cell[:4] = x - int(x), y - int(y), np.log((x2 - x1) / 8), np.log((y2 - y1) / 8)
+            cell[4], cell[5 + int(label)] = 0.9, score / 0.9
+    return raw
+
+
+class TestRawDetectors:
+    """Outputs before non-maximum suppression, recognized without being asked for (issue: detectors got MSE only)."""
+
+    samples = (np.array([[50, 50, 60, 62, 0.6, 2], [10, 20, 30, 60, 0.5, 1]]), np.array([[4, 2, 30, 40, 0.8, 0]]))
+
+    def check(self, outputs: dict[str, np.ndarray], kind: str, classes: int) -> None:
+        form = boxes.form_of({n: v.astype(np.float32) for n, v in outputs.items()}, SIZE, certain=True)
+        assert form is not None and form.kind == kind
+        for mine, rows in zip(form.read(outputs, 2, SIZE), self.samples, strict=True):
+            expected = rows * [1, 1, 1, 1, 1, classes > 1]
+            np.testing.assert_allclose(mine, expected, rtol=1e-6)
+
+    def test_yolox(self) -> None:
+        raw = in_cells(list(self.samples), 3)
+        self.check({"output": raw}, "yolox", 3)
+        assert boxes.form_of({"output": raw}, (64, 64), certain=True) is None  # another number of cells
+        assert boxes.form_of({"output": 2 * raw}, SIZE, certain=True) is None  # scores above 1
+
+    def test_yunet(self) -> None:
+        raw, outputs, start = in_cells(list(self.samples), 3), {}, 0
+        for stride in (8, 16, 32):
+            end = start + (SIZE[0] // stride) * (SIZE[1] // stride)
+            part = raw[:, start:end]
+            best = part[..., 5:].max(axis=2, keepdims=True) * 0.9  # its score is the square root of the product
+            outputs |= {f"cls_{stride}": best**1.5, f"obj_{stride}": best**0.5, f"bbox_{stride}": part[..., :4]}
+            start = end
+        self.check(outputs, "yunet", 1)
+
+    def test_ssd(self) -> None:
+        corners, scores = np.zeros((2, 20, 4)), np.zeros((2, 20, 4))
+        scores[..., 0] = 1.0  # none
+        for to, own, rows in zip(corners, scores, self.samples, strict=True):
+            for i, (x1, y1, x2, y2, score, label) in enumerate(rows):
+                to[i] = x1 / 96, y1 / 64, x2 / 96, y2 / 64
+                own[i] = np.eye(4)[1 + int(label)] * score + np.eye(4)[0] * (1 - score)
+        self.check({"scores": scores, "boxes": corners}, "ssd", 3)
+        assert boxes.form_of({"scores": 2 * scores, "boxes": corners}, SIZE, certain=True) is None
+        assert boxes.form_of({"scores": scores, "boxes": corners - 1 + scores}, SIZE, certain=True) is None  # no order
+
+    def test_images_in_which_nothing_is_found_compare_nothing(self) -> None:
+        """Faces are looked for in images without any: no agreement is claimed, and `max_drop` refuses (OP713)."""
+        boxes_, scores = np.zeros((1, 16, 4), np.float32), np.tile(np.float32([1, 0]), (1, 16, 1))
+        boxes_[..., 2:] = 0.5
+        text = """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,3,8,8] x) => (float[N,16,4] boxes, float[N,16,2] scores) {
+            n = Shape<start = 0, end = 1>(x)
+            rest = Constant<value_ints = [1, 1]>()
+            times = Concat<axis = 0>(n, rest)
+            boxes = Tile(b, times)
+            scores = Tile(s, times)
+        }"""
+        proto = onnx.parser.parse_model(text)
+        for name, array in (("b", boxes_), ("s", scores)):
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        data = open_data({"x": RNG.standard_normal((6, 3, 8, 8)).astype(np.float32)}, proto)
+        found = evaluate(proto, data, against=proto, metrics=["boxes_original"])
+        assert found.task == "detection" and len(found.doubts) == 1
+        assert found.doubts[0].startswith("the original finds no box with a score of at least 0.5")
+        proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(scores[..., ::-1].copy(), "s"))
+        assert not evaluate(proto, data, against=proto, metrics=["boxes_original"]).doubts
+
+    def test_a_detector_of_another_form_is_told_what_to_give(self) -> None:
+        body = "s = Constant<value_ints=[0,32,6]>()\ny = Reshape(x, s)"
+        proto = model("float[N,3,8,8] x", outputs="float[N,32,6] y", body=body)
+        x = RNG.standard_normal((6, 3, 8, 8)).astype(np.float32)
+        found = evaluate(proto, open_data({"x": x}, proto), against=proto)
+        assert found.recognized.endswith("if these are boxes, set `task` to detection and give `postprocess`")
 
 
 @pytest.mark.parametrize("kind", ["yolov8", "rows", "batched", "corners", "tensorflow", "yolov5"])

@@ -91,14 +91,24 @@ class TestLatency:
     ) -> None:
         path = tmp_path / "model.onnx"
         path.write_bytes(network().SerializeToString())
-        originals = made_up(0.3)
+        originals, measured = made_up(0.3), list[str]()
+        inputs = [{"x": np.ones((2, 3, 16, 16), np.float32)}] * 2
+        data: Any = lambda: [dict(zip([network().graph.input[0].name], b.values(), strict=True)) for b in inputs]  # noqa: E731
         with caplog.at_level(logging.INFO, "onnxprune"):
-            plan = op.plan(str(path), target=Target("latency", 0.7), latency=Options())
+            plan = op.plan(
+                str(path),
+                target=Target("latency", 0.7),
+                latency=Options(),
+                data=data,
+                axes=("channels",),
+                progress=lambda phase, *_: measured.append(phase) if "sensitivity" in phase else None,
+            )
         assert not plan.removed and plan.after["macs"] == plan.before["macs"]
         assert originals[0].session.get_overridable_initializers(), "what is compared with is the file as it is"
         assert plan.settings["latency"]["cleaned_share"]["value"] == 0.3 and plan.settings["latency"]["tries"] == []
         assert "cleaning alone makes the model 3.33 times as fast" in caplog.text
-        assert "latency=0.7 holds without removing channels" in caplog.text
+        assert not measured, "no sensitivity is measured for a limit that cleaning meets"
+        assert "latency=70% holds without removing channels" in caplog.text
 
     @pytest.mark.parametrize("source", ["bytes", "proto", "traced"])
     def test_models_from_memory(self, source: str, made_up: Callable[[float], list[TimedSession]]) -> None:
@@ -216,7 +226,7 @@ class TestCounted:
             plan = op.plan(padded, target=Target("size", 0.6))
         assert not plan.removed and plan.before["params"] == 2 * whole and plan.after["params"] == whole
         assert "cleaning alone brings size to 50.0% of the file's" in caplog.text
-        assert "size=0.6 holds without removing channels" in caplog.text
+        assert "size=60% holds without removing channels" in caplog.text
         assert op.plan(network(as_inputs=False), target=Target("size", 0.6)).removed
         half = op.plan(padded, target=Target("size", 0.25), round_to=1)
         assert 0.22 * 4 < half.after["size"] / whole <= 0.25 * 8, "a quarter of the file"

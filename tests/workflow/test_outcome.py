@@ -57,6 +57,19 @@ def test_held_out_samples_calibrated_nothing() -> None:
     assert found.fidelity.accuracy.model.value == pytest.approx(np.mean(pruned == labels), abs=0.02)
 
 
+def test_samples_that_the_network_may_have_been_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """README's first command judges on such samples. With labels that the original often misses, nothing is said."""
+    shrunk(target=op.Target("macs", 0.3), data=str(TRAIN), limit=64)
+    said = "the original's top-1 is 100.0% on these samples; if it was trained on them, expect a larger drop on new"
+    assert said in caplog.text
+    caplog.clear()
+    with np.load(TRAIN) as arrays:
+        labels = np.where(np.arange(len(arrays["labels"])) % 20 == 0, (arrays["labels"] + 1) % 10, arrays["labels"])
+        np.savez(tmp_path / "other.npz", images=arrays["images"], labels=labels)
+    shrunk(target=op.Target("macs", 0.3), data=str(tmp_path / "other.npz"), limit=64)
+    assert "trained on them" not in caplog.text
+
+
 def test_few_samples_judge_what_they_calibrated(tmp_path: Path) -> None:
     with np.load(TRAIN) as arrays:
         np.savez(tmp_path / "few.npz", images=arrays["images"][:30])

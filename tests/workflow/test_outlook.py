@@ -78,7 +78,11 @@ def test_nothing_to_prune() -> None:
 
 def test_inspect_ends_with_it(path: Path) -> None:
     text = invoke("inspect", path).stdout
-    assert "to be had  estimates" in text and "can be replaced by callers" in text and "--ratio" not in text
+    assert (
+        "to be had  estimates" in text
+        and "can be replaced by callers" in text
+        and "with a --ratio of 0 cleans only" in text
+    )
     found = document("inspect", path)["estimates"]
     assert found["cleaned_time"] is None and found["pruning"]["cost"]["macs"] > 0
 
