@@ -10,6 +10,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_uncertain, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.runtime.provider import Provider, parse_provider
 from onnxprune.settings import BenchmarkSettings, build
@@ -74,6 +75,7 @@ def _whole(text: str) -> int:
 )
 @options.plot("With --profile and two models: plot the time of the slowest layers.")
 @options.force
+@receipts
 @reporting
 @options.custom_ops
 def command(
@@ -90,6 +92,7 @@ def command(
     output: Path | None,
     plot: Path | None,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Measure the latency of each MODEL, and compare the others with the first.

@@ -10,6 +10,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_uncertain
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
 from onnxprune.settings.evaluation import METRICS
@@ -71,6 +72,8 @@ Examples:
     help="Exit with status 1 if this metric is higher: kl=0.05. Repeatable.",
 )
 @options.providers
+@options.force
+@receipts
 @reporting
 @options.custom_ops
 def command(
@@ -85,6 +88,8 @@ def command(
     least: tuple[tuple[str, float], ...],
     most: tuple[tuple[str, float], ...],
     providers: tuple[str, ...],
+    force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Measure the accuracy of MODEL on data, alone or against the ORIGINAL that it was made from.

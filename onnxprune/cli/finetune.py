@@ -13,6 +13,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, TrainSettings, build
 
@@ -82,6 +83,7 @@ Examples:
 @options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
 @options.force
+@receipts
 @reporting
 @options.custom_ops
 def command(
@@ -104,6 +106,7 @@ def command(
     providers: tuple[str, ...],
     threads: int | None,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Train MODEL further, and write the better of the models before and after training.

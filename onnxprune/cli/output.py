@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.failures import CHECKS, COMMAND, PRINTED, STOPPED, TABLES, VERBOSITY, colored, with_flags
+from onnxprune.cli.failures import CHECKS, COMMAND, PRINTED, RECEIPT, STOPPED, TABLES, VERBOSITY, colored, with_flags
 from onnxprune.cli.live import Phase, every_minute, live
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.progress import Progress, silent
@@ -25,6 +25,7 @@ from onnxprune.report.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from onnxprune.cli.receipts import Receipt
     from onnxprune.planning.plan import PrunePlan
     from onnxprune.report.checks import Check
     from onnxprune.report.documents import Document
@@ -59,12 +60,14 @@ class Output:
             tables: the result as tables.
             checks: what decides the exit status; JUnit's document has them, once the command is done.
         """
+        self._receipt(document)
         context = click.get_current_context()
         match self.form:
             case "json":
                 from onnxprune.report.documents import to_json
 
-                click.echo(to_json(document), nl=False)
+                receipt: Receipt | None = context.meta.get(RECEIPT)
+                click.echo(to_json(document if receipt is None else receipt.complete(document)), nl=False)
                 context.meta[PRINTED] = True
             case "markdown":
                 from onnxprune.report.markdown import to_markdown
@@ -87,7 +90,9 @@ class Output:
         """
         if self.form != "table" and not err:
             self.data(document, *tables, checks=checks)
-        elif self.verbosity >= 0:
+            return
+        self._receipt(document)
+        if self.verbosity >= 0:
             self._print(tables, err=err)
 
     def note(self, text: str) -> None:
@@ -103,6 +108,12 @@ class Output:
     def watched(self) -> bool:
         """Whether to show progress: on a terminal, without -v or -q."""
         return self.verbosity == 0 and sys.stderr.isatty()
+
+    @property
+    def reports(self) -> bool:
+        """Whether a report is written of the result."""
+        receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
+        return receipt is not None and receipt.asked
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -147,6 +158,12 @@ class Output:
         Without this, commands with an output file say that nothing was written.
         """
         click.get_current_context().meta[STOPPED] = text
+
+    def _receipt(self, document: Document) -> None:
+        """Write the reports that were asked for."""
+        receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
+        for path in () if receipt is None else receipt.write(document):
+            self.note(f"wrote {path}")
 
     def _say(self, text: str, mark: str = "") -> None:
         """Print a line to stderr, above the progress if it is shown."""

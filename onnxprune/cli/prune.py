@@ -14,6 +14,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import ShrinkSettings, build
 
@@ -54,6 +55,7 @@ Examples:
 @options.summary
 @options.plot("Plot the widths of groups before and after, and with --max-drop its trials.")
 @options.force
+@receipts
 @reporting
 def command(
     model: Path,
@@ -65,6 +67,7 @@ def command(
     summary: bool,
     plot: Path | None,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Remove the least important channels of MODEL, prove the result and write it.
@@ -154,7 +157,7 @@ def command(
         out.on_stop(lambda: f"stopped; {output} was written")
         found = (
             outcome(result, settings, progress=progress)
-            if summary and (out.form != "table" or out.verbosity >= 0)
+            if summary and (out.form != "table" or out.verbosity >= 0 or out.reports)
             else None
         )
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
@@ -184,6 +187,7 @@ def command(
             drop=result.drop,
             outcome=found,
             finetuning=None if tuned is None else finetuning_fields(tuned),
+            search=_trade_off(result, settings),
         ),
         *([pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS)] if out.verbosity > 0 else []),
         *([comparison_tables(checked)] if out.verbosity > 0 else []),

@@ -10,6 +10,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import user_functions
 from onnxprune.cli.output import Output, check_output, reporting
+from onnxprune.cli.receipts import receipts
 from onnxprune.settings import QuantizeSettings, build
 
 _EXAMPLES = """\b
@@ -25,8 +26,9 @@ Examples:
 @options.output("File for the quantized model.")
 @options.of(QuantizeSettings, "given", required=("data",))
 @options.force
+@receipts
 @reporting
-def command(model: Path, output: Path, given: dict[str, Any], force: bool, out: Output) -> None:
+def command(model: Path, output: Path, given: dict[str, Any], force: bool, examples: int, out: Output) -> None:
     """Write MODEL in fewer bits, in the form that pays most on this machine.
 
     Forms are made by ONNX Runtime's quantizers. Each is tried on samples that weren't used to find ranges, and timed
@@ -59,6 +61,7 @@ def command(model: Path, output: Path, given: dict[str, Any], force: bool, out: 
             trials=[trial_fields(trial) for trial in found.trials],
             allowed={"error": found.allowed, "why": found.why},
             samples=dict(zip(("ranges", "choice", "judged"), result.samples, strict=True)),
+            file_size={"before": size, "after": result.best.size},
             evaluation=result.evaluation,
         ),
         quantization_tables(found, size),

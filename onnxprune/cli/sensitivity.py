@@ -10,6 +10,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, PlanSettings, build
 from onnxprune.settings.shrinking import LIMIT
@@ -49,6 +50,7 @@ Examples:
 @options.policies
 @options.of(DataSettings, "given", required=("data",))
 @options.force
+@receipts
 @reporting
 @options.custom_ops
 def command(
@@ -62,6 +64,7 @@ def command(
     policies: dict[str, Any],
     given: dict[str, Any],
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Prune each group of MODEL alone, by increasing shares, and measure the error of the outputs.

@@ -10,6 +10,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_gaps
+from onnxprune.cli.receipts import receipts
 from onnxprune.settings import build
 from onnxprune.settings.shrinking import VerifySettings
 
@@ -28,6 +29,8 @@ Examples:
 @options.of(VerifySettings, "given")
 @options.input_shapes
 @options.inputs
+@options.force
+@receipts
 @reporting
 @options.custom_ops
 def command(
@@ -36,6 +39,8 @@ def command(
     given: dict[str, Any],
     input_shapes: list[Any],
     inputs: list[Any],
+    force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Check PRUNED against the ORIGINAL that it was made from.

@@ -60,7 +60,7 @@ def trained_tables(result: FineTuned) -> Tables:
         last = after if result.kept == "after" else before
         change = f"{percent(before.value.value)} → {percent(last.value.value)}"
         yield paragraph(
-            line((f"answers {last.answers}", _STYLES[last.answers]), f": {_meaning(last, change, 'held out')}")
+            line((f"answers {last.answers}", _STYLES[last.answers]), f": {meaning(last, change, 'held out')}")
         )
 
 
@@ -91,7 +91,7 @@ def _answers(found: Outcome) -> RenderableType:
     close = found.fidelity
     said = f"not compared ({found.uncompared or 'no output can be compared'})"
     if close is not None:
-        said = _meaning(close, _value(close), found.judged)
+        said = meaning(close, figures_of(close), found.judged)
         if (score := close.accuracy) is not None and score.original is not None:
             figures = score.original.value, score.model.value
             before, after = (percent(x) if score.share else f"{x:.4g}" for x in figures)
@@ -104,7 +104,14 @@ def _answers(found: Outcome) -> RenderableType:
     return paragraph(line((f"answers {close.answers}", _STYLES[close.answers]), f": {said}{advice}"))
 
 
-def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
+def meaning(found: Fidelity, value: str, judged: Judged) -> str:
+    """Return in words how far answers are those of the original.
+
+    Args:
+        found: how far.
+        value: its value in words.
+        judged: what the samples are.
+    """
     key = found.task if found.metric == "agreement" and found.task in _MEANINGS else found.metric
     kind, more = _SAMPLES[judged]
     samples = count(found.samples, kind) + more
@@ -114,7 +121,8 @@ def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
     return text.replace("outputs differ", f"output {found.output} differs", 1).replace("their standard", "its standard")
 
 
-def _value(found: Fidelity) -> str:
+def figures_of(found: Fidelity) -> str:
+    """Write the value with its interval."""
     estimate: Estimate = found.value
     low, high = (percent(end).removesuffix(" %") for end in (estimate.low, estimate.high))
     return f"{percent(estimate.value)} ({low} to {high})"

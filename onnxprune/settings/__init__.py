@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Target as Target,
     )
     from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
+    from onnxprune.settings.reporting import ReportSettings as ReportSettings
     from onnxprune.settings.running import RunSettings as RunSettings
     from onnxprune.settings.shrinking import (
         DataSettings as DataSettings,
@@ -39,6 +40,7 @@ _HOMES = {
     "evaluation": ("TaskSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "quantization": ("QuantizeSettings",),
+    "reporting": ("ReportSettings",),
     "running": ("RunSettings",),
     "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
