@@ -17,7 +17,7 @@ __all__ = ["cli", "main"]
 
 COMMANDS = (
     *("inspect", "explain", "plan", "prune", "quantize", "verify", "evaluate", "finetune", "sensitivity", "benchmark"),
-    *("rules", "cache", "doctor"),
+    *("report", "rules", "cache", "doctor"),
 )
 
 _EXAMPLES = """\b

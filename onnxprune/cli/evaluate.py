@@ -138,6 +138,7 @@ def command(
             providers=providers,
             batch=batch or 32,
             seed=seed,
+            examples=examples,
             progress=progress,
         )
     gates = quality_gates(evaluation, max_drop, dict(least), dict(most))

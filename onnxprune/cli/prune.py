@@ -156,7 +156,7 @@ def command(
             write_text(target, text)
         out.on_stop(lambda: f"stopped; {output} was written")
         found = (
-            outcome(result, settings, progress=progress)
+            outcome(result, settings, examples=examples, progress=progress)
             if summary and (out.form != "table" or out.verbosity >= 0 or out.reports)
             else None
         )

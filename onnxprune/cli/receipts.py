@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ class Receipt:
             yield from write_reports(self.settings, [self.complete(document)])
 
 
-def write_reports(settings: ReportSettings, documents: list[Document]) -> Iterator[Path]:
+def write_reports(settings: ReportSettings, documents: Sequence[Document]) -> Iterator[Path]:
     """Write the reports of some documents, and yield their files.
 
     Raises:

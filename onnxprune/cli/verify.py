@@ -78,7 +78,7 @@ def command(
         found = verify(source, loaded, plan, input_shapes=shapes, inputs=arrays, **options)
         if data.data is not None and not found.changes:
             samples = open_samples(data, source, seed=seed or 0, progress=progress)
-            evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, progress=progress)
+            evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, examples=examples, progress=progress)
     out.data(
         document("verify", original=original, pruned=pruned, **fields(found), evaluation=evaluation),
         comparison_tables(found),

@@ -20,8 +20,8 @@ class ReportSettings(Settings):
 
     report: tuple[str, ...] = setting(
         (),
-        "Also write a report: a page of all that was found (.html, one file, without scripts), or a short receipt for a "
-        "pull request (.md).",
+        "Also write a report: a page of all that was found (.html, one file, no scripts), or a short receipt (.md), as "
+        "for a pull request.",
         metavar="FILE.html|FILE.md",
     )
     card: str | None = setting(

@@ -17,6 +17,7 @@ from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate
+from onnxprune.evaluation.disagreement import Example
 from onnxprune.evaluation.fidelity import Fidelity, fidelity, perhaps_trained_on
 from onnxprune.model.session import with_threads
 from onnxprune.model.states import fitted, state_inputs
@@ -69,6 +70,7 @@ class Outcome:
         unchanged: whether the model computes the same as the original: nothing was removed.
         fitted: whether the weights were repaired or trained.
         trained: whether they were trained.
+        examples: samples on which the result and the original disagree most, if any were to be kept.
     """
 
     speed: Speed | None
@@ -79,14 +81,16 @@ class Outcome:
     unchanged: bool
     fitted: bool
     trained: bool
+    examples: tuple[Example, ...] = ()
 
 
-def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = silent) -> Outcome:
+def outcome(result: Shrunk, settings: ShrinkSettings, *, examples: int = 0, progress: Progress = silent) -> Outcome:
     """Measure what a run brought, in a few seconds.
 
     Args:
         result: the run's result.
         settings: its settings: where models are run.
+        examples: number of samples on which the result and the original disagree most to keep.
         progress: called with the samples that are compared.
 
     Example:
@@ -100,7 +104,7 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
         progress("time the result", 0, None)
         speed, untimed, seconds = _speed(result, settings)
         progress("compare the answers", 0, None)
-        found, judged, uncompared = _compared(result, settings, seconds, progress)
+        found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
     close = None if found is None else fidelity(found)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
@@ -114,6 +118,7 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
         unchanged=not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained),
         fitted=bool(result.repairs) or trained,
         trained=trained,
+        examples=() if found is None else found.examples,
     )
 
 
@@ -151,7 +156,7 @@ def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str,
 
 
 def _compared(
-    result: Shrunk, settings: ShrinkSettings, seconds: float, progress: Progress
+    result: Shrunk, settings: ShrinkSettings, seconds: float, examples: int, progress: Progress
 ) -> tuple[Evaluation | None, Judged, str]:
     """Return the evaluation of the result against the original, on which samples, or why there is none."""
     tuned = result.tuned
@@ -167,7 +172,8 @@ def _compared(
             judged, data = "generated", open_data("random", proto, limit=min(most, _GENERATED), seed=seed)
         if len(data) > most:
             data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
-        return evaluate(result.model.proto, data, against=proto, seed=seed, progress=progress), judged, ""
+        found = evaluate(result.model.proto, data, against=proto, seed=seed, examples=examples, progress=progress)
+        return found, judged, ""
     except OnnxPruneError as error:
         log.debug("not compared: %s", error)
         return None, judged, error.cause

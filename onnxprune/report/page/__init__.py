@@ -5,7 +5,8 @@ The documents are the only source: `story` reads them, and every writer shows wh
 
 from onnxprune.report.page.card import to_card
 from onnxprune.report.page.html import to_html
+from onnxprune.report.page.parts import Story
 from onnxprune.report.page.receipt import to_receipt
-from onnxprune.report.page.story import Story, story
+from onnxprune.report.page.story import story
 
 __all__ = ["Story", "story", "to_card", "to_html", "to_receipt"]

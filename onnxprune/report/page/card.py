@@ -1,7 +1,7 @@
 """A model card: Markdown with the metadata of a Hugging Face model index, of measured values only.
 
-The metadata are those that Hugging Face's documentation of model cards describes ("model-index"). JSON strings are valid
-YAML (YAML 1.2, section 1.2), so no writer of YAML is needed.
+The metadata are those that Hugging Face's documentation of model cards describes ("model-index"). JSON strings are
+valid YAML (YAML 1.2, section 1.2), so no writer of YAML is needed.
 """
 
 from __future__ import annotations

@@ -128,17 +128,18 @@ def ruler(found: Intervals) -> Ruler:
     """Return where intervals lie on their axis."""
     scale = 100 if found.share else 1
     ends = [scale * end for row in found.rows for end in (row.low, row.high, row.value) if isfinite(end)] or [0.0]
-    low, high = min(ends), max(ends)
-    ticks = _nice(low, high)
+    least, most = min(ends), max(ends)
+    ticks = _nice(least, most)
     if found.share:
         ticks = [tick for tick in ticks if 0 <= tick <= 100]
         ticks = ticks if len(ticks) > 1 else [0.0, 100.0]
-    span = [min(low, ticks[0]), max(high, ticks[-1])]
+    span = [min(least, ticks[0]), max(most, ticks[-1])]
     left, right = _LABELS, WIDTH - _TEXTS
     bars = []
     for number, row in enumerate(found.rows):
         at = [_scaled(scale * v, span, left, right) if isfinite(v) else right for v in (row.low, row.value, row.high)]
-        bars.append(Bar(row.label, row.text, 8 + _ROW * (number + 0.5), *at, faint=row.faint))
+        low, value, high = at
+        bars.append(Bar(row.label, row.text, 8 + _ROW * (number + 0.5), low, value, high, row.faint))
     bottom = 8 + _ROW * len(found.rows)
     unit = " %" if found.share else ""
     marks = [Tick(_scaled(t, span, left, right), f"{t:g}{unit}") for t in ticks]

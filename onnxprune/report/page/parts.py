@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+ROWS = 300
+"""Most rows of a table."""
+
 Tone = Literal["good", "warn", "bad", "plain"]
 
 
@@ -15,7 +18,7 @@ class Cell:
 
     Attributes:
         text: what it says.
-        bar: a share that a bar shows, from 0 to 1; None without a bar.
+        bar: a share that a bar shows, at most 1; None without a bar.
         tone: how it is meant.
         note: what is written small after the text.
     """
@@ -25,6 +28,14 @@ class Cell:
     tone: Tone = "plain"
     note: str = ""
 
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+
+Row = Sequence[str | Cell]
+"""A row of a table; the first cell names it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -33,13 +44,13 @@ class Grid:
     Attributes:
         caption: what it shows.
         columns: the titles; of a figure with a ">" in front.
-        rows: a cell for each column; the first one names the row.
+        rows: a cell for each column.
         note: what its reader must know.
     """
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Row]
     note: str = ""
     kind: str = field(default="grid", init=False)
 

@@ -47,6 +47,7 @@ class Accuracy:
         scores: the scores, as documents have them.
         task: what the model is for; empty if that isn't known.
         data: the data's name.
+        confidence: coverage of the intervals.
         compared: what the model is compared with.
     """
 
@@ -56,6 +57,7 @@ class Accuracy:
     scores: Sequence[Fields]
     task: str
     data: str
+    confidence: float = 0.95
     compared: str = "original"
 
     @property
@@ -105,7 +107,9 @@ def accuracies(stages: Sequence[Stage]) -> Iterator[Accuracy]:
         ):
             if found:
                 scores = list(found["scores"].values())
-                yield Accuracy(name, what, found["samples"], scores, found["task"] or "", data, compared)
+                yield Accuracy(
+                    name, what, found["samples"], scores, found["task"] or "", data, found["confidence"], compared
+                )
         close = stage.get("outcome", "fidelity")
         if close and not stage.get("evaluation"):
             own = {key: close[key] for key in ("metric", "output")}
@@ -115,6 +119,11 @@ def accuracies(stages: Sequence[Stage]) -> Iterator[Accuracy]:
                 scores.insert(0, close["accuracy"])
             judged = str(stage.get("outcome", "judged")).replace(" ", "-")
             yield Accuracy(name, judged, close["samples"], scores, close["task"] or "", data)
+
+
+def named(text: str, stage: Stage, stages: Sequence[Stage]) -> str:
+    """Return a caption, with the stage's name if there are several."""
+    return text if len({s.name for s in stages}) < 2 else f"{text} ({stage.name})"
 
 
 def metric_title(score: Fields) -> str:

@@ -71,7 +71,9 @@ def _checked(document: Any) -> Fields:
 
 def _story(stages: Sequence[Stage]) -> Story:
     tops = [stage for stage in stages if stage.top]
-    names = [str(s.get(key)) for s in tops for key in ("model", "original", "pruned", "output") if s.get(key)]
+    names = [
+        str(s.get(key)) for s in tops for key in ("original", "against", "model", "pruned", "output") if s.get(key)
+    ]
     names += [str(r["model"]) for s in tops for case in s.get("cases") or () for r in case["results"]]
     files = list(dict.fromkeys(PurePath(name).name for name in names)) or ["model"]
     done = {"evaluate": "evaluated", "benchmark": "timed", "verify": "verified", "sensitivity": "measured"}
@@ -95,7 +97,10 @@ def _figures(stages: Sequence[Stage]) -> Iterator[Figure]:
     order = sorted(stages, key=lambda stage: not stage.top)
     sizes = [found for stage in order if (found := _sizes(stage))]
     if sizes:
-        yield _smaller("File", sizes[0][0], sizes[-1 if stages[0].top and len(sizes) > 1 else 0][1], "B")
+        before, after = sizes[0]
+        for start, end in sizes[1:]:
+            after = end if start == after else after  # what one command wrote, the next one took
+        yield _smaller("File", before, after, "B")
     costs = [stage.get("cost") for stage in order if stage.get("cost", "before")]
     if costs:
         yield _smaller("MACs", costs[0]["before"]["macs"], costs[0]["after"]["macs"], "")
@@ -103,9 +108,9 @@ def _figures(stages: Sequence[Stage]) -> Iterator[Figure]:
         if (speed := _speed(stage)) is not None:
             yield speed
             break
-    for found in sorted(accuracies(order), key=lambda a: a.what == "before training"):
-        if (score := found.first) is not None:
-            yield _answers(score, found.samples)
+    for measured in sorted(accuracies(order), key=lambda a: a.what == "before training"):
+        if (score := measured.first) is not None:
+            yield _answers(score, measured.samples)
             break
 
 
