@@ -9,7 +9,7 @@ from math import floor, isfinite, log10
 from onnxprune.report.page.parts import Chart, Intervals
 
 WIDTH = 720
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 32, 44
 _HEIGHT = 280
 _ROW = 30  # of a value with an interval
 _LABELS, _TEXTS = 190, 200  # widths of the labels of intervals, and of their texts

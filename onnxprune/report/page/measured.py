@@ -115,7 +115,7 @@ def accuracy(stages: Sequence[Stage]) -> Iterator[Part]:
         drawn = list(_drawn(found))
         if drawn:
             yield Intervals(caption, drawn)
-        columns = ("", ">model", "", f">{found.compared}", "", ">change", "")
+        columns = ("", ">model", "<", f">{found.compared}", "<", ">change", "<")
         rows: list[Row] = [(metric_title(score), *_values(score)) for score in found.scores]
         if any(score["original"] for score in found.scores):
             yield Grid(

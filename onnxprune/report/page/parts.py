@@ -43,7 +43,7 @@ class Grid:
 
     Attributes:
         caption: what it shows.
-        columns: the titles; of a figure with a ">" in front.
+        columns: the titles; with a ">" in front those of figures, with a "<" those of text on one line.
         rows: a cell for each column.
         note: what its reader must know.
     """

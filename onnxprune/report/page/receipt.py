@@ -27,7 +27,7 @@ def _parts(told: Story) -> Tables:
     for section in told.sections:
         for part in section.parts:
             if isinstance(part, Grid) and section.key == "stages":
-                titles = [title.lstrip(">") for title in part.columns]
+                titles = [title.lstrip("<>") for title in part.columns]
                 yield table(left(*titles), [list(map(str, row)) for row in part.rows])
             elif isinstance(part, Grid) and section.key == "kept" and part.columns[0] == "reason":
                 reasons = [str(row[0]) for row in part.rows[:_REASONS]]

@@ -184,7 +184,8 @@ def _verdicts(stages: Sequence[Stage]) -> Iterator[Said]:
             yield Said(f"Drop {drop.value:.2%} ({drop.low:.2%} to {drop.high:.2%}) on samples that chose nothing.")
         if best := stage.get("best"):
             speed = estimate(best["speedup"])
-            yield Said(f"Form {best['kind']}" + (f": {factor(speed)} as fast." if speed else "."), "good")
+            tone = "good" if speed is None or speed.low > 1 else "warn"
+            yield Said(f"Form {best['kind']}" + (f": {factor(speed)} as fast." if speed else "."), tone)
         if stage.get("kept") in ("before", "after"):
             trained = stage.get("kept") == "after"
             text = "The trained model is kept." if trained else "Training brought nothing: the model is as it was."

@@ -85,7 +85,10 @@ def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
             continue
         lines = [Line(name, [(0.0, 0.0), *((100 * r, e) for r, e in own)]) for name, _, own in known[:_CURVES]]
         caption = f"Error of pruning each group alone, the {len(lines)} most sensitive"
-        error, axis = "squared error of the outputs, of their variance", "share of the group's units removed, %"
+        error, axis = (
+            "squared error of the outputs, relative to their variance",
+            "share of the group's units removed, %",
+        )
         yield Chart(named(caption, stage, stages), axis, stage.get("settings", "metric") or error, lines)
         worst = max(e for _, _, own in known for _, e in own) or 1.0
         rows = [
