@@ -73,7 +73,8 @@ def _whole(text: str) -> int:
 @click.option(
     "--max-size",
     type=options.Parsed("SIZE|SHARE", options.file_limit),
-    help="Exit with status 1 if a file is larger than this: 5MB, or 50% of the first model's.",
+    help="Exit with status 1 if a model's file is larger than this: 5MB, or 50% of the first one's. With several "
+    "models, the first one isn't limited.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="OUT.json", help="Also write the result as JSON."

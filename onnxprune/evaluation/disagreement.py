@@ -62,6 +62,7 @@ class Disagreements:
         """Set the number of samples to keep."""
         self.most = most
         self._heap: list[_Found] = []
+        self._spreads: dict[str, float] = {}  # standard deviations of the original's outputs, in the first batch
 
     def add(self, batch: Batch, seen: BatchView, start: int) -> None:
         """Take the samples of a batch.
@@ -73,7 +74,9 @@ class Disagreements:
         """
         if seen.original is None or not self.most:
             return
-        distances, answer = _compare(seen, seen.original)
+        for name, value in seen.original.compared.items():
+            self._spreads.setdefault(name, float(np.std(value.astype(np.float64))) or 1.0)
+        distances, answer = _compare(seen, seen.original, self._spreads)
         for row in np.flatnonzero(distances > 0):
             far = float(distances[row])
             if len(self._heap) == self.most and far <= self._heap[0].distance:
@@ -100,7 +103,7 @@ class Disagreements:
 Answer = Callable[[BatchView, int], str]
 
 
-def _compare(mine: BatchView, its: BatchView) -> tuple[Floats, Answer]:
+def _compare(mine: BatchView, its: BatchView, spreads: Mapping[str, float]) -> tuple[Floats, Answer]:
     """Return how far the answers to each sample are apart, 0 where they agree, and what writes an answer."""
     match mine.task.name:
         case "detection":
@@ -114,7 +117,7 @@ def _compare(mine: BatchView, its: BatchView) -> tuple[Floats, Answer]:
             return _angles(mine, its), _numbers
     if mine.classes is not None and its.classes is not None:
         return _classes_apart(mine, its), _classes
-    return _errors(mine, its), _numbers
+    return _errors(mine, its, spreads), _numbers
 
 
 def _classes_apart(mine: BatchView, its: BatchView) -> Floats:
@@ -148,16 +151,15 @@ def _angles(mine: BatchView, its: BatchView) -> Floats:
     return far
 
 
-def _errors(mine: BatchView, its: BatchView) -> Floats:
-    """Return the root mean square difference of all outputs, relative to the spread of the original's."""
+def _errors(mine: BatchView, its: BatchView, spreads: Mapping[str, float]) -> Floats:
+    """Return the root mean square difference of all outputs, relative to the spreads of the original's."""
     total, elements = np.zeros(mine.count), 0
     for name, value in mine.compared.items():
         other = its.compared[name]
         if value.shape != other.shape or not value.size:
             continue
         a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (value, other))
-        spread = float(np.std(b)) or 1.0
-        total += np.nan_to_num(((a - b) / spread) ** 2, posinf=0.0).sum(axis=1)
+        total += np.nan_to_num(((a - b) / spreads[name]) ** 2, posinf=0.0).sum(axis=1)
         elements += a.shape[1]
     return np.sqrt(total / max(elements, 1))
 

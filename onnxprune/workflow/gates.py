@@ -131,7 +131,7 @@ def speed_gates(found: Benchmark, least: float) -> tuple[Gate, ...]:
 
 
 def size_gates(found: Benchmark, most: float, absolute: bool) -> tuple[Gate, ...]:
-    """Return the gates of the files of a benchmark; a relative limit is for every model but the first.
+    """Return the gates of the files of a benchmark: of every model but the first, or of the only one.
 
     Args:
         found: the benchmark.
@@ -139,10 +139,10 @@ def size_gates(found: Benchmark, most: float, absolute: bool) -> tuple[Gate, ...
         absolute: whether it is in bytes.
     """
     first, *others = found.cases[0].results
-    limited, limit = ([first, *others], most) if absolute else (others, most * first.file_size)
+    limit = most if absolute else most * first.file_size
     return tuple(
         Gate(f"size of {r.model}", "most", limit, Estimate(size, size, size), "bytes")
-        for r in limited
+        for r in others or [first]
         for size in [float(r.file_size)]
     )
 

@@ -166,6 +166,9 @@ def _answers(score: Fields, samples: int) -> Figure:
 
 def _verdicts(stages: Sequence[Stage]) -> Iterator[Said]:
     for stage in stages:
+        if stage.name == "error":
+            code = f" ({stage.get('code')})" if stage.get("code") else ""
+            yield Said(f"Failed: {stage.get('cause')}{code}.", "bad")
         if "verification" in stage.found and "interface_changes" in stage.found:
             yield from _proof(stage)
         for fields in stage.get("gates") or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
@@ -9,7 +10,17 @@ from xml.etree.ElementTree import Element
 import html5lib
 
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_LOADS = ("src", "href", "data", "poster", "srcset", "action", "formaction", "background", "{http://www.w3.org/1999/xlink}href")
+_LOADS = (
+    "src",
+    "href",
+    "data",
+    "poster",
+    "srcset",
+    "action",
+    "formaction",
+    "background",
+    "{http://www.w3.org/1999/xlink}href",
+)
 
 
 def parsed(text: str) -> Element:
@@ -31,7 +42,7 @@ def faults(page: Element) -> Iterator[str]:
     levels = [_HEADINGS.index(e.tag) + 1 for e in page.iter() if e.tag in _HEADINGS]
     if levels.count(1) != 1 or levels[:1] != [1]:
         yield "there must be one h1, and it comes first"
-    if any(b > a + 1 for a, b in zip(levels, levels[1:], strict=False)):
+    if any(b > a + 1 for a, b in itertools.pairwise(levels)):
         yield "a level of headings is left out"
     if any(not words(e) for e in page.iter() if e.tag in (*_HEADINGS, "caption", "a")):
         yield "a heading, caption or link is empty"
@@ -64,7 +75,16 @@ def faults(page: Element) -> Iterator[str]:
 def loads(page: Element) -> Iterator[str]:
     """Yield what could run or load something: scripts, handlers, addresses, and styles that fetch."""
     for element in page.iter():
-        if element.tag.rpartition("}")[2] in ("script", "iframe", "object", "embed", "link", "base", "form", "foreignObject"):
+        if element.tag.rpartition("}")[2] in (
+            "script",
+            "iframe",
+            "object",
+            "embed",
+            "link",
+            "base",
+            "form",
+            "foreignObject",
+        ):
             yield f"<{element.tag}>"
         for name, value in element.attrib.items():
             inside = value.startswith("#") or re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", value)
@@ -82,9 +102,7 @@ def palettes(page: Element) -> dict[str, dict[str, tuple[int, int, int]]]:
     """Return the colors by name, of the light and the dark page."""
     style = "".join(e.text or "" for e in page.iter("style"))
     blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-    read = [
-        {n: tuple(bytes.fromhex(v)) for n, v in re.findall(r"--(\w+): #([0-9a-f]{6})", block)} for block in blocks
-    ]
+    read = [{n: tuple(bytes.fromhex(v)) for n, v in re.findall(r"--(\w+): #([0-9a-f]{6})", block)} for block in blocks]
     names = ("light", "dark", "print")
     return {name: colors for name, colors in zip(names, read, strict=True)}  # type: ignore[misc]
 

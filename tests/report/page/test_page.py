@@ -80,7 +80,7 @@ def test_every_part_is_there(page: Element, document: Mapping[str, Any]) -> None
     wanted = {"asked", "costs", "latency", "accuracy", "proofs", "layers", "stayed", "environment", "reproduce"}
     assert sections == wanted | ({"examples"} if document["outcome"]["examples"] else set())
     assert words(next(page.iter("h1"))) == "digits_resnet.onnx → small.onnx"
-    assert [words(e) for e in page.iter("time")][0].startswith(document["environment"]["date"][:10])
+    assert next(words(e) for e in page.iter("time")).startswith(document["environment"]["date"][:10])
 
 
 def test_costs_are_those_of_the_document_and_the_files(page: Element, document: Mapping[str, Any], run: Path) -> None:
@@ -191,19 +191,21 @@ def hostile(text: str) -> dict[str, Any]:
     latency = {"median": 1.0, "p90": 1.0, "p99": 1.0, "runs": 3}
     result = {"model": text, "latency": latency, "speedup": estimate, "peak_memory": None, "load": 1.0, "file_size": 9}
     layer = {"name": text, "op": text, "shapes": [[1], [1]], "macs": [1, 1], "seconds": [1.0, 1.0], "number": 1}
+    case = {"provider": text, "batch": text, "shapes": {text: [1]}, "layers": [layer], "notes": [text]}
+    gate = {"name": text, "bound": "most", "limit": 1, "found": estimate, "unit": "share"}
     environment = dict.fromkeys(("date", "system", "cpu", "governor", "python", "onnxruntime"), text)
     return {
         **{"version": 2, "report": text, "model": f"a/{text}", "output": text, "data": text, "command": [text, text]},
         "options": {text: text},
         "environment": {**environment, "cores": 1, "load": 1.0, "gpus": [text], "packages": {text: text}},
-        "cases": [{"provider": text, "batch": text, "shapes": {text: [1]}, "results": [result] * 2, "layers": [layer], "notes": [text]}],
+        "cases": [{**case, "results": [result] * 2}],
         **{"scores": {text: score}, "samples": 3, "task": text, "confidence": 0.95, "doubts": [text]},
         "examples": [{**example, "picture": text}, {**example, "picture": f"https://x.test/{text}"}],
         "pins": [{"code": text, "layers": [text], "by": [text], "locked": 1, "held": 1}],
         "unrepaired": [{"node": text, "operator": text, "reason": text}],
         "groups": [{"name": text, "order": [1, 2], "points": [[1, 0.5], [2, 1.0]]}],
         "stages": [{"name": text, "verdict": text, "why": text}],
-        "gates": [{"name": text, "bound": "most", "limit": 1, "found": estimate, "unit": "share", "held": True, "decided": True}],
+        "gates": [{**gate, "held": True, "decided": True}],
         "interface_changes": [text],
         "verification": None,
     }  # fmt: skip
@@ -239,12 +241,19 @@ def test_stages_of_a_run_are_told_apart() -> None:
     """A run of several stages: one document with the field "stages", or several documents."""
     sizes = [{"before": 400, "after": 300}, {"before": 300, "after": 100}]
     inside = {"layers": [{"name": "a", "number": 1, "op": "Conv", "shapes": [[8, 3], [4, 3]], "macs": [24, 12]}]}
+    speedup = {"value": 2.0, "low": 1.9, "high": 2.1}
     stages = [
         {"name": "clean", "verdict": "kept", "file_size": sizes[0], "why": "12 nodes fewer"},
-        {"name": "prune", "verdict": "kept", "file_size": sizes[1], "document": inside, "speedup": {"value": 2.0, "low": 1.9, "high": 2.1}},
+        {"name": "prune", "verdict": "kept", "file_size": sizes[1], "document": inside, "speedup": speedup},
         {"name": "quantize", "verdict": "left out", "why": "slower on this machine"},
     ]  # fmt: skip
-    whole = {"version": 2, "report": "shrink", "model": "a.onnx", "output": "b.onnx", "file_size": {"before": 400, "after": 100}}
+    whole = {
+        "version": 2,
+        "report": "shrink",
+        "model": "a.onnx",
+        "output": "b.onnx",
+        "file_size": {"before": 400, "after": 100},
+    }
     told = story([{**whole, "stages": stages}])
     page = parsed(to_html(told))
     rows = table(page, "What each stage brought")
