@@ -32,7 +32,7 @@ _UNITS: Mapping[str, Callable[[float], str]] = {
 def costs(stages: Sequence[Stage]) -> Iterator[Part]:
     """Show parameters, MACs and bytes before and after."""
     for stage in stages:
-        if not stage.get("cost", "before") and not stage.get("file_size"):
+        if not stage.get("cost", "before") and not (stage.top and stage.sizes and not stage.get("cases")):
             continue
         before, after = (stage.get("cost", side) or {} for side in ("before", "after"))
         rows = [
@@ -40,8 +40,8 @@ def costs(stages: Sequence[Stage]) -> Iterator[Part]:
             for key, (title, unit) in _COSTS.items()
             if key in before and key in after
         ]
-        if files := stage.get("file_size"):
-            rows.append(_before_after("file", files["before"], files["after"], "B"))
+        if stage.sizes:
+            rows.append(_before_after("file", *stage.sizes, "B"))
         shapes = _shapes(stage.get("counted_at") or {})
         note = f"Counted at {shapes}. Activations are the peak of what is alive at once." if shapes else ""
         yield Grid(named("Costs", stage, stages), ("", ">before", ">after", ">change"), rows, note)
@@ -61,7 +61,7 @@ def latencies(stages: Sequence[Stage]) -> Iterator[Part]:
     for stage in stages:
         for case in stage.get("cases") or ():
             yield _case(case, stage, stages)
-        if speed := stage.get("outcome", "speed"):
+        if stage.top and (speed := stage.speed):
             yield _speed(speed, named(f"Latency on {speed['provider']}", stage, stages))
         elif why := stage.get("outcome", "untimed"):
             yield Said(named(f"The speed wasn't measured: {why}.", stage, stages), "warn")

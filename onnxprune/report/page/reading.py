@@ -35,6 +35,26 @@ class Stage:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
+    @property
+    def speed(self) -> Fields | None:
+        """The speed, measured in turns: seconds before and after, the speed-up, and the provider."""
+        found: Fields | None = self.get("outcome", "speed") or self.get("speed")
+        return found
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Bytes of the file before and after."""
+        if files := self.get("file_size"):
+            return files["before"], files["after"]
+        if self.get("tried"):
+            before = self.get("before", "size")
+            return before, self.get("best", "size") or before
+        results = [r for case in (self.get("cases") or ())[:1] for r in case["results"]]
+        if len(results) > 1:
+            return results[0]["file_size"], results[-1]["file_size"]
+        size = self.get("size")
+        return (size[0], size[1]) if isinstance(size, list) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -81,7 +101,7 @@ def stages_of(documents: Sequence[Fields]) -> list[Stage]:
 def _inner(document: Fields) -> Iterator[Stage]:
     for stage in document.get("stages") or ():
         inside = stage.get("document") or {}
-        yield Stage(str(stage["name"]), {**inside, **stage}, top=False)
+        yield Stage(str(stage["stage"]), {**inside, **stage}, top=False)
         yield from _inner(inside)
     if document.get("finetuning"):
         yield Stage("training", document["finetuning"], top=False)

@@ -46,7 +46,7 @@ def _environment(stages: Sequence[Stage]) -> Iterator[Part]:
         return
     providers = [str(p) for stage in stages for p in stage.get("providers") or ()]
     providers += [str(case["provider"]) for stage in stages for case in stage.get("cases") or ()]
-    providers += [str(stage.get("outcome", "speed", "provider") or "") for stage in stages]
+    providers += [str(stage.speed["provider"]) for stage in stages if stage.speed]
     threads = [str(stage.get("options", "--threads") or "") for stage in stages]
     rows = [
         ("processor", f"{found['cpu']}, {count(found['cores'], 'core')}"),

@@ -37,8 +37,9 @@ def story(documents: Sequence[Document]) -> Story:
     """Return what a report says about a run.
 
     Args:
-        documents: those of the commands that were run, in order. Fields "stages" hold the parts of a run, each with a
-            name, a verdict ("kept" or "left out"), a reason ("why"), and the fields that a document of it would have.
+        documents: those of the commands that were run, in order. A field "stages" holds the parts of a run: each has a
+            "stage", whether it was "kept", "why", "size" (bytes before and after) and "speed"; and the fields that a
+            document of it would have, or these in "document".
 
     Raises:
         UsageError: a document isn't one of a command, or of another version (OP611).
@@ -77,7 +78,7 @@ def _story(stages: Sequence[Stage]) -> Story:
     names += [str(r["model"]) for s in tops for case in s.get("cases") or () for r in case["results"]]
     files = list(dict.fromkeys(PurePath(name).name for name in names)) or ["model"]
     done = {"evaluate": "evaluated", "benchmark": "timed", "verify": "verified", "sensitivity": "measured"}
-    done |= {"prune": "pruned", "quantize": "quantized", "finetune": "trained", "shrink": "shrunk"}
+    done |= {"prune": "pruned", "quantize": "quantized", "finetune": "trained", "shrink": "shrunk", "clean": "cleaned"}
     words = list(dict.fromkeys(done.get(stage.name, stage.name) for stage in tops))
     return Story(
         title=" → ".join(files[:2]),
@@ -94,8 +95,9 @@ def _story(stages: Sequence[Stage]) -> Story:
 
 def _figures(stages: Sequence[Stage]) -> Iterator[Figure]:
     """Yield what matters most; a whole run's figures before those of its stages."""
-    order = sorted(stages, key=lambda stage: not stage.top)
-    sizes = [found for stage in order if (found := _sizes(stage))]
+    tops, inner = ([s for s in stages if s.top is top] for top in (True, False))
+    order = [*tops, *inner]
+    sizes = [s.sizes for s in tops if s.sizes] or [s.sizes for s in inner if s.sizes]
     if sizes:
         before, after = sizes[0]
         for start, end in sizes[1:]:
@@ -104,7 +106,7 @@ def _figures(stages: Sequence[Stage]) -> Iterator[Figure]:
     costs = [stage.get("cost") for stage in order if stage.get("cost", "before")]
     if costs:
         yield _smaller("MACs", costs[0]["before"]["macs"], costs[0]["after"]["macs"], "")
-    for stage in reversed(order):
+    for stage in [*reversed(tops), *reversed(inner)]:
         if (speed := _speed(stage)) is not None:
             yield speed
             break
@@ -114,13 +116,6 @@ def _figures(stages: Sequence[Stage]) -> Iterator[Figure]:
             break
 
 
-def _sizes(stage: Stage) -> tuple[int, int] | None:
-    if files := stage.get("file_size"):
-        return files["before"], files["after"]
-    results = [r for case in (stage.get("cases") or ())[:1] for r in case["results"]]
-    return (results[0]["file_size"], results[-1]["file_size"]) if len(results) > 1 else None
-
-
 def _smaller(title: str, before: int, after: int, unit: str) -> Figure:
     tone: Tone = "good" if after < before else "plain" if after == before else "bad"
     left = share(after, before)
@@ -128,7 +123,7 @@ def _smaller(title: str, before: int, after: int, unit: str) -> Figure:
 
 
 def _speed(stage: Stage) -> Figure | None:
-    found = stage.get("outcome", "speed")
+    found = stage.speed
     if found:
         times, faster, provider = (found["before"], found["after"]), estimate(found["speedup"]), found["provider"]
     else:
@@ -177,15 +172,23 @@ def _verdicts(stages: Sequence[Stage]) -> Iterator[Said]:
             gate = Gate(fields["name"], fields["bound"], fields["limit"], found, fields["unit"])
             tone: Tone = "bad" if not gate.held else "good" if gate.decided else "warn"
             yield Said(f"{'Held' if gate.held else 'Missed'}: {gate}.", tone)
-        faster = estimate(stage.get("outcome", "speed", "speedup"))
-        if faster is not None:
+        for text in stage.get("missed") or ():
+            yield Said(f"Missed: {text}.", "bad")
+        if stage.get("kept") == []:
+            yield Said("No stage pays: the model is best left as it is.", "warn")
+        faster = estimate((stage.speed or {}).get("speedup")) if stage.top else None
+        if stage.top and stage.speed and faster is not None:
             tone = "good" if faster.low > 1 else "warn"
             words = "Faster" if faster.low > 1 else "Slower" if faster.high < 1 else "Not certainly faster"
-            yield Said(f"{words}: {factor(faster)} on {stage.get('outcome', 'speed', 'provider')}.", tone)
+            yield Said(f"{words}: {factor(faster)} on {stage.speed['provider']}.", tone)
         yield from _kept(stage)
-        if (drop := estimate(stage.get("drop"))) is not None and isfinite(drop.value):
-            yield Said(f"Drop {drop.value:.2%} ({drop.low:.2%} to {drop.high:.2%}) on samples that chose nothing.")
-        if best := stage.get("best"):
+        if stage.top and (drop := estimate(stage.get("drop"))) is not None and isfinite(drop.value):
+            most = stage.get("allowed", "drop")
+            limit = "" if most is None else f"; {most:.2%} is allowed"
+            yield Said(
+                f"Drop {drop.value:.2%} ({drop.low:.2%} to {drop.high:.2%}) on samples that chose nothing{limit}."
+            )
+        if (best := stage.get("best")) and "kind" in best:
             speed = estimate(best["speedup"])
             tone = "good" if speed is None or speed.low > 1 else "warn"
             yield Said(f"Form {best['kind']}" + (f": {factor(speed)} as fast." if speed else "."), tone)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import isfinite
 
 from onnxprune.report.layout import count, percent, share, si
-from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row, Tone
+from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
 from onnxprune.report.page.reading import Fields, Stage, estimate, factor, named
 
 _CURVES = 6  # lines that can be told apart
@@ -14,36 +16,89 @@ _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 
 
 def tried(stages: Sequence[Stage]) -> Iterator[Part]:
-    """Show what each stage brought, the forms in fewer bits, the trials of a search, and the epochs of training."""
-    if own := [stage for stage in stages if not stage.top and stage.get("verdict") is not None]:
-        columns = ("stage", "", ">file", ">speed-up", "why")
+    """Show what each stage brought, the forms and budgets that were tried, and the epochs of training."""
+    if own := [stage for stage in stages if not stage.top and isinstance(stage.get("kept"), bool)]:
+        columns = ("stage", "", ">file", ">speed-up", ">drop", "why")
         yield Grid("What each stage brought", columns, list(map(_brought, own)))
     for stage in stages:
-        if forms := [trial for trial in stage.get("trials") or () if "kind" in trial]:
-            best = stage.get("best")
-            allowed = stage.get("allowed", "error")
-            note = "" if allowed is None else f"Error allowed: {allowed:.2g} of the variance of the outputs."
-            columns = ("form", ">size", ">error", ">speed-up", "remark")
-            rows = [_form(trial, best) for trial in forms]
-            yield Grid(named("Forms tried in fewer bits", stage, stages), columns, rows, note)
-        if found := stage.get("search"):
-            yield from _search(found, stage, stages)
-        points = [(e["number"], e["loss"]) for e in stage.get("history") or () if e["loss"] is not None]
-        if len(points) > 1:
-            yield Chart(named("Training", stage, stages), "epoch", "loss", [Line("loss", points)])
+        for show in (_expected, _cleaners, _forms, _search, _training):
+            if (part := show(stage, partial(named, stage=stage, stages=stages))) is not None:
+                yield part
+
+
+Caption = Callable[[str], str]
+
+
+def _expected(stage: Stage, caption: Caption) -> Part | None:
+    found = stage.get("expected")
+    if not found:
+        return None
+    rows = [(e["stage"], f"left out: {e['skipped']}" if e["skipped"] else str(e["what"])) for e in found]
+    return Grid(caption("What was expected"), ("stage", "what"), rows)
+
+
+def _cleaners(stage: Stage, caption: Caption) -> Part | None:
+    found = stage.get("tried")
+    if not found:
+        return None
+    columns = ("optimizer", ">nodes", ">file", ">error", ">speed-up", "remark")
+    return Grid(caption("Optimizers tried"), columns, [_cleaner(each, stage.get("best")) for each in found])
+
+
+def _forms(stage: Stage, caption: Caption) -> Part | None:
+    found = [trial for trial in stage.get("trials") or () if "kind" in trial]
+    if not found:
+        return None
+    allowed = stage.get("allowed", "error")
+    note = "" if allowed is None else f"Error allowed: {allowed:.2g} of the variance of the outputs."
+    columns = ("form", ">size", ">error", ">speed-up", "remark")
+    return Grid(caption("Forms tried in fewer bits"), columns, [_form(t, stage.get("best")) for t in found], note)
+
+
+def _search(stage: Stage, caption: Caption) -> Part | None:
+    found = stage.get("search")
+    if not found:
+        return None
+    scale, unit = (100, "percentage points") if found["share"] else (1, "absolute")
+    known = [trial for trial in found["trials"] if None not in trial]
+    points = sorted((100 * cost, scale * loss, bool(good)) for cost, loss, good in known)
+    if not points:
+        return None
+    return Chart(
+        caption(f"{count(len(points), 'trial')} of the search for the smallest model"),
+        f"{found['cost']}, % of the original's",
+        f"drop in {found['metric']}, {unit}",
+        [Line("trials", [(x, y) for x, y, _ in points], [good for *_, good in points])],
+        scale * found["limit"],
+        "drop allowed",
+    )
+
+
+def _training(stage: Stage, caption: Caption) -> Part | None:
+    points = [(e["number"], e["loss"]) for e in stage.get("history") or () if e["loss"] is not None]
+    return Chart(caption("Training"), "epoch", "loss", [Line("loss", points)]) if len(points) > 1 else None
 
 
 def _brought(stage: Stage) -> Row:
-    said = stage.get("verdict")
-    verdict = "kept" if said is True else "left out" if said is False else str(said)
-    tone: Tone = "good" if verdict == "kept" else "warn"
-    sizes, faster = stage.get("file_size"), estimate(stage.get("speedup"))
-    size = Cell("")
-    if sizes:
-        text = f"{si(sizes['before'], 'B')} → {si(sizes['after'], 'B')}"
-        size = Cell(text, share(sizes["after"], sizes["before"]))
-    speed = factor(faster) if faster else ""
-    return stage.name, Cell(verdict, tone=tone), size, speed, str(stage.get("why") or "")
+    verdict = Cell("kept", tone="good") if stage.get("kept") else Cell("left out", tone="warn")
+    size, faster, drop = Cell(""), estimate((stage.speed or {}).get("speedup")), estimate(stage.get("drop"))
+    if stage.sizes:
+        before, after = stage.sizes
+        size = Cell(f"{si(before, 'B')} → {si(after, 'B')}", share(after, before))
+    lost = "" if drop is None or not isfinite(drop.value) else f"{drop.value:z.2%}"
+    return stage.name, verdict, size, factor(faster) if faster else "", lost, str(stage.get("why") or "")
+
+
+def _cleaner(each: Fields, best: Fields | None) -> Row:
+    faster, failed = estimate(each["speedup"]), each["failure"]
+    return (
+        Cell(each["name"], note="taken" if each == best else ""),
+        "" if failed else f"{each['nodes']:,}",
+        "" if failed else si(each["size"], "B"),
+        "" if failed or each["error"] is None else f"{each['error']:.2g}",
+        "" if faster is None else factor(faster),
+        str(failed or ""),
+    )
 
 
 def _form(trial: Fields, best: Fields | None) -> Row:
@@ -57,21 +112,6 @@ def _form(trial: Fields, best: Fields | None) -> Row:
         "" if faster is None else factor(faster),
         str(failed or ", ".join(details)),
     )
-
-
-def _search(found: Fields, stage: Stage, stages: Sequence[Stage]) -> Iterator[Part]:
-    scale, unit = (100, "percentage points") if found["share"] else (1, "absolute")
-    known = [trial for trial in found["trials"] if None not in trial]
-    points = sorted((100 * cost, scale * loss, bool(good)) for cost, loss, good in known)
-    if points:
-        yield Chart(
-            named(f"{count(len(points), 'trial')} of the search for the smallest model", stage, stages),
-            f"{found['cost']}, % of the original's",
-            f"drop in {found['metric']}, {unit}",
-            [Line("trials", [(x, y) for x, y, _ in points], [good for *_, good in points])],
-            scale * found["limit"],
-            "drop allowed",
-        )
 
 
 def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:

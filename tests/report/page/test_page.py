@@ -204,7 +204,7 @@ def hostile(text: str) -> dict[str, Any]:
         "pins": [{"code": text, "layers": [text], "by": [text], "locked": 1, "held": 1}],
         "unrepaired": [{"node": text, "operator": text, "reason": text}],
         "groups": [{"name": text, "order": [1, 2], "points": [[1, 0.5], [2, 1.0]]}],
-        "stages": [{"name": text, "verdict": text, "why": text}],
+        "stages": [{"stage": text, "kept": True, "why": text, "size": [2, 1]}],
         "gates": [{**gate, "held": True, "decided": True}],
         "interface_changes": [text],
         "verification": None,
@@ -242,26 +242,24 @@ def test_stages_of_a_run_are_told_apart() -> None:
     sizes = [{"before": 400, "after": 300}, {"before": 300, "after": 100}]
     inside = {"layers": [{"name": "a", "number": 1, "op": "Conv", "shapes": [[8, 3], [4, 3]], "macs": [24, 12]}]}
     speedup = {"value": 2.0, "low": 1.9, "high": 2.1}
+    speed = {"speedup": speedup, "before": 0.02, "after": 0.01, "provider": "cpu"}
     stages = [
-        {"name": "clean", "verdict": "kept", "file_size": sizes[0], "why": "12 nodes fewer"},
-        {"name": "prune", "verdict": "kept", "file_size": sizes[1], "document": inside, "speedup": speedup},
-        {"name": "quantize", "verdict": "left out", "why": "slower on this machine"},
-    ]  # fmt: skip
-    whole = {
-        "version": 2,
-        "report": "shrink",
-        "model": "a.onnx",
-        "output": "b.onnx",
-        "file_size": {"before": 400, "after": 100},
-    }
+        {"stage": "clean", "kept": True, "size": [400, 300], "why": "12 nodes fewer", "speed": None, "drop": None},
+        {"stage": "prune", "kept": True, "size": [300, 100], "document": inside, "speed": speed, "drop": None},
+        {"stage": "quantize", "kept": False, "why": "slower on this machine", "size": None},
+    ]
+    whole = {"version": 2, "report": "shrink", "model": "a.onnx", "kept": ["clean", "prune"], "missed": ["size=1"]}
+    whole |= {"file_size": {"before": 400, "after": 100}, "speed": {**speed, "before": 0.03}, "samples": None}
     told = story([{**whole, "stages": stages}])
     page = parsed(to_html(told))
     rows = table(page, "What each stage brought")
-    assert rows["clean"] == ["kept", "400 B → 300 B", "", "12 nodes fewer"]
+    assert rows["clean"] == ["kept", "400 B → 300 B", "", "", "12 nodes fewer"]
     assert rows["prune"][2] == "2.00x (1.90 to 2.10)"
-    assert rows["quantize"] == ["left out", "", "", "slower on this machine"]
+    assert rows["quantize"] == ["left out", "", "", "", "slower on this machine"]
     assert table(page, "Layers before and after")["a L1"][1:3] == ["8x3", "4x3"]
     assert told.figures[0].change == "-75.0 %"
+    assert told.figures[1].before == "30.0 ms"  # of the whole run, not of its last stage
+    assert next(said.text for said in told.verdicts) == "Missed: size=1."
     assert "| quantize | left out |" in to_receipt(told)
     chained = [{"version": 2, "report": name, "file_size": size} for name, size in zip("ab", sizes, strict=True)]
     assert story(chained).figures[0].after == "100 B"
