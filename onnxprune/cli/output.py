@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -25,7 +25,6 @@ from onnxprune.report.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnxprune.cli.receipts import Receipt
     from onnxprune.planning.plan import PrunePlan
     from onnxprune.report.checks import Check
     from onnxprune.report.documents import Document
@@ -36,6 +35,20 @@ if TYPE_CHECKING:
 
 FORMS = ("table", "json", "markdown", "junit")
 _PIPE = 120  # columns of a pipe or file, unless COLUMNS says otherwise
+
+
+class Receipt(Protocol):
+    """Writes reports of a command's result, see `onnxprune.cli.receipts`."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether any report is asked for."""
+
+    def complete(self, document: Document) -> Document:
+        """Return a document with the command line and the environment."""
+
+    def write(self, document: Document) -> Iterator[Path]:
+        """Write the reports, and yield their files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class Reports:
     """The reports of a run.
 
     Attributes:
         settings: which.
         arguments: the command line, without the program.
-        options: the options that were given, as typed, each with its value.
+        options: the options that were given, each with its value as typed.
     """
 
     settings: ReportSettings
@@ -87,7 +87,7 @@ def receipts(function: Callable[..., Any]) -> Callable[..., Any]:
         context, settings = click.get_current_context(), build(ReportSettings, reports)
         check_reports(settings, kwargs, bool(kwargs.get("force")))
         given = context.meta.get(ARGUMENTS, ())
-        context.meta[RECEIPT] = Receipt(settings, given, tuple(_given(context.command, given)))
+        context.meta[RECEIPT] = Reports(settings, given, tuple(_given(context.command, given)))
         return function(*args, examples=settings.kept, **kwargs)
 
     return options.of(ReportSettings, "reports")(receipted)
@@ -127,13 +127,14 @@ def _paths(value: Any) -> Iterator[str]:
 
 
 def _given(command: click.Command, arguments: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield the options in a command line, each with its value as typed; flags have the value "yes"."""
-    known = {name: p for p in command.params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
+    """Yield the names of the options in a command line, each with its value as typed; that of flags is "yes"."""
+    known = {flag: p for p in command.params if isinstance(p, click.Option) for flag in (*p.opts, *p.secondary_opts)}
     found: dict[str, list[str]] = {}
     rest = iter(arguments)
     for word in rest:
-        name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
-        if (option := known.get(name)) is not None:
-            flag = option.is_flag or option.count
-            found.setdefault(name, []).append("yes" if flag else value if equals else next(rest, ""))
+        flag, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if (option := known.get(flag)) is not None:
+            name = flag if flag.startswith("--") else max(option.opts, key=len)
+            switch = option.is_flag or option.count
+            found.setdefault(name[2:], []).append("yes" if switch else value if equals else next(rest, ""))
     yield from ((name, ", ".join(values)) for name, values in found.items())

@@ -55,7 +55,7 @@ def test_every_command_writes_a_report(small: Path, tmp_path: Path) -> None:
         sections = {str(e.get("id")) for e in page.iter("section")}
         assert sections >= {"asked", "environment", "reproduce"} | wanted[name], name
         assert f"onnxprune {name} " in files[1].read_text()
-        assert found["options"]["--report"] == f"{files[0]}, {files[1]}"
+        assert found["options"]["report"] == f"{files[0]}, {files[1]}"
         assert len(files[1].read_text()) < 4000
         documents.append(tmp_path / f"{name}.json")
         documents[-1].write_text(json.dumps(found))

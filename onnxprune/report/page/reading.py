@@ -118,7 +118,7 @@ def estimate(value: Any) -> Estimate | None:
 def accuracies(stages: Sequence[Stage]) -> Iterator[Accuracy]:
     """Yield all scores of some stages."""
     for stage in stages:
-        name, data = stage.name, str(stage.get("data") or stage.get("options", "--data") or "")
+        name, data = stage.name, str(stage.get("data") or stage.get("options", "data") or "")
         for found, what, compared in (
             (stage.found if stage.get("scores") else None, "", "original"),
             (stage.get("evaluation"), "held-out", "original"),

@@ -12,7 +12,7 @@ from onnxprune.report.page.parts import Code, Grid, Part, Row, Section
 from onnxprune.report.page.reading import Stage, named
 from onnxprune.report.page.tried import disagreements, sensitivities, tried
 
-_UNASKED = ("-o", "--output", "--report", "--card", "--force", "--format", "-q", "--quiet", "--against", "--teacher")
+_UNASKED = ("output", "report", "card", "force", "format", "quiet", "against", "teacher")
 _FILES = {
     **{"model": "model", "original": "original", "pruned": "pruned", "against": "compared with", "teacher": "teacher"},
     "output": "written to",
@@ -47,7 +47,7 @@ def _environment(stages: Sequence[Stage]) -> Iterator[Part]:
     providers = [str(p) for stage in stages for p in stage.get("providers") or ()]
     providers += [str(case["provider"]) for stage in stages for case in stage.get("cases") or ()]
     providers += [str(stage.speed["provider"]) for stage in stages if stage.speed]
-    threads = [str(stage.get("options", "--threads") or "") for stage in stages]
+    threads = [str(stage.get("options", "threads") or "") for stage in stages]
     rows = [
         ("processor", f"{found['cpu']}, {count(found['cores'], 'core')}"),
         ("GPU", "; ".join(found["gpus"])),

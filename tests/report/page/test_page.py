@@ -144,7 +144,7 @@ def test_the_command_is_there_to_copy(page: Element, document: Mapping[str, Any]
     (code,) = page.iter("code")
     assert "".join(code.itertext()).replace(" \\\n ", "") == " ".join(document["command"])
     assert document["command"][:3] == ["onnxprune", "prune", str(DIGITS)]
-    assert document["options"]["--target"] == "macs=30%"
+    assert document["options"]["target"] == "macs=30%"
     assert table(page, "Machine and versions")["processor"][0].startswith(document["environment"]["cpu"])
 
 
