@@ -81,7 +81,7 @@ def _whole(text: str) -> int:
 )
 @options.plot("With --profile and two models: plot the time of the slowest layers.")
 @options.force
-@receipts
+@receipts()
 @reporting
 @options.custom_ops
 def command(
@@ -99,7 +99,6 @@ def command(
     output: Path | None,
     plot: Path | None,
     force: bool,
-    examples: int,
     out: Output,
 ) -> None:
     """Measure the latency of each MODEL, and compare the others with the first.

@@ -73,7 +73,7 @@ Examples:
 )
 @options.providers
 @options.force
-@receipts
+@receipts(examples=True)
 @reporting
 @options.custom_ops
 def command(

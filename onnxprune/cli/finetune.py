@@ -83,7 +83,7 @@ Examples:
 @options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
 @options.force
-@receipts
+@receipts()
 @reporting
 @options.custom_ops
 def command(
@@ -106,7 +106,6 @@ def command(
     providers: tuple[str, ...],
     threads: int | None,
     force: bool,
-    examples: int,
     out: Output,
 ) -> None:
     """Train MODEL further, and write the better of the models before and after training.

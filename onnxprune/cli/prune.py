@@ -55,7 +55,7 @@ Examples:
 @options.summary
 @options.plot("Plot the widths of groups before and after, and with --max-drop its trials.")
 @options.force
-@receipts
+@receipts(examples=True)
 @reporting
 def command(
     model: Path,

@@ -26,7 +26,7 @@ Examples:
 @options.output("File for the quantized model.")
 @options.of(QuantizeSettings, "given", required=("data",))
 @options.force
-@receipts
+@receipts(examples=True)
 @reporting
 def command(model: Path, output: Path, given: dict[str, Any], force: bool, examples: int, out: Output) -> None:
     """Write MODEL in fewer bits, in the form that pays most on this machine.
@@ -47,7 +47,7 @@ def command(model: Path, output: Path, given: dict[str, Any], force: bool, examp
     with out.progress() as progress:
         progress("load", 0, None)
         loaded = load(model)
-        result = quantize(loaded, settings, progress=progress)
+        result = quantize(loaded, settings, examples=examples, progress=progress)
         progress("write", 0, None)
         save(result.model, output, force=force)
         out.on_stop(lambda: f"stopped; {output} was written")

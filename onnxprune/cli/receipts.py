@@ -76,21 +76,26 @@ def write_reports(settings: ReportSettings, documents: Sequence[Document]) -> It
         yield Path(settings.card)
 
 
-def receipts(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of reports, and the argument `examples`: how many disagreements to keep.
+def receipts(*, examples: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of reports. `Output` writes the reports with the command's document.
 
-    `Output` writes the reports with the command's document.
+    Args:
+        examples: whether the command compares two models; it then gets an argument `examples`, the number of samples
+            on which they disagree to keep.
     """
 
-    @functools.wraps(function)
-    def receipted(*args: Any, reports: dict[str, Any], **kwargs: Any) -> Any:
-        context, settings = click.get_current_context(), build(ReportSettings, reports)
-        check_reports(settings, kwargs, bool(kwargs.get("force")))
-        given = context.meta.get(ARGUMENTS, ())
-        context.meta[RECEIPT] = Reports(settings, given, tuple(_given(context.command, given)))
-        return function(*args, examples=settings.kept, **kwargs)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def receipted(*args: Any, reports: dict[str, Any], **kwargs: Any) -> Any:
+            context, settings = click.get_current_context(), build(ReportSettings, reports)
+            check_reports(settings, kwargs, bool(kwargs.get("force")))
+            given = context.meta.get(ARGUMENTS, ())
+            context.meta[RECEIPT] = Reports(settings, given, tuple(_given(context.command, given)))
+            return function(*args, **({"examples": settings.kept} if examples else {}), **kwargs)
 
-    return options.of(ReportSettings, "reports")(receipted)
+        return options.of(ReportSettings, "reports", without=() if examples else ("examples",))(receipted)
+
+    return decorate
 
 
 def check_reports(settings: ReportSettings, others: Mapping[str, Any], force: bool) -> None:

@@ -50,7 +50,7 @@ Examples:
 @options.policies
 @options.of(DataSettings, "given", required=("data",))
 @options.force
-@receipts
+@receipts()
 @reporting
 @options.custom_ops
 def command(
@@ -64,7 +64,6 @@ def command(
     policies: dict[str, Any],
     given: dict[str, Any],
     force: bool,
-    examples: int,
     out: Output,
 ) -> None:
     """Prune each group of MODEL alone, by increasing shares, and measure the error of the outputs.

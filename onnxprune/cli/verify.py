@@ -30,7 +30,7 @@ Examples:
 @options.input_shapes
 @options.inputs
 @options.force
-@receipts
+@receipts(examples=True)
 @reporting
 @options.custom_ops
 def command(

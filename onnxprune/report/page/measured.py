@@ -111,7 +111,7 @@ def accuracy(stages: Sequence[Stage]) -> Iterator[Part]:
         kind = f"{found.what} sample" if found.what and "training" not in found.what else "sample"
         when = f", {found.what}" if "training" in found.what else ""
         caption = f"On {count(found.samples, kind)}{when}, with intervals of {found.confidence:.0%}"
-        caption = f"{caption} ({found.stage})" if len({s.name for s in stages}) > 1 else caption
+        caption = named(caption, found.stage, stages)
         drawn = list(_drawn(found))
         if drawn:
             yield Intervals(caption, drawn)

@@ -61,7 +61,7 @@ class Accuracy:
     """Scores on some samples.
 
     Attributes:
-        stage: what measured them.
+        stage: the stage that measured them.
         what: what the samples are, in a few words.
         samples: their number.
         scores: the scores, as documents have them.
@@ -71,7 +71,7 @@ class Accuracy:
         compared: what the model is compared with.
     """
 
-    stage: str
+    stage: Stage
     what: str
     samples: int
     scores: Sequence[Fields]
@@ -118,7 +118,7 @@ def estimate(value: Any) -> Estimate | None:
 def accuracies(stages: Sequence[Stage]) -> Iterator[Accuracy]:
     """Yield all scores of some stages."""
     for stage in stages:
-        name, data = stage.name, str(stage.get("data") or stage.get("options", "data") or "")
+        data = str(stage.get("data") or stage.get("options", "data") or "")
         for found, what, compared in (
             (stage.found if stage.get("scores") else None, "", "original"),
             (stage.get("evaluation"), "held-out", "original"),
@@ -128,7 +128,7 @@ def accuracies(stages: Sequence[Stage]) -> Iterator[Accuracy]:
             if found:
                 scores = list(found["scores"].values())
                 yield Accuracy(
-                    name, what, found["samples"], scores, found["task"] or "", data, found["confidence"], compared
+                    stage, what, found["samples"], scores, found["task"] or "", data, found["confidence"], compared
                 )
         close = stage.get("outcome", "fidelity")
         if close and not stage.get("evaluation"):
@@ -138,12 +138,12 @@ def accuracies(stages: Sequence[Stage]) -> Iterator[Accuracy]:
             if close["accuracy"]:
                 scores.insert(0, close["accuracy"])
             judged = str(stage.get("outcome", "judged")).replace(" ", "-")
-            yield Accuracy(name, judged, close["samples"], scores, close["task"] or "", data)
+            yield Accuracy(stage, judged, close["samples"], scores, close["task"] or "", data)
 
 
 def named(text: str, stage: Stage, stages: Sequence[Stage]) -> str:
-    """Return a caption, with the stage's name if there are several."""
-    return text if len({s.name for s in stages}) < 2 else f"{text} ({stage.name})"
+    """Return a caption, with the stage's name unless it is that of the only document."""
+    return text if stage.top and sum(s.top for s in stages) == 1 else f"{text} ({stage.name})"
 
 
 def metric_title(score: Fields) -> str:

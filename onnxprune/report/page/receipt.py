@@ -7,6 +7,7 @@ import shlex
 from onnxprune.report.layout import Rows, Tables, flexible, heading, left, paragraph, right, table
 from onnxprune.report.markdown import to_markdown
 from onnxprune.report.page.parts import Grid, Story, Tone
+from onnxprune.report.page.tried import BROUGHT
 
 _MARKS: dict[Tone, str] = {"good": "✅", "warn": "⚠️", "bad": "❌", "plain": "•"}
 _REASONS = 3
@@ -26,7 +27,7 @@ def _parts(told: Story) -> Tables:
         yield table(left("", "result"), [(_MARKS[v.tone], v.text) for v in told.verdicts])
     for section in told.sections:
         for part in section.parts:
-            if isinstance(part, Grid) and section.key == "stages":
+            if isinstance(part, Grid) and part.caption == BROUGHT:
                 titles = [title.lstrip("<>") for title in part.columns]
                 yield table(left(*titles), [list(map(str, row)) for row in part.rows])
             elif isinstance(part, Grid) and section.key == "kept" and part.columns[0] == "reason":

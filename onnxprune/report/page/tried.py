@@ -11,6 +11,9 @@ from onnxprune.report.layout import count, percent, share, si
 from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
 from onnxprune.report.page.reading import Fields, Stage, estimate, factor, named
 
+BROUGHT = "What each stage brought"
+"""The caption of the table of stages."""
+
 _CURVES = 6  # lines that can be told apart
 _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -18,8 +21,8 @@ _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 def tried(stages: Sequence[Stage]) -> Iterator[Part]:
     """Show what each stage brought, the forms and budgets that were tried, and the epochs of training."""
     if own := [stage for stage in stages if not stage.top and isinstance(stage.get("kept"), bool)]:
-        columns = ("stage", "", ">file", ">speed-up", ">drop", "why")
-        yield Grid("What each stage brought", columns, list(map(_brought, own)))
+        columns = ("stage", "<", ">file", ">speed-up", ">drop", "why")
+        yield Grid(BROUGHT, columns, list(map(_brought, own)))
     for stage in stages:
         for show in (_expected, _cleaners, _forms, _search, _training):
             if (part := show(stage, partial(named, stage=stage, stages=stages))) is not None:
