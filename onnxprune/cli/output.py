@@ -48,7 +48,7 @@ class Receipt(Protocol):
         """Return a document with the command line and the environment."""
 
     def write(self, document: Document) -> Iterator[Path]:
-        """Write the reports, and yield their files."""
+        """Write the reports of a complete document, and yield their files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,12 @@ class Output:
             tables: the result as tables.
             checks: what decides the exit status; JUnit's document has them, once the command is done.
         """
-        self._receipt(document)
-        context = click.get_current_context()
+        document, context = self._reported(document), click.get_current_context()
         match self.form:
             case "json":
                 from onnxprune.report.documents import to_json
 
-                receipt: Receipt | None = context.meta.get(RECEIPT)
-                click.echo(to_json(document if receipt is None else receipt.complete(document)), nl=False)
+                click.echo(to_json(document), nl=False)
                 context.meta[PRINTED] = True
             case "markdown":
                 from onnxprune.report.markdown import to_markdown
@@ -104,7 +102,7 @@ class Output:
         if self.form != "table" and not err:
             self.data(document, *tables, checks=checks)
             return
-        self._receipt(document)
+        self._reported(document)
         if self.verbosity >= 0:
             self._print(tables, err=err)
 
@@ -172,11 +170,15 @@ class Output:
         """
         click.get_current_context().meta[STOPPED] = text
 
-    def _receipt(self, document: Document) -> None:
-        """Write the reports that were asked for."""
+    def _reported(self, document: Document) -> Document:
+        """Write the reports that were asked for; return the document as reports and JSON have it."""
         receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
-        for path in () if receipt is None else receipt.write(document):
+        if receipt is None or not (receipt.asked or self.form == "json"):
+            return document
+        document = receipt.complete(document)
+        for path in receipt.write(document):
             self.note(f"wrote {path}")
+        return document
 
     def _say(self, text: str, mark: str = "") -> None:
         """Print a line to stderr, above the progress if it is shown."""

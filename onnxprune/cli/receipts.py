@@ -49,13 +49,13 @@ class Reports:
         return {**document, **run, "environment": document.get("environment") or environment()}
 
     def write(self, document: Document) -> Iterator[Path]:
-        """Write the reports, and yield their files.
+        """Write the reports of a complete document, and yield their files.
 
         Raises:
             ModelError: a file can't be written (OP117).
         """
         if self.asked:
-            yield from write_reports(self.settings, [self.complete(document)])
+            yield from write_reports(self.settings, [document])
 
 
 def write_reports(settings: ReportSettings, documents: Sequence[Document]) -> Iterator[Path]:
