@@ -55,7 +55,7 @@ def run_action(folder: Path, pull_request: str = "", **inputs: str) -> Ran:
     assert None not in given.values(), "an input is required"
     context = {f"inputs.{name}": str(value) for name, value in given.items()}
     context |= {"github.action_path": str(ROOT), "github.repository": "owner/name", "runner.temp": str(folder / "temp")}
-    context |= {"github.event.pull_request.number": pull_request, "steps.compare.outputs.receipt": ""}
+    context |= {"github.event.pull_request.number": pull_request}
     binaries = folder / "bin"
     for place in (binaries, folder / "temp"):
         place.mkdir(parents=True)
@@ -85,7 +85,12 @@ def run_action(folder: Path, pull_request: str = "", **inputs: str) -> Ran:
 
 
 def filled(text: str, context: dict[str, str]) -> str:
-    return re.sub(r"\$\{\{ *([\w.-]+) *\}\}", lambda found: context[found[1]], text)
+    """Fill in expressions; outputs that a step didn't write are empty."""
+
+    def value(found: re.Match[str]) -> str:
+        return context.get(found[1], "") if found[1].startswith("steps.") else context[found[1]]
+
+    return re.sub(r"\$\{\{ *([\w.-]+) *\}\}", value, text)
 
 
 def pairs(file: Path) -> dict[str, str]:
