@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,17 @@ class Reports:
         return bool(self.settings.report or self.settings.card)
 
     def complete(self, document: Document) -> Document:
-        """Return a document with the command line and the environment."""
+        """Return a document with the command line and the environment.
+
+        Without a report, the date and the load are left out: the same command prints the same document again.
+        """
         from onnxprune.runtime.environment import environment
 
-        run = {"command": ["onnxprune", *self.arguments], "options": dict(self.options)}
-        return {**document, **run, "environment": document.get("environment") or environment()}
+        run: dict[str, Any] = {"command": ["onnxprune", *self.arguments], "options": dict(self.options)}
+        if "environment" not in document:
+            found = environment()
+            run["environment"] = found if self.asked else replace(found, date="", load=None)
+        return {**document, **run}
 
     def write(self, document: Document) -> Iterator[Path]:
         """Write the reports of a complete document, and yield their files.
