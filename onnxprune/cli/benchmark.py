@@ -150,7 +150,7 @@ def command(
     slower = regression_gates(changes, most)
     report = benchmark_document(found, changes, [*gates, *slower])
     if output is not None:
-        write_text(output, to_json(report))
+        write_text(output, to_json(out.completed(report)))
     if plot is not None:
         case = found.cases[0]
         plot_layers(case.layers, (names[0], names[1]), f"on {case.provider}", plot)

@@ -170,6 +170,11 @@ class Output:
         """
         click.get_current_context().meta[STOPPED] = text
 
+    def completed(self, document: Document) -> Document:
+        """Return a document as JSON has it: with the command line and the environment."""
+        receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
+        return document if receipt is None else receipt.complete(document)
+
     def _reported(self, document: Document) -> Document:
         """Write the reports that were asked for; return the document as reports and JSON have it."""
         receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
