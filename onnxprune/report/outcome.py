@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from rich.console import RenderableType
 
@@ -76,13 +77,23 @@ def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableTy
     gain, faster = f"{speed.speedup.value:.2f}x as fast", speed.speedup
     wide = faster.high > _WIDE * faster.low
     interval = f" ({faster.low:.2f} to {faster.high:.2f}{', disturbed by other processes' if wide else ''})"
-    if faster.low > 1 and speed.before > speed.after:  # else rounds were too few, or disturbed
-        verdict = ((gain, GOOD), interval)
-    else:
-        equal = faster.low <= 1 and faster.high < _FASTER and not wide
-        word = "slower" if faster.high < 1 else "not faster" if equal else "speed unclear"
-        verdict = ((word, CODE), f": {gain}{interval}")
+    word = pace(faster, speed.before, speed.after)
+    verdict = ((gain, GOOD), interval) if word == "faster" else ((word, CODE), f": {gain}{interval}")
     return paragraph(line(*verdict, f", {times}; {smaller}"))
+
+
+def pace(faster: Estimate, before: float, after: float) -> Literal["faster", "slower", "not faster", "speed unclear"]:
+    """Return what a speed-up says.
+
+    Args:
+        faster: the speed-up.
+        before: seconds before, the median.
+        after: seconds after.
+    """
+    if faster.low > 1 and before > after:  # else rounds were too few, or disturbed
+        return "faster"
+    equal = faster.low <= 1 and faster.high < _FASTER and faster.high <= _WIDE * faster.low
+    return "slower" if faster.high < 1 else "not faster" if equal else "speed unclear"
 
 
 def _answers(found: Outcome) -> RenderableType:

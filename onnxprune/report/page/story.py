@@ -12,7 +12,7 @@ from onnxprune.evaluation.fidelity import Answers, Fidelity
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.documents import Document, plain
 from onnxprune.report.layout import change, milliseconds, share, si
-from onnxprune.report.outcome import figures_of, meaning
+from onnxprune.report.outcome import figures_of, meaning, pace
 from onnxprune.report.page.parts import Figure, Measured, Said, Story, Tone
 from onnxprune.report.page.reading import (
     Fields,
@@ -30,6 +30,7 @@ from onnxprune.settings.evaluation import METRICS, higher_is_better
 from onnxprune.version import REPORTS, __version__
 from onnxprune.workflow.gates import Gate
 
+_PACES: dict[str, Tone] = {"faster": "good", "slower": "bad"}
 _TONES: dict[str, Tone] = {"kept": "good", "partly kept": "warn", "not kept": "bad"}
 
 
@@ -135,8 +136,8 @@ def _speed(stage: Stage) -> Figure | None:
         faster, provider = estimate(last["speedup"]), cases[0]["provider"]
     if faster is None:
         return None
-    tone: Tone = "good" if faster.low > 1 else "bad" if faster.high < 1 else "plain"
-    words = "faster" if tone == "good" else "slower" if tone == "bad" else "not certain"
+    words = pace(faster, *times)
+    tone: Tone = _PACES.get(words, "plain")
     before, after = map(milliseconds, times)
     note = f"{words}: {faster.low:.2f} to {faster.high:.2f}, on {provider}"
     return Figure("Latency", before, after, f"{faster.value:.2f}x", note, share(times[1], times[0]), tone)
@@ -178,9 +179,9 @@ def _verdicts(stages: Sequence[Stage]) -> Iterator[Said]:
             yield Said("No stage pays: the model is best left as it is.", "warn")
         faster = estimate((stage.speed or {}).get("speedup")) if stage.top else None
         if stage.top and stage.speed and faster is not None:
-            tone = "good" if faster.low > 1 else "warn"
-            words = "Faster" if faster.low > 1 else "Slower" if faster.high < 1 else "Not certainly faster"
-            yield Said(f"{words}: {factor(faster)} on {stage.speed['provider']}.", tone)
+            words = pace(faster, stage.speed["before"], stage.speed["after"])
+            tone = "good" if words == "faster" else "warn"
+            yield Said(f"{words.capitalize()}: {factor(faster)} on {stage.speed['provider']}.", tone)
         yield from _kept(stage)
         if stage.top and (drop := estimate(stage.get("drop"))) is not None and isfinite(drop.value):
             most = stage.get("allowed", "drop")
