@@ -1,7 +1,7 @@
 """Prune ONNX models by rewriting their graphs, provably right.
 
 The workflow is a function each: `load` a model, `analyze` it, `plan` what to remove, `prune`, `repair` and `finetune`
-the result, `evaluate`, `verify` and `benchmark` it, `save` it. `shrink` does it all, as the command line does.
+the result, `evaluate`, `verify` and `benchmark` it, `save` it. `prune_model` does it all, as the command line does.
 
 The names below are the public API; they are imported when first used, so that the command line starts fast.
 
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
         LatencySettings as LatencySettings,
         LossSettings as LossSettings,
         PlanSettings as PlanSettings,
+        PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
-        ShrinkSettings as ShrinkSettings,
         Target as Target,
         TrainSettings as TrainSettings,
     )
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         calibration_reader as calibration_reader,
     )
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
+    from onnxprune.workflow.prune_model import PruneResult as PruneResult, prune_model as prune_model
     from onnxprune.workflow.pruning import (
         Pruned as Pruned,
         as_graphsurgeon as as_graphsurgeon,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
         repair as repair,
     )
     from onnxprune.workflow.quantizing import Quantized as Quantized, quantize as quantize
-    from onnxprune.workflow.shrinking import Shrunk as Shrunk, shrink as shrink
     from onnxprune.workflow.verifying import verify as verify
 
 _ERRORS = (
@@ -80,7 +80,7 @@ _ERRORS = (
 )
 _SETTINGS = (
     *("Augmentation", "BenchmarkSettings", "Constraints", "LatencySettings", "LossSettings", "PlanSettings"),
-    *("QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
+    *("QuantizeSettings", "PruneSettings", "Target", "TrainSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -102,7 +102,7 @@ _HOMES = {
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),
-    "workflow.shrinking": ("Shrunk", "shrink"),
+    "workflow.prune_model": ("PruneResult", "prune_model"),
     "workflow.verifying": ("verify",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxprune.report.documents import Document
     from onnxprune.report.layout import Tables
     from onnxprune.rewrite.verify import Verification
-    from onnxprune.settings import ShrinkSettings
+    from onnxprune.settings import PruneSettings
     from onnxprune.workflow.gates import Gate
 
 FORMS = ("table", "json", "markdown", "junit")
@@ -251,7 +251,7 @@ def warn_of_uncertain(out: Output, gates: Sequence[Gate]) -> None:
             out.warn(f"{gate}, so {gate.more} may decide otherwise")
 
 
-def nothing_written(model: Path, settings: ShrinkSettings) -> str:
+def nothing_written(model: Path, settings: PruneSettings) -> str:
     """Say that an interrupted `plan` wrote nothing, and how its measurements can be kept the next time."""
     text, data = "stopped; nothing was written", settings.calibration.data
     if data is None or settings.sensitivity is not None or settings.plan is not None or settings.planning.remove_blocks:

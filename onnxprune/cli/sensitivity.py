@@ -12,7 +12,7 @@ from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, PlanSettings, build
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 
 _EXAMPLES = """\b
 Examples:

@@ -12,7 +12,7 @@ from onnxprune.report.layout import BAD, CODE, GOOD, Tables, count, line, millis
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.train.finetune import FineTuned
 from onnxprune.workflow.outcome import Outcome, Speed
-from onnxprune.workflow.shrinking import Judged
+from onnxprune.workflow.prune_model import Judged
 
 _STYLES: Mapping[Answers, str] = {"kept": GOOD, "partly kept": CODE, "not kept": BAD}
 _SAMPLES: Mapping[Judged, tuple[str, str]] = {

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
         Policies as Policies,
         Target as Target,
     )
-    from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
-    from onnxprune.settings.running import RunSettings as RunSettings
-    from onnxprune.settings.shrinking import (
+    from onnxprune.settings.pruning import (
         DataSettings as DataSettings,
+        PruneSettings as PruneSettings,
         RepairSettings as RepairSettings,
-        ShrinkSettings as ShrinkSettings,
         TrimSettings as TrimSettings,
     )
+    from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
+    from onnxprune.settings.running import RunSettings as RunSettings
     from onnxprune.settings.training import (
         Augmentation as Augmentation,
         LossSettings as LossSettings,
@@ -40,7 +40,7 @@ _HOMES = {
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "quantization": ("QuantizeSettings",),
     "running": ("RunSettings",),
-    "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),
+    "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }
 

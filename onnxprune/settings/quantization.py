@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from onnxprune.settings.declare import Rule, Settings, setting
+from onnxprune.settings.pruning import DataSettings
 from onnxprune.settings.running import RunSettings
-from onnxprune.settings.shrinking import DataSettings
 
 Kind = Literal["static", "dynamic", "int8-weights", "int4-weights", "float16"]
 Calibration = Literal["minmax", "percentile", "entropy"]

@@ -23,9 +23,9 @@ from onnxprune.model.states import fitted, state_inputs
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
-from onnxprune.settings import ShrinkSettings
+from onnxprune.settings import PruneSettings
 from onnxprune.shapes import runnable_inputs
-from onnxprune.workflow.shrinking import Judged, Shrunk
+from onnxprune.workflow.prune_model import Judged, PruneResult
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Outcome:
     trained: bool
 
 
-def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = silent) -> Outcome:
+def outcome(result: PruneResult, settings: PruneSettings, *, progress: Progress = silent) -> Outcome:
     """Measure what a run brought, in a few seconds.
 
     Args:
@@ -91,8 +91,8 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
 
     Example:
         >>> import onnxprune as op
-        >>> settings = op.ShrinkSettings(planning=op.PlanSettings(ratio=0.5))
-        >>> found = outcome(op.shrink("models/digits_resnet.onnx", settings), settings)
+        >>> settings = op.PruneSettings(planning=op.PlanSettings(ratio=0.5))
+        >>> found = outcome(op.prune_model("models/digits_resnet.onnx", settings), settings)
         >>> found.judged, found.fidelity.metric
         ('generated', 'agreement')
     """
@@ -117,7 +117,7 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
     )
 
 
-def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str, float]:
+def _speed(result: PruneResult, settings: PruneSettings) -> tuple[Speed | None, str, float]:
     """Return the speed or why it wasn't measured, and the seconds that both models take for a sample; 0 if unknown."""
     known: dict[str, Any] | None = None if settings.plan is not None else result.plan.settings.get("latency")
     if known is not None:
@@ -151,7 +151,7 @@ def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str,
 
 
 def _compared(
-    result: Shrunk, settings: ShrinkSettings, seconds: float, progress: Progress
+    result: PruneResult, settings: PruneSettings, seconds: float, progress: Progress
 ) -> tuple[Evaluation | None, Judged, str]:
     """Return the evaluation of the result against the original, on which samples, or why there is none."""
     tuned = result.tuned

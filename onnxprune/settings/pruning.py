@@ -1,4 +1,4 @@
-"""How to get from a model to a smaller one: the settings of `shrink`, of `verify` and of their commands."""
+"""How to get from a model to a smaller one: the settings of `prune_model`, of `verify` and of their commands."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class TrimSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class ShrinkSettings(Settings):
+class PruneSettings(Settings):
     """How to make a model smaller."""
 
     _rules: ClassVar = (
