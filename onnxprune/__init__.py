@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from onnxprune.settings import (
         Augmentation as Augmentation,
         BenchmarkSettings as BenchmarkSettings,
+        CleanSettings as CleanSettings,
         Constraints as Constraints,
         LatencySettings as LatencySettings,
         LossSettings as LossSettings,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         CalibrationReader as CalibrationReader,
         calibration_reader as calibration_reader,
     )
+    from onnxprune.workflow.cleaning import Cleaned as Cleaned, clean as clean
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
     from onnxprune.workflow.prune_model import PruneResult as PruneResult, prune_model as prune_model
     from onnxprune.workflow.pruning import (
@@ -79,7 +81,15 @@ _ERRORS = (
     *("UsageError", "VerificationError"),
 )
 _SETTINGS = (
-    *("Augmentation", "BenchmarkSettings", "Constraints", "LatencySettings", "LossSettings", "PlanSettings"),
+    *(
+        "Augmentation",
+        "BenchmarkSettings",
+        "CleanSettings",
+        "Constraints",
+        "LatencySettings",
+        "LossSettings",
+        "PlanSettings",
+    ),
     *("QuantizeSettings", "PruneSettings", "Target", "TrainSettings"),
 )
 _HOMES = {
@@ -99,6 +109,7 @@ _HOMES = {
     "train.finetune": ("FineTuned", "finetune"),
     "workflow.analysis": ("TracedModel", "analyze"),
     "workflow.calibration": ("CalibrationReader", "calibration_reader"),
+    "workflow.cleaning": ("Cleaned", "clean"),
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),

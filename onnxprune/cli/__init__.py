@@ -16,7 +16,19 @@ from onnxprune.version import __version__
 __all__ = ["cli", "main"]
 
 COMMANDS = (
-    *("inspect", "explain", "plan", "prune", "quantize", "verify", "evaluate", "finetune", "sensitivity", "benchmark"),
+    *(
+        "inspect",
+        "explain",
+        "plan",
+        "clean",
+        "prune",
+        "quantize",
+        "verify",
+        "evaluate",
+        "finetune",
+        "sensitivity",
+        "benchmark",
+    ),
     *("rules", "cache", "doctor"),
 )
 

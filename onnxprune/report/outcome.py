@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from rich.console import RenderableType
 
+from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation.fidelity import Answers, Fidelity, fidelity
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.layout import BAD, CODE, GOOD, Tables, count, line, milliseconds, paragraph, percent, si
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.train.finetune import FineTuned
-from onnxprune.workflow.outcome import Outcome, Speed
+from onnxprune.workflow.outcome import Outcome
 from onnxprune.workflow.prune_model import Judged
 
 _STYLES: Mapping[Answers, str] = {"kept": GOOD, "partly kept": CODE, "not kept": BAD}

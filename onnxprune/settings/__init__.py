@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.settings.benchmarking import BenchmarkSettings as BenchmarkSettings
+    from onnxprune.settings.cleaning import CleanSettings as CleanSettings
     from onnxprune.settings.declare import Settings as Settings, build as build, given as given
     from onnxprune.settings.evaluation import TaskSettings as TaskSettings
     from onnxprune.settings.planning import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "benchmarking": ("BenchmarkSettings",),
+    "cleaning": ("CleanSettings",),
     "declare": ("Settings", "build", "given"),
     "evaluation": ("TaskSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),

@@ -257,11 +257,11 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
         fix_batch(written)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
-    whole = PruneResult(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
+    done = PruneResult(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
     if data is None:
-        return whole
+        return done
     rest, judged = _apart(data, synthetic=calibration.data == "random")
-    return replace(whole, data=rest, judged=judged)
+    return replace(done, data=rest, judged=judged)
 
 
 def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:

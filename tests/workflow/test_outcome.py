@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune as op
+from onnxprune.benchmarking import speed
 from onnxprune.data import Data
 from onnxprune.errors import UsageError
 from onnxprune.settings import PruneSettings, build
@@ -25,8 +26,8 @@ TRAIN = MODELS / "digits_train.npz"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.01)
-    monkeypatch.setattr(module, "_REPEATS", 1)
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "_REPEATS", 1)
 
 
 def shrunk(**options: Any) -> tuple[PruneResult, Outcome]:
