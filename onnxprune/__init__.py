@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         PlanSettings as PlanSettings,
         PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
+        ShrinkSettings as ShrinkSettings,
         Target as Target,
         TrainSettings as TrainSettings,
     )
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         calibration_reader as calibration_reader,
     )
     from onnxprune.workflow.cleaning import Cleaned as Cleaned, clean as clean
+    from onnxprune.workflow.pipeline import ShrinkResult as ShrinkResult, shrink as shrink
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
     from onnxprune.workflow.prune_model import PruneResult as PruneResult, prune_model as prune_model
     from onnxprune.workflow.pruning import (
@@ -90,7 +92,7 @@ _SETTINGS = (
         "LossSettings",
         "PlanSettings",
     ),
-    *("QuantizeSettings", "PruneSettings", "Target", "TrainSettings"),
+    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -110,6 +112,7 @@ _HOMES = {
     "workflow.analysis": ("TracedModel", "analyze"),
     "workflow.calibration": ("CalibrationReader", "calibration_reader"),
     "workflow.cleaning": ("Cleaned", "clean"),
+    "workflow.pipeline": ("ShrinkResult", "shrink"),
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),

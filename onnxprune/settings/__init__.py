@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.settings.cleaning import CleanSettings as CleanSettings
     from onnxprune.settings.declare import Settings as Settings, build as build, given as given
     from onnxprune.settings.evaluation import TaskSettings as TaskSettings
+    from onnxprune.settings.pipeline import ShrinkSettings as ShrinkSettings
     from onnxprune.settings.planning import (
         Constraints as Constraints,
         LatencySettings as LatencySettings,
@@ -39,6 +40,7 @@ _HOMES = {
     "cleaning": ("CleanSettings",),
     "declare": ("Settings", "build", "given"),
     "evaluation": ("TaskSettings",),
+    "pipeline": ("ShrinkSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "quantization": ("QuantizeSettings",),
     "running": ("RunSettings",),

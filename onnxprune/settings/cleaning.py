@@ -15,8 +15,8 @@ OptimizerName = Literal["onnxruntime", "onnxsim"]
 class CleanSettings(Settings):
     """How to clean a model."""
 
-    optimizers: tuple[OptimizerName, ...] = setting(
-        (),
+    optimizers: tuple[OptimizerName, ...] | None = setting(
+        None,
         "Optimizers to try: onnxruntime (its rewrites that keep standard operators) or onnxsim.",
         shown="all that are installed",
     )

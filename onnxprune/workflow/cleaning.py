@@ -122,7 +122,7 @@ def _clean(loaded: Model, settings: CleanSettings, progress: Progress) -> Cleane
     inputs = list(_inputs(base, settings))
     tolerance = default_tolerance(base)
     before = Cleaner("file", original, count_nodes(original.graph), file_size(loaded) or pieces(original)[0], 0.0)
-    names = settings.optimizers or tuple(OPTIMIZERS)
+    names = tuple(OPTIMIZERS) if settings.optimizers is None else settings.optimizers
     present = [name for name in names if installed(name)]
     tried = [_checked(NORMALIZED, base, before, inputs, tolerance)]
     for number, name in enumerate(present):
