@@ -60,7 +60,7 @@ HARDWARE: Mapping[HardwareName, Hardware] = {
     ),
     "tensorrt": Hardware(
         *("tensorrt", 8, ("float16",), "tensor cores take multiples of 8; INT8 needs symmetric activations"),
-        "https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html",
+        "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html",
     ),
     "openvino": Hardware(
         *("openvino", 16, ("static", "float16"), "QDQ models run in INT8; float16 on its GPUs"),
@@ -76,7 +76,7 @@ HARDWARE: Mapping[HardwareName, Hardware] = {
         "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html",
     ),
     "coreml": Hardware(
-        *("coreml", 16, ("float16",), "its Neural Engine computes in float16; QDQ nodes run on the CPU"),
+        *("coreml", 16, ("float16",), "its Neural Engine computes in float16; it lists no quantized operators"),
         "https://onnxruntime.ai/docs/execution-providers/CoreML-ExecutionProvider.html",
     ),
     "webgpu": Hardware(

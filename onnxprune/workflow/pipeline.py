@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
@@ -27,7 +27,7 @@ from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
 from onnxprune.cost.cost import stored_weights
 from onnxprune.data import Data, Dataset
-from onnxprune.errors import DataError, OnnxPruneError, UsageError, VerificationError
+from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.evaluation.fidelity import largest_kept
 from onnxprune.model.file import Model, Source, file_size, load
@@ -38,10 +38,9 @@ from onnxprune.progress import Progress, silent, within
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import prepare
 from onnxprune.runtime.library import custom_ops
-from onnxprune.runtime.provider import Provider, parse_provider
+from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.sensitivity import drop
-from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings
-from onnxprune.settings.declare import Settings, build, either, flat, given, plain, read
+from onnxprune.settings.declare import build, either, flat, given, plain, read
 from onnxprune.settings.hardware import HARDWARE, Hardware
 from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings, StageName
 from onnxprune.settings.planning import Target
@@ -49,100 +48,18 @@ from onnxprune.settings.pruning import LIMIT
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.cleaning import NORMALIZED, clean
 from onnxprune.workflow.drop import DropMeasure, Parts, divide
+from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
 from onnxprune.workflow.outlook import Outlook, outlook
-from onnxprune.workflow.prune_model import prune_model
-from onnxprune.workflow.quantizing import quantize
+from onnxprune.workflow.stages import CHOICES, STAGES, Made, Stage, Task
 
 log = logging.getLogger(__name__)
 
 _ALLOWED = 0.01  # drop, where nothing is asked for and no input can be disturbed
 _CHANGED = 0.98  # of the bytes, above which a model isn't smaller
-_CHOICES = ("kind", "calibration", "weight_bits", "objective")  # settings of `quantize` that a form makes needless
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
 _LONGEST = 2.0  # seconds of a run of both models, above which they aren't timed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Task:
-    """What a stage is to do.
-
-    Attributes:
-        model: the best model so far.
-        settings: the settings of the stage.
-        progress: called with phases and their parts.
-    """
-
-    model: Model
-    settings: Any
-    progress: Progress = silent
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Made:
-    """What a stage made.
-
-    Attributes:
-        model: the model.
-        told: what was done, in words.
-        again: settings of the stage that make the same again, without choosing; None for those that don't apply then.
-    """
-
-    model: Model
-    told: str
-    again: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _clean(task: Task) -> Made:
-    found = clean(task.model, task.settings, progress=task.progress)
-    if found.best is None:
-        raise VerificationError("OP507", "nothing makes it better")
-    name = found.best.name
-    again = {"optimizers": () if name == NORMALIZED else (name,), "timed": False}
-    return Made(found.model, f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {name}", again)
-
-
-def _prune(task: Task) -> Made:
-    found = prune_model(task.model, task.settings, progress=task.progress)
-    if not (found.plan.removed or found.plan.blocks or found.analysis.resized):
-        raise VerificationError("OP507", "nothing need be removed")
-    before, after = found.plan.before["macs"], found.plan.after["macs"]
-    share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
-    return Made(found.model, share + (", repaired" if found.repairs else ""))
-
-
-def _quantize(task: Task) -> Made:
-    found = quantize(task.model, task.settings, progress=task.progress)
-    form = {"kind": found.best.kind, **found.best.about, "kept": list(found.best.kept)}
-    kept = f", {len(found.best.kept)} nodes in float" if found.best.kept else ""
-    return Made(found.model, f"{found.best.kind}{kept}", {"form": form, "timed": None, **dict.fromkeys(_CHOICES)})
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of the pipeline.
-
-    Attributes:
-        name: its name.
-        settings: the class of its settings.
-        run: what it does.
-        lossy: whether it may change answers.
-    """
-
-    name: StageName
-    settings: type[Settings]
-    run: Callable[[Task], Made]
-    lossy: bool = True
-
-
-STAGES: tuple[Stage, ...] = (
-    Stage("clean", CleanSettings, _clean, lossy=False),
-    Stage("prune", PruneSettings, _prune),
-    Stage("quantize", QuantizeSettings, _quantize),
-)
-"""The stages, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +201,8 @@ class Pipeline:
             cause = f"there is no stage {min(unknown)!r}"
             raise UsageError("OP602", cause, hint=f"stages are {', '.join(stage.name for stage in STAGES)}")
         self.hardware: Hardware | None = HARDWARE[settings.hardware] if settings.hardware else None
-        self.provider, self.notes = _provider(self.hardware)
+        self.provider, self.notes = place(self.hardware)
+        self.timed = settings.timed and not self.notes
         self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
         self.parts: Parts | None = None
         for stage in self.stages:
@@ -334,13 +252,13 @@ class Pipeline:
             "seed": settings.seed,
             "threads": settings.threads,
             "custom_ops": settings.running.custom_ops,
-            "timed": settings.timed,
+            "timed": self.timed and self.provider.name == CPU,  # stages know the CPU's times only
             "provider": None if self.provider.short == "cpu" else self.provider.short,
             **EFFORTS[settings.effort].get(stage.name, {}),
         }
         if hardware is not None:
             values |= {"round_to": hardware.channels, "kind": hardware.kinds, "weight_bits": hardware.weight_bits}
-        if stage.name == "quantize" and settings.timed:
+        if stage.name == "quantize" and values["timed"]:
             values["objective"] = settings.objective
         if stage.name == "prune":
             values |= {"max_drop": left, "target": tuple(targets) or None}
@@ -348,9 +266,10 @@ class Pipeline:
         known = {declared.name for declared in flat(stage.settings)}
         common = {name: value for name, value in values.items() if name in known and value is not None}
         if "form" in own:
-            common = {name: value for name, value in common.items() if name not in _CHOICES}
-        if stage.lossy and self.parts is not None:
-            common["data"] = self.parts.training
+            common = {name: value for name, value in common.items() if name not in CHOICES}
+        data = settings.samples.data if self.parts is None else self.parts.training
+        if stage.lossy and data is not None:
+            common["data"] = data
             if settings.samples.limit is not None:
                 common["limit"] = settings.samples.limit
         else:
@@ -390,7 +309,7 @@ class Pipeline:
 
     def _seconds(self) -> float:
         """Return the seconds of running the file on a sample, roughly."""
-        how = SessionSettings(Provider("CPUExecutionProvider"), self.settings.threads)
+        how = SessionSettings(Provider(CPU), self.settings.threads)
         try:
             return TimedSession(self.analysis.original, self.example, how).first
         except OnnxPruneError:
@@ -488,7 +407,7 @@ class Pipeline:
                 assert verdict.drop is not None
                 why = f"the drop would be {verdict.drop.value:.2%}, more than the {measure.max_drop:.2%} allowed"
                 return replace(verdict, kept=False, why=why)
-        if self.settings.timed:
+        if self.timed:
             progress("time", 0, None)
             speed, untimed = self._speed(best.proto, made.model.proto)
             verdict = replace(verdict, speed=speed)
@@ -502,7 +421,7 @@ class Pipeline:
         faster = verdict.speed is not None and verdict.speed.speedup.low > 1
         if larger and (self.settings.objective == "size" or not faster):
             return replace(verdict, kept=False, why="it makes the model larger")
-        if self.settings.timed and stage.lossy and not smaller and not faster:
+        if self.timed and stage.lossy and not smaller and not faster:
             return replace(verdict, kept=False, why="it makes the model neither faster nor smaller")
         return verdict
 
@@ -588,19 +507,6 @@ class Pipeline:
 
 def _unlabeled(data: Dataset) -> Dataset:
     return replace(data, recipe=replace(data.recipe, labels="none")) if isinstance(data, Data) else data
-
-
-def _provider(hardware: Hardware | None) -> tuple[Provider, tuple[str, ...]]:
-    """Return where models are timed: on the hardware if it is here, else on the CPU, which is said."""
-    from onnxprune.runtime.library import import_onnxruntime
-
-    cpu = parse_provider("cpu")
-    if hardware is None or hardware.provider == "cpu":
-        return cpu, ()
-    wanted = parse_provider(hardware.provider)
-    if wanted.name in import_onnxruntime().get_available_providers():
-        return wanted, ()
-    return cpu, (f"{wanted.name} isn't here: times are those of this machine's CPU, and say nothing of it",)
 
 
 def _sign(model: ModelProto, result: ShrinkResult) -> None:
