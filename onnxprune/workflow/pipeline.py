@@ -205,7 +205,7 @@ class Pipeline:
         self.timed = settings.timed and not self.notes
         self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
         self.parts: Parts | None = None
-        for stage in self.stages:
+        for stage in STAGES:
             self._settings(stage)  # refuses what is wrong before the work
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
