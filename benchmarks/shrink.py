@@ -35,11 +35,12 @@ _CALIBRATION, _SEED = 128, 0
 _ROUNDS, _SECONDS = 25, 0.2
 
 NOTES = (
-    "Every way gets the same samples to work with, and is judged on others: *answers* are those that equal the file's, in "
-    "the terms of the task, and *accuracy* is by labels where there are some. *Speed* is on ONNX Runtime's CPU provider, "
-    "all ways measured in turns with the file; *took* is the time of making it. `shrink` and `prune` may lose one point.",
-    "*INT8 as documented* is `quant_pre_process` and `quantize_static` of onnxruntime.quantization with their defaults; "
-    "*onnxslim + INT8* has onnxslim in place of the former. They are kept whatever they cost.",
+    "Every way gets the same samples to work with, and is judged on others: *answers* are those that equal the "
+    "file's, in the terms of the task, and *accuracy* is by labels where there are some. *Speed* is on ONNX "
+    "Runtime's CPU provider, all ways measured in turns with the file; *took* is the time of making it. "
+    "`shrink` and `prune` may lose one point.",
+    "*INT8 as documented* is `quant_pre_process` and `quantize_static` of onnxruntime.quantization with their "
+    "defaults; *onnxslim + INT8* has onnxslim in place of the former. They are kept whatever they cost.",
 )
 
 
@@ -179,14 +180,15 @@ def measured(subject: Subject, way: str) -> Outcome:
     fast, close = ratio(times["file"], times["made"]), fidelity(found)
     accuracy = None if close is None or close.accuracy is None else close.accuracy.model.value
     return Outcome(
-        *(subject.name, way, made.ByteSize(), (fast.value, fast.low, fast.high)),
-        *(
-            None if close is None else close.value.value,
-            "" if close is None else close.metric,
-            accuracy,
-            seconds,
-            remark,
-        ),
+        model=subject.name,
+        way=way,
+        size=made.ByteSize(),
+        speed=(fast.value, fast.low, fast.high),
+        answers=None if close is None else close.value.value,
+        metric="" if close is None else close.metric,
+        accuracy=accuracy,
+        seconds=seconds,
+        remark=remark,
     )
 
 
@@ -195,17 +197,18 @@ def tables(found: list[Outcome], sizes: Mapping[str, int]) -> list[Table]:
     columns: list[Column[Outcome]] = [
         Column("way", lambda o: o.way, True),
         Column("file", lambda o: "" if o.size is None else percent(o.size / sizes[o.model])),
-        Column(
-            "speed", lambda o: "" if o.speed is None else f"{o.speed[0]:.2f}x ({o.speed[1]:.2f} to {o.speed[2]:.2f})"
-        ),
+        Column("speed", _speed),
         Column("answers", _answers),
         Column("accuracy", lambda o: "" if o.accuracy is None else percent(o.accuracy)),
         Column("took", lambda o: f"{o.seconds:.0f} s"),
         Column("remark", lambda o: o.remark, True),
     ]
-    return [
-        Table.of(name, columns, [o for o in found if o.model == name]) for name in dict.fromkeys(o.model for o in found)
-    ]
+    names = dict.fromkeys(o.model for o in found)
+    return [Table.of(name, columns, [o for o in found if o.model == name]) for name in names]
+
+
+def _speed(outcome: Outcome) -> str:
+    return "" if outcome.speed is None else "{:.2f}x ({:.2f} to {:.2f})".format(*outcome.speed)
 
 
 def _answers(outcome: Outcome) -> str:
@@ -235,9 +238,8 @@ def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) 
     found = [done[name] for name in everything if name in done]
     sizes = {s.name: s.model.stat().st_size for s in subjects()}
     settings: dict[str, Any] = {"clock": "wall", "threads": 1, "max_drop": MAX_DROP}
-    report = Report(
-        "shrink", "From a file to a smaller one", NOTES, tables(found, sizes), settings, {"outcomes": found}
-    )
+    title = "From a file to a smaller one"
+    report = Report("shrink", title, NOTES, tables(found, sizes), settings, {"outcomes": found})
     report.publish(output, whole=only == "*")
 
 
