@@ -1,7 +1,8 @@
 """Prune ONNX models by rewriting their graphs, provably right.
 
 The workflow is a function each: `load` a model, `analyze` it, `plan` what to remove, `prune`, `repair` and `finetune`
-the result, `evaluate`, `verify` and `benchmark` it, `save` it. `prune_model` does it all, as the command line does.
+the result, `evaluate`, `verify` and `benchmark` it, `save` it. `prune_model`, `clean` and `quantize` do what the
+commands `prune`, `clean` and `quantize` do, and `shrink` combines them.
 
 The names below are the public API; they are imported when first used, so that the command line starts fast.
 

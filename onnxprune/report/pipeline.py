@@ -26,7 +26,8 @@ from onnxprune.report.layout import (
 )
 from onnxprune.report.outcome import answers_line, gain_line
 from onnxprune.settings.evaluation import METRICS
-from onnxprune.workflow.pipeline import Expected, ShrinkResult, Verdict, duration
+from onnxprune.workflow.pipeline import ShrinkResult, Verdict, duration
+from onnxprune.workflow.stages import Expected
 
 
 def expected_tables(expected: Sequence[Expected], notes: Sequence[str] = ()) -> Tables:

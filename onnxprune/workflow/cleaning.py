@@ -41,7 +41,7 @@ _LARGER = 1.01  # of the file's bytes, above which a model counts as larger
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Cleaner:
     """What an optimizer made of a model.
 
@@ -62,6 +62,10 @@ class Cleaner:
     error: float = float("inf")
     speedup: Estimate | None = None
     failure: str | None = None
+
+    def __repr__(self) -> str:
+        """Return the optimizer, the number of nodes, and why it isn't taken."""
+        return f"Cleaner({self.name}: {self.nodes} nodes, {self.size:,} bytes, {self.failure or 'equal'})"
 
 
 @dataclass(frozen=True, slots=True)

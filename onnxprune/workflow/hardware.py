@@ -11,26 +11,29 @@ from onnxprune.runtime.provider import Provider, parse_provider
 from onnxprune.settings.hardware import Hardware
 
 
-def place(hardware: Hardware | None) -> tuple[Provider, tuple[str, ...]]:
-    """Return the provider to run models on, and what to tell if that isn't the hardware: times then mean nothing.
+def place(hardware: Hardware | None) -> tuple[Provider, bool, tuple[str, ...]]:
+    """Return the provider to run models on, whether times there are those of the hardware, and what to tell of it.
 
     Args:
         hardware: the hardware that a model is for; None for this machine's CPU.
 
     Example:
-        >>> place(None)[0].short
-        'cpu'
+        >>> provider, here, _ = place(None)
+        >>> provider.short, here
+        ('cpu', True)
     """
     cpu = parse_provider("cpu")
     if hardware is None:
-        return cpu, ()
-    wanted = parse_provider(hardware.provider)
+        return cpu, True, ()
+    notes = [f"{hardware.why} ({hardware.source})"]
+    wanted, missing = parse_provider(hardware.provider), ""
     if wanted.name not in import_onnxruntime().get_available_providers():
-        return cpu, (f"{wanted.name} isn't here, so nothing is timed: stages are kept by answers and size",)
-    if hardware.machine and hardware.machine not in (platform.machine(), *_flags()):
-        what = f"this machine's processor has no {hardware.machine}"
-        return cpu, (f"{what}, so nothing is timed: stages are kept by answers and size",)
-    return wanted, ()
+        missing = f"{wanted.name} isn't here"
+    elif hardware.machine and hardware.machine not in (platform.machine(), *_flags()):
+        missing = f"this machine's processor has no {hardware.machine}"
+    if missing:
+        return cpu, False, (*notes, f"{missing}, so nothing is timed: stages are kept by answers and size")
+    return wanted, True, tuple(notes)
 
 
 def _flags() -> list[str]:

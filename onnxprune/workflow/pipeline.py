@@ -44,15 +44,14 @@ from onnxprune.settings.declare import build, either, flat, given, plain, read
 from onnxprune.settings.hardware import HARDWARE, Hardware
 from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings, StageName
 from onnxprune.settings.planning import Target
-from onnxprune.settings.pruning import LIMIT
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.drop import DropMeasure, Parts, divide
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
-from onnxprune.workflow.outlook import Outlook, outlook
-from onnxprune.workflow.stages import CHOICES, STAGES, Made, Stage, Task
+from onnxprune.workflow.outlook import outlook
+from onnxprune.workflow.stages import CHOICES, STAGES, Expected, Made, Situation, Stage, Task
 
 log = logging.getLogger(__name__)
 
@@ -60,25 +59,6 @@ _ALLOWED = 0.01  # drop, where nothing is asked for and no input can be disturbe
 _CHANGED = 0.98  # of the bytes, above which a model isn't smaller
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
 _LONGEST = 2.0  # seconds of a run of both models, above which they aren't timed
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a stage is expected to bring.
-
-    Attributes:
-        stage: the stage.
-        what: this in words.
-        size: bytes of the file afterwards, of each stage alone; None if that isn't known.
-        seconds: the time that it takes, roughly.
-        skipped: why it won't be tried; empty if it will.
-    """
-
-    stage: StageName
-    what: str
-    size: int | None = None
-    seconds: float = 0.0
-    skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +86,7 @@ class Verdict:
     again: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ShrinkResult:
     """The result of `shrink`.
 
@@ -143,6 +123,10 @@ class ShrinkResult:
     missed: tuple[str, ...] = ()
     stopped: bool = False
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the stages that were kept, and the sizes."""
+        return f"ShrinkResult({', '.join(self.kept) or 'nothing kept'}: {self.size[0]:,} to {self.size[1]:,} bytes)"
 
     @property
     def kept(self) -> tuple[StageName, ...]:
@@ -201,8 +185,8 @@ class Pipeline:
             cause = f"there is no stage {min(unknown)!r}"
             raise UsageError("OP602", cause, hint=f"stages are {', '.join(stage.name for stage in STAGES)}")
         self.hardware: Hardware | None = HARDWARE[settings.hardware] if settings.hardware else None
-        self.provider, self.notes = place(self.hardware)
-        self.timed = settings.timed and not self.notes
+        self.provider, here, self.notes = place(self.hardware)
+        self.timed = settings.timed and here
         self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
         self.parts: Parts | None = None
         for stage in STAGES:
@@ -211,9 +195,9 @@ class Pipeline:
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
         if settings.samples.data is not None:
-            everything = open_samples(
-                replace(settings.samples, limit=None), graph, near=loaded.path, seed=settings.seed
-            )
+            samples = settings.samples
+            whole = samples if samples.data == "random" else replace(samples, limit=None)
+            everything = open_samples(whole, graph, near=loaded.path, seed=settings.seed)
             self.parts = divide(everything, len(everything), settings.seed, training=True)
             if settings.max_drop is None and not self.targets:  # what goes unnoticed is told by answers, not by labels
                 work, choosing = _unlabeled(self.parts.training), _unlabeled(self.parts.choosing)
@@ -223,7 +207,15 @@ class Pipeline:
             if self.parts is not None
             else runnable_inputs(graph.proto, graph.shapes.inputs, settings.seed)
         )
-        self.expected = tuple(self._expected(outlook(self.analysis)))
+        situation = Situation(
+            outlook(self.analysis),
+            seconds=self._seconds(),
+            layers=len(self.analysis.cost.layers),
+            groups=len(graph.groups),
+            samples=0 if self.parts is None else len(self.parts.training),
+            limited=bool(self.targets or settings.options.get("prune")),
+        )
+        self.expected = tuple(stage.expected(situation) for stage in self.stages)
         self.measure: DropMeasure | None = None
         self.allowed: float | None = settings.max_drop
         self.basis = "asked for" if settings.max_drop is not None else ""
@@ -243,7 +235,10 @@ class Pipeline:
                     stopped = True
                     break
                 verdicts.append(verdict)
-        return self._judged(best, tuple(verdicts), stopped)
+        try:
+            return self._judged(best, tuple(verdicts), stopped)
+        except KeyboardInterrupt:
+            return self._judged(best, tuple(verdicts), True)
 
     def _settings(self, stage: Stage, left: float | None = None, targets: Sequence[Target] = ()) -> Any:
         """Return the settings of a stage: those common to all, of the effort, of the hardware, and the user's own."""
@@ -267,6 +262,8 @@ class Pipeline:
         common = {name: value for name, value in values.items() if name in known and value is not None}
         if "form" in own:
             common = {name: value for name, value in common.items() if name not in CHOICES}
+        if stage.name == "clean" and self.parts is not None:
+            common["inputs"] = self.example
         data = settings.samples.data if self.parts is None else self.parts.training
         if stage.lossy and data is not None:
             common["data"] = data
@@ -275,37 +272,6 @@ class Pipeline:
         else:
             common = {n: v for n, v in common.items() if n not in ("limit", "calibration", "max_drop")}
         return build(stage.settings, {**common, **own})
-
-    def _expected(self, found: Outlook) -> Iterator[Expected]:
-        """Yield what each stage is expected to bring, and how long it takes."""
-        seconds = self._seconds()
-        layers = len(self.analysis.cost.layers)
-        for stage in self.stages:
-            match stage.name:
-                case "clean":
-                    nodes = found.cleaning.nodes
-                    what = "fewer nodes" if nodes is None else f"at most {nodes[1]:,} of {nodes[0]:,} nodes"
-                    yield Expected("clean", what, found.cleaning.bytes[1], 15 + 60 * seconds)
-                case "prune":
-                    budget = self.targets or self.parts is not None or self.settings.options.get("prune")
-                    skipped = "" if budget else "it needs a `target`, or inputs to limit the loss by (`data`)"
-                    if found.pruning is None:
-                        skipped = "no channel can be removed"
-                    limit = LIMIT if self.parts is None else min(LIMIT, len(self.parts.training) // 2)
-                    runs = limit * (0.25 * len(self.analysis.graph.groups) + 2 + 5 * 7)
-                    what = "what the limits ask for" if self.targets else "as much as the drop allows"
-                    size = None if found.pruning is None else found.pruning.bytes
-                    if size is not None and not self.targets:
-                        what += "; half of the MACs would leave this file"
-                    yield Expected("prune", what, size, 5 + seconds * runs, skipped)
-                case "quantize":
-                    skipped = (
-                        "" if self.parts is not None else "it needs inputs to find ranges and errors with (`data`)"
-                    )
-                    if found.int8 is None:
-                        skipped = "no layer has weights of real numbers"
-                    runs = 96 * 3 + 64 * (10 + layers)
-                    yield Expected("quantize", "INT8 weights", found.int8, 10 + 0.3 * layers + seconds * runs, skipped)
 
     def _seconds(self) -> float:
         """Return the seconds of running the file on a sample, roughly."""
@@ -404,8 +370,10 @@ class Pipeline:
             if found.not_finite:
                 return replace(verdict, kept=False, why="it gives outputs that aren't finite")
             if not measure.accepts(found):
-                assert verdict.drop is not None
-                why = f"the drop would be {verdict.drop.value:.2%}, more than the {measure.max_drop:.2%} allowed"
+                loss = drop(found, measure.metric).value
+                why = f"the drop would be {loss:.2%}, more than the {measure.max_drop:.2%} allowed"
+                if loss <= measure.max_drop:
+                    why = "more right answers become wrong than the drop explains"
                 return replace(verdict, kept=False, why=why)
         if self.timed:
             progress("time", 0, None)

@@ -21,8 +21,8 @@ from onnxprune.model.file import load
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
 from onnxprune.workflow import pipeline
 from onnxprune.workflow.hardware import place
-from onnxprune.workflow.pipeline import Expected, Pipeline, planned
-from onnxprune.workflow.stages import STAGES, Made, Stage, Task
+from onnxprune.workflow.pipeline import Pipeline, planned
+from onnxprune.workflow.stages import STAGES, Expected, Made, Stage, Task
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits_resnet.onnx"
@@ -249,11 +249,11 @@ def test_settings_of_stages_are_checked_before_the_work(monkeypatch: pytest.Monk
 def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = build(ShrinkSettings, {**QUICK, "hardware": "tensorrt"})
     with planned(load(DIGITS), settings) as found:
-        assert not found.timed and "TensorrtExecutionProvider isn't here" in found.notes[0]
+        assert not found.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
         prune, quantize = found._settings(STAGES[1], 0.01), found._settings(STAGES[2])
     assert prune.planning.constraints.round_to == 8 and quantize.kind == ("float16",) and not quantize.timed
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse"])
-    assert "no avx2" in place(pipeline.HARDWARE["avx2"])[1][0]
+    assert place(pipeline.HARDWARE["avx2"])[1] is False and "no avx2" in place(pipeline.HARDWARE["avx2"])[2][1]
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse", "avx2"])
     settings = build(ShrinkSettings, {"data": TEST, "hardware": "avx2"})
     with planned(load(DIGITS), settings) as found:
