@@ -113,7 +113,8 @@ def _prune_expected(now: Situation) -> Expected:
         return Expected("prune", "", skipped="no channel can be removed")
     if not (now.limited or now.samples):
         return Expected("prune", "", skipped="it needs a `target`, or inputs to limit the loss by (`data`)")
-    runs = min(LIMIT, now.samples // 2) * (0.25 * now.groups + 2 + 5 * 7)
+    calibrating, choosing = min(LIMIT, now.samples // 2), min(2000, now.samples // 4)
+    runs = calibrating * (0.25 * now.groups + 2) + 5 * (5 * calibrating + 2 * choosing)
     what = "what is asked for" if now.limited else "as much as the drop allows"
     return Expected("prune", f"{what}; half of the MACs would leave this file", found.bytes, 5 + now.seconds * runs)
 
