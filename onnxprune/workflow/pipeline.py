@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 _ALLOWED = 0.01  # drop, where nothing is asked for and no input can be disturbed
 _CHANGED = 0.98  # of the bytes, above which a model isn't smaller
+_BUDGETS = frozenset({"ratio", "plan", "target", "remove_blocks"})  # settings of `prune` that say how much to remove
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
 _LONGEST = 2.0  # seconds of a run of both models, above which they aren't timed
 
@@ -185,12 +186,14 @@ class Pipeline:
             cause = f"there is no stage {min(unknown)!r}"
             raise UsageError("OP602", cause, hint=f"stages are {', '.join(stage.name for stage in STAGES)}")
         self.hardware: Hardware | None = HARDWARE[settings.hardware] if settings.hardware else None
-        self.provider, here, self.notes = place(self.hardware)
-        self.timed = settings.timed and here
+        self.provider, self.here, self.notes = place(self.hardware)
+        self.timed = settings.timed and self.here
         self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
         self.parts: Parts | None = None
         for stage in STAGES:
-            self._settings(stage)  # refuses what is wrong before the work
+            self._settings(
+                stage, None if settings.samples.data is None else 0.0
+            )  # refuses what is wrong before the work
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
@@ -213,7 +216,7 @@ class Pipeline:
             layers=len(self.analysis.cost.layers),
             groups=len(graph.groups),
             samples=0 if self.parts is None else len(self.parts.training),
-            limited=bool(self.targets or settings.options.get("prune")),
+            limited=bool(self.targets or _BUDGETS & settings.options.get("prune", {}).keys()),
         )
         self.expected = tuple(stage.expected(situation) for stage in self.stages)
         self.measure: DropMeasure | None = None
@@ -257,9 +260,13 @@ class Pipeline:
             values["objective"] = settings.objective
         if stage.name == "prune":
             values |= {"max_drop": left, "target": tuple(targets) or None}
+            if settings.objective == "size" and left is not None and not targets:
+                values["minimize"] = "size"
         own = read(stage.settings, settings.options.get(stage.name, {}))
         known = {declared.name for declared in flat(stage.settings)}
         common = {name: value for name, value in values.items() if name in known and value is not None}
+        if _BUDGETS & own.keys():
+            common = {name: value for name, value in common.items() if name not in ("max_drop", "target", "minimize")}
         if "form" in own:
             common = {name: value for name, value in common.items() if name not in CHOICES}
         if stage.name == "clean" and self.parts is not None:
@@ -395,6 +402,8 @@ class Pipeline:
 
     def _speed(self, before: ModelProto, after: ModelProto) -> tuple[Speed | None, str]:
         """Time two models in turns; return why not if that can't be done."""
+        if not self.here:
+            return None, self.notes[-1]
         how = SessionSettings(self.provider, self.settings.threads)
         try:
             subjects = TimedSession(before, self.example, how), TimedSession(after, self.example, how)
@@ -449,7 +458,9 @@ class Pipeline:
                 log.debug("not counted: %s", error)
         found = []
         for target in self.targets:
-            if target.quantity in costs and costs[target.quantity] > target.limit(whole[target.quantity]):
+            if target.quantity not in costs:
+                found.append(f"{target.quantity} wasn't measured{result.untimed and f' ({result.untimed})'}")
+            elif costs[target.quantity] > target.limit(whole[target.quantity]):
                 is_ = replace(target, value=max(costs[target.quantity], 1e-12), absolute=True)
                 limit = replace(target, value=target.limit(whole[target.quantity]), absolute=True)
                 found.append(f"{target.quantity} is {is_.shown}, and {limit.shown} was asked for")

@@ -251,6 +251,7 @@ def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch:
     with planned(load(DIGITS), settings) as found:
         assert not found.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
         prune, quantize = found._settings(STAGES[1], 0.01), found._settings(STAGES[2])
+        assert found._speed(found.original.proto, found.original.proto)[0] is None
     assert prune.planning.constraints.round_to == 8 and quantize.kind == ("float16",) and not quantize.timed
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse"])
     assert place(pipeline.HARDWARE["avx2"])[1] is False and "no avx2" in place(pipeline.HARDWARE["avx2"])[2][1]
@@ -265,6 +266,15 @@ def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
     assert [s.name for s in STAGES] == ["clean", "prune", "quantize"]
     assert [s.settings for s in STAGES] == [CleanSettings, PruneSettings, QuantizeSettings]
     assert [s.lossy for s in STAGES] == [False, True, True]
+
+
+def test_a_budget_of_pruning_s_own_replaces_that_of_the_whole() -> None:
+    options = {"prune": {"ratio": "25%"}}
+    with planned(load(DIGITS), build(ShrinkSettings, {**UNTIMED, "options": options})) as found:
+        settings = found._settings(STAGES[1], 0.01)
+    assert settings.planning.ratio == 0.25 and settings.max_drop is None
+    with planned(load(DIGITS), build(ShrinkSettings, {"options": {"prune": {"criterion": "l1"}}})) as found:
+        assert found.expected[1].skipped  # a criterion alone is no budget
 
 
 def test_expectations_say_what_is_left_out() -> None:
