@@ -436,7 +436,7 @@ class Pipeline:
         best = replace(best, path=None, external=original.external)
         result = replace(result, model=best)
         if stopped:
-            return result
+            return replace(result, untimed="interrupted")
         self.progress("time the result", 0, None)
         speed, untimed = self._speed(original.proto, best.proto)
         result = replace(result, speed=speed, untimed=untimed)
