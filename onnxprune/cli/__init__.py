@@ -16,12 +16,13 @@ from onnxprune.version import __version__
 __all__ = ["cli", "main"]
 
 COMMANDS = (
-    *("inspect", "explain", "plan", "prune", "quantize", "verify", "evaluate", "finetune", "sensitivity", "benchmark"),
-    *("report", "rules", "cache", "doctor"),
+    *("shrink", "run", "inspect", "explain", "plan", "clean", "prune", "quantize", "verify", "evaluate", "finetune"),
+    *("sensitivity", "benchmark", "report", "rules", "cache", "doctor"),
 )
 
 _EXAMPLES = """\b
 Examples:
+  onnxprune shrink model.onnx -o small.onnx --data images/      clean, prune, quantize: whatever pays
   onnxprune inspect model.onnx                                  what can be pruned
   onnxprune prune model.onnx -o small.onnx --target macs=50%    prune and prove
   onnxprune explain model.onnx conv_14                          why not this layer?

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxprune.report.documents import Document
     from onnxprune.report.layout import Tables
     from onnxprune.rewrite.verify import Verification
-    from onnxprune.settings import ShrinkSettings
+    from onnxprune.settings import PruneSettings
     from onnxprune.workflow.gates import Gate
 
 FORMS = ("table", "json", "markdown", "junit")
@@ -105,6 +105,11 @@ class Output:
         self._reported(document)
         if self.verbosity >= 0:
             self._print(tables, err=err)
+
+    def tables(self, *tables: Tables) -> None:
+        """Print tables ahead of the result, where results are tables; -q suppresses them."""
+        if self.form == "table" and self.verbosity >= 0:
+            self._print(tables, err=False)
 
     def note(self, text: str) -> None:
         """Print a line to stderr, unless -q is set."""
@@ -288,7 +293,7 @@ def warn_of_uncertain(out: Output, gates: Sequence[Gate]) -> None:
             out.warn(f"{gate}, so {gate.more} may decide otherwise")
 
 
-def nothing_written(model: Path, settings: ShrinkSettings) -> str:
+def nothing_written(model: Path, settings: PruneSettings) -> str:
     """Say that an interrupted `plan` wrote nothing, and how its measurements can be kept the next time."""
     text, data = "stopped; nothing was written", settings.calibration.data
     if data is None or settings.sensitivity is not None or settings.plan is not None or settings.planning.remove_blocks:

@@ -16,11 +16,11 @@ from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
 from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
-from onnxprune.settings import ShrinkSettings, build
+from onnxprune.settings import PruneSettings, build
 
 if TYPE_CHECKING:
     from onnxprune.plot import TradeOff
-    from onnxprune.workflow.shrinking import Shrunk
+    from onnxprune.workflow.prune_model import PruneResult
 
 _REASONS = 5
 
@@ -43,7 +43,7 @@ Examples:
 @click.command("prune", short_help="Remove channels, prove the result and write it.", epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the pruned model.")
-@options.of(ShrinkSettings, "given")
+@options.of(PruneSettings, "given")
 @click.option(
     "--save-plan",
     type=click.Path(path_type=Path),
@@ -107,9 +107,9 @@ def command(
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
     from onnxprune.workflow.outcome import outcome
-    from onnxprune.workflow.shrinking import shrink
+    from onnxprune.workflow.prune_model import prune_model
 
-    settings = build(ShrinkSettings, {**given, **({"inputs": True} if inputs else {})})
+    settings = build(PruneSettings, {**given, **({"inputs": True} if inputs else {})})
     config = config_beside(model)
     target = output if config is None else config_for(output, config)
     reads = [model, config, settings.plan, settings.sensitivity, settings.calibration.data, settings.rewind]
@@ -140,7 +140,7 @@ def command(
             check_output(weights, force, inputs=[*reads, *loaded.data_files])
         size = file_size(loaded)
         settings = replace(settings, input_shapes=shapes, inputs=arrays)
-        result = shrink(loaded, settings, progress=progress, consume=True)
+        result = prune_model(loaded, settings, progress=progress, consume=True)
         text = (
             None
             if config is None
@@ -210,7 +210,7 @@ def command(
         out.note(result.verdict)
 
 
-def _trade_off(result: Shrunk, settings: ShrinkSettings) -> TradeOff | None:
+def _trade_off(result: PruneResult, settings: PruneSettings) -> TradeOff | None:
     """Return the trials of a search for the smallest model, if there was one."""
     from onnxprune.plot import TradeOff
     from onnxprune.settings.evaluation import METRICS

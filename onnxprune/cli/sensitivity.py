@@ -13,7 +13,7 @@ from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, PlanSettings, build
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 
 _EXAMPLES = """\b
 Examples:

@@ -12,7 +12,7 @@ from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_gaps
 from onnxprune.cli.receipts import receipts
 from onnxprune.settings import build
-from onnxprune.settings.shrinking import VerifySettings
+from onnxprune.settings.pruning import VerifySettings
 
 _EXAMPLES = """\b
 Examples:

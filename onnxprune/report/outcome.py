@@ -7,13 +7,14 @@ from typing import Literal
 
 from rich.console import RenderableType
 
+from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation.fidelity import Answers, Fidelity, fidelity
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.layout import BAD, CODE, GOOD, Tables, count, line, milliseconds, paragraph, percent, si
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.train.finetune import FineTuned
-from onnxprune.workflow.outcome import Outcome, Speed
-from onnxprune.workflow.shrinking import Judged
+from onnxprune.workflow.outcome import Outcome
+from onnxprune.workflow.prune_model import Judged
 
 _STYLES: Mapping[Answers, str] = {"kept": GOOD, "partly kept": CODE, "not kept": BAD}
 _SAMPLES: Mapping[Judged, tuple[str, str]] = {
@@ -45,7 +46,7 @@ def outcome_tables(found: Outcome, files: tuple[int, int]) -> Tables:
         found: what was measured.
         files: bytes of the user's file and of the result.
     """
-    yield _gain(found.speed, found.untimed, files)
+    yield gain_line(found.speed, found.untimed, files)
     yield _answers(found)
 
 
@@ -65,7 +66,14 @@ def trained_tables(result: FineTuned) -> Tables:
         )
 
 
-def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableType:
+def gain_line(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableType:
+    """Return the line that says how much faster and smaller a model is.
+
+    Args:
+        speed: the speed.
+        why: why it wasn't measured, if so.
+        files: bytes of the user's file and of the result.
+    """
     old, new = files
     size = (
         "as large as before" if new == old else f"{percent(abs(1 - new / old))} {'smaller' if new < old else 'larger'}"
@@ -102,17 +110,33 @@ def _answers(found: Outcome) -> RenderableType:
     close = found.fidelity
     said = f"not compared ({found.uncompared or 'no output can be compared'})"
     if close is not None:
-        said = meaning(close, figures_of(close), found.judged)
-        if (score := close.accuracy) is not None and score.original is not None:
-            figures = score.original.value, score.model.value
-            before, after = (percent(x) if score.share else f"{x:.4g}" for x in figures)
-            said += f"; {METRICS[score.metric].title} {before} → {after}"
+        said = _said(close, found.judged)
     if found.judged == "generated":
         return paragraph(line(("accuracy not kept", BAD), f": {said}. {_KEEP}"))
     if close is None:
         return paragraph(line(("answers", CODE), f" {said}"))
-    advice = "" if close.answers == "kept" else ". Remove less" + ("" if found.trained else ", or train it: `finetune`")
-    return paragraph(line((f"answers {close.answers}", _STYLES[close.answers]), f": {said}{advice}"))
+    return answers_line(close, found.judged, trained=found.trained)
+
+
+def answers_line(found: Fidelity, judged: Judged, *, trained: bool = False) -> RenderableType:
+    """Return the line that says how far a model's answers are those of the original.
+
+    Args:
+        found: what was measured.
+        judged: the samples.
+        trained: whether the weights were trained.
+    """
+    advice = "" if found.answers == "kept" else ". Remove less" + ("" if trained else ", or train it: `finetune`")
+    return paragraph(line((f"answers {found.answers}", _STYLES[found.answers]), f": {_said(found, judged)}{advice}"))
+
+
+def _said(found: Fidelity, judged: Judged) -> str:
+    said = meaning(found, figures_of(found), judged)
+    if (score := found.accuracy) is not None and score.original is not None:
+        figures = score.original.value, score.model.value
+        before, after = (percent(x) if score.share else f"{x:.4g}" for x in figures)
+        said += f"; {METRICS[score.metric].title} {before} → {after}"
+    return said
 
 
 def meaning(found: Fidelity, value: str, judged: Judged) -> str:

@@ -132,6 +132,8 @@ def _why_none(found: Found, settings: QuantizeSettings) -> str:
             f"no form keeps the error of the outputs within {found.allowed:.2g} of their variance: the least is "
             f"{least.error:.2g} ({least.kind})"
         )
+    if not settings.timed or settings.form is not None:
+        return "no form within the error allowed can be made"
     fit = max((t for t in made if t.speedup is not None), key=lambda t: t.speedup.value if t.speedup else 0.0)
     assert fit.speedup is not None
     what = "surely faster than the model" if settings.objective == "latency" else "smaller without being slower"

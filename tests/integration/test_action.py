@@ -101,8 +101,8 @@ def pairs(file: Path) -> dict[str, str]:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The network pruned with data, which keeps its accuracy, and without, which loses it."""
     folder = tmp_path_factory.mktemp("models")
-    good = op.shrink(DIGITS, target="macs=40%", data=str(TRAIN), limit=256)
-    bad = op.shrink(DIGITS, target="macs=30%")
+    good = op.prune_model(DIGITS, target="macs=40%", data=str(TRAIN), limit=256)
+    bad = op.prune_model(DIGITS, target="macs=30%")
     op.save(good.model.proto, folder / "good.onnx")
     op.save(bad.model.proto, folder / "bad.onnx")
     return {"good": folder / "good.onnx", "bad": folder / "bad.onnx"}
