@@ -135,7 +135,7 @@ class PruneSettings(Settings):
                 "with {first}, only channels are chosen, at a resolution that is named",
                 "drop {other}, or name a size with `resolution`",
             )
-            for name in ("max_drop", "steps", "rewind")
+            for name in ("steps", "rewind")
         ),
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(

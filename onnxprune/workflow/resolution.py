@@ -20,6 +20,7 @@ from onnxprune.resolution.resize import Size, resize, text
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, judge_of, share_out
 from onnxprune.settings import PlanSettings
+from onnxprune.settings.planning import Limited, Target
 from onnxprune.shapes import concretize
 from onnxprune.workflow.analysis import TracedModel, at_resolution
 
@@ -30,6 +31,7 @@ Planner = Callable[[TracedModel, Sequence[Curve] | None], PrunePlan]
 
 _SMALLEST = 32  # pixels of an image's shorter side, below which no resolution is tried unless asked for
 _CELLS = 3  # fewest positions along the shorter side of the last map that are tried
+_STEPS = 14  # most sizes of a search within a drop, about
 _JOINT = 3  # most sizes that are tried together with channels
 
 
@@ -98,7 +100,7 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     """Return why no resolution can be chosen by measurement, if so, as an error."""
     quantities = {target.quantity for target in settings.targets}
     if not quantities or quantities & {"params", "size"}:
-        cause = "choosing a resolution needs a `target` on macs, memory or latency: it saves no weights"
+        cause = "choosing a resolution needs a limit on macs, memory or latency: it saves no weights"
         return PlanError("OP302", cause, where="resolution", hint="name the size: 160, for example")
     if any(target.absolute for target in settings.timed):
         return PlanError("OP302", "choosing a resolution needs a latency relative to the original's", where="target")
@@ -166,7 +168,7 @@ def choose_resolution(
         progress("try resolutions", len(trials), total)
         try:
             at = at_resolution(analysis, sizes)
-            made = planner(at, curves if _alike(at, analysis) else None)
+            made = planner(at, curves if alike(at, analysis) else None)
             kept = apply_plan(at.graph, made)
             proto = rewrite(kept)
             if made.removed:
@@ -205,6 +207,48 @@ def choose_resolution(
     return replace(chosen.plan, settings={**chosen.plan.settings, "tried": tried})
 
 
+def sizes_to_try(
+    analysis: TracedModel, settings: PlanSettings, minimize: Limited, batches: Batches, data: Any
+) -> list[Sizes]:
+    """Return sizes of images for a search within a drop, the largest first; none where only channels may be removed.
+
+    Args:
+        analysis: the traced model.
+        settings: how to plan, settled.
+        minimize: the cost to minimize.
+        batches: returns inputs for calibration.
+        data: the samples as they were given.
+
+    Raises:
+        PlanError: the resolution is asked for, and there is no other size (OP319), it doesn't change the cost or can't
+            be measured (OP302), or nothing real is there to measure it on (OP312).
+    """
+    if settings.axes == ("channels",) or analysis.resized is not None:
+        return []
+    problem: OnnxPruneError | None = why_not(analysis, replace(settings, target=Target(minimize, 1.0)), batches, data)
+    if problem is None and minimize == "latency":
+        cause = "with `max_drop`, images get smaller for macs or memory: their effect on the latency isn't measured"
+        problem = PlanError("OP302", cause, where="minimize")
+    if problem is None:
+        image = _images(analysis)[0]
+        half, short = max(image.stride // 2, 1), min(image.size)
+        step = -(-short // (_STEPS * half)) * half  # sizes in between lose as much, and cost hardly more
+        fewest = _CELLS * image.stride
+        found = [
+            sizes_of(analysis, _scaled(image, s, half)) for s in range((short - 1) // step * step, fewest - 1, -step)
+        ]
+        try:
+            if found and at_resolution(analysis, found[0]):
+                return found
+            problem = _too_small(image)
+        except (ModelError, PlanError) as error:
+            problem = error
+    if settings.resolution == "auto" or settings.axes == ("resolution",):
+        raise problem
+    log.debug("no resolution is tried: %s", problem.cause)
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class _Ladder:
     """Sizes worth trying: the largest that meets the targets alone, and larger ones, the smallest first."""
@@ -239,8 +283,7 @@ def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _L
             break
         joint.append(sizes)
     if fits is None and not joint:
-        cause = f"no smaller size of an image of {text(image.size)} is worth trying: strides reduce it by {step}"
-        raise problem or PlanError("OP319", cause, where="resolution")
+        raise problem or _too_small(image)
     if fits is None:
         return _Ladder({}, tuple(reversed(joint))[:_JOINT])
     low, high = fits, fits + step  # the largest even side that fits lies in between: costs grow with it
@@ -252,6 +295,11 @@ def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _L
             high = side if side > low else low
     best = sizes_of(analysis, _scaled(image, low, step if low == fits else 2))
     return _Ladder(best, tuple(reversed(joint))[:_JOINT])
+
+
+def _too_small(image: Image) -> PlanError:
+    cause = f"no smaller size of an image of {text(image.size)} is worth trying: strides reduce it by {image.stride}"
+    return PlanError("OP319", cause, where="resolution")
 
 
 def _fits(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
@@ -287,7 +335,7 @@ def _images(analysis: TracedModel) -> tuple[Image, ...]:
     return find_images(graph.proto, graph.shapes)
 
 
-def _alike(a: TracedModel, b: TracedModel) -> bool:
+def alike(a: TracedModel, b: TracedModel) -> bool:
     """Whether two traced models have the same groups."""
     groups = [[(g.slots, len(g.units)) for g in analysis.graph.groups] for analysis in (a, b)]
     return groups[0] == groups[1]
