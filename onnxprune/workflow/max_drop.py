@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxprune.data import Dataset, is_noise
+from onnxprune.data import Dataset
 from onnxprune.errors import PlanError, VerificationError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.resumable import Records
@@ -25,7 +25,7 @@ from onnxprune.workflow.drop import DropMeasure, divide
 from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import plan, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned
-from onnxprune.workflow.resolution import at_chosen, sizes_to_try, why_not
+from onnxprune.workflow.resolution import at_chosen, sizes_to_try
 from onnxprune.workflow.search import TRIALS, Search, duration
 from onnxprune.workflow.trials import Maker, Trial, Trials, drops
 
@@ -114,25 +114,23 @@ def prune_within(
     settings = replace(settings, ratio=None, constraints=with_names(settings.constraints, analysis.graph))
     at, channels = at_chosen(analysis, settings)
     parts = divide(data, limit, settings.seed, training=training is not None)
-    measure = DropMeasure(at.original, parts, max_drop, settings.seed)
-    measure.check(progress)
     records, latency, given = records or Records(), latency or LatencySettings(), settings.targets
     batches = calibration_batches(parts.calibration, at.original)
     channels = settled(replace(channels, target=given or Target(minimize, 1.0)), data=True)
+    sizes = sizes_to_try(at, replace(channels, axes=settings.axes, resolution=settings.resolution), batches, data)
+    measure = DropMeasure(at.original, parts, max_drop, settings.seed)
+    measure.check(progress)
     trials = Trials(Maker(at, measure, method, training, inputs, tolerance, records), minimize)
     if (seconds := _estimate(at, measure, training, curves is None, 1 if given else TRIALS)) > _WORTH_TELLING:
         log.info("this takes about %s", duration(seconds))
     if given:
-        if settings.resolution == "auto" and (problem := why_not(at, channels, batches, data)) is not None:
-            raise problem
-        how = channels if is_noise(data) or at is not analysis else settings
+        how = settings if sizes else channels
         known: dict[str, Any] = {"data": batches, "sensitivity": curves, "latency": latency, "records": records}
         what, part = " and ".join(map(_limit, given)), within(progress, "trial")
         trials.add(what, lambda progress: plan(at, how, progress=progress, **known), part)
     else:
         search = Search(at, channels, trials, max_drop, minimize, batches, latency)
-        own = replace(channels, axes=settings.axes, resolution=settings.resolution)
-        search.resize(sizes_to_try(at, own, minimize, batches, data), progress)
+        search.resize(sizes, progress)
         if settings.axes != ("resolution",):
             if channels.allocation == "reconstruction" and not channels.remove_blocks:
                 curves = curves or sensitivities(at, channels, batches, records=records, progress=progress)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from onnxprune.cost.cost import model_cost
 from onnxprune.data import is_noise
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
+from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress
@@ -20,7 +22,6 @@ from onnxprune.resolution.resize import Size, resize, text
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, judge_of, share_out
 from onnxprune.settings import PlanSettings
-from onnxprune.settings.planning import Limited, Target
 from onnxprune.shapes import concretize
 from onnxprune.workflow.analysis import TracedModel, at_resolution
 
@@ -127,6 +128,7 @@ def choose_resolution(
     data: Any,
     measure: Callable[[Batches], Sequence[Curve]],
     planner: Planner,
+    records: Records,
     progress: Progress,
 ) -> PrunePlan | None:
     """Return the plan whose repaired network changes the outputs least, with or without smaller images.
@@ -145,6 +147,7 @@ def choose_resolution(
         batches: returns inputs. Every fourth batch is held back to judge by; the others serve to repair.
         measure: returns the sensitivities of channels, for inputs.
         planner: plans channels for a model at some resolution, with sensitivities if these fit.
+        records: the trials that are done already; filled as others are.
         progress: called for each trial.
 
     Raises:
@@ -167,13 +170,7 @@ def choose_resolution(
     def attempt(sizes: Sizes) -> float:
         progress("try resolutions", len(trials), total)
         try:
-            at = at_resolution(analysis, sizes)
-            made = planner(at, curves if alike(at, analysis) else None)
-            kept = apply_plan(at.graph, made)
-            proto = rewrite(kept)
-            if made.removed:
-                list(recover(kept, proto, fitted, seed=settings.seed))
-            trials.append(Trial(sizes, made, judge(proto)))
+            trials.append(_recorded(records, sizes, partial(made_at, sizes)))
         except (ModelError, PlanError) as error:
             if not sizes and error.code not in ("OP301", "OP310"):
                 raise
@@ -181,11 +178,25 @@ def choose_resolution(
             return float("inf")
         return trials[-1].error
 
+    def made_at(sizes: Sizes, name: str) -> Trial:
+        at = at_resolution(analysis, sizes)
+        made = planner(at, curves if alike(at, analysis) else None)
+        kept = apply_plan(at.graph, made)
+        proto = rewrite(kept)
+        if made.removed:
+            recover(kept, proto, fitted, seed=settings.seed, records=records, name=name)
+        return Trial(sizes, made, judge(proto))
+
     def alone(sizes: Sizes) -> float:
-        try:
-            return judge(at_resolution(analysis, sizes).graph.proto)
-        except (ModelError, PlanError):
-            return float("inf")
+        name = f"{_record(sizes)}/alone"
+        if name not in records:
+            try:
+                error = judge(at_resolution(analysis, sizes).graph.proto)
+            except (ModelError, PlanError):
+                error = float("inf")
+            records.keep(name, error)
+            return error
+        return float(records[name])
 
     best = attempt({})
     if ladder.fits:
@@ -207,15 +218,12 @@ def choose_resolution(
     return replace(chosen.plan, settings={**chosen.plan.settings, "tried": tried})
 
 
-def sizes_to_try(
-    analysis: TracedModel, settings: PlanSettings, minimize: Limited, batches: Batches, data: Any
-) -> list[Sizes]:
+def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches, data: Any) -> list[Sizes]:
     """Return sizes of images for a search within a drop, the largest first; none where only channels may be removed.
 
     Args:
         analysis: the traced model.
-        settings: how to plan, settled.
-        minimize: the cost to minimize.
+        settings: how to plan, settled, with the costs that are limited or minimized as targets.
         batches: returns inputs for calibration.
         data: the samples as they were given.
 
@@ -225,10 +233,10 @@ def sizes_to_try(
     """
     if settings.axes == ("channels",) or analysis.resized is not None:
         return []
-    problem: OnnxPruneError | None = why_not(analysis, replace(settings, target=Target(minimize, 1.0)), batches, data)
-    if problem is None and minimize == "latency":
+    problem: OnnxPruneError | None = why_not(analysis, settings, batches, data)
+    if problem is None and settings.timed:
         cause = "with `max_drop`, images get smaller for macs or memory: their effect on the latency isn't measured"
-        problem = PlanError("OP302", cause, where="minimize")
+        problem = PlanError("OP302", cause, where="resolution")
     if problem is None:
         image = _images(analysis)[0]
         half, short = max(image.stride // 2, 1), min(image.size)
@@ -247,6 +255,23 @@ def sizes_to_try(
         raise problem
     log.debug("no resolution is tried: %s", problem.cause)
     return []
+
+
+def _record(sizes: Sizes) -> str:
+    """Return the name under which trials of some sizes are recorded."""
+    return "resolution/" + ",".join(f"{name}={text(size)}" for name, size in sizes.items())
+
+
+def _recorded(records: Records, sizes: Sizes, make: Callable[[str], Trial]) -> Trial:
+    """Return a trial from the records, or make it, given the name of its parts, and record it."""
+    name = f"{_record(sizes)}/trial"
+    if name in records:
+        made, error = records[name]
+        return Trial(sizes, PrunePlan.from_json(made.encode(), str(records.path)), error)
+    trial = make(name)
+    records.drop(f"{name}/repair")
+    records.keep(name, [trial.plan.to_json(), trial.error])
+    return trial
 
 
 @dataclass(frozen=True, slots=True)
