@@ -18,8 +18,11 @@ from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.sensitivity import OutputError, PredictionError, judge_of
 from onnxprune.settings import PlanSettings
+from onnxprune.workflow import resolution
+from onnxprune.workflow.analysis import at_resolution
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.toolbox import Net, run_once
+from tests.workflow.test_resume import Stop
 
 Batches = Callable[[], Iterator[dict[str, NDArray[Any]]]]
 
@@ -350,3 +353,42 @@ class TestWithinADrop:
         shown = invoke("prune", model, "-o", tmp_path / "t.onnx", *options)
         assert "models tried" in shown.stdout and " taken" in shown.stdout
         assert re.search(r"^\d+x\d+: agreement drops by .*% \(.* to .*\)", shown.stderr, re.M), shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "stops"),
+    [
+        ({"target": HALF}, [("try resolutions", 2), ("try resolutions", 3)]),
+        ({"max_drop": 0.08, "limit": 64}, [("trial 2", 1), ("repair", 2), ("judge", 1)]),
+    ],
+)
+def test_a_stopped_run_goes_on(
+    what: dict[str, Any], stops: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of resolutions are done once, and the bytes are those of a run that wasn't stopped."""
+    model, data, kept = tmp_path / "m.onnx", tmp_path / "d.npz", tmp_path / "kept.npz"
+    onnx.save(classifier(), model)
+    np.savez(data, image=np.concatenate([batch["image"] for batch in smooth(60)()]))
+    known: dict[str, Any] = {"data": str(data), "preprocess": "scale=1", "round_to": 1, "threads": 1, **what}
+    tried: list[tuple[int, ...]] = []
+
+    def counted(source: op.TracedModel, sizes: Any) -> op.TracedModel:
+        tried.append(sizes)
+        return at_resolution(source, sizes)
+
+    monkeypatch.setattr(resolution, "at_resolution", counted)
+    whole = op.shrink(model, **known)
+    assert whole.plan.resolution
+    once = len(tried)
+    for phase, times in stops:
+        with pytest.raises(KeyboardInterrupt):
+            op.shrink(model, **known, checkpoint=kept, resume=True, progress=Stop(phase, times))
+    if "target" in what:
+        assert len(tried) <= 2 * once + len(stops)
+    again = op.shrink(model, **known, checkpoint=kept, resume=True)
+    assert again.model.proto.SerializeToString(deterministic=True) == whole.model.proto.SerializeToString(
+        deterministic=True
+    )
+    assert [(t.sizes, t.share, t.drop) for t in again.trials] == [(t.sizes, t.share, t.drop) for t in whole.trials]
+    if "target" in what:
+        assert len(tried) <= 2 * once + len(stops)
