@@ -242,7 +242,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _logged(out: Output) -> Iterator[None]:
-    """Print the library's log while a command runs: warnings as warnings, information as notes, what is assumed once."""
+    """Print the library's log while a command runs: warnings as warnings, information as notes, and every note once."""
     import logging  # not above: it takes a tenth of the time of --help
 
     said: set[str] = set()
