@@ -204,7 +204,7 @@ class PruneSettings(Settings):
     )
     max_drop: Share | None = setting(
         None,
-        "Allow this drop in accuracy, and save as much as it permits, by channels and smaller images (see `axes`); with "
+        "Allow this drop in accuracy, and save what it permits, by channels and smaller images (see `axes`). With "
         "`target`, remove what that asks for, and fail if the drop is larger. Samples of `data` choose the result that "
         "aren't used for calibration, and others judge it. Without labels, the drop is the disagreement with the "
         "original (for outputs that aren't class scores, the squared error relative to their variance).",
