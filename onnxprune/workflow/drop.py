@@ -152,8 +152,8 @@ class DropMeasure:
     def _total(self) -> int:
         return len(self.parts.training) + len(self.parts.choosing) + len(self.parts.judging)
 
-    def __call__(self, model: ModelProto, progress: Progress) -> Evaluation:
-        """Evaluate a model on the samples that choose, until it is certain that it loses too much."""
+    def __call__(self, model: ModelProto, progress: Progress, *, whole: bool = False) -> Evaluation:
+        """Evaluate a model on the samples that choose, all or until it is certain that it loses too much."""
         return evaluate(
             *(model, self.parts.choosing),
             against=self.original,
@@ -161,7 +161,7 @@ class DropMeasure:
             resamples=200,
             seed=self.seed,
             known=self._known,
-            until=self._hopeless if self.parts.mixed else None,
+            until=self._hopeless if self.parts.mixed and not whole else None,
             progress=progress,
         )
 
