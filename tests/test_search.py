@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, PlanError, VerificationError
+from onnxprune.evaluation import runner
 from onnxprune.sensitivity import drop
 from onnxprune.settings import TrainSettings
 from onnxprune.settings.planning import Constraints, PlanSettings, Target
@@ -108,14 +111,14 @@ def test_gains_on_wrong_labels_do_not_hide_losses(monkeypatch: pytest.MonkeyPatc
     data = open_data({"x": x, "labels": labels}, net)
     measure = DropMeasure(net, Parts(data, data, data, data), 0.05, 0)
     measure.check(lambda *_: None)
-    found = measure(other, data, lambda *_: None)
+    found = measure(other, lambda *_: None)
     assert abs(drop(found, "top1").value) < 0.01 and not measure.accepts(found)
-    assert measure.accepts(measure(net, data, lambda *_: None))
+    assert measure.accepts(measure(net, lambda *_: None))
 
 
 def test_hopeless_models_are_seen_on_some_samples() -> None:
     """Sorted by class, the first samples alone would mislead: there, this model is always wrong."""
-    x = np.repeat(np.eye(4, dtype=np.float32), 100, axis=0)
+    x = np.repeat(np.eye(4, dtype=np.float32), 400, axis=0)
     net = model("float[N,4] x", outputs="float[N,4] y", body="y = Identity(x)")
     data = open_data({"x": x, "labels": x.argmax(axis=1)}, net)
 
@@ -123,11 +126,42 @@ def test_hopeless_models_are_seen_on_some_samples() -> None:
         body = f"m = Constant<value = float[4] {{{classes}}}>()\n y = Mul(x, m)"
         return model("float[N,4] x", outputs="float[N,4] y", body=body)
 
-    measure = DropMeasure(net, Parts(data, data, data, data), 0.3, 0)
+    measure = DropMeasure(net, divide(data, 400, 0, training=False), 0.3, 0)
     measure.check(lambda *_: None)
-    assert measure.hopeless(without("-1, 1, 1, 1"), lambda *_: None) is None  # 25 % wrong
-    bound = measure.hopeless(without("-1, -1, -1, 1"), lambda *_: None)
-    assert bound is not None and bound.value == pytest.approx(0.75, abs=0.02) and bound.low > 0.3
+    assert measure(without("-1, 1, 1, 1"), lambda *_: None).samples == 600  # 25 % wrong
+    found = measure(without("-1, -1, -1, 1"), lambda *_: None)
+    assert found.samples < 100 and drop(found, "top1").value == pytest.approx(0.75, abs=0.1)
+
+
+def test_what_comes_in_order_is_evaluated_whole() -> None:
+    """Batches of a function can't be mixed: the first 200, of the class that is lost, tell nothing of the rest."""
+    x = np.repeat(np.eye(4, dtype=np.float32), 200, axis=0)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        yield from ({"x": part} for part in x.reshape(-1, 16, 4))
+
+    net = model("float[N,4] x", outputs="float[N,4] y", body="y = Identity(x)")
+    body = "m = Constant<value = float[4] {-1, 1, 1, 1}>()\n y = Mul(x, m)"
+    measure = DropMeasure(net, divide(open_data(batches, net), 400, 0, training=False), 0.35, 0)
+    measure.check(lambda *_: None)
+    found = measure(model("float[N,4] x", outputs="float[N,4] y", body=body), lambda *_: None)
+    assert found.samples == 200 and measure.accepts(found)
+
+
+def test_the_original_runs_once_on_the_samples_that_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outputs are those of before, also where an evaluation ended early."""
+    data, net = samples(200), digits().graph.proto
+    measure, run = DropMeasure(net, divide(data, 64, 0, training=False), 0.05, 0), runner.run
+    measure.check(lambda *_: None)
+    counts: list[int] = []
+
+    def counted(opened: Any, feeds: Any) -> Any:
+        counts.append(len(feeds["image"]))
+        return run(opened, feeds)
+
+    monkeypatch.setattr(runner, "run", counted)
+    found = measure(net.__class__.FromString(net.SerializeToString()), lambda *_: None)
+    assert sum(counts) == len(measure.parts.choosing) == 68 and drop(found, measure.metric).value == 0
 
 
 def test_the_samples_that_decide_a_drop() -> None:

@@ -13,6 +13,7 @@ from onnxprune.cli.output import Output, reporting, warn_of_uncertain
 from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
+from onnxprune.settings.declare import share_hint
 from onnxprune.settings.evaluation import METRICS
 
 _EXAMPLES = """\b
@@ -114,8 +115,9 @@ def command(
 
     if max_drop is not None and against is None:
         raise PlanError("OP302", "--max-drop needs the original", hint="name it with --against")
-    if max_drop is not None and not 0 <= max_drop < 1:
-        raise PlanError("OP303", f"{max_drop:g} is out of range: must be at least 0 and below 1", where="--max-drop")
+    if max_drop is not None and not _is_drop(max_drop):
+        cause, hint = f"{max_drop:g} is out of range: must be at least 0 and below 1", share_hint(max_drop, _is_drop)
+        raise PlanError("OP303", cause, where="--max-drop", hint=hint)
     for metric, _ in (*least, *most):
         check_name(metric)
     metrics = tuple(dict.fromkeys([*metrics, *dict(least), *dict(most)])) if metrics else ()
@@ -155,3 +157,7 @@ def command(
         out.warn(f"outputs aren't finite for {evaluation.not_finite} of {evaluation.samples} samples")
     require(gates)
     warn_of_uncertain(out, gates)
+
+
+def _is_drop(share: float) -> bool:
+    return 0 <= share < 1

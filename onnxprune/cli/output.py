@@ -242,12 +242,17 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _logged(out: Output) -> Iterator[None]:
-    """Print the library's log while a command runs: warnings as warnings, information as notes."""
+    """Print the library's log while a command runs: warnings as warnings, information as notes, and every note once."""
     import logging  # not above: it takes a tenth of the time of --help
+
+    said: set[str] = set()
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = with_flags(record.getMessage(), click.get_current_context(silent=True))
+            if text.startswith("note: ") and text in said:  # data are opened again for another part of the work
+                return
+            said.add(text)
             (out.warn if record.levelno >= logging.WARNING else out.note)(text)
 
     logger, handler = logging.getLogger("onnxprune"), Lines(logging.INFO)

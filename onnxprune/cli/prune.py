@@ -103,6 +103,7 @@ def command(
     )
     from onnxprune.report.outcome import outcome_tables
     from onnxprune.report.summary import summarize, summarize_plan
+    from onnxprune.report.trials import trial_fields, trial_tables
     from onnxprune.report.verification import comparison_tables, proof_checks, proof_tables
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
@@ -185,6 +186,7 @@ def command(
             trims=[pick(trimmed, "what", "error") for trimmed in result.trims],
             evaluation=evaluation,
             drop=result.drop,
+            trials=[trial_fields(trial) for trial in result.trials],
             outcome=found,
             finetuning=None if tuned is None else finetuning_fields(tuned),
             search=_trade_off(result, settings),
@@ -196,6 +198,7 @@ def command(
         cost_tables(change, files),
         removal_tables(change),
         *([] if latency is None else [latency_tables(latency)]),
+        *([trial_tables(result.trials, result.metric)] if len(result.trials) > 1 else []),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
         proof_tables(checked.verification, " and ".join(changed)),
         *([] if found is None else [outcome_tables(found, files)]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
@@ -20,7 +20,7 @@ from onnxprune.evaluation.choice import check_name, choose
 from onnxprune.evaluation.disagreement import Disagreements, Example
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluation.metrics import Metric
-from onnxprune.evaluation.runner import Runner
+from onnxprune.evaluation.runner import Outputs, Runner
 from onnxprune.evaluation.tasks import Task, task_of
 from onnxprune.evaluation.view import BatchView, image_size, view
 from onnxprune.model.file import Source, load
@@ -175,6 +175,7 @@ class _Tally:
 
 _BOXES = ("boxes_original", "map_original")
 _FIRST = 32  # samples that a task is recognized by
+_LOOKS = 0.999  # coverage of intervals that are looked at after every batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,8 @@ def evaluate(
     seed: int = 0,
     threads: int | None = None,
     examples: int = 0,
+    known: Outputs | None = None,
+    until: Callable[[Sequence[Score]], bool] | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a model on data, in one pass and bounded memory.
@@ -282,6 +285,9 @@ def evaluate(
         seed: random seed of the bootstrap.
         threads: threads within an operator; ONNX Runtime's default if None.
         examples: number of samples on which the two models disagree most to keep.
+        known: the original's outputs on these data, from evaluations before; filled during the first.
+        until: ends the evaluation early once it returns True. It is called after each batch with the scores so far,
+            whose intervals have a coverage of 99.9 %, because it looks often; not for metrics that don't add up.
         progress: called with the samples that are done, after each batch.
 
     Raises:
@@ -306,12 +312,19 @@ def evaluate(
         runners, found, fronts = _runners(models, providers, threads)
         note = f"{operators(cut.missing)} can't be run, so that these tensors are measured: {', '.join(cut.outputs)}"
     run, run_original = runners[0], None if reference is None else runners[0 if model is against else 1]
+    if state_inputs(proto):
+        known = None  # the original's states are cut to those of this model
+
+    def reference_of(samples: Batch, start: int) -> dict[str, Array]:
+        assert run_original is not None
+        return run_original(samples) if known is None else known.of(samples, start, fronts, run_original)
+
     seen_as = partial(view, fronts=fronts, behind=found.replaced)
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
     apart = Disagreements(examples)
     for samples in dataset.batches(batch):
-        outputs = run(samples)
-        its = None if run_original is None else outputs if run_original is run else run_original(samples)
+        its = None if run_original is None else reference_of(samples, done)
+        outputs = its if its is not None and run_original is run else run(samples)
         if task is None:  # the original's outputs tell: those of a model that lost much may look otherwise
             own = {name: value for name, value in (its or outputs).items() if name not in fronts}
             task = _task(models[-1], found, own, samples, dataset, output)
@@ -323,6 +336,8 @@ def evaluate(
         apart.add(samples, seen, done)
         done += samples.count
         progress("evaluate", done, dataset.known_length)
+        if until is not None and not meters.keeps and until(meters.scores(_LOOKS)):
+            break
     if meters is None or task is None:
         raise DataError("OP702", "the data have no samples")
     scores = meters.scores(confidence)
@@ -447,19 +462,19 @@ class _Meters:
     def __init__(self, first: BatchView, wanted: Sequence[str] | None) -> None:
         self.meters = [Meter(metric) for metric in choose(first, wanted)]
         self.not_finite = 0
-        self._keeps = any(meter.metric.keeps for meter in self.meters)
+        self.keeps = any(meter.metric.keeps for meter in self.meters)
         self._weights: list[NDArray[np.uint8]] = []
         self.answers = Answers()
 
     def add(self, batch: BatchView, weights: Floats) -> None:
         for meter in self.meters:
             meter.add(batch, weights)
-        if self._keeps:
+        if self.keeps:
             self._weights.append(weights.astype(np.uint8))
         self.not_finite += batch.not_finite()
         self.answers.add(batch)
 
     def scores(self, confidence: float) -> tuple[Score, ...]:
-        weights = np.concatenate(self._weights) if self._keeps else None
+        weights = np.concatenate(self._weights) if self.keeps else None
         scores = (meter.score(confidence, weights) for meter in self.meters)
         return tuple(replace(score, constant=self.answers.constant(score.metric)) for score in scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto
@@ -16,6 +16,7 @@ from onnxprune.model.states import StateInput, cut_outputs, fitted, of_original,
 from onnxprune.model.values import as_array
 
 _SINGLE = "use batches of one sample"
+_BYTES = 2**28  # of outputs that are kept
 
 
 class Runner:
@@ -97,6 +98,35 @@ class Runner:
             elif not self._sized[name]:  # rows of several samples together, which can't be told apart
                 del tensors[name]
         return {name: _rows(name, array, size)[:rows] for name, array in tensors.items()}
+
+
+class Outputs:
+    """A model's outputs on the batches of some data, kept for later evaluations on the same data, up to 256 MiB."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._held: dict[tuple[int, int, tuple[str, ...]], dict[str, Array]] = {}
+        self._room = _BYTES
+
+    def of(
+        self, batch: Batch, start: int, tensors: Sequence[str], run: Callable[[Batch], dict[str, Array]]
+    ) -> dict[str, Array]:
+        """Return the outputs on a batch, from before or by running it.
+
+        Args:
+            batch: the samples.
+            start: the position of the first among the data.
+            tensors: what is returned in addition to the outputs.
+            run: runs the model.
+        """
+        key = start, batch.count, tuple(tensors)
+        if key in self._held:
+            return self._held[key]
+        found = run(batch)
+        size = sum(array.nbytes for array in found.values())
+        if size <= self._room:
+            self._held[key], self._room = found, self._room - size
+        return found
 
 
 def _has_samples(model: ModelProto, name: str) -> bool:

@@ -24,6 +24,8 @@ from onnxprune.operators.window import Window
 Array = NDArray[Any]
 Rows = NDArray[np.float64]
 
+_SPARSE = 6  # how much longer it takes to gather a channel from an array with channels first than to move it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearLayer:
@@ -186,7 +188,9 @@ class ConvolutionLayer(LinearLayer):
     def _taps(self, x: Array, batch: Array, position: Sequence[Array], out: Shape) -> Rows:
         """Gather the inputs under the kernel at output positions, shape (positions, channels, taps)."""
         window = self._window(Node(self.node), x.shape[2:], out)
-        last = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # makes the channels of a position contiguous
+        last = np.moveaxis(x, 1, -1)
+        if _SPARSE * prod(window.kernel) * len(batch) > last.size // last.shape[-1]:
+            last = np.ascontiguousarray(last)  # makes the channels of a position contiguous, which pays for many
         taps = np.zeros((prod(window.kernel), len(batch), x.shape[1]), dtype=x.dtype)
         for k, tap in enumerate(product(*(range(n) for n in window.kernel))):
             inside = np.ones(len(batch), dtype=bool)

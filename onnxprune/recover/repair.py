@@ -46,9 +46,11 @@ _MAKE_UP: tuple[Method, ...] = ("bias", "reconstruct")
 # One of every five samples is held back to choose ridges by.
 _HELD_BACK = 5
 # Output positions sampled per 32 samples: enough for stable moments, few enough to be fast. A batch size fixed to 1
-# makes as many batches as there are samples; each gives at least some, for the sake of few samples.
+# makes as many batches as there are samples; each gives at least some, for the sake of few samples. Layers with few
+# features per group, as depthwise ones, need fewer.
 _POSITIONS = 4096
 _PER, _FEWEST = 32, 256
+_PER_FEATURE, _ALWAYS = 32, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def _moments(
     mask = kept.mask(target.tensor, axis)
     width = layer.features(Weights(now.model).shape(layer.weight))
     fitted, held = evidence(width), evidence(width)
+    positions = min(positions, max(_PER_FEATURE * width, _ALWAYS))
     for i, (have, goals) in enumerate(zip(now.tensors(wanted), then.tensors([target.tensor]), strict=True)):
         x, goal = have[layer.x], goals[target.tensor]
         tensors = [goal]

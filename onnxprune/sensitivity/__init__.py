@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
-from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, loss
+from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, drop_of, loss
 from onnxprune.sensitivity.predictions import PredictionError, judge_of
 from onnxprune.sensitivity.store import Record, curve_of, entry_of, read_record, resume
 
@@ -20,6 +20,7 @@ __all__ = [
     "added_errors",
     "curve_of",
     "drop",
+    "drop_of",
     "entry_of",
     "judge_of",
     "loss",

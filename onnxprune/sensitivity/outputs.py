@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +150,12 @@ def drop(evaluation: Evaluation, metric: str) -> Estimate:
         DataError: the metric wasn't measured (OP711).
     """
     evaluation[metric]
-    return max((_drop(score) for score in evaluation.scores if score.metric == metric), key=lambda found: found.value)
+    return drop_of(evaluation.scores, metric)
+
+
+def drop_of(scores: Iterable[Score], metric: str) -> Estimate:
+    """Return the loss of a metric among scores, see `drop`."""
+    return max((_drop(score) for score in scores if score.metric == metric), key=lambda found: found.value)
 
 
 def _drop(score: Score) -> Estimate:

@@ -150,10 +150,14 @@ class Settings:
         if isinstance(value, tuple) and len(value) < declared.about.get("least", 0):
             raise kind(code, "at least one is needed", where=place)
         bounds = {name: declared.about[name] for name in _BOUNDS if name in declared.about}
+
+        def allowed(number: float) -> bool:
+            return all(_BOUNDS[name][1](number, bound) for name, bound in bounds.items())
+
         for key, number in numbers(value):
-            if not all(_BOUNDS[name][1](number, bound) for name, bound in bounds.items()):
+            if not allowed(number):
                 must = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
-                hint = next(iter(meant_percent(number)), None) if _has_share(declared.kind) else None
+                hint = share_hint(number, allowed) if _has_share(declared.kind) else None
                 raise kind(code, f"{number} is out of range: must be {must}", where=" ".join([place, *key]), hint=hint)
 
 
@@ -327,6 +331,12 @@ def fits(value: Any, kind: Any) -> bool:
 def meant_percent(number: float) -> list[str]:
     """Return a hint for a number that was given as a share, if it makes sense as one in per cent."""
     return [f"did you mean {number:g}%?"] if 1 <= number <= 100 else []
+
+
+def share_hint(number: float, allowed: Callable[[float], bool]) -> str:
+    """Return a hint for a share that is out of range: a number in per cent, if that would be allowed."""
+    asked = meant_percent(number) if allowed(number / 100) else []
+    return asked[0] if asked else "write a share such as 5% or 0.05"
 
 
 def _has_share(kind: Any) -> bool:

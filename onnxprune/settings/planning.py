@@ -238,8 +238,8 @@ class PlanSettings(Settings):
         (),
         "What may be made smaller: channels, resolution, or both as channels,resolution. With resolution alone, a "
         "`target` is met by the largest image that fits it.",
-        shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone, and images of "
-        "at least 32 pixels",
+        shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "
+        "images of at least 32 pixels",
     )
 
     def __post_init__(self) -> None:

@@ -135,7 +135,7 @@ class PruneSettings(Settings):
                 "with {first}, only channels are chosen, at a resolution that is named",
                 "drop {other}, or name a size with `resolution`",
             )
-            for name in ("max_drop", "steps", "rewind")
+            for name in ("steps", "rewind")
         ),
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
@@ -204,10 +204,10 @@ class PruneSettings(Settings):
     )
     max_drop: Share | None = setting(
         None,
-        "Allow this drop in accuracy, and remove as much as it permits; with `target`, remove what that asks for, and "
-        "fail if the drop is larger. Samples of `data` choose the result that aren't used for calibration, and others "
-        "judge it. Without labels, the drop is the disagreement with the original (for outputs that aren't class "
-        "scores, the squared error relative to their variance).",
+        "Allow this drop in accuracy, and save what it permits, by channels and smaller images (see `axes`). With "
+        "`target`, remove what that asks for, and fail if the drop is larger. Samples of `data` choose the result that "
+        "aren't used for calibration, and others judge it. Without labels, the drop is the disagreement with the "
+        "original (for outputs that aren't class scores, the squared error relative to their variance).",
         at_least=0,
         below=1,
     )

@@ -2,7 +2,8 @@
 
 Samples are divided into three parts. On the first, channels are chosen and layers repaired; on the second, models are
 compared, and one is chosen; the third judges that one, once. Being the best of several on the second part is a matter
-of luck, too, so its drop there is too good to be true.
+of luck, too, so its drop there is too good to be true. All models are compared on the same samples, so that
+luck with these favors none.
 
 Without labels, the drop is bounded by the disagreement with the original: every sample that becomes wrong is predicted
 differently. For outputs that aren't class scores, it is the squared error relative to the variance, of the output that
@@ -13,6 +14,7 @@ right, which happens by chance where many labels are wrong.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from time import perf_counter
@@ -20,20 +22,21 @@ from time import perf_counter
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.data import Dataset
+from onnxprune.data import Data, Dataset
+from onnxprune.data.batch import Source
+from onnxprune.data.ragged import RaggedSource
 from onnxprune.errors import DataError
-from onnxprune.evaluation import Estimate, Evaluation, evaluate, paired_proportions
+from onnxprune.evaluation import Evaluation, Score, evaluate, paired_proportions
 from onnxprune.evaluation.measure import above_constant
+from onnxprune.evaluation.runner import Outputs
 from onnxprune.progress import Progress, within
-from onnxprune.sensitivity import drop
+from onnxprune.sensitivity import drop, drop_of
 from onnxprune.settings.evaluation import METRICS, judging
 
 log = logging.getLogger(__name__)
 
 _JUDGED = 2000  # largest number of samples to compare trials on, and to judge the result on
 _JUDGED_OF_TRAINING = 0.2  # largest share of the samples for each of these, where the others are trained on
-_HOPE = 8  # the part of the samples that a trial is first evaluated on is one in this many
-_LEAST_HOPE = 32  # and at least this many
 _MADE_UP = 2.0  # largest number of samples that become wrong, relative to the drop in their number
 _KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
 
@@ -47,12 +50,14 @@ class Parts:
         training: to train on: those of calibration, and what is left.
         choosing: to choose between models.
         judging: to judge the model that is chosen.
+        mixed: whether the samples of ``choosing`` come in random order, so that the first ones tell of the rest.
     """
 
     calibration: Dataset
     training: Dataset
     choosing: Dataset
     judging: Dataset
+    mixed: bool = True
 
 
 def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
@@ -75,9 +80,14 @@ def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
     each = min(each, _JUDGED)
     if count < 1 or each < 1:
         raise DataError("OP712", "calibration, choice and judgment need samples of their own, so at least 3 in all")
-    ends = np.cumsum([each, each])
-    judged, chosen, rest = np.split(order, ends)
-    return Parts(*(data.subset(np.sort(own)) for own in (rest[:count], rest, chosen, judged)))
+    judged, chosen, rest = np.split(order, np.cumsum([each, each]))
+    fitted, trained, judging = (data.subset(np.sort(own)) for own in (rest[:count], rest, judged))
+    mixed = not (isinstance(data, Data) and (data.source.sequential or _is_by_length(data.source)))
+    return Parts(fitted, trained, data.subset(chosen if mixed else np.sort(chosen)), judging, mixed)
+
+
+def _is_by_length(source: Source) -> bool:
+    return isinstance(source, RaggedSource) and not source.padded
 
 
 class DropMeasure:
@@ -91,7 +101,8 @@ class DropMeasure:
     def __init__(self, original: ModelProto, parts: Parts, max_drop: float, seed: int) -> None:
         """Take the original, samples, and the drop allowed."""
         self.original, self.parts, self.max_drop, self.seed = original, parts, max_drop, seed
-        self.metric, self.seconds = "", 0.0  # of running the original on a sample
+        self.metric, self.seconds = "", 0.0
+        self._known = Outputs()  # the original's
 
     def check(self, progress: Progress) -> None:
         """Choose the metric, and check that the samples tell the original from a network that ignores its input.
@@ -101,7 +112,12 @@ class DropMeasure:
         """
         part, began = within(progress, "check the data"), perf_counter()
         found = evaluate(
-            self.original, self.parts.choosing, against=self.original, resamples=1, seed=self.seed, progress=part
+            *(self.original, self.parts.choosing),
+            against=self.original,
+            resamples=1,
+            seed=self.seed,
+            known=self._known,
+            progress=part,
         )
         self.seconds = (perf_counter() - began) / found.samples
         metric = judging({score.metric for score in found.scores})
@@ -136,26 +152,26 @@ class DropMeasure:
     def _total(self) -> int:
         return len(self.parts.training) + len(self.parts.choosing) + len(self.parts.judging)
 
-    def __call__(self, model: ModelProto, data: Dataset, progress: Progress, *, final: bool = False) -> Evaluation:
-        """Evaluate a model by the metric, or finally by all."""
-        wanted = None if final else [self.metric]
+    def __call__(self, model: ModelProto, progress: Progress, *, whole: bool = False) -> Evaluation:
+        """Evaluate a model on the samples that choose, all or until it is certain that it loses too much."""
         return evaluate(
-            *(model, data),
+            *(model, self.parts.choosing),
             against=self.original,
-            metrics=wanted,
-            resamples=1000 if final else 200,
+            metrics=[self.metric],
+            resamples=200,
             seed=self.seed,
+            known=self._known,
+            until=self._hopeless if self.parts.mixed and not whole else None,
             progress=progress,
         )
 
-    def hopeless(self, model: ModelProto, progress: Progress) -> Estimate | None:
-        """Return the drop on a few samples, if these suffice to see that it is too large."""
-        some = range(0, len(self.parts.choosing), _HOPE)  # evenly, as samples may be sorted by class
-        if len(some) < _LEAST_HOPE:
-            return None
-        found = self(model, self.parts.choosing.subset(some), progress)
-        estimate = drop(found, self.metric)
-        return estimate if estimate.low > self.max_drop else None
+    def judge(self, model: ModelProto, progress: Progress) -> Evaluation:
+        """Evaluate a model by all metrics, on the samples that judge."""
+        judging = self.parts.judging
+        return evaluate(model, judging, against=self.original, seed=self.seed, progress=progress)
+
+    def _hopeless(self, scores: Sequence[Score]) -> bool:
+        return drop_of(scores, self.metric).low > self.max_drop
 
     def accepts(self, found: Evaluation) -> bool:
         """Whether a model is within the drop, and doesn't lose much more than it wins elsewhere."""

@@ -294,18 +294,18 @@ class Pipeline:
         measure = DropMeasure(self.analysis.original, parts, settings.max_drop or 0.0, settings.seed)
         measure.check(within(self.progress, "data"))
         if self.allowed is None and not self.targets:
-            self.allowed, self.basis = self._unnoticed(measure, parts)
+            self.allowed, self.basis = self._unnoticed(measure)
         measure.max_drop = 1.0 if self.allowed is None else self.allowed
         self.measure = measure
 
-    def _unnoticed(self, measure: DropMeasure, parts: Parts) -> tuple[float, str]:
+    def _unnoticed(self, measure: DropMeasure) -> tuple[float, str]:
         """Return the drop that goes unnoticed: that of the file on inputs shifted by a hair, but not a large one."""
         most = largest_kept(measure.metric)
         try:
             moved = disturbed(prepare(self.analysis.original), self.example, self.settings.seed)
             if moved is not None:
                 progress = within(self.progress, "measure what goes unnoticed")
-                found = max(0.0, drop(measure(load(moved).proto, parts.choosing, progress), measure.metric).value)
+                found = max(0.0, drop(measure(load(moved).proto, progress, whole=True), measure.metric).value)
                 if isfinite(found):
                     basis = "what the file's own answers lose when its inputs are shifted by a hair"
                     return min(found, most), basis if found <= most else f"{basis} ({found:.1%}), but no more than this"
@@ -372,7 +372,7 @@ class Pipeline:
         verdict = Verdict(stage.name, True, made.told, size=sizes)
         measure = self.measure
         if stage.lossy and measure is not None and self.parts is not None:
-            found = measure(made.model.proto, self.parts.choosing, within(progress, "judge"))
+            found = measure(made.model.proto, within(progress, "judge"))
             verdict = replace(verdict, drop=drop(found, measure.metric))
             if found.not_finite:
                 return replace(verdict, kept=False, why="it gives outputs that aren't finite")
@@ -441,7 +441,7 @@ class Pipeline:
         speed, untimed = self._speed(original.proto, best.proto)
         result = replace(result, speed=speed, untimed=untimed)
         if self.measure is not None and self.parts is not None:
-            found = self.measure(best.proto, self.parts.judging, within(self.progress, "judge the result"), final=True)
+            found = self.measure.judge(best.proto, within(self.progress, "judge the result"))
             result = replace(result, evaluation=found, drop=drop(found, self.measure.metric))
         return replace(result, missed=self._missed(result))
 

@@ -124,7 +124,8 @@ def plan(
             return curves
         return sensitivities(analysis, settings, inputs, records=records, progress=progress)
 
-    return choose_resolution(analysis, settings, _needed(batches), data, measured, at, progress) or at(analysis, curves)
+    known = analysis, settings, _needed(batches), data, measured, at, records or Records(), progress
+    return choose_resolution(*known) or at(analysis, curves)
 
 
 def _plan_channels(

@@ -32,10 +32,12 @@ from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import as_opened, first_inputs, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
-from onnxprune.workflow.max_drop import Trial, prune_within, train
+from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import plan, read_curves, read_plan, recorded, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
 from onnxprune.workflow.resolution import at_chosen
+from onnxprune.workflow.training import train
+from onnxprune.workflow.trials import Trial
 from onnxprune.workflow.trimming import trim
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class PruneResult:
         verdict: this in words.
         data: samples to judge the result on; None without data, and if they were judged already.
         judged: what these samples are.
-        trials: the budgets tried, if a drop in accuracy was the limit.
+        trials: the models tried, if a drop in accuracy was the limit.
         metric: the metric that the drop is measured in.
     """
 
@@ -204,7 +206,7 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
     training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
     with _records(settings, analysis) as records:
         curves = read_curves(settings.sensitivity, analysis)
-        if settings.max_drop is not None or settings.steps > 1 or settings.rewind is not None:
+        if settings.steps > 1 or settings.rewind is not None:
             analysis, planning = at_chosen(analysis, planning)
         if settings.max_drop is not None:
             assert method is not None
@@ -225,6 +227,7 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
             )
             for written in (within.pruned.proto, within.proto):
                 fix_batch(written)
+            analysis = analyze(analysis, plan=within.pruned.plan)
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
             told = within.drop, within.verdict

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from onnxprune.cost.cost import model_cost
 from onnxprune.data import is_noise
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
+from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress
@@ -30,6 +32,7 @@ Planner = Callable[[TracedModel, Sequence[Curve] | None], PrunePlan]
 
 _SMALLEST = 32  # pixels of an image's shorter side, below which no resolution is tried unless asked for
 _CELLS = 3  # fewest positions along the shorter side of the last map that are tried
+_STEPS = 14  # most sizes of a search within a drop, about
 _JOINT = 3  # most sizes that are tried together with channels
 
 
@@ -98,7 +101,7 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     """Return why no resolution can be chosen by measurement, if so, as an error."""
     quantities = {target.quantity for target in settings.targets}
     if not quantities or quantities & {"params", "size"}:
-        cause = "choosing a resolution needs a `target` on macs, memory or latency: it saves no weights"
+        cause = "choosing a resolution needs a limit on macs, memory or latency: it saves no weights"
         return PlanError("OP302", cause, where="resolution", hint="name the size: 160, for example")
     if any(target.absolute for target in settings.timed):
         return PlanError("OP302", "choosing a resolution needs a latency relative to the original's", where="target")
@@ -125,6 +128,7 @@ def choose_resolution(
     data: Any,
     measure: Callable[[Batches], Sequence[Curve]],
     planner: Planner,
+    records: Records,
     progress: Progress,
 ) -> PrunePlan | None:
     """Return the plan whose repaired network changes the outputs least, with or without smaller images.
@@ -143,6 +147,7 @@ def choose_resolution(
         batches: returns inputs. Every fourth batch is held back to judge by; the others serve to repair.
         measure: returns the sensitivities of channels, for inputs.
         planner: plans channels for a model at some resolution, with sensitivities if these fit.
+        records: the trials that are done already; filled as others are.
         progress: called for each trial.
 
     Raises:
@@ -165,13 +170,7 @@ def choose_resolution(
     def attempt(sizes: Sizes) -> float:
         progress("try resolutions", len(trials), total)
         try:
-            at = at_resolution(analysis, sizes)
-            made = planner(at, curves if _alike(at, analysis) else None)
-            kept = apply_plan(at.graph, made)
-            proto = rewrite(kept)
-            if made.removed:
-                list(recover(kept, proto, fitted, seed=settings.seed))
-            trials.append(Trial(sizes, made, judge(proto)))
+            trials.append(_recorded(records, sizes, partial(made_at, sizes)))
         except (ModelError, PlanError) as error:
             if not sizes and error.code not in ("OP301", "OP310"):
                 raise
@@ -179,11 +178,25 @@ def choose_resolution(
             return float("inf")
         return trials[-1].error
 
+    def made_at(sizes: Sizes, name: str) -> Trial:
+        at = at_resolution(analysis, sizes)
+        made = planner(at, curves if alike(at, analysis) else None)
+        kept = apply_plan(at.graph, made)
+        proto = rewrite(kept)
+        if made.removed:
+            recover(kept, proto, fitted, seed=settings.seed, records=records, name=name)
+        return Trial(sizes, made, judge(proto))
+
     def alone(sizes: Sizes) -> float:
-        try:
-            return judge(at_resolution(analysis, sizes).graph.proto)
-        except (ModelError, PlanError):
-            return float("inf")
+        name = f"{_record(sizes)}/alone"
+        if name not in records:
+            try:
+                error = judge(at_resolution(analysis, sizes).graph.proto)
+            except (ModelError, PlanError):
+                error = float("inf")
+            records.keep(name, error)
+            return error
+        return float(records[name])
 
     best = attempt({})
     if ladder.fits:
@@ -203,6 +216,62 @@ def choose_resolution(
     log.info("taken: %s", chosen)
     tried = [{"resolution": {n: list(s) for n, s in t.sizes.items()}, "error": t.error} for t in trials]
     return replace(chosen.plan, settings={**chosen.plan.settings, "tried": tried})
+
+
+def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches, data: Any) -> list[Sizes]:
+    """Return sizes of images for a search within a drop, the largest first; none where only channels may be removed.
+
+    Args:
+        analysis: the traced model.
+        settings: how to plan, settled, with the costs that are limited or minimized as targets.
+        batches: returns inputs for calibration.
+        data: the samples as they were given.
+
+    Raises:
+        PlanError: the resolution is asked for, and there is no other size (OP319), it doesn't change the cost or can't
+            be measured (OP302), or nothing real is there to measure it on (OP312).
+    """
+    if settings.axes == ("channels",) or analysis.resized is not None:
+        return []
+    problem: OnnxPruneError | None = why_not(analysis, settings, batches, data)
+    if problem is None and settings.timed:
+        cause = "with `max_drop`, images get smaller for macs or memory: their effect on the latency isn't measured"
+        problem = PlanError("OP302", cause, where="resolution")
+    if problem is None:
+        image = _images(analysis)[0]
+        half, short = max(image.stride // 2, 1), min(image.size)
+        step = -(-short // (_STEPS * half)) * half  # sizes in between lose as much, and cost hardly more
+        fewest = _CELLS * image.stride
+        found = [
+            sizes_of(analysis, _scaled(image, s, half)) for s in range((short - 1) // step * step, fewest - 1, -step)
+        ]
+        try:
+            if found and at_resolution(analysis, found[0]):
+                return found
+            problem = _too_small(image)
+        except (ModelError, PlanError) as error:
+            problem = error
+    if settings.resolution == "auto" or settings.axes == ("resolution",):
+        raise problem
+    log.debug("no resolution is tried: %s", problem.cause)
+    return []
+
+
+def _record(sizes: Sizes) -> str:
+    """Return the name under which trials of some sizes are recorded."""
+    return "resolution/" + ",".join(f"{name}={text(size)}" for name, size in sizes.items())
+
+
+def _recorded(records: Records, sizes: Sizes, make: Callable[[str], Trial]) -> Trial:
+    """Return a trial from the records, or make it, given the name of its parts, and record it."""
+    name = f"{_record(sizes)}/trial"
+    if name in records:
+        made, error = records[name]
+        return Trial(sizes, PrunePlan.from_json(made.encode(), str(records.path)), error)
+    trial = make(name)
+    records.drop(f"{name}/repair")
+    records.keep(name, [trial.plan.to_json(), trial.error])
+    return trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +308,7 @@ def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _L
             break
         joint.append(sizes)
     if fits is None and not joint:
-        cause = f"no smaller size of an image of {text(image.size)} is worth trying: strides reduce it by {step}"
-        raise problem or PlanError("OP319", cause, where="resolution")
+        raise problem or _too_small(image)
     if fits is None:
         return _Ladder({}, tuple(reversed(joint))[:_JOINT])
     low, high = fits, fits + step  # the largest even side that fits lies in between: costs grow with it
@@ -252,6 +320,11 @@ def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _L
             high = side if side > low else low
     best = sizes_of(analysis, _scaled(image, low, step if low == fits else 2))
     return _Ladder(best, tuple(reversed(joint))[:_JOINT])
+
+
+def _too_small(image: Image) -> PlanError:
+    cause = f"no smaller size of an image of {text(image.size)} is worth trying: strides reduce it by {image.stride}"
+    return PlanError("OP319", cause, where="resolution")
 
 
 def _fits(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
@@ -287,7 +360,7 @@ def _images(analysis: TracedModel) -> tuple[Image, ...]:
     return find_images(graph.proto, graph.shapes)
 
 
-def _alike(a: TracedModel, b: TracedModel) -> bool:
+def alike(a: TracedModel, b: TracedModel) -> bool:
     """Whether two traced models have the same groups."""
     groups = [[(g.slots, len(g.units)) for g in analysis.graph.groups] for analysis in (a, b)]
     return groups[0] == groups[1]

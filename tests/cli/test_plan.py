@@ -111,6 +111,9 @@ class TestOptions:
         assert "did you mean 50%?" in refused("OP303", *args, "--target", "macs=50")
         assert "did you mean 30%?" in refused("OP303", *args, "--ratio", "30")
         assert "did you mean 1%?" in refused("OP303", *args, "--max-drop", "1", "--data", "random")
+        for wrong in ("100", "-1"):
+            said = refused("OP303", *args, "--max-drop", wrong, "--data", "random")
+            assert "did you mean" not in said and "write a share such as 5% or 0.05" in said
         assert "%" not in refused("OP303", *args, "--min-channels", "0")
         assert "--ratio" in refused("OP602", *args, "--rato", "0.5")
 

@@ -10,7 +10,7 @@ import pytest
 
 from onnxprune import load
 from onnxprune.model.session import run, session
-from tests.cli.support import DIGITS, document, refused
+from tests.cli.support import DIGITS, document, invoke, refused
 
 
 @pytest.fixture
@@ -84,3 +84,10 @@ def test_max_drop(tmp_path: Path, digits: tuple[Path, np.ndarray, np.ndarray]) -
 def test_a_drop_is_a_budget(tmp_path: Path, option: list[str]) -> None:
     output = tmp_path / "x.onnx"
     refused("OP302", "prune", DIGITS, "-o", output, "--data", "digits", "--max-drop", "1%", *option)
+
+
+def test_what_is_assumed_is_said_once(tmp_path: Path) -> None:
+    """Samples are opened for calibration, and again, all of them, for training."""
+    options = ("--data", "random", "--limit", "16", "--target", "macs=0.5", "--finetune", "1", "--no-summary")
+    said = invoke("prune", DIGITS, "-o", tmp_path / "x.onnx", *options).stderr
+    assert said.count("the inputs are noise") == 1

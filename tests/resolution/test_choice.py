@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.sensitivity import OutputError, PredictionError, judge_of
 from onnxprune.settings import PlanSettings
+from onnxprune.workflow import resolution
+from onnxprune.workflow.analysis import at_resolution
 from tests.cli.support import DIGITS, document, invoke, refused
-from tests.toolbox import Net
+from tests.toolbox import Net, run_once
+from tests.workflow.test_resume import Stop
 
 Batches = Callable[[], Iterator[dict[str, NDArray[Any]]]]
 
@@ -61,9 +65,11 @@ def smooth(count: int = 8, size: int = 32) -> Batches:
     return lambda: ({"image": batch.astype(np.float32)} for batch in images)
 
 
-def rough() -> Batches:
-    """Return batches of 4 images each, in which every pixel has a brightness of its own."""
-    images = np.random.default_rng(1).standard_normal((8, 4, 3, 32, 32)).astype(np.float32)
+def rough(count: int = 8, spread: float = 0.0) -> Batches:
+    """Return batches of 4 images each, in which every pixel has a brightness of its own, and every image a spread."""
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((count, 4, 3, 32, 32)) * np.exp(spread * rng.standard_normal((count, 4, 3, 1, 1)))
+    images = images.astype(np.float32)
     return lambda: ({"image": batch} for batch in images)
 
 
@@ -262,7 +268,8 @@ class TestCommands:
             ("OP302", ("--axes", "channels", "--resolution", "16")),
             ("OP303", ("--resolution", "16x")),
             ("OP312", ("--resolution", "auto", "--target", "macs=0.5")),
-            ("OP302", ("--resolution", "auto", "--max-drop", "1%", "--data", "random")),
+            ("OP312", ("--resolution", "auto", "--max-drop", "1%", "--data", "random", "-q")),
+            ("OP302", ("--axes", "resolution", "--max-drop", "1%", "--data", "random", "--minimize", "size", "-q")),
         ],
     )
     def test_refused(self, code: str, options: tuple[str, ...], tmp_path: Path) -> None:
@@ -288,3 +295,100 @@ def test_the_original_with_whole_images_is_teacher_and_judge(options: dict[str, 
         ours = op.evaluate(small.model.proto, data, against=classifier(), metrics=("agreement",))
         assert ours["agreement"].model.value > 0.4
     assert small.tuned is None or small.tuned.failure is None
+
+
+class TestWithinADrop:
+    """A drop is spent on smaller images, on channels, or on both: where the outputs change least."""
+
+    @staticmethod
+    def shrunk(model: onnx.ModelProto, drop: float = 0.08, batches: Batches | None = None, **options: Any) -> op.Shrunk:
+        images = np.concatenate([batch["image"] for batch in (batches or smooth(120))()])
+        return op.shrink(model, max_drop=drop, data={"image": images}, limit=128, round_to=1, **options)
+
+    def test_smaller_images_where_they_lose_less(self) -> None:
+        small = self.shrunk(classifier())
+        (size,) = small.plan.resolution.values()
+        assert small.plan.after["macs"] < 0.5 * small.plan.before["macs"]
+        kept = [trial for trial in small.trials if trial.accepted]
+        assert {"image": size} in [trial.sizes for trial in kept]
+        assert min(kept, key=lambda trial: trial.share).sizes == small.plan.resolution
+        alone = self.shrunk(classifier(), axes=("channels",))
+        assert not alone.plan.resolution and not any(trial.sizes for trial in alone.trials)
+        assert small.plan.after["macs"] < alone.plan.after["macs"]
+        apart = []  # under ONNX Runtime, by hand, on all samples
+        for batch in smooth(120)():
+            its, mine = (run_once(proto, dict(batch)) for proto in (classifier(), small.model.proto))
+            apart.append(next(iter(its.values())).argmax(axis=1) != next(iter(mine.values())).argmax(axis=1))
+        assert np.mean(apart) < 0.12
+
+    def test_channels_where_they_lose_less(self) -> None:
+        small = self.shrunk(classifier(doubled=True), 0.02, rough(120, 1.0))
+        assert not small.plan.resolution and small.plan.after["macs"] < 0.7 * small.plan.before["macs"]
+        tried = [trial for trial in small.trials if trial.sizes]
+        assert tried and not any(trial.accepted for trial in tried)
+
+    def test_images_alone(self) -> None:
+        small = self.shrunk(classifier(), axes=("resolution",))
+        assert small.plan.resolution and not small.plan.removed and not small.repairs
+        assert all(trial.sizes and trial.macs == trial.share for trial in small.trials)
+
+    def test_limits_may_be_met_by_smaller_images(self) -> None:
+        small = self.shrunk(classifier(), target=HALF)
+        assert small.plan.resolution and len(small.trials) == 1
+
+    @pytest.mark.parametrize("options", [{"minimize": "params"}, {"allocation": "uniform"}])
+    def test_where_images_do_not_count(self, options: dict[str, Any]) -> None:
+        small = self.shrunk(classifier(), drop=0.3, **options)
+        assert not any(trial.sizes for trial in small.trials)
+
+    def test_what_was_seen_is_told(self, tmp_path: Path) -> None:
+        model, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+        onnx.save(classifier(), model)
+        np.savez(data, image=np.concatenate([batch["image"] for batch in smooth(120)()]))
+        options = ("--max-drop", "8%", "--data", data, "--limit", "128", "--round-to", 1, "--preprocess", "scale=1")
+        found = document("prune", model, "-o", tmp_path / "s.onnx", *options)
+        best = min((t for t in found["trials"] if t["kept"]), key=lambda t: t["share"])
+        assert best["resolution"] == found["resolution"] and best["drop"]["low"] <= best["drop"]["value"] <= 0.08
+        assert best["macs"] == pytest.approx(found["cost"]["after"]["macs"] / found["cost"]["before"]["macs"])
+        shown = invoke("prune", model, "-o", tmp_path / "t.onnx", *options)
+        assert "models tried" in shown.stdout and " taken" in shown.stdout
+        assert re.search(r"^\d+x\d+: agreement drops by .*% \(.* to .*\)", shown.stderr, re.M), shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "stops"),
+    [
+        ({"target": HALF}, [("try resolutions", 2), ("try resolutions", 3)]),
+        ({"max_drop": 0.08, "limit": 64}, [("trial 2", 1), ("repair", 2), ("judge", 1)]),
+    ],
+)
+def test_a_stopped_run_goes_on(
+    what: dict[str, Any], stops: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of resolutions are done once, and the bytes are those of a run that wasn't stopped."""
+    model, data, kept = tmp_path / "m.onnx", tmp_path / "d.npz", tmp_path / "kept.npz"
+    onnx.save(classifier(), model)
+    np.savez(data, image=np.concatenate([batch["image"] for batch in smooth(60)()]))
+    known: dict[str, Any] = {"data": str(data), "preprocess": "scale=1", "round_to": 1, "threads": 1, **what}
+    tried: list[tuple[int, ...]] = []
+
+    def counted(source: op.TracedModel, sizes: Any) -> op.TracedModel:
+        tried.append(sizes)
+        return at_resolution(source, sizes)
+
+    monkeypatch.setattr(resolution, "at_resolution", counted)
+    whole = op.shrink(model, **known)
+    assert whole.plan.resolution
+    once = len(tried)
+    for phase, times in stops:
+        with pytest.raises(KeyboardInterrupt):
+            op.shrink(model, **known, checkpoint=kept, resume=True, progress=Stop(phase, times))
+    if "target" in what:
+        assert len(tried) <= 2 * once + len(stops)
+    again = op.shrink(model, **known, checkpoint=kept, resume=True)
+    assert again.model.proto.SerializeToString(deterministic=True) == whole.model.proto.SerializeToString(
+        deterministic=True
+    )
+    assert [(t.sizes, t.share, t.drop) for t in again.trials] == [(t.sizes, t.share, t.drop) for t in whole.trials]
+    if "target" in what:
+        assert len(tried) <= 2 * once + len(stops)
