@@ -15,10 +15,24 @@ from onnxprune.version import __version__
 
 __all__ = ["cli", "main"]
 
-COMMANDS = (
-    *("inspect", "explain", "plan", "prune", "quantize", "verify", "evaluate", "finetune", "sensitivity", "benchmark"),
-    *("rules", "cache", "doctor"),
-)
+COMMANDS = {
+    "demo": "Prune a small network that comes along: the first success without any file.",
+    "inspect": "Show a model and what can be pruned.",
+    "explain": "Explain why channels can't be removed.",
+    "plan": "Choose what to remove, and write a plan.",
+    "prune": "Remove channels, prove the result and write it.",
+    "quantize": "INT8, INT4 or float16, whichever pays.",
+    "verify": "Check a pruned model against its original.",
+    "evaluate": "Measure accuracy, and what pruning lost.",
+    "finetune": "Train a model further, on ONNX Runtime.",
+    "sensitivity": "Measure the error of pruning each group.",
+    "benchmark": "Measure and compare latency.",
+    "rules": "List the known operators.",
+    "cache": "Show or clear the measured times of layers.",
+    "doctor": "Check the installation and its execution providers.",
+    "completion": "Print the shell's completion script.",
+}
+"""The commands, in the order of the help page."""
 
 _EXAMPLES = """\b
 Examples:
