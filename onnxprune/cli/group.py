@@ -48,6 +48,15 @@ def sections(command: click.Command, context: click.Context) -> Iterator[tuple[s
         yield "Others", list(found.values())
 
 
+def described(root: LazyGroup) -> Iterator[tuple[str, click.Command, click.Context]]:
+    """Yield each command with its name and a context to describe it in, for references."""
+    parent = click.Context(root, info_name="onnxprune", **root.context_settings)
+    for name in root.names:
+        command = root.get_command(parent, name)
+        assert command is not None
+        yield name, command, click.Context(command, info_name=name, parent=parent)
+
+
 class Command(click.Command):
     """A command whose help has its options in sections."""
 

@@ -21,7 +21,11 @@ POINTS, SHARE, FACTOR = 2.0, 0.05, 100.0
 """How far a percentage may be off in points, another number as a share, and a tiny error as a factor."""
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
-_TIMED = re.compile(r"\d (?:ms|µs|s)\b|\dx\b|\d/s\b|as fast|slower|was busy|measured of the|\bms\b|seconds")
+_TIMED = re.compile(
+    r"\d (?:ms|µs|s)\b|\dx\b(?!\d)|\d/s\b|as fast|slower|busy|disturbed|^ *on cpu; file|\d % smaller|^ *(smaller: )?[\d.]+ [kM]?B → [\d.]+ [kM]?B$"
+)
+"""Lines with measured times, which differ from run to run: they are left out, but there must be some."""
+
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- (slow|needs: .+|not run: .+) -->")
 
@@ -36,6 +40,7 @@ class Step:
         code: what is run.
         expected: lines; "..." stands for any.
         rows: numbers of the page's lines that show them.
+        measured: whether the figures follow from measured times, so that only words are compared.
     """
 
     line: int
@@ -43,6 +48,7 @@ class Step:
     code: str
     expected: list[str] | None = None
     rows: list[int] = field(default_factory=list)
+    measured: bool = False
 
 
 @dataclass
@@ -67,8 +73,9 @@ class Page:
 def read(path: Path) -> Page:
     """Find the blocks of a page.
 
-    Blocks of kind `console` have commands behind "$ ", each with its output. A block without a kind, or of kind `sh`, has
-    commands only; a block of kind `text` that follows is their output. `python` is run in one namespace for the page.
+    Blocks of kind `console` have commands behind "$ ", each with its output. A block without a kind, or of kind `sh`,
+    has commands only; a block of kind `text` that follows is their output. `python` is run in one namespace for the
+    page. The comment "measured" before a block says that its figures follow from measured times.
     """
     text = path.read_text(encoding="utf-8")
     page = Page(path, [], False, [], [])
@@ -85,7 +92,7 @@ def read(path: Path) -> Page:
             continue
         lines = body.splitlines()
         if kind == "console":
-            page.steps += _session(lines, line)
+            page.steps += _session(lines, line, before == "<!-- measured -->")
             last = None
         elif kind in ("", "sh"):
             last = Step(line, "sh", body.strip())
@@ -100,13 +107,13 @@ def read(path: Path) -> Page:
     return page
 
 
-def _session(lines: Sequence[str], first: int) -> Iterator[Step]:
+def _session(lines: Sequence[str], first: int, measured: bool) -> Iterator[Step]:
     step: Step | None = None
     for number, line in enumerate(lines, first):
         if line.startswith("$ "):
             if step is not None:
                 yield step
-            step = Step(number, "sh", line[2:], [])
+            step = Step(number, "sh", line[2:], [], measured=measured)
         elif step is not None and not step.expected and step.code.endswith("\\"):
             step.code = step.code[:-1] + line.strip()
         elif step is not None and step.expected is not None:
@@ -171,19 +178,25 @@ def run(step: Step, folder: Path, variables: dict[str, str], earlier: list[str])
     return done.returncode, done.stdout.splitlines()
 
 
-def differences(expected: Sequence[str], found: Sequence[str]) -> list[str]:
+def differences(expected: Sequence[str], found: Sequence[str], *, measured: bool = False) -> list[str]:
     """Compare lines; those of `expected` that are "..." stand for any number of lines.
+
+    Words must be equal, and numbers within the tolerances unless they are measured; lines with times only have to be
+    there.
 
     Returns:
         What differs; nothing if they agree.
     """
+    if any(map(_TIMED.search, expected)) and not any(map(_TIMED.search, found)):
+        return ["- times", *(f"+ {line}" for line in found)]
+    expected, found = ([line for line in lines if not _fleeting(line)] for lines in (expected, found))
     parts: list[list[str]] = [[]]
     for line in expected:
         if line.strip() == "...":
             parts.append([])
         else:
             parts[-1].append(line)
-    at, rest = 0, [line for line in found]
+    at, rest = 0, found
     for number, part in enumerate(parts):
         first, last = number == 0, number == len(parts) - 1
         if not part:
@@ -192,7 +205,7 @@ def differences(expected: Sequence[str], found: Sequence[str]) -> list[str]:
             starts: Sequence[int] = [len(rest) - len(part)]
         else:
             starts = [0] if first else range(at, len(rest) - len(part) + 1)
-        place = next((s for s in starts if s >= at and _same(part, rest[s : s + len(part)])), None)
+        place = next((s for s in starts if s >= at and _same(part, rest[s : s + len(part)], measured)), None)
         if place is None:
             near = rest[starts[0] : starts[0] + len(part)] if len(starts) == 1 and starts[0] >= 0 else rest[at:]
             pairs = [f"- {line}" for line in part] + [f"+ {line}" for line in near]
@@ -203,15 +216,24 @@ def differences(expected: Sequence[str], found: Sequence[str]) -> list[str]:
     return []
 
 
-def _same(expected: Sequence[str], found: Sequence[str]) -> bool:
-    return len(expected) == len(found) and all(map(same_line, expected, found))
+def _fleeting(line: str) -> bool:
+    """Whether a line shows times, or is one of those that come once a minute."""
+    return bool(_TIMED.search(line) or re.match(r"\.\.\. \S", line))
+
+
+def _same(expected: Sequence[str], found: Sequence[str], measured: bool) -> bool:
+    same = same_words if measured else same_line
+    return len(expected) == len(found) and all(map(same, expected, found))
+
+
+def same_words(expected: str, found: str) -> bool:
+    """Whether two lines have the same words."""
+    return _words(expected) == _words(found)
 
 
 def same_line(expected: str, found: str) -> bool:
-    """Whether two lines say the same: words equal, numbers within the tolerances; of times only that there are some."""
-    if _TIMED.search(expected):
-        return bool(_TIMED.search(found))
-    if _words(expected) != _words(found):
+    """Whether two lines have the same words, and numbers within the tolerances."""
+    if not same_words(expected, found):
         return False
     numbers = zip(_NUMBER.finditer(expected), _NUMBER.finditer(found), strict=True)
     return all(_close(a[0], b[0], expected[a.end() :]) for a, b in numbers)

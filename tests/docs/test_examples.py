@@ -51,7 +51,7 @@ def test_commands_print_what_is_shown(page: Page, tmp_path: Path, update: bool) 
         shown = f"{_named(page)}:{step.line}: {step.code.splitlines()[0]}"
         if step.expected is None and status != 0:
             wrong.append("\n".join([f"{shown}\nexit status {status}", *found]))
-        elif step.expected is not None and (difference := differences(step.expected, found)):
+        elif step.expected is not None and (difference := differences(step.expected, found, measured=step.measured)):
             wrong.append("\n".join([shown, *difference]))
     if update:
         page.path.write_text(renewed(page, results), encoding="utf-8")
@@ -103,6 +103,7 @@ class TestComparison:
             (["removed 168 of 328 units"], ["removed 120 of 328 units"]),
             (["error 7.9e-08, allowed 0.0001"], ["error 3e-05, allowed 0.0001"]),
             (["it takes 3 ms"], ["it takes long"]),
+            (["it takes 3 ms", "a 5"], ["it takes 3 ms", "a 9"]),
             (["a"], ["a", "b"]),
             (["a", "...", "d"], ["a", "b", "c"]),
             (["a", "b"], ["a"]),
