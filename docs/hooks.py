@@ -43,10 +43,19 @@ def overview() -> str:
 
 def commands() -> str:
     """Return the reference of all commands: their help, with options in sections."""
-    text = ["# Command line", "", "What `onnxprune COMMAND --help` prints. Exit status: 0 success, 1 a check failed, 2 bad"]
+    text = [
+        "# Command line",
+        "",
+        "What `onnxprune COMMAND --help` prints. Exit status: 0 success, 1 a check failed, 2 bad",
+    ]
     text += ["input or usage, 130 interrupted.", ""]
     for name, command, context in described(cli):
-        text += [f"## {name}", "", f"```text\nonnxprune {name} {' '.join(command.collect_usage_pieces(context))}\n```", ""]
+        text += [
+            f"## {name}",
+            "",
+            f"```text\nonnxprune {name} {' '.join(command.collect_usage_pieces(context))}\n```",
+            "",
+        ]
         text += [_escaped(command.help or ""), ""]
         for title, rows in sections(command, context):
             text += [f"**{title}**", "", "| option | |", "| --- | --- |"]

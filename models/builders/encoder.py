@@ -1,4 +1,4 @@
-"""A sentence encoder as the BERT family has them (Devlin et al., 2018; Reimers and Gurevych, 2019), and its tokenizer."""
+"""A sentence encoder of the BERT family (Devlin et al., 2018; Reimers and Gurevych, 2019), and its tokenizer."""
 
 from __future__ import annotations
 
@@ -74,7 +74,11 @@ def sentence_encoder(
     sizes = {"width": width, "heads": heads, "head": width // heads, "root": (width / heads) ** 0.5, "layers": layers}
     body = "".join(_LAYER.format(n=n, after=n + 1) for n in range(layers))
     model = parse_model(_HEAD.format(**sizes) + body + _TAIL.format(**sizes))
-    weights = {"embeddings": rng.standard_normal((vocabulary, width)), "scale": np.ones(width), "shift": np.zeros(width)}
+    weights = {
+        "embeddings": rng.standard_normal((vocabulary, width)),
+        "scale": np.ones(width),
+        "shift": np.zeros(width),
+    }
     for n in range(layers):
         for name, shape in (("q", (width, width)), ("k", (width, width)), ("v", (width, width)), ("o", (width, width))):
             weights[f"w{name}{n}"] = rng.standard_normal(shape) / width**0.5
@@ -103,7 +107,12 @@ def write_encoder(folder: str | Path, sentences: Iterable[str]) -> None:
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [ends[0], {"Sequence": {"id": "A", "type_id": 0}}, ends[1]],
-            "pair": [ends[0], {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}, ends[1]],
+            "pair": [
+                ends[0],
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+                ends[1],
+            ],
             "special_tokens": {
                 token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]} for token in ("[CLS]", "[SEP]")
             },

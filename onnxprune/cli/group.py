@@ -1,4 +1,4 @@
-"""The root command and its commands: imported on demand, options in sections, failures as messages and exit statuses."""
+"""The root command and its commands: imported on demand, options in sections, failures as exit statuses."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,8 @@ POINTS, SHARE, FACTOR = 2.0, 0.05, 100.0
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 _TIMED = re.compile(
-    r"\d (?:ms|µs|s)\b|\dx\b(?!\d)|\d/s\b|as fast|slower|busy|disturbed|^ *on cpu; file|\d % smaller|^ *(smaller: )?[\d.]+ [kM]?B → [\d.]+ [kM]?B$"
+    r"\d (?:ms|µs|s)\b|\dx\b(?!\d)|\d/s\b|as fast|slower|busy|disturbed|^ *on cpu; file|\d % smaller"
+    r"|^ *(smaller: )?[\d.]+ [kM]?B → [\d.]+ [kM]?B$"
 )
 """Lines with measured times, which differ from run to run: they are left out, but there must be some."""
 
@@ -74,8 +76,8 @@ def read(path: Path) -> Page:
     """Find the blocks of a page.
 
     Blocks of kind `console` have commands behind "$ ", each with its output. A block without a kind, or of kind `sh`,
-    has commands only; a block of kind `text` that follows is their output. `python` is run in one namespace for the
-    page. The comment "measured" before a block says that its figures follow from measured times.
+    has commands only; a block of kind `text` that follows is their output. `python` blocks that follow each other
+    share their names. The comment "measured" before a block says that its figures follow from measured times.
     """
     text = path.read_text(encoding="utf-8")
     page = Page(path, [], False, [], [])
@@ -152,30 +154,41 @@ def runnable(code: str) -> str:
     return " && ".join(parts)
 
 
-def run(step: Step, folder: Path, variables: dict[str, str], earlier: list[str]) -> tuple[int, list[str]]:
-    """Run a step.
+def run(page: Page, folder: Path) -> Iterator[tuple[Step, int, list[str]]]:
+    """Run the steps of a page in order, in one folder; what only installs is left out.
 
-    Args:
-        step: the step.
-        folder: where it runs.
-        variables: the environment.
-        earlier: the Python code of earlier steps, to which this one's is added.
+    Python blocks that follow each other run in one process.
 
-    Returns:
-        The exit status, and all lines that were printed.
+    Yields:
+        Each step with its exit status and all lines that were printed.
     """
-    if step.kind == "python":
-        silence = "import sys, io; sys.stdout = io.StringIO()\n" if earlier else ""
-        loud = "sys.stdout = sys.__stdout__\n" if earlier else ""
-        command = [sys.executable, "-c", f"{silence}{''.join(earlier)}\n{loud}{step.code}"]
-        earlier.append(step.code + "\n")
-    else:
-        command = ["bash", "-c", runnable(step.code)]
+    variables = folder_for(page, folder)
+    steps = [step for step in page.steps if step.kind == "python" or runnable(step.code)]
+    for kind, group in groupby(steps, key=lambda step: step.kind):
+        if kind == "python":
+            yield from _python(list(group), folder, variables)
+            continue
+        for step in group:
+            status, text = _shell(["bash", "-c", runnable(step.code)], folder, variables)
+            yield step, status, text.splitlines()
+
+
+def _python(steps: list[Step], folder: Path, variables: dict[str, str]) -> Iterator[tuple[Step, int, list[str]]]:
+    mark = "\x1e\n"
+    code = "".join(f"{step.code}\nprint({mark!r}, end='', flush=True)\n" for step in steps)
+    status, text = _shell([sys.executable, "-c", code], folder, variables)
+    parts = text.split(mark)
+    for number, step in enumerate(steps):
+        done = number < len(parts) - 1
+        yield step, 0 if done else status or 1, parts[number].splitlines() if number < len(parts) else []
+
+
+def _shell(command: Sequence[str], folder: Path, variables: dict[str, str]) -> tuple[int, str]:
     out = subprocess.PIPE
     done = subprocess.run(
         command, cwd=folder, env=variables, stdout=out, stderr=subprocess.STDOUT, text=True, timeout=900, check=False
     )
-    return done.returncode, done.stdout.splitlines()
+    return done.returncode, done.stdout
 
 
 def differences(expected: Sequence[str], found: Sequence[str], *, measured: bool = False) -> list[str]:

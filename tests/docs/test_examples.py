@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.docs.examples import INSTALL, ROOT, SHARED, Page, differences, folder_for, read, renewed, run, runnable
+from tests.docs.examples import INSTALL, ROOT, SHARED, Page, differences, read, renewed, run, runnable
 
 GENERATED = ("operators.md", "coverage.md")
 PAGES = [
@@ -41,12 +41,8 @@ def test_commands_print_what_is_shown(page: Page, tmp_path: Path, update: bool) 
         path = SHARED / need.removeprefix("shared/")
         if not (path.exists() if need.startswith("shared/") else find_spec(need)):
             pytest.skip(f"needs {need}")
-    variables, earlier, wrong = folder_for(page, tmp_path), [], []  # type: ignore[var-annotated]
-    results = []
-    for step in page.steps:
-        if step.kind == "sh" and not runnable(step.code):
-            continue
-        status, found = run(step, tmp_path, variables, earlier)
+    wrong, results = [], []
+    for step, status, found in run(page, tmp_path):
         results.append((step, found))
         shown = f"{_named(page)}:{step.line}: {step.code.splitlines()[0]}"
         if step.expected is None and status != 0:

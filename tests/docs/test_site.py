@@ -46,7 +46,9 @@ def test_the_site_builds(site: Path) -> None:
     reference = (pages / "reference" / "api" / "index.html").read_text()
     import onnxprune
 
-    assert all(f"onnxprune.{onnxprune._HOME[name]}.{name}" in reference or name in reference for name in onnxprune.__all__)
+    assert all(
+        f"onnxprune.{onnxprune._HOME[name]}.{name}" in reference or name in reference for name in onnxprune.__all__
+    )
 
 
 @pytest.mark.slow

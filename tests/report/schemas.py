@@ -14,7 +14,9 @@ AVAILABLE = find_spec("jsonschema") is not None  # of the extra `dev`
 
 def problems(document: Any) -> list[str]:
     """Return what a document has that the schema of its report doesn't allow."""
-    return [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in _validator(document["report"], document)]
+    return [
+        f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in _validator(document["report"], document)
+    ]
 
 
 def _validator(report: str, document: Any) -> Any:
