@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import onnx
@@ -24,9 +23,9 @@ from tests.toolbox import Net
 HEAVY = ("onnx", "onnxruntime", "numpy", "rich", "onnx_graphsurgeon")
 
 
-def shell(*args: str) -> subprocess.CompletedProcess[str]:
+def shell(*args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "onnxprune", *args], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "onnxprune", *args], capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
@@ -42,15 +41,17 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the time of children isn't counted there")
 @pytest.mark.parametrize("command", ["", "prune"])
 def test_help_is_fast(command: str) -> None:
+    """Processor time, as other processes may keep the machine busy: 0.07 and 0.12 s, of which click takes 0.05 s."""
     times = []
     for _ in range(3):
-        started = time.perf_counter()
-        done = shell(*filter(None, [command]), "--help")
-        times.append(time.perf_counter() - started)
-        assert done.returncode == 0
-    assert min(times) < 1  # 0.1 s on an idle machine
+        before = os.times()
+        assert shell(*filter(None, [command]), "--help").returncode == 0
+        after = os.times()
+        times.append(sum(after[2:4]) - sum(before[2:4]))
+    assert min(times) < 0.3
 
 
 def test_the_list_of_commands_imports_none() -> None:
@@ -95,7 +96,7 @@ def test_bash_accepts_the_script() -> None:
 def test_demo(tmp_path: Path) -> None:
     """It writes and prunes a network, and names the next command, which works."""
     folder = tmp_path / "my demo"
-    done = shell("demo", str(folder))
+    done = shell("demo", str(folder), timeout=300)
     assert done.returncode == 0, done.stderr
     assert "rewriting proved" in done.stdout and (folder / "digits_small.onnx").exists()
     following = shlex.split(next(line for line in done.stderr.splitlines() if line.startswith("next: onnxprune ")))
