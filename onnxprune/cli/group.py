@@ -12,12 +12,14 @@ import click
 from onnxprune.cli.failures import FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
-    "Most used": "output target ratio max-drop kind data preprocess against teacher epochs loss metric compare profile",
-    "What is removed": "criterion allocation attention grouped remove-blocks resolution axes minimize seed",
+    "Most used": "output for effort target ratio max-drop kind data preprocess against teacher epochs loss metric "
+    "compare profile",
+    "What is removed": "stages optimizers criterion allocation attention grouped remove-blocks resolution axes "
+    "minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",
     "States": "resize-states state",
-    "Numbers": "objective max-error calibration keep",
+    "Numbers": "objective max-error weight-bits calibration keep",
     "Data": "limit labels tokenizer batch validation hold-out share",
     "What outputs mean": "task output-name train-output postprocess alphabet blank",
     "Proof": "no-verify tolerance input input-shape custom-ops transform",
@@ -25,11 +27,11 @@ _SECTIONS = {
     "Losses": "feature feature-weight temperature delta smoothing slimming lasso",
     "Optimizer": "optimizer rate momentum decay clip schedule warm-up accumulate norms patience freeze train",
     "Images in training": "flip crop cutout",
-    "Gates": "min max min-speedup max-regression",
-    "Measuring time": "provider providers provider-option threads no-cache optimization no-arena seconds rounds "
-    "confidence isolate allow-fallback measure stale",
-    "Keep and reuse": "plan save-plan sensitivity checkpoint resume every history",
-    "Output": "no-summary plot force format verbose quiet help",
+    "Gates": "min max min-speedup max-regression max-size",
+    "Measuring time": "provider providers provider-option threads no-timed no-cache optimization no-arena seconds "
+    "rounds optimizer-seconds confidence isolate allow-fallback measure stale",
+    "Keep and reuse": "recipe set dry-run plan save-plan sensitivity checkpoint resume every history",
+    "Output": "no-summary report card examples plot force format verbose quiet help",
 }
 """The options of all commands, in the order of help pages. An option has the same place in each."""
 

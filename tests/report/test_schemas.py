@@ -1,4 +1,7 @@
-"""Every document that a command prints follows docs/schemas; `tests.cli.support.document` checks many more."""
+"""Every document that a command prints follows docs/schemas, and has no further field.
+
+`tests.cli.support.document` checks many more, which may have further fields.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def test_documents(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ONNXPRUNE_CACHE", str(tmp_path))
     onnx.save(network(), tmp_path / "model.onnx")
     paths = {"MODEL": tmp_path / "model.onnx", "OUT": tmp_path / "out.onnx", "DIGITS": DIGITS, "DATA": DATA}
-    document(*(paths.get(word, word) for word in arguments.split()))
+    assert not problems(document(*(paths.get(word, word) for word in arguments.split())))
 
 
 def test_errors(tmp_path: Path) -> None:
