@@ -94,6 +94,19 @@ def test_workflows_cover_what_is_supported() -> None:
     assert not re.search(r"secrets\.|password", (ROOT / ".github" / "workflows" / "release.yml").read_text())
 
 
+def test_versions_agree() -> None:
+    """The package's version is that of its metadata, of the citation, and of the changelog's newest section."""
+    import tomllib
+
+    import onnxprune
+
+    version = onnxprune.__version__
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"] == version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", version]
+
+
 def test_pre_commit() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert {hook["id"] for repository in hooks for hook in repository["hooks"]} >= {"ruff-check", "ruff-format", "mypy"}
