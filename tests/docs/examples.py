@@ -278,7 +278,8 @@ def renewed(page: Page, results: Sequence[tuple[Step, list[str]]]) -> str:
         at = 0
         for row in step.rows:
             shape = _words(lines[row - 1])
-            place = next((n for n in range(at, len(found)) if _words(found[n]) == shape), None)
+            alike = [n for n in range(at, len(found)) if _words(found[n]) == shape]
+            place = next((n for n in alike if same_line(lines[row - 1], found[n])), next(iter(alike), None))
             if place is not None:
                 lines[row - 1], at = found[place], place + 1
     text = []
