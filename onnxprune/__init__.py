@@ -1,7 +1,8 @@
 """Prune ONNX models by rewriting their graphs, provably right.
 
 The workflow is a function each: `load` a model, `analyze` it, `plan` what to remove, `prune`, `repair` and `finetune`
-the result, `evaluate`, `verify` and `benchmark` it, `save` it. `shrink` does it all, as the command line does.
+the result, `evaluate`, `verify` and `benchmark` it, `save` it. `prune_model`, `clean` and `quantize` do what the
+commands `prune`, `clean` and `quantize` do, and `shrink` combines them.
 
 The names below are the public API; they are imported when first used, so that the command line starts fast.
 
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
     from onnxprune.settings import (
         Augmentation as Augmentation,
         BenchmarkSettings as BenchmarkSettings,
+        CleanSettings as CleanSettings,
         Constraints as Constraints,
         LatencySettings as LatencySettings,
         LossSettings as LossSettings,
         PlanSettings as PlanSettings,
+        PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
         Target as Target,
@@ -62,7 +65,10 @@ if TYPE_CHECKING:
         CalibrationReader as CalibrationReader,
         calibration_reader as calibration_reader,
     )
+    from onnxprune.workflow.cleaning import Cleaned as Cleaned, clean as clean
+    from onnxprune.workflow.pipeline import ShrinkResult as ShrinkResult, shrink as shrink
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
+    from onnxprune.workflow.prune_model import PruneResult as PruneResult, prune_model as prune_model
     from onnxprune.workflow.pruning import (
         Pruned as Pruned,
         as_graphsurgeon as as_graphsurgeon,
@@ -71,7 +77,6 @@ if TYPE_CHECKING:
         repair as repair,
     )
     from onnxprune.workflow.quantizing import Quantized as Quantized, quantize as quantize
-    from onnxprune.workflow.shrinking import Shrunk as Shrunk, shrink as shrink
     from onnxprune.workflow.verifying import verify as verify
 
 _ERRORS = (
@@ -79,8 +84,16 @@ _ERRORS = (
     *("UsageError", "VerificationError"),
 )
 _SETTINGS = (
-    *("Augmentation", "BenchmarkSettings", "Constraints", "LatencySettings", "LossSettings", "PlanSettings"),
-    *("QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
+    *(
+        "Augmentation",
+        "BenchmarkSettings",
+        "CleanSettings",
+        "Constraints",
+        "LatencySettings",
+        "LossSettings",
+        "PlanSettings",
+    ),
+    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -99,10 +112,12 @@ _HOMES = {
     "train.finetune": ("FineTuned", "finetune"),
     "workflow.analysis": ("TracedModel", "analyze"),
     "workflow.calibration": ("CalibrationReader", "calibration_reader"),
+    "workflow.cleaning": ("Cleaned", "clean"),
+    "workflow.pipeline": ("ShrinkResult", "shrink"),
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),
-    "workflow.shrinking": ("Shrunk", "shrink"),
+    "workflow.prune_model": ("PruneResult", "prune_model"),
     "workflow.verifying": ("verify",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -38,7 +38,7 @@ class Cells(HTMLParser):
 
 
 def test_results_are_short_and_have_a_table() -> None:
-    small = op.shrink(MODEL, target="macs=0.5", data=DATA)
+    small = op.prune_model(MODEL, target="macs=0.5", data=DATA)
     plan = small.plan
     for result in (small, plan, small.pruned, small.analysis, small.model):
         assert len(repr(result)) < 300, type(result)

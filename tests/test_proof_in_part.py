@@ -232,7 +232,7 @@ def test_data_are_run_through_the_part_in_front(caplog: pytest.LogCaptureFixture
     alone.graph.output.extend(helper.make_tensor_value_info(n, 1, None) for n in ("box_out0", "cls_out0"))
     batches = [{"x": inputs["x"][i : i + 8]} for i in range(0, 64, 8)]
     with caplog.at_level(logging.WARNING, "onnxprune"):
-        found, expected = (op.shrink(m, ratio=0.5, data=lambda: iter(batches)) for m in (model, alone))
+        found, expected = (op.prune_model(m, ratio=0.5, data=lambda: iter(batches)) for m in (model, alone))
     assert "data are run through the part in front, up to box_out0, cls_out0" in caplog.text
     assert [r.node for r in found.repairs] == [r.node for r in expected.repairs] == ["box", "cls"]
     for name in ("box_w", "cls_w"):

@@ -17,9 +17,12 @@ __all__ = ["cli", "main"]
 
 COMMANDS = {
     "demo": "Prune a small network that comes along: the first success without any file.",
+    "shrink": "Clean, prune and quantize, whatever pays.",
+    "run": "Shrink a model as a recipe says.",
     "inspect": "Show a model and what can be pruned.",
     "explain": "Explain why channels can't be removed.",
     "plan": "Choose what to remove, and write a plan.",
+    "clean": "Fewer nodes, the same outputs.",
     "prune": "Remove channels, prove the result and write it.",
     "quantize": "INT8, INT4 or float16, whichever pays.",
     "verify": "Check a pruned model against its original.",
@@ -27,6 +30,7 @@ COMMANDS = {
     "finetune": "Train a model further, on ONNX Runtime.",
     "sensitivity": "Measure the error of pruning each group.",
     "benchmark": "Measure and compare latency.",
+    "report": "Make a report of JSON documents.",
     "rules": "List the known operators.",
     "cache": "Show or clear the measured times of layers.",
     "doctor": "Check the installation and its execution providers.",
@@ -36,6 +40,7 @@ COMMANDS = {
 
 _EXAMPLES = """\b
 Examples:
+  onnxprune shrink model.onnx -o small.onnx --data images/      clean, prune, quantize: whatever pays
   onnxprune inspect model.onnx                                  what can be pruned
   onnxprune prune model.onnx -o small.onnx --target macs=50%    prune and prove
   onnxprune explain model.onnx conv_14                          why not this layer?

@@ -11,6 +11,7 @@ import click
 from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_uncertain, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.runtime.provider import Provider, parse_provider
 from onnxprune.settings import BenchmarkSettings, build
@@ -71,10 +72,17 @@ def _whole(text: str) -> int:
     help="Exit with status 1 if a model isn't at least this many times as fast as the first one, timed in turns: 1.3.",
 )
 @click.option(
+    "--max-size",
+    type=options.Parsed("SIZE|SHARE", options.file_limit),
+    help="Exit with status 1 if a model's file is larger than this: 5MB, or 50% of the first one's. With several "
+    "models, the first one isn't limited.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="OUT.json", help="Also write the result as JSON."
 )
 @options.plot("With --profile and two models: plot the time of the slowest layers.")
 @options.force
+@receipts()
 @reporting
 @options.custom_ops
 def command(
@@ -88,6 +96,7 @@ def command(
     baseline: Path | None,
     max_regression: float | None,
     min_speedup: float | None,
+    max_size: tuple[float, bool] | None,
     output: Path | None,
     plot: Path | None,
     force: bool,
@@ -106,12 +115,14 @@ def command(
     from onnxprune.report.checks import checks_of
     from onnxprune.report.documents import to_json
     from onnxprune.report.gates import gate_tables
-    from onnxprune.workflow.gates import regression_gates, require, speed_gates
+    from onnxprune.workflow.gates import regression_gates, require, size_gates, speed_gates
 
     if max_regression is not None and baseline is None:
         raise PlanError("OP302", "--max-regression needs a baseline", hint="pass one with --compare")
     if min_speedup is not None and len(models) < 2:
         raise PlanError("OP302", "--min-speedup needs a second model", hint="give the original first")
+    if max_size is not None and not max_size[1] and len(models) < 2:
+        raise PlanError("OP302", "a share for --max-size needs a second model", hint="give the original first")
     if plot is not None and not (given.get("profile") and len(models) == 2):
         raise PlanError("OP302", "--plot needs the time of layers", hint="compare two models with --profile")
     for file in filter(None, (output, plot)):
@@ -133,16 +144,20 @@ def command(
         )
     changes = () if baseline is None else compare(found, baseline)
     most = 0.05 if max_regression is None else max_regression
-    gates = () if min_speedup is None else speed_gates(found, min_speedup)
-    report = benchmark_document(found, changes, gates)
+    gates = (
+        *(() if min_speedup is None else speed_gates(found, min_speedup)),
+        *(() if max_size is None else size_gates(found, *max_size)),
+    )
+    slower = regression_gates(changes, most)
+    report = benchmark_document(found, changes, [*gates, *slower])
     if output is not None:
-        write_text(output, to_json(report))
+        write_text(output, to_json(out.completed(report)))
     if plot is not None:
         case = found.cases[0]
         plot_layers(case.layers, (names[0], names[1]), f"on {case.provider}", plot)
         out.note(f"wrote {plot}")
     tables = [benchmark_tables(found), *([changes_tables(changes, most)] if changes else []), gate_tables(gates)]
-    out.data(report, *tables, checks=checks_of([*gates, *regression_gates(changes, most)]))
+    out.data(report, *tables, checks=checks_of([*gates, *slower]))
     if found.environment.busy:
         out.warn(f"the machine was busy (load {found.environment.load}), so the measured times are too long")
     if output is not None:

@@ -11,6 +11,7 @@ from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_uncertain
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
 from onnxprune.settings.evaluation import METRICS
@@ -72,6 +73,8 @@ Examples:
     help="Exit with status 1 if this metric is higher: kl=0.05. Repeatable.",
 )
 @options.providers
+@options.force
+@receipts(examples=True)
 @reporting
 @options.custom_ops
 def command(
@@ -86,6 +89,8 @@ def command(
     least: tuple[tuple[str, float], ...],
     most: tuple[tuple[str, float], ...],
     providers: tuple[str, ...],
+    force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Measure the accuracy of MODEL on data, alone or against the ORIGINAL that it was made from.
@@ -134,6 +139,7 @@ def command(
             providers=providers,
             batch=batch or 32,
             seed=seed,
+            examples=examples,
             progress=progress,
         )
     gates = quality_gates(evaluation, max_drop, dict(least), dict(most))

@@ -14,6 +14,7 @@ from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, TrainSettings, build
 
@@ -83,6 +84,7 @@ Examples:
 @options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
 @options.force
+@receipts()
 @reporting
 @options.custom_ops
 def command(

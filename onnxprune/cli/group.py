@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.failures import FORM, asked_form, failures, reported, unbreakable_streams
+from onnxprune.cli.failures import ARGUMENTS, FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
     "Most used": "output for effort target ratio max-drop kind data preprocess against teacher epochs loss metric "
@@ -111,10 +111,10 @@ class LazyGroup(click.Group):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any) -> click.Context:
         """Parse the root's own options."""
         unbreakable_streams()
-        form = asked_form(args)
+        form, given = asked_form(args), tuple(args)
         with failures():
             context = super().make_context(info_name, args, *rest, **kwargs)
-        context.meta[FORM] = form
+        context.meta.update({FORM: form, ARGUMENTS: given})
         return context
 
     def invoke(self, ctx: click.Context) -> Any:

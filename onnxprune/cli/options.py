@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import click
 
 from onnxprune.cli.failures import COMMAND
+from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, Policies, RunSettings, Settings
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.evaluation import METRICS
-from onnxprune.settings.planning import Targets
+from onnxprune.settings.planning import Target, Targets
 
 Function = Callable[..., Any]
 
@@ -148,6 +149,22 @@ def factor(text: str) -> float:
     if not 0 < found < float("inf"):
         raise ValueError(f"{text!r} is not a factor above 0")
     return found
+
+
+def file_limit(text: str) -> tuple[float, bool]:
+    """Read a limit of a file's size and whether it is absolute: 5MB, or 50% of another file's."""
+    if text.strip().endswith("%") or re.fullmatch(r"\s*0?\.\d+\s*", text):
+        found = _share(text)
+        if not 0 < found < float("inf"):
+            raise ValueError(f"{text!r} is not a share above 0")
+        return found, False
+    try:
+        limit = Target.parse(f"size={text.strip()}")
+    except PlanError as error:
+        raise ValueError(f"{text!r} is neither a size such as 5MB nor a share such as 50%") from error
+    if not limit.absolute:
+        raise ValueError(f"{text!r} is neither a size such as 5MB nor a share such as 50%")
+    return limit.value, True
 
 
 SHARE = Parsed("share", _share)

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
-from onnxprune.cli.failures import CHECKS, COMMAND, PRINTED, STOPPED, TABLES, VERBOSITY, colored, with_flags
+from onnxprune.cli.failures import CHECKS, COMMAND, PRINTED, RECEIPT, STOPPED, TABLES, VERBOSITY, colored, with_flags
 from onnxprune.cli.live import Phase, every_minute, live
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.progress import Progress, silent
@@ -30,11 +30,25 @@ if TYPE_CHECKING:
     from onnxprune.report.documents import Document
     from onnxprune.report.layout import Tables
     from onnxprune.rewrite.verify import Verification
-    from onnxprune.settings import ShrinkSettings
+    from onnxprune.settings import PruneSettings
     from onnxprune.workflow.gates import Gate
 
 FORMS = ("table", "json", "markdown", "junit")
 _PIPE = 120  # columns of a pipe or file, unless COLUMNS says otherwise
+
+
+class Receipt(Protocol):
+    """Writes reports of a command's result, see `onnxprune.cli.receipts`."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether any report is asked for."""
+
+    def complete(self, document: Document) -> Document:
+        """Return a document with the command line and the environment."""
+
+    def write(self, document: Document) -> Iterator[Path]:
+        """Write the reports of a complete document, and yield their files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,7 @@ class Output:
             tables: the result as tables.
             checks: what decides the exit status; JUnit's document has them, once the command is done.
         """
-        context = click.get_current_context()
+        document, context = self._reported(document), click.get_current_context()
         match self.form:
             case "json":
                 from onnxprune.report.documents import to_json
@@ -87,8 +101,15 @@ class Output:
         """
         if self.form != "table" and not err:
             self.data(document, *tables, checks=checks)
-        elif self.verbosity >= 0:
+            return
+        self._reported(document)
+        if self.verbosity >= 0:
             self._print(tables, err=err)
+
+    def tables(self, *tables: Tables) -> None:
+        """Print tables ahead of the result, where results are tables; -q suppresses them."""
+        if self.form == "table" and self.verbosity >= 0:
+            self._print(tables, err=False)
 
     def note(self, text: str) -> None:
         """Print a line to stderr, unless -q is set."""
@@ -103,6 +124,12 @@ class Output:
     def watched(self) -> bool:
         """Whether to show progress: on a terminal, without -v or -q."""
         return self.verbosity == 0 and sys.stderr.isatty()
+
+    @property
+    def reports(self) -> bool:
+        """Whether a report is written of the result."""
+        receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
+        return receipt is not None and receipt.asked
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -147,6 +174,21 @@ class Output:
         Without this, commands with an output file say that nothing was written.
         """
         click.get_current_context().meta[STOPPED] = text
+
+    def completed(self, document: Document) -> Document:
+        """Return a document as JSON has it: with the command line and the environment."""
+        receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
+        return document if receipt is None else receipt.complete(document)
+
+    def _reported(self, document: Document) -> Document:
+        """Write the reports that were asked for; return the document as reports and JSON have it."""
+        receipt: Receipt | None = click.get_current_context().meta.get(RECEIPT)
+        if receipt is None or not (receipt.asked or self.form == "json"):
+            return document
+        document = receipt.complete(document)
+        for path in receipt.write(document):
+            self.note(f"wrote {path}")
+        return document
 
     def _say(self, text: str, mark: str = "") -> None:
         """Print a line to stderr, above the progress if it is shown."""
@@ -251,7 +293,7 @@ def warn_of_uncertain(out: Output, gates: Sequence[Gate]) -> None:
             out.warn(f"{gate}, so {gate.more} may decide otherwise")
 
 
-def nothing_written(model: Path, settings: ShrinkSettings) -> str:
+def nothing_written(model: Path, settings: PruneSettings) -> str:
     """Say that an interrupted `plan` wrote nothing, and how its measurements can be kept the next time."""
     text, data = "stopped; nothing was written", settings.calibration.data
     if data is None or settings.sensitivity is not None or settings.plan is not None or settings.planning.remove_blocks:

@@ -13,8 +13,8 @@ from onnxprune.cli.group import Command
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, nothing_written, reporting, write_text
 from onnxprune.errors import PlanError
-from onnxprune.settings import ShrinkSettings, build, given as given_settings
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings import PruneSettings, build, given as given_settings
+from onnxprune.settings.pruning import LIMIT
 
 _EXAMPLES = """\b
 Examples:
@@ -32,7 +32,7 @@ _AFTER_PLANNING = (
 @click.command("plan", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the plan, or - for stdout.", dash=True)
-@options.of(ShrinkSettings, "given", without=_AFTER_PLANNING)
+@options.of(PruneSettings, "given", without=_AFTER_PLANNING)
 @options.input_shapes
 @options.inputs
 @options.plot("Plot the widths of groups before and after.")
@@ -64,7 +64,7 @@ def command(
     from onnxprune.workflow.inputs import open_samples, tell_of_front
     from onnxprune.workflow.planning import plan, settled
 
-    settings = build(ShrinkSettings, given)
+    settings = build(PruneSettings, given)
     planning, calibration = settled(settings.planning, data=False) and settings.planning, settings.calibration
     to_stdout = str(output) == "-"
     if to_stdout and out.form != "table":

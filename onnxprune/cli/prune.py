@@ -15,12 +15,13 @@ from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
-from onnxprune.settings import ShrinkSettings, build
+from onnxprune.settings import PruneSettings, build
 
 if TYPE_CHECKING:
     from onnxprune.plot import TradeOff
-    from onnxprune.workflow.shrinking import Shrunk
+    from onnxprune.workflow.prune_model import PruneResult
 
 _REASONS = 5
 
@@ -43,7 +44,7 @@ Examples:
 @click.command("prune", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the pruned model.")
-@options.of(ShrinkSettings, "given")
+@options.of(PruneSettings, "given")
 @click.option(
     "--save-plan",
     type=click.Path(path_type=Path),
@@ -55,6 +56,7 @@ Examples:
 @options.summary
 @options.plot("Plot the widths of groups before and after, and with --max-drop its trials.")
 @options.force
+@receipts(examples=True)
 @reporting
 def command(
     model: Path,
@@ -66,6 +68,7 @@ def command(
     summary: bool,
     plot: Path | None,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Remove the least important channels of MODEL, prove the result and write it.
@@ -105,9 +108,9 @@ def command(
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
     from onnxprune.workflow.outcome import outcome
-    from onnxprune.workflow.shrinking import shrink
+    from onnxprune.workflow.prune_model import prune_model
 
-    settings = build(ShrinkSettings, {**given, **({"inputs": True} if inputs else {})})
+    settings = build(PruneSettings, {**given, **({"inputs": True} if inputs else {})})
     config = config_beside(model)
     target = output if config is None else config_for(output, config)
     reads = [model, config, settings.plan, settings.sensitivity, settings.calibration.data, settings.rewind]
@@ -138,7 +141,7 @@ def command(
             check_output(weights, force, inputs=[*reads, *loaded.data_files])
         size = file_size(loaded)
         settings = replace(settings, input_shapes=shapes, inputs=arrays)
-        result = shrink(loaded, settings, progress=progress, consume=True)
+        result = prune_model(loaded, settings, progress=progress, consume=True)
         text = (
             None
             if config is None
@@ -154,8 +157,8 @@ def command(
             write_text(target, text)
         out.on_stop(lambda: f"stopped; {output} was written")
         found = (
-            outcome(result, settings, progress=progress)
-            if summary and (out.form != "table" or out.verbosity >= 0)
+            outcome(result, settings, examples=examples, progress=progress)
+            if summary and (out.form != "table" or out.verbosity >= 0 or out.reports)
             else None
         )
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
@@ -185,6 +188,7 @@ def command(
             drop=result.drop,
             outcome=found,
             finetuning=None if tuned is None else finetuning_fields(tuned),
+            search=_trade_off(result, settings),
         ),
         *([pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS)] if out.verbosity > 0 else []),
         *([comparison_tables(checked)] if out.verbosity > 0 else []),
@@ -207,7 +211,7 @@ def command(
         out.note(result.verdict)
 
 
-def _trade_off(result: Shrunk, settings: ShrinkSettings) -> TradeOff | None:
+def _trade_off(result: PruneResult, settings: PruneSettings) -> TradeOff | None:
     """Return the trials of a search for the smallest model, if there was one."""
     from onnxprune.plot import TradeOff
     from onnxprune.settings.evaluation import METRICS

@@ -11,6 +11,7 @@ from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.models import user_functions
 from onnxprune.cli.output import Output, check_output, reporting
+from onnxprune.cli.receipts import receipts
 from onnxprune.settings import QuantizeSettings, build
 
 _EXAMPLES = """\b
@@ -26,8 +27,9 @@ Examples:
 @options.output("File for the quantized model.")
 @options.of(QuantizeSettings, "given", required=("data",))
 @options.force
+@receipts(examples=True)
 @reporting
-def command(model: Path, output: Path, given: dict[str, Any], force: bool, out: Output) -> None:
+def command(model: Path, output: Path, given: dict[str, Any], force: bool, examples: int, out: Output) -> None:
     """Write MODEL in fewer bits, in the form that pays most on this machine.
 
     Forms are made by ONNX Runtime's quantizers. Each is tried on samples that weren't used to find ranges, and timed
@@ -46,7 +48,7 @@ def command(model: Path, output: Path, given: dict[str, Any], force: bool, out: 
     with out.progress() as progress:
         progress("load", 0, None)
         loaded = load(model)
-        result = quantize(loaded, settings, progress=progress)
+        result = quantize(loaded, settings, examples=examples, progress=progress)
         progress("write", 0, None)
         save(result.model, output, force=force)
         out.on_stop(lambda: f"stopped; {output} was written")
@@ -60,6 +62,7 @@ def command(model: Path, output: Path, given: dict[str, Any], force: bool, out: 
             trials=[trial_fields(trial) for trial in found.trials],
             allowed={"error": found.allowed, "why": found.why},
             samples=dict(zip(("ranges", "choice", "judged"), result.samples, strict=True)),
+            file_size={"before": size, "after": result.best.size},
             evaluation=result.evaluation,
         ),
         quantization_tables(found, size),

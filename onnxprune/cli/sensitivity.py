@@ -11,9 +11,10 @@ from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
+from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, PlanSettings, build
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 
 _EXAMPLES = """\b
 Examples:
@@ -50,6 +51,7 @@ Examples:
 @options.policies
 @options.of(DataSettings, "given", required=("data",))
 @options.force
+@receipts()
 @reporting
 @options.custom_ops
 def command(

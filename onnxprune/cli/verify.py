@@ -11,8 +11,9 @@ from onnxprune.cli import options
 from onnxprune.cli.group import Command
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_gaps
+from onnxprune.cli.receipts import receipts
 from onnxprune.settings import build
-from onnxprune.settings.shrinking import VerifySettings
+from onnxprune.settings.pruning import VerifySettings
 
 _EXAMPLES = """\b
 Examples:
@@ -29,6 +30,8 @@ Examples:
 @options.of(VerifySettings, "given")
 @options.input_shapes
 @options.inputs
+@options.force
+@receipts(examples=True)
 @reporting
 @options.custom_ops
 def command(
@@ -37,6 +40,8 @@ def command(
     given: dict[str, Any],
     input_shapes: list[Any],
     inputs: list[Any],
+    force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Check PRUNED against the ORIGINAL that it was made from.
@@ -74,7 +79,7 @@ def command(
         found = verify(source, loaded, plan, input_shapes=shapes, inputs=arrays, **options)
         if data.data is not None and not found.changes:
             samples = open_samples(data, source, seed=seed or 0, progress=progress)
-            evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, progress=progress)
+            evaluation = evaluate(loaded, samples, against=source, seed=seed or 0, examples=examples, progress=progress)
     out.data(
         document("verify", original=original, pruned=pruned, **fields(found), evaluation=evaluation),
         comparison_tables(found),

@@ -104,6 +104,10 @@ class Source(ABC):
         """Return a sample's name for messages."""
         return f"{self.where}, sample {index}"
 
+    def text(self, index: int) -> str | None:
+        """Return a sample's text; None if it isn't one."""
+        return None
+
     @abstractmethod
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
         """Yield samples (None for all) in batches of a size."""

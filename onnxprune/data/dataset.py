@@ -65,6 +65,10 @@ class Data:
             return self.source.name(position)
         return self.source.name(int(self.chosen[position]))
 
+    def text(self, position: int) -> str | None:
+        """Return the text of the sample at a position of this dataset; None if it isn't one."""
+        return self.source.text(position if self.chosen is None else int(self.chosen[position]))
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield the samples in batches of a size, or of the model's fixed batch size.
 

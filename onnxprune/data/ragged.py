@@ -63,6 +63,7 @@ class RaggedSource(Source):
         padding: Padding | None = None,
         ignore: int | None = None,
         name: Callable[[int], str] | None = None,
+        text: Callable[[int], str] | None = None,
     ) -> None:
         """Check that the first sample fits the model.
 
@@ -74,12 +75,13 @@ class RaggedSource(Source):
             padding: how samples become equally long.
             ignore: fills up labels of positions.
             name: returns a sample's name, for messages.
+            text: returns a sample's text, if samples are texts.
 
         Raises:
             DataError: an input has no array (OP706).
         """
         self.where, self._inputs, self._read, self._count = where, {spec.name: spec for spec in inputs}, read, count
-        self._padding, self._ignore, self._name = padding or Padding({}), ignore, name
+        self._padding, self._ignore, self._name, self._text = padding or Padding({}), ignore, name, text
         made = {spec.name for spec in inputs if self._makes(spec)}
         self.padded = any(_MASK.search(name) or _LENGTHS.search(name) for name in made)
         self._sizes: Mapping[str, tuple[int, ...]] = {}
@@ -99,6 +101,10 @@ class RaggedSource(Source):
     def name(self, index: int) -> str:
         """Return a sample's name for messages."""
         return super().name(index) if self._name is None else self._name(index)
+
+    def text(self, index: int) -> str | None:
+        """Return a sample's text; None if samples aren't texts."""
+        return None if self._text is None else self._text(index)
 
     def by_length(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return samples in an order in which those of the same shape are neighbors."""

@@ -84,7 +84,11 @@ def open_records(
             ]
 
         return RaggedSource(
-            records.where, len(records), inputs, read, padding=padding, ignore=recipe.ignore, name=records.name
+            *(records.where, len(records), inputs, read),
+            padding=padding,
+            ignore=recipe.ignore,
+            name=records.name,
+            text=lambda row: "\n".join(_text(record.get(f)) for record in records.read([row]) for f in chosen),
         )
 
     longest, why = _longest(model, inputs, ids, encoder, padding, recipe.length)

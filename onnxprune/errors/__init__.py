@@ -121,7 +121,7 @@ class BenchmarkError(OnnxPruneError):
 
 
 class RegressionError(BenchmarkError):
-    """A model is slower than the baseline allows (OP806), or than is required (OP807)."""
+    """A model is slower than the baseline allows (OP806) or than required (OP807), or larger than allowed (OP808)."""
 
     exit_status: ClassVar[int] = 1
 

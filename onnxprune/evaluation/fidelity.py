@@ -83,5 +83,10 @@ def perhaps_trained_on(accuracy: Score | None) -> str | None:
     )
 
 
+def largest_kept(metric: str) -> float:
+    """Return the largest loss in a metric at which answers count as kept; of nmse the squared error."""
+    return _SHARES[0] if METRICS[metric].share else _ERRORS[0] ** 2
+
+
 def _loss(metric: str, value: float) -> float:
     return round(1 - value if higher_is_better(metric) else value, 9)

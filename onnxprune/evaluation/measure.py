@@ -17,6 +17,7 @@ from onnxprune.data.batch import Array, Batch, Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.answers import Answers
 from onnxprune.evaluation.choice import check_name, choose
+from onnxprune.evaluation.disagreement import Disagreements, Example
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluation.metrics import Metric
 from onnxprune.evaluation.runner import Runner
@@ -194,6 +195,7 @@ class Evaluation:
         recognized: what the task was recognized by.
         doubts: those of the notes that speak against the data: labels that look shifted, or a metric in which the
             original, or the model if there is none, isn't better than a constant answer.
+        examples: samples on which the model and the original disagree most, if any were to be kept.
     """
 
     samples: int
@@ -207,6 +209,7 @@ class Evaluation:
     task: TaskName | None = None
     recognized: str = ""
     doubts: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
     def _repr_html_(self) -> str:
         """Return a table of the scores with their intervals."""
@@ -260,6 +263,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     threads: int | None = None,
+    examples: int = 0,
     progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a model on data, in one pass and bounded memory.
@@ -277,6 +281,7 @@ def evaluate(
         resamples: number of bootstrap resamples.
         seed: random seed of the bootstrap.
         threads: threads within an operator; ONNX Runtime's default if None.
+        examples: number of samples on which the two models disagree most to keep.
         progress: called with the samples that are done, after each batch.
 
     Raises:
@@ -303,6 +308,7 @@ def evaluate(
     run, run_original = runners[0], None if reference is None else runners[0 if model is against else 1]
     seen_as = partial(view, fronts=fronts, behind=found.replaced)
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
+    apart = Disagreements(examples)
     for samples in dataset.batches(batch):
         outputs = run(samples)
         its = None if run_original is None else outputs if run_original is run else run_original(samples)
@@ -314,6 +320,7 @@ def evaluate(
         seen = seen_as(task, outputs, samples, named, original)
         meters = meters or _Meters(seen, metrics)
         meters.add(seen, resampler.weights(samples.count))
+        apart.add(samples, seen, done)
         done += samples.count
         progress("evaluate", done, dataset.known_length)
     if meters is None or task is None:
@@ -332,6 +339,7 @@ def evaluate(
         task=task.name,
         recognized=str(task),
         doubts=doubts,
+        examples=apart.found(dataset),
     )
 
 

@@ -36,7 +36,7 @@ def _opset(model: ModelProto) -> int:
 @contextmanager
 def _quiet(what: str) -> Iterator[Path]:
     """Give a folder for files; hide what ONNX Runtime prints, and turn its failures into our error."""
-    level = logging.root.manager.disable
+    level, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.WARNING)
     try:
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder, redirect_stdout(StringIO()):
@@ -49,6 +49,7 @@ def _quiet(what: str) -> Iterator[Path]:
         ) from error
     finally:
         logging.disable(level)
+        logging.root.handlers[:] = handlers  # it logs by the root logger, which then prints everybody's lines
 
 
 def prepare(model: ModelProto) -> ModelProto:

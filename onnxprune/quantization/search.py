@@ -19,7 +19,7 @@ from onnxprune.benchmarking.profile import profile
 from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
 from onnxprune.model.graph import behind
@@ -138,9 +138,12 @@ class Search:
 
     def run(self) -> Found:
         """Try the forms; return what was found."""
+        if self.settings.form is not None:
+            made = self._exactly(self.settings.form)
+            return Found((made,), made if self._fits(made) else None, self.allowed, self.why)
         kinds = self.settings.kind or KINDS
         trials = [trial for kind in kinds for trial in self._tried(kind)]
-        trials = self._timed(trials)
+        trials = self._timed(trials) if self.settings.timed else trials
         best = self._best(trials)
         return Found(tuple(trials), best, self.allowed, self.why)
 
@@ -191,6 +194,23 @@ class Search:
         whole = self._trial(kind, make, ())
         yield whole if kind == "float16" else self._within(whole, make)
 
+    def _exactly(self, form: Mapping[str, Any]) -> Trial:
+        """Make a form as the metadata of a quantized model describes it."""
+        about = {name: value for name, value in form.items() if name not in ("kind", "kept")}
+        kind = form.get("kind")
+        if kind not in KINDS or (kind == "static" and about.get("calibration") not in _CALIBRATIONS):
+            raise PlanError("OP303", f"{dict(form)} describes no form that is known", where="form")
+        self._progress(kind, 0, None)
+
+        def make(kept: Collection[str]) -> ModelProto:
+            if kind != "static":
+                return WHOLE[kind](self.prepared, keep=kept)
+            ranges = calibrate(self.prepared, self.batches(), about["calibration"])
+            only = {"everything": False} if about.get("operators") == "layers" else {}
+            return self._maker(ranges, reduced=about.get("bits") == 7, **only)(kept)
+
+        return self._trial(kind, make, [name for name in form.get("kept", ()) if name not in self.kept], **about)
+
     def _static(self) -> Iterator[Trial]:
         wanted = self.settings.calibration
         methods = _CALIBRATIONS if wanted == "auto" else (wanted,)
@@ -209,8 +229,10 @@ class Search:
             return
         best, ranges = min(tried, key=lambda pair: pair[0].error)
         method = best.about["calibration"]
-        narrow = self._trial("static", self._maker(ranges, reduced=True), (), calibration=method, bits=7)
-        reduced = narrow.error < _FEWER_BITS * best.error
+        narrow, bits = best, self.settings.weight_bits
+        if bits != 8:
+            narrow = self._trial("static", self._maker(ranges, reduced=True), (), calibration=method, bits=7)
+        reduced = bits == 7 or narrow.error < _FEWER_BITS * best.error
         best = self._within(narrow if reduced else best, self._maker(ranges, reduced=reduced))
         yield best
         if best.failure is not None or best.error > self.allowed:
@@ -268,9 +290,12 @@ class Search:
         found = [names[n] for n in sorted(before.keys() & after.keys()) if after[n] > _SLOWER * before[n]]
         return [name for name in found if name not in trial.kept]
 
+    def _fits(self, trial: Trial) -> bool:
+        return trial.failure is None and trial.error <= self.allowed
+
     def _timed(self, trials: list[Trial]) -> list[Trial]:
         """Time the trials within the error allowed, in turns with the original."""
-        fit = [i for i, t in enumerate(trials) if t.failure is None and t.error <= self.allowed]
+        fit = [i for i, t in enumerate(trials) if self._fits(t)]
         if not fit:
             return trials
         how = SessionSettings(Provider(CPU), threads=self.settings.threads)
@@ -285,6 +310,8 @@ class Search:
         return found
 
     def _best(self, trials: Sequence[Trial]) -> Trial | None:
+        if not self.settings.timed:
+            return min(filter(self._fits, trials), key=lambda t: t.size, default=None)
         fit = [t for t in trials if t.speedup is not None]
         if self.settings.objective == "latency":
             faster = [t for t in fit if t.speedup is not None and t.speedup.low > 1]

@@ -5,6 +5,6 @@ from __future__ import annotations
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.recover.layers import LeftOut
 from onnxprune.recover.repair import Repair, recover, repeat, unrepaired
-from onnxprune.settings.shrinking import Method
+from onnxprune.settings.pruning import Method
 
 __all__ = ["Batches", "Inputs", "LeftOut", "Method", "Repair", "recover", "repeat", "unrepaired"]

@@ -32,7 +32,7 @@ from onnxprune.recover.regression import (
     set_parameters,
     target_of,
 )
-from onnxprune.settings.shrinking import Method
+from onnxprune.settings.pruning import Method
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 _FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {

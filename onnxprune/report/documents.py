@@ -40,7 +40,7 @@ def document(report: str, **content: Any) -> Document:
 
 def to_json(document: Document) -> str:
     """Write a document as JSON text."""
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def pick(result: Any, *names: str) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def fields(result: Any) -> dict[str, Any]:
             return {
                 "counted_at": result.inputs,
                 "cost": pick(result, "before", "after"),
-                **pick(result, "groups", "states"),
+                **pick(result, "groups", "layers", "states"),
             }
         case Comparison():
             found = pick(result, "verification", "weights", "distances", "notes")
@@ -104,15 +104,15 @@ def _group(group: Group) -> dict[str, Any]:
     return {**pick(group, "index", "name"), "units": len(group.units), **pick(group, "width", "exact")}
 
 
-def _plain(value: Any) -> Any:
-    """Convert a value to what JSON can write."""
+def plain(value: Any) -> Any:
+    """Return a value as JSON can write it."""
     match value:
         case Mapping():
-            return {str(k): _plain(v) for k, v in value.items()}
+            return {str(k): plain(v) for k, v in value.items()}
         case list() | tuple():
-            return [_plain(v) for v in value]
+            return [plain(v) for v in value]
         case float():
             return value if isfinite(value) else None
         case Path():
             return str(value)
-    return _plain(fields(value)) if dataclasses.is_dataclass(value) else value
+    return plain(fields(value)) if dataclasses.is_dataclass(value) else value

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from rich.console import RenderableType
 
+from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation.fidelity import Answers, Fidelity, fidelity
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.layout import BAD, CODE, GOOD, Tables, count, line, milliseconds, paragraph, percent, si
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.train.finetune import FineTuned
-from onnxprune.workflow.outcome import Outcome, Speed
-from onnxprune.workflow.shrinking import Judged
+from onnxprune.workflow.outcome import Outcome
+from onnxprune.workflow.prune_model import Judged
 
 _STYLES: Mapping[Answers, str] = {"kept": GOOD, "partly kept": CODE, "not kept": BAD}
 _SAMPLES: Mapping[Judged, tuple[str, str]] = {
@@ -44,7 +46,7 @@ def outcome_tables(found: Outcome, files: tuple[int, int]) -> Tables:
         found: what was measured.
         files: bytes of the user's file and of the result.
     """
-    yield _gain(found.speed, found.untimed, files)
+    yield gain_line(found.speed, found.untimed, files)
     yield _answers(found)
 
 
@@ -60,11 +62,18 @@ def trained_tables(result: FineTuned) -> Tables:
         last = after if result.kept == "after" else before
         change = f"{percent(before.value.value)} → {percent(last.value.value)}"
         yield paragraph(
-            line((f"answers {last.answers}", _STYLES[last.answers]), f": {_meaning(last, change, 'held out')}")
+            line((f"answers {last.answers}", _STYLES[last.answers]), f": {meaning(last, change, 'held out')}")
         )
 
 
-def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableType:
+def gain_line(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableType:
+    """Return the line that says how much faster and smaller a model is.
+
+    Args:
+        speed: the speed.
+        why: why it wasn't measured, if so.
+        files: bytes of the user's file and of the result.
+    """
     old, new = files
     size = (
         "as large as before" if new == old else f"{percent(abs(1 - new / old))} {'smaller' if new < old else 'larger'}"
@@ -76,13 +85,23 @@ def _gain(speed: Speed | None, why: str, files: tuple[int, int]) -> RenderableTy
     gain, faster = f"{speed.speedup.value:.2f}x as fast", speed.speedup
     wide = faster.high > _WIDE * faster.low
     interval = f" ({faster.low:.2f} to {faster.high:.2f}{', disturbed by other processes' if wide else ''})"
-    if faster.low > 1 and speed.before > speed.after:  # else rounds were too few, or disturbed
-        verdict = ((gain, GOOD), interval)
-    else:
-        equal = faster.low <= 1 and faster.high < _FASTER and not wide
-        word = "slower" if faster.high < 1 else "not faster" if equal else "speed unclear"
-        verdict = ((word, CODE), f": {gain}{interval}")
+    word = pace(faster, speed.before, speed.after)
+    verdict = ((gain, GOOD), interval) if word == "faster" else ((word, CODE), f": {gain}{interval}")
     return paragraph(line(*verdict, f", {times}; {smaller}"))
+
+
+def pace(faster: Estimate, before: float, after: float) -> Literal["faster", "slower", "not faster", "speed unclear"]:
+    """Return what a speed-up says.
+
+    Args:
+        faster: the speed-up.
+        before: seconds before, the median.
+        after: seconds after.
+    """
+    if faster.low > 1 and before > after:  # else rounds were too few, or disturbed
+        return "faster"
+    equal = faster.low <= 1 and faster.high < _FASTER and faster.high <= _WIDE * faster.low
+    return "slower" if faster.high < 1 else "not faster" if equal else "speed unclear"
 
 
 def _answers(found: Outcome) -> RenderableType:
@@ -91,20 +110,43 @@ def _answers(found: Outcome) -> RenderableType:
     close = found.fidelity
     said = f"not compared ({found.uncompared or 'no output can be compared'})"
     if close is not None:
-        said = _meaning(close, _value(close), found.judged)
-        if (score := close.accuracy) is not None and score.original is not None:
-            figures = score.original.value, score.model.value
-            before, after = (percent(x) if score.share else f"{x:.4g}" for x in figures)
-            said += f"; {METRICS[score.metric].title} {before} → {after}"
+        said = _said(close, found.judged)
     if found.judged == "generated":
         return paragraph(line(("accuracy not kept", BAD), f": {said}. {_KEEP}"))
     if close is None:
         return paragraph(line(("answers", CODE), f" {said}"))
-    advice = "" if close.answers == "kept" else ". Remove less" + ("" if found.trained else ", or train it: `finetune`")
-    return paragraph(line((f"answers {close.answers}", _STYLES[close.answers]), f": {said}{advice}"))
+    return answers_line(close, found.judged, trained=found.trained)
 
 
-def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
+def answers_line(found: Fidelity, judged: Judged, *, trained: bool = False) -> RenderableType:
+    """Return the line that says how far a model's answers are those of the original.
+
+    Args:
+        found: what was measured.
+        judged: the samples.
+        trained: whether the weights were trained.
+    """
+    advice = "" if found.answers == "kept" else ". Remove less" + ("" if trained else ", or train it: `finetune`")
+    return paragraph(line((f"answers {found.answers}", _STYLES[found.answers]), f": {_said(found, judged)}{advice}"))
+
+
+def _said(found: Fidelity, judged: Judged) -> str:
+    said = meaning(found, figures_of(found), judged)
+    if (score := found.accuracy) is not None and score.original is not None:
+        figures = score.original.value, score.model.value
+        before, after = (percent(x) if score.share else f"{x:.4g}" for x in figures)
+        said += f"; {METRICS[score.metric].title} {before} → {after}"
+    return said
+
+
+def meaning(found: Fidelity, value: str, judged: Judged) -> str:
+    """Return in words how far answers are those of the original.
+
+    Args:
+        found: how far.
+        value: its value in words.
+        judged: what the samples are.
+    """
     key = found.task if found.metric == "agreement" and found.task in _MEANINGS else found.metric
     kind, more = _SAMPLES[judged]
     samples = count(found.samples, kind) + more
@@ -114,7 +156,8 @@ def _meaning(found: Fidelity, value: str, judged: Judged) -> str:
     return text.replace("outputs differ", f"output {found.output} differs", 1).replace("their standard", "its standard")
 
 
-def _value(found: Fidelity) -> str:
+def figures_of(found: Fidelity) -> str:
+    """Write the value with its interval."""
     estimate: Estimate = found.value
     low, high = (percent(end).removesuffix(" %") for end in (estimate.low, estimate.high))
     return f"{percent(estimate.value)} ({low} to {high})"

@@ -29,8 +29,8 @@ def outlook_tables(found: Outlook, summary: ModelSummary) -> Tables:
         weights = count(cleaning.weights_as_inputs, "weight")
         yield paragraph(
             f"{weights} can be replaced by callers, as they are inputs of the graph, too. ONNX Runtime can't fold such"
-            " weights, which makes many networks slower. Cleaned models don't have such inputs; the command `prune`"
-            " with a `ratio` of 0 cleans only."
+            " weights, which makes many networks slower. Cleaned models don't have such inputs; the command `clean`"
+            " makes one."
         )
     if pruning is not None:
         yield paragraph("Pruning removes the same share of every group, down to half of the MACs if possible.", FAINT)

@@ -141,6 +141,27 @@ class GroupChange:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerWidths:
+    """A layer before and after pruning.
+
+    Attributes:
+        number: its number, see `Labels`.
+        name: its node.
+        op: its operator.
+        shapes: sizes of its weight before and after; empty after if it was removed.
+        params: elements of its weights, before and after.
+        macs: its multiply-accumulates, before and after.
+    """
+
+    number: int
+    name: str
+    op: str
+    shapes: tuple[Shape, Shape]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanSummary:
     """What a plan does to a model.
 
@@ -163,6 +184,23 @@ class PlanSummary:
     states: tuple[StateSummary, ...] = ()
     resized: str = ""
     labels: Labels = PLAIN
+
+    @property
+    def layers(self) -> tuple[LayerWidths, ...]:
+        """Every layer before and after, in graph order."""
+        kept = {layer.node: layer for layer in self.after.layers}
+        gone = LayerCost("", "", (), None, 0, 0)
+        pairs = ((old, kept.get(old.node, gone)) for old in self.before.layers)
+        return tuple(
+            LayerWidths(
+                self.labels.numbers.get(old.node, 0),
+                *(old.node, old.op),
+                shapes=(old.weight, new.weight),
+                params=(old.params, new.params),
+                macs=(old.macs, new.macs),
+            )
+            for old, new in pairs
+        )
 
 
 def summarize(graph: ChannelGraph) -> ModelSummary:

@@ -97,7 +97,7 @@ def custom_ops(*libraries: str | Path) -> Iterator[None]:
     Example:
         >>> import onnxprune as op
         >>> with op.custom_ops():  # for example onnxruntime_extensions.get_library_path()
-        ...     small = op.shrink("models/digits_resnet.onnx", ratio=0.5)
+        ...     small = op.prune_model("models/digits_resnet.onnx", ratio=0.5)
     """
     for library in libraries:
         _try_library(Path(library))

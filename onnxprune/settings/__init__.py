@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.settings.benchmarking import BenchmarkSettings as BenchmarkSettings
+    from onnxprune.settings.cleaning import CleanSettings as CleanSettings
     from onnxprune.settings.declare import Settings as Settings, build as build, given as given
     from onnxprune.settings.evaluation import TaskSettings as TaskSettings
+    from onnxprune.settings.pipeline import ShrinkSettings as ShrinkSettings
     from onnxprune.settings.planning import (
         Constraints as Constraints,
         LatencySettings as LatencySettings,
@@ -19,14 +21,15 @@ if TYPE_CHECKING:
         Policies as Policies,
         Target as Target,
     )
-    from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
-    from onnxprune.settings.running import RunSettings as RunSettings
-    from onnxprune.settings.shrinking import (
+    from onnxprune.settings.pruning import (
         DataSettings as DataSettings,
+        PruneSettings as PruneSettings,
         RepairSettings as RepairSettings,
-        ShrinkSettings as ShrinkSettings,
         TrimSettings as TrimSettings,
     )
+    from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
+    from onnxprune.settings.reporting import ReportSettings as ReportSettings
+    from onnxprune.settings.running import RunSettings as RunSettings
     from onnxprune.settings.training import (
         Augmentation as Augmentation,
         LossSettings as LossSettings,
@@ -35,12 +38,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "benchmarking": ("BenchmarkSettings",),
+    "cleaning": ("CleanSettings",),
     "declare": ("Settings", "build", "given"),
     "evaluation": ("TaskSettings",),
+    "pipeline": ("ShrinkSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "quantization": ("QuantizeSettings",),
+    "reporting": ("ReportSettings",),
     "running": ("RunSettings",),
-    "shrinking": ("DataSettings", "RepairSettings", "ShrinkSettings", "TrimSettings"),
+    "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }
 

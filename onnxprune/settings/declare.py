@@ -212,6 +212,55 @@ def given(settings: Settings) -> dict[str, Any]:
     return found
 
 
+def plain(settings: Settings) -> dict[str, Any]:
+    """Return the settings that text can hold, by name, those of groups included; what is None is left out.
+
+    Example:
+        >>> from onnxprune.settings import PlanSettings, Target
+        >>> plain(PlanSettings(target=Target("macs", 0.5)))["target"]
+        ['macs=0.5']
+    """
+    found: dict[str, Any] = {}
+    for declared in declarations(type(settings)):
+        value = getattr(settings, declared.name)
+        if declared.group is not None:
+            found |= plain(value)
+        elif "by_hand" not in declared.about and value is not None:
+            if declared.about.get("read"):
+                value = [str(each) for each in _several(value)]
+            if _textual(value):
+                found[declared.name] = value
+    return found
+
+
+def read(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that `plain` wrote or a user did: lists become tuples, and shares may be written as 50%.
+
+    Unknown names are left to `build`.
+    """
+    kinds = {declared.name: declared.kind for declared in flat(settings)}
+    return {name: _from_text(value, kinds.get(name)) for name, value in values.items()}
+
+
+def _textual(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_textual, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_textual, value))
+    return isinstance(value, bool | int | float | str)
+
+
+def _from_text(value: Any, kind: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_text(each, kind) for each in value)
+    if isinstance(value, str) and value.endswith("%") and _has_share(kind):
+        try:
+            return float(value[:-1]) / 100
+        except ValueError:
+            return value
+    return value
+
+
 def build(settings: type[S], values: Mapping[str, Any]) -> S:
     """Return settings with the given values, by name; names of fields of groups are allowed.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from onnxprune.settings.declare import Rule, Settings, setting
+from onnxprune.settings.pruning import DataSettings
 from onnxprune.settings.running import RunSettings
-from onnxprune.settings.shrinking import DataSettings
 
 Kind = Literal["static", "dynamic", "int8-weights", "int4-weights", "float16"]
 Calibration = Literal["minmax", "percentile", "entropy"]
@@ -18,6 +18,12 @@ class QuantizeSettings(Settings):
     """How to quantize a model."""
 
     _rules: ClassVar = (
+        Rule(
+            "form",
+            ["kind", "calibration", "weight_bits"],
+            "{first} says which form, so {other} has no effect",
+            "drop one",
+        ),
         Rule("data", ["calibration", "preprocess", "limit", "labels"], "{other} needs inputs", "give {first}", False),
     )
 
@@ -31,6 +37,9 @@ class QuantizeSettings(Settings):
         "latency",
         "What the best kind is: the fastest that is faster than the model, or the smallest that isn't slower.",
     )
+    timed: bool = setting(
+        True, "Leave out what isn't faster on this machine; else the smallest form within the error is the best."
+    )
     max_error: float | None = setting(
         None,
         "Largest squared error of the outputs, relative to their variance.",
@@ -41,6 +50,18 @@ class QuantizeSettings(Settings):
         "auto",
         "How ranges of activations are found for static: their extremes, a percentile, or by entropy; auto takes the "
         "one with the smallest error.",
+    )
+    weight_bits: int | None = setting(
+        None,
+        "Bits of INT8 weights: 7 where a processor's sums of 16 bits overflow (x86 without VNNI), else 8.",
+        at_least=7,
+        at_most=8,
+        shown="those with the smaller error on this machine",
+    )
+    form: Any = setting(
+        None,
+        "Make this form only, as the metadata of a quantized model describes it, whatever it takes in time.",
+        by_hand=True,
     )
     keep: tuple[str, ...] = setting((), "Keep nodes whose name matches in float.", metavar="PATTERN")
     samples: DataSettings = setting(DataSettings, "Inputs.")

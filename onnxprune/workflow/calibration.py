@@ -11,7 +11,7 @@ from onnxprune.model.file import Source, load
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.settings import DataSettings
 from onnxprune.settings.declare import build
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 from onnxprune.workflow.inputs import Samples, open_samples
 
 

@@ -16,7 +16,7 @@ from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.sensitivity.outputs import drop
 from onnxprune.settings.evaluation import higher_is_better, judging
 
-Unit = Literal["share", "factor", "number"]
+Unit = Literal["share", "factor", "number", "bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ class Gate:
 
     def write(self, value: float) -> str:
         """Write a value in the gate's unit."""
-        return {"share": f"{value:z.2%}", "factor": f"{value:.2f}x", "number": f"{value:z.4g}"}[self.unit]
+        forms = {"share": f"{value:z.2%}", "factor": f"{value:.2f}x", "bytes": f"{value:,.0f} bytes"}
+        return forms.get(self.unit, f"{value:z.4g}")
 
     def __str__(self) -> str:
         """Return the value, its interval and the limit."""
@@ -129,6 +130,23 @@ def speed_gates(found: Benchmark, least: float) -> tuple[Gate, ...]:
     return gates
 
 
+def size_gates(found: Benchmark, most: float, absolute: bool) -> tuple[Gate, ...]:
+    """Return the gates of the files of a benchmark: of every model but the first, or of the only one.
+
+    Args:
+        found: the benchmark.
+        most: the largest size, in bytes or as a share of the first model's.
+        absolute: whether it is in bytes.
+    """
+    first, *others = found.cases[0].results
+    limit = most if absolute else most * first.file_size
+    return tuple(
+        Gate(f"size of {r.model}", "most", limit, Estimate(size, size, size), "bytes")
+        for r in others or [first]
+        for size in [float(r.file_size)]
+    )
+
+
 def regression_gates(changes: Sequence[Change], most: float) -> tuple[Gate, ...]:
     """Return the gates of a comparison with an earlier benchmark, whose values have no intervals."""
     return tuple(
@@ -146,7 +164,7 @@ def require(gates: Sequence[Gate]) -> None:
     """Raise an error if a gate was missed.
 
     Raises:
-        RegressionError: a model isn't as fast as is required (OP807).
+        RegressionError: a model isn't as fast as is required (OP807), or is larger than allowed (OP808).
         VerificationError: a metric is beyond its limit (OP508).
     """
     missed = [gate for gate in gates if not gate.held]
@@ -157,4 +175,6 @@ def require(gates: Sequence[Gate]) -> None:
     hint = None if first.decided else f"the interval reaches the limit: {first.more} may decide otherwise"
     if first.unit == "factor":
         raise RegressionError("OP807", f"{first}{more}", hint=hint)
+    if first.unit == "bytes":
+        raise RegressionError("OP808", f"{first}{more}", hint=hint)
     raise VerificationError("OP508", f"{first}{more}", hint=hint)

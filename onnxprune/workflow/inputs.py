@@ -21,7 +21,7 @@ from onnxprune.normalize import normalize
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings import DataSettings
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 from onnxprune.shapes.batch import free_batch
 from onnxprune.shapes.runnable import operators
 from onnxprune.trace import ChannelGraph

@@ -23,7 +23,7 @@ from onnxprune.planning.signature import fingerprints, note_changes, sign
 from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import Method
 from onnxprune.settings.planning import PlanSettings, Target
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 from onnxprune.settings.training import TrainSettings
 from onnxprune.train.finetune import FineTuned, finetune
 from onnxprune.workflow.analysis import TracedModel, analyze

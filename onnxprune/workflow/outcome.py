@@ -11,49 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.benchmarking.rounds import compare, summarize, warm_up
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
 from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate
+from onnxprune.evaluation.disagreement import Example
 from onnxprune.evaluation.fidelity import Fidelity, fidelity, perhaps_trained_on
 from onnxprune.model.session import with_threads
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
-from onnxprune.settings import ShrinkSettings
+from onnxprune.settings import PruneSettings
 from onnxprune.shapes import runnable_inputs
-from onnxprune.workflow.shrinking import Judged, Shrunk
+from onnxprune.workflow.prune_model import Judged, PruneResult
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 0.5  # of timing each model
 _LONGEST = 1.0  # seconds of a run of both models, above which they aren't timed
-_ROUNDS = 3, 25
-_REPEATS = 3  # of the timing, at most, until the interval is narrow
-_SURE = 0.1  # relative width of a narrow interval
 _COMPARING = 5.0  # seconds of running both models on samples
 _SAMPLES = 8, 500
 _GENERATED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """The latency of the result and of the user's file, measured in turns.
-
-    Attributes:
-        speedup: how many times as fast the result is.
-        before: seconds of a run of the user's file, the median.
-        after: those of the result.
-        provider: the execution provider's short name.
-    """
-
-    speedup: Estimate
-    before: float
-    after: float
-    provider: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +49,7 @@ class Outcome:
         unchanged: whether the model computes the same as the original: nothing was removed.
         fitted: whether the weights were repaired or trained.
         trained: whether they were trained.
+        examples: samples on which the result and the original disagree most, if any were to be kept.
     """
 
     speed: Speed | None
@@ -79,20 +60,22 @@ class Outcome:
     unchanged: bool
     fitted: bool
     trained: bool
+    examples: tuple[Example, ...] = ()
 
 
-def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = silent) -> Outcome:
+def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, progress: Progress = silent) -> Outcome:
     """Measure what a run brought, in a few seconds.
 
     Args:
         result: the run's result.
         settings: its settings: where models are run.
+        examples: number of samples on which the result and the original disagree most to keep.
         progress: called with the samples that are compared.
 
     Example:
         >>> import onnxprune as op
-        >>> settings = op.ShrinkSettings(planning=op.PlanSettings(ratio=0.5))
-        >>> found = outcome(op.shrink("models/digits_resnet.onnx", settings), settings)
+        >>> settings = op.PruneSettings(planning=op.PlanSettings(ratio=0.5))
+        >>> found = outcome(op.prune_model("models/digits_resnet.onnx", settings), settings)
         >>> found.judged, found.fidelity.metric
         ('generated', 'agreement')
     """
@@ -100,7 +83,7 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
         progress("time the result", 0, None)
         speed, untimed, seconds = _speed(result, settings)
         progress("compare the answers", 0, None)
-        found, judged, uncompared = _compared(result, settings, seconds, progress)
+        found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
     close = None if found is None else fidelity(found)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
@@ -114,10 +97,11 @@ def outcome(result: Shrunk, settings: ShrinkSettings, *, progress: Progress = si
         unchanged=not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained),
         fitted=bool(result.repairs) or trained,
         trained=trained,
+        examples=() if found is None else found.examples,
     )
 
 
-def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str, float]:
+def _speed(result: PruneResult, settings: PruneSettings) -> tuple[Speed | None, str, float]:
     """Return the speed or why it wasn't measured, and the seconds that both models take for a sample; 0 if unknown."""
     known: dict[str, Any] | None = None if settings.plan is not None else result.plan.settings.get("latency")
     if known is not None:
@@ -137,21 +121,16 @@ def _speed(result: Shrunk, settings: ShrinkSettings) -> tuple[Speed | None, str,
         subjects = original, TimedSession(pruned, fitted(state_inputs(pruned), feeds, samples), opening)
     except OnnxPruneError as error:
         return None, error.cause, 0.0
-    typical = [min(s.first, float(s.block(1)[0])) for s in subjects]
+    typical = typical_seconds(subjects)
     seconds = sum(typical)
     if seconds > _LONGEST:
         return None, f"a run takes {max(typical):.1f} s; the command `benchmark` measures it", seconds / samples
-    if seconds < _SECONDS / 10:
-        typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
-    rounds = int(np.clip(4 * _SECONDS / seconds, *_ROUNDS))
-    pace: dict[str, Any] = {"rounds": rounds, "seconds": min(_SECONDS, rounds * min(typical))}
-    faster, *runs = compare(*subjects, typical, **pace, sure=_SURE, repeats=_REPEATS, seed=settings.planning.seed)
-    before, after = (summarize(own).median for own in runs)
-    return Speed(faster, before, after, opening.provider.short), "", (before + after) / samples
+    found = speed_of(*subjects, typical, opening.provider.short, settings.planning.seed)
+    return found, "", (found.before + found.after) / samples
 
 
 def _compared(
-    result: Shrunk, settings: ShrinkSettings, seconds: float, progress: Progress
+    result: PruneResult, settings: PruneSettings, seconds: float, examples: int, progress: Progress
 ) -> tuple[Evaluation | None, Judged, str]:
     """Return the evaluation of the result against the original, on which samples, or why there is none."""
     tuned = result.tuned
@@ -167,7 +146,8 @@ def _compared(
             judged, data = "generated", open_data("random", proto, limit=min(most, _GENERATED), seed=seed)
         if len(data) > most:
             data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
-        return evaluate(result.model.proto, data, against=proto, seed=seed, progress=progress), judged, ""
+        found = evaluate(result.model.proto, data, against=proto, seed=seed, examples=examples, progress=progress)
+        return found, judged, ""
     except OnnxPruneError as error:
         log.debug("not compared: %s", error)
         return None, judged, error.cause

@@ -47,13 +47,19 @@ class Quantized:
 
 
 def quantize(
-    model: Source, settings: QuantizeSettings | None = None, *, progress: Progress = silent, **options: Any
+    model: Source,
+    settings: QuantizeSettings | None = None,
+    *,
+    examples: int = 0,
+    progress: Progress = silent,
+    **options: Any,
 ) -> Quantized:
     """Return a model in fewer bits: in the form that pays most, by measured error, time and size.
 
     Args:
         model: a path, bytes, a ModelProto or an onnx-graphsurgeon graph.
         settings: the settings; `options` are an alternative.
+        examples: number of samples on which the two models disagree most to keep in the evaluation.
         progress: called with phases and their parts.
         **options: fields of `QuantizeSettings` and `DataSettings`: data, kind, objective, ...
 
@@ -73,10 +79,10 @@ def quantize(
     """
     settings = either(QuantizeSettings, settings, options)
     with custom_ops(*settings.running.custom_ops), with_threads(settings.threads):
-        return _quantize(load(model), settings, progress)
+        return _quantize(load(model), settings, examples, progress)
 
 
-def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> Quantized:
+def _quantize(loaded: Model, settings: QuantizeSettings, examples: int, progress: Progress) -> Quantized:
     if settings.samples.data is None:
         raise UsageError("OP604", "there are no inputs to find ranges and errors with", hint="give some with `data`")
     progress("trace", 0, None)
@@ -92,7 +98,9 @@ def _quantize(loaded: Model, settings: QuantizeSettings, progress: Progress) -> 
     best = found.best
     if best is None:
         raise VerificationError("OP507", _why_none(found, settings), hint=_hint(found, settings))
-    evaluation = evaluate(best.model, judged, against=loaded.proto, seed=settings.seed, progress=progress)
+    evaluation = evaluate(
+        best.model, judged, against=loaded.proto, seed=settings.seed, examples=examples, progress=progress
+    )
     _sign(best, loaded.proto)
     counts = len(ranges), len(chosen), len(judged)
     return Quantized(replace(loaded, proto=best.model), best, found, evaluation, counts)
@@ -124,6 +132,8 @@ def _why_none(found: Found, settings: QuantizeSettings) -> str:
             f"no form keeps the error of the outputs within {found.allowed:.2g} of their variance: the least is "
             f"{least.error:.2g} ({least.kind})"
         )
+    if not settings.timed or settings.form is not None:
+        return "no form within the error allowed can be made"
     fit = max((t for t in made if t.speedup is not None), key=lambda t: t.speedup.value if t.speedup else 0.0)
     assert fit.speedup is not None
     what = "surely faster than the model" if settings.objective == "latency" else "smaller without being slower"

@@ -14,7 +14,7 @@ from onnxprune.cost.cost import model_cost
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.model.file import Model, load
 from onnxprune.normalize import normalize
-from onnxprune.settings import ShrinkSettings
+from onnxprune.settings import PruneSettings
 from onnxprune.shapes import concretize
 from onnxprune.trace import trace
 from onnxprune.trimming.last_position import keep_last_position
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _LARGEST = 2**26  # bytes of a list of tokens
 
 
-def trim(model: Model, settings: ShrinkSettings) -> tuple[Model, tuple[Trimmed, ...]]:
+def trim(model: Model, settings: PruneSettings) -> tuple[Model, tuple[Trimmed, ...]]:
     """Return a model without what the settings say nobody asks for, and what was done, each proved.
 
     Raises:

@@ -23,7 +23,7 @@ from onnxprune.rewrite.rewrite import declared
 from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.rewrite.verify import default_tolerance
 from onnxprune.rewrite.weights import WeightCheck, check_weights
-from onnxprune.settings.shrinking import DataSettings, VerifySettings
+from onnxprune.settings.pruning import DataSettings, VerifySettings
 from onnxprune.shapes.runnable import operators
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.outputs import followed

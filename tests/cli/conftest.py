@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxprune.workflow import outcome
+from onnxprune.benchmarking import speed
 from tests.cli.support import invoke
 from tests.report.network import network
 
@@ -15,8 +15,8 @@ from tests.report.network import network
 @pytest.fixture(autouse=True)
 def quick_summary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time the results of `prune` for a moment only."""
-    monkeypatch.setattr(outcome, "_SECONDS", 0.01)
-    monkeypatch.setattr(outcome, "_REPEATS", 1)
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "_REPEATS", 1)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_a_registered_library_makes_the_whole_model_run(inverse: Path, out: Path
 
 
 def test_the_library_is_registered_from_python(inverse: Path, library: str) -> None:
-    small = op.shrink(inverse, ratio=0.5, custom_ops=(library,))
+    small = op.prune_model(inverse, ratio=0.5, custom_ops=(library,))
     assert small.pruned.verification is not None
     assert small.pruned.verification.unproved == ()
     with op.custom_ops(library):

@@ -101,7 +101,7 @@ def test_phases_are_counted(model: Path, data: Path) -> None:
     import onnxprune as op
 
     seen: dict[str, list[tuple[int, int | None]]] = {}
-    op.shrink(
+    op.prune_model(
         model,
         max_drop=0.5,
         data=str(data),

@@ -71,6 +71,7 @@ def test_texts_become_what_the_package_makes_of_them(suffix: str, tokenizer: Pat
     assert batch.inputs["input_ids"].tolist() == ids
     assert batch.inputs["attention_mask"].tolist() == mask
     assert batch.inputs["token_type_ids"].tolist() == types
+    assert [data.text(i) for i in range(4)] == texts and data.subset([2]).text(0) == texts[2]
     if suffix == ".txt":
         assert not data.labeled
     else:
@@ -88,6 +89,7 @@ def test_pairs_have_types_and_columns_are_named(tokenizer: Path, tmp_path: Path)
     assert batch.inputs["token_type_ids"].tolist() == types
     assert batch.inputs["attention_mask"].tolist() == mask and np.any(types)
     assert batch.labels is not None and batch.labels.tolist() == [1, 0, 1, 0]
+    assert data.text(0) == f"{TEXTS[0]}\n{TEXTS[3]}"
 
 
 def test_numbers_of_a_column_with_words_are_words(tokenizer: Path, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_plan() -> None:
         "counted_at": {"image": [0]},
         "cost": {"before": COST, "after": COST},
         "groups": [GROUP | {"removed": 0, "kept": 0}],
+        "layers": [{"number": 0, "name": "", "op": "", "shapes": [[0]], "params": [0], "macs": [0]}],
         "states": [],
         "resolution": {},
     }

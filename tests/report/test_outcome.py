@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation import Estimate, Score
 from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.report.evaluation import _cells
 from onnxprune.report.layout import change, percent
 from onnxprune.report.outcome import outcome_tables
-from onnxprune.workflow.outcome import Outcome, Speed
+from onnxprune.workflow.outcome import Outcome
 
 CLOSE = Fidelity("agreement", None, Estimate(0.98, 0.95, 0.99), 200, "kept", "classification")
 FAST = Speed(Estimate(1.5, 1.4, 1.6), 0.003, 0.002, "cpu")

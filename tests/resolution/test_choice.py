@@ -279,7 +279,7 @@ class TestCommands:
 @pytest.mark.parametrize("options", [{"max_drop": 0.5}, {"target": HALF, "finetune": 1, "steps": 2}])
 def test_the_original_with_whole_images_is_teacher_and_judge(options: dict[str, Any]) -> None:
     images = np.concatenate([batch["image"] for batch in smooth(32)()])
-    small = op.shrink(classifier(), resolution=28, data={"image": images}, limit=64, round_to=1, **options)
+    small = op.prune_model(classifier(), resolution=28, data={"image": images}, limit=64, round_to=1, **options)
     assert small.plan.resolution == {"image": (28, 28)}
     assert [n.op_type for n in small.model.proto.graph.node].count("Resize") == 1
     assert small.plan.after["macs"] < 0.6 * small.plan.before["macs"]

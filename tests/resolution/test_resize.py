@@ -144,7 +144,7 @@ def test_equals_the_network_for_the_smaller_size(seed: int, cells: Size, opset: 
 def test_with_channels_equals_the_masked_network_for_the_smaller_size(seed: int) -> None:
     full, size = (32, 32), (24, 16)
     model = network(full, seed)
-    small = op.shrink(model, resolution="24x16", ratio=0.5, round_to=1, attention="width")
+    small = op.prune_model(model, resolution="24x16", ratio=0.5, round_to=1, attention="width")
     masked = network(size, seed, 17, full)
     weights = {t.name: t for t in masked.graph.initializer}
     for name, axes in small.plan.removed.items():

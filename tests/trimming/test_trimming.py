@@ -324,7 +324,7 @@ class TestCommand:
         assert onnx.load(out).graph.output[0].type.tensor_type.shape.dim[2].dim_value == WORDS
 
     def test_from_python(self, model: Path) -> None:
-        small = op.shrink(model, vocabulary=KEPT, last_token_logits=True)
+        small = op.prune_model(model, vocabulary=KEPT, last_token_logits=True)
         assert small.new_ids is not None and list(small.new_ids) == KEPT
         assert not small.plan.removed and len(small.trims) == 2
 
@@ -350,10 +350,10 @@ class TestCommand:
         invoke(*arguments, "--force")
 
     def test_inputs_for_the_proof_must_be_kept(self, model: Path) -> None:
-        small = op.shrink(model, vocabulary=KEPT, ratio=0.5, inputs=feeds(ids_of_kept((2, 6))))
+        small = op.prune_model(model, vocabulary=KEPT, ratio=0.5, inputs=feeds(ids_of_kept((2, 6))))
         assert small.pruned.verification is not None and small.pruned.verification.passed
         with pytest.raises(OnnxPruneError) as caught:
-            op.shrink(model, vocabulary=KEPT, inputs=feeds(np.full((2, 6), 2)))
+            op.prune_model(model, vocabulary=KEPT, inputs=feeds(np.full((2, 6), 2)))
         assert caught.value.code == "OP318"
 
 

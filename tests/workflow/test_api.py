@@ -18,7 +18,19 @@ import onnxprune as op
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = (
-    *("load", "analyze", "plan", "prune", "repair", "finetune", "evaluate", "benchmark", "verify", "save", "shrink"),
+    *(
+        "load",
+        "analyze",
+        "plan",
+        "prune",
+        "repair",
+        "finetune",
+        "evaluate",
+        "benchmark",
+        "verify",
+        "save",
+        "prune_model",
+    ),
 )
 
 
@@ -69,7 +81,7 @@ def test_the_example_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_steps_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "onnxprune"):
-        op.shrink(ROOT / "models" / "digits_resnet.onnx", ratio=0.5)
+        op.prune_model(ROOT / "models" / "digits_resnet.onnx", ratio=0.5)
     logged = " ".join(record.getMessage() for record in caplog.records)
     for step in ("traced", "planned", "rewritten", "proved"):
         assert step in logged
@@ -81,7 +93,7 @@ def test_settings_or_options_not_both() -> None:
         op.plan(ROOT / "models" / "digits_resnet.onnx", op.PlanSettings(ratio=0.5), seed=1)
     assert caught.value.code == "OP602"
     with pytest.raises(op.UsageError):
-        op.shrink(ROOT / "models" / "digits_resnet.onnx", op.ShrinkSettings(), ratio=0.5)
+        op.prune_model(ROOT / "models" / "digits_resnet.onnx", op.PruneSettings(), ratio=0.5)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_preprocessing_is_applied() -> None:
 
 @pytest.mark.parametrize("method", [CalibrationMethod.MinMax, CalibrationMethod.Entropy])
 def test_the_pruned_and_quantized_model_is_right(method: CalibrationMethod, tmp_path: Path) -> None:
-    small = op.shrink(MODEL, target=op.Target("macs", 0.5), data=str(DATA))
+    small = op.prune_model(MODEL, target=op.Target("macs", 0.5), data=str(DATA))
     op.save(small.model, tmp_path / "small.onnx")
     reader = op.calibration_reader(tmp_path / "small.onnx", str(DATA), limit=64)
     quantize_static(

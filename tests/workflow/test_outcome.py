@@ -11,12 +11,13 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune as op
+from onnxprune.benchmarking import speed
 from onnxprune.data import Data
 from onnxprune.errors import UsageError
-from onnxprune.settings import ShrinkSettings, build
+from onnxprune.settings import PruneSettings, build
 from onnxprune.workflow import outcome as module
 from onnxprune.workflow.outcome import Outcome, outcome
-from onnxprune.workflow.shrinking import Shrunk
+from onnxprune.workflow.prune_model import PruneResult
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits_resnet.onnx"
@@ -25,13 +26,13 @@ TRAIN = MODELS / "digits_train.npz"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.01)
-    monkeypatch.setattr(module, "_REPEATS", 1)
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "_REPEATS", 1)
 
 
-def shrunk(**options: Any) -> tuple[Shrunk, Outcome]:
-    settings = build(ShrinkSettings, options)
-    result = op.shrink(DIGITS, settings)
+def shrunk(**options: Any) -> tuple[PruneResult, Outcome]:
+    settings = build(PruneSettings, options)
+    result = op.prune_model(DIGITS, settings)
     return result, outcome(result, settings)
 
 
@@ -105,7 +106,7 @@ def test_what_the_run_measured_is_not_measured_again(monkeypatch: pytest.MonkeyP
     }
     monkeypatch.setattr(module, "evaluate", None)
     monkeypatch.setattr(module, "TimedSession", None)
-    found = outcome(result, ShrinkSettings())
+    found = outcome(result, PruneSettings())
     assert found.speed is not None and (found.speed.before, found.speed.after) == (0.004, 0.002)
     assert (found.speed.speedup.low, found.speed.speedup.value, found.speed.speedup.high) == (1.25, 2, 2.5)
     assert found.fidelity is not None and found.fidelity.samples == result.evaluation.samples

@@ -55,7 +55,7 @@ class Stop:
 
 
 def pruned(model: Path, data: str, **options: Any) -> bytes:
-    return op.shrink(model, data=data, threads=1, **options).model.proto.SerializeToString(deterministic=True)
+    return op.prune_model(model, data=data, threads=1, **options).model.proto.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_plan_is_not_made_twice(model: Path, data: str, tmp_path: Path, monkey
         return op.plan(analysis, dataclasses.replace(settings, target=op.Target("macs", 0.9)), **known)
 
     monkeypatch.setattr(max_drop, "plan", another)
-    found = op.shrink(model, data=data, threads=1, **what, resume=True)
+    found = op.prune_model(model, data=data, threads=1, **what, resume=True)
     assert json.loads(found.plan.to_json())["removed"] == first["removed"]
 
 

@@ -24,25 +24,25 @@ from onnxprune.settings import (
     LossSettings,
     PlanSettings,
     Policies,
+    PruneSettings,
     RepairSettings,
     Settings,
-    ShrinkSettings,
     Target,
     TrainSettings,
     build,
     given,
 )
 from onnxprune.settings.declare import declarations, flat, setting
-from onnxprune.settings.shrinking import VerifySettings
+from onnxprune.settings.pruning import VerifySettings
 
 CLASSES: list[type[Settings]] = [
     *(Augmentation, BenchmarkSettings, Constraints, DataSettings, LatencySettings, LossSettings, PlanSettings),
-    *(Policies, RepairSettings, ShrinkSettings, TrainSettings, VerifySettings),
+    *(Policies, RepairSettings, PruneSettings, TrainSettings, VerifySettings),
 ]
 
 
-def shrinking(**values: Any) -> Callable[[], Settings]:
-    return lambda: build(ShrinkSettings, values)
+def pruning(**values: Any) -> Callable[[], Settings]:
+    return lambda: build(PruneSettings, values)
 
 
 HALF = Target("macs", 0.5)
@@ -77,9 +77,9 @@ anything: Any = "anything"
         (lambda: Augmentation(crop=-1), "crop", None),
         (lambda: BenchmarkSettings(batches=(0,)), "batches", None),
         (lambda: RepairSettings("reconstrct"), "method", "did you mean reconstruct?"),  # type: ignore[arg-type]
-        (shrinking(max_drop=1.0, data="digits"), "max_drop", None),
-        (shrinking(datta="digits"), None, "did you mean data?"),
-        (shrinking(min_chanels=3), None, "did you mean min_channels?"),
+        (pruning(max_drop=1.0, data="digits"), "max_drop", None),
+        (pruning(datta="digits"), None, "did you mean data?"),
+        (pruning(min_chanels=3), None, "did you mean min_channels?"),
     ],
 )
 def test_mistakes_name_the_field(make: Callable[[], Settings], place: str | None, hint: str | None) -> None:
@@ -123,7 +123,7 @@ def test_mistakes_name_the_field(make: Callable[[], Settings], place: str | None
 )
 def test_contradictions(first: str, other: str, values: dict[str, Any]) -> None:
     with pytest.raises(OnnxPruneError) as caught:
-        build(ShrinkSettings, values)
+        build(PruneSettings, values)
     assert caught.value.code == "OP302"
     assert other in str(caught.value) and (f"`{first}`" in str(caught.value) or first == "steps")
 
@@ -144,7 +144,7 @@ def test_contradictions(first: str, other: str, values: dict[str, Any]) -> None:
     ],
 )
 def test_allowed_combinations(values: dict[str, Any]) -> None:
-    assert given(build(ShrinkSettings, values)) == values
+    assert given(build(PruneSettings, values)) == values
 
 
 @pytest.mark.parametrize("settings", [*CLASSES, Target])
@@ -178,7 +178,7 @@ def test_every_default_is_allowed(settings: type[Settings]) -> None:
     assert json.dumps(asdict(made))  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("settings", [BenchmarkSettings, DataSettings, ShrinkSettings, TrainSettings, VerifySettings])
+@pytest.mark.parametrize("settings", [BenchmarkSettings, DataSettings, PruneSettings, TrainSettings, VerifySettings])
 def test_options_are_those_of_the_settings(settings: type[Settings]) -> None:
     names = [d.name for d in flat(settings) if "by_hand" not in d.about]
     assert len(set(names)) == len(names), "groups share no name"

@@ -88,13 +88,13 @@ def first_step(model: ModelProto, data: dict[str, NDArray[Any]]) -> dict[str, ND
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def trained(request: pytest.FixtureRequest) -> tuple[ModelProto, dict[str, Any], op.Shrunk]:
+def trained(request: pytest.FixtureRequest) -> tuple[ModelProto, dict[str, Any], op.PruneResult]:
     build, data = MODELS[request.param]
     model = build()
-    return model, data, op.shrink(model, **OPTIONS, data=data, allocation="uniform", finetune=6)
+    return model, data, op.prune_model(model, **OPTIONS, data=data, allocation="uniform", finetune=6)
 
 
-def test_trained_by_the_original(trained: tuple[ModelProto, dict[str, Any], op.Shrunk]) -> None:
+def test_trained_by_the_original(trained: tuple[ModelProto, dict[str, Any], op.PruneResult]) -> None:
     """The teacher has states of other sizes; what counts is the error of the outputs, not of the states."""
     small = trained[2]
     assert small.pruned.verification is not None and small.pruned.verification.steps > 1
@@ -106,7 +106,7 @@ def test_trained_by_the_original(trained: tuple[ModelProto, dict[str, Any], op.S
     assert tuned.after[tuned.metric].model.value <= tuned.before[tuned.metric].model.value
 
 
-def test_judged_against_the_original(trained: tuple[ModelProto, dict[str, Any], op.Shrunk]) -> None:
+def test_judged_against_the_original(trained: tuple[ModelProto, dict[str, Any], op.PruneResult]) -> None:
     model, data, small = trained
     proto = small.pruned.proto
     (name, right), (_, ours) = (next(iter(first_step(m, data).items())) for m in (model, proto))
@@ -126,7 +126,7 @@ def test_in_steps(name: str) -> None:
     build, data = MODELS[name]
     model = build()
     settings = {**OPTIONS, "target": op.Target("macs", 0.5), "allocation": "uniform"}
-    small = op.shrink(model, **settings, data=data, steps=2, finetune=1)
+    small = op.prune_model(model, **settings, data=data, steps=2, finetune=1)
     again = op.prune(op.analyze(model, resize_states=True), small.plan)
     assert again.verification is not None and again.verification.passed
     kept = {s.input: dict(s.kept) for s in again.kept.states()}
@@ -136,7 +136,7 @@ def test_in_steps(name: str) -> None:
 
 
 def test_within_a_drop() -> None:
-    small = op.shrink(recurrent(), max_drop=0.5, data={"x": FRAMES}, resize_states=True)
+    small = op.prune_model(recurrent(), max_drop=0.5, data={"x": FRAMES}, resize_states=True)
     assert small.plan.after["macs"] < small.plan.before["macs"]
     assert small.evaluation is not None
     assert small.evaluation.scores[0].output in (None, "head_out0")
@@ -146,7 +146,7 @@ def test_for_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_plan, "_SECONDS", 0.05)
     monkeypatch.setattr(latency_plan, "_REPEATS", 1)
     monkeypatch.setattr(LayerTime, "noisy", False)
-    small = op.shrink(recurrent(512), target=op.Target("latency", 0.8), resize_states=True, threads=1, cache=False)
+    small = op.prune_model(recurrent(512), target=op.Target("latency", 0.8), resize_states=True, threads=1, cache=False)
     assert small.pruned.kept.shape("h_in")[2] < 512
     assert small.pruned.verification is not None and small.pruned.verification.passed
 
@@ -154,7 +154,7 @@ def test_for_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timed_side_by_side() -> None:
     """In either order, at any batch size: states of another size are cut or filled up."""
     model = recurrent()
-    small = op.shrink(model, ratio=0.5, resize_states=True)
+    small = op.prune_model(model, ratio=0.5, resize_states=True)
     quick = BenchmarkSettings(seconds=0.05, rounds=5, threads=1, batches=(4,), profile=True)
     for pair in ({"a": model, "b": small.model}, {"b": small.model, "a": model}):
         (case,) = benchmark(pair, quick).cases
@@ -164,7 +164,7 @@ def test_timed_side_by_side() -> None:
 
 def test_verified_with_the_plan() -> None:
     model = recurrent()
-    small = op.shrink(model, ratio=0.5, resize_states=True)
+    small = op.prune_model(model, ratio=0.5, resize_states=True)
     assert op.verify(model, small.model, small.plan).proved
     assert op.verify(model, small.model).proved  # by the plan in its metadata
     del small.model.proto.metadata_props[:]

@@ -1,4 +1,4 @@
-"""How to get from a model to a smaller one: the settings of `shrink`, of `verify` and of their commands."""
+"""How to get from a model to a smaller one: the settings of `prune_model`, of `verify` and of their commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOLERANCE: dict[str, Any] = {
     "at_least": 0,
     "shown": "1e-4 for float32, more for coarser types of weights",
 }
-_READING = ("preprocess", "limit", "labels", "tokenizer", "task", "output_name", "postprocess", "alphabet", "blank")
+READING = ("preprocess", "limit", "labels", "tokenizer", "task", "output_name", "postprocess", "alphabet", "blank")
 _PLANNING = [
     d.name
     for kind in (PlanSettings, LatencySettings)
@@ -104,7 +104,7 @@ class TrimSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class ShrinkSettings(Settings):
+class PruneSettings(Settings):
     """How to make a model smaller."""
 
     _rules: ClassVar = (
@@ -140,7 +140,7 @@ class ShrinkSettings(Settings):
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
             "data",
-            [*_READING, "recover", "max_drop", "finetune", "checkpoint"],
+            [*READING, "recover", "max_drop", "finetune", "checkpoint"],
             "{other} needs inputs",
             "give some with {first}; labels are optional, and random generates synthetic inputs",
             forbids=False,
@@ -243,7 +243,7 @@ class VerifySettings(Settings):
 
     _rules: ClassVar = (
         Rule("inputs", ["seed"], "{other} is for generated inputs, and {first} replaces them", "drop one"),
-        Rule("data", _READING, "{other} needs inputs", "give some with {first}; labels are optional", forbids=False),
+        Rule("data", READING, "{other} needs inputs", "give some with {first}; labels are optional", forbids=False),
     )
 
     plan: Any = setting(

@@ -1,4 +1,4 @@
-"""`shrink` gives the same bytes as the command `prune`; results are checked before anything is written."""
+"""`prune_model` gives the same bytes as the command `prune`; results are checked before anything is written."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def written(path: Path, samples: int) -> Path:
 def test_shrink_equals_the_command(flags: list[str], options: dict[str, Any], data: Path, tmp_path: Path) -> None:
     command, library = tmp_path / "command.onnx", tmp_path / "library.onnx"
     invoke("prune", DIGITS, "-o", command, "-q", *[str(data) if f == "DATA" else f for f in flags])
-    found = op.shrink(DIGITS, **options, **({"data": data} if "DATA" in flags else {}))
+    found = op.prune_model(DIGITS, **options, **({"data": data} if "DATA" in flags else {}))
     op.save(found.model, library)
     assert library.read_bytes() == command.read_bytes()
     assert found.pruned.verification is not None and found.pruned.verification.passed
@@ -67,13 +67,13 @@ def test_shrink_equals_the_command(flags: list[str], options: dict[str, Any], da
 
 def test_a_dataset_is_accepted(data: Path) -> None:
     opened = open_data(data, op.load(DIGITS).proto)
-    first = op.shrink(DIGITS, target=HALF, allocation="uniform", data=data)
-    again = op.shrink(DIGITS, target=HALF, allocation="uniform", data=opened)
+    first = op.prune_model(DIGITS, target=HALF, allocation="uniform", data=data)
+    again = op.prune_model(DIGITS, target=HALF, allocation="uniform", data=opened)
     assert first.model.proto.SerializeToString() == again.model.proto.SerializeToString()
 
 
 def test_single_steps_equal_shrink(few: Path) -> None:
-    whole = op.shrink(DIGITS, target=HALF, data=few)
+    whole = op.prune_model(DIGITS, target=HALF, data=few)
     plan = op.plan(DIGITS, target=HALF, data=few)
     pruned = op.prune(DIGITS, plan)
     op.repair(pruned, few)
@@ -84,7 +84,7 @@ def test_single_steps_equal_shrink(few: Path) -> None:
 
 def test_progress(few: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    op.shrink(DIGITS, target=HALF, data=few, progress=lambda *at: seen.append(at))
+    op.prune_model(DIGITS, target=HALF, data=few, progress=lambda *at: seen.append(at))
     phases = list(dict.fromkeys(phase for phase, _, _ in seen))
     assert phases == ["load", "trace", "score and plan", "measure sensitivity", "rewrite and verify", "repair"]
     assert all(total is None or 0 <= done <= total for _, done, total in seen)
@@ -94,7 +94,7 @@ class TestGraphsurgeon:
     def test_in_and_out(self) -> None:
         graph = op.as_graphsurgeon(DIGITS)
         assert isinstance(graph, gs.Graph)
-        small = op.shrink(graph, target=HALF)
+        small = op.prune_model(graph, target=HALF)
         again = small.to_graphsurgeon()
         assert [t.name for t in again.inputs] == ["image"] and [t.name for t in again.outputs] == ["logits"]
         assert op.verify(graph, again, small.plan).proved
@@ -185,10 +185,10 @@ class TestChecks:
         proto.graph.value_info.append(helper.make_tensor_value_info(relu.output[0], 1, [None, 7, None, None]))
         with pytest.raises(onnx.shape_inference.InferenceError):
             onnx.checker.check_model(proto, full_check=True)
-        assert op.shrink(proto, ratio=0.5).pruned.verification is not None
+        assert op.prune_model(proto, ratio=0.5).pruned.verification is not None
 
 
 def test_what_is_assumed_of_data_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "onnxprune"):
-        op.shrink(DIGITS, target=op.Target("macs", 0.5), data="random", limit=16)
+        op.prune_model(DIGITS, target=op.Target("macs", 0.5), data="random", limit=16)
     assert sum("the inputs are noise" in record.getMessage() for record in caplog.records) == 1

@@ -22,9 +22,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut, Method, Repair, unrepaired
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
-from onnxprune.settings import ShrinkSettings, TrainSettings
+from onnxprune.settings import PruneSettings, TrainSettings
 from onnxprune.settings.declare import either, given
-from onnxprune.settings.shrinking import LIMIT
+from onnxprune.settings.pruning import LIMIT
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
@@ -52,8 +52,8 @@ _ENOUGH = 50  # samples to judge on
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Shrunk:
-    """The result of `shrink`.
+class PruneResult:
+    """The result of `prune_model`.
 
     Attributes:
         model: the final model; `save` writes external data if the source had external data.
@@ -90,7 +90,7 @@ class Shrunk:
     def __repr__(self) -> str:
         """Return the plan, the proof, and what was done afterwards."""
         done = [*(["repaired"] if self.repairs else []), *(["trained"] if self.tuned else [])]
-        return f"Shrunk({', '.join([repr(self.pruned), *done])})"
+        return f"PruneResult({', '.join([repr(self.pruned), *done])})"
 
     def _repr_html_(self) -> str:
         """Return tables of the costs before and after, and of the accuracy if it was measured."""
@@ -117,14 +117,14 @@ class Shrunk:
         return as_graphsurgeon(self.model)
 
 
-def shrink(
+def prune_model(
     model: Source,
-    settings: ShrinkSettings | None = None,
+    settings: PruneSettings | None = None,
     *,
     progress: Progress = silent,
     consume: bool = False,
     **options: Any,
-) -> Shrunk:
+) -> PruneResult:
     """Plan, prune and prove; with data, also repair and train. The command `prune` does the same.
 
     Args:
@@ -132,7 +132,7 @@ def shrink(
         settings: the settings; `options` are an alternative.
         progress: called with phases and their parts.
         consume: whether `model`, if it is a Model, may be modified, which saves a copy of its weights.
-        **options: fields of `ShrinkSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies`,
+        **options: fields of `PruneSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies`,
             `TrimSettings` and `LatencySettings`: target, ratio, data, max_drop, finetune, exclude, ...
 
     Raises:
@@ -146,7 +146,7 @@ def shrink(
 
     Example:
         >>> import onnxprune as op
-        >>> small = op.shrink("models/digits_resnet.onnx", target=op.Target("macs", 0.5))
+        >>> small = op.prune_model("models/digits_resnet.onnx", target=op.Target("macs", 0.5))
         >>> small.plan.after["macs"] <= 0.5 * small.plan.before["macs"]
         True
         >>> small.pruned.verification.passed
@@ -154,12 +154,12 @@ def shrink(
         >>> [tensor.name for tensor in small.to_graphsurgeon().outputs]
         ['logits']
     """
-    settings = either(ShrinkSettings, settings, options)
+    settings = either(PruneSettings, settings, options)
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
-        return _shrink(model, settings, progress, consume)
+        return _prune_model(model, settings, progress, consume)
 
 
-def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume: bool) -> Shrunk:
+def _prune_model(model: Source, settings: PruneSettings, progress: Progress, consume: bool) -> PruneResult:
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     trims: tuple[Trimmed, ...] = ()
@@ -228,7 +228,7 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
             result = replace(analysis.model, proto=within.proto)
             found = within.pruned, within.repairs, within.evaluation, within.tuned
             told = within.drop, within.verdict
-            return Shrunk(result, analysis, *found, True, trims, *told, trials=within.trials, metric=within.metric)
+            return PruneResult(result, analysis, *found, True, trims, *told, trials=within.trials, metric=within.metric)
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
         if settings.steps > 1 or settings.rewind is not None:
@@ -257,11 +257,11 @@ def _shrink(model: Source, settings: ShrinkSettings, progress: Progress, consume
         fix_batch(written)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
-    shrunk = Shrunk(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
+    done = PruneResult(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
     if data is None:
-        return shrunk
+        return done
     rest, judged = _apart(data, synthetic=calibration.data == "random")
-    return replace(shrunk, data=rest, judged=judged)
+    return replace(done, data=rest, judged=judged)
 
 
 def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:
@@ -273,7 +273,7 @@ def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:
     return data, "generated" if synthetic else "calibration"
 
 
-def _records(settings: ShrinkSettings, analysis: TracedModel) -> Records:
+def _records(settings: PruneSettings, analysis: TracedModel) -> Records:
     """Return what an earlier run has done, and where this one records what it does."""
     if settings.checkpoint is None:
         return Records()

@@ -1,0 +1,247 @@
+"""Compare `shrink` with INT8 as documented, onnxslim with INT8, and pruning alone: ``python -m benchmarks.shrink``.
+
+What is measured is kept in a file (`--state`), so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import click
+import onnx
+from onnx import ModelProto
+
+import onnxprune as op
+from benchmarks.common import ROOT, Column, Report, Table, chosen, log, options
+from benchmarks.recovery_cases import SUBJECTS
+from benchmarks.turns import turns
+from onnxprune.benchmarking.rounds import ratio
+from onnxprune.data import Data, read_recipe, split
+from onnxprune.errors import OnnxPruneError
+from onnxprune.evaluation.fidelity import fidelity
+from onnxprune.report.layout import percent
+from onnxprune.settings.evaluation import METRICS
+from onnxprune.workflow.inputs import calibration_batches
+
+SHARED = ROOT.parent / "shared"
+MAX_DROP = 0.01
+_CALIBRATION, _SEED = 128, 0
+_ROUNDS, _SECONDS = 25, 0.2
+
+NOTES = (
+    "Every way gets the same samples to work with, and is judged on others: *answers* are those that equal the "
+    "file's, in the terms of the task, and *accuracy* is by labels where there are some. *Speed* is on ONNX "
+    "Runtime's CPU provider, all ways measured in turns with the file; *took* is the time of making it. "
+    "`shrink` and `prune` may lose one point.",
+    "*INT8 as documented* is `quant_pre_process` and `quantize_static` of onnxruntime.quantization with their "
+    "defaults; *onnxslim + INT8* has onnxslim in place of the former. They are kept whatever they cost.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A trained model and its data.
+
+    Attributes:
+        name: its name.
+        model: its file.
+        data: the data to work with.
+        judged: data to judge by; a part of the others if empty.
+        recipe: how data become inputs.
+    """
+
+    name: str
+    model: Path
+    data: Path
+    judged: Path | None = None
+    recipe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a way made of a model.
+
+    Attributes:
+        model: the subject.
+        way: the way.
+        size: bytes; None if it failed.
+        speed: how many times as fast as the file, with its interval.
+        answers: the share or error that `fidelity` gives.
+        metric: what that is.
+        accuracy: by labels, if there are some.
+        seconds: the time of making it.
+        remark: what was done, or why it failed.
+    """
+
+    model: str
+    way: str
+    size: int | None
+    speed: tuple[float, float, float] | None
+    answers: float | None
+    metric: str
+    accuracy: float | None
+    seconds: float
+    remark: str
+
+
+def subjects() -> list[Subject]:
+    """Return the models that are here."""
+    models, data = ROOT / "models", SHARED / "data"
+    found = [Subject("digits", models / "digits_resnet.onnx", models / "digits_train.npz", models / "digits_test.npz")]
+    for s in SUBJECTS:
+        judged = data / s.judged[0] if s.judged else None
+        found.append(Subject(s.name, s.path, data / s.calibration, judged, s.recipe))
+    return [s for s in found if s.model.is_file() and s.data.exists()]
+
+
+def _int8(model: ModelProto, work: Data, prepare: Callable[[Path, Path], None]) -> ModelProto:
+    """Quantize as the documentation of onnxruntime.quantization says, with its defaults."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = iter(calibration_batches(work.subset(range(min(_CALIBRATION, len(work)))), model)())
+
+        def get_next(self) -> Any:
+            return next(self._batches, None)
+
+    with TemporaryDirectory() as folder:
+        source, ready, small = (Path(folder, f"{name}.onnx") for name in ("source", "ready", "small"))
+        onnx.save(model, source)
+        prepare(source, ready)
+        quantize_static(ready, small, Reader())
+        return onnx.load(small)
+
+
+def _documented(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto, str]:
+    from onnxruntime.quantization import quant_pre_process
+
+    return _int8(model, work, lambda source, ready: quant_pre_process(source, ready)), ""
+
+
+def _slimmed(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto, str]:
+    import onnxslim
+
+    return _int8(model, work, lambda source, ready: onnx.save(onnxslim.slim(onnx.load(source)), ready)), ""
+
+
+def _pruned(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto, str]:
+    found = op.prune_model(model, data=work, max_drop=MAX_DROP, threads=1)
+    return found.model.proto, found.verdict or ""
+
+
+def _shrunk(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto, str]:
+    found = op.shrink(model, data=work, max_drop=MAX_DROP, threads=1)
+    return found.model.proto, "; ".join(f"{v.stage} {'' if v.kept else 'left out: '}{v.why}" for v in found.verdicts)
+
+
+WAYS: Mapping[str, Callable[[ModelProto, Data, Subject], tuple[ModelProto, str]]] = {
+    "INT8 as documented": _documented,
+    "onnxslim + INT8": _slimmed,
+    "prune": _pruned,
+    "shrink": _shrunk,
+}
+
+
+def measured(subject: Subject, way: str) -> Outcome:
+    """Make a model by one way, and measure it."""
+    analysis = op.analyze(subject.model)
+    original = op.load(subject.model).proto
+    recipe = read_recipe(subject.recipe) if subject.recipe else None
+
+    def opened(path: Path) -> Data:
+        found = op.open_data(path, analysis.graph.proto, recipe=recipe, seed=_SEED)
+        assert isinstance(found, Data)
+        return found
+
+    work = opened(subject.data)
+    if subject.judged is not None:
+        judged: Any = opened(subject.judged)
+    else:
+        part, judged = split(work, len(work) // 3, seed=_SEED)
+        assert isinstance(part, Data)
+        work = part
+    began = perf_counter()
+    try:
+        made, remark = WAYS[way](original, work, subject)
+        seconds = perf_counter() - began
+        found = op.evaluate(made, judged, against=original, seed=_SEED)
+    except (OnnxPruneError, ImportError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        cause = getattr(error, "cause", None) or str(error).splitlines()[0][:120]
+        return Outcome(subject.name, way, None, None, None, "", None, perf_counter() - began, f"failed: {cause}")
+    example = dict(next(iter(calibration_batches(judged.subset([0]), original)())))
+    times = turns({"file": original, "made": made}, example, rounds=_ROUNDS, threads=1, seconds=_SECONDS)
+    fast, close = ratio(times["file"], times["made"]), fidelity(found)
+    accuracy = None if close is None or close.accuracy is None else close.accuracy.model.value
+    return Outcome(
+        model=subject.name,
+        way=way,
+        size=made.ByteSize(),
+        speed=(fast.value, fast.low, fast.high),
+        answers=None if close is None else close.value.value,
+        metric="" if close is None else close.metric,
+        accuracy=accuracy,
+        seconds=seconds,
+        remark=remark,
+    )
+
+
+def tables(found: list[Outcome], sizes: Mapping[str, int]) -> list[Table]:
+    """Return a table for each model."""
+    columns: list[Column[Outcome]] = [
+        Column("way", lambda o: o.way, True),
+        Column("file", lambda o: "" if o.size is None else percent(o.size / sizes[o.model])),
+        Column("speed", _speed),
+        Column("answers", _answers),
+        Column("accuracy", lambda o: "" if o.accuracy is None else percent(o.accuracy)),
+        Column("took", lambda o: f"{o.seconds:.0f} s"),
+        Column("remark", lambda o: o.remark, True),
+    ]
+    names = dict.fromkeys(o.model for o in found)
+    return [Table.of(name, columns, [o for o in found if o.model == name]) for name in names]
+
+
+def _speed(outcome: Outcome) -> str:
+    return "" if outcome.speed is None else "{:.2f}x ({:.2f} to {:.2f})".format(*outcome.speed)
+
+
+def _answers(outcome: Outcome) -> str:
+    if outcome.answers is None:
+        return ""
+    known = METRICS.get(outcome.metric)
+    return percent(outcome.answers) if known is not None and known.share else f"{outcome.answers:.3g}"
+
+
+@click.command()
+@options
+@click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
+def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) -> None:
+    """Compare ways from a file to a smaller and faster one on trained models."""
+    everything = {f"{s.name}/{way}": (s, way) for s in subjects() for way in WAYS}
+    done: dict[str, Outcome] = {}
+    if state is not None and state.is_file():
+        done = {name: Outcome(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
+    for name in chosen(list(everything), only):
+        if name in done:
+            continue
+        log.print(name, style="dim")
+        done[name] = measured(*everything[name])
+        if state is not None:
+            with state.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, asdict(done[name])]) + "\n")
+    found = [done[name] for name in everything if name in done]
+    sizes = {s.name: s.model.stat().st_size for s in subjects()}
+    settings: dict[str, Any] = {"clock": "wall", "threads": 1, "max_drop": MAX_DROP}
+    title = "From a file to a smaller one"
+    report = Report("shrink", title, NOTES, tables(found, sizes), settings, {"outcomes": found})
+    report.publish(output, whole=only == "*")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""`onnxprune clean`: fewer nodes, the same outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.group import Command
+from onnxprune.cli.models import read_model
+from onnxprune.cli.output import Output, check_output, reporting
+from onnxprune.cli.receipts import receipts
+from onnxprune.settings import CleanSettings, build
+
+_EXAMPLES = """\b
+Examples:
+  onnxprune clean model.onnx -o clean.onnx
+  onnxprune clean model.onnx -o clean.onnx --optimizers onnxruntime --no-timed
+"""
+
+
+@click.command("clean", cls=Command, epilog=_EXAMPLES)
+@options.model_argument
+@options.output("File for the cleaned model.")
+@options.of(CleanSettings, "given")
+@options.input_shapes
+@options.inputs
+@options.force
+@receipts()
+@reporting
+def command(
+    model: Path,
+    output: Path,
+    given: dict[str, Any],
+    input_shapes: list[Any],
+    inputs: list[Any],
+    force: bool,
+    out: Output,
+) -> None:
+    """Write MODEL with constants folded, dead code removed and nodes fused.
+
+    ONNX Runtime's own rewrites and, if it is installed, onnxsim do it. What they make is taken only if its outputs
+    equal those of MODEL, and if it is neither larger nor slower. If nothing is better, MODEL is written as it is.
+    """
+    from onnxprune.model.file import save
+    from onnxprune.report.cleaning import cleaner_fields, cleaning_tables
+    from onnxprune.report.documents import document
+    from onnxprune.workflow.cleaning import clean
+
+    settings = build(CleanSettings, given)
+    check_output(output, force, inputs=[model, *(path for _, path in inputs)])
+    with out.progress() as progress:
+        progress("load", 0, None)
+        loaded, shapes, arrays = read_model(model, input_shapes, inputs)
+        result = clean(loaded, replace(settings, input_shapes=shapes, inputs=arrays), progress=progress)
+        progress("write", 0, None)
+        save(result.model, output, force=force)
+    out.summary(
+        document(
+            "clean",
+            model=model,
+            output=output,
+            before=cleaner_fields(result.before),
+            best=None if result.best is None else cleaner_fields(result.best),
+            tried=[cleaner_fields(each) for each in result.tried],
+            compared={"inputs": result.draws, "tolerance": result.tolerance},
+            missing=result.missing,
+        ),
+        cleaning_tables(result),
+    )
+    out.note(f"wrote {output}" + ("" if result.best is not None else ", as it was: nothing makes it better"))

@@ -1,0 +1,47 @@
+"""`onnxprune run`: make a model again by its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options
+from onnxprune.cli.group import Command
+from onnxprune.cli.output import Output, reporting
+from onnxprune.cli.receipts import receipts
+from onnxprune.cli.shrink import changes, deploy
+
+
+@click.command("run", cls=Command)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File for the result. [default: the one that RECIPE names]"
+)
+@changes
+@click.option("--dry-run", is_flag=True, help="Only show what each stage is expected to bring.")
+@options.force
+@receipts()
+@reporting
+def command(
+    recipe: Path,
+    output: Path | None,
+    changes: list[tuple[str, str, Any]],
+    dry_run: bool,
+    force: bool,
+    out: Output,
+) -> None:
+    """Make the model again that RECIPE was written for, by `onnxprune shrink`.
+
+    The same recipe with the same versions on the same machine gives the same bytes. If the model or the data have
+    changed since, nothing is done.
+    """
+    from onnxprune.workflow.recipe import read_recipe
+
+    with out.step("load"):
+        found = read_recipe(recipe, changes)
+    written = deploy(out, found.model, output or found.output, found.settings, None, dry_run=dry_run, force=force)
+    if written is not None and found.sha256 is not None and not changes:
+        same = written == found.sha256
+        out.note("the bytes are those that the recipe names" if same else "the bytes differ from those of the recipe")

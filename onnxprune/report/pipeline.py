@@ -1,0 +1,108 @@
+"""Tables of a pipeline: what stages are expected to bring, what they brought, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from onnxprune.benchmarking.speed import Speed
+from onnxprune.evaluation.fidelity import fidelity
+from onnxprune.report.checks import Check
+from onnxprune.report.layout import (
+    BAD,
+    CODE,
+    FAINT,
+    GOOD,
+    Tables,
+    change,
+    flexible,
+    heading,
+    left,
+    line,
+    paragraph,
+    right,
+    si,
+    table,
+)
+from onnxprune.report.outcome import answers_line, gain_line
+from onnxprune.settings.evaluation import METRICS
+from onnxprune.workflow.pipeline import ShrinkResult, Verdict, duration
+from onnxprune.workflow.stages import Expected
+
+
+def expected_tables(expected: Sequence[Expected], notes: Sequence[str] = ()) -> Tables:
+    """Show what stages are expected to bring."""
+    rows = [
+        (
+            e.stage,
+            "" if e.size is None or e.skipped else si(e.size, "B"),
+            "" if e.skipped else f"about {duration(e.seconds)}",
+            (e.skipped and f"left out: {e.skipped}") or e.what,
+        )
+        for e in expected
+    ]
+    total = sum(e.seconds for e in expected if not e.skipped)
+    yield heading("stages", f"estimates, each alone; about {duration(total)} in all")
+    yield table(left("stage") + right("file", "takes") + flexible("what"), rows)
+    for note in notes:
+        yield paragraph(note, FAINT)
+
+
+def verdict_tables(result: ShrinkResult) -> Tables:
+    """Show what each stage brought, and whether it was kept."""
+    rows = [
+        (v.stage, line(("kept", GOOD) if v.kept else ("left out", CODE)), *_figures(v), v.why) for v in result.verdicts
+    ]
+    allowed = ""
+    if result.allowed is not None:
+        limit = f"{result.allowed:.2%}" if METRICS[result.metric].share else f"{result.allowed:.2g}"
+        allowed = f"{METRICS[result.metric].title} may drop by {limit} in all"
+    yield heading("stages", allowed)
+    columns = left("stage", "") + right("file", "change", "speed") + right("drop", "takes") + flexible("what")
+    yield table(columns, rows)
+    if result.basis and result.basis != "asked for":
+        yield paragraph(f"Nothing was asked for: the drop allowed is {result.basis}.", FAINT)
+    if result.samples is not None:
+        work, deciding, judging = result.samples
+        yield paragraph(
+            f"Stages worked with {work:,} samples, {deciding:,} decided what is kept, and {judging:,} others judged "
+            "the result, once. Speeds and sizes are relative to the stage before.",
+            FAINT,
+        )
+    for note in result.notes:
+        yield paragraph(note, FAINT)
+
+
+def result_tables(result: ShrinkResult) -> Tables:
+    """Show in two lines what came out."""
+    if not result.kept:
+        yield paragraph(line(("nothing pays", BAD), ": no stage is kept, the model is best left as it is"))
+        return
+    yield gain_line(result.speed, result.untimed, result.size)
+    found = None if result.evaluation is None else fidelity(result.evaluation)
+    if found is not None:
+        yield answers_line(found, "held out")
+    for missed in result.missed:
+        yield paragraph(line(("missed", BAD), f": {missed}"))
+
+
+def verdict_checks(result: ShrinkResult) -> tuple[Check, ...]:
+    """Return the limits as checks, and each stage that was kept."""
+    stages = [Check(f"stage {v.stage}", True, f"{'kept' if v.kept else 'left out'}: {v.why}") for v in result.verdicts]
+    missed = [Check("limit", False, text) for text in result.missed]
+    return (*stages, *(missed or [Check("limits", True, "all limits are met")]))
+
+
+def _figures(verdict: Verdict) -> tuple[str, ...]:
+    size, speed, loss = verdict.size, verdict.speed, verdict.drop
+    return (
+        "" if size is None else si(size[1], "B"),
+        "" if size is None else change(*size),
+        _speed(speed),
+        "" if loss is None or not isfinite(loss.value) else f"{loss.value:z.2%}",
+        duration(verdict.seconds) if verdict.seconds >= 0.5 else "",
+    )
+
+
+def _speed(speed: Speed | None) -> str:
+    return "" if speed is None else f"{speed.speedup.value:.2f}x"

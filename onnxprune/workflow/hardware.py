@@ -1,0 +1,45 @@
+"""Where models are timed for some hardware: on it if it is here, else nowhere, which is said."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+from onnxprune.runtime.library import import_onnxruntime
+from onnxprune.runtime.provider import Provider, parse_provider
+from onnxprune.settings.hardware import Hardware
+
+
+def place(hardware: Hardware | None) -> tuple[Provider, bool, tuple[str, ...]]:
+    """Return the provider to run models on, whether times there are those of the hardware, and what to tell of it.
+
+    Args:
+        hardware: the hardware that a model is for; None for this machine's CPU.
+
+    Example:
+        >>> provider, here, _ = place(None)
+        >>> provider.short, here
+        ('cpu', True)
+    """
+    cpu = parse_provider("cpu")
+    if hardware is None:
+        return cpu, True, ()
+    notes = [f"{hardware.why} ({hardware.source})"]
+    wanted, missing = parse_provider(hardware.provider), ""
+    if wanted.name not in import_onnxruntime().get_available_providers():
+        missing = f"{wanted.name} isn't here"
+    elif hardware.machine and hardware.machine not in (platform.machine(), *_flags()):
+        missing = f"this machine's processor has no {hardware.machine}"
+    if missing:
+        return cpu, False, (*notes, f"{missing}, so nothing is timed: stages are kept by answers and size")
+    return wanted, True, tuple(notes)
+
+
+def _flags() -> list[str]:
+    """Return the features of this machine's processor, as Linux names them; none elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return line.partition(":")[2].split()
+    return []

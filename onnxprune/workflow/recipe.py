@@ -1,0 +1,197 @@
+"""Recipes: what makes a shrunken model again, as a TOML file beside it.
+
+A recipe has a table for the pipeline and one for each stage that was kept, with every setting. What was chosen by
+measured time is written down as chosen, so the same recipe on the same machine gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import UsageError
+from onnxprune.model.file import load
+from onnxprune.runtime.environment import versions
+from onnxprune.settings.declare import build, plain, read
+from onnxprune.settings.pipeline import ShrinkSettings
+from onnxprune.version import __version__
+from onnxprune.workflow.pipeline import ShrinkResult
+from onnxprune.workflow.stages import STAGES
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_PACKAGES = ("onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "numpy")
+_PATHS = ("labels", "tokenizer", "alphabet")  # settings that name files
+_LARGEST = 2**20  # bytes of a recipe
+_TABLES: Mapping[str, tuple[str, ...] | None] = {
+    "recipe": None,
+    "model": ("path", "sha256"),
+    "data": ("path", "sha256"),
+    "output": ("path", "sha256"),
+    "shrink": None,
+    **{stage.name: None for stage in STAGES},
+    "versions": None,
+}
+"""The tables of a recipe, with the keys of those that aren't settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkRecipe:
+    """A recipe.
+
+    Attributes:
+        model: the file to shrink.
+        output: the file to write.
+        settings: the settings of the pipeline, with those of the stages.
+        sha256: the digest of the file that was written then; None if the recipe doesn't say.
+    """
+
+    model: Path
+    output: Path
+    settings: ShrinkSettings
+    sha256: str | None
+
+
+def write_recipe(path: Path, model: Path, output: Path, settings: ShrinkSettings, result: ShrinkResult) -> str:
+    """Return a recipe as text.
+
+    Args:
+        path: the file that it will be written to; other files are named relative to its folder.
+        model: the model's file.
+        output: the file that was written.
+        settings: the settings that were used.
+        result: what came out.
+
+    Raises:
+        UsageError: the package that writes TOML isn't installed (OP609).
+    """
+    try:
+        import tomli_w
+    except ImportError as error:
+        raise UsageError("OP609", "recipes need the package tomli-w", hint="pip install tomli-w") from error
+    data, own = settings.samples.data, plain(settings)
+    own |= {name: _relative(own[name], path) for name in _PATHS if name in own}
+    own = {name: value for name, value in own.items() if name not in ("data", "checkpoint", "resume")}
+    document: dict[str, Any] = {
+        "recipe": FORMAT,
+        "model": {"path": _relative(model, path), "sha256": load(model).sha256},
+        "output": {"path": _relative(output, path), "sha256": load(output).sha256},
+        "shrink": own | {"stages": list(result.kept), "timed": False},
+        **{verdict.stage: dict(verdict.again) for verdict in result.verdicts if verdict.kept},
+        "versions": {"onnxprune": __version__, **versions(*_PACKAGES)},
+    }
+    if isinstance(data, str | os.PathLike):
+        document["data"] = {"path": _relative(data, path)}
+        if Path(data).exists():
+            document["data"]["sha256"] = digest(Path(data))
+    head = f"# Made by onnxprune {__version__}. To make the model again: onnxprune run {path.name}\n"
+    return head + tomli_w.dumps(_listed(document))
+
+
+def read_recipe(path: Path, changes: Sequence[tuple[str, str, Any]] = ()) -> ShrinkRecipe:
+    """Read a recipe, and check that its files are those that it was written for.
+
+    Args:
+        path: its file.
+        changes: tables, keys and values that replace those of the file.
+
+    Raises:
+        UsageError: it can't be read, has unknown keys, or is for other files (OP612).
+        PlanError: a setting isn't allowed (OP303).
+        ModelError: the model can't be read.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise UsageError("OP612", "the file is too large for a recipe", where=str(path))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        cause = f"the recipe can't be read: {getattr(error, 'strerror', None) or error}"
+        raise UsageError("OP612", cause, where=str(path)) from error
+    for table, key, value in changes:
+        if not isinstance(document.setdefault(table, {}), dict):
+            raise UsageError("OP612", f"{table} is no table", where=str(path))
+        document[table][key] = value
+    _check_names(document, path)
+    if document.get("recipe") != FORMAT:
+        cause = f"recipes of format {document.get('recipe')} can't be read, only those of format {FORMAT}"
+        raise UsageError("OP612", cause, where=str(path))
+    tables = {name: dict(document.get(name, {})) for name in _TABLES if name != "recipe"}
+    files = {name: _file(path, tables[name], needed=name != "data") for name in ("model", "output", "data")}
+    own = read(ShrinkSettings, tables["shrink"])
+    own |= {name: str(path.parent / own[name]) for name in _PATHS if isinstance(own.get(name), str)}
+    settings = build(ShrinkSettings, own | ({} if files["data"] is None else {"data": files["data"]}))
+    assert files["model"] is not None and files["output"] is not None
+    for name in ("model", "data"):
+        wanted, file = tables[name].get("sha256"), str(files[name])
+        if wanted and wanted != (load(file).sha256 if name == "model" else digest(Path(file))):
+            hint = f"make a new recipe, or pass {name}.sha256= to take the file as it is"
+            raise UsageError("OP612", f"the recipe was made for another {name}", where=file, hint=hint)
+    now = {"onnxprune": __version__, **versions(*_PACKAGES)}
+    if other := [f"{name} {version}" for name, version in tables["versions"].items() if now.get(name) != version]:
+        log.warning("the recipe was made with %s, so bytes may differ", ", ".join(other))
+    options = {stage.name: tables[stage.name] for stage in STAGES}
+    return ShrinkRecipe(
+        Path(files["model"]), Path(files["output"]), replace(settings, options=options), tables["output"].get("sha256")
+    )
+
+
+def digest(path: Path) -> str:
+    """Return the digest of a file, or of the names and contents of a folder's files."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            total.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                total.update(chunk)
+    return total.hexdigest()
+
+
+def _check_names(document: Mapping[str, Any], path: Path) -> None:
+    """Refuse unknown tables, and unknown keys of those that aren't settings."""
+    for table, content in document.items():
+        names: Sequence[str] = tuple(_TABLES)
+        unknown = [] if table in _TABLES else [table]
+        if (keys := _TABLES.get(table)) is not None and isinstance(content, dict):
+            names, unknown = keys, [key for key in content if key not in keys]
+        elif not unknown and table != "recipe" and not isinstance(content, dict):
+            raise UsageError("OP612", f"{table} is no table", where=str(path))
+        if unknown:
+            near = get_close_matches(unknown[0], names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise UsageError("OP612", f"the recipe has an unknown key {unknown[0]!r}", where=str(path), hint=hint)
+
+
+def _file(recipe: Path, table: Mapping[str, Any], *, needed: bool) -> str | None:
+    """Return the path that a table names, relative to the recipe; what isn't there is no path but a name."""
+    found = table.get("path")
+    if found is None and not needed:
+        return None
+    if not isinstance(found, str):
+        raise UsageError("OP612", "the recipe doesn't say which file", where=str(recipe), hint="add a `path`")
+    there = recipe.parent / found
+    return str(there) if needed or there.exists() else found
+
+
+def _relative(file: Any, recipe: Path) -> str:
+    """Return a path as seen from a recipe; what isn't there is no path but a name."""
+    if not Path(file).exists():
+        return str(file)
+    return Path(os.path.relpath(Path(file).absolute(), recipe.absolute().parent)).as_posix()
+
+
+def _listed(value: Any) -> Any:
+    """Return a document without tuples, None and paths, which TOML doesn't have."""
+    if isinstance(value, Mapping):
+        return {str(k): _listed(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_listed(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,292 @@
+"""`shrink`: stages that pay are kept; a stage that is made harmful is left out and said, whatever the harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto, numpy_helper
+
+import onnxprune as op
+from onnxprune.benchmarking import speed
+from onnxprune.benchmarking.speed import Speed
+from onnxprune.errors import ModelError, PlanError, UsageError, VerificationError
+from onnxprune.evaluation.intervals import Estimate
+from onnxprune.model.file import load
+from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
+from onnxprune.workflow import pipeline
+from onnxprune.workflow.hardware import place
+from onnxprune.workflow.pipeline import Pipeline, planned
+from onnxprune.workflow.stages import STAGES, Expected, Made, Stage, Task
+
+MODELS = Path(__file__).parents[2] / "models"
+DIGITS = MODELS / "digits_resnet.onnx"
+TEST = MODELS / "digits_test.npz"
+LIGHT: dict[str, Any] = {"clean": {"optimizers": ("onnxruntime",)}}
+QUICK: dict[str, Any] = {"data": TEST, "threads": 1, "effort": "quick", "options": LIGHT}
+UNTIMED: dict[str, Any] = {**QUICK, "timed": False}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "_REPEATS", 1)
+
+
+def answers(model: ModelProto | Path, images: np.ndarray) -> np.ndarray:
+    """Return the classes that a model gives, by ONNX Runtime itself."""
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    opened = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return np.asarray(opened.run(None, {"image": images})[0]).argmax(1)
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    with np.load(TEST, allow_pickle=False) as found:
+        return np.asarray(found["images"]), np.asarray(found["labels"])
+
+
+def copied(model: op.Model) -> ModelProto:
+    changed = ModelProto()
+    changed.CopyFrom(model.proto)
+    return changed
+
+
+def filled(value: float) -> Callable[[Task], Made]:
+    """Return a stage that fills every matrix of weights with a value, and makes the file smaller."""
+
+    def run(task: Task) -> Made:
+        changed = copied(task.model)
+        for tensor in changed.graph.initializer:
+            if len(tensor.dims) > 1:
+                tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, value, np.float32), tensor.name))
+        return Made(load(changed), "ruined")
+
+    return run
+
+
+def larger(task: Task) -> Made:
+    changed = copied(task.model)
+    changed.graph.initializer.append(numpy_helper.from_array(np.zeros((256, 256), np.float32), "ballast"))
+    return Made(load(changed), "bloated")
+
+
+def same(task: Task) -> Made:
+    return Made(load(copied(task.model)), "nothing")
+
+
+def refusing(task: Task) -> Made:
+    raise ModelError("OP128", "the quantizer can't make it")
+
+
+def with_stages(monkeypatch: pytest.MonkeyPatch, **runs: Callable[[Task], Made]) -> None:
+    """Replace what stages do."""
+    changed = tuple(replace(s, run=runs[s.name]) if s.name in runs else s for s in STAGES)
+    monkeypatch.setattr(pipeline, "STAGES", changed)
+
+
+def test_what_is_kept_is_smaller_and_answers_alike_by_onnx_runtime() -> None:
+    found = op.shrink(DIGITS, **UNTIMED, stages=("clean", "quantize"), max_drop=0.05)
+    assert found.kept == ("clean", "quantize")
+    assert found.size[1] < 0.45 * found.size[0]
+    images, labels = digits()
+    dense, small = (answers(m, images) for m in (DIGITS, found.model.proto))
+    assert (dense == labels).mean() - (small == labels).mean() <= 0.05
+    assert found.drop is not None and found.evaluation is not None
+    assert found.evaluation.samples == (found.samples or (0, 0, 0))[2] == 90
+
+
+def test_pruning_meets_a_limit_of_the_file_after_cleaning() -> None:
+    found = op.shrink(DIGITS, **UNTIMED, stages=("clean", "prune"), target="macs=50%")
+    assert found.kept == ("clean", "prune") and not found.missed
+    assert op.analyze(found.model.proto).cost.macs <= 0.5 * op.analyze(DIGITS).cost.macs
+    images, labels = digits()
+    assert (answers(found.model.proto, images) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("stage", ["prune", "quantize"])
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (filled(0.0), "the drop would be"),
+        (filled(float("nan")), "aren't finite"),
+        (larger, "makes the model larger"),
+        (refusing, "the quantizer can't make it"),
+    ],
+    ids=["zeros", "nan", "larger", "refused"],
+)
+def test_a_stage_made_harmful_is_left_out_and_said(
+    stage: str, harm: Callable[[Task], Made], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_stages(monkeypatch, **{stage: harm})
+    found = op.shrink(DIGITS, **UNTIMED, stages=(stage,), max_drop=0.05)
+    assert found.kept == () and why in found.verdicts[0].why
+    assert found.model.proto == load(DIGITS).proto and found.size[0] == found.size[1]
+
+
+@pytest.mark.parametrize("stage", ["clean", "prune", "quantize"])
+def test_a_stage_that_makes_the_model_slower_is_left_out(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_stages(monkeypatch, **{stage: same})
+    options: dict[str, Any] = {**QUICK, "stages": (stage,), "max_drop": 0.05}
+    slow = Speed(Estimate(0.5, 0.4, 0.6), 1e-3, 2e-3, "cpu")
+    monkeypatch.setattr(pipeline, "speed_of", lambda *_: slow)
+    found = op.shrink(DIGITS, **options)
+    assert found.kept == () and "slower: 0.50x" in found.verdicts[0].why
+    fast = Speed(Estimate(2.0, 1.9, 2.1), 2e-3, 1e-3, "cpu")
+    monkeypatch.setattr(pipeline, "speed_of", lambda *_: fast)
+    assert op.shrink(DIGITS, **options).kept == (stage,)
+
+
+def test_a_stage_that_changes_nothing_doesn_t_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_stages(monkeypatch, quantize=same)
+    unclear = Speed(Estimate(1.0, 0.9, 1.1), 1e-3, 1e-3, "cpu")
+    monkeypatch.setattr(pipeline, "speed_of", lambda *_: unclear)
+    found = op.shrink(DIGITS, **QUICK, stages=("quantize",), max_drop=0.05)
+    assert found.verdicts[0].why == "it makes the model neither faster nor smaller"
+
+
+def test_each_stage_may_use_what_is_left_of_the_drop() -> None:
+    settings = build(ShrinkSettings, {**UNTIMED, "max_drop": 0.04})
+    with planned(load(DIGITS), settings) as found:
+        _, prune, quantize = found.stages
+        assert found._left(prune, []) == pytest.approx(0.02)  # the other half is for quantization
+        spent = pipeline.Verdict("prune", True, "", drop=Estimate(0.01, 0.0, 0.02))
+        assert found._left(quantize, [spent]) == pytest.approx(0.03)
+        dropped = replace(spent, kept=False, drop=Estimate(0.5, 0.4, 0.6))
+        assert found._left(quantize, [dropped]) == pytest.approx(0.04)
+        gained = replace(spent, drop=Estimate(-0.02, -0.03, 0.0))
+        assert found._left(quantize, [gained]) == pytest.approx(0.04)  # luck isn't spent
+
+
+def test_what_goes_unnoticed_is_what_shifted_inputs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = digits()
+    noisy = images + np.random.default_rng(0).normal(0, images.std(), images.shape).astype(np.float32)
+    data = {"image": noisy, "labels": labels}
+    settings = build(ShrinkSettings, {**UNTIMED, "stages": ("quantize",), "data": data})
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "largest_kept", lambda _: 1.0)
+        with planned(load(DIGITS), settings) as found:
+            assert found.parts is not None and not found.parts.choosing.labeled and found.parts.judging.labeled
+            found._prepare_judgment(found.parts)
+            seen = np.concatenate([b.inputs["image"] for b in found.parts.choosing.batches(32)])
+    shifted = np.concatenate([seen[..., 1:], seen[..., -1:]], axis=-1)
+    disagree = float((answers(DIGITS, seen) != answers(DIGITS, shifted)).mean())
+    assert found.allowed == pytest.approx(disagree) and 0.03 < disagree < 0.9
+    with planned(load(DIGITS), settings) as found:
+        assert found.parts is not None
+        found._prepare_judgment(found.parts)
+    assert found.allowed == 0.03  # never more than answers that count as kept
+
+
+def test_without_data_only_cleaning_and_limits_apply() -> None:
+    found = op.shrink(DIGITS, timed=False, options=LIGHT)
+    assert found.kept == ("clean",) and found.evaluation is None
+    assert {v.stage: v.why for v in found.verdicts if not v.kept} == {
+        "prune": "it needs a `target`, or inputs to limit the loss by (`data`)",
+        "quantize": "it needs inputs to find ranges and errors with (`data`)",
+    }
+
+
+def test_a_limit_that_is_missed_is_said_and_the_best_is_kept() -> None:
+    found = op.shrink(DIGITS, **UNTIMED, stages=("clean", "quantize"), target="size=1kB")
+    assert found.kept and len(found.missed) == 1 and found.missed[0].startswith("size is ")
+    assert found.missed[0].endswith("and 1kB was asked for")
+
+
+def interrupting(after: int) -> tuple[Callable[[Task], Made], list[str]]:
+    """Return a stage that cleans, but is interrupted at some runs; and the list of its runs."""
+    runs: list[str] = []
+
+    def run(task: Task) -> Made:
+        runs.append("run")
+        if len(runs) <= after:
+            raise KeyboardInterrupt
+        return STAGES[2].run(task)
+
+    return run, runs
+
+
+def test_an_interrupted_run_keeps_the_best_and_goes_on_after_the_last_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {**UNTIMED, "stages": ("clean", "quantize"), "max_drop": 0.05}
+    whole = op.shrink(DIGITS, **options).model.proto.SerializeToString(deterministic=True)
+    run, runs = interrupting(1)
+    cleaned: list[str] = []
+
+    def counted(task: Task) -> Made:
+        cleaned.append("run")
+        return STAGES[0].run(task)
+
+    with_stages(monkeypatch, quantize=run, clean=counted)
+    path = tmp_path / "c.npz"
+    first = op.shrink(DIGITS, **options, checkpoint=path)
+    assert first.stopped and first.kept == ("clean",) and path.is_file()
+    again = op.shrink(DIGITS, **options, checkpoint=path, resume=True)
+    assert not again.stopped and (len(cleaned), len(runs)) == (1, 2)
+    assert again.model.proto.SerializeToString(deterministic=True) == whole
+    assert replace(again.verdicts[0], again={}) == replace(first.verdicts[0], again={})
+    with pytest.raises(op.TrainingError, match=r"OP905.*other work"):
+        op.shrink(DIGITS, **{**options, "max_drop": 0.06}, checkpoint=path, resume=True)
+
+
+def test_settings_of_stages_are_checked_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "analyze", None)
+    with pytest.raises(UsageError, match="did you mean criterion"):
+        op.shrink(DIGITS, options={"prune": {"criterium": "l1"}})
+    with pytest.raises(UsageError, match="there is no stage 'prun'"):
+        op.shrink(DIGITS, options={"prun": {}})
+    with pytest.raises(PlanError, match="OP303"):
+        op.shrink(DIGITS, options={"clean": {"optimizers": ["gcc"]}})
+    with pytest.raises(PlanError, match="`max_drop` needs inputs"):
+        op.shrink(DIGITS, max_drop=0.01)
+
+
+def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = build(ShrinkSettings, {**QUICK, "hardware": "tensorrt"})
+    with planned(load(DIGITS), settings) as found:
+        assert not found.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
+        prune, quantize = found._settings(STAGES[1], 0.01), found._settings(STAGES[2])
+        assert found._speed(found.original.proto, found.original.proto)[0] is None
+    assert prune.planning.constraints.round_to == 8 and quantize.kind == ("float16",) and not quantize.timed
+    monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse"])
+    assert place(pipeline.HARDWARE["avx2"])[1] is False and "no avx2" in place(pipeline.HARDWARE["avx2"])[2][1]
+    monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse", "avx2"])
+    settings = build(ShrinkSettings, {"data": TEST, "hardware": "avx2"})
+    with planned(load(DIGITS), settings) as found:
+        quantize = found._settings(STAGES[2])
+        assert found.timed and quantize.timed and quantize.weight_bits == 7 and "static" in quantize.kind
+
+
+def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
+    assert [s.name for s in STAGES] == ["clean", "prune", "quantize"]
+    assert [s.settings for s in STAGES] == [CleanSettings, PruneSettings, QuantizeSettings]
+    assert [s.lossy for s in STAGES] == [False, True, True]
+
+
+def test_a_budget_of_pruning_s_own_replaces_that_of_the_whole() -> None:
+    options = {"prune": {"ratio": "25%"}}
+    with planned(load(DIGITS), build(ShrinkSettings, {**UNTIMED, "options": options})) as found:
+        settings = found._settings(STAGES[1], 0.01)
+    assert settings.planning.ratio == 0.25 and settings.max_drop is None
+    with planned(load(DIGITS), build(ShrinkSettings, {"options": {"prune": {"criterion": "l1"}}})) as found:
+        assert found.expected[1].skipped  # a criterion alone is no budget
+
+
+def test_expectations_say_what_is_left_out() -> None:
+    with planned(load(DIGITS), ShrinkSettings()) as found:
+        assert isinstance(found, Pipeline) and all(isinstance(e, Expected) for e in found.expected)
+        assert [bool(e.skipped) for e in found.expected] == [False, True, True]
+
+
+def test_a_stage_that_nothing_pays_in_says_so() -> None:
+    with pytest.raises(VerificationError, match="nothing need be removed"):
+        STAGES[1].run(Task(load(DIGITS), build(PruneSettings, {"target": "macs=100%"})))
+
+
+def test_stage_names_are_unique() -> None:
+    assert isinstance(STAGES[0], Stage) and len({s.name for s in STAGES}) == len(STAGES)
