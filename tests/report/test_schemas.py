@@ -23,7 +23,7 @@ from tests.report.schemas import AVAILABLE, SCHEMA, problems
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs the `dev` extra: jsonschema")
 
 DATA = DIGITS.parent / "digits_test.npz"
-SILENT = ("demo", "completion")  # commands without --format
+SILENT = ("demo", "completion", "run", "report")  # without --format, or with the document of another command
 
 
 def test_every_command_has_a_schema() -> None:
@@ -59,9 +59,10 @@ def test_every_command_has_a_schema() -> None:
     ],
 )
 def test_documents(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune.workflow import outcome
+    from onnxprune.benchmarking import speed
 
-    monkeypatch.setattr(outcome, "_SECONDS", 0.01)
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "_REPEATS", 1)
     monkeypatch.setenv("ONNXPRUNE_CACHE", str(tmp_path))
     onnx.save(network(), tmp_path / "model.onnx")
     paths = {"MODEL": tmp_path / "model.onnx", "OUT": tmp_path / "out.onnx", "DIGITS": DIGITS, "DATA": DATA}
