@@ -1,5 +1,5 @@
 """Versions, where everything may read them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 REPORTS = 2  # of JSON documents

@@ -15,10 +15,28 @@ from onnxprune.version import __version__
 
 __all__ = ["cli", "main"]
 
-COMMANDS = (
-    *("shrink", "run", "inspect", "explain", "plan", "clean", "prune", "quantize", "verify", "evaluate", "finetune"),
-    *("sensitivity", "benchmark", "report", "rules", "cache", "doctor"),
-)
+COMMANDS = {
+    "demo": "Prune a small network that comes along: the first success without any file.",
+    "shrink": "Clean, prune and quantize, whatever pays.",
+    "run": "Shrink a model as a recipe says.",
+    "inspect": "Show a model and what can be pruned.",
+    "explain": "Explain why channels can't be removed.",
+    "plan": "Choose what to remove, and write a plan.",
+    "clean": "Fewer nodes, the same outputs.",
+    "prune": "Remove channels, prove the result and write it.",
+    "quantize": "INT8, INT4 or float16, whichever pays.",
+    "verify": "Check a pruned model against its original.",
+    "evaluate": "Measure accuracy, and what pruning lost.",
+    "finetune": "Train a model further, on ONNX Runtime.",
+    "sensitivity": "Measure the error of pruning each group.",
+    "benchmark": "Measure and compare latency.",
+    "report": "Make a report of JSON documents.",
+    "rules": "List the known operators.",
+    "cache": "Show or clear the measured times of layers.",
+    "doctor": "Check the installation and its execution providers.",
+    "completion": "Print the shell's completion script.",
+}
+"""The commands, in the order of the help page."""
 
 _EXAMPLES = """\b
 Examples:

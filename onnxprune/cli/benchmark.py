@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_uncertain, write_text
 from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError, UsageError
@@ -32,7 +33,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-@click.command("benchmark", short_help="Measure and compare latency.", epilog=_EXAMPLES)
+@click.command("benchmark", cls=Command, epilog=_EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path(path_type=Path))
 @click.option(
     "--providers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import PlanError
 
@@ -14,7 +15,7 @@ Examples:
 """
 
 
-@click.command("cache", short_help="Show or clear the measured times of layers.", epilog=_EXAMPLES)
+@click.command("cache", cls=Command, epilog=_EXAMPLES)
 @click.argument("action", type=click.Choice(["show", "clear"]))
 @click.option(
     "--stale", is_flag=True, help="With clear: delete only tables of other machines, or of another ONNX Runtime."

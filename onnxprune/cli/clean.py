@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import read_model
 from onnxprune.cli.output import Output, check_output, reporting
 from onnxprune.cli.receipts import receipts
@@ -21,7 +22,7 @@ Examples:
 """
 
 
-@click.command("clean", short_help="Fewer nodes, the same outputs.", epilog=_EXAMPLES)
+@click.command("clean", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the cleaned model.")
 @options.of(CleanSettings, "given")

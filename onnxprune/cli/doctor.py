@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import InstallationError
 
 
-@click.command("doctor", short_help="Check the installation and its execution providers.")
+@click.command("doctor", cls=Command)
 @reporting
 def command(out: Output) -> None:
     """Check the installed versions, their compatibility, and which execution providers start.

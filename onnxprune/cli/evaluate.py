@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_uncertain
 from onnxprune.cli.receipts import receipts
@@ -28,7 +29,7 @@ Examples:
 """
 
 
-@click.command("evaluate", short_help="Measure accuracy, and what pruning lost.", epilog=_EXAMPLES)
+@click.command("evaluate", cls=Command, epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @options.of(DataSettings, "given", required=("data",))
 @options.input_shapes

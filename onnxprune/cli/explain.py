@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import open_model, sample_settings
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import CATALOG, UsageError
@@ -24,7 +25,7 @@ Examples:
 """
 
 
-@click.command("explain", short_help="Explain why channels can't be removed.", epilog=_EXAMPLES)
+@click.command("explain", cls=Command, epilog=_EXAMPLES)
 @click.argument("what", metavar="MODEL|CODE")
 @click.argument("about", metavar="[NODE|CODE]", required=False)
 @options.input_shapes

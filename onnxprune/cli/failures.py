@@ -10,7 +10,9 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from difflib import get_close_matches
+from itertools import islice, pairwise
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -28,9 +30,9 @@ PRINTED = "onnxprune.printed"  # whether stdout has a document
 ARGUMENTS = "onnxprune.arguments"  # the command line
 RECEIPT = "onnxprune.receipt"  # a `Receipt`: the reports of a result
 STOPPED = "onnxprune.stopped"  # a function that returns what is said after an interruption
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
 _PLACE = "  --> "
+_NAMES = 10_000  # of a folder, to look for a similar one among
 _MARKS = {r"error(\[\w+\])?": "red", "  -->": "blue", "  help": "cyan"}
 
 
@@ -48,6 +50,8 @@ class Failure(click.ClickException):
     def of(cls, error: OnnxPruneError, context: click.Context | None = None) -> Failure:
         """Return the failure that reports an error."""
         where = error.where and with_flags(_PLACE + error.where, context).removeprefix(_PLACE)
+        if near := _near_file(error):
+            error = type(error)(error.code, error.cause, where=error.where, hint=f"did you mean {near}?")
         cause, hint = (text and with_flags(text, context) for text in (error.cause, error.hint))
         fields = {"code": error.code, "cause": cause, "where": where, "hint": hint}
         return (GateFailure if error.exit_status == 1 else cls)(with_flags(str(error), context), fields)
@@ -66,6 +70,12 @@ class GateFailure(Failure):
     """A check failed."""
 
     exit_code = 1
+
+
+class Stopped(Failure):
+    """The user has interrupted the command; the message says what was kept."""
+
+    exit_code = 130  # 128 + SIGINT, as shells report it
 
 
 def asked_form(args: Sequence[str]) -> str | None:
@@ -117,8 +127,7 @@ def failures(context: click.Context | None = None) -> Iterator[None]:
         _trace(context)
         raise Failure.of(error, context) from error
     except (KeyboardInterrupt, click.Abort) as error:
-        click.echo(printable(_stopped(context)), err=True)
-        raise click.exceptions.Exit(_INTERRUPTED) from error
+        raise Stopped(_stopped(context)) from error
     except BrokenPipeError as error:
         # The reader has closed the pipe. Python would report that again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -186,6 +195,20 @@ def _flags_of_all(context: click.Context) -> dict[str, str]:
         return {}
     commands = [group.get_command(root, name) for name in group.list_commands(root)]
     return {name: flag for command in commands if command is not None for name, flag in _flags(command).items()}
+
+
+def _near_file(error: OnnxPruneError) -> str | None:
+    """Return an existing path that resembles the one that an error says is missing."""
+    missing = isinstance(error.__cause__, FileNotFoundError)
+    if error.where is None or not (missing or re.search("no such file|doesn't exist", error.cause)):
+        return None
+    path = Path(error.where)
+    try:
+        names = [] if path.exists() else [each.name for each in islice(path.parent.iterdir(), _NAMES)]
+    except OSError:
+        return None
+    near = get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return str(path.with_name(near[0])) if near else None
 
 
 def _stopped(context: click.Context | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
 from onnxprune.cli.receipts import receipts
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@click.command("finetune", short_help="Train a model further, on ONNX Runtime.", epilog=_EXAMPLES)
+@click.command("finetune", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the trained model.")
 @options.of(DataSettings, "given", required=("data",))

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import open_model, sample_settings
 from onnxprune.cli.output import Output, reporting
 
 
-@click.command("inspect", short_help="Show a model and what can be pruned.")
+@click.command("inspect", cls=Command)
 @options.model_argument
 @options.input_shapes
 @options.inputs

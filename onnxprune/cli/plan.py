@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, nothing_written, reporting, write_text
 from onnxprune.errors import PlanError
@@ -28,7 +29,7 @@ _AFTER_PLANNING = (
 )
 
 
-@click.command("plan", short_help="Choose what to remove, and write a plan.", epilog=_EXAMPLES)
+@click.command("plan", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the plan, or - for stdout.", dash=True)
 @options.of(PruneSettings, "given", without=_AFTER_PLANNING)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
 from onnxprune.cli.receipts import receipts
@@ -40,7 +41,7 @@ Examples:
 """
 
 
-@click.command("prune", short_help="Remove channels, prove the result and write it.", epilog=_EXAMPLES)
+@click.command("prune", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the pruned model.")
 @options.of(PruneSettings, "given")

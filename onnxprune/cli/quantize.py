@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import user_functions
 from onnxprune.cli.output import Output, check_output, reporting
 from onnxprune.cli.receipts import receipts
@@ -21,7 +22,7 @@ Examples:
 """
 
 
-@click.command("quantize", short_help="INT8, INT4 or float16, whichever pays.", epilog=_EXAMPLES)
+@click.command("quantize", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the quantized model.")
 @options.of(QuantizeSettings, "given", required=("data",))

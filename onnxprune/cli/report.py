@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, reporting
 from onnxprune.cli.receipts import check_reports, write_reports
 from onnxprune.errors import UsageError
@@ -24,7 +25,7 @@ Examples:
 """
 
 
-@click.command("report", short_help="Make a report of JSON documents.", epilog=_EXAMPLES)
+@click.command("report", cls=Command, epilog=_EXAMPLES)
 @click.argument("documents", nargs=-1, required=True, metavar="FILE.json...", type=click.Path(path_type=Path))
 @options.of(ReportSettings, "given", without=("examples",))
 @options.force

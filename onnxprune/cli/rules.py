@@ -6,11 +6,12 @@ from difflib import get_close_matches
 
 import click
 
+from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, reporting
 from onnxprune.errors import UsageError
 
 
-@click.command("rules", short_help="List the known operators.")
+@click.command("rules", cls=Command)
 @click.argument("name", required=False)
 @reporting
 def command(name: str | None, out: Output) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.output import Output, reporting
 from onnxprune.cli.receipts import receipts
 from onnxprune.cli.shrink import changes, deploy
 
 
-@click.command("run", short_help="Shrink a model as a recipe says.")
+@click.command("run", cls=Command)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File for the result. [default: the one that RECIPE names]"

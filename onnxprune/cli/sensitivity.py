@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import open_model, user_functions
 from onnxprune.cli.output import Output, check_output, reporting, write_text
 from onnxprune.cli.receipts import receipts
@@ -24,7 +25,7 @@ Examples:
 """
 
 
-@click.command("sensitivity", short_help="Measure the error of pruning each group.", epilog=_EXAMPLES)
+@click.command("sensitivity", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @click.option(
     "-o",

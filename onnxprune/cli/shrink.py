@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import user_functions
 from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
 from onnxprune.cli.receipts import receipts
@@ -49,7 +50,7 @@ changes = click.option(
 )
 
 
-@click.command("shrink", short_help="Clean, prune and quantize, whatever pays.", epilog=_EXAMPLES)
+@click.command("shrink", cls=Command, epilog=_EXAMPLES)
 @options.model_argument
 @options.output("File for the result.")
 @options.of(ShrinkSettings, "given")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
+from onnxprune.cli.group import Command
 from onnxprune.cli.models import read_model, user_functions
 from onnxprune.cli.output import Output, reporting, warn_of_gaps
 from onnxprune.cli.receipts import receipts
@@ -23,7 +24,7 @@ Examples:
 """
 
 
-@click.command("verify", short_help="Check a pruned model against its original.", epilog=_EXAMPLES)
+@click.command("verify", cls=Command, epilog=_EXAMPLES)
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
 @options.of(VerifySettings, "given")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,4 +100,28 @@ class TestFailures:
         for flag in ("-h", "--help"):
             text = invoke(command, flag).stdout
             for option in ("--verbose", "--quiet", "--format"):
-                assert option in text
+                assert (option in text) == (command not in ("demo", "completion"))
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_options_are_in_sections(self, command: str) -> None:
+        """Every option has a section; those that most runs need come first."""
+        text = invoke(command, "--help").stdout
+        assert "Others:" not in text and "Options:" not in text
+        titles = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
+        if "--data DATA" in text:
+            assert titles[0] == "Most used"
+        assert "Output" in titles
+
+    def test_commands_have_near_misses(self) -> None:
+        assert "Did you mean benchmark?" in refused("OP602", "benchmrk")
+        assert "mean" not in refused("OP602", "xyz")
+        assert "--target" in refused("OP602", "prune", "--targte", "macs=1")
+
+    def test_files_have_near_misses(self, model: Path, tmp_path: Path) -> None:
+        for wrong in (tmp_path / "modle.onnx", tmp_path / "model.onx"):
+            assert f"help: did you mean {model}?" in refused("OP101", "inspect", wrong)
+        prune = ("prune", model, "-o", tmp_path / "o.onnx", "--ratio", "0.5")
+        assert f"did you mean {model}?" in refused("OP305", *prune[:-2], "--plan", tmp_path / "mode.onnx")
+        (tmp_path / "images").mkdir()
+        assert f"did you mean {tmp_path / 'images'}?" in refused("OP701", *prune, "--data", tmp_path / "image")
+        assert "did you mean" not in refused("OP101", "inspect", tmp_path / "another")

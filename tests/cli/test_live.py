@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -207,6 +208,35 @@ class TestInterrupted:
         name, *rest = (part.format(tmp_path) for part in command)
         args = (name, DIGITS, *rest, "--data", DIGITS.parent / "digits_train.npz")
         assert self.stopped(*args, at=f"{at},").startswith(said)
+        assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("command", "at"),
+        [
+            ("prune DIGITS -o OUT --target latency=50% --threads 1", "measure latency"),
+            ("plan DIGITS -o OUT --target macs=50% --data DATA", "measure sensitivity"),
+            ("evaluate DIGITS --data DATA", "evaluate"),
+            ("verify DIGITS DIGITS --data DATA", "load"),
+            ("inspect DIGITS --measure", "load"),
+            ("demo OUT", "measure sensitivity"),
+        ],
+    )
+    def test_under_json(self, command: str, at: str, tmp_path: Path) -> None:
+        """Other commands end with a line, too, and under --format json with a document."""
+        paths = {"DIGITS": DIGITS, "OUT": tmp_path / "out.onnx", "DATA": DIGITS.parent / "digits_test.npz"}
+        words = [str(paths.get(word, word)) for word in command.split()]
+        demo = words[0] == "demo"
+        status, text = on_a_terminal(*words, *([] if demo else ["--format", "json"]), stop_at=at)
+        text = shown(text)
+        assert status == 130 and "Traceback" not in text, text
+        lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+        said = next(line for line in lines if line.startswith("stopped"))
+        if demo:
+            assert not (tmp_path / "out.onnx" / "digits_small.onnx").exists()
+            return
+        found = json.loads("".join(lines[lines.index("{") : len(lines) - lines[::-1].index("}")]))
+        assert (found["report"], found["exit_status"], found["code"]) == ("error", 130, None)
+        assert said.startswith(found["cause"][:60])
         assert not any(tmp_path.iterdir())
 
     def test_benchmark(self, model: Path) -> None:

@@ -1,0 +1,44 @@
+"""Documents against the published schema."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "reports-2.json"
+AVAILABLE = find_spec("jsonschema") is not None  # of the extra `dev`
+
+
+def problems(document: Any, *, strict: bool = True) -> list[str]:
+    """Return what the schema of a document's report doesn't allow.
+
+    Args:
+        document: the document.
+        strict: whether fields that the schema doesn't have count; the published one leaves room for them.
+    """
+    from jsonschema import Draft202012Validator
+
+    definitions = _definitions(strict)
+    report = document["report"]
+    if report not in definitions:
+        return [f"there is no schema of {report}"] if strict else []
+    validator = Draft202012Validator({"$ref": f"#/$defs/{report}", "$defs": definitions})
+    found = validator.iter_errors(document)
+    return [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in found]
+
+
+@cache
+def _definitions(strict: bool) -> dict[str, Any]:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    found: dict[str, Any] = (_strict(schema) if strict else schema)["$defs"]
+    return found
+
+
+def _strict(part: Any) -> Any:
+    if isinstance(part, dict):
+        inner = {key: _strict(value) for key, value in part.items()}
+        return inner | ({"additionalProperties": False} if "required" in part else {})
+    return [_strict(item) for item in part] if isinstance(part, list) else part
