@@ -90,12 +90,12 @@ class TestInputs:
     def speech(self, tmp_path: Path) -> tuple[Path, Path, list[str]]:
         path, data = tmp_path / "speech.onnx", tmp_path / "speech.npz"
         onnx.save(speech(), path)
-        arrays = {"ids": np.zeros((1, 9), np.int64), "n": np.array([9]), "scale": np.array([2.5], np.float32)}
+        arrays = {"ids": np.zeros((1, 9), np.int64), "n": np.array([9]), "scale": np.array([3.25], np.float32)}
         args = []
         for name, array in arrays.items():
             np.save(tmp_path / f"{name}.npy", array)
             args += ["--input", f"{name}={tmp_path / name}.npy"]
-        np.savez(data, ids=arrays["ids"][None], n=arrays["n"][None], scale=arrays["scale"][None] * 2)
+        np.savez(data, ids=arrays["ids"][None], n=arrays["n"][None], scale=arrays["scale"][None] + 2.5)
         return path, data, args
 
     def test_sizes_come_from_them(self, speech: tuple[Path, Path, list[str]], tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_log_lines_stand_alone_on_a_terminal(model: Path, out: Path, data: Path)
     lines = [line.strip() for line in re.split(r"[\r\n]+", shown(text))]
     trials = [line for line in lines if "drops by" in line or "disagree" in line]
     assert trials and all(re.match(r"(macs at \d+%|judged): ", line) for line in trials), lines
-    assert any(re.search(r"trial 1 of 5, macs at \d+%: ", line) for line in lines)
+    assert any(re.search(r"trial \d of 5, macs at \d+%: ", line) for line in lines)
 
 
 @posix
@@ -153,7 +153,7 @@ class TestInterrupted:
     def test_prune_resumes(self, model: Path, out: Path, data: Path, tmp_path: Path) -> None:
         whole, kept = tmp_path / "whole.onnx", tmp_path / "kept.npz"
         args = ("prune", model, "-o", out, "--max-drop", "20%", "--data", data, "--threads", "1", "--checkpoint", kept)
-        said = self.stopped(*args, at="trial 1")
+        said = self.stopped(*args, at="trial ")  # the first may be too fast to be shown
         assert said == f"stopped; {kept} has what was done; the same command with --resume goes on from it"
         assert not out.exists()
         refused("OP116", *args)

@@ -303,7 +303,7 @@ class TestWithinADrop:
     @staticmethod
     def shrunk(model: onnx.ModelProto, drop: float = 0.08, batches: Batches | None = None, **options: Any) -> op.Shrunk:
         images = np.concatenate([batch["image"] for batch in (batches or smooth(120))()])
-        return op.shrink(model, max_drop=drop, data={"image": images}, limit=128, round_to=1, **options)
+        return op.prune_model(model, max_drop=drop, data={"image": images}, limit=128, round_to=1, **options)
 
     def test_smaller_images_where_they_lose_less(self) -> None:
         small = self.shrunk(classifier())
@@ -377,15 +377,15 @@ def test_a_stopped_run_goes_on(
         return at_resolution(source, sizes)
 
     monkeypatch.setattr(resolution, "at_resolution", counted)
-    whole = op.shrink(model, **known)
+    whole = op.prune_model(model, **known)
     assert whole.plan.resolution
     once = len(tried)
     for phase, times in stops:
         with pytest.raises(KeyboardInterrupt):
-            op.shrink(model, **known, checkpoint=kept, resume=True, progress=Stop(phase, times))
+            op.prune_model(model, **known, checkpoint=kept, resume=True, progress=Stop(phase, times))
     if "target" in what:
         assert len(tried) <= 2 * once + len(stops)
-    again = op.shrink(model, **known, checkpoint=kept, resume=True)
+    again = op.prune_model(model, **known, checkpoint=kept, resume=True)
     assert again.model.proto.SerializeToString(deterministic=True) == whole.model.proto.SerializeToString(
         deterministic=True
     )

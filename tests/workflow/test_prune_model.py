@@ -86,7 +86,15 @@ def test_progress(few: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     op.prune_model(DIGITS, target=HALF, data=few, progress=lambda *at: seen.append(at))
     phases = list(dict.fromkeys(phase for phase, _, _ in seen))
-    assert phases == ["load", "trace", "score and plan", "measure sensitivity", "rewrite and verify", "repair"]
+    assert phases == [
+        "load",
+        "trace",
+        "open the data",
+        "score and plan",
+        "measure sensitivity",
+        "rewrite and verify",
+        "repair",
+    ]
     assert all(total is None or 0 <= done <= total for _, done, total in seen)
 
 

@@ -15,10 +15,10 @@ import jinja2
 import onnx
 import pytest
 
+from onnxprune.benchmarking import speed
 from onnxprune.errors import UsageError
 from onnxprune.report.page import story, to_html, to_receipt
 from onnxprune.report.page.drawing import plot, ruler
-from onnxprune.workflow import outcome
 from tests.cli.support import DIGITS, invoke
 from tests.report.page.accessible import contrast, faults, loads, palettes, parsed, words
 
@@ -40,8 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     args = ["prune", DIGITS, "-o", folder / "small.onnx", "--target", "macs=30%", "--data", DATA, "--limit", 128]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcome, "_SECONDS", 0.01)
-        patch.setattr(outcome, "_REPEATS", 1)
+        patch.setattr(speed, "SECONDS", 0.01)
+        patch.setattr(speed, "_REPEATS", 1)
         found = invoke(*args, "--format", "json", "--report", folder / "page.html", "--examples", 4)
     (folder / "run.json").write_text(found.stdout)
     return folder
@@ -128,9 +128,9 @@ def test_accuracies_and_times_are_those_of_the_document(page: Element, document:
         assert number(row[at]) == pytest.approx(estimate["value"], abs=6e-4)
         low, high = (float(end.lstrip(">")) / 100 for end in row[at + 1].split(" to "))
         assert (low, high) == pytest.approx((estimate["low"], estimate["high"]), abs=1e-3)
-    speed, times = document["outcome"]["speed"], table(page, "Latency on cpu")
-    assert number(times["original"][0]) == pytest.approx(speed["before"], abs=6e-7)
-    assert f"{speed['speedup']['value']:.2f}x" in times["result"][1]
+    fast, times = document["outcome"]["speed"], table(page, "Latency on cpu")
+    assert number(times["original"][0]) == pytest.approx(fast["before"], abs=6e-7)
+    assert f"{fast['speedup']['value']:.2f}x" in times["result"][1]
 
 
 def test_what_stayed_has_its_reason(page: Element, document: Mapping[str, Any]) -> None:
