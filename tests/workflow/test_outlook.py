@@ -81,7 +81,7 @@ def test_inspect_ends_with_it(path: Path) -> None:
     assert (
         "to be had  estimates" in text
         and "can be replaced by callers" in text
-        and "`onnxprune clean` makes one" in " ".join(text.split())
+        and "clean` makes one" in " ".join(text.split())
     )
     found = document("inspect", path)["estimates"]
     assert found["cleaned_time"] is None and found["pruning"]["cost"]["macs"] > 0
