@@ -7,7 +7,7 @@ from math import isfinite, sqrt
 from typing import Literal
 
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.evaluation.measure import Evaluation, Score
+from onnxprune.evaluation.score import Evaluation, Score
 from onnxprune.settings.evaluation import METRICS, TaskName, higher_is_better, judging
 
 Answers = Literal["kept", "partly kept", "not kept"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.cost.cost import Cost
-from onnxprune.evaluation.measure import Evaluation
+from onnxprune.evaluation.score import Evaluation
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.report.layout import share
 from onnxprune.report.summary import GroupChange, GroupSummary, LayerSummary, ModelSummary, PlanSummary

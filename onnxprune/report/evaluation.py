@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.evaluation.measure import Evaluation, Score
+from onnxprune.evaluation.score import Evaluation, Score
 from onnxprune.report.documents import pick
 from onnxprune.report.labels import PLAIN, Labels
 from onnxprune.report.layout import FAINT, Tables, count, flexible, heading, left, paragraph, right, table

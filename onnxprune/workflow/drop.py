@@ -27,8 +27,8 @@ from onnxprune.data.batch import Source
 from onnxprune.data.ragged import RaggedSource
 from onnxprune.errors import DataError
 from onnxprune.evaluation import Evaluation, Score, evaluate, paired_proportions
-from onnxprune.evaluation.measure import above_constant
 from onnxprune.evaluation.runner import Outputs
+from onnxprune.evaluation.score import above_constant
 from onnxprune.progress import Progress, within
 from onnxprune.sensitivity import drop, drop_of
 from onnxprune.settings.evaluation import METRICS, judging

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from onnxprune.evaluation.intervals import Estimate, paired_proportions, percentile, wilson
-from onnxprune.evaluation.measure import Resampler
+from onnxprune.evaluation.score import Resampler
 
 
 @pytest.mark.parametrize(

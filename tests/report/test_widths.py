@@ -18,7 +18,7 @@ from onnxprune.benchmarking.result import Benchmark, Case, OperatorTime, Result
 from onnxprune.benchmarking.rounds import Summary
 from onnxprune.evaluation import Evaluation
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.evaluation.measure import Score
+from onnxprune.evaluation.score import Score
 from onnxprune.recover import LeftOut
 from onnxprune.report import console, explanation, verification
 from onnxprune.report.benchmark import benchmark_tables, changes_tables
