@@ -27,6 +27,7 @@ from onnxprune.data.batch import Source
 from onnxprune.data.ragged import RaggedSource
 from onnxprune.errors import DataError
 from onnxprune.evaluation import Evaluation, Score, evaluate, paired_proportions
+from onnxprune.evaluation.fidelity import perhaps_trained_on
 from onnxprune.evaluation.runner import Outputs
 from onnxprune.evaluation.score import above_constant
 from onnxprune.progress import Progress, within
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 _JUDGED = 2000  # largest number of samples to compare trials on, and to judge the result on
 _JUDGED_OF_TRAINING = 0.2  # largest share of the samples for each of these, where the others are trained on
 _MADE_UP = 2.0  # largest number of samples that become wrong, relative to the drop in their number
-_KNOWN = 0.99  # accuracy of the original from which on the samples look like those that it was trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +137,8 @@ class DropMeasure:
             log.warning(
                 "the labels aren't used, and the drop is the difference from the original: %s", found.recognized
             )
-        if score.original is not None and score.share and METRICS[metric].higher and score.original.value > _KNOWN:
-            what = (
-                "the original's %s is %.1f%% on these samples; if it was trained on them, expect a larger drop on new"
-            )
-            log.warning(f"{what} ones", title, 100 * score.original.value)
+        if (doubt := perhaps_trained_on(score)) is not None:
+            log.warning("%s", doubt)
         judged, needed = len(self.parts.judging), samples_to_decide(self.max_drop)
         if score.share and needed is not None and judged < needed:
             log.warning(
