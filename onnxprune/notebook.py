@@ -11,7 +11,7 @@ COSTS = {"params": "parameters", "macs": "MACs", "size": "weights, bytes", "memo
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
     """Return an HTML table; the first column is text, the others are figures.
 
-    Example:
+    Examples:
         >>> table("cost", ["", "MACs"], [["a < b", "7"]]).count("&lt;")
         1
     """

@@ -71,7 +71,7 @@ def optimize(model: ModelProto, name: OptimizerName, *, seconds: float) -> Model
     Raises:
         ModelError: it fails, takes longer, or writes an invalid model or one with other inputs or outputs (OP129).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> model = op.analyze("models/digits_resnet.onnx").graph.proto
         >>> before = len(model.graph.node)

@@ -23,7 +23,7 @@ def pixels_of(array: Array, recipe: Recipe | None = None) -> NDArray[np.uint8] |
         array: the input of one sample, with or without an axis of samples.
         recipe: how the input was made of pixels; it is undone. Without its values, the input's range is stretched.
 
-    Example:
+    Examples:
         >>> pixels_of(np.full((1, 8, 8), 0.5, np.float32), Recipe(scale=1 / 255))[0, 0, 0]
         128
     """
@@ -66,7 +66,7 @@ def picture(inputs: Mapping[str, Array], recipes: Mapping[str, Recipe]) -> NDArr
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """Return a picture [height, width, 1 or 3] as a PNG file (ISO/IEC 15948:2004): one row after the other, unfiltered.
 
-    Example:
+    Examples:
         >>> png(np.zeros((2, 2, 1), np.uint8))[1:4]
         b'PNG'
     """

@@ -44,7 +44,7 @@ def greedy(scores: Array, blank: int) -> list[list[int]]:
     A. Graves, S. Fernández, F. Gomez and J. Schmidhuber, "Connectionist temporal classification", ICML 2006, section
     3.2, best path decoding.
 
-    Example:
+    Examples:
         >>> greedy(np.eye(3)[[[1, 1, 0, 1, 2]]], blank=0)
         [[1, 1, 2]]
     """
@@ -59,7 +59,7 @@ def edits(mine: Sequence[Hashable], reference: Sequence[Hashable]) -> int:
 
     V. I. Levenshtein, "Binary codes capable of correcting deletions, insertions and reversals" (1966).
 
-    Example:
+    Examples:
         >>> edits("kitten", "sitting")
         3
     """

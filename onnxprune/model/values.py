@@ -16,7 +16,7 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, NDArray[Any]]]:
 
     Numbers and strings are arrays without axes, and so is None, an optional that is empty.
 
-    Example:
+    Examples:
         >>> list(leaves([{"cat": 0.5}]))
         [((0, 'cat'), array(0.5))]
     """

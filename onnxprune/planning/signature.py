@@ -83,7 +83,7 @@ def signed_plan(model: ModelProto) -> PrunePlan | None:
     Raises:
         PlanError: the metadata is damaged (OP305).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> plan = op.plan("models/digits_resnet.onnx", ratio=0.5)
         >>> signed_plan(op.prune("models/digits_resnet.onnx", plan).proto).digest == plan.digest

@@ -23,7 +23,7 @@ def disturbed(model: ModelProto, example: Inputs, seed: int = 0) -> ModelProto |
         example: some inputs, which show what is an image and how large values are.
         seed: random seed of the noise.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from onnxprune.model.file import load
         >>> model = load("models/digits_resnet.onnx").proto

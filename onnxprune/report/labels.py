@@ -37,7 +37,7 @@ class Labels:
     def of(cls, proto: ModelProto) -> Labels:
         """Return the labels of a normalized model.
 
-        Example:
+        Examples:
             >>> import onnxprune as op
             >>> labels = Labels.of(op.analyze("models/digits_resnet.onnx").graph.proto)
             >>> labels.name("/stem/conv/Conv").tag

@@ -25,7 +25,7 @@ _CODE = re.compile(r"(`[^`\n]+`)")
 def to_markdown(parts: Iterable[RenderableType]) -> str:
     """Return the parts of a report as Markdown.
 
-    Example:
+    Examples:
         >>> from onnxprune.report.layout import heading, right, table
         >>> print(to_markdown([heading("cost"), table(right("before", "after"), [("3", "2")])]), end="")
         ### cost

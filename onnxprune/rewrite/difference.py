@@ -20,7 +20,7 @@ def difference(a: Any, reference: Any) -> float:
     element by element. Values of different structure, shape or text differ by infinity, and so does a finite number
     from one that isn't.
 
-    Example:
+    Examples:
         >>> difference([{"cat": 1.5}], [{"cat": 2.0}])
         0.25
     """

@@ -94,7 +94,7 @@ def custom_ops(*libraries: str | Path) -> Iterator[None]:
     Raises:
         UsageError: a library is missing or isn't one (OP610), or ONNX Runtime isn't installed (OP601).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> with op.custom_ops():  # for example onnxruntime_extensions.get_library_path()
         ...     small = op.prune_model("models/digits_resnet.onnx", ratio=0.5)

@@ -219,7 +219,7 @@ def given(settings: Settings) -> dict[str, Any]:
 def plain(settings: Settings) -> dict[str, Any]:
     """Return the settings that text can hold, by name, those of groups included; what is None is left out.
 
-    Example:
+    Examples:
         >>> from onnxprune.settings import PlanSettings, Target
         >>> plain(PlanSettings(target=Target("macs", 0.5)))["target"]
         ['macs=0.5']

@@ -31,7 +31,7 @@ _TARGETS = (*_UNITS, "speedup")
 class Target(Settings):
     """An upper limit on a cost.
 
-    Example:
+    Examples:
         >>> Target("macs", 0.5) == Target.parse("macs=50%")
         True
         >>> Target.parse("latency=8ms")

@@ -76,7 +76,7 @@ def followed(model: ModelProto) -> Followed:
     Args:
         model: a model in topological order.
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> followed(op.load("models/digits_resnet.onnx").proto).tensors
         ('logits',)

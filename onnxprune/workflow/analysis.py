@@ -113,7 +113,7 @@ def analyze(
             settings (OP302); states can't be paired (OP316).
         DataError: the transformation fails (OP710).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> model = op.analyze("models/digits_resnet.onnx")
         >>> len(model.graph.groups)

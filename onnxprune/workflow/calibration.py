@@ -80,7 +80,7 @@ def calibration_reader(
         DataError: the data can't be read or don't fit the model (OP701 to OP712).
         ModelError: the model can't be read.
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> from onnxruntime.quantization import quantize_static
         >>> from tempfile import TemporaryDirectory

@@ -109,7 +109,7 @@ def clean(
         ModelError: the model can't be read or run (OP122).
         UsageError: a setting is unknown (OP602).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> small = op.clean("models/digits_resnet.onnx", optimizers=("onnxruntime",))
         >>> small.best.nodes < small.before.nodes

@@ -17,7 +17,7 @@ def place(hardware: Hardware | None) -> tuple[Provider, bool, tuple[str, ...]]:
     Args:
         hardware: the hardware that a model is for; None for this machine's CPU.
 
-    Example:
+    Examples:
         >>> provider, here, _ = place(None)
         >>> provider.short, here
         ('cpu', True)

@@ -72,7 +72,7 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
         examples: number of samples on which the result and the original disagree most to keep.
         progress: called with the samples that are compared.
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> settings = op.PruneSettings(planning=op.PlanSettings(ratio=0.5))
         >>> found = outcome(op.prune_model("models/digits_resnet.onnx", settings), settings)

@@ -94,7 +94,7 @@ def outlook(analysis: TracedModel, *, measure: bool = False) -> Outlook:
     Raises:
         ModelError: ONNX Runtime can't run the model (OP122); only if it is measured.
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> found = outlook(op.analyze("models/digits_resnet.onnx"))
         >>> found.int8 < found.cleaning.bytes[1] / 2

@@ -152,7 +152,7 @@ def shrink(
         ModelError: the model can't be read or run.
         DataError: the data can't be read or don't fit, are too few (OP712), or tell nothing of the model (OP713).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> small = op.shrink("models/digits_resnet.onnx", stages=("clean",), timed=False)
         >>> small.kept, small.size[1] < small.size[0]

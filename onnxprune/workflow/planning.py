@@ -88,7 +88,7 @@ def plan(
         ModelError: a weight isn't finite, or the model can't be run.
         UsageError: there is no budget (OP602), or there are no inputs (OP604).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> plan = op.plan("models/digits_resnet.onnx", target=op.Target("macs", 0.5), min_channels=4)
         >>> plan.after["macs"] <= 0.5 * plan.before["macs"]

@@ -146,7 +146,7 @@ def prune_model(
         VerificationError: the result isn't the masked original (OP501), or any removal exceeds the drop (OP506).
         TrainingError: the pruned model can't be trained.
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> small = op.prune_model("models/digits_resnet.onnx", target=op.Target("macs", 0.5))
         >>> small.plan.after["macs"] <= 0.5 * small.plan.before["macs"]

@@ -80,7 +80,7 @@ def as_graphsurgeon(model: Source) -> gs.Graph:
     Raises:
         ModelError: the model can't be read or understood.
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> graph = op.as_graphsurgeon("models/digits_resnet.onnx")
         >>> [tensor.name for tensor in graph.outputs]
@@ -118,7 +118,7 @@ def prune(
         RewriteError: the result isn't a valid model (OP403), or has other shapes than predicted (OP404).
         VerificationError: the pruned model isn't the masked original (OP501).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> model = op.analyze("models/digits_resnet.onnx")
         >>> small = op.prune(model, op.plan(model, ratio=0.5))
@@ -231,7 +231,7 @@ def repair(
         UsageError: there are no inputs (OP604).
         PlanError: the method is unknown (OP303).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> model = op.analyze("models/digits_resnet.onnx")
         >>> small = op.prune(model, op.plan(model, target=op.Target("macs", 0.3)))

@@ -69,7 +69,7 @@ def quantize(
         DataError: the data can't be read or don't fit, are too few (OP712), or allow no measure of the error (OP711).
         VerificationError: no form pays (OP507).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> op.quantize("models/digits_resnet.onnx")  # doctest: +ELLIPSIS
         Traceback (most recent call last):

@@ -79,7 +79,7 @@ def verify(
         ModelError: a model can't be read or run.
         VerificationError: the pruned model was made with another plan (OP505).
 
-    Example:
+    Examples:
         >>> import onnxprune as op
         >>> small = op.prune("models/digits_resnet.onnx", op.plan("models/digits_resnet.onnx", ratio=0.5))
         >>> op.verify("models/digits_resnet.onnx", small.proto).proved

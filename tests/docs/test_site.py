@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def _build(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     variables = {**os.environ, "PYTHONPATH": str(folder), "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 

@@ -93,7 +93,7 @@ class Ruler:
 def plot(chart: Chart) -> Plot:
     """Return where the parts of a chart lie.
 
-    Example:
+    Examples:
         >>> from onnxprune.report.page.parts import Line
         >>> found = plot(Chart("", "x", "y", [Line("a", [(0.0, 0.0), (10.0, 1.0)])]))
         >>> [tick.text for tick in found.x]

@@ -45,7 +45,7 @@ def story(documents: Sequence[Document]) -> Story:
     Raises:
         UsageError: a document isn't one of a command, or of another version (OP611).
 
-    Example:
+    Examples:
         >>> document = {"version": 2, "report": "prune", "model": "a/net.onnx", "file_size": {"before": 4, "after": 1}}
         >>> told = story([document])
         >>> told.title, told.figures[0].change
