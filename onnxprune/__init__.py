@@ -66,7 +66,7 @@ if TYPE_CHECKING:
         calibration_reader as calibration_reader,
     )
     from onnxprune.workflow.cleaning import Cleaned as Cleaned, clean as clean
-    from onnxprune.workflow.pipeline import ShrinkResult as ShrinkResult, shrink as shrink
+    from onnxprune.workflow.pipeline import shrink as shrink
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
     from onnxprune.workflow.prune_model import PruneResult as PruneResult, prune_model as prune_model
     from onnxprune.workflow.pruning import (
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         repair as repair,
     )
     from onnxprune.workflow.quantizing import Quantized as Quantized, quantize as quantize
+    from onnxprune.workflow.verdicts import ShrinkResult as ShrinkResult
     from onnxprune.workflow.verifying import verify as verify
 
 _ERRORS = (
@@ -113,7 +114,8 @@ _HOMES = {
     "workflow.analysis": ("TracedModel", "analyze"),
     "workflow.calibration": ("CalibrationReader", "calibration_reader"),
     "workflow.cleaning": ("Cleaned", "clean"),
-    "workflow.pipeline": ("ShrinkResult", "shrink"),
+    "workflow.pipeline": ("shrink",),
+    "workflow.verdicts": ("ShrinkResult",),
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),

@@ -19,3 +19,8 @@ def within(progress: Progress, name: str) -> Progress:
 
 def silent(phase: str, done: int, total: int | None) -> None:
     """Report nothing."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: "40 s", "3 min"."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -63,7 +63,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError("OP611", "not a JSON document", where=str(path)) from error
+        hint = "give what a command printed with --format json"
+        raise UsageError("OP611", "not a JSON document", where=str(path), hint=hint) from error
     if not isinstance(found, dict):
         raise UsageError("OP611", "not the document of a command", where=str(path))
     return found

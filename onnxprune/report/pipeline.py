@@ -7,6 +7,7 @@ from math import isfinite
 
 from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation.fidelity import fidelity
+from onnxprune.progress import duration
 from onnxprune.report.checks import Check
 from onnxprune.report.layout import (
     BAD,
@@ -26,8 +27,8 @@ from onnxprune.report.layout import (
 )
 from onnxprune.report.outcome import answers_line, gain_line
 from onnxprune.settings.evaluation import METRICS
-from onnxprune.workflow.pipeline import ShrinkResult, Verdict, duration
 from onnxprune.workflow.stages import Expected
+from onnxprune.workflow.verdicts import ShrinkResult, Verdict
 
 
 def expected_tables(expected: Sequence[Expected], notes: Sequence[str] = ()) -> Tables:

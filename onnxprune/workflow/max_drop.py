@@ -14,7 +14,7 @@ from onnxprune.errors import PlanError, VerificationError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.resumable import Records
 from onnxprune.planning.budget import with_names
-from onnxprune.progress import Progress, silent, within
+from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.recover import Method, Repair
 from onnxprune.sensitivity import Curve, drop
 from onnxprune.settings import LatencySettings, TrainSettings
@@ -26,7 +26,7 @@ from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import plan, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned
 from onnxprune.workflow.resolution import at_chosen, sizes_to_try
-from onnxprune.workflow.search import TRIALS, Search, duration
+from onnxprune.workflow.search import TRIALS, Search
 from onnxprune.workflow.trials import Maker, Trial, Trials, drops
 
 log = logging.getLogger(__name__)

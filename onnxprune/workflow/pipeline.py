@@ -8,12 +8,11 @@ with the first part, the second decides whether each is kept, and the third judg
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -28,13 +27,12 @@ from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
 from onnxprune.cost.cost import stored_weights
 from onnxprune.data import Data, Dataset
 from onnxprune.errors import DataError, OnnxPruneError, UsageError
-from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.evaluation.fidelity import largest_kept
 from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
-from onnxprune.progress import Progress, silent, within
+from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import prepare
 from onnxprune.runtime.library import custom_ops
@@ -42,7 +40,7 @@ from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.sensitivity import drop
 from onnxprune.settings.declare import build, either, flat, given, plain, read
 from onnxprune.settings.hardware import HARDWARE, Hardware
-from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings, StageName
+from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings
 from onnxprune.settings.planning import Target
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
@@ -51,7 +49,8 @@ from onnxprune.workflow.drop import DropMeasure, Parts, divide
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
 from onnxprune.workflow.outlook import outlook
-from onnxprune.workflow.stages import CHOICES, STAGES, Expected, Made, Situation, Stage, Task
+from onnxprune.workflow.stages import CHOICES, STAGES, Made, Situation, Stage, Task
+from onnxprune.workflow.verdicts import ShrinkResult, Verdict, recorded_verdict, sign
 
 log = logging.getLogger(__name__)
 
@@ -60,79 +59,6 @@ _CHANGED = 0.98  # of the bytes, above which a model isn't smaller
 _BUDGETS = frozenset({"ratio", "plan", "target", "remove_blocks"})  # settings of `prune` that say how much to remove
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
 _LONGEST = 2.0  # seconds of a run of both models, above which they aren't timed
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a stage brought, and whether it was kept.
-
-    Attributes:
-        stage: the stage.
-        kept: whether the result has it.
-        why: what was done, or why it was left out.
-        seconds: the time that it took.
-        size: bytes before and after.
-        speed: how much faster it made the model; None if that wasn't measured.
-        drop: the drop in accuracy against the file, on samples that judge stages; None if that wasn't measured.
-        again: the settings of the stage that make the same again, without choosing.
-    """
-
-    stage: StageName
-    kept: bool
-    why: str
-    seconds: float = 0.0
-    size: tuple[int, int] | None = None
-    speed: Speed | None = None
-    drop: Estimate | None = None
-    again: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ShrinkResult:
-    """The result of `shrink`.
-
-    Attributes:
-        model: the best model; the file as it was if no stage was kept.
-        verdicts: what each stage brought.
-        expected: what they were expected to bring.
-        size: bytes of the file and of the result.
-        speed: how much faster the result is than the file; None if that wasn't measured.
-        untimed: why not.
-        evaluation: the result against the file, on samples that chose nothing; None without data.
-        drop: its drop in accuracy there.
-        metric: the metric that the drop is measured in.
-        allowed: the drop allowed; None if nothing limits it.
-        basis: what the drop allowed comes from.
-        samples: the number of samples that stages work with, that decide, and that judge.
-        missed: the limits that aren't met, in words.
-        stopped: whether it was interrupted.
-        notes: what else to know.
-    """
-
-    model: Model
-    verdicts: tuple[Verdict, ...]
-    expected: tuple[Expected, ...]
-    size: tuple[int, int]
-    speed: Speed | None = None
-    untimed: str = ""
-    evaluation: Evaluation | None = None
-    drop: Estimate | None = None
-    metric: str = ""
-    allowed: float | None = None
-    basis: str = ""
-    samples: tuple[int, int, int] | None = None
-    missed: tuple[str, ...] = ()
-    stopped: bool = False
-    notes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """Return the stages that were kept, and the sizes."""
-        return f"ShrinkResult({', '.join(self.kept) or 'nothing kept'}: {self.size[0]:,} to {self.size[1]:,} bytes)"
-
-    @property
-    def kept(self) -> tuple[StageName, ...]:
-        """The stages that the result has."""
-        return tuple(verdict.stage for verdict in self.verdicts if verdict.kept)
 
 
 def shrink(
@@ -190,10 +116,12 @@ class Pipeline:
         self.timed = settings.timed and self.here
         self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
         self.parts: Parts | None = None
-        for stage in STAGES:
-            self._settings(
-                stage, None if settings.samples.data is None else 0.0
-            )  # refuses what is wrong before the work
+        for stage in STAGES:  # what is wrong is refused before the work
+            try:
+                self._settings(stage, None if settings.samples.data is None else 0.0)
+            except OnnxPruneError as error:
+                where = error.where or f"settings of {stage.name}"
+                raise type(error)(error.code, error.cause, where=where, hint=error.hint) from error
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
@@ -318,7 +246,7 @@ class Pipeline:
     ) -> tuple[Verdict, Model]:
         """Run a stage, or take what an earlier run has of it; return its verdict and the best model."""
         if stage.name in records:
-            verdict = _verdict(records[stage.name])
+            verdict = recorded_verdict(records[stage.name])
             return verdict, load(records.arrays(stage.name)["model"].tobytes()) if verdict.kept else best
         began = perf_counter()
         expected = next(e for e in self.expected if e.stage == stage.name)
@@ -432,7 +360,7 @@ class Pipeline:
         )
         if not result.kept:
             return replace(result, model=original, size=(sizes[0], sizes[0]), missed=self._missed(result))
-        _sign(best.proto, result)
+        sign(best.proto, result)
         best = replace(best, path=None, external=original.external)
         result = replace(result, model=best)
         if stopped:
@@ -486,30 +414,3 @@ class Pipeline:
 
 def _unlabeled(data: Dataset) -> Dataset:
     return replace(data, recipe=replace(data.recipe, labels="none")) if isinstance(data, Data) else data
-
-
-def _sign(model: ModelProto, result: ShrinkResult) -> None:
-    """Write into the model's metadata which stages it went through."""
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    notes |= {"onnxprune.version": __version__, "onnxprune.stages": json.dumps(result.kept)}
-    del model.metadata_props[:]
-    for key, value in notes.items():
-        model.metadata_props.add(key=key, value=value)
-
-
-def _verdict(notes: Mapping[str, Any]) -> Verdict:
-    """Read a verdict that was recorded."""
-    speed, loss, size = (notes[name] for name in ("speed", "drop", "size"))
-    return Verdict(
-        **{
-            **notes,
-            "speed": None if speed is None else Speed(**{**speed, "speedup": Estimate(**speed["speedup"])}),
-            "drop": None if loss is None else Estimate(**loss),
-            "size": None if size is None else tuple(size),
-        }
-    )
-
-
-def duration(seconds: float) -> str:
-    """Write a time roughly: 40 s, 5 min."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -22,8 +22,8 @@ from onnxprune.runtime.environment import versions
 from onnxprune.settings.declare import build, plain, read
 from onnxprune.settings.pipeline import ShrinkSettings
 from onnxprune.version import __version__
-from onnxprune.workflow.pipeline import ShrinkResult
 from onnxprune.workflow.stages import STAGES
+from onnxprune.workflow.verdicts import ShrinkResult
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.model.stream import Batches
 from onnxprune.planning.plan import PrunePlan, apply_plan
-from onnxprune.progress import Progress, silent, within
+from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.resolution.resize import text
 from onnxprune.sensitivity import Curve, predicted_error
 from onnxprune.settings import LatencySettings, PlanSettings
@@ -172,8 +172,3 @@ class Search:
         self, at: TracedModel, settings: PlanSettings, curves: Sequence[Curve] | None, progress: Progress
     ) -> PrunePlan:
         return plan(at, settings, sensitivity=curves, progress=progress, **self._known)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words: "40 s", "3 min"."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,112 @@
+"""What the stages of `shrink` brought, and the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxprune.benchmarking.speed import Speed
+from onnxprune.evaluation import Estimate, Evaluation
+from onnxprune.model.file import Model
+from onnxprune.settings.pipeline import StageName
+from onnxprune.version import __version__
+from onnxprune.workflow.stages import Expected
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a stage brought, and whether it was kept.
+
+    Attributes:
+        stage: the stage.
+        kept: whether the result has it.
+        why: what was done, or why it was left out.
+        seconds: the time that it took.
+        size: bytes before and after.
+        speed: how much faster it made the model; None if that wasn't measured.
+        drop: the drop in accuracy against the file, on samples that judge stages; None if that wasn't measured.
+        again: the settings of the stage that make the same again, without choosing.
+    """
+
+    stage: StageName
+    kept: bool
+    why: str
+    seconds: float = 0.0
+    size: tuple[int, int] | None = None
+    speed: Speed | None = None
+    drop: Estimate | None = None
+    again: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ShrinkResult:
+    """The result of `shrink`.
+
+    Attributes:
+        model: the best model; the file as it was if no stage was kept.
+        verdicts: what each stage brought.
+        expected: what they were expected to bring.
+        size: bytes of the file and of the result.
+        speed: how much faster the result is than the file; None if that wasn't measured.
+        untimed: why not.
+        evaluation: the result against the file, on samples that chose nothing; None without data.
+        drop: its drop in accuracy there.
+        metric: the metric that the drop is measured in.
+        allowed: the drop allowed; None if nothing limits it.
+        basis: what the drop allowed comes from.
+        samples: the number of samples that stages work with, that decide, and that judge.
+        missed: the limits that aren't met, in words.
+        stopped: whether it was interrupted.
+        notes: what else to know.
+    """
+
+    model: Model
+    verdicts: tuple[Verdict, ...]
+    expected: tuple[Expected, ...]
+    size: tuple[int, int]
+    speed: Speed | None = None
+    untimed: str = ""
+    evaluation: Evaluation | None = None
+    drop: Estimate | None = None
+    metric: str = ""
+    allowed: float | None = None
+    basis: str = ""
+    samples: tuple[int, int, int] | None = None
+    missed: tuple[str, ...] = ()
+    stopped: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the stages that were kept, and the sizes."""
+        return f"ShrinkResult({', '.join(self.kept) or 'nothing kept'}: {self.size[0]:,} to {self.size[1]:,} bytes)"
+
+    @property
+    def kept(self) -> tuple[StageName, ...]:
+        """The stages that the result has."""
+        return tuple(verdict.stage for verdict in self.verdicts if verdict.kept)
+
+
+def sign(model: ModelProto, result: ShrinkResult) -> None:
+    """Write into the model's metadata which stages it went through."""
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    notes |= {"onnxprune.version": __version__, "onnxprune.stages": json.dumps(result.kept)}
+    del model.metadata_props[:]
+    for key, value in notes.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def recorded_verdict(notes: Mapping[str, Any]) -> Verdict:
+    """Return a verdict that was recorded."""
+    speed, loss, size = (notes[name] for name in ("speed", "drop", "size"))
+    return Verdict(
+        **{
+            **notes,
+            "speed": None if speed is None else Speed(**{**speed, "speedup": Estimate(**speed["speedup"])}),
+            "drop": None if loss is None else Estimate(**loss),
+            "size": None if size is None else tuple(size),
+        }
+    )
