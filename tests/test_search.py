@@ -67,10 +67,12 @@ def test_parts_share_no_samples() -> None:
         parts = divide(open_data({"x": x}, net), 20, 0, training=training)
         own = [
             {int(v) for batch in part.batches(100) for v in batch.inputs["x"].ravel()}
-            for part in (parts.calibration, parts.training, parts.choosing, parts.judging)
+            for part in (parts.calibration, parts.training, parts.choosing, parts.judging, parts.known)
+            if part is not None
         ]
-        assert [len(part) for part in own] == ([20, 60, 20, 20] if training else [20, 20, 40, 40])
+        assert [len(part) for part in own] == ([20, 60, 20, 20, 80] if training else [20, 20, 40, 40, 60])
         assert own[0] <= own[1] and not own[1] & own[2] and not (own[1] | own[2]) & own[3]
+        assert own[4] == own[1] | own[2]  # for models that nothing was fitted for
 
 
 def test_labels_that_look_shifted_are_refused() -> None:

@@ -171,7 +171,6 @@ def command(
         out.note(f"wrote {plot}")
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
-    changed = [*(["repaired"] if result.repairs else []), *(["trained"] if tuned and tuned.kept == "after" else [])]
     out.summary(
         document(
             "prune",
@@ -201,7 +200,7 @@ def command(
         *([] if latency is None else [latency_tables(latency)]),
         *([trial_tables(result.trials, result.metric)] if len(result.trials) > 1 else []),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
-        proof_tables(checked.verification, " and ".join(changed)),
+        proof_tables(result.pruned, result.repairs, trained=tuned is not None and tuned.kept == "after"),
         *([] if found is None else [outcome_tables(found, files)]),
         checks=proof_checks(checked.verification),
     )  # what matters most comes last

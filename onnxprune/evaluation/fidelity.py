@@ -71,6 +71,12 @@ def fidelity(evaluation: Evaluation) -> Fidelity | None:
     )
 
 
+def better(one: Fidelity, other: Fidelity) -> bool:
+    """Whether one keeps the answers better than the other, beyond the error of measurement."""
+    a, b = one.value, other.value
+    return one.metric == other.metric and (a.low > b.high if higher_is_better(one.metric) else a.high < b.low)
+
+
 def perhaps_trained_on(accuracy: Score | None) -> str | None:
     """Return a warning if the original's accuracy is so high that it may have been trained on the samples."""
     if accuracy is None or accuracy.original is None or not METRICS[accuracy.metric].share:

@@ -48,6 +48,9 @@ def outcome_tables(found: Outcome, files: tuple[int, int]) -> Tables:
     """
     yield gain_line(found.speed, found.untimed, files)
     yield _answers(found)
+    if (own := found.calibrated) is not None and found.overfitted:
+        said = meaning(own, figures_of(own), "calibration")
+        yield paragraph(line(("the repair doesn't generalize", CODE), f": {said}. Give more samples, or remove less"))
 
 
 def unmeasured_tables() -> Tables:

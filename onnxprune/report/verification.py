@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from math import isfinite
+from statistics import fmean
 
 from rich.text import Text
 
+from onnxprune.recover import Repair
 from onnxprune.report.checks import Check
 from onnxprune.report.layout import (
     BAD,
@@ -29,6 +31,7 @@ from onnxprune.report.layout import (
 from onnxprune.rewrite.comparison import Comparison
 from onnxprune.rewrite.verify import Verification
 from onnxprune.rewrite.weights import WeightCheck
+from onnxprune.workflow.pruning import Pruned
 
 _MANY = 6  # nodes that are listed
 
@@ -72,20 +75,33 @@ def comparison_checks(found: Comparison) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def proof_tables(proof: Verification | None, then: str = "") -> Tables:
-    """Say in a line how the rewriting was proved, and list what couldn't be.
+def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), *, trained: bool = False) -> Tables:
+    """Say in a line how the rewriting was proved and what was done then, and list what couldn't be proved.
 
     Args:
-        proof: the proof; None if it was skipped.
-        then: what was done to the model after it.
+        pruned: the model with its proof.
+        repairs: the error of each repaired layer before and after.
+        trained: whether the model was trained after that.
     """
     yield line("")
+    proof, then = pruned.verification, list[str]()
+    if repairs:
+        before, after = (fmean(getattr(repair, when) for repair in repairs) for when in ("before", "after"))
+        outputs = f"whose outputs' mean error fell from {before:.3f} to {after:.3f}"
+        then.append(f"repaired {count(len(repairs), 'layer')}, {outputs}")
+    if trained:
+        then.append("trained")
     if proof is None:
         yield paragraph("not proved: verification was skipped", CODE)
         return
+    if pruned.resized_error is not None:
+        yield paragraph(line(("resizing proved", GOOD), f": error {pruned.resized_error:.2g}"))
     partly = ("rewriting proved in part", CODE) if proof.unproved else ("rewriting proved", GOOD)
-    meaning = f": error {proof.error:.2g}, allowed {proof.tolerance:.2g}{f'; then {then}' if then else ''}"
-    yield paragraph(line(partly, meaning))
+    said = [
+        f"error {proof.error:.2g}, allowed {proof.tolerance:.2g}",
+        *(["then " + " and ".join(then)] if then else []),
+    ]
+    yield paragraph(line(partly, f": {'; '.join(said)}"))
     yield from _gaps(proof)
 
 

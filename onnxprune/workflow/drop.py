@@ -51,6 +51,8 @@ class Parts:
         choosing: to choose between models.
         judging: to judge the model that is chosen.
         mixed: whether the samples of ``choosing`` come in random order, so that the first ones tell of the rest.
+        known: those of ``choosing`` and ``training``, to compare models on that nothing was fitted for; None for
+            ``choosing`` alone.
     """
 
     calibration: Dataset
@@ -58,6 +60,11 @@ class Parts:
     choosing: Dataset
     judging: Dataset
     mixed: bool = True
+    known: Dataset | None = None
+
+    def to_choose_by(self, *, fitted: bool) -> Dataset:
+        """Return the samples to compare a model on, given whether its weights were fitted to some."""
+        return self.choosing if fitted or self.known is None else self.known
 
 
 def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
@@ -83,7 +90,9 @@ def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
     judged, chosen, rest = np.split(order, np.cumsum([each, each]))
     fitted, trained, judging = (data.subset(np.sort(own)) for own in (rest[:count], rest, judged))
     mixed = not (isinstance(data, Data) and (data.source.sequential or _is_by_length(data.source)))
-    return Parts(fitted, trained, data.subset(chosen if mixed else np.sort(chosen)), judging, mixed)
+    whole = np.concatenate([chosen, rest])[: max(len(chosen), _JUDGED)]
+    choosing, known = (data.subset(own if mixed else np.sort(own)) for own in (chosen, whole))
+    return Parts(fitted, trained, choosing, judging, mixed, known)
 
 
 def _is_by_length(source: Source) -> bool:
@@ -102,7 +111,7 @@ class DropMeasure:
         """Take the original, samples, and the drop allowed."""
         self.original, self.parts, self.max_drop, self.seed = original, parts, max_drop, seed
         self.metric, self.seconds = "", 0.0
-        self._known = Outputs()  # the original's
+        self._known = {True: Outputs(), False: Outputs()}  # the original's, on the samples for models fitted and not
 
     def check(self, progress: Progress) -> None:
         """Choose the metric, and check that the samples tell the original from a network that ignores its input.
@@ -116,7 +125,7 @@ class DropMeasure:
             against=self.original,
             resamples=1,
             seed=self.seed,
-            known=self._known,
+            known=self._known[True],
             progress=part,
         )
         self.seconds = (perf_counter() - began) / found.samples
@@ -149,15 +158,24 @@ class DropMeasure:
     def _total(self) -> int:
         return len(self.parts.training) + len(self.parts.choosing) + len(self.parts.judging)
 
-    def __call__(self, model: ModelProto, progress: Progress, *, whole: bool = False) -> Evaluation:
-        """Evaluate a model on the samples that choose, all or until it is certain that it loses too much."""
+    def __call__(
+        self, model: ModelProto, progress: Progress, *, whole: bool = False, fitted: bool = True
+    ) -> Evaluation:
+        """Evaluate a model on the samples that choose, all or until it is certain that it loses too much.
+
+        Args:
+            model: the model.
+            progress: called with the samples.
+            whole: whether to go on even then.
+            fitted: whether its weights were fitted to samples; more are there to compare it on if not.
+        """
         return evaluate(
-            *(model, self.parts.choosing),
+            *(model, self.parts.to_choose_by(fitted=fitted)),
             against=self.original,
             metrics=[self.metric],
             resamples=200,
             seed=self.seed,
-            known=self._known,
+            known=self._known[fitted],
             until=self._hopeless if self.parts.mixed and not whole else None,
             progress=progress,
         )

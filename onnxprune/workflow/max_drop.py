@@ -48,6 +48,7 @@ class MaxDropResult:
         verdict: this in words.
         trials: the models tried, in order.
         tuned: the result of training; None without training.
+        fitted_on: the samples that repaired it; None if nothing was repaired.
     """
 
     pruned: Pruned
@@ -58,6 +59,7 @@ class MaxDropResult:
     verdict: str
     trials: tuple[Trial, ...]
     tuned: FineTuned | None = None
+    fitted_on: Dataset | None = None
 
     @property
     def proto(self) -> ModelProto:
@@ -148,7 +150,8 @@ def prune_within(
     if estimate.value > max_drop:
         log.warning("%s: more than %.3g%%, though within the error of measurement", verdict, 100 * max_drop)
     judged = found, measure.metric, estimate, f"judged: {verdict}"
-    return MaxDropResult(made.pruned, made.repairs, *judged, tuple(trials.done), made.tuned)
+    fitted_on = parts.calibration if made.repairs else None
+    return MaxDropResult(made.pruned, made.repairs, *judged, tuple(trials.done), made.tuned, fitted_on)
 
 
 def _limit(target: Target) -> str:

@@ -18,7 +18,7 @@ from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate
 from onnxprune.evaluation.disagreement import Example
-from onnxprune.evaluation.fidelity import Fidelity, fidelity, perhaps_trained_on
+from onnxprune.evaluation.fidelity import Fidelity, better, fidelity, perhaps_trained_on
 from onnxprune.model.session import with_threads
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.progress import Progress, silent
@@ -50,6 +50,8 @@ class Outcome:
         fitted: whether the weights were repaired or trained.
         trained: whether they were trained.
         examples: samples on which the result and the original disagree most, if any were to be kept.
+        calibrated: how far the answers are kept on the samples that repaired the model, where these aren't the ones
+            judged by.
     """
 
     speed: Speed | None
@@ -61,6 +63,13 @@ class Outcome:
     fitted: bool
     trained: bool
     examples: tuple[Example, ...] = ()
+    calibrated: Fidelity | None = None
+
+    @property
+    def overfitted(self) -> bool:
+        """Whether the answers are kept better on the samples that repaired the model, beyond chance."""
+        own, other = self.calibrated, self.fidelity
+        return own is not None and other is not None and better(own, other)
 
 
 def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, progress: Progress = silent) -> Outcome:
@@ -84,7 +93,10 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
         speed, untimed, seconds = _speed(result, settings)
         progress("compare the answers", 0, None)
         found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
-    close = None if found is None else fidelity(found)
+        close = None if found is None else fidelity(found)
+        calibrated = None
+        if close is not None and judged == "held out" and result.fitted_on is not None:
+            calibrated = _on_calibration(result, settings, close.samples, progress)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
     plan, trained = result.plan, result.tuned is not None and result.tuned.kept == "after"
@@ -98,7 +110,23 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
         fitted=bool(result.repairs) or trained,
         trained=trained,
         examples=() if found is None else found.examples,
+        calibrated=calibrated,
     )
+
+
+def _on_calibration(result: PruneResult, settings: PruneSettings, most: int, progress: Progress) -> Fidelity | None:
+    """Return how far the answers are kept on samples that repaired the model, at most as many as it is judged by."""
+    data, seed = result.fitted_on, settings.planning.seed
+    assert data is not None
+    if len(data) > most:
+        data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
+    try:
+        return fidelity(
+            evaluate(result.model.proto, data, against=result.analysis.original, seed=seed, progress=progress)
+        )
+    except OnnxPruneError as error:
+        log.debug("not compared on the samples of the repair: %s", error)
+        return None
 
 
 def _speed(result: PruneResult, settings: PruneSettings) -> tuple[Speed | None, str, float]:

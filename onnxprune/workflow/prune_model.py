@@ -70,6 +70,7 @@ class PruneResult:
         verdict: this in words.
         data: samples to judge the result on; None without data, and if they were judged already.
         judged: what these samples are.
+        fitted_on: the samples that repaired the model; None without repair.
         trials: the models tried, if a drop in accuracy was the limit.
         metric: the metric that the drop is measured in.
     """
@@ -86,6 +87,7 @@ class PruneResult:
     verdict: str | None = None
     data: Dataset | None = None
     judged: Judged = "generated"
+    fitted_on: Dataset | None = None
     trials: tuple[Trial, ...] = ()
     metric: str = ""
 
@@ -229,9 +231,15 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
                 fix_batch(written)
             analysis = analyze(analysis, plan=within.pruned.plan)
             result = replace(analysis.model, proto=within.proto)
-            found = within.pruned, within.repairs, within.evaluation, within.tuned
-            told = within.drop, within.verdict
-            return PruneResult(result, analysis, *found, True, trims, *told, trials=within.trials, metric=within.metric)
+            return PruneResult(
+                result,
+                analysis,
+                *(within.pruned, within.repairs, within.evaluation, within.tuned, True, trims),
+                *(within.drop, within.verdict),
+                fitted_on=within.fitted_on,
+                trials=within.trials,
+                metric=within.metric,
+            )
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
         if settings.steps > 1 or settings.rewind is not None:
@@ -264,7 +272,7 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
     if data is None:
         return done
     rest, judged = _apart(data, synthetic=calibration.data == "random")
-    return replace(done, data=rest, judged=judged)
+    return replace(done, data=rest, judged=judged, fitted_on=data if repairs else None)
 
 
 def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:

@@ -148,7 +148,7 @@ def prune(
 def prove_resolution(
     analysis: TracedModel, *, inputs: Arrays | None = None, tolerance: float | None = None, seed: int = 0
 ) -> float | None:
-    """Compare a traced model that resizes its images with the original on resized images, and tell the result.
+    """Compare a traced model that resizes its images with the original on resized images.
 
     Args:
         analysis: the traced model.
@@ -167,7 +167,7 @@ def prove_resolution(
         return None
     feeds = proof_inputs(analysis.whole.graph, seed) if inputs is None else inputs
     error = prove_resized(analysis.original, analysis.resized, feeds, tolerance)
-    log.info("resizing proved: %s, error %.2g", analysis.resized, error)
+    log.debug("resizing proved: %s, error %.2g", analysis.resized, error)
     return error
 
 
@@ -246,10 +246,6 @@ def repair(
     known, start = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
     repairs = tuple(recover(*known, method=method, seed=seed, records=records, name=name, progress=progress))
     note_changes(pruned.proto, start, "repair")
-    if repairs:
-        before, after = (sum(getattr(r, when) for r in repairs) / len(repairs) for when in ("before", "after"))
-        what = "layers repaired: %d; mean error of their outputs: %.3f → %.3f"
-        log.info(what, len(repairs), before, after)
     return repairs
 
 

@@ -205,9 +205,10 @@ class Trials:
 
     def _measured(self, model: Made, what: str, share: float | None, progress: Progress) -> Trial:
         measure, plan = self._measure, model.pruned.plan
-        found = measure(model.proto, progress)
+        fitted = bool(model.repairs or model.tuned)
+        found = measure(model.proto, progress, fitted=fitted)
         estimate, accepted, note = drop(found, measure.metric), measure.accepts(found), ""
-        if found.samples < len(measure.parts.choosing):
+        if found.samples < len(measure.parts.to_choose_by(fitted=fitted)):
             note = f", on the first {found.samples} samples already"
         elif not accepted and estimate.value <= measure.max_drop:
             note = ", but too many right answers became wrong, and as many wrong ones right"

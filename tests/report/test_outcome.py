@@ -39,6 +39,22 @@ def test_all_is_well() -> None:
     )
 
 
+def test_answers_that_only_calibration_kept_are_told() -> None:
+    """Beyond chance only: intervals that overlap say nothing."""
+    other = replace(CLOSE, value=Estimate(0.75, 0.7, 0.8), answers="not kept")
+    fitted = lines(replace(FOUND, fidelity=other, calibrated=replace(CLOSE, samples=100)))
+    assert fitted.endswith(
+        "the repair doesn't generalize: same top class as the original on 98.0 % (95.0 to 99.0) of 100 samples that "
+        "calibrated it. Give more samples, or remove less"
+    )
+    near = replace(CLOSE, value=Estimate(0.99, 0.97, 1.0))
+    assert "generalize" not in lines(replace(FOUND, calibrated=near))
+    errors = replace(CLOSE, metric="nmse", value=Estimate(0.3, 0.25, 0.35))
+    better, worse = (replace(errors, value=Estimate(v, v - 0.05, v + 0.05)) for v in (0.1, 0.5))
+    assert "generalize" in lines(replace(FOUND, fidelity=errors, calibrated=better))
+    assert "generalize" not in lines(replace(FOUND, fidelity=errors, calibrated=worse))
+
+
 @pytest.mark.parametrize(
     ("speedup", "said"),
     [

@@ -51,7 +51,7 @@ def test_every_command_has_a_schema() -> None:
         "evaluate DIGITS --against DIGITS --data DATA --max-drop 5%",
         "finetune DIGITS -o OUT --data DATA --limit 100 --epochs 1 --teacher DIGITS",
         "sensitivity DIGITS --data DATA --limit 32",
-        "quantize DIGITS -o OUT --data DATA --objective size --kind float16",
+        "quantize DIGITS -o OUT --data DATA --no-timed --kind float16",
         "benchmark MODEL --seconds 0.05 --rounds 5 --profile",
         "rules",
         "cache show",

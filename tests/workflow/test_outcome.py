@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def test_held_out_samples_calibrated_nothing() -> None:
     assert found.fidelity.accuracy.model.value == pytest.approx(np.mean(pruned == labels), abs=0.02)
 
 
+def test_few_samples_are_fitted_better_than_others() -> None:
+    """The same by ONNX Runtime alone, on the samples that repaired the model and on others."""
+    result, found = shrunk(target=op.Target("macs", 0.15), data=str(TRAIN), limit=24)
+    assert isinstance(result.fitted_on, Data) and result.fitted_on.chosen is not None and len(result.fitted_on) == 24
+    assert found.calibrated is not None and found.fidelity is not None and found.overfitted
+    with np.load(TRAIN) as arrays:
+        images = arrays["images"][result.fitted_on.chosen]
+    agree = np.mean(classes(result.model.proto, images) == classes(DIGITS, images))
+    assert found.calibrated.value.value == pytest.approx(agree) and agree > found.fidelity.value.high
+    _, enough = shrunk(target=op.Target("macs", 0.5), data=str(TRAIN))
+    assert enough.calibrated is not None and not enough.overfitted
+
+
 def test_samples_that_the_network_may_have_been_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """README's first command judges on such samples. With labels that the original often misses, nothing is said."""
     shrunk(target=op.Target("macs", 0.3), data=str(TRAIN), limit=64)
@@ -106,7 +120,7 @@ def test_what_the_run_measured_is_not_measured_again(monkeypatch: pytest.MonkeyP
     }
     monkeypatch.setattr(module, "evaluate", None)
     monkeypatch.setattr(module, "TimedSession", None)
-    found = outcome(result, PruneSettings())
+    found = outcome(replace(result, fitted_on=None), PruneSettings())
     assert found.speed is not None and (found.speed.before, found.speed.after) == (0.004, 0.002)
     assert (found.speed.speedup.low, found.speed.speedup.value, found.speed.speedup.high) == (1.25, 2, 2.5)
     assert found.fidelity is not None and found.fidelity.samples == result.evaluation.samples
