@@ -22,6 +22,7 @@ from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 _PASSED = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LOGITS = ("Add", "Conv", "Gemm", "MatMul", "Sub")  # what computes scores that aren't probabilities
+_FEW = 4  # numbers of a sample, up to which they may be coordinates or angles
 _ROWS = 16  # of an output, from which on they may be boxes
 _MOSTLY = 0.5  # share of right answers above which an output is that of the labels
 _EMBEDDED = re.compile(r"embed", re.IGNORECASE)
@@ -139,6 +140,19 @@ def _maker(proto: ModelProto, output: str) -> str | None:
     return None if node is None else str(node.op_type)
 
 
+def _is_scaled(proto: ModelProto, output: str) -> bool:
+    """Whether an output is brought to a range at the end, as coordinates and angles are, and no product is.
+
+    A product that is scaled by a temperature gives scores.
+    """
+    if (maker := _maker(proto, output)) not in ("Div", "Mul"):
+        return maker == "Tanh"
+    index = GraphIndex(proto.graph)
+    return not any(
+        _maker(proto, name) in ("Gemm", "MatMul") for name in index.makers[index.source(output, _PASSED)].input
+    )
+
+
 def _asked(
     proto: ModelProto,
     name: TaskName,
@@ -217,6 +231,8 @@ def _recognized(
             return Task(kind, name, f"the output is a Sigmoid of {value[0].size} scores for each sample")
         if value[0].size == 1:
             return Task("regression", name, "there is one number for each sample, and no Sigmoid")
+        if value.ndim == 2 and value.shape[1] <= _FEW and _is_scaled(proto, name):
+            return Task("regression", name, f"there are {value.shape[1]} numbers for each sample, scaled at the end")
     classes = _class_output(proto, outputs, labels, output)
     if classes is None:
         several = [name for name, value in real.items() if classes_of(value, labels) is not None]

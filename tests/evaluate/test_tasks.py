@@ -48,6 +48,8 @@ BITS = RNG.integers(0, 2, N)
         ((5,), None, "Sigmoid", "multilabel"),
         ((1,), None, "", "regression"),
         ((5,), None, "", "classification"),
+        ((3,), None, "Tanh", "regression"),
+        ((3,), RNG.integers(0, 3, N), "Tanh", "classification"),
         ((5, 4, 4), None, "", None),
     ],
 )
@@ -62,6 +64,20 @@ def heads(body: str) -> Any:
     constant = f"w = Constant<value = float[7,3] {{{weights}}}>()\n {body}"
     proto = model("float[N,7] x", outputs="float[N,7] a, float[N,3] b", body=constant)
     return proto, np.random.default_rng(2).standard_normal((N, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("h = Add(x, x)\n y = Mul(h, c)", "regression"),  # angles in degrees
+        ("h = MatMul(x, w)\n y = Div(h, c)", "classification"),  # a temperature
+        ("h = MatMul(x, w)\n y = Add(h, c)", "classification"),
+    ],
+)
+def test_a_few_scaled_numbers_are_no_scores(body: str, expected: str) -> None:
+    eye = "1,0,0, 0,1,0, 0,0,1"
+    known = f"c = Constant<value = float {{99}}>()\n w = Constant<value = float[3,3] {{{eye}}}>()\n {body}"
+    assert task((3,), None, known).name == expected
 
 
 FEATURES, BESIDE = "a = Identity(x)\n b = MatMul(a, w)", "b = MatMul(x, w)\n a = Identity(x)"
