@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.batch import IGNORED, Array
-from onnxprune.evaluation import boxes, ranked
+from onnxprune.evaluation import matching, ranked
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.text import edits
 from onnxprune.evaluation.view import BatchView
@@ -143,17 +143,17 @@ def kept_boxes(original: bool, view: BatchView) -> list[tuple[Floats, Floats]]:
     if not original:
         return list(zip(view.boxes, view.truth, strict=True))
     assert view.original is not None and view.original.boxes is not None
-    return list(zip(view.boxes, boxes.as_truth(view.original.boxes), strict=True))
+    return list(zip(view.boxes, matching.as_truth(view.original.boxes), strict=True))
 
 
 def matched_boxes(view: BatchView) -> Floats:
     """Return how many boxes of both models match, and how many they are sure of, for each sample."""
     assert view.boxes is not None and view.original is not None and view.original.boxes is not None
-    return np.array([boxes.matched(a, b) for a, b in zip(view.boxes, view.original.boxes, strict=True)], np.float64)
+    return np.array([matching.matched(a, b) for a, b in zip(view.boxes, view.original.boxes, strict=True)], np.float64)
 
 
 class MeanAveragePrecision:
-    """Mean average precision of boxes, see `boxes.coco_matches` and `boxes.voc_matches`."""
+    """Mean average precision of boxes, see `matching.coco_matches` and `matching.voc_matches`."""
 
     def __init__(self, kind: str) -> None:
         """Take "coco", "coco50" or "voc"."""
@@ -164,11 +164,11 @@ class MeanAveragePrecision:
         found, truth = ([pair[i] for pair in kept] for i in (0, 1))
         weights = weights[:, :_DRAWS]
         if self.kind == "voc":
-            return boxes.mean_average_precision(boxes.voc_matches(found, truth), weights, None)
-        matches = boxes.coco_matches(found, truth)
+            return matching.mean_average_precision(matching.voc_matches(found, truth), weights, None)
+        matches = matching.coco_matches(found, truth)
         if self.kind == "coco50":
-            matches = [boxes.Matches(m.image, m.right[:1], m.counted[:1], m.truth) for m in matches]
-        return boxes.mean_average_precision(matches, weights)
+            matches = [matching.Matches(m.image, m.right[:1], m.counted[:1], m.truth) for m in matches]
+        return matching.mean_average_precision(matches, weights)
 
 
 def kept_vectors(view: BatchView) -> list[tuple[Array, Any]]:

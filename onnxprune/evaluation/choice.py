@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.evaluation import boxes, by_task, ranked
+from onnxprune.evaluation import by_task, matching, ranked
 from onnxprune.evaluation.metrics import (
     Metric,
     agreement_rows,
@@ -93,7 +93,7 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
     """
     if wanted is None:
         wanted = [name for name in METRICS if _lacks(name, first) is None and _sensible(name, first)]
-        if "map_original" in wanted and not boxes.has_pycocotools():
+        if "map_original" in wanted and not matching.has_pycocotools():
             wanted.remove("map_original")  # boxes_original says much the same
     if not wanted:
         hint = "give data with labels, or the original model (`against`)"
@@ -110,7 +110,7 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
             chosen += [_DISTANCES[name](output, named=len(names) > 1) for output in names]
         else:
             if name in _BY_COCO:
-                boxes.pycocotools()  # said now, not once all samples are done
+                matching.pycocotools()  # said now, not once all samples are done
             chosen.append(_distribution(first) if name == "kl" else made(name))
     return chosen
 

@@ -13,9 +13,9 @@ import numpy as np
 from onnxprune.data.batch import IGNORED, Array, Batch, Dataset
 from onnxprune.data.dataset import Data
 from onnxprune.data.showing import picture, png
-from onnxprune.evaluation.boxes import matched
 from onnxprune.evaluation.classes import Classes, Ids, is_distribution
 from onnxprune.evaluation.intervals import Floats
+from onnxprune.evaluation.matching import matched
 from onnxprune.evaluation.text import edits
 from onnxprune.evaluation.view import BatchView
 

@@ -88,25 +88,27 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
         >>> found.judged, found.fidelity.metric
         ('generated', 'agreement')
     """
+    plan, trained = result.plan, result.tuned is not None and result.tuned.kept == "after"
+    unchanged = not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained)
+    found, judged, uncompared, calibrated = None, result.judged, "nothing was removed", None
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
         progress("time the result", 0, None)
         speed, untimed, seconds = _speed(result, settings)
-        progress("compare the answers", 0, None)
-        found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
+        if not unchanged:
+            progress("compare the answers", 0, None)
+            found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
         close = None if found is None else fidelity(found)
-        calibrated = None
         if close is not None and judged == "held out" and result.fitted_on is not None:
             calibrated = _on_calibration(result, settings, close.samples, progress)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
-    plan, trained = result.plan, result.tuned is not None and result.tuned.kept == "after"
     return Outcome(
         speed=speed,
         untimed=untimed,
         fidelity=close,
         uncompared=uncompared,
         judged=judged,
-        unchanged=not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained),
+        unchanged=unchanged,
         fitted=bool(result.repairs) or trained,
         trained=trained,
         examples=() if found is None else found.examples,

@@ -103,8 +103,10 @@ def plan(
     settings = settled(settings, data=batches is not None or curves is not None)
     times = latency_options(latency, settings.seed) if isinstance(latency, LatencySettings) else latency
     file = source.proto if isinstance(source, Model) and source.path is None else analysis.model.path
+    records = records or Records()
 
     def at(resized: TracedModel, own: Sequence[Curve] | None) -> PrunePlan:
+        own = curves if own is None and resized is analysis else own
         known = records if resized is analysis or settings.size is not None else None  # they are of one resolution
         return _plan_channels(resized, settings, batches, own, times, file, known, progress)
 
@@ -113,19 +115,19 @@ def plan(
     if settings.size is not None:
         return at(at_chosen(analysis, settings)[0], curves)
     if settings.axes == ("channels",) or analysis.resized is not None:
-        return at(analysis, curves)
+        return at(analysis, None)
     if (problem := why_not(analysis, settings, batches, data)) is not None:
         if settings.resolution == "auto":
             raise problem
-        return at(analysis, curves)
+        return at(analysis, None)
 
     def measured(inputs: Batches) -> Sequence[Curve]:
         if curves is not None:
             return curves
         return sensitivities(analysis, settings, inputs, records=records, progress=progress)
 
-    known = analysis, settings, _needed(batches), data, measured, at, records or Records(), progress
-    return choose_resolution(*known) or at(analysis, curves)
+    known = analysis, settings, _needed(batches), data, measured, at, records, progress
+    return choose_resolution(*known) or at(analysis, None)
 
 
 def _plan_channels(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -134,7 +134,8 @@ def choose_resolution(
     """Return the plan whose repaired network changes the outputs least, with or without smaller images.
 
     The change is the divergence of predictions for classifiers, and the relative squared error of outputs for others.
-    None if nothing is to be tried: the model meets the targets as it is, or no other size is possible.
+    None if nothing is to be tried: the model meets the targets as it is, or no other size is possible. It may turn out
+    to meet a latency only when that is measured, before anything else is.
 
     Tried are channels alone; the largest image that meets the targets alone; and larger ones together with channels,
     the smallest first, as long as they get better. What resizing alone does to the outputs is measured first: a size
@@ -146,7 +147,8 @@ def choose_resolution(
         data: the samples as they were given; they may say what outputs mean.
         batches: returns inputs. Every fourth batch is held back to judge by; the others serve to repair.
         measure: returns the sensitivities of channels, for inputs.
-        planner: plans channels for a model at some resolution, with sensitivities if these fit.
+        planner: plans channels for a model at some resolution, with sensitivities if these fit; it measures them
+            itself for the model as it is, if they are needed.
         records: the trials that are done already; filled as others are.
         progress: called for each trial.
 
@@ -164,8 +166,12 @@ def choose_resolution(
         return None
     fitted, held_back = share_out(batches)
     judge = judge_of(analysis.original, held_back, analysis.graph.front, data)
-    curves, trials, problems = measure(batches), list[Trial](), list[OnnxPruneError]()
+    trials, problems = list[Trial](), list[OnnxPruneError]()
     joint, total, last = list(ladder.joint), len(ladder.joint) + 1 + bool(ladder.fits), float("inf")
+
+    @cache
+    def curves() -> Sequence[Curve]:
+        return measure(batches)
 
     def attempt(sizes: Sizes) -> float:
         progress("try resolutions", len(trials), total)
@@ -180,7 +186,7 @@ def choose_resolution(
 
     def made_at(sizes: Sizes, name: str) -> Trial:
         at = at_resolution(analysis, sizes)
-        made = planner(at, curves if alike(at, analysis) else None)
+        made = planner(at, curves() if sizes and alike(at, analysis) else None)
         kept = apply_plan(at.graph, made)
         proto = rewrite(kept)
         if made.removed:
@@ -199,6 +205,8 @@ def choose_resolution(
         return float(records[name])
 
     best = attempt({})
+    if trials and not (trials[0].plan.removed or trials[0].plan.blocks):
+        return trials[0].plan
     if ladder.fits:
         best = min(best, attempt(ladder.fits))
     for sizes in joint:
