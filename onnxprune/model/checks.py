@@ -171,7 +171,8 @@ def _check_nodes(nodes: Any, given: list[str], outputs: list[str], scopes: tuple
     for index, node in enumerate(nodes):
         for name in filter(None, node.output):
             if name in producers:
-                raise ModelError("OP107", f"{name!r} is defined twice", where=describe(node))
+                hint = None if name not in outputs else f"export it again with another name for the output {name!r}"
+                raise ModelError("OP107", f"{name!r} is defined twice", where=describe(node), hint=hint)
             producers[name] = index
     for index, node in enumerate(nodes):
         if node.op_type == "Split" and node.domain in DEFAULT_DOMAINS:

@@ -173,7 +173,9 @@ def _compared(
     proto = result.analysis.original
     try:
         if data is None:
-            judged, data = "generated", open_data("random", proto, limit=min(most, _GENERATED), seed=seed)
+            sizes = (result.analysis.whole or result.analysis).graph.shapes.inputs
+            judged, most = "generated", min(most, _GENERATED)
+            data = open_data("random", proto, limit=most, seed=seed, sizes=sizes)
         if len(data) > most:
             data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
         found = evaluate(result.model.proto, data, against=proto, seed=seed, examples=examples, progress=progress)

@@ -179,6 +179,14 @@ def test_invalid_models_are_refused_with_their_code(case: str) -> None:
     refuses(edited(edit), code)
 
 
+def test_a_name_that_an_output_and_another_tensor_share_is_told_apart() -> None:
+    """The user may have given the output the name of an operator, as torch's exporter names tensors."""
+    twice = edited(lambda m: m.graph.node.append(node_of("x", outputs=(m.graph.output[0].name,))))
+    with pytest.raises(ModelError, match="OP107") as caught:
+        load(twice)
+    assert caught.value.hint is not None and "another name for the output" in caught.value.hint
+
+
 @pytest.mark.parametrize("number", [2, 1])
 def test_a_split_into_another_number_than_its_outputs_is_refused(number: int) -> None:
     text = f"""<ir_version: 8, opset_import: ["": 18]> g (float[4, 6] x) => (float[4, n] a, float[4, n] b) {{

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import ModelProto
+from onnx.parser import parse_model
 
 import onnxprune as op
 from onnxprune.benchmarking import speed
@@ -103,6 +104,23 @@ def test_without_data_inputs_are_generated() -> None:
     assert found.judged == "generated" and found.fidelity is not None and found.fidelity.metric == "agreement"
     _, found = shrunk(target=op.Target("macs", 0.5), data="random", limit=64)
     assert found.judged == "generated" and found.fitted
+
+
+def test_generated_inputs_have_the_sizes_that_the_model_was_traced_at() -> None:
+    """An exporter baked a length in that the file calls symbolic."""
+    first, second = ("{" + ",".join(map(str, np.linspace(-1, 1, n))) + "}" for n in (32, 24))
+    proto = parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,S,4] x) => (float[N,S,3] y) <float[4,8] a = {first}, float[8,3] b = {second}>
+        {{
+            h = MatMul(x, a)
+            r = Relu(h)
+            m = MatMul(r, b)
+            shape = Constant <value_ints = [0, 5, 3]> ()
+            y = Reshape(m, shape)
+        }}""")
+    settings = build(PruneSettings, {"ratio": 0.5, "input_shapes": {"x": (1, 5, 4)}})
+    found = outcome(op.prune_model(proto, settings), settings)
+    assert not found.uncompared and found.fidelity is not None and found.judged == "generated"
 
 
 def test_nothing_removed_is_said() -> None:
