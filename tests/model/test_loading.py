@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from onnxprune.errors import CATALOG
+from onnxprune.errors import CATALOG, ModelError
 from onnxprune.model.file import captured_names, load, save, set_tensor, weights
 from onnxprune.model.session import run, session
 from onnxprune.runtime.library import max_ir_version
