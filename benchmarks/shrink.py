@@ -19,19 +19,24 @@ from onnx import ModelProto
 
 import onnxprune as op
 from benchmarks.common import ROOT, Column, Report, Table, chosen, log, options
+from benchmarks.packages import minilm_tokenizer, packaged
 from benchmarks.recovery_cases import SUBJECTS
+from benchmarks.samples import sentences, words
 from benchmarks.turns import turns
 from onnxprune.benchmarking.rounds import ratio
 from onnxprune.data import Data, read_recipe, split
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation.fidelity import fidelity
 from onnxprune.report.layout import percent
-from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.evaluation import METRICS, TaskName, TaskSettings
 from onnxprune.workflow.inputs import calibration_batches
 
 SHARED = ROOT.parent / "shared"
 MAX_DROP = 0.01
 _CALIBRATION, _SEED = 128, 0
+_YOLOX = "resize=416 crop=416 channels=BGR scale=1 labels=none"
+_YOLOV8 = "resize=320 crop=320 channels=RGB scale=1/255 labels=none"
+_OCR = "resize=48x320 crop=48x320 channels=BGR scale=1/127.5 mean=1 labels=none"
 _ROUNDS, _SECONDS = 25, 0.2
 
 NOTES = (
@@ -40,7 +45,8 @@ NOTES = (
     "Runtime's CPU provider, all ways measured in turns with the file; *took* is the time of making it. "
     "`shrink` and `prune` may lose one point.",
     "*INT8 as documented* is `quant_pre_process` and `quantize_static` of onnxruntime.quantization with their "
-    "defaults; *onnxslim + INT8* has onnxslim in place of the former. They are kept whatever they cost.",
+    "defaults; *onnxslim + INT8* has onnxslim in place of the former; *Olive* is its pass OnnxStaticQuantization, with "
+    "its defaults. They are kept whatever they cost.",
 )
 
 
@@ -54,6 +60,9 @@ class Subject:
         data: the data to work with.
         judged: data to judge by; a part of the others if empty.
         recipe: how data become inputs.
+        task: what the model is for, where its outputs don't tell.
+        tokenizer: what makes inputs of texts.
+        limit: the most samples to open.
     """
 
     name: str
@@ -61,6 +70,9 @@ class Subject:
     data: Path
     judged: Path | None = None
     recipe: str = ""
+    task: TaskName | None = None
+    tokenizer: Path | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +102,26 @@ class Outcome:
     remark: str
 
 
-def subjects() -> list[Subject]:
-    """Return the models that are here."""
+def subjects(folder: Path) -> list[Subject]:
+    """Return the models that are here; those of packages, and inputs for them, are written to a folder."""
     models, data = ROOT / "models", SHARED / "data"
     found = [Subject("digits", models / "digits_resnet.onnx", models / "digits_train.npz", models / "digits_test.npz")]
     for s in SUBJECTS:
         judged = data / s.judged[0] if s.judged else None
         found.append(Subject(s.name, s.path, data / s.calibration, judged, s.recipe))
+    pictures = data / "imagenet500_224.zip"
+    found.append(Subject("yolox_nano", SHARED / "models/yolox_nano.onnx", pictures, None, _YOLOX, limit=400))
+    for name, _, model in packaged():
+        onnx.save(model, path := folder / f"{name}.onnx")
+        if name == "efficientnet_lite0":
+            found.append(Subject(name, path, pictures, recipe="scale=1/127 mean=1"))
+        elif name == "320n":
+            found.append(Subject("yolov8n", path, pictures, None, _YOLOV8, "detection", limit=400))
+        elif name == "ch_PP-OCRv4_rec_infer":
+            found.append(Subject("ppocr_v4_rec", path, words(folder / "words", 400), None, _OCR, "ctc"))
+        elif name == "all_minilm_l6_v2":
+            text, tokenizer = sentences(folder / "sentences.txt", 1200), minilm_tokenizer(folder)
+            found.append(Subject("minilm", path, text, recipe="length=64", tokenizer=tokenizer))
     return [s for s in found if s.model.is_file() and s.data.exists()]
 
 
@@ -131,6 +156,31 @@ def _slimmed(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProt
     return _int8(model, work, lambda source, ready: onnx.save(onnxslim.slim(onnx.load(source)), ready)), ""
 
 
+def _olive(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto, str]:
+    """Quantize by Microsoft Olive's pass OnnxStaticQuantization with its defaults."""
+    from olive.data.registry import Registry
+    from olive.workflows import run
+
+    inputs = [
+        {name: array[0] for name, array in batch.inputs.items()}
+        for batch in work.subset(range(min(_CALIBRATION, len(work)))).batches(1)
+    ]
+    Registry.register_dataset("onnxprune_samples")(lambda **_: [(each, 0) for each in inputs])
+    with TemporaryDirectory() as folder:
+        onnx.save(model, source := Path(folder, "source.onnx"))
+        cpu = {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
+        run(
+            {
+                "input_model": {"type": "OnnxModel", "model_path": str(source)},
+                "systems": {"here": {"type": "LocalSystem", "accelerators": [cpu]}},
+                "data_configs": [{"name": "data", "load_dataset_config": {"type": "onnxprune_samples"}}],
+                "passes": {"quantize": {"type": "OnnxStaticQuantization", "data_config": "data"}},
+                **{"host": "here", "target": "here", "output_dir": f"{folder}/out", "cache_dir": f"{folder}/cache"},
+            }
+        )
+        return onnx.load(Path(folder, "out", "model.onnx")), ""
+
+
 def _pruned(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto, str]:
     found = op.prune_model(model, data=work, max_drop=MAX_DROP, threads=1)
     return found.model.proto, found.verdict or ""
@@ -144,6 +194,7 @@ def _shrunk(model: ModelProto, work: Data, subject: Subject) -> tuple[ModelProto
 WAYS: Mapping[str, Callable[[ModelProto, Data, Subject], tuple[ModelProto, str]]] = {
     "INT8 as documented": _documented,
     "onnxslim + INT8": _slimmed,
+    "Olive": _olive,
     "prune": _pruned,
     "shrink": _shrunk,
 }
@@ -156,7 +207,15 @@ def measured(subject: Subject, way: str) -> Outcome:
     recipe = read_recipe(subject.recipe) if subject.recipe else None
 
     def opened(path: Path) -> Data:
-        found = op.open_data(path, analysis.graph.proto, recipe=recipe, seed=_SEED)
+        found = op.open_data(
+            path,
+            analysis.graph.proto,
+            recipe=recipe,
+            limit=subject.limit,
+            seed=_SEED,
+            reading=TaskSettings(task=subject.task or "auto"),
+            tokenizer=subject.tokenizer,
+        )
         assert isinstance(found, Data)
         return found
 
@@ -223,7 +282,12 @@ def _answers(outcome: Outcome) -> str:
 @click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) -> None:
     """Compare ways from a file to a smaller and faster one on trained models."""
-    everything = {f"{s.name}/{way}": (s, way) for s in subjects() for way in WAYS}
+    with TemporaryDirectory() as folder:
+        _main(output, only, state, subjects(Path(folder)))
+
+
+def _main(output: Path, only: str, state: Path | None, present: list[Subject]) -> None:
+    everything = {f"{s.name}/{way}": (s, way) for s in present for way in WAYS}
     done: dict[str, Outcome] = {}
     if state is not None and state.is_file():
         done = {name: Outcome(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
@@ -236,7 +300,7 @@ def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) 
             with state.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([name, asdict(done[name])]) + "\n")
     found = [done[name] for name in everything if name in done]
-    sizes = {s.name: s.model.stat().st_size for s in subjects()}
+    sizes = {s.name: s.model.stat().st_size for s in present}
     settings: dict[str, Any] = {"clock": "wall", "threads": 1, "max_drop": MAX_DROP}
     title = "From a file to a smaller one"
     report = Report("shrink", title, NOTES, tables(found, sizes), settings, {"outcomes": found})
