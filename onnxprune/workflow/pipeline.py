@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from math import isfinite
@@ -32,7 +32,7 @@ from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
-from onnxprune.progress import Progress, counted, duration, silent, within
+from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import prepare
 from onnxprune.runtime.library import custom_ops
@@ -311,7 +311,8 @@ class Pipeline:
                     why = "more right answers become wrong than the drop explains"
                 return replace(verdict, kept=False, why=why)
         if self.timed:
-            speed, untimed = self._speed(best.proto, made.model.proto, counted(progress, "time"))
+            progress("time", 0, None)
+            speed, untimed = self._speed(best.proto, made.model.proto)
             verdict = replace(verdict, speed=speed)
             if speed is None:
                 log.info("note: %s isn't timed: %s", stage.name, untimed)
@@ -327,9 +328,7 @@ class Pipeline:
             return replace(verdict, kept=False, why="it makes the model neither faster nor smaller")
         return verdict
 
-    def _speed(
-        self, before: ModelProto, after: ModelProto, progress: Callable[[float], None]
-    ) -> tuple[Speed | None, str]:
+    def _speed(self, before: ModelProto, after: ModelProto) -> tuple[Speed | None, str]:
         """Time two models in turns; return why not if that can't be done."""
         if not self.here:
             return None, self.notes[-1]
@@ -341,7 +340,7 @@ class Pipeline:
         typical = typical_seconds(subjects)
         if sum(typical) > _LONGEST:
             return None, f"a run takes {max(typical):.1f} s; the command `benchmark` measures it"
-        return speed_of(*subjects, typical, self.provider.short, self.settings.seed, progress), ""
+        return speed_of(*subjects, typical, self.provider.short, self.settings.seed), ""
 
     def _judged(self, best: Model, verdicts: tuple[Verdict, ...], stopped: bool) -> ShrinkResult:
         """Measure the result against the file, once."""
@@ -366,7 +365,8 @@ class Pipeline:
         result = replace(result, model=best)
         if stopped:
             return replace(result, untimed="interrupted")
-        speed, untimed = self._speed(original.proto, best.proto, counted(self.progress, "time the result"))
+        self.progress("time the result", 0, None)
+        speed, untimed = self._speed(original.proto, best.proto)
         result = replace(result, speed=speed, untimed=untimed)
         if self.measure is not None and self.parts is not None:
             found = self.measure.judge(best.proto, within(self.progress, "judge the result"))
