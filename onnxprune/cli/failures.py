@@ -208,10 +208,8 @@ def _near_file(error: OnnxPruneError) -> str | None:
     except OSError:
         return None
     near = get_close_matches(path.name, names, n=20, cutoff=0.7)
-    alike = (
-        name for name in near if get_close_matches(path.stem, [Path(name).stem], cutoff=0.7)
-    )  # not the suffix only
-    found = next(alike, None)
+    # Names that are alike in their suffix only don't count.
+    found = next((name for name in near if get_close_matches(path.stem, [Path(name).stem], cutoff=0.7)), None)
     return str(path.with_name(found)) if found else None
 
 
