@@ -275,7 +275,7 @@ def renewed(page: Page, results: Sequence[tuple[Step, list[str]]]) -> str:
     added: dict[int, list[str]] = {}
     removed: set[int] = set()
     for step, found in results:
-        found = [line for line in found if not line.startswith("warning: the machine was busy")]
+        found = [line for line in found if not re.match(r"warning: the machine was busy|\.\.\. \S", line)]
         if step.expected == []:
             added[step.line + page.path.read_text().splitlines()[step.line - 1].endswith("\\")] = found
         whole = step.rows and not any(lines[row - 1].strip() == "..." for row in step.rows)
