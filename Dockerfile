@@ -4,7 +4,7 @@
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
 ARG RUNTIME=cpu
-ARG EXTRAS=data,text,plot,quantize
+ARG EXTRAS=clean,data,text,plot,quantize
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*

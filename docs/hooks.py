@@ -19,6 +19,7 @@ import onnxprune  # noqa: E402
 from onnxprune.cli import cli  # noqa: E402
 from onnxprune.cli.group import described, sections  # noqa: E402
 from onnxprune.settings.declare import described as described_setting, flat  # noqa: E402
+from onnxprune.settings.hardware import HARDWARE  # noqa: E402
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,6 +28,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "index.md": overview(),
         "reference/cli.md": commands(),
         "reference/api.md": api(),
+        "reference/hardware.md": hardware(),
         "reference/errors.md": (ROOT / "onnxprune" / "errors" / "codes.md").read_text(encoding="utf-8"),
     }
     for path, text in pages.items():
@@ -83,6 +85,19 @@ def api() -> str:
         else:
             text.append(f"::: onnxprune.{onnxprune._HOME[name]}.{name}\n")
     return "\n".join(text)
+
+
+def hardware() -> str:
+    """Return the table of what processors and providers prefer, as `--for` takes it."""
+    text = ["# Hardware", "", "What `onnxprune shrink --for` takes, and what follows from it: the multiples in which"]
+    text += ["channels are kept, and the formats of numbers that are tried. The reasons link to their source.", ""]
+    text += ["| `--for` | provider | channels | formats | why |", "| --- | --- | --- | --- | --- |"]
+    for name, has in HARDWARE.items():
+        formats = ", ".join(has.kinds) or "all"
+        bits = f"; INT8 weights of {has.weight_bits} bits" if has.weight_bits else ""
+        why = f"[{has.why}]({has.source})"
+        text.append(f"| `{name}` | {has.provider} | {has.channels or 'the usual'} | {formats}{bits} | {_cell(why)} |")
+    return "\n".join(text) + "\n"
 
 
 def _escaped(text: str) -> str:

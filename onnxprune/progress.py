@@ -17,6 +17,12 @@ def within(progress: Progress, name: str) -> Progress:
     return lambda phase, done, total: progress(f"{name}: {phase}", done, total)
 
 
+def counted(progress: Progress, phase: str) -> Callable[[float], None]:
+    """Return a callback for the completed share of a phase, 0 to 1, which is reported in percent."""
+    progress(phase, 0, 100)
+    return lambda share: progress(phase, round(100 * share), 100)
+
+
 def silent(phase: str, done: int, total: int | None) -> None:
     """Report nothing."""
 

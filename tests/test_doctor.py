@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -61,6 +64,15 @@ class TestProviders:
 
 
 class TestDiagnosis:
+    def test_extras_are_those_of_the_package(self) -> None:
+        """What doctor calls an extra is one in pyproject.toml, and all that users may lack are shown."""
+        declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        optional = declared["optional-dependencies"]
+        own = {name: optional[name] for name in optional if name not in ("cpu", "gpu", "docs", "bench", "test", "dev")}
+        assert {extra: [re.split("[>=]", p)[0] for p in asked] for extra, asked in own.items()} == {
+            extra: [package] for package, extra in doctor.EXTRAS.items()
+        }
+
     def test_here(self) -> None:
         found = diagnose()
         assert found.packages["onnx"] == metadata.version("onnx")

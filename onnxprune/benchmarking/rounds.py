@@ -96,6 +96,7 @@ def compare(
     sure: float,
     repeats: int,
     seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> tuple[Estimate, Rounds, Rounds]:
     """Time two models in turns, until the interval of the speed-up is narrow.
 
@@ -108,13 +109,14 @@ def compare(
         sure: the relative width of the interval at which it is narrow.
         repeats: the most repetitions.
         seed: random seed of the bootstrap.
+        progress: called with the completed share of a repetition, 0 to 1.
 
     Returns:
         The speed-up of the second over the first, and the seconds of the runs of both by round.
     """
     first, second = list[Seconds](), list[Seconds]()
     for _ in range(repeats):
-        more = run_interleaved([reference, subject], typical, rounds=rounds, seconds=seconds)
+        more = run_interleaved([reference, subject], typical, rounds=rounds, seconds=seconds, progress=progress)
         first += more[0]
         second += more[1]
         found = ratio(first, second, seed=seed)

@@ -25,7 +25,7 @@ from onnxprune.cost.terms import is_weight
 from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.states import sized, state_inputs
 from onnxprune.normalize import normalize
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, counted, silent
 from onnxprune.runtime.environment import environment
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings.benchmarking import BenchmarkSettings
@@ -127,7 +127,7 @@ def _measure(
             [w.typical for w in warm.values()],
             rounds=settings.rounds,
             seconds=settings.seconds,
-            progress=lambda share: progress(f"benchmark: {what}, measure", round(100 * share), 100),
+            progress=counted(progress, f"benchmark: {what}, measure"),
         )
         results: list[Result] = []
         for (name, subject), own in zip(subjects.items(), rounds, strict=True):

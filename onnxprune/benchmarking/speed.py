@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,14 @@ def typical_seconds(subjects: Sequence[TimedSession]) -> list[float]:
     return found
 
 
-def speed_of(before: TimedSession, after: TimedSession, typical: Sequence[float], provider: str, seed: int) -> Speed:
+def speed_of(
+    before: TimedSession,
+    after: TimedSession,
+    typical: Sequence[float],
+    provider: str,
+    seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> Speed:
     """Return how much faster a model is than another one.
 
     Args:
@@ -54,9 +61,10 @@ def speed_of(before: TimedSession, after: TimedSession, typical: Sequence[float]
         typical: approximate seconds of a run of each.
         provider: the execution provider's short name.
         seed: random seed of the interval.
+        progress: called with the completed share, 0 to 1; it starts again with each repetition.
     """
     rounds = int(np.clip(4 * SECONDS / sum(typical), *_ROUNDS))
     pace: dict[str, Any] = {"rounds": rounds, "seconds": min(SECONDS, rounds * min(typical))}
-    faster, *runs = compare(before, after, typical, **pace, sure=_SURE, repeats=_REPEATS, seed=seed)
+    faster, *runs = compare(before, after, typical, **pace, sure=_SURE, repeats=_REPEATS, seed=seed, progress=progress)
     first, second = (summarize(own).median for own in runs)
     return Speed(faster, first, second, provider)

@@ -16,7 +16,7 @@ from onnxprune.version import __version__
 __all__ = ["cli", "main"]
 
 COMMANDS = {
-    "demo": "Prune a small network that comes along: the first success without any file.",
+    "demo": "Shrink a small network that comes along: the first success without any file.",
     "shrink": "Clean, prune and quantize, whatever pays.",
     "run": "Shrink a model as a recipe says.",
     "inspect": "Show a model and what can be pruned.",

@@ -1,4 +1,4 @@
-"""`onnxprune demo`: prune a small network that comes along."""
+"""`onnxprune demo`: shrink a small network that comes along."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FILES = ("digits_resnet.onnx", "digits_train.npz", "digits_test.npz")
 @options.force
 @click.pass_context
 def command(context: click.Context, folder: Path, force: bool) -> None:
-    """Write a small trained network and its images into FOLDER, and prune it to 30 % of its multiply-accumulates.
+    """Write a small trained network and its images into FOLDER, and shrink it to 30 % of its multiply-accumulates.
 
     The network tells handwritten digits of 8 by 8 pixels apart. FOLDER is onnxprune-demo unless you name another.
     """
     import shutil
 
-    from onnxprune.cli.prune import command as prune
+    from onnxprune.cli.shrink import command as shrink
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,11 +39,11 @@ def command(context: click.Context, folder: Path, force: bool) -> None:
         shutil.copyfile(_source() / name, folder / name)
     click.echo(f"wrote {', '.join(_FILES[:-1])} and {_FILES[-1]} to {folder}", err=True)
     model, train, test, small = (_quoted(folder / name) for name in (*_FILES, "digits_small.onnx"))
-    line = f"prune {model} -o {small} --target macs=30% --threads 1 --data {train}"
+    line = f"shrink {model} -o {small} --target macs=30% --threads 1 --data {train}"
     click.echo(f"$ onnxprune {line}", err=True)
     arguments = [*shlex.split(line)[1:], *(["--force"] if force else [])]
-    with prune.make_context("prune", arguments, parent=context) as inner:
-        prune.invoke(inner)
+    with shrink.make_context("shrink", arguments, parent=context) as inner:
+        shrink.invoke(inner)
     click.echo(f"next: onnxprune evaluate {small} --against {model} --data {test}", err=True)
 
 

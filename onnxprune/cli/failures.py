@@ -207,8 +207,10 @@ def _near_file(error: OnnxPruneError) -> str | None:
         names = [] if path.exists() else [each.name for each in islice(path.parent.iterdir(), _NAMES)]
     except OSError:
         return None
-    near = get_close_matches(path.name, names, n=1, cutoff=0.7)
-    return str(path.with_name(near[0])) if near else None
+    near = get_close_matches(path.name, names, n=20, cutoff=0.7)
+    # Names that are alike in their suffix only don't count.
+    found = next((name for name in near if get_close_matches(path.stem, [Path(name).stem], cutoff=0.7)), None)
+    return str(path.with_name(found)) if found else None
 
 
 def _stopped(context: click.Context | None) -> str:

@@ -70,9 +70,12 @@ def live(phase: Phase, console: Console) -> Iterator[Callable[[], None]]:
     columns = (BarColumn(bar_width=10), TextColumn("{task.fields[phase]}", markup=False, table_column=wrapped))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, phase=phase, visible=False)
+        name = ""
 
         def draw() -> None:
-            bar.update(task, completed=phase.done, total=phase.total, visible=True)
+            nonlocal name
+            other, name = phase.name != name, phase.name  # a phase is shown however short it is
+            bar.update(task, completed=phase.done, total=phase.total, visible=True, refresh=other)
 
         yield draw
 

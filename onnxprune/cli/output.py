@@ -256,14 +256,16 @@ def _logged(out: Output) -> Iterator[None]:
             (out.warn if record.levelno >= logging.WARNING else out.note)(text)
 
     logger, handler = logging.getLogger("onnxprune"), Lines(logging.INFO)
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # ONNX Runtime's quantizers give the root logger a handler of their own
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _console(stream: IO[str]) -> Console:
@@ -307,20 +309,23 @@ def nothing_written(model: Path, settings: PruneSettings) -> str:
     return f"{text}; measurements that resume: {measure}, then this command with --sensitivity FILE.json"
 
 
-def what_is_kept(checkpoint: Path | None, began: float, *, useful: bool = True) -> str:
+def what_is_kept(checkpoint: Path | None, began: float, *, useful: bool = True, written: str = "") -> str:
     """Say what an interrupted command has kept in its checkpoint.
 
     Args:
         checkpoint: the file.
         began: when the command began, in seconds since the epoch.
         useful: whether the command could have kept something.
+        written: what it has written to its output; empty if nothing.
     """
+    said = f"stopped; {written or 'nothing was written'}"
     if checkpoint is None:
-        return "stopped; nothing was written" + ("; with --checkpoint FILE, such a run can go on" if useful else "")
+        return said + ("; with --checkpoint FILE, such a run can go on" if useful else "")
     if not checkpoint.exists():
-        return "stopped; nothing was written, not even a checkpoint"
+        return f"{said}, but no checkpoint" if written else f"{said}, not even a checkpoint"
     old = "" if checkpoint.stat().st_mtime >= began else ", of an earlier run,"
-    return f"stopped; {checkpoint}{old} has what was done; the same command with --resume goes on from it"
+    said, again = (f"{said}; ", "--resume --force") if written else ("stopped; ", "--resume")
+    return f"{said}{checkpoint}{old} has what was done; the same command with {again} goes on from it"
 
 
 def check_output(path: Path, force: bool, *, inputs: Iterable[Any] = ()) -> None:

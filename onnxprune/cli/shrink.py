@@ -117,7 +117,8 @@ def deploy(
             check_output(recipe, force, inputs=[*reads, output])
         if checkpoint is not None:
             check_output(checkpoint, force or settings.resume, inputs=[*reads, output])
-    out.on_stop(partial(what_is_kept, checkpoint, time()))
+    kept = partial(what_is_kept, checkpoint, time(), useful=recipe is not None)  # `run` has no checkpoint
+    out.on_stop(kept)
     with ExitStack() as stack:
         with out.step("estimate"):
             pipeline = stack.enter_context(planned(load(model), settings))
@@ -162,12 +163,8 @@ def deploy(
     if result.kept:
         out.note(f"wrote {' and '.join(map(str, files))}")
     if result.stopped:
-        kept = (
-            f"{output} has the stages that were done: {', '.join(result.kept)}"
-            if result.kept
-            else "nothing was written"
-        )
-        out.on_stop(lambda: f"stopped; {kept}")
+        done = f"{output} has the stages that were done: {', '.join(result.kept)}"
+        out.on_stop(partial(kept, written=done if result.kept else ""))
         raise KeyboardInterrupt
     if not result.kept:
         causes = "; ".join(f"{v.stage}: {v.why}" for v in result.verdicts)

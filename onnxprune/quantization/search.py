@@ -26,7 +26,7 @@ from onnxprune.model.graph import behind
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.operators.contractions import contracts
 from onnxprune.planning.budget import check_patterns
-from onnxprune.progress import Progress
+from onnxprune.progress import Progress, counted
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, static
 from onnxprune.runtime.provider import CPU, Provider
@@ -142,7 +142,10 @@ class Search:
             made = self._exactly(self.settings.form)
             return Found((made,), made if self._fits(made) else None, self.allowed, self.why)
         kinds = self.settings.kind or KINDS
-        trials = [trial for kind in kinds for trial in self._tried(kind)]
+        trials = list[Trial]()
+        for number, kind in enumerate(kinds):
+            self._progress(f"try forms: {kind}", number, len(kinds))
+            trials += self._tried(kind)
         trials = self._timed(trials) if self.settings.timed else trials
         best = self._best(trials)
         return Found(tuple(trials), best, self.allowed, self.why)
@@ -186,7 +189,6 @@ class Search:
         if kind == "static":
             yield from self._static()
             return
-        self._progress(kind, 0, None)
 
         def make(kept: Collection[str]) -> ModelProto:
             return WHOLE[kind](self.prepared, keep=kept)
@@ -280,9 +282,9 @@ class Search:
     def _slower(self, trial: Trial) -> list[str]:
         """Return the layers that take longer than in float."""
         how = SessionSettings(Provider(CPU), threads=self.settings.threads)
-        self._progress("static: time layers", 0, None)
-        times = []
+        times: list[dict[int, float]] = []
         for model in (self.prepared, trial.model):
+            self._progress("static: time layers", len(times), 2)
             kernels = profile(model, self._example, how, seconds=_PROFILE).by_layer()
             times.append({layer: sum(k.seconds for k in own) for layer, own in kernels.items() if layer})
         before, after = times
@@ -302,8 +304,8 @@ class Search:
         feeds: Feeds = self._example
         subjects = [TimedSession(m, feeds, how) for m in (self.original, *(trials[i].model for i in fit))]
         typical = [warm_up(subject, _SECONDS / 2).typical for subject in subjects]
-        self._progress("measure", 0, None)
-        file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS)
+        share = counted(self._progress, "time")
+        file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS, progress=share)
         found = list(trials)
         for i, own in zip(fit, others, strict=True):
             found[i] = replace(trials[i], speedup=ratio(file, own))

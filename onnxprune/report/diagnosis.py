@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.report.layout import BAD, CODE, FAINT, GOOD, Tables, flexible, heading, left, line, paragraph, table
-from onnxprune.runtime.doctor import Diagnosis
+from onnxprune.runtime.doctor import EXTRAS, Diagnosis
 
 _STYLES = {"error": BAD, "warning": CODE, "note": FAINT}
 
@@ -15,7 +15,7 @@ def diagnosis_tables(found: Diagnosis) -> Tables:
     rows = [("Python", found.python), ("processor", f"{found.cpu}, {found.cores} cores")]
     rows += [("GPU", gpu) for gpu in found.gpus]
     rows += [("ONNX Runtime", runtimes or "not installed")]
-    rows += [(name, version or "not installed") for name, version in found.packages.items()]
+    rows += [(name, version or _missing(name)) for name, version in found.packages.items()]
     yield table(left("") + flexible(""), rows)
     if found.providers:
         yield heading("execution providers", "each was started once")
@@ -30,3 +30,8 @@ def diagnosis_tables(found: Diagnosis) -> Tables:
             yield paragraph(line(("help", "cyan"), f": {finding.hint}"), indent=4)
     if not found.findings:
         yield paragraph("no problems found", GOOD)
+
+
+def _missing(package: str) -> str:
+    extra = EXTRAS.get(package)
+    return "not installed" + (f"; extra {extra}" if extra else "")

@@ -59,7 +59,7 @@ def verdict_tables(result: ShrinkResult) -> Tables:
         limit = f"{result.allowed:.2%}" if METRICS[result.metric].share else f"{result.allowed:.2g}"
         allowed = f"{METRICS[result.metric].title} may drop by {limit} in all"
     yield heading("stages", allowed)
-    columns = left("stage", "") + right("file", "change", "speed") + right("drop", "takes") + flexible("what")
+    columns = left("stage", "verdict") + right("file", "change", "speed") + right("drop", "takes") + flexible("what")
     yield table(columns, rows)
     if result.basis and result.basis != "asked for":
         yield paragraph(f"Nothing was asked for: the drop allowed is {result.basis}.", FAINT)

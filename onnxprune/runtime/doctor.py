@@ -21,7 +21,17 @@ from onnxprune.runtime.provider import CPU
 
 Level = Literal["error", "warning", "note"]
 
-_PACKAGES = ("onnxprune", "onnx", "onnx-graphsurgeon", "numpy", "pillow", "scipy", "scikit-learn", "torch")
+EXTRAS: Mapping[str, str] = {
+    "pillow": "data",
+    "tokenizers": "text",
+    "pycocotools": "metrics",
+    "onnxsim": "clean",
+    "onnx-ir": "quantize",
+    "matplotlib": "plot",
+}
+"""Packages that some features need, and the extra that installs each."""
+
+_PACKAGES = ("onnxprune", "onnx", "onnx-graphsurgeon", "numpy", *EXTRAS)
 _RUNTIME = "onnxruntime"  # the package that all builds of ONNX Runtime install
 _REMOTE = "AzureExecutionProvider"  # calls a service and runs no nodes itself
 _TIMEOUT = 120  # seconds; the first start of TensorRT is slow

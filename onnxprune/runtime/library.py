@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,7 +32,8 @@ def import_onnxruntime() -> ModuleType:
         UsageError: it isn't installed, or its installation is broken (OP601).
     """
     try:
-        module = importlib.import_module("onnxruntime")
+        with _interrupted_afterwards():
+            module = importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise UsageError("OP601", f"onnxruntime can't be imported: {error}") from error
@@ -41,6 +45,24 @@ def import_onnxruntime() -> ModuleType:
         hint = "uninstall onnxruntime and onnxruntime-gpu, then " + _EXTRAS
         raise UsageError("OP601", "the installation of onnxruntime is incomplete", hint=hint)
     return module
+
+
+@contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Hold Ctrl-C back while ONNX Runtime is loaded for the first time: its extension module would swallow it."""
+    usual = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if "onnxruntime" in sys.modules or not main or not callable(usual):
+        yield
+        return
+    held: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if held:
+            usual(*held[0])
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.session import run, session, with_threads
 from onnxprune.model.wire import pieces
 from onnxprune.normalize import normalize
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, counted, silent
 from onnxprune.rewrite.comparison import compare_outputs, interface_changes
 from onnxprune.rewrite.verify import default_tolerance
 from onnxprune.runtime.library import custom_ops
@@ -138,8 +138,7 @@ def _clean(loaded: Model, settings: CleanSettings, progress: Progress) -> Cleane
             continue
         tried.append(_checked(name, made, before, inputs, tolerance))
     if settings.timed:
-        progress("time", 0, None)
-        tried = _timed(before, tried, inputs[0], settings)
+        tried = _timed(before, tried, inputs[0], settings, progress)
     fit = [t for t in tried if t.failure is None and (t.nodes, t.size) < (before.nodes, before.size)]
     best = min(fit, key=lambda t: (t.nodes, t.size), default=None)
     missing = tuple(name for name in names if name not in present)
@@ -167,13 +166,16 @@ def _checked(name: str, made: ModelProto, before: Cleaner, inputs: Sequence[Arra
     return found
 
 
-def _timed(before: Cleaner, tried: Sequence[Cleaner], feeds: Arrays, settings: CleanSettings) -> list[Cleaner]:
+def _timed(
+    before: Cleaner, tried: Sequence[Cleaner], feeds: Arrays, settings: CleanSettings, progress: Progress
+) -> list[Cleaner]:
     """Time what may be taken in turns with the file."""
     fit = [i for i, t in enumerate(tried) if t.failure is None]
     how = SessionSettings(Provider(CPU), settings.threads)
     subjects = [TimedSession(m, feeds, how) for m in (before.model, *(tried[i].model for i in fit))]
     typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
-    file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS)
+    share = counted(progress, "time")
+    file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS, progress=share)
     found = list(tried)
     for i, own in zip(fit, others, strict=True):
         speed = ratio(file, own, seed=settings.seed)

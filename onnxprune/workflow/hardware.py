@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxprune.runtime.library import import_onnxruntime
 from onnxprune.runtime.provider import Provider, parse_provider
-from onnxprune.settings.hardware import Hardware
+from onnxprune.settings.hardware import HARDWARE, Hardware
 
 
 def place(hardware: Hardware | None) -> tuple[Provider, bool, tuple[str, ...]]:
@@ -25,7 +25,8 @@ def place(hardware: Hardware | None) -> tuple[Provider, bool, tuple[str, ...]]:
     cpu = parse_provider("cpu")
     if hardware is None:
         return cpu, True, ()
-    notes = [f"{hardware.why} ({hardware.source})"]
+    name = next(name for name, known in HARDWARE.items() if known is hardware)
+    notes = [f"{name}: {hardware.why} ({hardware.source})"]
     wanted, missing = parse_provider(hardware.provider), ""
     if wanted.name not in import_onnxruntime().get_available_providers():
         missing = f"{wanted.name} isn't here"

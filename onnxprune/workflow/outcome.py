@@ -6,6 +6,7 @@ What the run has measured already isn't measured again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from onnxprune.evaluation.disagreement import Example
 from onnxprune.evaluation.fidelity import Fidelity, better, fidelity, perhaps_trained_on
 from onnxprune.model.session import with_threads
 from onnxprune.model.states import fitted, state_inputs
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, counted, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.settings import PruneSettings
@@ -92,8 +93,7 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
     unchanged = not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained)
     found, judged, uncompared, calibrated = None, result.judged, "nothing was removed", None
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
-        progress("time the result", 0, None)
-        speed, untimed, seconds = _speed(result, settings)
+        speed, untimed, seconds = _speed(result, settings, counted(progress, "time the result"))
         if not unchanged:
             progress("compare the answers", 0, None)
             found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
@@ -131,7 +131,9 @@ def _on_calibration(result: PruneResult, settings: PruneSettings, most: int, pro
         return None
 
 
-def _speed(result: PruneResult, settings: PruneSettings) -> tuple[Speed | None, str, float]:
+def _speed(
+    result: PruneResult, settings: PruneSettings, progress: Callable[[float], None]
+) -> tuple[Speed | None, str, float]:
     """Return the speed or why it wasn't measured, and the seconds that both models take for a sample; 0 if unknown."""
     known: dict[str, Any] | None = None if settings.plan is not None else result.plan.settings.get("latency")
     if known is not None:
@@ -155,7 +157,7 @@ def _speed(result: PruneResult, settings: PruneSettings) -> tuple[Speed | None, 
     seconds = sum(typical)
     if seconds > _LONGEST:
         return None, f"a run takes {max(typical):.1f} s; the command `benchmark` measures it", seconds / samples
-    found = speed_of(*subjects, typical, opening.provider.short, settings.planning.seed)
+    found = speed_of(*subjects, typical, opening.provider.short, settings.planning.seed, progress)
     return found, "", (found.before + found.after) / samples
 
 

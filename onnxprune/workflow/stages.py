@@ -125,7 +125,9 @@ def _prune(task: Task) -> Made:
         raise VerificationError("OP507", "nothing need be removed")
     before, after = found.plan.before["macs"], found.plan.after["macs"]
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
-    return Made(found.model, share + (", repaired" if found.repairs else ""))
+    proof = found.pruned.verification
+    proved = ", proved" if proof is not None and proof.passed and not proof.unproved else ""
+    return Made(found.model, share + proved + (", repaired" if found.repairs else ""))
 
 
 def _quantize_expected(now: Situation) -> Expected:

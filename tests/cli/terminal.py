@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ _SETTINGS = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
 def on_a_terminal(
     *args: object, columns: int = 80, stop_at: str | None = None, environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a command on a terminal; interrupt it once a text appears.
+    """Run a command on a terminal; press Ctrl-C once a text appears, which goes to the processes that it started, too.
 
     Args:
         args: the command line.
@@ -35,7 +34,15 @@ def on_a_terminal(
     rest = {key: value for key, value in os.environ.items() if key not in _SETTINGS}
     command = [sys.executable, "-m", "onnxprune", *map(str, args)]
     variables = rest | {"TERM": "xterm-256color"} | (environment or {})
-    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=variables)
+    process = subprocess.Popen(
+        command,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        start_new_session=True,
+        env=variables,
+    )
     os.close(slave)
     text, stopped = "", False
     while True:
@@ -47,12 +54,12 @@ def on_a_terminal(
             break
         text += chunk.decode(errors="replace")
         if stop_at is not None and not stopped and stop_at in text:
-            process.send_signal(signal.SIGINT)
+            os.write(master, b"\x03")
             stopped = True
     os.close(master)
     return process.wait(timeout=60), text
 
 
 def shown(text: str) -> str:
-    """Return what a terminal got without escape sequences."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    """Return what a terminal got without escape sequences and the echo of Ctrl-C."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\^C", "", text)

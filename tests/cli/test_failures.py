@@ -125,3 +125,5 @@ class TestFailures:
         (tmp_path / "images").mkdir()
         assert f"did you mean {tmp_path / 'images'}?" in refused("OP701", *prune, "--data", tmp_path / "image")
         assert "did you mean" not in refused("OP101", "inspect", tmp_path / "another")
+        (tmp_path / "int8.onnx").touch()
+        assert "did you mean" not in refused("OP101", "inspect", tmp_path / "nix.onnx")  # alike in its suffix only

@@ -153,7 +153,7 @@ class TestInterrupted:
     def test_prune_resumes(self, model: Path, out: Path, data: Path, tmp_path: Path) -> None:
         whole, kept = tmp_path / "whole.onnx", tmp_path / "kept.npz"
         args = ("prune", model, "-o", out, "--max-drop", "20%", "--data", data, "--threads", "1", "--checkpoint", kept)
-        said = self.stopped(*args, at="trial ")  # the first may be too fast to be shown
+        said = self.stopped(*args, at="trial 2")
         assert said == f"stopped; {kept} has what was done; the same command with --resume goes on from it"
         assert not out.exists()
         refused("OP116", *args)
@@ -218,7 +218,7 @@ class TestInterrupted:
             ("evaluate DIGITS --data DATA", "evaluate"),
             ("verify DIGITS DIGITS --data DATA", "load"),
             ("inspect DIGITS --measure", "load"),
-            ("demo OUT", "measure sensitivity"),
+            ("demo OUT", "prune, stage 2 of 3"),
         ],
     )
     def test_under_json(self, command: str, at: str, tmp_path: Path) -> None:
@@ -232,12 +232,42 @@ class TestInterrupted:
         lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
         said = next(line for line in lines if line.startswith("stopped"))
         if demo:
-            assert not (tmp_path / "out.onnx" / "digits_small.onnx").exists()
+            assert said.startswith(f"stopped; {tmp_path / 'out.onnx' / 'digits_small.onnx'} has the stages")
             return
         found = json.loads("".join(lines[lines.index("{") : len(lines) - lines[::-1].index("}")]))
         assert (found["report"], found["exit_status"], found["code"]) == ("error", 130, None)
         assert said.startswith(found["cause"][:60])
         assert not any(tmp_path.iterdir())
+
+    def test_clean(self, tmp_path: Path) -> None:
+        """The optimizers, which are processes of their own, end as well."""
+        for at in ("optimize,", "time,"):
+            assert self.stopped("clean", DIGITS, "-o", tmp_path / "c.onnx", at=at) == "stopped; nothing was written"
+            assert not any(tmp_path.iterdir())
+
+    def test_shrink_keeps_the_best_and_resumes(self, tmp_path: Path) -> None:
+        """In the middle of the first stage nothing is there yet; later, the stages that were done are written."""
+        out, kept, data = tmp_path / "s.onnx", tmp_path / "kept.npz", DIGITS.parent / "digits_test.npz"
+        args = ("shrink", DIGITS, "-o", out, "--data", data, "--target", "macs=50%", "--threads", "1", "--no-timed")
+        assert self.stopped(*args, at="clean, stage 1 of 3").startswith("stopped; nothing was written")
+        assert not any(tmp_path.iterdir())
+        said = self.stopped(*args, "--checkpoint", kept, at="prune, stage 2 of 3")
+        assert said == (
+            f"stopped; {out} has the stages that were done: clean; "
+            f"{kept} has what was done; the same command with --resume --force goes on from it"
+        )
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.npz", "s.onnx", "s.toml"]
+        assert document(*args, "--checkpoint", kept, "--resume", "--force")["kept"][:2] == ["clean", "prune"]
+
+    def test_run(self, tmp_path: Path) -> None:
+        out, data = tmp_path / "s.onnx", DIGITS.parent / "digits_test.npz"
+        set_ = ("--threads", "1", "--no-timed", "--stages", "clean,prune")
+        invoke("shrink", DIGITS, "-o", out, "--data", data, "--target", "macs=50%", *set_)
+        again = tmp_path / "again.onnx"
+        said = self.stopped("run", out.with_suffix(".toml"), "-o", again, at="clean, stage 1 of 2")
+        assert said.startswith("stopped; nothing was written") and not again.exists()
+        said = self.stopped("run", out.with_suffix(".toml"), "-o", again, at="prune, stage 2 of 2")
+        assert said == f"stopped; {again} has the stages that were done: clean"
 
     def test_benchmark(self, model: Path) -> None:
         assert self.stopped("benchmark", model, "--seconds", "60", at="measure") == "stopped; nothing was written"

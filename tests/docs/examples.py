@@ -268,13 +268,21 @@ def _close(one: str, other: str, behind: str) -> bool:
 def renewed(page: Page, results: Sequence[tuple[Step, list[str]]]) -> str:
     """Return a page's text with outputs as they are now.
 
-    A command without any output gets all of it. Other lines are replaced by the line with the same words.
+    A command without any output gets all of it, and so does one whose output has other words and is shown as a whole.
+    Other lines are replaced by the line with the same words.
     """
     lines = page.path.read_text(encoding="utf-8").splitlines()
     added: dict[int, list[str]] = {}
+    removed: set[int] = set()
     for step, found in results:
+        found = [line for line in found if not re.match(r"warning: the machine was busy|\.\.\. \S", line)]
         if step.expected == []:
             added[step.line + page.path.read_text().splitlines()[step.line - 1].endswith("\\")] = found
+        whole = step.rows and not any(lines[row - 1].strip() == "..." for row in step.rows)
+        if whole and differences(step.expected or (), found, measured=True):
+            added[step.rows[0] - 1] = found
+            removed.update(step.rows)
+            continue
         at = 0
         for row in step.rows:
             shape = _words(lines[row - 1])
@@ -284,5 +292,5 @@ def renewed(page: Page, results: Sequence[tuple[Step, list[str]]]) -> str:
                 lines[row - 1], at = found[place], place + 1
     text = []
     for number, line in enumerate(lines, 1):
-        text += [line, *added.get(number, [])]
+        text += [*([] if number in removed else [line]), *added.get(number, [])]
     return "\n".join(text) + "\n"

@@ -68,9 +68,9 @@ def test_every_block_is_checked(page: Page) -> None:
 
 
 def test_readme_begins_with_the_main_job() -> None:
-    """The first command installs the checkout and prunes a network of `models/`; another runs the tests."""
+    """The first command installs the checkout and shrinks a network of `models/`; another runs the tests."""
     steps = read(ROOT / "README.md").steps
-    assert INSTALL.match(steps[0].code) and runnable(steps[0].code).startswith("onnxprune prune models/")
+    assert INSTALL.match(steps[0].code) and runnable(steps[0].code).startswith("onnxprune shrink models/")
     assert steps[0].expected
     assert any(step.code.endswith(".venv/bin/pytest") for step in steps)
 
