@@ -14,8 +14,8 @@ from onnxprune.report.page.reading import Fields, Stage, named
 
 _SENTENCE = re.compile(r".+?[.:;](?= |$)")
 _NOTES = {
-    "error": "Errors are those of a layer's outputs, squared, relative to their variance.",
-    "seconds": "Times include the operators up to the next layer.",
+    "error": "Errors are those of a layer's outputs against the unpruned layer's, squared, relative to their variance.",
+    "seconds": "Times are of a profile, which slows every layer down, and include the operators up to the next layer.",
 }
 
 
@@ -44,7 +44,7 @@ def _joined(stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {}
     for stage in stages:
         timed = [layer for case in stage.get("cases") or () for layer in case["layers"]]
-        for layer in [*(stage.get("layers") or ()), *timed]:
+        for layer in [*(stage.get("layers") or ()), *(stage.get("outcome", "layers") or ()), *timed]:
             own = known.setdefault(layer["name"], {})
             own |= {key: value for key, value in layer.items() if key not in own}
         for repair in stage.get("repairs") or ():
@@ -94,6 +94,7 @@ _LEFT = (
 def _pin(pin: Fields, params: int) -> Row:
     known, locked, by = CATALOG.get(pin["code"]), share(pin["locked"], params), [str(name) for name in pin["by"]]
     meaning = _SENTENCE.match(known.explanation) if known else None
-    title = Cell(known.title if known else str(pin["code"]), note=meaning[0] if meaning else "")
+    because = f"{meaning[0].rstrip('.:;')}." if meaning else ""
+    title = Cell(known.title if known else str(pin["code"]), note=because)
     more = f" and {len(by) - 3} more" if len(by) > 3 else ""
     return title, str(pin["code"]), str(len(pin["layers"])), Cell(percent(locked), locked), ", ".join(by[:3]) + more

@@ -77,7 +77,8 @@ def number(text: str) -> float:
 
 def test_every_part_is_there(page: Element, document: Mapping[str, Any]) -> None:
     sections = {e.get("id") for e in page.iter("section")}
-    wanted = {"asked", "costs", "latency", "accuracy", "proofs", "layers", "stayed", "environment", "reproduce"}
+    wanted = {"asked", "costs", "latency", "accuracy", "proofs", "layers", "stayed", "sensitivity", "environment"}
+    wanted |= {"reproduce"}
     assert sections == wanted | ({"examples"} if document["outcome"]["examples"] else set())
     assert words(next(page.iter("h1"))) == "digits_resnet.onnx → small.onnx"
     assert next(words(e) for e in page.iter("time")).startswith(document["environment"]["date"][:10])
@@ -116,7 +117,7 @@ def test_errors_of_repairs_are_those_of_the_document(page: Element, document: Ma
     by_name = {name.partition(" ")[0]: cells for name, cells in rows.items()}
     assert document["repairs"]
     for repair in document["repairs"]:
-        found = [float(cell) for cell in by_name[repair["node"]][-2:]]
+        found = [float(cell) for cell in by_name[repair["node"]][4:6]]
         assert found == pytest.approx([repair["before"], repair["after"]], rel=6e-2)
 
 
@@ -131,6 +132,26 @@ def test_accuracies_and_times_are_those_of_the_document(page: Element, document:
     fast, times = document["outcome"]["speed"], table(page, "Latency on cpu")
     assert number(times["original"][0]) == pytest.approx(fast["before"], abs=6e-7)
     assert f"{fast['speedup']['value']:.2f}x" in times["result"][1]
+
+
+def test_times_of_layers_are_those_of_the_document(page: Element, document: Mapping[str, Any]) -> None:
+    rows = {name.partition(" ")[0]: cells for name, cells in table(page, "Layers before and after").items()}
+    timed = [layer for layer in document["outcome"]["layers"] if layer["number"]]  # 0 is what comes before them
+    assert len(timed) == 14 and all(min(layer["seconds"]) > 0 for layer in timed)
+    for layer in timed:
+        assert [number(cell) for cell in rows[layer["name"]][6:8]] == pytest.approx(layer["seconds"], abs=6e-7)
+
+
+def test_sensitivities_are_those_of_the_document(page: Element, document: Mapping[str, Any]) -> None:
+    rows, removed = table(page, "Groups, the most sensitive first"), {g["name"]: g for g in document["groups"]}
+    curves = document["sensitivity"]
+    assert len(curves) == len(rows) - 1 == 8
+    for curve in curves:
+        group, (at, worst) = removed[curve["name"]], max(curve["points"], key=lambda point: point[1])
+        units, most, share, gone = rows[curve["name"]]
+        assert (int(units), int(gone)) == (group["units"], group["removed"])
+        assert (float(most), number(share)) == pytest.approx((worst, at / group["units"]), rel=0.06)
+    assert sum(group["removed"] for group in removed.values()) > 0
 
 
 def test_what_stayed_has_its_reason(page: Element, document: Mapping[str, Any]) -> None:
@@ -253,9 +274,9 @@ def test_stages_of_a_run_are_told_apart() -> None:
     told = story([{**whole, "stages": stages}])
     page = parsed(to_html(told))
     rows = table(page, "What each stage brought")
-    assert rows["clean"] == ["kept", "400 B → 300 B", "", "", "12 nodes fewer"]
+    assert rows["clean"] == ["kept", "400 B → 300 B", "", "12 nodes fewer"]  # drop and time are nowhere known
     assert rows["prune"][2] == "2.00x (1.90 to 2.10)"
-    assert rows["quantize"] == ["left out", "", "", "", "slower on this machine"]
+    assert rows["quantize"] == ["left out", "", "", "slower on this machine"]
     assert table(page, "Layers before and after")["a L1"][1:3] == ["8x3", "4x3"]
     assert told.figures[0].change == "-75.0 %"
     assert told.figures[1].before == "30.0 ms"  # of the whole run, not of its last stage
