@@ -26,7 +26,7 @@ def layers(stages: Sequence[Stage]) -> Iterator[Part]:
         return
     labels = Labels.numbered({name: layer["number"] for name, layer in found.items()})
     has = [key for key in _NOTES if any(key in layer for layer in found.values())]
-    columns = ["layer", "operator", ">weight before", ">after", ">MACs"]
+    columns = ["layer", "operator", ">weight before", ">after", ">change of MACs"]
     columns += [">error before repair", ">after it"] if "error" in has else []
     columns += [">time before", ">after"] if "seconds" in has else []
     order = sorted(found.items(), key=lambda pair: int(pair[1]["number"]))

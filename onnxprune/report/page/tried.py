@@ -16,12 +16,14 @@ from onnxprune.report.page.measured import COSTS
 from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
 from onnxprune.report.page.reading import Fields, Stage, estimate, factor, named
 from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.quantization import FORMS
 
 BROUGHT = "What each stage brought"
 """The caption of the table of stages."""
 
 _CURVES = 6  # lines that can be told apart
 _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
+_ABOUT = {"bits": "bits of weights:", "calibration": "ranges by", "operators": "operators:"}  # details of a form
 _COMPARED = (
     "Sizes and speed-ups compare the model after a stage with the model before it; a size that was expected is of that "
     "stage alone. The drop compares with the original file, on the samples that decide what is kept."
@@ -82,7 +84,11 @@ def _cleaners(stage: Stage, caption: Caption) -> Part | None:
     if not found:
         return None
     columns = ("optimizer", ">nodes", ">file", ">error", ">speed-up", "remark")
-    return _filled(caption("Optimizers tried"), columns, [_cleaner(each, stage.get("best")) for each in found])
+    rows = [_cleaner(each, stage.get("best")) for each in found]
+    note = "Errors of the outputs are relative to their largest value"
+    limit = stage.get("compared", "tolerance")
+    note += "." if limit is None else f"; up to {limit:g} is rounding."
+    return _filled(caption("Optimizers tried"), columns, rows, note)
 
 
 def _forms(stage: Stage, caption: Caption) -> Part | None:
@@ -90,7 +96,9 @@ def _forms(stage: Stage, caption: Caption) -> Part | None:
     if not found:
         return None
     allowed = stage.get("allowed", "error")
-    note = "" if allowed is None else f"Error allowed: {allowed:.2g} of the variance of the outputs."
+    kinds = dict.fromkeys(str(trial["kind"]) for trial in found)
+    note = "; ".join(f"{kind}: {FORMS[kind]}" for kind in kinds if kind in FORMS)  # type: ignore[index]
+    note += "" if allowed is None else f". Squared errors relative to the outputs' variance: {allowed:.2g} is allowed."
     columns = ("form", ">size", ">error", ">speed-up", "remark")
     return _filled(caption("Forms tried in fewer bits"), columns, [_form(t, stage.get("best")) for t in found], note)
 
@@ -133,7 +141,7 @@ def _cleaner(each: Fields, best: Fields | None) -> Row:
 
 def _form(trial: Fields, best: Fields | None) -> Row:
     failed, faster = trial["failure"], estimate(trial["speedup"])
-    details = [f"{key} {value}" for key, value in trial["about"].items()]
+    details = [f"{_ABOUT.get(key, key)} {value}" for key, value in trial["about"].items()]
     details += [f"{count(len(trial['kept']), 'layer')} in float"] if trial["kept"] else []
     return (
         Cell(trial["kind"], note="chosen" if trial == best else ""),
