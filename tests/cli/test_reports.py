@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import onnxprune as op
+from onnxprune.errors import CATALOG
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.report.page.accessible import faults, loads, parsed, words
 
@@ -101,6 +102,13 @@ def test_a_quiet_run_writes_its_report_too(tmp_path: Path) -> None:
     assert found.stdout == "" and "Latency" in page.read_text()
 
 
+def test_receipts_name_what_could_not_be_removed(tmp_path: Path) -> None:
+    receipt = tmp_path / "x.md"
+    found = document("prune", DIGITS, "-o", tmp_path / "s.onnx", "--ratio", 0.3, "--report", receipt)
+    titles = [CATALOG[pin["code"]].title for pin in found["pins"]]
+    assert titles and f"What can't be removed: {', '.join(titles[:3])}" in receipt.read_text()
+
+
 def test_cards_are_what_hugging_face_reads(small: Path, tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     found = document("evaluate", small, "--against", DIGITS, "--data", TEST, "--card", card)
@@ -115,7 +123,8 @@ def test_cards_are_what_hugging_face_reads(small: Path, tmp_path: Path) -> None:
     assert values["accuracy"] == found["scores"]["top1"]["model"]["value"]
     assert set(values) == {"accuracy", "top_5_accuracy", *(set(found["scores"]) - {"top1", "top5"})}
     assert "license" not in read  # which nobody measured
-    assert body.strip().startswith("### digits")
+    assert body.strip().startswith("# digits_resnet.onnx → small.onnx\n")
+    assert result["dataset"]["type"] == "digits_test.npz" and str(TEST.parent) not in head  # no folder of this machine
 
 
 def test_a_card_of_a_hostile_name_is_still_yaml(small: Path, tmp_path: Path) -> None:
