@@ -15,7 +15,7 @@ from onnxprune.report.page.tried import disagreements, sensitivities, tried
 _UNASKED = ("output", "recipe", "report", "card", "force", "format", "quiet", "against", "teacher")
 _FILES = {
     **{"model": "model", "original": "original", "pruned": "pruned", "against": "compared with", "teacher": "teacher"},
-    **{"output": "written to", "recipe": "recipe, for `onnxprune run`"},
+    **{"output": "written to", "recipe": "recipe"},
 }
 
 Read = Callable[[Sequence[Stage]], Iterator[Part]]

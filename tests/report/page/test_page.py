@@ -287,6 +287,41 @@ def test_stages_of_a_run_are_told_apart() -> None:
     assert story(chained[::-1]).figures[0].after == "100 B"  # these don't follow each other: the first one counts
 
 
+def test_a_search_within_a_drop_shows_its_trials_and_samples(tmp_path: Path) -> None:
+    """Points of the chart against the trials of the document; samples of the evaluation, which are told once."""
+    args = ["prune", DIGITS, "-o", tmp_path / "small.onnx", "--max-drop", "9%", "--data", DATA, "--limit", 64]
+    found = json.loads(invoke(*args, "--format", "json", "--report", tmp_path / "page.html", "--examples", 3).stdout)
+    page = parsed((tmp_path / "page.html").read_text())
+    assert "search" not in found and found["allowed"] == {"drop": 0.09, "metric": "top1", "cost": "macs"}
+    (chart,) = [e for e in page.iter() if "drop in top-1" in e.get("aria-label", "")]
+    circles = [e for e in chart.iter() if e.tag.endswith("circle")]
+    dots = {float(e.get("cx", "")): "off" not in e.get("class", "").split() for e in circles}
+    trials = sorted((t["share"], t["kept"]) for t in found["trials"] if t["drop"] is not None)  # else out of reach
+    assert len(trials) > 2 and [good for _, good in sorted(dots.items())] == [kept for _, kept in trials]
+    assert all(t["kept"] is (t["drop"]["value"] <= 0.09) for t in found["trials"] if t["drop"] is not None)
+    examples = found["evaluation"]["examples"]
+    assert len(examples) == 3 and found["outcome"]["examples"] == []
+    assert [e.get("src") for e in page.iter("img")] == [e["picture"] for e in examples]
+
+
+@pytest.mark.parametrize(
+    ("drop", "mark"),
+    [
+        ((0.0, 0.01, 0.02), "good"),
+        ((0.0, 0.01, 0.03), "warn"),
+        ((0.021, 0.03, 0.04), "bad"),
+        ((0.01, 0.03, 0.04), "bad"),
+    ],
+)
+def test_a_drop_is_marked_by_what_is_allowed(drop: tuple[float, float, float], mark: str) -> None:
+    found = dict(zip(("low", "value", "high"), drop, strict=True))
+    allowed = {"drop": 0.02, "metric": "top1", "why": "asked for"}
+    told = story([{"version": 2, "report": "shrink", "drop": found, "allowed": allowed}])
+    (said,) = told.verdicts
+    assert said.tone == mark and said.text.startswith("Drop in top-1 ")
+    assert ("may decide otherwise" in said.text) is (drop[0] <= 0.02 < drop[2])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
