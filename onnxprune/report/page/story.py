@@ -208,7 +208,7 @@ def _drop(drop: Estimate, allowed: Fields) -> Said:
     text = f"Drop{title} {value} ({low} to {high}) on samples that chose nothing"
     if most is None:
         return Said(f"{text}.")
-    tone: Tone = "good" if drop.high <= most else "warn" if drop.value <= most else "bad"
+    tone: Tone = "good" if drop.high <= most else "warn" if drop.low <= most else "bad"
     certain = "" if drop.high <= most else "; more samples may decide otherwise" if drop.low <= most else ""
     return Said(f"{text}; {most:{form}} is allowed{certain}.", tone)
 

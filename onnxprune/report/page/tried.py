@@ -12,6 +12,7 @@ from pathlib import PurePath
 
 from onnxprune.progress import duration
 from onnxprune.report.layout import count, percent, share, si
+from onnxprune.report.page.layers import labels_of
 from onnxprune.report.page.measured import COSTS
 from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
 from onnxprune.report.page.reading import Fields, Stage, estimate, factor, named
@@ -154,6 +155,7 @@ def _form(trial: Fields, best: Fields | None) -> Row:
 
 def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
     """Show the curves of the groups that matter most, the largest error of each, and what was removed of it."""
+    labels = labels_of(stages)
     for stage in stages:
         own = stage.get("sensitivity") or stage.get("groups") or ()
         curves = [group for group in own if group.get("points") and group["order"]]
@@ -162,7 +164,9 @@ def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
         known = sorted(pairs, key=lambda pair: -max(e for _, e in pair[2]))
         if not known:
             continue
-        lines = [Line(name, [(0.0, 0.0), *((100 * r, e) for r, e in at)]) for name, _, at in known[:_CURVES]]
+        lines = [
+            Line(labels.short(name), [(0.0, 0.0), *((100 * r, e) for r, e in at)]) for name, _, at in known[:_CURVES]
+        ]
         caption = f"Error of pruning each group alone, the {len(lines)} most sensitive"
         error = stage.get("settings", "metric") or "squared error of the outputs, relative to their variance"
         yield Chart(named(caption, stage, stages), "share of the group's units removed, %", error, lines)
@@ -170,7 +174,7 @@ def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
         removed = {str(g["name"]): g["removed"] for g in stage.get("groups") or () if "removed" in g}
         rows: list[Row] = [
             (
-                *(name, f"{units:,}", Cell(f"{most:.2g}", most / worst), percent(at)),
+                *(labels.short(name), f"{units:,}", Cell(f"{most:.2g}", most / worst), percent(at)),
                 f"{removed[name]:,}" if name in removed else "",
             )
             for name, units, own in known[:ROWS]
@@ -187,6 +191,7 @@ def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
             "A group is the channels that must leave together. Its least important units were removed, and the layers "
             "that read them refitted; the error is that of the outputs on samples that weren't fitted to."
         )
+        note = f"{note} {labels.left_out}".strip()
         yield _filled(named("Groups, the most sensitive first", stage, stages), columns, rows, note)
 
 

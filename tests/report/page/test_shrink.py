@@ -18,6 +18,7 @@ from onnxprune.report.page import story, to_html
 from tests.cli.support import DIGITS, invoke
 from tests.report.page.accessible import faults, loads, parsed, words
 from tests.report.page.test_page import number, table
+from tests.report.schemas import AVAILABLE, problems
 
 DATA = DIGITS.with_name("digits_train.npz")
 OPTIONS = ("--max-drop", "4%", "--effort", "quick", "--threads", 1, "--set", 'clean.optimizers=["onnxruntime"]')
@@ -43,6 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def document(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "run.json").read_text())
     assert found["kept"] == ["clean", "prune", "quantize"]
+    assert not AVAILABLE or not problems(found)
     return found
 
 
