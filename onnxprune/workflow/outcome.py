@@ -50,8 +50,8 @@ class Outcome:
         unchanged: whether the model computes the same as the original: nothing was removed.
         fitted: whether the weights were repaired or trained.
         trained: whether they were trained.
-        examples: samples on which the result and the original disagree most, if any were to be kept; those of a run's
-            own evaluation are in that.
+        examples: samples on which the result and the original disagree most, if any were to be kept; those of the
+            evaluation of a search or of training are in that.
         calibrated: how far the answers are kept on the samples that repaired the model, where these aren't the ones
             judged by.
         layers: the layers of both with their times, if they were asked for.
@@ -117,6 +117,7 @@ def outcome(
             calibrated = _on_calibration(result, settings, close.samples, progress)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
+    own = found is result.evaluation or (result.tuned is not None and found is result.tuned.after)
     return Outcome(
         speed=speed,
         untimed=untimed,
@@ -126,7 +127,7 @@ def outcome(
         unchanged=unchanged,
         fitted=bool(result.repairs) or trained,
         trained=trained,
-        examples=() if found is None or found is result.evaluation else found.examples,
+        examples=() if found is None or own else found.examples,
         calibrated=calibrated,
         layers=timed,
     )

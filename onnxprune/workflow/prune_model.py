@@ -146,7 +146,7 @@ def prune_model(
         progress: called with phases and their parts.
         consume: whether `model`, if it is a Model, may be modified, which saves a copy of its weights.
         examples: number of samples on which the result and the original disagree most to keep in the evaluation, if a
-            drop is the limit.
+            drop is the limit, or in that of the training.
         **options: fields of `PruneSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies`,
             `TrimSettings` and `LatencySettings`: target, ratio, data, max_drop, finetune, exclude, ...
 
@@ -282,7 +282,8 @@ def _prune_model(
             repairs = repair(pruned, data, method=method, seed=seed, records=records, progress=progress)
         if training is not None and tuned is None:
             progress("train", 0, None)
-            tuned = train(pruned.proto, samples(None), analysis.original, training, records, progress=progress)
+            given_to = pruned.proto, samples(None), analysis.original, training, records
+            tuned = train(*given_to, examples=examples, progress=progress)
     for written in (pruned.proto, (tuned or pruned).proto):
         fix_batch(written)
     result = replace(analysis.model, proto=(tuned or pruned).proto)

@@ -86,6 +86,21 @@ def test_examples_are_kept_if_asked_for(small: Path, tmp_path: Path) -> None:
         assert answers[0].split()[1] != answers[1].split()[1]
 
 
+def test_examples_of_training_are_those_of_the_model_that_is_kept(small: Path, tmp_path: Path) -> None:
+    common = ["--data", TEST, "--report", tmp_path / "page.html", "--examples", 2, "--force"]
+    tuned = document("finetune", small, "-o", tmp_path / "f.onnx", "--teacher", DIGITS, "--epochs", 1, *common)
+    pages = [(tuned, parsed((tmp_path / "page.html").read_text()))]
+    args = "prune", DIGITS, "-o", tmp_path / "p.onnx", "--target", "macs=20%", "--limit", 64, "--finetune", 1
+    pruned = document(*args, *common)
+    assert pruned["outcome"]["examples"] == []  # they are told once
+    pages.append((pruned["finetuning"], parsed((tmp_path / "page.html").read_text())))
+    for found, page in pages:
+        kept, shown = found["kept"] == "after", [e.get("src") for e in page.iter("img")]
+        assert found["before"]["examples"] == [] and len(found["after"]["examples"]) <= 2
+        assert shown == ([e["picture"] for e in found["after"]["examples"]] if kept else [])
+    assert any(found["kept"] == "after" and found["after"]["examples"] for found, _ in pages)
+
+
 def test_reports_are_written_if_a_limit_is_missed(small: Path, tmp_path: Path) -> None:
     receipt = tmp_path / "receipt.md"
     args = ["evaluate", small, "--against", DIGITS, "--data", TEST, "--min", "top1=99.9%", "--report", receipt]

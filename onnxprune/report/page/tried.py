@@ -198,7 +198,8 @@ def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
 def disagreements(stages: Sequence[Stage]) -> Iterator[Part]:
     """Show the samples on which the models disagree most."""
     for stage in stages:
-        sources = (stage.found, stage.get("evaluation"), stage.get("outcome"))
+        trained = stage.get("after") if stage.get("kept") == "after" else None
+        sources = (stage.found, stage.get("evaluation"), stage.get("outcome"), trained)
         found = next((s["examples"] for s in sources if s and s.get("examples")), ())
         if examples := _without_folder(list(map(_example, found))):
             scores = "; in parentheses, the score of the class" if "class " in examples[0].original else ""
