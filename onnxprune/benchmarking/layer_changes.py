@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from onnxprune.benchmarking.layers import TimedLayer
-from onnxprune.benchmarking.profile import Kernel, Profile
+from onnx import ModelProto
+
+from onnxprune.benchmarking.isolated import has_layer_times, isolated
+from onnxprune.benchmarking.layers import TimedLayer, layers
+from onnxprune.benchmarking.profile import Kernel, Profile, profile
+from onnxprune.benchmarking.session import Feeds
+from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.channels.values import Shape
+from onnxprune.normalize import normalize
+from onnxprune.shapes import concretize
 
 _WORTH = 0.5  # pruning a layer paid off if its time fell by at least this part of the share that its MACs fell by
 _LANES = 8  # channels that a vector unit computes at once, at least
@@ -84,6 +91,41 @@ class _Roof:
 
     def memory_bound(self, layer: TimedLayer) -> bool:
         return layer.traffic / self.traffic > layer.macs / self.macs
+
+
+Side = tuple[ModelProto, Feeds, Profile | None]
+"""A model, an array for each of its inputs, and its profile, if it is known."""
+
+
+def layer_changes(
+    before: Side, after: Side, opening: SessionSettings, *, seconds: float = 0.25
+) -> tuple[tuple[LayerChange, ...], bool]:
+    """Profile two models, and compare their layers.
+
+    Args:
+        before: the original.
+        after: the model to compare with it.
+        opening: the session's settings.
+        seconds: approximate time of a profile.
+
+    Returns:
+        The layers, and whether each was run by itself, because the provider's profiles have no times of layers.
+
+    Raises:
+        ModelError: ONNX Runtime can't run a model or a layer (OP122).
+    """
+    models = [(normalize(proto), feeds) for proto, feeds, _ in (before, after)]
+    known = [
+        found or profile(proto, feeds, opening, seconds=seconds)
+        for (proto, feeds), (*_, found) in zip(models, (before, after), strict=True)
+    ]
+    if alone := not all(has_layer_times(found, opening) for found in known):
+        known = [isolated(proto, feeds, opening) for proto, feeds in models]
+    shaped = [
+        layers(proto, concretize(proto, {name: array.shape for name, array in feeds.items()}, feeds))
+        for proto, feeds in models
+    ]
+    return compare_layers(*zip(shaped, known, strict=True)), alone
 
 
 def compare_layers(

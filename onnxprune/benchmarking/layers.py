@@ -21,6 +21,8 @@ from onnxprune.operators.contractions import contracts, multiply_accumulates
 from onnxprune.shapes import Shapes
 
 _TAG = re.compile(r"layer(\d+)\|")
+_STORED = frozenset({"Cast", "DequantizeLinear"})  # what a weight of another type goes through
+
 START = "(before the first layer)"
 
 
@@ -83,6 +85,9 @@ def layers(proto: ModelProto, shapes: Shapes) -> list[TimedLayer]:
         shapes: its concretized shapes.
     """
     weights = {t.name for t in proto.graph.initializer}
+    for node in proto.graph.node:  # a weight stored in fewer bits is one, too
+        if node.op_type in _STORED and node.input and node.input[0] in weights:
+            weights.update(node.output)
     made = [TimedLayer(START, "", 0, 0, ())]
     for nodes in layer_nodes(proto)[1:]:
         node = nodes[0]

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.benchmarking.inputs import Arrays, check_same_inputs, make_inputs
-from onnxprune.benchmarking.isolated import has_layer_times, isolated
-from onnxprune.benchmarking.layer_changes import LayerChange, compare_layers
-from onnxprune.benchmarking.layers import TimedLayer, layers
+from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
 from onnxprune.benchmarking.profile import Profile, notes_on_use, profile
 from onnxprune.benchmarking.result import Benchmark, Case, OperatorTime, Result
 from onnxprune.benchmarking.rounds import ratio, run_interleaved, summarize, warm_up
@@ -29,7 +27,6 @@ from onnxprune.progress import Progress, counted, silent
 from onnxprune.runtime.environment import environment
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings.benchmarking import BenchmarkSettings
-from onnxprune.shapes import concretize
 
 Models = Mapping[str, Model]
 
@@ -90,12 +87,11 @@ def _case(models: Models, provider: Provider, feeds: Arrays, settings: Benchmark
     notes += [f"{r.model}: the median had not settled when warm-up ended" for r in results if not r.settled]
     changes: tuple[LayerChange, ...] = ()
     if settings.profile and len(models) > 1:
-        pair = list(models)[:2]
-        if not all(has_layer_times(profiles[name], opening) for name in pair):
-            progress(f"benchmark: {provider.short}, profile layers", 0, 100)
-            profiles |= {name: isolated(normalize(models[name].proto), fed[name], opening) for name in pair}
+        progress(f"benchmark: {provider.short}, profile layers", 0, 100)
+        before, after, *_ = ((models[name].proto, fed[name], profiles[name]) for name in models)
+        changes, alone = layer_changes(before, after, opening)
+        if alone:
             notes.append(f"the profile of {provider.short} has no layer times: each layer was run by itself")
-        changes = compare_layers(*((_layers(models[name], fed[name]), profiles[name]) for name in pair))
     shapes = {name: array.shape for name, array in feeds.items()}
     return Case(provider.short, _samples(feeds), shapes, results, changes, tuple(notes))
 
@@ -164,11 +160,6 @@ def _peak_memory(
         return subject.peak_memory()
     with TimedProcess(model.path or model.proto, feeds, opening) as alone:
         return _peak_memory(alone, model, feeds, opening)
-
-
-def _layers(model: Model, feeds: Feeds) -> list[TimedLayer]:
-    proto = normalize(model.proto)
-    return layers(proto, concretize(proto, {name: array.shape for name, array in feeds.items()}, feeds))
 
 
 def _weights(model: Model) -> str:

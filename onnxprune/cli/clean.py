@@ -46,7 +46,7 @@ def command(
     equal those of MODEL, and if it is neither larger nor slower. If nothing is better, MODEL is written as it is.
     """
     from onnxprune.model.file import save
-    from onnxprune.report.cleaning import cleaner_fields, cleaning_tables
+    from onnxprune.report.cleaning import cleaning_fields, cleaning_tables
     from onnxprune.report.documents import document
     from onnxprune.workflow.cleaning import clean
 
@@ -63,11 +63,7 @@ def command(
             "clean",
             model=model,
             output=output,
-            before=cleaner_fields(result.before),
-            best=None if result.best is None else cleaner_fields(result.best),
-            tried=[cleaner_fields(each) for each in result.tried],
-            compared={"inputs": result.draws, "tolerance": result.tolerance},
-            missing=result.missing,
+            **cleaning_fields(result),
         ),
         cleaning_tables(result),
     )

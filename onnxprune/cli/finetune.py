@@ -84,7 +84,7 @@ Examples:
 @options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
 @options.force
-@receipts()
+@receipts(examples=True)
 @reporting
 @options.custom_ops
 def command(
@@ -107,6 +107,7 @@ def command(
     providers: tuple[str, ...],
     threads: int | None,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Train MODEL further, and write the better of the models before and after training.
@@ -176,6 +177,7 @@ def command(
             checkpoint=checkpoint,
             every=every or 0,
             resume=resume,
+            examples=examples,
             providers=providers,
             threads=threads,
         )

@@ -95,16 +95,12 @@ def command(
         pin_tables,
         removal_tables,
     )
-    from onnxprune.report.documents import document, fields, pick
-    from onnxprune.report.evaluation import (
-        evaluation_tables,
-        finetuning_fields,
-        finetuning_tables,
-        left_out_tables,
-    )
+    from onnxprune.report.documents import document
+    from onnxprune.report.evaluation import evaluation_tables, finetuning_tables, left_out_tables
     from onnxprune.report.outcome import outcome_tables
-    from onnxprune.report.summary import summarize, summarize_plan
-    from onnxprune.report.trials import trial_fields, trial_tables
+    from onnxprune.report.pruning import changed, pruning_fields
+    from onnxprune.report.summary import summarize
+    from onnxprune.report.trials import trial_tables
     from onnxprune.report.verification import comparison_tables, proof_checks, proof_tables
     from onnxprune.rewrite.comparison import Comparison
     from onnxprune.workflow.genai import config_after, config_beside, config_for, read_config
@@ -142,7 +138,7 @@ def command(
             check_output(weights, force, inputs=[*reads, *loaded.data_files])
         size = file_size(loaded)
         settings = replace(settings, input_shapes=shapes, inputs=arrays)
-        result = prune_model(loaded, settings, progress=progress, consume=True)
+        result = prune_model(loaded, settings, progress=progress, consume=True, examples=examples)
         text = (
             None
             if config is None
@@ -158,16 +154,15 @@ def command(
             write_text(target, text)
         out.on_stop(lambda: f"stopped; {output} was written")
         found = (
-            outcome(result, settings, examples=examples, progress=progress)
+            outcome(result, settings, examples=examples, layers=out.reports, progress=progress)
             if summary and (out.form != "table" or out.verbosity >= 0 or out.reports)
             else None
         )
     written = replace(result.model, path=output, data_files=(weights,) if result.model.external else ())
     files = size, file_size(written)
-    change, dense = summarize_plan(result.pruned.kept), summarize(result.analysis.graph)
-    change = replace(change, before=result.analysis.cost, resized=str(result.analysis.resized or ""))
+    change, dense = changed(result), summarize(result.analysis.graph)
     if plot is not None:
-        plot_widths(change.groups, change.labels, plot, _trade_off(result, settings))
+        plot_widths(change.groups, change.labels, plot, _trade_off(result))
         out.note(f"wrote {plot}")
     checked, evaluation, tuned = Comparison(verification=result.pruned.verification), result.evaluation, result.tuned
     latency = result.plan.settings.get("latency")
@@ -176,20 +171,11 @@ def command(
             "prune",
             model=model,
             output=output,
-            **fields(result.plan),
-            **fields(change),
+            **pruning_fields(result, change, dense),
             file_size={"before": files[0], "after": files[1]},
-            **fields(checked),
-            pins=dense.pins,
-            repairs=result.repairs,
-            unrepaired=result.unrepaired,
-            trims=[pick(trimmed, "what", "error") for trimmed in result.trims],
             evaluation=evaluation,
             drop=result.drop,
-            trials=[trial_fields(trial) for trial in result.trials],
             outcome=found,
-            finetuning=None if tuned is None else finetuning_fields(tuned),
-            search=_trade_off(result, settings),
         ),
         *([pin_tables(dense, f"see `onnxprune explain {model}`", first=_REASONS)] if out.verbosity > 0 else []),
         *([comparison_tables(checked)] if out.verbosity > 0 else []),
@@ -213,14 +199,14 @@ def command(
         out.note(result.verdict)
 
 
-def _trade_off(result: PruneResult, settings: PruneSettings) -> TradeOff | None:
+def _trade_off(result: PruneResult) -> TradeOff | None:
     """Return the trials of a search for the smallest model, if there was one."""
     from onnxprune.plot import TradeOff
     from onnxprune.settings.evaluation import METRICS
 
-    if not result.trials or settings.max_drop is None:
+    if not result.trials or result.allowed is None:
         return None
     facts = METRICS.get(result.metric)
     trials = [(trial.share, trial.loss, trial.accepted) for trial in result.trials]
     title, share = (result.metric, True) if facts is None else (facts.title, facts.share)
-    return TradeOff(settings.minimize or "macs", title, trials, settings.max_drop, share)
+    return TradeOff(result.minimized, title, trials, result.allowed, share)

@@ -39,7 +39,7 @@ def command(model: Path, output: Path, given: dict[str, Any], force: bool, examp
     from onnxprune.model.file import file_size, load, save
     from onnxprune.report.documents import document
     from onnxprune.report.evaluation import evaluation_tables
-    from onnxprune.report.quantization import quantization_tables, trial_fields
+    from onnxprune.report.quantization import quantization_fields, quantization_tables
     from onnxprune.workflow.quantizing import quantize
 
     settings = build(QuantizeSettings, given)
@@ -52,20 +52,17 @@ def command(model: Path, output: Path, given: dict[str, Any], force: bool, examp
         progress("write", 0, None)
         save(result.model, output, force=force)
         out.on_stop(lambda: f"stopped; {output} was written")
-    found, size = result.found, file_size(loaded)
+    size = file_size(loaded)
     out.summary(
         document(
             "quantize",
             model=model,
             output=output,
-            best=trial_fields(result.best),
-            trials=[trial_fields(trial) for trial in found.trials],
-            allowed={"error": found.allowed, "why": found.why},
-            samples=dict(zip(("ranges", "choice", "judged"), result.samples, strict=True)),
+            **quantization_fields(result),
             file_size={"before": size, "after": result.best.size},
             evaluation=result.evaluation,
         ),
-        quantization_tables(found, size),
+        quantization_tables(result.found, size),
         evaluation_tables(result.evaluation),
     )
     out.note(f"wrote {output}")

@@ -22,7 +22,7 @@ from onnxprune.cli.shrink import changes, deploy
 @changes
 @click.option("--dry-run", is_flag=True, help="Only show what each stage is expected to bring.")
 @options.force
-@receipts()
+@receipts(examples=True)
 @reporting
 def command(
     recipe: Path,
@@ -30,6 +30,7 @@ def command(
     changes: list[tuple[str, str, Any]],
     dry_run: bool,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Make the model again that RECIPE was written for, by `onnxprune shrink`.
@@ -41,7 +42,8 @@ def command(
 
     with out.step("load"):
         found = read_recipe(recipe, changes)
-    written = deploy(out, found.model, output or found.output, found.settings, None, dry_run=dry_run, force=force)
+    how: dict[str, Any] = {"dry_run": dry_run, "force": force, "examples": examples}
+    written = deploy(out, found.model, output or found.output, found.settings, None, **how)
     if written is not None and found.sha256 is not None and not changes:
         same = written == found.sha256
         out.note("the bytes are those that the recipe names" if same else "the bytes differ from those of the recipe")

@@ -63,7 +63,7 @@ changes = click.option(
     help="File for the recipe, which makes the same model again: `onnxprune run`. [default: OUT.toml]",
 )
 @options.force
-@receipts()
+@receipts(examples=True)
 @reporting
 def command(
     model: Path,
@@ -73,6 +73,7 @@ def command(
     dry_run: bool,
     recipe: Path | None,
     force: bool,
+    examples: int,
     out: Output,
 ) -> None:
     """Make MODEL as small and fast as an allowed loss permits: clean it, prune and repair it, quantize it.
@@ -89,11 +90,20 @@ def command(
     for stage, key, value in changes:
         stages.setdefault(stage, {})[key] = value
     settings = build(ShrinkSettings, {**given, "options": stages})
-    deploy(out, model, output, settings, recipe or output.with_suffix(".toml"), dry_run=dry_run, force=force)
+    how: dict[str, Any] = {"dry_run": dry_run, "force": force, "examples": examples}
+    deploy(out, model, output, settings, recipe or output.with_suffix(".toml"), **how)
 
 
 def deploy(
-    out: Output, model: Path, output: Path, settings: ShrinkSettings, recipe: Path | None, *, dry_run: bool, force: bool
+    out: Output,
+    model: Path,
+    output: Path,
+    settings: ShrinkSettings,
+    recipe: Path | None,
+    *,
+    dry_run: bool,
+    force: bool,
+    examples: int,
 ) -> str | None:
     """Shrink a model and write it, with its recipe if a file for it is named; return the digest of what was written.
 
@@ -103,7 +113,14 @@ def deploy(
     from onnxprune.model.file import load, save
     from onnxprune.report.documents import document
     from onnxprune.report.evaluation import evaluation_tables
-    from onnxprune.report.pipeline import expected_tables, result_tables, verdict_checks, verdict_tables
+    from onnxprune.report.pipeline import (
+        brought,
+        expected_tables,
+        result_tables,
+        stage_fields,
+        verdict_checks,
+        verdict_tables,
+    )
     from onnxprune.workflow.pipeline import planned
     from onnxprune.workflow.recipe import write_recipe
 
@@ -129,6 +146,7 @@ def deploy(
         out.tables(plan)
         with out.progress() as progress:
             pipeline.progress = progress
+            pipeline.describe, pipeline.examples, pipeline.layers = stage_fields, examples, out.reports
             result = pipeline.run()
             written = load(result.model.proto).sha256 if result.kept else None
             if result.kept:
@@ -147,7 +165,7 @@ def deploy(
             stages=result.verdicts,
             kept=result.kept,
             file_size={"before": result.size[0], "after": result.size[1]},
-            speed=result.speed,
+            outcome=brought(result),
             allowed={"drop": result.allowed, "why": result.basis, "metric": result.metric},
             samples=None if counts is None else dict(zip(("work", "choice", "judged"), counts, strict=True)),
             drop=result.drop,

@@ -82,7 +82,7 @@ class Records:
     Used as a context, the records are written at its end, whatever ends it.
 
     Attributes:
-        path: the file; None keeps nothing.
+        path: the file; None keeps parts without arrays only, and for this run only.
         resumes: whether the file of an earlier run is used.
     """
 
@@ -90,7 +90,7 @@ class Records:
         """Start without records, or with those of a file.
 
         Args:
-            path: the file; None keeps nothing.
+            path: the file, see above.
             identity: what tells the work from others: a digest of model, data and settings.
             resume: whether to read the file, if it exists.
 
@@ -144,6 +144,8 @@ class Records:
             TrainingError: the file can't be written (OP905).
         """
         if self.path is None:
+            if not arrays:
+                self._notes[name] = notes
             return
         self._notes[name] = notes
         self._arrays |= {f"{name}/{key}": array for key, array in (arrays or {}).items()}

@@ -10,10 +10,20 @@ from onnxprune.report.layout import FAINT, Tables, change, flexible, heading, le
 from onnxprune.workflow.cleaning import NORMALIZED, Cleaned, Cleaner
 
 
-def cleaner_fields(found: Cleaner) -> dict[str, Any]:
-    """Return what a document contains of what an optimizer made."""
+def _cleaner(found: Cleaner) -> dict[str, Any]:
     error = found.error if isfinite(found.error) else None
     return {**pick(found, "name", "nodes", "size", "speedup", "failure"), "error": error}
+
+
+def cleaning_fields(found: Cleaned) -> dict[str, Any]:
+    """Return what a document contains of a cleaning."""
+    return {
+        "before": _cleaner(found.before),
+        "best": None if found.best is None else _cleaner(found.best),
+        "tried": [_cleaner(each) for each in found.tried],
+        "compared": {"inputs": found.draws, "tolerance": found.tolerance},
+        "missing": found.missing,
+    }
 
 
 def cleaning_tables(found: Cleaned) -> Tables:

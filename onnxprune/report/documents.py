@@ -24,6 +24,7 @@ from onnxprune.rewrite.weights import WeightCheck
 from onnxprune.trace import Group
 from onnxprune.version import REPORTS
 from onnxprune.workflow.gates import Gate
+from onnxprune.workflow.outcome import Outcome
 
 Document = Mapping[str, Any]
 
@@ -87,6 +88,8 @@ def fields(result: Any) -> dict[str, Any]:
             return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
         case Gate():
             return {**_all(result), **pick(result, "held", "decided")}
+        case Outcome():
+            return {**_all(result), **pick(result, "overfitted")}
         case Evaluation():
             return _all(result) | {"scores": {score.key: score for score in result.scores}}
         case WeightCheck():

@@ -71,16 +71,20 @@ class Labels:
         inner = text.removeprefix(self.prefix).removesuffix(self.suffix)
         return inner if len(inner) == len(text) - len(self.prefix) - len(self.suffix) else text
 
-    def note(self) -> Tables:
-        """Say what is left out of the names, if anything is."""
+    @property
+    def left_out(self) -> str:
+        """A sentence that says what is left out of the names; empty if nothing is."""
         parts = [
             *([f'"{self.prefix}" in front'] if self.prefix else []),
             *([f'"{self.suffix}" at the end'] if self.suffix else []),
             *(['what follows the first ";"'] if self.first else []),
         ]
-        if parts:
-            text = f"Names are shown without {' and '.join(parts)}. Commands take the numbers of layers, such as L1."
-            yield paragraph(text, FAINT)
+        return f"Names are shown without {' and '.join(parts)}." if parts else ""
+
+    def note(self) -> Tables:
+        """Say what is left out of the names, if anything is."""
+        if self.left_out:
+            yield paragraph(f"{self.left_out} Commands take the numbers of layers, such as L1.", FAINT)
 
 
 PLAIN = Labels()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Any
 
 from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation.fidelity import fidelity
 from onnxprune.progress import duration
 from onnxprune.report.checks import Check
+from onnxprune.report.cleaning import cleaning_fields
+from onnxprune.report.documents import plain
 from onnxprune.report.layout import (
     BAD,
     CODE,
@@ -25,10 +28,30 @@ from onnxprune.report.layout import (
     si,
     table,
 )
-from onnxprune.report.outcome import answers_line, gain_line
+from onnxprune.report.outcome import outcome_tables
+from onnxprune.report.pruning import changed, pruning_fields
+from onnxprune.report.quantization import quantization_fields
+from onnxprune.report.summary import summarize
 from onnxprune.settings.evaluation import METRICS
-from onnxprune.workflow.stages import Expected
+from onnxprune.workflow.cleaning import Cleaned
+from onnxprune.workflow.outcome import Outcome
+from onnxprune.workflow.prune_model import PruneResult
+from onnxprune.workflow.quantizing import Quantized
+from onnxprune.workflow.stages import STAGES, Expected
 from onnxprune.workflow.verdicts import ShrinkResult, Verdict
+
+
+def stage_fields(found: Cleaned | PruneResult | Quantized) -> dict[str, Any]:
+    """Return what a document contains of a stage's own result, as JSON has it."""
+    match found:
+        case Cleaned():
+            made = cleaning_fields(found)
+        case Quantized():
+            made = quantization_fields(found)
+        case _:
+            made = pruning_fields(found, changed(found), summarize(found.analysis.graph))
+    fields: dict[str, Any] = plain(made)
+    return fields
 
 
 def expected_tables(expected: Sequence[Expected], notes: Sequence[str] = ()) -> Tables:
@@ -79,12 +102,25 @@ def result_tables(result: ShrinkResult) -> Tables:
     if not result.kept:
         yield paragraph(line(("nothing pays", BAD), ": no stage is kept, the model is best left as it is"))
         return
-    yield gain_line(result.speed, result.untimed, result.size)
-    found = None if result.evaluation is None else fidelity(result.evaluation)
-    if found is not None:
-        yield answers_line(found, "held out")
+    yield from outcome_tables(brought(result), result.size)
     for missed in result.missed:
         yield paragraph(line(("missed", BAD), f": {missed}"))
+
+
+def brought(result: ShrinkResult) -> Outcome:
+    """Return what a run brought, in the terms of `onnxprune prune`."""
+    lossy = {stage.name for stage in STAGES if stage.lossy}
+    return Outcome(
+        speed=result.speed,
+        untimed=result.untimed,
+        fidelity=None if result.evaluation is None else fidelity(result.evaluation),
+        uncompared="there are no samples" if result.evaluation is None else "",
+        judged="generated" if result.evaluation is None else "held out",
+        unchanged=lossy.isdisjoint(result.kept),
+        fitted="prune" in result.kept,
+        trained=False,
+        layers=result.layers,
+    )
 
 
 def verdict_checks(result: ShrinkResult) -> tuple[Check, ...]:

@@ -8,10 +8,20 @@ from typing import Any
 from onnxprune.quantization.search import Found, Trial
 from onnxprune.report.documents import pick
 from onnxprune.report.layout import FAINT, Tables, change, flexible, heading, left, paragraph, right, si, table
+from onnxprune.workflow.quantizing import Quantized
 
 
-def trial_fields(trial: Trial) -> dict[str, Any]:
-    """Return what a document contains of a trial."""
+def quantization_fields(result: Quantized) -> dict[str, Any]:
+    """Return what a document contains of a quantization."""
+    return {
+        "best": _form(result.best),
+        "trials": [_form(trial) for trial in result.found.trials],
+        "allowed": {"error": result.found.allowed, "why": result.found.why},
+        "samples": dict(zip(("ranges", "choice", "judged"), result.samples, strict=True)),
+    }
+
+
+def _form(trial: Trial) -> dict[str, Any]:
     error = trial.error if isfinite(trial.error) else None
     return {**pick(trial, "kind", "size", "kept", "about", "speedup", "failure"), "error": error}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,15 @@ from onnxprune.settings.running import RunSettings
 
 Kind = Literal["static", "dynamic", "int8-weights", "int4-weights", "float16"]
 Calibration = Literal["minmax", "percentile", "entropy"]
+
+FORMS: Mapping[Kind, str] = {
+    "static": "INT8 weights and activations",
+    "dynamic": "INT8, scales of activations at run time",
+    "int8-weights": "INT8 weights, products in blocks of them",
+    "int4-weights": "INT4 weights, products in blocks of them",
+    "float16": "half the bits",
+}
+"""What each kind is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +39,7 @@ class QuantizeSettings(Settings):
 
     kind: tuple[Kind, ...] = setting(
         (),
-        "Kind of numbers: static (INT8 weights and activations), dynamic (INT8, scales of activations at run time), "
-        "int8-weights or int4-weights (products in blocks of weights), or float16.",
+        f"Kind of numbers: {', '.join(f'{kind} ({what})' for kind, what in FORMS.items())}.",
         shown="all, and the best is kept",
     )
     objective: Literal["latency", "size"] = setting(

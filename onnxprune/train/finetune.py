@@ -82,6 +82,7 @@ def finetune(
     checkpoint: Path | None = None,
     every: int = 0,
     resume: bool = False,
+    examples: int = 0,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
     threads: int | None = None,
 ) -> FineTuned:
@@ -103,6 +104,7 @@ def finetune(
         checkpoint: the file for checkpoints.
         every: steps between checkpoints, in addition to one after each epoch; 0 for none.
         resume: whether to resume from the checkpoint, if it exists.
+        examples: number of samples on which the trained model and the teacher disagree most to keep.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
 
@@ -170,7 +172,7 @@ def finetune(
             failure=trained.failure,
             untrained=trained.untrained,
         )
-    after = judge.evaluate(trained.model)
+    after = judge.evaluate(trained.model, examples=examples)
     better = judge.worth(after) > judge.worth(judge.first)
     if settings.sparsifies:  # the benefit only shows when the model is pruned
         better = trained.epoch != 0

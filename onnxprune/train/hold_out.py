@@ -65,9 +65,9 @@ class HoldOut:
             next((name for name in _PREFERRED if name in measured), None) or judging(measured) or measured[0]
         )
 
-    def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None) -> Evaluation:
-        """Evaluate a model by some metrics, or by all that can be measured."""
-        return self._evaluate(_runnable(model), metrics=metrics)
+    def evaluate(self, model: ModelProto, metrics: Sequence[str] | None = None, *, examples: int = 0) -> Evaluation:
+        """Evaluate a model by some metrics, or by all that can be measured; keep samples that change most."""
+        return self._evaluate(_runnable(model), metrics=metrics, examples=examples)
 
     def __call__(self, model: ModelProto) -> float:
         """Return a model's value, where more is better."""

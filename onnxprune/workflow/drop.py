@@ -180,10 +180,10 @@ class DropMeasure:
             progress=progress,
         )
 
-    def judge(self, model: ModelProto, progress: Progress) -> Evaluation:
-        """Evaluate a model by all metrics, on the samples that judge."""
+    def judge(self, model: ModelProto, progress: Progress, *, examples: int = 0) -> Evaluation:
+        """Evaluate a model by all metrics, on the samples that judge; keep some on which it and the original differ."""
         judging = self.parts.judging
-        return evaluate(model, judging, against=self.original, seed=self.seed, progress=progress)
+        return evaluate(model, judging, against=self.original, seed=self.seed, examples=examples, progress=progress)
 
     def _hopeless(self, scores: Sequence[Score]) -> bool:
         return drop_of(scores, self.metric).low > self.max_drop

@@ -82,6 +82,7 @@ def prune_within(
     inputs: Arrays | None = None,
     tolerance: float | None = None,
     records: Records | None = None,
+    examples: int = 0,
     progress: Progress = silent,
 ) -> MaxDropResult:
     """Return the smallest pruned and repaired model within a drop in accuracy; with targets, the one that meets them.
@@ -102,6 +103,7 @@ def prune_within(
         inputs: inputs for the proof, see `prune`.
         tolerance: tolerance of the proof, see `prune`.
         records: what is done already; filled during the search.
+        examples: number of samples on which the result and the original disagree most to keep in the evaluation.
         progress: called with the phases of each trial.
 
     Raises:
@@ -142,7 +144,7 @@ def prune_within(
     if trials.best is None:
         raise _none(trials.done, max_drop, bool(given))
     made = trials.model(progress)
-    found = measure.judge(made.proto, within(progress, "judge"))
+    found = measure.judge(made.proto, within(progress, "judge"), examples=examples)
     estimate = drop(found, measure.metric)
     verdict = f"{drops(measure.metric, estimate)} on {found.samples} samples that chose nothing"
     if estimate.low > max_drop:

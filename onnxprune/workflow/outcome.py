@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.benchmarking.session import TimedSession
+from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
+from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
 from onnxprune.data import open_data
@@ -50,9 +51,11 @@ class Outcome:
         unchanged: whether the model computes the same as the original: nothing was removed.
         fitted: whether the weights were repaired or trained.
         trained: whether they were trained.
-        examples: samples on which the result and the original disagree most, if any were to be kept.
+        examples: samples on which the result and the original disagree most, if any were to be kept; those of the
+            evaluation of a search or of training are in that.
         calibrated: how far the answers are kept on the samples that repaired the model, where these aren't the ones
             judged by.
+        layers: the layers of both with their times, if they were asked for.
     """
 
     speed: Speed | None
@@ -65,6 +68,7 @@ class Outcome:
     trained: bool
     examples: tuple[Example, ...] = ()
     calibrated: Fidelity | None = None
+    layers: tuple[LayerChange, ...] = ()
 
     @property
     def overfitted(self) -> bool:
@@ -73,13 +77,21 @@ class Outcome:
         return own is not None and other is not None and better(own, other)
 
 
-def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, progress: Progress = silent) -> Outcome:
+def outcome(
+    result: PruneResult,
+    settings: PruneSettings,
+    *,
+    examples: int = 0,
+    layers: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
     """Measure what a run brought, in a few seconds.
 
     Args:
         result: the run's result.
         settings: its settings: where models are run.
         examples: number of samples on which the result and the original disagree most to keep.
+        layers: whether to measure the time of each layer.
         progress: called with the samples that are compared.
 
     Examples:
@@ -94,6 +106,9 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
     found, judged, uncompared, calibrated = None, result.judged, "nothing was removed", None
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
         speed, untimed, seconds = _speed(result, settings, counted(progress, "time the result"))
+        if layers and speed is not None:
+            progress("time the layers", 0, None)
+        timed = _layers(result, settings) if layers and speed is not None else ()
         if not unchanged:
             progress("compare the answers", 0, None)
             found, judged, uncompared = _compared(result, settings, seconds, examples, progress)
@@ -102,6 +117,7 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
             calibrated = _on_calibration(result, settings, close.samples, progress)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
+    own = found is result.evaluation or (result.tuned is not None and found is result.tuned.after)
     return Outcome(
         speed=speed,
         untimed=untimed,
@@ -111,8 +127,9 @@ def outcome(result: PruneResult, settings: PruneSettings, *, examples: int = 0, 
         unchanged=unchanged,
         fitted=bool(result.repairs) or trained,
         trained=trained,
-        examples=() if found is None else found.examples,
+        examples=() if found is None or own else found.examples,
         calibrated=calibrated,
+        layers=timed,
     )
 
 
@@ -131,6 +148,30 @@ def _on_calibration(result: PruneResult, settings: PruneSettings, most: int, pro
         return None
 
 
+def _ways(result: PruneResult, settings: PruneSettings) -> tuple[Feeds, Feeds, SessionSettings]:
+    """Return inputs to run the original and the result on, and how to run them.
+
+    Raises:
+        OnnxPruneError: there is no such provider, or there are no inputs that run.
+    """
+    graph, pruned = result.analysis.graph, result.model.proto
+    feeds = runnable_inputs(graph.proto, graph.shapes.inputs, settings.planning.seed)
+    samples = max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
+    opening = SessionSettings(parse_provider(settings.latency.provider or "cpu"), settings.latency.threads)
+    return feeds, fitted(state_inputs(pruned), feeds, samples), opening
+
+
+def _layers(result: PruneResult, settings: PruneSettings) -> tuple[LayerChange, ...]:
+    """Return the layers with their times; none if these can't be measured."""
+    try:
+        feeds, own, opening = _ways(result, settings)
+        before, after = (result.analysis.original, feeds, None), (result.model.proto, own, None)
+        return layer_changes(before, after, opening)[0]
+    except OnnxPruneError as error:
+        log.debug("no times of layers: %s", error)
+        return ()
+
+
 def _speed(
     result: PruneResult, settings: PruneSettings, progress: Callable[[float], None]
 ) -> tuple[Speed | None, str, float]:
@@ -141,18 +182,16 @@ def _speed(
         faster = Estimate(1 / share["value"], 1 / share["high"], 1 / share["low"])
         after = before * share["value"]
         return Speed(faster, before, after, known["provider"]), "", before + after
-    graph, pruned = result.analysis.graph, result.model.proto
-    feeds = runnable_inputs(graph.proto, graph.shapes.inputs, settings.planning.seed)
-    samples = max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
     try:
-        opening = SessionSettings(parse_provider(settings.latency.provider or "cpu"), settings.latency.threads)
+        feeds, own, opening = _ways(result, settings)
         path = result.analysis.model.path
         original = TimedSession(
             path if path is not None and path.is_file() else result.analysis.original, feeds, opening
         )
-        subjects = original, TimedSession(pruned, fitted(state_inputs(pruned), feeds, samples), opening)
+        subjects = original, TimedSession(result.model.proto, own, opening)
     except OnnxPruneError as error:
         return None, error.cause, 0.0
+    samples = max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
     typical = typical_seconds(subjects)
     seconds = sum(typical)
     if seconds > _LONGEST:

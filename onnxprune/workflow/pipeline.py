@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from math import isfinite
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
@@ -101,7 +102,18 @@ def planned(model: Model, settings: ShrinkSettings, progress: Progress = silent)
 
 
 class Pipeline:
-    """One run of the stages on one model."""
+    """One run of the stages on one model.
+
+    Attributes:
+        describe: returns what reports say of the result of a stage that is kept, as JSON has it; nothing by default.
+            The result itself isn't kept, as it holds models.
+        examples: number of samples on which the file and the result disagree most to keep.
+        layers: whether to measure the time of each layer of the file and the result.
+    """
+
+    describe: Callable[[Any], Mapping[str, Any]] = staticmethod(lambda _: {})
+    examples: int = 0
+    layers: bool = False
 
     def __init__(self, loaded: Model, settings: ShrinkSettings, progress: Progress) -> None:
         """Check the settings of all stages, read the model and the data, and estimate what is to be had."""
@@ -268,6 +280,7 @@ class Pipeline:
             log.info("%s is left out: %s", stage.name, verdict.why)
             records.keep(stage.name, asdict(verdict))
             return verdict, best
+        verdict = replace(verdict, document=self.describe(made.found))
         size, parts = pieces(made.model.proto)
         if size <= PROTOBUF_LIMIT:
             records.keep(stage.name, asdict(verdict), {"model": np.frombuffer(b"".join(parts), np.uint8)})
@@ -342,6 +355,18 @@ class Pipeline:
             return None, f"a run takes {max(typical):.1f} s; the command `benchmark` measures it"
         return speed_of(*subjects, typical, self.provider.short, self.settings.seed), ""
 
+    def _layers(self, model: ModelProto) -> tuple[LayerChange, ...]:
+        """Return the layers of the file and of a model with their times; none if they can't be measured."""
+        if not self.layers:
+            return ()
+        self.progress("time the layers", 0, None)
+        how = SessionSettings(self.provider, self.settings.threads)
+        try:
+            return layer_changes((self.original.proto, self.example, None), (model, self.example, None), how)[0]
+        except OnnxPruneError as error:
+            log.debug("no times of layers: %s", error)
+            return ()
+
     def _judged(self, best: Model, verdicts: tuple[Verdict, ...], stopped: bool) -> ShrinkResult:
         """Measure the result against the file, once."""
         original = self.original
@@ -367,9 +392,9 @@ class Pipeline:
             return replace(result, untimed="interrupted")
         self.progress("time the result", 0, None)
         speed, untimed = self._speed(original.proto, best.proto)
-        result = replace(result, speed=speed, untimed=untimed)
+        result = replace(result, speed=speed, untimed=untimed, layers=() if speed is None else self._layers(best.proto))
         if self.measure is not None and self.parts is not None:
-            found = self.measure.judge(best.proto, within(self.progress, "judge the result"))
+            found = self.measure.judge(best.proto, within(self.progress, "judge the result"), examples=self.examples)
             result = replace(result, evaluation=found, drop=drop(found, self.measure.metric))
         return replace(result, missed=self._missed(result))
 

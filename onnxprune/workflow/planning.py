@@ -278,8 +278,7 @@ def sensitivities(
     judge, criterion = OutputError(graph.proto, held_back, graph.front), settings.criterion or "obs"
     records = records or Records()
     fixed, free = eligible(graph, settings.constraints)
-    indices = [group.index for group in (*(group for group, _ in fixed), *free)]
-    names = {i: f"curves of {len(graph.proto.graph.node)} nodes/{i}" for i in indices}
+    names = {group.index: _part(graph, group.index) for group in (*(group for group, _ in fixed), *free)}
     curves = {i: curve_of(records[name]) for i, name in names.items() if name in records}
     progress("measure sensitivity", len(curves), len(names))
     for curve in measure(
@@ -293,6 +292,16 @@ def sensitivities(
         records.keep(names[curve.group], entry_of(curve, graph))
         progress("measure sensitivity", len(curves), len(names))
     return [curves[i] for i in sorted(curves)]
+
+
+def _part(graph: ChannelGraph, group: int) -> str:
+    return f"curves of {len(graph.proto.graph.node)} nodes/{group}"
+
+
+def curves_in(records: Records, graph: ChannelGraph) -> tuple[Curve, ...]:
+    """Return the sensitivities of a graph's groups that a run has measured."""
+    names = (_part(graph, group.index) for group in graph.groups)
+    return tuple(curve_of(records[name]) for name in names if name in records)
 
 
 def read_curves(given: Sensitivities | None, analysis: TracedModel) -> Sequence[Curve] | None:

@@ -22,8 +22,10 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import LeftOut, Method, Repair, unrepaired
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
+from onnxprune.sensitivity import Curve
 from onnxprune.settings import PruneSettings, TrainSettings
 from onnxprune.settings.declare import either, given
+from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import LIMIT
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
@@ -33,7 +35,7 @@ from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import as_opened, first_inputs, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within
-from onnxprune.workflow.planning import plan, read_curves, read_plan, recorded, settled
+from onnxprune.workflow.planning import curves_in, plan, read_curves, read_plan, recorded, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
 from onnxprune.workflow.resolution import at_chosen
 from onnxprune.workflow.training import train
@@ -73,6 +75,9 @@ class PruneResult:
         fitted_on: the samples that repaired the model; None without repair.
         trials: the models tried, if a drop in accuracy was the limit.
         metric: the metric that the drop is measured in.
+        allowed: the drop allowed; None if it isn't limited.
+        minimized: the cost that was minimized within it.
+        curves: the sensitivities that channels were chosen by, of the groups of the model as it was given.
     """
 
     model: Model
@@ -90,6 +95,9 @@ class PruneResult:
     fitted_on: Dataset | None = None
     trials: tuple[Trial, ...] = ()
     metric: str = ""
+    allowed: float | None = None
+    minimized: Limited = "macs"
+    curves: Sequence[Curve] = ()
 
     def __repr__(self) -> str:
         """Return the plan, the proof, and what was done afterwards."""
@@ -127,6 +135,7 @@ def prune_model(
     *,
     progress: Progress = silent,
     consume: bool = False,
+    examples: int = 0,
     **options: Any,
 ) -> PruneResult:
     """Plan, prune and prove; with data, also repair and train. The command `prune` does the same.
@@ -136,6 +145,8 @@ def prune_model(
         settings: the settings; `options` are an alternative.
         progress: called with phases and their parts.
         consume: whether `model`, if it is a Model, may be modified, which saves a copy of its weights.
+        examples: number of samples on which the result and the original disagree most to keep in the evaluation, if a
+            drop is the limit, or in that of the training.
         **options: fields of `PruneSettings`, `PlanSettings`, `Constraints`, `DataSettings`, `Policies`,
             `TrimSettings` and `LatencySettings`: target, ratio, data, max_drop, finetune, exclude, ...
 
@@ -160,10 +171,12 @@ def prune_model(
     """
     settings = either(PruneSettings, settings, options)
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
-        return _prune_model(model, settings, progress, consume)
+        return _prune_model(model, settings, progress, consume, examples)
 
 
-def _prune_model(model: Source, settings: PruneSettings, progress: Progress, consume: bool) -> PruneResult:
+def _prune_model(
+    model: Source, settings: PruneSettings, progress: Progress, consume: bool, examples: int
+) -> PruneResult:
     planning, calibration, seed = settings.planning, settings.calibration, settings.planning.seed
     made = read_plan(settings.plan) if isinstance(settings.plan, str | os.PathLike) else settings.plan
     trims: tuple[Trimmed, ...] = ()
@@ -224,11 +237,13 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
                 curves=curves,
                 latency=settings.latency,
                 records=records,
+                examples=examples,
                 progress=progress,
                 **proof,
             )
             for written in (within.pruned.proto, within.proto):
                 fix_batch(written)
+            curves = curves or curves_in(records, analysis.graph)
             analysis = analyze(analysis, plan=within.pruned.plan)
             result = replace(analysis.model, proto=within.proto)
             return PruneResult(
@@ -239,6 +254,9 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
                 fitted_on=within.fitted_on,
                 trials=within.trials,
                 metric=within.metric,
+                allowed=settings.max_drop,
+                minimized=settings.minimize or "macs",
+                curves=curves,
             )
         data = None if calibration.data is None else samples(LIMIT)
         tuned = None
@@ -255,6 +273,7 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
             progress("score and plan", 0, None)
             known: dict[str, Any] = {"sensitivity": curves, "latency": settings.latency, "records": records}
             made = recorded(records, "plan", lambda: plan(analysis, planning, data=data, progress=progress, **known))
+        curves = curves or curves_in(records, analysis.graph)
         progress("rewrite and verify" if settings.verify else "rewrite", 0, None)
         analysis = analyze(analysis, plan=made)
         pruned = prune(analysis, made, check=settings.verify, seed=seed, **proof)
@@ -263,12 +282,13 @@ def _prune_model(model: Source, settings: PruneSettings, progress: Progress, con
             repairs = repair(pruned, data, method=method, seed=seed, records=records, progress=progress)
         if training is not None and tuned is None:
             progress("train", 0, None)
-            tuned = train(pruned.proto, samples(None), analysis.original, training, records, progress=progress)
+            given_to = pruned.proto, samples(None), analysis.original, training, records
+            tuned = train(*given_to, examples=examples, progress=progress)
     for written in (pruned.proto, (tuned or pruned).proto):
         fix_batch(written)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
-    done = PruneResult(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims)
+    done = PruneResult(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims, curves=curves)
     if data is None:
         return done
     rest, judged = _apart(data, synthetic=calibration.data == "random")

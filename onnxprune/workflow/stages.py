@@ -13,10 +13,10 @@ from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings
 from onnxprune.settings.declare import Settings
 from onnxprune.settings.pipeline import StageName
 from onnxprune.settings.pruning import LIMIT
-from onnxprune.workflow.cleaning import NORMALIZED, clean
+from onnxprune.workflow.cleaning import NORMALIZED, Cleaned, clean
 from onnxprune.workflow.outlook import Outlook
-from onnxprune.workflow.prune_model import prune_model
-from onnxprune.workflow.quantizing import quantize
+from onnxprune.workflow.prune_model import PruneResult, prune_model
+from onnxprune.workflow.quantizing import Quantized, quantize
 
 CHOICES = ("kind", "calibration", "weight_bits", "objective")
 """Settings of `quantize` that a form makes needless."""
@@ -85,11 +85,13 @@ class Made:
         model: the model.
         told: what was done, in words.
         again: settings of the stage that make the same again, without choosing; None for those that don't apply then.
+        found: the result of the stage's own function.
     """
 
     model: Model
     told: str
     again: Mapping[str, Any] = field(default_factory=dict)
+    found: Cleaned | PruneResult | Quantized | None = None
 
 
 def _clean_expected(now: Situation) -> Expected:
@@ -104,7 +106,7 @@ def _clean(task: Task) -> Made:
         raise VerificationError("OP507", "nothing makes it better")
     name = found.best.name
     again = {"optimizers": () if name == NORMALIZED else (name,), "timed": False}
-    return Made(found.model, f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {name}", again)
+    return Made(found.model, f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {name}", again, found)
 
 
 def _prune_expected(now: Situation) -> Expected:
@@ -127,7 +129,7 @@ def _prune(task: Task) -> Made:
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
     proof = found.pruned.verification
     proved = ", proved" if proof is not None and proof.passed and not proof.unproved else ""
-    return Made(found.model, share + proved + (", repaired" if found.repairs else ""))
+    return Made(found.model, share + proved + (", repaired" if found.repairs else ""), found=found)
 
 
 def _quantize_expected(now: Situation) -> Expected:
@@ -144,7 +146,7 @@ def _quantize(task: Task) -> Made:
     found = quantize(task.model, task.settings, progress=task.progress)
     form = {"kind": found.best.kind, **found.best.about, "kept": list(found.best.kept)}
     kept = f", {len(found.best.kept)} nodes in float" if found.best.kept else ""
-    return Made(found.model, f"{found.best.kind}{kept}", {"form": form, "timed": None, **dict.fromkeys(CHOICES)})
+    return Made(found.model, f"{found.best.kind}{kept}", {"form": form, "timed": None, **dict.fromkeys(CHOICES)}, found)
 
 
 @dataclass(frozen=True, slots=True)

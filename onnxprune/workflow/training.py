@@ -26,6 +26,7 @@ def train(
     records: Records,
     *,
     name: str = "training",
+    examples: int = 0,
     progress: Progress = silent,
 ) -> FineTuned:
     """Train a model with its original as teacher; its state is kept in a file beside the records.
@@ -42,6 +43,7 @@ def train(
         checkpoint=path,
         every=0 if path is None else _EVERY,
         resume=records.resumes,
+        examples=examples,
     )
     if tuned.failure is not None:
         log.warning("%s; the best model before the failure is kept", tuned.failure.cause)

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxprune.benchmarking.layer_changes import LayerChange
 from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model
@@ -30,6 +31,7 @@ class Verdict:
         speed: how much faster it made the model; None if that wasn't measured.
         drop: the drop in accuracy against the file, on samples that judge stages; None if that wasn't measured.
         again: the settings of the stage that make the same again, without choosing.
+        document: what else reports say of it, see `Pipeline.describe`.
     """
 
     stage: StageName
@@ -40,6 +42,7 @@ class Verdict:
     speed: Speed | None = None
     drop: Estimate | None = None
     again: Mapping[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -62,6 +65,7 @@ class ShrinkResult:
         missed: the limits that aren't met, in words.
         stopped: whether it was interrupted.
         notes: what else to know.
+        layers: the layers of the file and of the result with their times, if they were asked for.
     """
 
     model: Model
@@ -79,6 +83,7 @@ class ShrinkResult:
     missed: tuple[str, ...] = ()
     stopped: bool = False
     notes: tuple[str, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
 
     def __repr__(self) -> str:
         """Return the stages that were kept, and the sizes."""

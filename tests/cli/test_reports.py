@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import onnxprune as op
+from onnxprune.errors import CATALOG
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.report.page.accessible import faults, loads, parsed, words
 
@@ -85,6 +86,21 @@ def test_examples_are_kept_if_asked_for(small: Path, tmp_path: Path) -> None:
         assert answers[0].split()[1] != answers[1].split()[1]
 
 
+def test_examples_of_training_are_those_of_the_model_that_is_kept(small: Path, tmp_path: Path) -> None:
+    common = ["--data", TEST, "--report", tmp_path / "page.html", "--examples", 2, "--force"]
+    tuned = document("finetune", small, "-o", tmp_path / "f.onnx", "--teacher", DIGITS, "--epochs", 1, *common)
+    pages = [(tuned, parsed((tmp_path / "page.html").read_text()))]
+    args = "prune", DIGITS, "-o", tmp_path / "p.onnx", "--target", "macs=20%", "--limit", 64, "--finetune", 1
+    pruned = document(*args, *common)
+    assert pruned["outcome"]["examples"] == []  # they are told once
+    pages.append((pruned["finetuning"], parsed((tmp_path / "page.html").read_text())))
+    for found, page in pages:
+        kept, shown = found["kept"] == "after", [e.get("src") for e in page.iter("img")]
+        assert found["before"]["examples"] == [] and len(found["after"]["examples"]) <= 2
+        assert shown == ([e["picture"] for e in found["after"]["examples"]] if kept else [])
+    assert any(found["kept"] == "after" and found["after"]["examples"] for found, _ in pages)
+
+
 def test_reports_are_written_if_a_limit_is_missed(small: Path, tmp_path: Path) -> None:
     receipt = tmp_path / "receipt.md"
     args = ["evaluate", small, "--against", DIGITS, "--data", TEST, "--min", "top1=99.9%", "--report", receipt]
@@ -101,6 +117,13 @@ def test_a_quiet_run_writes_its_report_too(tmp_path: Path) -> None:
     assert found.stdout == "" and "Latency" in page.read_text()
 
 
+def test_receipts_name_what_could_not_be_removed(tmp_path: Path) -> None:
+    receipt = tmp_path / "x.md"
+    found = document("prune", DIGITS, "-o", tmp_path / "s.onnx", "--ratio", 0.3, "--report", receipt)
+    titles = [CATALOG[pin["code"]].title for pin in found["pins"]]
+    assert titles and f"What can't be removed: {', '.join(titles[:3])}" in receipt.read_text()
+
+
 def test_cards_are_what_hugging_face_reads(small: Path, tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     found = document("evaluate", small, "--against", DIGITS, "--data", TEST, "--card", card)
@@ -115,7 +138,8 @@ def test_cards_are_what_hugging_face_reads(small: Path, tmp_path: Path) -> None:
     assert values["accuracy"] == found["scores"]["top1"]["model"]["value"]
     assert set(values) == {"accuracy", "top_5_accuracy", *(set(found["scores"]) - {"top1", "top5"})}
     assert "license" not in read  # which nobody measured
-    assert body.strip().startswith("### digits")
+    assert body.strip().startswith("# digits_resnet.onnx → small.onnx\n")
+    assert result["dataset"]["type"] == "digits_test.npz" and str(TEST.parent) not in head  # no folder of this machine
 
 
 def test_a_card_of_a_hostile_name_is_still_yaml(small: Path, tmp_path: Path) -> None:

@@ -37,8 +37,22 @@ def _definitions(strict: bool) -> dict[str, Any]:
     return found
 
 
-def _strict(part: Any) -> Any:
-    if isinstance(part, dict):
-        inner = {key: _strict(value) for key, value in part.items()}
-        return inner | ({"additionalProperties": False} if "required" in part else {})
-    return [_strict(item) for item in part] if isinstance(part, list) else part
+def _strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema without room for further fields.
+
+    A definition that others are made of by "allOf" can't say so itself, only those that are made of it, and the places
+    that refer to it alone.
+    """
+    parts = {entry["$ref"] for part in schema["$defs"].values() for entry in part.get("allOf", ())}
+
+    def closed(part: Any, *, open_: bool = False) -> Any:
+        if isinstance(part, list):
+            return [closed(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        inner = {k: v if k == "allOf" else closed(v) for k, v in part.items()}
+        whole = "allOf" in part or "required" in part or part.get("$ref") in parts
+        return inner | ({"unevaluatedProperties": False} if whole and not open_ else {})
+
+    definitions = {k: closed(v, open_=f"#/$defs/{k}" in parts) for k, v in schema["$defs"].items()}
+    return {**schema, "$defs": definitions}

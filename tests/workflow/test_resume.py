@@ -19,6 +19,7 @@ from onnxprune.model.session import run, session
 from onnxprune.recover import repair
 from onnxprune.sensitivity import OutputError
 from onnxprune.workflow import max_drop
+from tests.cli.support import document
 from tests.report.network import network
 
 TARGET = {"target": op.Target("macs", 0.5)}
@@ -149,3 +150,21 @@ def test_records(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="other work"):
         Records(path, "b", resume=True)
     assert [p.name for p in tmp_path.iterdir()] == ["records.npz"]
+
+
+def test_without_a_file_only_notes_are_kept(tmp_path: Path) -> None:
+    with Records() as records:
+        records.keep("x", [1])
+        records.keep("y", [2], {"w": np.arange(3.0)})
+    assert records["x"] == [1] and "y" not in records and not records.arrays("y")
+
+
+def test_sensitivities_that_chose_channels_are_part_of_the_result(model: Path, data: str) -> None:
+    """They are those that the command `sensitivity` measures; without data there are none."""
+    found = {curve.group: curve for curve in op.prune_model(model, data=data, **TARGET).curves}
+    alone = document("sensitivity", model, "--data", data)["groups"]
+    assert alone and found.keys() == {group["group"] for group in alone}
+    for group in alone:
+        curve = found[group["group"]]
+        assert [[p.removed, p.error] for p in curve.points] == group["points"] and list(curve.order) == group["order"]
+    assert not op.prune_model(model, **TARGET).curves

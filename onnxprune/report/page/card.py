@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import PurePath
 
 from onnxprune.report.page.parts import Measured, Story
 from onnxprune.report.page.receipt import to_receipt
@@ -29,12 +30,12 @@ def to_card(told: Story) -> str:
     head = ["---", "library_name: onnx", "tags:", "- onnx", "- onnxprune"]
     if told.measured:
         head += ["model-index:", f"- name: {_text(name)}", "  results:", *_results(told.measured)]
-    return "\n".join([*head, "---", "", to_receipt(told)])
+    return "\n".join([*head, "---", "", to_receipt(told).replace("### ", "# ", 1)])
 
 
 def _results(measured: Sequence[Measured]) -> Iterator[str]:
     """Yield an entry for each task and data, with its metrics."""
-    for (task, data, samples), own in groupby(measured, key=lambda m: (m.task, m.data, m.samples)):
+    for (task, data, samples), own in groupby(measured, key=lambda m: (m.task, PurePath(m.data).name, m.samples)):
         yield "  - task:"
         yield f"      type: {_text(_TASKS.get(task, 'other'))}"
         yield f"      name: {_text(task or 'unknown')}"

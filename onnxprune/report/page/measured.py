@@ -20,7 +20,9 @@ from onnxprune.report.page.reading import (
     number,
 )
 
-_COSTS = {"params": ("parameters", ""), "macs": ("MACs", ""), "size": ("weights", "B"), "memory": ("activations", "B")}
+COSTS = {"params": ("parameters", ""), "macs": ("MACs", ""), "size": ("weights", "B"), "memory": ("activations", "B")}
+"""Titles and units of costs."""
+
 _UNITS: Mapping[str, Callable[[float], str]] = {
     "number": lambda v: f"{v:z.4g}",
     "share": lambda v: f"{v:z.2%}",
@@ -37,13 +39,15 @@ def costs(stages: Sequence[Stage]) -> Iterator[Part]:
         before, after = (stage.get("cost", side) or {} for side in ("before", "after"))
         rows = [
             _before_after(title, before[key], after[key], unit)
-            for key, (title, unit) in _COSTS.items()
+            for key, (title, unit) in COSTS.items()
             if key in before and key in after
         ]
         if stage.sizes:
             rows.append(_before_after("file", *stage.sizes, "B"))
         shapes = _shapes(stage.get("counted_at") or {})
         note = f"Counted at {shapes}. Activations are the peak of what is alive at once." if shapes else ""
+        if not stage.top:
+            note = f"Before is the model that {stage.name} began with. {note}".strip()
         yield Grid(named("Costs", stage, stages), ("", ">before", ">after", ">change"), rows, note)
 
 
@@ -120,7 +124,8 @@ def accuracy(stages: Sequence[Stage]) -> Iterator[Part]:
         if any(score["original"] for score in found.scores):
             yield Grid(
                 *(caption, columns, rows),
-                note=f"The change is the model's value minus the {found.compared}'s on the same samples.",
+                note=f"The change is the model's value minus the {found.compared}'s on the same samples."
+                + (" Nothing was fitted to these, nor chosen by them." if found.what == "held-out" else ""),
             )
         else:
             yield Grid(caption, columns[:3], [row[:3] for row in rows])

@@ -30,7 +30,7 @@ def _parts(told: Story) -> Tables:
             if isinstance(part, Grid) and part.caption == BROUGHT:
                 titles = [title.lstrip("<>") for title in part.columns]
                 yield table(left(*titles), [list(map(str, row)) for row in part.rows])
-            elif isinstance(part, Grid) and section.key == "kept" and part.columns[0] == "reason":
+            elif isinstance(part, Grid) and section.key == "stayed" and part.columns[0] == "reason":
                 reasons = [str(row[0]) for row in part.rows[:_REASONS]]
                 more = f" and {len(part.rows) - _REASONS} more" if len(part.rows) > _REASONS else ""
                 yield paragraph(f"What can't be removed: {', '.join(reasons)}{more}.")

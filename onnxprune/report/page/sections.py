@@ -12,10 +12,10 @@ from onnxprune.report.page.parts import Code, Grid, Part, Row, Section
 from onnxprune.report.page.reading import Stage, named
 from onnxprune.report.page.tried import disagreements, sensitivities, tried
 
-_UNASKED = ("output", "report", "card", "force", "format", "quiet", "against", "teacher")
+_UNASKED = ("output", "recipe", "report", "card", "force", "format", "quiet", "against", "teacher")
 _FILES = {
     **{"model": "model", "original": "original", "pruned": "pruned", "against": "compared with", "teacher": "teacher"},
-    "output": "written to",
+    **{"output": "written to", "recipe": "recipe"},
 }
 
 Read = Callable[[Sequence[Stage]], Iterator[Part]]
@@ -64,7 +64,7 @@ def _environment(stages: Sequence[Stage]) -> Iterator[Part]:
 
 
 def _reproduce(stages: Sequence[Stage]) -> Iterator[Part]:
-    for stage in stages:
+    for stage in (stage for stage in stages if stage.top):
         if words := stage.get("command"):
             yield Code(_lines([str(word) for word in words]))
         digests = {"model, SHA-256": stage.get("model_sha256"), "plan": stage.get("plan_digest")}
@@ -85,8 +85,13 @@ def _lines(words: Sequence[str]) -> list[str]:
 _SECTIONS: Sequence[tuple[str, str, str, Read]] = (
     ("asked", "What was asked", "The models, the data and the options, as they were given.", _asked),
     ("costs", "Size and cost", "What the model is made of, before and after.", costs),
-    ("latency", "Latency", "Median times of a run, measured on this machine.", latencies),
-    ("accuracy", "Accuracy", "Measured values with their intervals.", accuracy),
+    ("latency", "Latency", "Median times of a run, measured on the machine described below.", latencies),
+    (
+        "accuracy",
+        "Accuracy",
+        "How good the answers are, on the same samples for both models. Gray is the original.",
+        accuracy,
+    ),
     ("proofs", "Proof and limits", "What was checked, and against which limit.", proofs),
     ("stages", "Steps and trials", "What was tried, and what each step brought.", tried),
     ("layers", "Layer by layer", "Every layer with weights, in the order of the graph.", layers),

@@ -27,6 +27,7 @@ from onnxprune.report.page.reading import (
 )
 from onnxprune.report.page.sections import sections_of
 from onnxprune.settings.evaluation import METRICS, higher_is_better
+from onnxprune.settings.quantization import FORMS
 from onnxprune.version import REPORTS, __version__
 from onnxprune.workflow.gates import Gate
 
@@ -184,21 +185,32 @@ def _verdicts(stages: Sequence[Stage]) -> Iterator[Said]:
             yield Said(f"{words.capitalize()}: {factor(faster)} on {stage.speed['provider']}.", tone)
         yield from _kept(stage)
         if stage.top and (drop := estimate(stage.get("drop"))) is not None and isfinite(drop.value):
-            most = stage.get("allowed", "drop")
-            limit = "" if most is None else f"; {most:.2%} is allowed"
-            yield Said(
-                f"Drop {drop.value:.2%} ({drop.low:.2%} to {drop.high:.2%}) on samples that chose nothing{limit}."
-            )
-        if (best := stage.get("best")) and "kind" in best:
+            yield _drop(drop, stage.get("allowed") or {})
+        if stage.top and (best := stage.get("best")) and "kind" in best:
             speed = estimate(best["speedup"])
             tone = "good" if speed is None or speed.low > 1 else "warn"
-            yield Said(f"Form {best['kind']}" + (f": {factor(speed)} as fast." if speed else "."), tone)
+            form = f"{best['kind']} ({FORMS.get(best['kind'], 'another form')})"
+            yield Said(f"Quantized: {form}" + (f", {factor(speed)} as fast." if speed else "."), tone)
         if stage.get("kept") in ("before", "after"):
             trained = stage.get("kept") == "after"
             text = "The trained model is kept." if trained else "Training brought nothing: the model is as it was."
             yield Said(text, "good" if trained else "warn")
         for note in stage.get("doubts") or ():
             yield Said(f"{note[:1].upper()}{note[1:]}.", "warn")
+
+
+def _drop(drop: Estimate, allowed: Fields) -> Said:
+    """Say what was lost, and whether that is within what is allowed."""
+    facts, most = METRICS.get(allowed.get("metric", "")), allowed.get("drop")
+    form = ".2%" if facts is None or facts.share else ".2g"
+    low, value, high = (f"{v:z{form}}" for v in (drop.low, drop.value, drop.high))
+    title = "" if facts is None else f" in {facts.title}"
+    text = f"Drop{title} {value} ({low} to {high}) on samples that chose nothing"
+    if most is None:
+        return Said(f"{text}.")
+    tone: Tone = "good" if drop.high <= most else "warn" if drop.low <= most else "bad"
+    certain = "" if drop.high <= most else "; more samples may decide otherwise" if drop.low <= most else ""
+    return Said(f"{text}; {most:{form}} is allowed{certain}.", tone)
 
 
 def _proof(stage: Stage) -> Iterator[Said]:
@@ -228,13 +240,7 @@ def _kept(stage: Stage) -> Iterator[Said]:
     if found["unchanged"]:
         yield Said("Nothing was removed: the model computes the same.", "good")
         return
-    fields, judged = found["fidelity"], found["judged"]
-    close = None
-    if fields is not None:
-        assert fields["answers"] in get_args(Answers)
-        value = cast(Estimate, estimate(fields["value"]))
-        names = (fields["metric"], fields["output"], value, fields["samples"], fields["answers"], fields["task"])
-        close = Fidelity(*names)
+    judged, close = found["judged"], None if found["fidelity"] is None else _fidelity(found["fidelity"])
     said = f"not compared ({found['uncompared']})" if close is None else meaning(close, figures_of(close), judged)
     if judged == "generated":
         yield Said(f"Accuracy not kept: no data were given; {said}.", "bad")
@@ -242,6 +248,17 @@ def _kept(stage: Stage) -> Iterator[Said]:
         yield Said(f"Answers {said}.", "warn")
     else:
         yield Said(f"Answers {close.answers}: {said}.", _TONES[close.answers])
+        if found.get("overfitted"):
+            own = _fidelity(found["calibrated"])
+            said = meaning(own, figures_of(own), "calibration")
+            yield Said(f"The repair doesn't generalize: {said}. More samples would help.", "warn")
+
+
+def _fidelity(fields: Fields) -> Fidelity:
+    assert fields["answers"] in get_args(Answers)
+    value = cast(Estimate, estimate(fields["value"]))
+    names = (fields["metric"], fields["output"], value, fields["samples"], fields["answers"], fields["task"])
+    return Fidelity(*names)
 
 
 def _measured(stages: Sequence[Stage]) -> Iterator[Measured]:

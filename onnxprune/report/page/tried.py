@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import compress
 from math import isfinite
+from pathlib import PurePath
 
+from onnxprune.progress import duration
 from onnxprune.report.layout import count, percent, share, si
+from onnxprune.report.page.layers import labels_of
+from onnxprune.report.page.measured import COSTS
 from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
 from onnxprune.report.page.reading import Fields, Stage, estimate, factor, named
+from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.quantization import FORMS
 
 BROUGHT = "What each stage brought"
 """The caption of the table of stages."""
 
 _CURVES = 6  # lines that can be told apart
 _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
+_ABOUT = {"bits": "bits of weights:", "calibration": "ranges by", "operators": "operators:"}  # details of a form
+_COMPARED = (
+    "Sizes and speed-ups compare the model after a stage with the model before it; a size that was expected is of that "
+    "stage alone. The drop compares with the original file, on the samples that decide what is kept."
+)
 
 
 def tried(stages: Sequence[Stage]) -> Iterator[Part]:
-    """Show what each stage brought, the forms and budgets that were tried, and the epochs of training."""
-    if own := [stage for stage in stages if not stage.top and isinstance(stage.get("kept"), bool)]:
-        columns = ("stage", "<", ">file", ">speed-up", ">drop", "why")
-        yield Grid(BROUGHT, columns, list(map(_brought, own)))
+    """Show what each stage was to bring and brought, the forms and budgets that were tried, and epochs of training."""
+    expected = {str(e["stage"]): e for stage in stages for e in stage.get("expected") or ()}
+    done = {stage.name: stage for stage in stages if not stage.top and isinstance(stage.get("kept"), bool)}
+    if names := list(dict.fromkeys((*expected, *done))):
+        columns = ("stage", "<", ">file", ">speed-up", ">drop", ">time", "what was done, or why not")
+        rows = [_stage(name, expected.get(name, {}), done.get(name)) for name in names]
+        basis = next((f" Nothing was asked for: the drop allowed is {why}." for why in map(_basis, stages) if why), "")
+        yield _filled(BROUGHT if done else "What each stage is expected to bring", columns, rows, _COMPARED + basis)
     for stage in stages:
-        for show in (_expected, _cleaners, _forms, _search, _training):
+        for show in (_cleaners, _forms, _search, _training):
             if (part := show(stage, partial(named, stage=stage, stages=stages))) is not None:
                 yield part
 
@@ -32,12 +49,35 @@ def tried(stages: Sequence[Stage]) -> Iterator[Part]:
 Caption = Callable[[str], str]
 
 
-def _expected(stage: Stage, caption: Caption) -> Part | None:
-    found = stage.get("expected")
-    if not found:
-        return None
-    rows = [(e["stage"], f"left out: {e['skipped']}" if e["skipped"] else str(e["what"])) for e in found]
-    return Grid(caption("What was expected"), ("stage", "what"), rows)
+def _filled(caption: str, columns: Sequence[str], rows: Sequence[Row], note: str = "") -> Grid:
+    """Return a table without columns that are empty in every row."""
+    used = [any(str(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return Grid(caption, list(compress(columns, used)), [list(compress(row, used)) for row in rows], note)
+
+
+def _basis(stage: Stage) -> str:
+    why = stage.get("allowed", "why") if stage.get("expected") else None
+    return "" if why in (None, "asked for") else str(why)
+
+
+def _stage(name: str, plan: Fields, stage: Stage | None) -> Row:
+    """Return what a stage was expected to bring, and what it brought."""
+    size, time, what = "", "", str(plan.get("skipped") or plan.get("what") or "")
+    if plan and not plan["skipped"]:
+        size = "" if plan["size"] is None else f"{si(plan['size'], 'B')} expected"
+        time = f"about {duration(plan['seconds'])} expected"
+    if stage is None:
+        verdict = Cell("left out", tone="warn") if plan.get("skipped") else Cell("")
+        return name, verdict, size, "", "", time, what
+    verdict = Cell("kept", tone="good") if stage.get("kept") else Cell("left out", tone="warn")
+    file, faster, drop = Cell("", note=size), estimate((stage.speed or {}).get("speedup")), estimate(stage.get("drop"))
+    if stage.sizes:
+        before, after = stage.sizes
+        file = Cell(f"{si(before, 'B')} → {si(after, 'B')}", share(after, before), note=size)
+    lost = "" if drop is None or not isfinite(drop.value) else f"{drop.value:z.2%}"
+    spent = stage.get("seconds")
+    took = Cell(duration(spent) if spent and spent >= 0.5 else "", note=time)
+    return name, verdict, file, factor(faster) if faster else "", lost, took, str(stage.get("why") or "")
 
 
 def _cleaners(stage: Stage, caption: Caption) -> Part | None:
@@ -45,7 +85,11 @@ def _cleaners(stage: Stage, caption: Caption) -> Part | None:
     if not found:
         return None
     columns = ("optimizer", ">nodes", ">file", ">error", ">speed-up", "remark")
-    return Grid(caption("Optimizers tried"), columns, [_cleaner(each, stage.get("best")) for each in found])
+    rows = [_cleaner(each, stage.get("best")) for each in found]
+    note = "Errors of the outputs are relative to their largest value"
+    limit = stage.get("compared", "tolerance")
+    note += "." if limit is None else f"; up to {limit:g} is rounding."
+    return _filled(caption("Optimizers tried"), columns, rows, note)
 
 
 def _forms(stage: Stage, caption: Caption) -> Part | None:
@@ -53,26 +97,28 @@ def _forms(stage: Stage, caption: Caption) -> Part | None:
     if not found:
         return None
     allowed = stage.get("allowed", "error")
-    note = "" if allowed is None else f"Error allowed: {allowed:.2g} of the variance of the outputs."
+    kinds = dict.fromkeys(str(trial["kind"]) for trial in found)
+    note = "; ".join(f"{kind}: {FORMS[kind]}" for kind in kinds if kind in FORMS)  # type: ignore[index]
+    note += "" if allowed is None else f". Squared errors relative to the outputs' variance: {allowed:.2g} is allowed."
     columns = ("form", ">size", ">error", ">speed-up", "remark")
-    return Grid(caption("Forms tried in fewer bits"), columns, [_form(t, stage.get("best")) for t in found], note)
+    return _filled(caption("Forms tried in fewer bits"), columns, [_form(t, stage.get("best")) for t in found], note)
 
 
 def _search(stage: Stage, caption: Caption) -> Part | None:
-    found = stage.get("search")
-    if not found:
+    found = [trial for trial in stage.get("trials") or () if "share" in trial]
+    known = [trial for trial in found if trial["share"] is not None and trial["drop"] is not None]
+    if not known:
         return None
-    scale, unit = (100, "percentage points") if found["share"] else (1, "absolute")
-    known = [trial for trial in found["trials"] if None not in trial]
-    points = sorted((100 * cost, scale * loss, bool(good)) for cost, loss, good in known)
-    if not points:
-        return None
+    allowed = stage.get("allowed")
+    facts = METRICS.get(allowed["metric"])
+    scale, unit = (100, "percentage points") if facts is None or facts.share else (1, "absolute")
+    points = sorted((100 * t["share"], scale * t["drop"]["value"], bool(t["kept"])) for t in known)
     return Chart(
         caption(f"{count(len(points), 'trial')} of the search for the smallest model"),
-        f"{found['cost']}, % of the original's",
-        f"drop in {found['metric']}, {unit}",
+        f"{COSTS.get(allowed['cost'], [allowed['cost']])[0]}, % of the original's",
+        f"drop in {allowed['metric'] if facts is None else facts.title}, {unit}",
         [Line("trials", [(x, y) for x, y, _ in points], [good for *_, good in points])],
-        scale * found["limit"],
+        scale * allowed["drop"],
         "drop allowed",
     )
 
@@ -80,16 +126,6 @@ def _search(stage: Stage, caption: Caption) -> Part | None:
 def _training(stage: Stage, caption: Caption) -> Part | None:
     points = [(e["number"], e["loss"]) for e in stage.get("history") or () if e["loss"] is not None]
     return Chart(caption("Training"), "epoch", "loss", [Line("loss", points)]) if len(points) > 1 else None
-
-
-def _brought(stage: Stage) -> Row:
-    verdict = Cell("kept", tone="good") if stage.get("kept") else Cell("left out", tone="warn")
-    size, faster, drop = Cell(""), estimate((stage.speed or {}).get("speedup")), estimate(stage.get("drop"))
-    if stage.sizes:
-        before, after = stage.sizes
-        size = Cell(f"{si(before, 'B')} → {si(after, 'B')}", share(after, before))
-    lost = "" if drop is None or not isfinite(drop.value) else f"{drop.value:z.2%}"
-    return stage.name, verdict, size, factor(faster) if faster else "", lost, str(stage.get("why") or "")
 
 
 def _cleaner(each: Fields, best: Fields | None) -> Row:
@@ -106,7 +142,7 @@ def _cleaner(each: Fields, best: Fields | None) -> Row:
 
 def _form(trial: Fields, best: Fields | None) -> Row:
     failed, faster = trial["failure"], estimate(trial["speedup"])
-    details = [f"{key} {value}" for key, value in trial["about"].items()]
+    details = [f"{_ABOUT.get(key, key)} {value}" for key, value in trial["about"].items()]
     details += [f"{count(len(trial['kept']), 'layer')} in float"] if trial["kept"] else []
     return (
         Cell(trial["kind"], note="chosen" if trial == best else ""),
@@ -118,39 +154,66 @@ def _form(trial: Fields, best: Fields | None) -> Row:
 
 
 def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
-    """Show the curves of the groups that matter most, and the largest error of each."""
+    """Show the curves of the groups that matter most, the largest error of each, and what was removed of it."""
+    labels = labels_of(stages)
     for stage in stages:
-        curves = [group for group in stage.get("groups") or () if group.get("points") and group["order"]]
+        own = stage.get("sensitivity") or stage.get("groups") or ()
+        curves = [group for group in own if group.get("points") and group["order"]]
         points = [[(r / len(c["order"]), e) for r, e in c["points"] if e is not None] for c in curves]
-        pairs = [(str(c["name"]), len(c["order"]), own) for c, own in zip(curves, points, strict=True) if own]
+        pairs = [(str(c["name"]), len(c["order"]), at) for c, at in zip(curves, points, strict=True) if at]
         known = sorted(pairs, key=lambda pair: -max(e for _, e in pair[2]))
         if not known:
             continue
-        lines = [Line(name, [(0.0, 0.0), *((100 * r, e) for r, e in own)]) for name, _, own in known[:_CURVES]]
+        lines = [
+            Line(labels.short(name), [(0.0, 0.0), *((100 * r, e) for r, e in at)]) for name, _, at in known[:_CURVES]
+        ]
         caption = f"Error of pruning each group alone, the {len(lines)} most sensitive"
-        error, axis = (
-            "squared error of the outputs, relative to their variance",
-            "share of the group's units removed, %",
-        )
-        yield Chart(named(caption, stage, stages), axis, stage.get("settings", "metric") or error, lines)
-        worst = max(e for _, _, own in known for _, e in own) or 1.0
-        rows = [
-            (name, str(units), Cell(f"{most:.2g}", most / worst), percent(at))
+        error = stage.get("settings", "metric") or "squared error of the outputs, relative to their variance"
+        yield Chart(named(caption, stage, stages), "share of the group's units removed, %", error, lines)
+        worst = max(e for _, _, at in known for _, e in at) or 1.0
+        removed = {str(g["name"]): g["removed"] for g in stage.get("groups") or () if "removed" in g}
+        rows: list[Row] = [
+            (
+                *(labels.short(name), f"{units:,}", Cell(f"{most:.2g}", most / worst), percent(at)),
+                f"{removed[name]:,}" if name in removed else "",
+            )
             for name, units, own in known[:ROWS]
             for most, at in [max((e, r) for r, e in own)]
         ]
-        columns = ("group", ">units", ">largest error", ">with units removed")
-        yield Grid(named("Groups, the most sensitive first", stage, stages), columns, rows)
+        columns = [
+            "group",
+            ">units",
+            ">largest error",
+            ">with units removed",
+            *([">removed by the plan"] if removed else []),
+        ]
+        note = (
+            "A group is the channels that must leave together. Its least important units were removed, and the layers "
+            "that read them refitted; the error is that of the outputs on samples that weren't fitted to."
+        )
+        note = f"{note} {labels.left_out}".strip()
+        yield _filled(named("Groups, the most sensitive first", stage, stages), columns, rows, note)
 
 
 def disagreements(stages: Sequence[Stage]) -> Iterator[Part]:
     """Show the samples on which the models disagree most."""
     for stage in stages:
-        sources = (stage.found, stage.get("evaluation"), stage.get("outcome"))
+        trained = stage.get("after") if stage.get("kept") == "after" else None
+        sources = (stage.found, stage.get("evaluation"), stage.get("outcome"), trained)
         found = next((s["examples"] for s in sources if s and s.get("examples")), ())
-        if examples := list(map(_example, found)):
-            caption = f"{count(len(examples), 'sample')}, the largest difference first"
+        if examples := _without_folder(list(map(_example, found))):
+            scores = "; in parentheses, the score of the class" if "class " in examples[0].original else ""
+            judging = f"{count(len(examples), 'sample')} of those that judge the model"
+            caption = f"{judging}, the largest difference first{scores}"
             yield Gallery(named(caption, stage, stages), examples)
+
+
+def _without_folder(examples: Sequence[Example]) -> list[Example]:
+    """Leave out the folder that all samples lie in."""
+    parts, shared = [PurePath(example.name).parts for example in examples], 0
+    while all(len(own) > shared + 1 for own in parts) and len({own[shared] for own in parts}) == 1:
+        shared += 1
+    return [replace(e, name=str(PurePath(*own[shared:]))) for e, own in zip(examples, parts, strict=True)]
 
 
 def _example(found: Fields) -> Example:

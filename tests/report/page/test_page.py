@@ -77,7 +77,8 @@ def number(text: str) -> float:
 
 def test_every_part_is_there(page: Element, document: Mapping[str, Any]) -> None:
     sections = {e.get("id") for e in page.iter("section")}
-    wanted = {"asked", "costs", "latency", "accuracy", "proofs", "layers", "stayed", "environment", "reproduce"}
+    wanted = {"asked", "costs", "latency", "accuracy", "proofs", "layers", "stayed", "sensitivity", "environment"}
+    wanted |= {"reproduce"}
     assert sections == wanted | ({"examples"} if document["outcome"]["examples"] else set())
     assert words(next(page.iter("h1"))) == "digits_resnet.onnx → small.onnx"
     assert next(words(e) for e in page.iter("time")).startswith(document["environment"]["date"][:10])
@@ -116,7 +117,7 @@ def test_errors_of_repairs_are_those_of_the_document(page: Element, document: Ma
     by_name = {name.partition(" ")[0]: cells for name, cells in rows.items()}
     assert document["repairs"]
     for repair in document["repairs"]:
-        found = [float(cell) for cell in by_name[repair["node"]][-2:]]
+        found = [float(cell) for cell in by_name[repair["node"]][4:6]]
         assert found == pytest.approx([repair["before"], repair["after"]], rel=6e-2)
 
 
@@ -131,6 +132,26 @@ def test_accuracies_and_times_are_those_of_the_document(page: Element, document:
     fast, times = document["outcome"]["speed"], table(page, "Latency on cpu")
     assert number(times["original"][0]) == pytest.approx(fast["before"], abs=6e-7)
     assert f"{fast['speedup']['value']:.2f}x" in times["result"][1]
+
+
+def test_times_of_layers_are_those_of_the_document(page: Element, document: Mapping[str, Any]) -> None:
+    rows = {name.partition(" ")[0]: cells for name, cells in table(page, "Layers before and after").items()}
+    timed = [layer for layer in document["outcome"]["layers"] if layer["number"]]  # 0 is what comes before them
+    assert len(timed) == 14 and all(min(layer["seconds"]) > 0 for layer in timed)
+    for layer in timed:
+        assert [number(cell) for cell in rows[layer["name"]][6:8]] == pytest.approx(layer["seconds"], abs=6e-7)
+
+
+def test_sensitivities_are_those_of_the_document(page: Element, document: Mapping[str, Any]) -> None:
+    rows, removed = table(page, "Groups, the most sensitive first"), {g["name"]: g for g in document["groups"]}
+    curves = document["sensitivity"]
+    assert len(curves) == len(rows) - 1 == 8
+    for curve in curves:
+        group, (at, worst) = removed[curve["name"]], max(curve["points"], key=lambda point: point[1])
+        units, most, share, gone = rows[curve["name"]]
+        assert (int(units), int(gone)) == (group["units"], group["removed"])
+        assert (float(most), number(share)) == pytest.approx((worst, at / group["units"]), rel=0.06)
+    assert sum(group["removed"] for group in removed.values()) > 0
 
 
 def test_what_stayed_has_its_reason(page: Element, document: Mapping[str, Any]) -> None:
@@ -253,9 +274,9 @@ def test_stages_of_a_run_are_told_apart() -> None:
     told = story([{**whole, "stages": stages}])
     page = parsed(to_html(told))
     rows = table(page, "What each stage brought")
-    assert rows["clean"] == ["kept", "400 B → 300 B", "", "", "12 nodes fewer"]
+    assert rows["clean"] == ["kept", "400 B → 300 B", "", "12 nodes fewer"]  # drop and time are nowhere known
     assert rows["prune"][2] == "2.00x (1.90 to 2.10)"
-    assert rows["quantize"] == ["left out", "", "", "", "slower on this machine"]
+    assert rows["quantize"] == ["left out", "", "", "slower on this machine"]
     assert table(page, "Layers before and after")["a L1"][1:3] == ["8x3", "4x3"]
     assert told.figures[0].change == "-75.0 %"
     assert told.figures[1].before == "30.0 ms"  # of the whole run, not of its last stage
@@ -264,6 +285,61 @@ def test_stages_of_a_run_are_told_apart() -> None:
     chained = [{"version": 2, "report": name, "file_size": size} for name, size in zip("ab", sizes, strict=True)]
     assert story(chained).figures[0].after == "100 B"
     assert story(chained[::-1]).figures[0].after == "100 B"  # these don't follow each other: the first one counts
+
+
+def test_a_search_within_a_drop_shows_its_trials_and_samples(tmp_path: Path) -> None:
+    """Points of the chart against the trials of the document; samples of the evaluation, which are told once."""
+    args = ["prune", DIGITS, "-o", tmp_path / "small.onnx", "--max-drop", "9%", "--data", DATA, "--limit", 64]
+    found = json.loads(invoke(*args, "--format", "json", "--report", tmp_path / "page.html", "--examples", 3).stdout)
+    page = parsed((tmp_path / "page.html").read_text())
+    assert "search" not in found and found["allowed"] == {"drop": 0.09, "metric": "top1", "cost": "macs"}
+    (chart,) = [e for e in page.iter() if "drop in top-1" in e.get("aria-label", "")]
+    circles = [e for e in chart.iter() if e.tag.endswith("circle")]
+    dots = {float(e.get("cx", "")): "off" not in e.get("class", "").split() for e in circles}
+    trials = sorted((t["share"], t["kept"]) for t in found["trials"] if t["drop"] is not None)  # else out of reach
+    assert len(trials) > 2 and [good for _, good in sorted(dots.items())] == [kept for _, kept in trials]
+    assert all(t["kept"] is (t["drop"]["value"] <= 0.09) for t in found["trials"] if t["drop"] is not None)
+    examples = found["evaluation"]["examples"]
+    assert len(examples) == 3 and found["outcome"]["examples"] == []
+    assert [e.get("src") for e in page.iter("img")] == [e["picture"] for e in examples]
+
+
+def test_long_names_are_short_everywhere_and_the_page_says_how() -> None:
+    """Names as TensorFlow Lite joins them: of layers, of groups, of what pins, and of what wasn't repaired."""
+    ends = ("stem/Relu6", "down/depthwise", "head/BiasAdd")
+    names = [f"MobilenetV2/Backbone/{end};MobilenetV2/Backbone/{end}/Fold" for end in ends]
+    layer = {"op": "Conv", "shapes": [[8, 3], [4, 3]], "macs": [24, 12]}
+    document = {
+        "layers": [{**layer, "name": name, "number": n} for n, name in enumerate(names, 1)],
+        "sensitivity": [{"name": name, "order": [0, 1], "points": [[1, 0.5]]} for name in names],
+        "pins": [{"code": "OP202", "layers": names, "by": [f'Conv "{name}"' for name in names], "locked": 1}],
+        "unrepaired": [{"node": names[0], "operator": "Conv", "reason": "why"}],
+    }
+    page = parsed(to_html(story([{"version": 2, "report": "prune", **document}])))
+    text = words(page)
+    assert not any(name in text for name in names) and text.count("MobilenetV2/Backbone/") == 2  # in notes
+    assert 'without "MobilenetV2/Backbone/" in front and what follows the first ";"' in text
+    for caption in ("Layers before and after", "Groups, the most sensitive first", "Layers that a repair can't change"):
+        assert "stem/Relu6" in {name.partition(" ")[0] for name in table(page, caption)}
+    assert 'Conv "stem/Relu6"' in text
+
+
+@pytest.mark.parametrize(
+    ("drop", "mark"),
+    [
+        ((0.0, 0.01, 0.02), "good"),
+        ((0.0, 0.01, 0.03), "warn"),
+        ((0.021, 0.03, 0.04), "bad"),
+        ((0.01, 0.03, 0.04), "warn"),
+    ],
+)
+def test_a_drop_is_marked_by_what_is_allowed(drop: tuple[float, float, float], mark: str) -> None:
+    found = dict(zip(("low", "value", "high"), drop, strict=True))
+    allowed = {"drop": 0.02, "metric": "top1", "why": "asked for"}
+    told = story([{"version": 2, "report": "shrink", "drop": found, "allowed": allowed}])
+    (said,) = told.verdicts
+    assert said.tone == mark and said.text.startswith("Drop in top-1 ")
+    assert ("may decide otherwise" in said.text) is (drop[0] <= 0.02 < drop[2])
 
 
 @pytest.mark.parametrize(
