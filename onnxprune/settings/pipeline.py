@@ -55,7 +55,8 @@ class ShrinkSettings(Settings):
     target: Targets | None = setting(
         None,
         "Upper limit on a cost of the file, as `onnxprune prune` takes it: macs, params, size, memory or latency, such "
-        "as latency=50%, size=5MB or speedup=2x. Pruning meets it; of several, all hold.",
+        "as latency=50%, size=5MB or speedup=2x. Of several, all hold. Pruning removes only what cleaning and "
+        "quantization don't bring.",
         metavar="COST=LIMIT",
         least=1,
         read=Target.parse,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.file import Model
+from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings
 from onnxprune.settings.declare import Settings
 from onnxprune.settings.pipeline import StageName
-from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.planning import Target
+from onnxprune.settings.pruning import LIMIT, PLANNING
 from onnxprune.workflow.cleaning import NORMALIZED, clean
 from onnxprune.workflow.outlook import Outlook
 from onnxprune.workflow.prune_model import prune_model
@@ -20,6 +23,9 @@ from onnxprune.workflow.quantizing import quantize
 
 CHOICES = ("kind", "calibration", "weight_bits", "objective")
 """Settings of `quantize` that a form makes needless."""
+
+CHOSEN = (*PLANNING, "max_drop", "minimize", "sensitivity")
+"""Settings of `prune` that a plan makes needless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +91,13 @@ class Made:
         model: the model.
         told: what was done, in words.
         again: settings of the stage that make the same again, without choosing; None for those that don't apply then.
+        milder: settings for another try, if this changes answers too much; empty if there is no milder way.
     """
 
     model: Model
     told: str
     again: Mapping[str, Any] = field(default_factory=dict)
+    milder: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _clean_expected(now: Situation) -> Expected:
@@ -125,7 +133,29 @@ def _prune(task: Task) -> Made:
         raise VerificationError("OP507", "nothing need be removed")
     before, after = found.plan.before["macs"], found.plan.after["macs"]
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
-    return Made(found.model, share + (", repaired" if found.repairs else ""))
+    chosen_by_time = task.settings.planning.timed and not found.tuned
+    again = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if chosen_by_time else {}
+    told = share + (", repaired" if found.repairs else "")
+    return Made(found.model, told, again, _milder(task.settings, found.plan))
+
+
+def _compact(plan: PrunePlan) -> str:
+    return json.dumps(json.loads(plan.to_json())) + "\n"
+
+
+def _milder(settings: PruneSettings, plan: PrunePlan) -> dict[str, Any]:
+    """Return a smaller budget for pruning: half the drop or ratio, or limits half way to what there was."""
+    if settings.max_drop:
+        return {"max_drop": settings.max_drop / 2}
+    if settings.planning.ratio:
+        return {"ratio": settings.planning.ratio / 2}
+    before: dict[str, Any] = {**plan.before, "latency": plan.settings.get("latency", {}).get("original_seconds")}
+    targets = [
+        Target.parse(str(replace(t, value=(t.limit(before[t.quantity]) + before[t.quantity]) / 2, absolute=True)))
+        for t in settings.planning.targets
+        if before.get(t.quantity)
+    ]
+    return {"target": tuple(targets)} if targets else {}
 
 
 def _quantize_expected(now: Situation) -> Expected:
@@ -142,7 +172,9 @@ def _quantize(task: Task) -> Made:
     found = quantize(task.model, task.settings, progress=task.progress)
     form = {"kind": found.best.kind, **found.best.about, "kept": list(found.best.kept)}
     kept = f", {len(found.best.kept)} nodes in float" if found.best.kept else ""
-    return Made(found.model, f"{found.best.kind}{kept}", {"form": form, "timed": None, **dict.fromkeys(CHOICES)})
+    again = {"form": form, "timed": None, **dict.fromkeys(CHOICES)}
+    milder = {} if task.settings.form else {"max_error": found.best.error / 4}
+    return Made(found.model, f"{found.best.kind}{kept}", again, milder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Verdict:
         size: bytes before and after.
         speed: how much faster it made the model; None if that wasn't measured.
         drop: the drop in accuracy against the file, on samples that judge stages; None if that wasn't measured.
+        tries: how often it was tried, each time milder, because answers had changed too much.
         again: the settings of the stage that make the same again, without choosing.
     """
 
@@ -39,6 +40,7 @@ class Verdict:
     size: tuple[int, int] | None = None
     speed: Speed | None = None
     drop: Estimate | None = None
+    tries: int = 1
     again: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +90,23 @@ class ShrinkResult:
     def kept(self) -> tuple[StageName, ...]:
         """The stages that the result has."""
         return tuple(verdict.stage for verdict in self.verdicts if verdict.kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reached:
+    """How far a pipeline is.
+
+    Attributes:
+        model: the best model so far.
+        verdicts: those of the stages so far.
+    """
+
+    model: Model
+    verdicts: tuple[Verdict, ...] = ()
+
+    def then(self, verdict: Verdict, model: Model | None = None) -> Reached:
+        """Return what is reached after a stage; without a model, it was left out."""
+        return Reached(model or self.model, (*self.verdicts, verdict))
 
 
 def sign(model: ModelProto, result: ShrinkResult) -> None:
