@@ -82,3 +82,8 @@ class ShrinkSettings(Settings):
     )
     checkpoint: Any = setting(None, "Save the stages that are done to this file.", metavar="FILE")
     resume: bool = setting(False, "Resume from `checkpoint`, if the file exists.")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets."""
+        return self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -31,9 +31,9 @@ from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
 from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider
-from onnxprune.settings.declare import build, either, flat, given, plain, read
-from onnxprune.settings.hardware import HARDWARE, Hardware
-from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings
+from onnxprune.settings.declare import either, flat, given, plain
+from onnxprune.settings.hardware import HARDWARE
+from onnxprune.settings.pipeline import ShrinkSettings
 from onnxprune.settings.planning import Target
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
@@ -44,7 +44,8 @@ from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
-from onnxprune.workflow.stages import CHOICES, STAGES, Situation, Stage, Task
+from onnxprune.workflow.stage_settings import StageSettings
+from onnxprune.workflow.stages import STAGES, Situation, Stage, Task
 from onnxprune.workflow.verdicts import Reached, ShrinkResult, Verdict, recorded_verdict, sign
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ _TRIES = 3  # of a stage that changes answers too much
 _ROUNDS = 3  # of pruning and quantization that meet targets together
 _AS_EXPECTED = 1.005  # times what quantization was expected to leave, up to which pruning isn't repeated
 _SURE = 1.01  # times what it left the last time, which pruning then reckons with
-_BUDGETS = frozenset({"ratio", "plan", "target", "remove_blocks"})  # settings of `prune` that say how much to remove
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
 
 
@@ -103,21 +103,10 @@ class Pipeline:
         """Check the settings of all stages, read the model and the data, and estimate what is to be had."""
         self.settings, self.progress, self.original = settings, progress, loaded
         self.stages = [stage for stage in STAGES if not settings.stages or stage.name in settings.stages]
-        unknown = settings.options.keys() - {stage.name for stage in STAGES}
-        if unknown:
-            cause = f"there is no stage {min(unknown)!r}"
-            raise UsageError("OP602", cause, hint=f"stages are {', '.join(stage.name for stage in STAGES)}")
-        self.hardware: Hardware | None = HARDWARE[settings.hardware] if settings.hardware else None
-        where = self.provider, here, self.notes = place(self.hardware)
-        self.timed = settings.timed and here
-        self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
+        where = provider, here, self.notes = place(HARDWARE[settings.hardware] if settings.hardware else None)
+        self.own = StageSettings(settings, provider, settings.timed and here, settings.samples.data)
+        self.own.check()
         self.parts: Parts | None = None
-        for stage in STAGES:  # what is wrong is refused before the work
-            try:
-                self._settings(stage, None if settings.samples.data is None else 0.0)
-            except OnnxPruneError as error:
-                at = error.where or f"settings of {stage.name}"
-                raise type(error)(error.code, error.cause, where=at, hint=error.hint) from error
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
@@ -126,7 +115,9 @@ class Pipeline:
             whole = samples if samples.data == "random" else replace(samples, limit=None)
             everything = open_samples(whole, graph, near=loaded.path, seed=settings.seed)
             self.parts = divide(everything, len(everything), settings.seed, training=True)
-            if settings.max_drop is None and not self.targets:  # what goes unnoticed is told by answers, not by labels
+            if (
+                settings.max_drop is None and not settings.targets
+            ):  # what goes unnoticed is told by answers, not by labels
                 work, choosing = _unlabeled(self.parts.training), _unlabeled(self.parts.choosing)
                 self.parts = replace(self.parts, training=work, choosing=choosing)
         self.example: Feeds = (
@@ -134,15 +125,17 @@ class Pipeline:
             if self.parts is not None
             else runnable_inputs(graph.proto, graph.shapes.inputs, settings.seed)
         )
+        if self.parts is not None:
+            self.own = replace(self.own, data=self.parts.training, example=self.example)
         self.judge = Judge(self.analysis.original, settings, self.parts, self.example, where)
-        self.goals = Goals(self.targets, self.analysis, settings.samples, partial(self.judge.speed, loaded.proto))
+        self.goals = Goals(settings.targets, self.analysis, settings.samples, partial(self.judge.speed, loaded.proto))
         situation = Situation(
             outlook(self.analysis),
             seconds=self._seconds(),
             layers=len(self.analysis.cost.layers),
             groups=len(graph.groups),
             samples=0 if self.parts is None else len(self.parts.training),
-            limited=bool(self.targets or _BUDGETS & settings.options.get("prune", {}).keys()),
+            limited=bool(settings.targets) or self.own.budgeted,
         )
         self.expected = tuple(stage.expected(situation) for stage in self.stages)
         self.reached = Reached(loaded)
@@ -168,8 +161,7 @@ class Pipeline:
     def _shares(self) -> bool:
         """Whether pruning and quantization meet the targets together, neither by settings of the user's own."""
         names = {stage.name for stage, e in zip(self.stages, self.expected, strict=True) if not e.skipped}
-        own = self.settings.options
-        set_by_user = _BUDGETS & own.get("prune", {}).keys() or "form" in own.get("quantize", {})
+        set_by_user = self.own.budgeted or self.own.exact
         return not set_by_user and names >= {"prune", "quantize"} and bool(SHARED & self.goals.quantities)
 
     def _meet_together(self, records: Records) -> None:
@@ -207,60 +199,6 @@ class Pipeline:
             if not pruned.verdicts[-1].kept or pruned.verdicts[-1].tries > 1 or as_expected:
                 return
             expected = {name: min(1.0, share * _SURE) for name, share in brought.items()}
-
-    def _settings(
-        self,
-        stage: Stage,
-        left: float | None = None,
-        targets: Sequence[Target] = (),
-        milder: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Return the settings of a stage.
-
-        Args:
-            stage: the stage.
-            left: the drop that it may add.
-            targets: the limits that it is to meet.
-            milder: settings after a try that changed answers too much; they replace the user's own.
-        """
-        settings, hardware = self.settings, self.hardware
-        values: dict[str, Any] = {
-            "seed": settings.seed,
-            "threads": settings.threads,
-            "custom_ops": settings.running.custom_ops,
-            "timed": self.timed and self.provider.name == CPU,  # stages know the CPU's times only
-            "provider": None if self.provider.short == "cpu" else self.provider.short,
-            **EFFORTS[settings.effort].get(stage.name, {}),
-        }
-        if hardware is not None:
-            values |= {"round_to": hardware.channels, "kind": hardware.kinds, "weight_bits": hardware.weight_bits}
-        if stage.name == "quantize" and values["timed"]:
-            limited = {t.quantity for t in self.targets}
-            small = "size" in limited and "latency" not in limited
-            values["objective"] = "size" if small else settings.objective
-        if stage.name == "prune" and targets:
-            values["target"] = tuple(targets)  # what that costs is judged afterwards
-        elif stage.name == "prune":
-            values["max_drop"] = left
-            if settings.objective == "size" and left is not None:
-                values["minimize"] = "size"
-        own = read(stage.settings, settings.options.get(stage.name, {})) | dict(milder or {})
-        known = {declared.name for declared in flat(stage.settings)}
-        common = {name: value for name, value in values.items() if name in known and value is not None}
-        if _BUDGETS & own.keys():
-            common = {name: value for name, value in common.items() if name not in ("max_drop", "target", "minimize")}
-        if "form" in own:
-            common = {name: value for name, value in common.items() if name not in CHOICES}
-        if stage.name == "clean" and self.parts is not None:
-            common["inputs"] = self.example
-        data = settings.samples.data if self.parts is None else self.parts.training
-        if stage.lossy and data is not None:
-            common["data"] = data
-            if settings.samples.limit is not None:
-                common["limit"] = settings.samples.limit
-        else:
-            common = {n: v for n, v in common.items() if n not in ("limit", "calibration", "max_drop")}
-        return build(stage.settings, {**common, **own})
 
     def _seconds(self) -> float:
         """Return the seconds of running the file on a sample, roughly."""
@@ -315,14 +253,14 @@ class Pipeline:
     ) -> tuple[Verdict, Model | None]:
         """Run a stage, and run it again milder while answers change too much; return its verdict and its model."""
         best, milder, tries = reached.model, dict[str, Any](), 0
-        if stage.name == "prune" and targets is None and self.targets:
+        if stage.name == "prune" and targets is None and self.goals.targets:
             targets = self.goals.left(self.goals.costs(best.proto), {})
-            if not (targets or _BUDGETS & self.settings.options.get("prune", {}).keys()):
+            if not (targets or self.own.budgeted):
                 return Verdict(stage.name, False, f"{self.goals.text} holds without removing channels"), None
         try:
             while True:
                 tries += 1
-                settings = self._settings(stage, self._left(stage, reached.verdicts), targets or (), milder)
+                settings = self.own.of(stage, self._left(stage, reached.verdicts), targets or (), milder)
                 made = stage.run(Task(best, settings, progress))
                 made = replace(made, model=load(made.model.proto))
                 loss, harm = self.judge.answers(made.model.proto, progress) if stage.lossy else (None, "")

@@ -1,7 +1,8 @@
 """Recipes: what makes a shrunken model again, as a TOML file beside it.
 
 A recipe has a table for the pipeline and one for each stage that was kept, with every setting. What was chosen by
-measured time is written down as chosen, so the same recipe on the same machine gives the same bytes.
+measured time is written down as chosen: the optimizer, the plan, the form of INT8. So the same recipe on the same
+machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import logging
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from onnxprune.errors import UsageError
 from onnxprune.model.file import load
+from onnxprune.planning.plan import PrunePlan
 from onnxprune.runtime.environment import versions
 from onnxprune.settings.declare import build, plain, read
 from onnxprune.settings.pipeline import ShrinkSettings
@@ -29,8 +31,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 _PACKAGES = ("onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "numpy")
-_PATHS = ("labels", "tokenizer", "alphabet")  # settings that name files
-_LARGEST = 2**20  # bytes of a recipe
+_PATHS = ("labels", "tokenizer", "alphabet", "plan", "sensitivity", "rewind")  # settings that name files
+_LARGEST = 2**26  # bytes of a recipe; plans of large models take most of them
 _TABLES: Mapping[str, tuple[str, ...] | None] = {
     "recipe": None,
     "model": ("path", "sha256"),
@@ -77,15 +79,14 @@ def write_recipe(path: Path, model: Path, output: Path, settings: ShrinkSettings
         import tomli_w
     except ImportError as error:
         raise UsageError("OP609", "recipes need the package tomli-w", hint="pip install tomli-w") from error
-    data, own = settings.samples.data, plain(settings)
-    own |= {name: _relative(own[name], path) for name in _PATHS if name in own}
+    data, own = settings.samples.data, _named(plain(settings), lambda file: _relative(file, path))
     own = {name: value for name, value in own.items() if name not in ("data", "checkpoint", "resume")}
     document: dict[str, Any] = {
         "recipe": FORMAT,
         "model": {"path": _relative(model, path), "sha256": load(model).sha256},
         "output": {"path": _relative(output, path), "sha256": load(output).sha256},
         "shrink": own | {"stages": list(result.kept), "timed": False},
-        **{verdict.stage: dict(verdict.again) for verdict in result.verdicts if verdict.kept},
+        **{v.stage: _named(v.again, lambda file: _relative(file, path)) for v in result.verdicts if v.kept},
         "versions": {"onnxprune": __version__, **versions(*_PACKAGES)},
     }
     if isinstance(data, str | os.PathLike):
@@ -93,7 +94,7 @@ def write_recipe(path: Path, model: Path, output: Path, settings: ShrinkSettings
         if Path(data).exists():
             document["data"]["sha256"] = digest(Path(data))
     head = f"# Made by onnxprune {__version__}. To make the model again: onnxprune run {path.name}\n"
-    return head + tomli_w.dumps(_listed(document))
+    return head + tomli_w.dumps(_listed(document), multiline_strings=True)
 
 
 def read_recipe(path: Path, changes: Sequence[tuple[str, str, Any]] = ()) -> ShrinkRecipe:
@@ -125,8 +126,7 @@ def read_recipe(path: Path, changes: Sequence[tuple[str, str, Any]] = ()) -> Shr
         raise UsageError("OP612", cause, where=str(path))
     tables = {name: dict(document.get(name, {})) for name in _TABLES if name != "recipe"}
     files = {name: _file(path, tables[name], needed=name != "data") for name in ("model", "output", "data")}
-    own = read(ShrinkSettings, tables["shrink"])
-    own |= {name: str(path.parent / own[name]) for name in _PATHS if isinstance(own.get(name), str)}
+    own = read(ShrinkSettings, _named(tables["shrink"], lambda file: str(path.parent / file)))
     settings = build(ShrinkSettings, own | ({} if files["data"] is None else {"data": files["data"]}))
     assert files["model"] is not None and files["output"] is not None
     for name in ("model", "data"):
@@ -137,7 +137,9 @@ def read_recipe(path: Path, changes: Sequence[tuple[str, str, Any]] = ()) -> Shr
     now = {"onnxprune": __version__, **versions(*_PACKAGES)}
     if other := [f"{name} {version}" for name, version in tables["versions"].items() if now.get(name) != version]:
         log.warning("the recipe was made with %s, so bytes may differ", ", ".join(other))
-    options = {stage.name: tables[stage.name] for stage in STAGES}
+    options = {stage.name: _named(tables[stage.name], lambda file: str(path.parent / file)) for stage in STAGES}
+    if _is_plan(options["prune"].get("plan")):
+        options["prune"]["plan"] = PrunePlan.from_json(options["prune"]["plan"], str(path))
     return ShrinkRecipe(
         Path(files["model"]), Path(files["output"]), replace(settings, options=options), tables["output"].get("sha256")
     )
@@ -179,6 +181,16 @@ def _file(recipe: Path, table: Mapping[str, Any], *, needed: bool) -> str | None
         raise UsageError("OP612", "the recipe doesn't say which file", where=str(recipe), hint="add a `path`")
     there = recipe.parent / found
     return str(there) if needed or there.exists() else found
+
+
+def _named(table: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    """Return a table whose files have other names; a plan may be the text of one."""
+    files = {key: table[key] for key in _PATHS if isinstance(table.get(key), str) and not _is_plan(table[key])}
+    return {**table, **{key: name(file) for key, file in files.items()}}
+
+
+def _is_plan(value: Any) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("{")
 
 
 def _relative(file: Any, recipe: Path) -> str:

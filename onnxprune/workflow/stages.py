@@ -16,7 +16,7 @@ from onnxprune.settings.declare import Settings
 from onnxprune.settings.pipeline import StageName
 from onnxprune.settings.planning import Target
 from onnxprune.settings.pruning import LIMIT, PLANNING
-from onnxprune.workflow.cleaning import NORMALIZED, clean
+from onnxprune.workflow.cleaning import clean
 from onnxprune.workflow.outlook import Outlook
 from onnxprune.workflow.prune_model import prune_model
 from onnxprune.workflow.quantizing import quantize
@@ -110,9 +110,8 @@ def _clean(task: Task) -> Made:
     found = clean(task.model, task.settings, progress=task.progress)
     if found.best is None:
         raise VerificationError("OP507", "nothing makes it better")
-    name = found.best.name
-    again = {"optimizers": () if name == NORMALIZED else (name,), "timed": False}
-    return Made(found.model, f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {name}", again)
+    told = f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {found.best.name}"
+    return Made(found.model, told, {"optimizers": (found.best.name,), "timed": False})
 
 
 def _prune_expected(now: Situation) -> Expected:

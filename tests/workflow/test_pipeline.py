@@ -249,8 +249,8 @@ def test_settings_of_stages_are_checked_before_the_work(monkeypatch: pytest.Monk
 def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = build(ShrinkSettings, {**QUICK, "hardware": "tensorrt"})
     with planned(load(DIGITS), settings) as found:
-        assert not found.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
-        prune, quantize = found._settings(STAGES[1], 0.01), found._settings(STAGES[2])
+        assert not found.own.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
+        prune, quantize = found.own.of(STAGES[1], 0.01), found.own.of(STAGES[2])
         assert found.judge.speed(found.original.proto, found.original.proto)[0] is None
     assert prune.planning.constraints.round_to == 8 and quantize.kind == ("float16",) and not quantize.timed
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse"])
@@ -258,8 +258,8 @@ def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch:
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse", "avx2"])
     settings = build(ShrinkSettings, {"data": TEST, "hardware": "avx2"})
     with planned(load(DIGITS), settings) as found:
-        quantize = found._settings(STAGES[2])
-        assert found.timed and quantize.timed and quantize.weight_bits == 7 and "static" in quantize.kind
+        quantize = found.own.of(STAGES[2])
+        assert found.own.timed and quantize.timed and quantize.weight_bits == 7 and "static" in quantize.kind
 
 
 def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
@@ -271,7 +271,7 @@ def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
 def test_a_budget_of_pruning_s_own_replaces_that_of_the_whole() -> None:
     options = {"prune": {"ratio": "25%"}}
     with planned(load(DIGITS), build(ShrinkSettings, {**UNTIMED, "options": options})) as found:
-        settings = found._settings(STAGES[1], 0.01)
+        settings = found.own.of(STAGES[1], 0.01)
     assert settings.planning.ratio == 0.25 and settings.max_drop is None
     with planned(load(DIGITS), build(ShrinkSettings, {"options": {"prune": {"criterion": "l1"}}})) as found:
         assert found.expected[1].skipped  # a criterion alone is no budget
