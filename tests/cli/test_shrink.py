@@ -136,6 +136,43 @@ def test_a_recipe_is_refused_if_a_name_or_a_file_is_another(folder: Path) -> Non
     refused("OP612", "run", folder / "none.toml", "-o", folder / "x.onnx")
 
 
+def test_a_pyproject_holds_what_a_recipe_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, inner = folder / "pyproject.toml", folder / "src" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "pyproject.toml").write_text("[tool.other]\nshrink = 1\n")  # isn't the nearest one with a recipe
+    written = """
+[project]
+name = "mine"
+[tool.onnxprune]
+model = "model.onnx"
+output = { path = "small.onnx" }
+[tool.onnxprune.shrink]
+stages = ["clean"]
+threads = 1
+timed = false
+[tool.onnxprune.clean]
+optimizers = ["onnxruntime"]
+"""
+    project.write_text(written)
+    monkeypatch.chdir(inner)
+    invoke("run")
+    direct = invoke("shrink", folder / "model.onnx", "-o", folder / "o.onnx", "--stages", "clean", *QUICK)
+    assert direct.exit_code == 0 and digest(folder / "small.onnx") == digest(folder / "o.onnx")
+    invoke("run", project, "-o", folder / "named.onnx", "--set", "shrink.seed=1")
+    assert (folder / "named.onnx").is_file()
+    refused("OP116", "run")
+    project.write_text(written.replace("stages =", "stagse ="))
+    assert "did you mean stages?" in refused("OP602", "run", "--force")
+    project.write_text(written.replace("onnxprune.clean", "onnxprune.claen"))
+    error = refused("OP612", "run", "--force")
+    assert "did you mean clean?" in error and "pyproject.toml" in error
+    project.write_text(written.replace("model.onnx", "gone.onnx"))
+    refused("OP101", "run", "--force")
+    project.write_text("[tool]\nonnxprune = 1\n")
+    assert "no table [tool.onnxprune]" in refused("OP612", "run", project)
+    assert "no pyproject.toml with [tool.onnxprune]" in refused("OP612", "run")
+
+
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     report = shrunk(folder, "--dry-run")
     assert [e["stage"] for e in report["expected"]] == ["clean", "prune", "quantize"]
