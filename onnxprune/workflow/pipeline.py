@@ -29,6 +29,7 @@ from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
 from onnxprune.progress import Progress, duration, silent, within
+from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings.declare import either, flat, given, plain
@@ -134,10 +135,14 @@ class Pipeline:
             seconds=self._seconds(),
             layers=len(self.analysis.cost.layers),
             groups=len(graph.groups),
+            repair_runs=repair_runs(self.analysis.cost),
             samples=0 if self.parts is None else len(self.parts.training),
             limited=bool(settings.targets) or self.own.budgeted,
         )
         self.expected = tuple(stage.expected(situation) for stage in self.stages)
+        if self._shares():  # quantized alone first, and again once it is pruned
+            twice = (replace(e, seconds=2 * e.seconds) if e.stage == "quantize" else e for e in self.expected)
+            self.expected = tuple(twice)
         self.reached = Reached(loaded)
 
     def run(self) -> ShrinkResult:

@@ -20,6 +20,7 @@ from onnxprune.workflow.cleaning import clean
 from onnxprune.workflow.outlook import Outlook
 from onnxprune.workflow.prune_model import prune_model
 from onnxprune.workflow.quantizing import quantize
+from onnxprune.workflow.search import TRIALS
 
 CHOICES = ("kind", "calibration", "weight_bits", "objective")
 """Settings of `quantize` that a form makes needless."""
@@ -56,6 +57,7 @@ class Situation:
         seconds: the time of running the model on a sample.
         layers: number of its layers.
         groups: number of its groups of channels.
+        repair_runs: how many runs a repair takes, for each sample.
         samples: number of samples to work with; 0 without data.
         limited: whether the user says how much to prune.
     """
@@ -64,6 +66,7 @@ class Situation:
     seconds: float
     layers: int
     groups: int
+    repair_runs: float
     samples: int
     limited: bool
 
@@ -121,7 +124,8 @@ def _prune_expected(now: Situation) -> Expected:
     if not (now.limited or now.samples):
         return Expected("prune", "", skipped="it needs a `target`, or inputs to limit the loss by (`data`)")
     calibrating, choosing = min(LIMIT, now.samples // 2), min(2000, now.samples // 4)
-    runs = calibrating * (0.25 * now.groups + 2) + 5 * (5 * calibrating + 2 * choosing)
+    trials = 1 if now.limited else TRIALS
+    runs = calibrating * (0.25 * now.groups + 2) + trials * (now.repair_runs * calibrating + 2 * choosing)
     what = "what is asked for" if now.limited else "as much as the drop allows"
     return Expected("prune", f"{what}; half of the MACs would leave this file", found.bytes, 5 + now.seconds * runs)
 

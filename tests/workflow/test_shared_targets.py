@@ -14,12 +14,15 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxprune as op
 from onnxprune.benchmarking.speed import Speed
+from onnxprune.cost.cost import Cost, LayerCost
 from onnxprune.errors import ModelError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
+from onnxprune.recover.repair import repair_runs
+from onnxprune.settings import ShrinkSettings, build
 from onnxprune.settings.planning import Target
 from onnxprune.workflow.goals import Costs, Goals
-from onnxprune.workflow.pipeline import ShrinkResult
+from onnxprune.workflow.pipeline import ShrinkResult, planned
 from onnxprune.workflow.stages import STAGES, Made, Task
 from tests.workflow.test_pipeline import DIGITS, UNTIMED, answers, digits, filled, with_stages
 
@@ -173,3 +176,27 @@ def test_what_is_left_to_pruning_reckons_with_what_quantization_brings() -> None
     unknown = Costs(costs.file, {"macs": 400, "size": 100}, "nobody is here")
     assert goals.left(unknown, {}) == (targets[0],)
     assert goals.missed(unknown) == ["latency wasn't measured (nobody is here)"]
+
+
+def test_the_time_of_a_repair_reckons_with_the_sums_of_wide_layers() -> None:
+    def runs(*layers: LayerCost) -> float:
+        return repair_runs(Cost(params=0, macs=sum(layer.macs for layer in layers), size=0, memory=0, layers=layers))
+
+    # 8 to 16 channels, 3x3, on 8x8 pixels: 72 features at 64 positions, 72 * 72 products each, of 72 * 16 of a run
+    conv = LayerCost("conv", "Conv", (16, 8, 3, 3), (1, 16, 8, 8), 16 * 72, 16 * 72 * 64)
+    assert runs(conv) == pytest.approx(5 + 2 * 72 / 16)
+    # on 80x80 pixels, 72 positions are sampled of each sample: 2304 of 32
+    large = LayerCost("conv", "Conv", (16, 8, 3, 3), (1, 16, 80, 80), 16 * 72, 16 * 72 * 6400)
+    assert runs(large) == pytest.approx(5 + 2 * 72 / 16 * 72 / 6400)
+    unknown = LayerCost("call", "Loop", (1,), None, 1, 0)
+    assert runs(conv, unknown) == runs(conv) and runs() == 5
+
+
+def test_the_time_expected_is_longer_where_quantization_runs_twice() -> None:
+    def expected(**options: Any) -> dict[str, float]:
+        with planned(load(DIGITS), build(ShrinkSettings, {**UNTIMED, **options})) as found:
+            return {e.stage: e.seconds for e in found.expected}
+
+    shared, alone = expected(target="size=20%"), expected(target="macs=20%")
+    assert shared["quantize"] > 1.5 * alone["quantize"]
+    assert expected(max_drop=0.05)["prune"] > alone["prune"]  # a search, not one plan
