@@ -16,6 +16,7 @@ from onnxprune.report.layout import (
     GOOD,
     Tables,
     change,
+    count,
     flexible,
     heading,
     left,
@@ -27,6 +28,7 @@ from onnxprune.report.layout import (
 )
 from onnxprune.report.outcome import answers_line, gain_line
 from onnxprune.settings.evaluation import METRICS
+from onnxprune.workflow.elsewhere import Elsewhere
 from onnxprune.workflow.stages import Expected
 from onnxprune.workflow.verdicts import ShrinkResult, Verdict
 
@@ -83,8 +85,20 @@ def result_tables(result: ShrinkResult) -> Tables:
     found = None if result.evaluation is None else fidelity(result.evaluation)
     if found is not None:
         yield answers_line(found, "held out")
+    for other in result.also:
+        yield paragraph(f"on {other.provider}: {_elsewhere(other)}")
     for missed in result.missed:
         yield paragraph(line(("missed", BAD), f": {missed}"))
+
+
+def _elsewhere(other: Elsewhere) -> str:
+    """Tell how a result does on another provider."""
+    if other.failure:
+        return f"not run: {other.failure}"
+    speed = "" if other.speed is None else f"{other.speed.speedup.value:.2f}x as fast as the file there; "
+    same = "" if other.agreement is None else f"same top class as on the CPU on {other.agreement:.1%}, "
+    apart = f"outputs differ from the CPU's by at most {other.difference:.2g} of their largest value"
+    return f"{speed}{same}{apart}, on {count(other.samples, 'sample')}"
 
 
 def verdict_checks(result: ShrinkResult) -> tuple[Check, ...]:

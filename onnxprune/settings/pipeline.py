@@ -72,6 +72,12 @@ class ShrinkSettings(Settings):
         flag="--for",
         shown="this machine's CPU",
     )
+    also: tuple[str, ...] = setting(
+        (),
+        "Run, time and compare the result on this execution provider, too: openvino, cuda, ... or ONNX Runtime's name "
+        "of it. One that isn't installed is noted.",
+        metavar="NAME",
+    )
     timed: bool = setting(True, "Leave out stages that make the model slower on this machine.")
     samples: DataSettings = setting(DataSettings, "Inputs to prune, repair, calibrate and judge by.")
     threads: int | None = setting(None, "Number of threads within an operator.", at_least=1, shown="all cores")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -31,7 +31,7 @@ from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
 from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
-from onnxprune.runtime.provider import CPU, Provider
+from onnxprune.runtime.provider import CPU, Provider, parse_provider
 from onnxprune.settings.declare import either, flat, given, plain
 from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import ShrinkSettings
@@ -40,6 +40,7 @@ from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.drop import Parts, divide
+from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
 from onnxprune.workflow.goals import SHARED, Goals, share_left
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
@@ -51,6 +52,7 @@ from onnxprune.workflow.verdicts import Reached, ShrinkResult, Verdict, recorded
 
 log = logging.getLogger(__name__)
 
+_COMPARED = 64  # largest number of samples to compare providers on
 _TRIES = 3  # of a stage that changes answers too much
 _ROUNDS = 3  # of pruning and quantization that meet targets together
 _AS_EXPECTED = 1.005  # times what quantization was expected to leave, up to which pruning isn't repeated
@@ -107,6 +109,7 @@ class Pipeline:
         where = provider, here, self.notes = place(HARDWARE[settings.hardware] if settings.hardware else None)
         self.own = StageSettings(settings, provider, settings.timed and here, settings.samples.data)
         self.own.check()
+        self.others = tuple(map(parse_provider, settings.also))
         self.parts: Parts | None = None
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
@@ -322,7 +325,18 @@ class Pipeline:
         speed, untimed = judge.speed(original.proto, best.proto)
         evaluation, loss = judge.evaluation(best.proto, self.progress)
         result = replace(result, speed=speed, untimed=untimed, evaluation=evaluation, drop=loss)
+        result = replace(result, also=tuple(self._elsewhere(other, best) for other in self.others))
         return replace(result, missed=self._missed(result))
+
+    def _elsewhere(self, other: Provider, best: Model) -> Elsewhere:
+        """Run the result on another provider, on samples that chose nothing."""
+        self.progress(f"run on {other.short}", 0, None)
+        batches: Iterable[Feeds] = [self.example]
+        if self.parts is not None:
+            some = self.parts.judging.subset(np.arange(min(_COMPARED, len(self.parts.judging))))
+            batches = calibration_batches(some, self.analysis.graph.proto)()
+        how: dict[str, Any] = {"threads": self.settings.threads, "seed": self.settings.seed}
+        return elsewhere(other, self.original.proto, best.proto, batches, self.example, **how)
 
     def _missed(self, result: ShrinkResult) -> tuple[str, ...]:
         """Return the limits that the result doesn't meet."""

@@ -14,6 +14,7 @@ from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model
 from onnxprune.settings.pipeline import StageName
 from onnxprune.version import __version__
+from onnxprune.workflow.elsewhere import Elsewhere
 from onnxprune.workflow.stages import Expected
 
 
@@ -63,6 +64,7 @@ class ShrinkResult:
         samples: the number of samples that stages work with, that decide, and that judge.
         missed: the limits that aren't met, in words.
         stopped: whether it was interrupted.
+        also: the result on other execution providers.
         notes: what else to know.
     """
 
@@ -80,6 +82,7 @@ class ShrinkResult:
     samples: tuple[int, int, int] | None = None
     missed: tuple[str, ...] = ()
     stopped: bool = False
+    also: tuple[Elsewhere, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
