@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,3 +201,25 @@ def test_the_time_expected_is_longer_where_quantization_runs_twice() -> None:
     shared, alone = expected(target="size=20%"), expected(target="macs=20%")
     assert shared["quantize"] > 1.5 * alone["quantize"]
     assert expected(max_drop=0.05)["prune"] > alone["prune"]  # a search, not one plan
+
+
+def test_an_interruption_between_rounds_keeps_the_best_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = shrunk("size=15%").model.proto.SerializeToString(deterministic=True)
+    runs: list[str] = []
+
+    def interrupted_once(task: Task) -> Made:
+        runs.append("quantize")
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        return STAGES[2].run(task)
+
+    with_stages(monkeypatch, quantize=interrupted_once)
+    path = tmp_path / "c.npz"
+    first = shrunk("size=15%", checkpoint=path)
+    assert first.stopped and first.kept == ("clean", "quantize")  # quantized alone is the best so far
+    assert why(first)["prune"] == "interrupted"
+    again = shrunk("size=15%", checkpoint=path, resume=True)
+    assert len(runs) == 3 and not again.stopped and not again.missed
+    assert again.model.proto.SerializeToString(deterministic=True) == whole
