@@ -37,7 +37,7 @@ def on(name: str, *, batch: int = 8) -> Elsewhere:
 def test_the_cpu_agrees_with_itself() -> None:
     found = on("cpu")
     assert (found.difference, found.agreement, found.samples, found.failure) == (0.0, 1.0, 16, "")
-    assert found.speed is not None and found.speed.speedup.low < 1 < 1.5 * found.speed.speedup.high
+    assert found.speed is not None and found.speed.provider == "cpu" and min(found.speed.before, found.speed.after) > 0
 
 
 def test_other_answers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
