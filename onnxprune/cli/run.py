@@ -15,7 +15,7 @@ from onnxprune.cli.shrink import changes, deploy
 
 
 @click.command("run", cls=Command)
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File for the result. [default: the one that RECIPE names]"
 )
@@ -25,7 +25,7 @@ from onnxprune.cli.shrink import changes, deploy
 @receipts(examples=True)
 @reporting
 def command(
-    recipe: Path,
+    recipe: Path | None,
     output: Path | None,
     changes: list[tuple[str, str, Any]],
     dry_run: bool,
@@ -37,11 +37,14 @@ def command(
 
     The same recipe with the same versions on the same machine gives the same bytes. If the model or the data have
     changed since, nothing is done.
+
+    A pyproject.toml may hold a recipe, too, as [tool.onnxprune.shrink], [tool.onnxprune.model] and so on. Without
+    RECIPE, the nearest one that does is taken, here or in a folder above.
     """
-    from onnxprune.workflow.recipe import read_recipe
+    from onnxprune.workflow.recipe import project_recipe, read_recipe
 
     with out.step("load"):
-        found = read_recipe(recipe, changes)
+        found = read_recipe(recipe or project_recipe(Path.cwd()), changes)
     how: dict[str, Any] = {"dry_run": dry_run, "force": force, "examples": examples}
     written = deploy(out, found.model, output or found.output, found.settings, None, **how)
     if written is not None and found.sha256 is not None and not changes:

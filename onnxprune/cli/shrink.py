@@ -170,6 +170,7 @@ def deploy(
             samples=None if counts is None else dict(zip(("work", "choice", "judged"), counts, strict=True)),
             drop=result.drop,
             evaluation=result.evaluation,
+            also=result.also,
             missed=result.missed,
             notes=result.notes,
         ),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.cost.cost import Cost
 from onnxprune.errors import UsageError
 from onnxprune.model.bodies import reopened
 from onnxprune.model.checks import subgraphs
@@ -51,6 +53,7 @@ _HELD_BACK = 5
 _POSITIONS = 4096
 _PER, _FEWEST = 32, 256
 _PER_FEATURE, _ALWAYS = 32, 512
+_RUNS = 5.0  # of the model for a sample, without the sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,26 @@ def recover(
             repairs.append(Repair(layer.node.name, *errors))
         progress("repair", number + 1, len(layers))
     return repairs
+
+
+def repair_runs(cost: Cost) -> float:
+    """Return how many runs of a model a repair takes, for each sample; a rough guess.
+
+    Besides running both networks, a layer of d features adds up d² products for each output position that is sampled,
+    in double precision, which takes twice as long.
+
+    Args:
+        cost: the cost of the model for a sample.
+    """
+    products = 0.0
+    for layer in cost.layers:
+        size = prod(layer.output or ())
+        if layer.macs and size:
+            features = layer.macs / size
+            positions = size * features / max(layer.params, features)
+            sampled = min(_POSITIONS, max(_PER_FEATURE * features, _ALWAYS)) / _PER
+            products += min(positions, sampled) * features**2
+    return _RUNS + 2 * products / max(cost.macs, 1)
 
 
 def unrepaired(kept: PrunedGraph, pruned: ModelProto) -> tuple[LeftOut, ...]:

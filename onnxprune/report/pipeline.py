@@ -19,6 +19,7 @@ from onnxprune.report.layout import (
     GOOD,
     Tables,
     change,
+    count,
     flexible,
     heading,
     left,
@@ -34,6 +35,7 @@ from onnxprune.report.quantization import quantization_fields
 from onnxprune.report.summary import summarize
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.workflow.cleaning import Cleaned
+from onnxprune.workflow.elsewhere import Elsewhere
 from onnxprune.workflow.outcome import Outcome
 from onnxprune.workflow.prune_model import PruneResult
 from onnxprune.workflow.quantizing import Quantized
@@ -103,6 +105,8 @@ def result_tables(result: ShrinkResult) -> Tables:
         yield paragraph(line(("nothing pays", BAD), ": no stage is kept, the model is best left as it is"))
         return
     yield from outcome_tables(brought(result), result.size)
+    for other in result.also:
+        yield paragraph(f"on {other.provider}: {_elsewhere(other)}")
     for missed in result.missed:
         yield paragraph(line(("missed", BAD), f": {missed}"))
 
@@ -121,6 +125,16 @@ def brought(result: ShrinkResult) -> Outcome:
         trained=False,
         layers=result.layers,
     )
+
+
+def _elsewhere(other: Elsewhere) -> str:
+    """Tell how a result does on another provider."""
+    if other.failure:
+        return f"not run: {other.failure}"
+    speed = "" if other.speed is None else f"{other.speed.speedup.value:.2f}x as fast as the file there; "
+    same = "" if other.agreement is None else f"same top class as on the CPU on {other.agreement:.1%}, "
+    apart = f"outputs differ from the CPU's by at most {other.difference:.2g} of their largest value"
+    return f"{speed}{same}{apart}, on {count(other.samples, 'sample')}"
 
 
 def verdict_checks(result: ShrinkResult) -> tuple[Check, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from onnxprune.settings.declare import Settings, setting
 from onnxprune.settings.running import RunSettings
 
-OptimizerName = Literal["onnxruntime", "onnxsim"]
+OptimizerName = Literal["onnxprune", "onnxruntime", "onnxsim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,9 @@ class CleanSettings(Settings):
 
     optimizers: tuple[OptimizerName, ...] | None = setting(
         None,
-        "Optimizers to try: onnxruntime (its rewrites that keep standard operators) or onnxsim.",
+        "Optimizers to try: onnxprune (what every model that is written goes through), onnxruntime (its rewrites that "
+        "keep standard operators) or onnxsim.",
+        least=1,
         shown="all that are installed",
     )
     optimizer_seconds: float = setting(300, "Seconds that an optimizer may take.", above=0)

@@ -55,7 +55,8 @@ class ShrinkSettings(Settings):
     target: Targets | None = setting(
         None,
         "Upper limit on a cost of the file, as `onnxprune prune` takes it: macs, params, size, memory or latency, such "
-        "as latency=50%, size=5MB or speedup=2x. Pruning meets it; of several, all hold.",
+        "as latency=50%, size=5MB or speedup=2x. Of several, all hold. Pruning removes only what cleaning and "
+        "quantization don't bring.",
         metavar="COST=LIMIT",
         least=1,
         read=Target.parse,
@@ -71,6 +72,12 @@ class ShrinkSettings(Settings):
         flag="--for",
         shown="this machine's CPU",
     )
+    also: tuple[str, ...] = setting(
+        (),
+        "Run, time and compare the result on this execution provider, too: openvino, cuda, ... or ONNX Runtime's name "
+        "of it. One that isn't installed is noted.",
+        metavar="NAME",
+    )
     timed: bool = setting(True, "Leave out stages that make the model slower on this machine.")
     samples: DataSettings = setting(DataSettings, "Inputs to prune, repair, calibrate and judge by.")
     threads: int | None = setting(None, "Number of threads within an operator.", at_least=1, shown="all cores")
@@ -81,3 +88,8 @@ class ShrinkSettings(Settings):
     )
     checkpoint: Any = setting(None, "Save the stages that are done to this file.", metavar="FILE")
     resume: bool = setting(False, "Resume from `checkpoint`, if the file exists.")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets."""
+        return self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)

@@ -80,8 +80,10 @@ class Target(Settings):
             return f"{self.value:g}"
         if self.quantity == "latency":
             return f"{1e3 * self.value:.4g}ms"
-        scale, prefix = next(((10**n, p) for n, p in ((9, "G"), (6, "M"), (3, "k")) if self.value >= 10**n), (1, ""))
-        return f"{self.value / scale:.6g}{prefix}{'B' if _UNITS[self.quantity] is _BYTES else ''}"
+        unit = "B" if _UNITS[self.quantity] is _BYTES else ""
+        least = (1.0, "") if unit else (1e3, "k")  # a count without a unit would be a share
+        scale, prefix = next(((10**n, p) for n, p in ((9, "G"), (6, "M"), (3, "k")) if self.value >= 10**n), least)
+        return f"{self.value / scale:.6g}{prefix}{unit}"
 
     @classmethod
     def parse(cls, text: str) -> Target:

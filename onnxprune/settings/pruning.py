@@ -21,12 +21,13 @@ _TOLERANCE: dict[str, Any] = {
     "shown": "1e-4 for float32, more for coarser types of weights",
 }
 READING = ("preprocess", "limit", "labels", "tokenizer", "task", "output_name", "postprocess", "alphabet", "blank")
-_PLANNING = [
+PLANNING = [
     d.name
     for kind in (PlanSettings, LatencySettings)
     for d in flat(kind)
     if d.name not in ("seed", "threads", "provider")
 ]
+"""Settings that say what to remove, which a plan says already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,7 @@ class PruneSettings(Settings):
     """How to make a model smaller."""
 
     _rules: ClassVar = (
-        Rule(
-            "plan", [*_PLANNING, "sensitivity", "max_drop"], "both {first} and {other} say what to remove", "drop one"
-        ),
+        Rule("plan", [*PLANNING, "sensitivity", "max_drop"], "both {first} and {other} say what to remove", "drop one"),
         Rule("max_drop", ["ratio"], "both {first} and {other} say how much to remove", "give one of them"),
         Rule(
             "max_drop",

@@ -27,12 +27,12 @@ from onnxprune.rewrite.comparison import compare_outputs, interface_changes
 from onnxprune.rewrite.verify import default_tolerance
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider
-from onnxprune.settings.cleaning import CleanSettings
+from onnxprune.settings.cleaning import CleanSettings, OptimizerName
 from onnxprune.settings.declare import either
 from onnxprune.shapes import concretize, runnable_inputs
 from onnxprune.version import __version__
 
-NORMALIZED = "onnxprune"
+NORMALIZED: OptimizerName = "onnxprune"
 """The name of what `onnxprune.normalize` does, which every model that is written goes through."""
 
 _ROUNDS, _SECONDS = 15, 0.5
@@ -126,9 +126,9 @@ def _clean(loaded: Model, settings: CleanSettings, progress: Progress) -> Cleane
     inputs = list(_inputs(base, settings))
     tolerance = default_tolerance(base)
     before = Cleaner("file", original, count_nodes(original.graph), file_size(loaded) or pieces(original)[0], 0.0)
-    names = tuple(OPTIMIZERS) if settings.optimizers is None else settings.optimizers
-    present = [name for name in names if installed(name)]
-    tried = [_checked(NORMALIZED, base, before, inputs, tolerance)]
+    names = (NORMALIZED, *OPTIMIZERS) if settings.optimizers is None else settings.optimizers
+    present = [name for name in names if name in OPTIMIZERS and installed(name)]
+    tried = [_checked(NORMALIZED, base, before, inputs, tolerance)] if NORMALIZED in names else []
     for number, name in enumerate(present):
         progress("optimize", number, len(present))
         try:
@@ -141,7 +141,7 @@ def _clean(loaded: Model, settings: CleanSettings, progress: Progress) -> Cleane
         tried = _timed(before, tried, inputs[0], settings, progress)
     fit = [t for t in tried if t.failure is None and (t.nodes, t.size) < (before.nodes, before.size)]
     best = min(fit, key=lambda t: (t.nodes, t.size), default=None)
-    missing = tuple(name for name in names if name not in present)
+    missing = tuple(name for name in names if name not in (NORMALIZED, *present))
     found = Cleaned(loaded, before, best, tuple(tried), tolerance, len(inputs), missing)
     if best is None:
         return found

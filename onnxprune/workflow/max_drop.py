@@ -16,6 +16,7 @@ from onnxprune.model.resumable import Records
 from onnxprune.planning.budget import with_names
 from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.recover import Method, Repair
+from onnxprune.recover.repair import repair_runs
 from onnxprune.sensitivity import Curve, drop
 from onnxprune.settings import LatencySettings, TrainSettings
 from onnxprune.settings.planning import Limited, PlanSettings, Target
@@ -176,7 +177,7 @@ def _estimate(
     """Estimate the seconds of a search, from those of running the original on a sample; a rough guess."""
     calibration, choosing = len(measure.parts.calibration), len(measure.parts.choosing)
     curves = 0.25 * len(analysis.graph.groups) + 2 if measures else 0
-    trial = 5 * calibration + 2 * choosing
+    trial = repair_runs(analysis.cost) * calibration + 2 * choosing
     if training is not None:
         trial += 3 * training.epochs * len(measure.parts.training)
     return measure.seconds * (curves * calibration + trials * trial)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from math import isfinite
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,42 +24,42 @@ from onnx import ModelProto
 from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
-from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
-from onnxprune.cost.cost import stored_weights
 from onnxprune.data import Data, Dataset
 from onnxprune.errors import DataError, OnnxPruneError, UsageError
-from onnxprune.evaluation.fidelity import largest_kept
 from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
-from onnxprune.progress import Progress, duration, silent, within
-from onnxprune.quantization.disturbed import disturbed
-from onnxprune.quantization.quantizers import prepare
+from onnxprune.progress import Progress, counted, duration, silent, within
+from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
-from onnxprune.runtime.provider import CPU, Provider
-from onnxprune.sensitivity import drop
-from onnxprune.settings.declare import build, either, flat, given, plain, read
-from onnxprune.settings.hardware import HARDWARE, Hardware
-from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings
+from onnxprune.runtime.provider import CPU, Provider, parse_provider
+from onnxprune.settings.declare import either, flat, given, plain
+from onnxprune.settings.hardware import HARDWARE
+from onnxprune.settings.pipeline import ShrinkSettings
 from onnxprune.settings.planning import Target
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.drop import DropMeasure, Parts, divide
+from onnxprune.workflow.drop import Parts, divide
+from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
+from onnxprune.workflow.goals import SHARED, Goals, share_left
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
+from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
-from onnxprune.workflow.stages import CHOICES, STAGES, Made, Situation, Stage, Task
-from onnxprune.workflow.verdicts import ShrinkResult, Verdict, recorded_verdict, sign
+from onnxprune.workflow.stage_settings import StageSettings
+from onnxprune.workflow.stages import STAGES, Made, Situation, Stage, Task
+from onnxprune.workflow.verdicts import Reached, ShrinkResult, Verdict, recorded_verdict, sign
 
 log = logging.getLogger(__name__)
 
-_ALLOWED = 0.01  # drop, where nothing is asked for and no input can be disturbed
-_CHANGED = 0.98  # of the bytes, above which a model isn't smaller
-_BUDGETS = frozenset({"ratio", "plan", "target", "remove_blocks"})  # settings of `prune` that say how much to remove
+_COMPARED = 64  # largest number of samples to compare providers on
+_TRIES = 3  # of a stage that changes answers too much
+_ROUNDS = 3  # of pruning and quantization that meet targets together
+_AS_EXPECTED = 1.005  # times what quantization was expected to leave, up to which pruning isn't repeated
+_SURE = 1.01  # times what it left the last time, which pruning then reckons with
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
-_LONGEST = 2.0  # seconds of a run of both models, above which they aren't timed
 
 
 def shrink(
@@ -119,21 +119,11 @@ class Pipeline:
         """Check the settings of all stages, read the model and the data, and estimate what is to be had."""
         self.settings, self.progress, self.original = settings, progress, loaded
         self.stages = [stage for stage in STAGES if not settings.stages or stage.name in settings.stages]
-        unknown = settings.options.keys() - {stage.name for stage in STAGES}
-        if unknown:
-            cause = f"there is no stage {min(unknown)!r}"
-            raise UsageError("OP602", cause, hint=f"stages are {', '.join(stage.name for stage in STAGES)}")
-        self.hardware: Hardware | None = HARDWARE[settings.hardware] if settings.hardware else None
-        self.provider, self.here, self.notes = place(self.hardware)
-        self.timed = settings.timed and self.here
-        self.targets = settings.target if isinstance(settings.target, tuple) else tuple(filter(None, [settings.target]))
+        where = provider, here, self.notes = place(HARDWARE[settings.hardware] if settings.hardware else None)
+        self.own = StageSettings(settings, provider, settings.timed and here, settings.samples.data)
+        self.own.check()
+        self.others = tuple(map(parse_provider, settings.also))
         self.parts: Parts | None = None
-        for stage in STAGES:  # what is wrong is refused before the work
-            try:
-                self._settings(stage, None if settings.samples.data is None else 0.0)
-            except OnnxPruneError as error:
-                where = error.where or f"settings of {stage.name}"
-                raise type(error)(error.code, error.cause, where=where, hint=error.hint) from error
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
@@ -142,7 +132,7 @@ class Pipeline:
             whole = samples if samples.data == "random" else replace(samples, limit=None)
             everything = open_samples(whole, graph, near=loaded.path, seed=settings.seed)
             self.parts = divide(everything, len(everything), settings.seed, training=True)
-            if settings.max_drop is None and not self.targets:  # what goes unnoticed is told by answers, not by labels
+            if settings.max_drop is None and not settings.targets:  # answers tell what goes unnoticed, labels don't
                 work, choosing = _unlabeled(self.parts.training), _unlabeled(self.parts.choosing)
                 self.parts = replace(self.parts, training=work, choosing=choosing)
         self.example: Feeds = (
@@ -150,75 +140,84 @@ class Pipeline:
             if self.parts is not None
             else runnable_inputs(graph.proto, graph.shapes.inputs, settings.seed)
         )
+        if self.parts is not None:
+            self.own = replace(self.own, data=self.parts.training, example=self.example)
+        self.judge = Judge(self.analysis.original, settings, self.parts, self.example, where)
+        self.goals = Goals(settings.targets, self.analysis, settings.samples, partial(self.judge.speed, loaded.proto))
         situation = Situation(
             outlook(self.analysis),
             seconds=self._seconds(),
             layers=len(self.analysis.cost.layers),
             groups=len(graph.groups),
+            repair_runs=repair_runs(self.analysis.cost),
             samples=0 if self.parts is None else len(self.parts.training),
-            limited=bool(self.targets or _BUDGETS & settings.options.get("prune", {}).keys()),
+            limited=bool(settings.targets) or self.own.budgeted,
         )
         self.expected = tuple(stage.expected(situation) for stage in self.stages)
-        self.measure: DropMeasure | None = None
-        self.allowed: float | None = settings.max_drop
-        self.basis = "asked for" if settings.max_drop is not None else ""
+        if self._shares():  # quantized alone first, and again once it is pruned
+            twice = (replace(e, seconds=2 * e.seconds) if e.stage == "quantize" else e for e in self.expected)
+            self.expected = tuple(twice)
+        self.reached = Reached(loaded)
 
     def run(self) -> ShrinkResult:
         """Run the stages, and judge the result."""
-        if self.parts is not None:
-            self._prepare_judgment(self.parts)
-        best, verdicts, stopped = self.original, list[Verdict](), False
+        self.judge.prepare(self.progress)
+        stopped = False
         with self._records() as records:
-            for number, stage in enumerate(self.stages):
-                left = sum(e.seconds for e in self.expected[number:] if not e.skipped)
-                name = f"{stage.name}, stage {number + 1} of {len(self.stages)}, about {duration(left)} left"
-                try:
-                    verdict, best = self._stage(stage, best, verdicts, records, within(self.progress, name))
-                except KeyboardInterrupt:
-                    stopped = True
-                    break
-                verdicts.append(verdict)
+            try:
+                for stage in self.stages:
+                    if stage.name == "prune" and self._shares():
+                        self._meet_together(records)
+                        break
+                    self.reached = self._next(stage, self.reached, records)
+            except KeyboardInterrupt:
+                stopped = True
         try:
-            return self._judged(best, tuple(verdicts), stopped)
+            return self._judged(self.reached, stopped)
         except KeyboardInterrupt:
-            return self._judged(best, tuple(verdicts), True)
+            return self._judged(self.reached, True)
 
-    def _settings(self, stage: Stage, left: float | None = None, targets: Sequence[Target] = ()) -> Any:
-        """Return the settings of a stage: those common to all, of the effort, of the hardware, and the user's own."""
-        settings, hardware = self.settings, self.hardware
-        values: dict[str, Any] = {
-            "seed": settings.seed,
-            "threads": settings.threads,
-            "custom_ops": settings.running.custom_ops,
-            "timed": self.timed and self.provider.name == CPU,  # stages know the CPU's times only
-            "provider": None if self.provider.short == "cpu" else self.provider.short,
-            **EFFORTS[settings.effort].get(stage.name, {}),
-        }
-        if hardware is not None:
-            values |= {"round_to": hardware.channels, "kind": hardware.kinds, "weight_bits": hardware.weight_bits}
-        if stage.name == "quantize" and values["timed"]:
-            values["objective"] = settings.objective
-        if stage.name == "prune":
-            values |= {"max_drop": left, "target": tuple(targets) or None}
-            if settings.objective == "size" and left is not None and not targets:
-                values["minimize"] = "size"
-        own = read(stage.settings, settings.options.get(stage.name, {}))
-        known = {declared.name for declared in flat(stage.settings)}
-        common = {name: value for name, value in values.items() if name in known and value is not None}
-        if _BUDGETS & own.keys():
-            common = {name: value for name, value in common.items() if name not in ("max_drop", "target", "minimize")}
-        if "form" in own:
-            common = {name: value for name, value in common.items() if name not in CHOICES}
-        if stage.name == "clean" and self.parts is not None:
-            common["inputs"] = self.example
-        data = settings.samples.data if self.parts is None else self.parts.training
-        if stage.lossy and data is not None:
-            common["data"] = data
-            if settings.samples.limit is not None:
-                common["limit"] = settings.samples.limit
-        else:
-            common = {n: v for n, v in common.items() if n not in ("limit", "calibration", "max_drop")}
-        return build(stage.settings, {**common, **own})
+    def _shares(self) -> bool:
+        """Whether pruning and quantization meet the targets together, neither by settings of the user's own."""
+        names = {stage.name for stage, e in zip(self.stages, self.expected, strict=True) if not e.skipped}
+        set_by_user = self.own.budgeted or self.own.exact
+        return not set_by_user and names >= {"prune", "quantize"} and bool(SHARED & self.goals.quantities)
+
+    def _meet_together(self, records: Records) -> None:
+        """Prune no more than what quantization can't bring.
+
+        The model is quantized alone first, which tells what that brings. If a target is missed, pruning gets what is
+        left of it, and the pruned model is quantized. If that brings less than expected, or is left out, the model is
+        pruned again.
+        """
+        prune, quantize = (next(s for s in self.stages if s.name == name) for name in ("prune", "quantize"))
+        start = self.reached
+        costs = self.goals.costs(start.model.proto)
+        if not self.goals.missed(costs):
+            kept = start.then(Verdict("prune", False, f"{self.goals.text} holds without removing channels"))
+            self.reached = kept
+            self.reached = self._next(quantize, kept, records)
+            return
+        alone = self._next(quantize, start, records, "quantize alone")
+        after = self.goals.costs(alone.model.proto)
+        told = f"{self.goals.text} holds with quantization, without removing channels"
+        left_out = Verdict("prune", False, told if not self.goals.missed(after) else "interrupted")
+        self.reached = Reached(alone.model, (*start.verdicts, left_out, alone.verdicts[-1]))
+        best = self.goals.excess(after)
+        expected = share_left(costs, after)
+        for number in range(1, _ROUNDS + 1):
+            if best <= 1:
+                return
+            pruned = self._next(prune, start, records, f"prune {number}", self.goals.left(costs, expected))
+            both = self._next(quantize, pruned, records, f"quantize {number}")
+            before, after = (self.goals.costs(reached.model.proto) for reached in (pruned, both))
+            if number == 1 or self.goals.excess(after) < best:
+                self.reached, best = both, self.goals.excess(after)
+            brought = share_left(before, after)
+            as_expected = all(brought[name] <= _AS_EXPECTED * expected.get(name, 1.0) for name in brought)
+            if not pruned.verdicts[-1].kept or pruned.verdicts[-1].tries > 1 or as_expected:
+                return
+            expected = {name: min(1.0, share * _SURE) for name, share in brought.items()}
 
     def _seconds(self) -> float:
         """Return the seconds of running the file on a sample, roughly."""
@@ -228,157 +227,101 @@ class Pipeline:
         except OnnxPruneError:
             return 0.0
 
-    def _prepare_judgment(self, parts: Parts) -> None:
-        """Find out how a drop is measured, and what drop is allowed if the user doesn't say."""
-        settings = self.settings
-        measure = DropMeasure(self.analysis.original, parts, settings.max_drop or 0.0, settings.seed)
-        measure.check(within(self.progress, "data"))
-        if self.allowed is None and not self.targets:
-            self.allowed, self.basis = self._unnoticed(measure)
-        measure.max_drop = 1.0 if self.allowed is None else self.allowed
-        self.measure = measure
+    def _next(
+        self,
+        stage: Stage,
+        reached: Reached,
+        records: Records,
+        record: str | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> Reached:
+        """Run a stage, or take what an earlier run has of it.
 
-    def _unnoticed(self, measure: DropMeasure) -> tuple[float, str]:
-        """Return the drop that goes unnoticed: that of the file on inputs shifted by a hair, but not a large one."""
-        most = largest_kept(measure.metric)
-        try:
-            moved = disturbed(prepare(self.analysis.original), self.example, self.settings.seed)
-            if moved is not None:
-                progress = within(self.progress, "measure what goes unnoticed")
-                found = max(0.0, drop(measure(load(moved).proto, progress, whole=True), measure.metric).value)
-                if isfinite(found):
-                    basis = "what the file's own answers lose when its inputs are shifted by a hair"
-                    return min(found, most), basis if found <= most else f"{basis} ({found:.1%}), but no more than this"
-        except OnnxPruneError as error:
-            log.debug("not disturbed: %s", error)
-        return min(_ALLOWED, most), "one percent, as the inputs can't be shifted by a hair"
-
-    def _stage(
-        self, stage: Stage, best: Model, before: Sequence[Verdict], records: Records, progress: Progress
-    ) -> tuple[Verdict, Model]:
-        """Run a stage, or take what an earlier run has of it; return its verdict and the best model."""
-        if stage.name in records:
-            verdict = recorded_verdict(records[stage.name])
-            return verdict, load(records.arrays(stage.name)["model"].tobytes()) if verdict.kept else best
-        began = perf_counter()
+        Args:
+            stage: the stage.
+            reached: what it starts from.
+            records: what earlier runs have done.
+            record: the name of the stage's record; by default that of the stage.
+            targets: the limits for pruning; by default those that aren't met.
+        """
+        record, began = record or stage.name, perf_counter()
+        if record in records:
+            verdict = recorded_verdict(records[record])
+            model = load(records.arrays(record)["model"].tobytes()) if verdict.kept else None
+            return reached.then(verdict, model)
         expected = next(e for e in self.expected if e.stage == stage.name)
         if expected.skipped:
-            return Verdict(stage.name, False, expected.skipped), best
-        try:
-            settings = self._settings(stage, self._left(stage, before), self._targets_for(stage, before))
-            made = stage.run(Task(best, settings, progress))
-            made = replace(made, model=load(made.model.proto))
-            verdict = self._verdict_on(stage, made, best, progress)
-            again = {name: value for name, value in plain(settings).items() if name not in _COMMON} | dict(made.again)
-            verdict = replace(verdict, again={name: value for name, value in again.items() if value is not None})
-        except (DataError, UsageError):
-            raise
-        except OnnxPruneError as error:
-            verdict = Verdict(stage.name, False, error.cause)
+            return reached.then(Verdict(stage.name, False, expected.skipped))
+        number = self.stages.index(stage)
+        left = sum(e.seconds for e in self.expected[number:] if not e.skipped)
+        name = f"{stage.name}, stage {number + 1} of {len(self.stages)}, about {duration(left)} left"
+        verdict, made = self._tried(stage, reached, targets, within(self.progress, name))
         verdict = replace(verdict, seconds=perf_counter() - began)
         if not verdict.kept:
             log.info("%s is left out: %s", stage.name, verdict.why)
-            records.keep(stage.name, asdict(verdict))
-            return verdict, best
+            records.keep(record, asdict(verdict))
+            return reached.then(verdict)
+        assert made is not None
         verdict = replace(verdict, document=self.describe(made.found))
         size, parts = pieces(made.model.proto)
         if size <= PROTOBUF_LIMIT:
-            records.keep(stage.name, asdict(verdict), {"model": np.frombuffer(b"".join(parts), np.uint8)})
-        return verdict, made.model
+            records.keep(record, asdict(verdict), {"model": np.frombuffer(b"".join(parts), np.uint8)})
+        return reached.then(verdict, made.model)
+
+    def _tried(
+        self, stage: Stage, reached: Reached, targets: Sequence[Target] | None, progress: Progress
+    ) -> tuple[Verdict, Made | None]:
+        """Run a stage, and run it again milder while answers change too much; return its verdict and what it made."""
+        best, milder, tries = reached.model, dict[str, Any](), 0
+        if stage.name == "prune" and targets is None and self.goals.targets:
+            targets = self.goals.left(self.goals.costs(best.proto), {})
+            if not (targets or self.own.budgeted):
+                return Verdict(stage.name, False, f"{self.goals.text} holds without removing channels"), None
+        try:
+            while True:
+                tries += 1
+                settings = self.own.of(stage, self._left(stage, reached.verdicts), targets or (), milder)
+                made = stage.run(Task(best, settings, progress))
+                made = replace(made, model=load(made.model.proto))
+                loss, harm = self.judge.answers(made.model.proto, progress) if stage.lossy else (None, "")
+                if not (harm and made.milder) or tries == _TRIES:
+                    break
+                milder |= made.milder
+        except (DataError, UsageError):
+            raise
+        except OnnxPruneError as error:
+            return Verdict(stage.name, False, _after(tries, error.cause), tries=tries), None
+        sizes = pieces(best.proto)[0], pieces(made.model.proto)[0]
+        why = _after(tries, harm or made.told)
+        verdict = Verdict(stage.name, not harm, why, size=sizes, drop=loss, tries=tries)
+        if verdict.kept:
+            told = counted(progress, "time")
+            verdict = self.judge.pays(verdict, best.proto, made.model.proto, told, lossy=stage.lossy)
+        again = {name: value for name, value in plain(settings).items() if name not in _COMMON} | dict(made.again)
+        return replace(verdict, again={n: v for n, v in again.items() if v is not None}), made
 
     def _left(self, stage: Stage, before: Sequence[Verdict]) -> float | None:
         """Return the drop that a stage may add: an equal share of what is left, for each stage that may lose."""
-        if self.allowed is None:
+        if self.judge.allowed is None:
             return None
         spent = max([v.drop.value for v in before if v.kept and v.drop is not None][-1:], default=0.0)
         place = [s.name for s in self.stages].index(stage.name)
         coming = [s for s, e in zip(self.stages, self.expected, strict=True) if s.lossy and not e.skipped]
         sharing = sum(s in self.stages[place:] for s in coming)
-        return max(0.0, self.allowed - max(0.0, spent)) / max(1, sharing)
+        return max(0.0, self.judge.allowed - max(0.0, spent)) / max(1, sharing)
 
-    def _targets_for(self, stage: Stage, before: Sequence[Verdict]) -> tuple[Target, ...]:
-        """Return the limits for pruning; shares are of the file, which may have been cleaned since."""
-        if stage.name != "prune" or not any(v.kept for v in before):
-            return self.targets
-        whole: dict[str, float] = dict(self.analysis.cost.totals())
-        if before and before[0].speed is not None:
-            whole["latency"] = before[0].speed.before
-        return tuple(
-            Target(t.quantity, t.limit(whole[t.quantity]), True) if t.quantity in whole else t for t in self.targets
-        )
-
-    def _verdict_on(self, stage: Stage, made: Made, best: Model, progress: Progress) -> Verdict:
-        """Judge what a stage made: it must keep the answers, and pay."""
-        sizes = pieces(best.proto)[0], pieces(made.model.proto)[0]
-        verdict = Verdict(stage.name, True, made.told, size=sizes)
-        measure = self.measure
-        if stage.lossy and measure is not None and self.parts is not None:
-            found = measure(made.model.proto, within(progress, "judge"))
-            verdict = replace(verdict, drop=drop(found, measure.metric))
-            if found.not_finite:
-                return replace(verdict, kept=False, why="it gives outputs that aren't finite")
-            if not measure.accepts(found):
-                loss = drop(found, measure.metric).value
-                why = f"the drop would be {loss:.2%}, more than the {measure.max_drop:.2%} allowed"
-                if loss <= measure.max_drop:
-                    why = "more right answers become wrong than the drop explains"
-                return replace(verdict, kept=False, why=why)
-        if self.timed:
-            progress("time", 0, None)
-            speed, untimed = self._speed(best.proto, made.model.proto)
-            verdict = replace(verdict, speed=speed)
-            if speed is None:
-                log.info("note: %s isn't timed: %s", stage.name, untimed)
-            elif speed.speedup.high < 1 and self.settings.objective == "latency":
-                return replace(
-                    verdict, kept=False, why=f"it makes the model slower: {speed.speedup.value:.2f}x as fast"
-                )
-        smaller, larger = sizes[1] < _CHANGED * sizes[0], sizes[1] > sizes[0] / _CHANGED
-        faster = verdict.speed is not None and verdict.speed.speedup.low > 1
-        if larger and (self.settings.objective == "size" or not faster):
-            return replace(verdict, kept=False, why="it makes the model larger")
-        if self.timed and stage.lossy and not smaller and not faster:
-            return replace(verdict, kept=False, why="it makes the model neither faster nor smaller")
-        return verdict
-
-    def _speed(self, before: ModelProto, after: ModelProto) -> tuple[Speed | None, str]:
-        """Time two models in turns; return why not if that can't be done."""
-        if not self.here:
-            return None, self.notes[-1]
-        how = SessionSettings(self.provider, self.settings.threads)
-        try:
-            subjects = TimedSession(before, self.example, how), TimedSession(after, self.example, how)
-        except OnnxPruneError as error:
-            return None, error.cause
-        typical = typical_seconds(subjects)
-        if sum(typical) > _LONGEST:
-            return None, f"a run takes {max(typical):.1f} s; the command `benchmark` measures it"
-        return speed_of(*subjects, typical, self.provider.short, self.settings.seed), ""
-
-    def _layers(self, model: ModelProto) -> tuple[LayerChange, ...]:
-        """Return the layers of the file and of a model with their times; none if they can't be measured."""
-        if not self.layers:
-            return ()
-        self.progress("time the layers", 0, None)
-        how = SessionSettings(self.provider, self.settings.threads)
-        try:
-            return layer_changes((self.original.proto, self.example, None), (model, self.example, None), how)[0]
-        except OnnxPruneError as error:
-            log.debug("no times of layers: %s", error)
-            return ()
-
-    def _judged(self, best: Model, verdicts: tuple[Verdict, ...], stopped: bool) -> ShrinkResult:
+    def _judged(self, reached: Reached, stopped: bool) -> ShrinkResult:
         """Measure the result against the file, once."""
-        original = self.original
+        original, best, judge = self.original, reached.model, self.judge
         sizes = file_size(original) or pieces(original.proto)[0], pieces(best.proto)[0]
         counts = None
         if (p := self.parts) is not None:
             counts = len(p.training), len(p.choosing), len(p.judging)
         result = ShrinkResult(
-            *(best, verdicts, self.expected, sizes),
-            metric="" if self.measure is None else self.measure.metric,
-            allowed=self.allowed,
-            basis=self.basis,
+            *(best, reached.verdicts, self.expected, sizes),
+            metric="" if judge.measure is None else judge.measure.metric,
+            allowed=judge.allowed,
+            basis=judge.basis,
             samples=counts,
             stopped=stopped,
             notes=self.notes,
@@ -390,37 +333,39 @@ class Pipeline:
         result = replace(result, model=best)
         if stopped:
             return replace(result, untimed="interrupted")
-        self.progress("time the result", 0, None)
-        speed, untimed = self._speed(original.proto, best.proto)
-        result = replace(result, speed=speed, untimed=untimed, layers=() if speed is None else self._layers(best.proto))
-        if self.measure is not None and self.parts is not None:
-            found = self.measure.judge(best.proto, within(self.progress, "judge the result"), examples=self.examples)
-            result = replace(result, evaluation=found, drop=drop(found, self.measure.metric))
+        speed, untimed = judge.speed(original.proto, best.proto, counted(self.progress, "time the result"))
+        layers = self._layers(best.proto) if self.layers and speed is not None else ()
+        evaluation, loss = judge.evaluation(best.proto, self.progress, examples=self.examples)
+        result = replace(result, speed=speed, untimed=untimed, layers=layers, evaluation=evaluation, drop=loss)
+        result = replace(result, also=tuple(self._elsewhere(other, best) for other in self.others))
         return replace(result, missed=self._missed(result))
+
+    def _layers(self, model: ModelProto) -> tuple[LayerChange, ...]:
+        """Return the layers of the file and of a model with their times; none if they can't be measured."""
+        self.progress("time the layers", 0, None)
+        how = SessionSettings(self.judge.provider, self.settings.threads)
+        try:
+            return layer_changes((self.original.proto, self.example, None), (model, self.example, None), how)[0]
+        except OnnxPruneError as error:
+            log.debug("no times of layers: %s", error)
+            return ()
+
+    def _elsewhere(self, other: Provider, best: Model) -> Elsewhere:
+        """Run the result on another provider, on samples that chose nothing."""
+        self.progress(f"run on {other.short}", 0, None)
+        batches: Iterable[Feeds] = [self.example]
+        if self.parts is not None:
+            some = self.parts.judging.subset(np.arange(min(_COMPARED, len(self.parts.judging))))
+            batches = calibration_batches(some, self.analysis.graph.proto)()
+        how: dict[str, Any] = {"threads": self.settings.threads, "seed": self.settings.seed}
+        return elsewhere(other, self.original.proto, best.proto, batches, self.example, **how)
 
     def _missed(self, result: ShrinkResult) -> tuple[str, ...]:
         """Return the limits that the result doesn't meet."""
-        whole: dict[str, float] = dict(self.analysis.cost.totals())
-        costs: dict[str, float] = dict(zip(("params", "size"), stored_weights(result.model.proto.graph), strict=True))
-        if result.speed is not None:
-            whole["latency"], costs["latency"] = result.speed.before, result.speed.after
-        if {t.quantity for t in self.targets} & {"macs", "memory"}:
-            try:
-                costs |= analyze(result.model.proto).cost.totals()
-            except OnnxPruneError as error:
-                log.debug("not counted: %s", error)
-        found = []
-        for target in self.targets:
-            if target.quantity not in costs:
-                found.append(f"{target.quantity} wasn't measured{result.untimed and f' ({result.untimed})'}")
-            elif costs[target.quantity] > target.limit(whole[target.quantity]):
-                is_ = replace(target, value=max(costs[target.quantity], 1e-12), absolute=True)
-                limit = replace(target, value=target.limit(whole[target.quantity]), absolute=True)
-                found.append(f"{target.quantity} is {is_.shown}, and {limit.shown} was asked for")
-        if self.settings.max_drop is not None and result.drop is not None and result.drop.low > self.settings.max_drop:
-            found.append(
-                f"the drop is {result.drop.value:.2%} on new samples, and {self.settings.max_drop:.2%} was allowed"
-            )
+        found = self.goals.missed(self.goals.costs(result.model.proto, result.speed, result.untimed))
+        allowed = self.settings.max_drop
+        if allowed is not None and result.drop is not None and result.drop.low > allowed:
+            found.append(f"the drop is {result.drop.value:.2%} on new samples, and {allowed:.2%} was allowed")
         return tuple(found)
 
     def _records(self) -> Records:
@@ -439,3 +384,8 @@ class Pipeline:
 
 def _unlabeled(data: Dataset) -> Dataset:
     return replace(data, recipe=replace(data.recipe, labels="none")) if isinstance(data, Data) else data
+
+
+def _after(tries: int, why: str) -> str:
+    """Say how often a stage was tried."""
+    return why if tries == 1 else f"{why}; {tries} tries, each milder than the one before"

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.file import Model
+from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings
 from onnxprune.settings.declare import Settings
 from onnxprune.settings.pipeline import StageName
-from onnxprune.settings.pruning import LIMIT
-from onnxprune.workflow.cleaning import NORMALIZED, Cleaned, clean
+from onnxprune.settings.planning import Target
+from onnxprune.settings.pruning import LIMIT, PLANNING
+from onnxprune.workflow.cleaning import Cleaned, clean
 from onnxprune.workflow.outlook import Outlook
 from onnxprune.workflow.prune_model import PruneResult, prune_model
 from onnxprune.workflow.quantizing import Quantized, quantize
+from onnxprune.workflow.search import TRIALS
 
 CHOICES = ("kind", "calibration", "weight_bits", "objective")
 """Settings of `quantize` that a form makes needless."""
+
+CHOSEN = (*PLANNING, "max_drop", "minimize", "sensitivity")
+"""Settings of `prune` that a plan makes needless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ class Situation:
         seconds: the time of running the model on a sample.
         layers: number of its layers.
         groups: number of its groups of channels.
+        repair_runs: how many runs a repair takes, for each sample.
         samples: number of samples to work with; 0 without data.
         limited: whether the user says how much to prune.
     """
@@ -58,6 +66,7 @@ class Situation:
     seconds: float
     layers: int
     groups: int
+    repair_runs: float
     samples: int
     limited: bool
 
@@ -85,12 +94,14 @@ class Made:
         model: the model.
         told: what was done, in words.
         again: settings of the stage that make the same again, without choosing; None for those that don't apply then.
+        milder: settings for another try, if this changes answers too much; empty if there is no milder way.
         found: the result of the stage's own function.
     """
 
     model: Model
     told: str
     again: Mapping[str, Any] = field(default_factory=dict)
+    milder: Mapping[str, Any] = field(default_factory=dict)
     found: Cleaned | PruneResult | Quantized | None = None
 
 
@@ -104,9 +115,8 @@ def _clean(task: Task) -> Made:
     found = clean(task.model, task.settings, progress=task.progress)
     if found.best is None:
         raise VerificationError("OP507", "nothing makes it better")
-    name = found.best.name
-    again = {"optimizers": () if name == NORMALIZED else (name,), "timed": False}
-    return Made(found.model, f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {name}", again, found)
+    told = f"{found.before.nodes:,} nodes → {found.best.nodes:,}, by {found.best.name}"
+    return Made(found.model, told, {"optimizers": (found.best.name,), "timed": False}, found=found)
 
 
 def _prune_expected(now: Situation) -> Expected:
@@ -116,7 +126,8 @@ def _prune_expected(now: Situation) -> Expected:
     if not (now.limited or now.samples):
         return Expected("prune", "", skipped="it needs a `target`, or inputs to limit the loss by (`data`)")
     calibrating, choosing = min(LIMIT, now.samples // 2), min(2000, now.samples // 4)
-    runs = calibrating * (0.25 * now.groups + 2) + 5 * (5 * calibrating + 2 * choosing)
+    trials = 1 if now.limited else TRIALS
+    runs = calibrating * (0.25 * now.groups + 2) + trials * (now.repair_runs * calibrating + 2 * choosing)
     what = "what is asked for" if now.limited else "as much as the drop allows"
     return Expected("prune", f"{what}; half of the MACs would leave this file", found.bytes, 5 + now.seconds * runs)
 
@@ -127,9 +138,31 @@ def _prune(task: Task) -> Made:
         raise VerificationError("OP507", "nothing need be removed")
     before, after = found.plan.before["macs"], found.plan.after["macs"]
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
+    chosen_by_time = task.settings.planning.timed and not found.tuned
+    again = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if chosen_by_time else {}
     proof = found.pruned.verification
     proved = ", proved" if proof is not None and proof.passed and not proof.unproved else ""
-    return Made(found.model, share + proved + (", repaired" if found.repairs else ""), found=found)
+    told = share + proved + (", repaired" if found.repairs else "")
+    return Made(found.model, told, again, _milder(task.settings, found.plan), found)
+
+
+def _compact(plan: PrunePlan) -> str:
+    return json.dumps(json.loads(plan.to_json())) + "\n"
+
+
+def _milder(settings: PruneSettings, plan: PrunePlan) -> dict[str, Any]:
+    """Return a smaller budget for pruning: half the drop or ratio, or limits half way to what there was."""
+    if settings.max_drop:
+        return {"max_drop": settings.max_drop / 2}
+    if settings.planning.ratio:
+        return {"ratio": settings.planning.ratio / 2}
+    before: dict[str, Any] = {**plan.before, "latency": plan.settings.get("latency", {}).get("original_seconds")}
+    targets = [
+        Target.parse(str(replace(t, value=(t.limit(before[t.quantity]) + before[t.quantity]) / 2, absolute=True)))
+        for t in settings.planning.targets
+        if before.get(t.quantity)
+    ]
+    return {"target": tuple(targets)} if targets else {}
 
 
 def _quantize_expected(now: Situation) -> Expected:
@@ -146,7 +179,9 @@ def _quantize(task: Task) -> Made:
     found = quantize(task.model, task.settings, progress=task.progress)
     form = {"kind": found.best.kind, **found.best.about, "kept": list(found.best.kept)}
     kept = f", {len(found.best.kept)} nodes in float" if found.best.kept else ""
-    return Made(found.model, f"{found.best.kind}{kept}", {"form": form, "timed": None, **dict.fromkeys(CHOICES)}, found)
+    again = {"form": form, "timed": None, **dict.fromkeys(CHOICES)}
+    milder = {} if task.settings.form else {"max_error": found.best.error / 4}
+    return Made(found.model, f"{found.best.kind}{kept}", again, milder, found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model
 from onnxprune.settings.pipeline import StageName
 from onnxprune.version import __version__
+from onnxprune.workflow.elsewhere import Elsewhere
 from onnxprune.workflow.stages import Expected
 
 
@@ -30,6 +31,7 @@ class Verdict:
         size: bytes before and after.
         speed: how much faster it made the model; None if that wasn't measured.
         drop: the drop in accuracy against the file, on samples that judge stages; None if that wasn't measured.
+        tries: how often it was tried, each time milder, because answers had changed too much.
         again: the settings of the stage that make the same again, without choosing.
         document: what else reports say of it, see `Pipeline.describe`.
     """
@@ -41,6 +43,7 @@ class Verdict:
     size: tuple[int, int] | None = None
     speed: Speed | None = None
     drop: Estimate | None = None
+    tries: int = 1
     again: Mapping[str, Any] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,6 +67,7 @@ class ShrinkResult:
         samples: the number of samples that stages work with, that decide, and that judge.
         missed: the limits that aren't met, in words.
         stopped: whether it was interrupted.
+        also: the result on other execution providers.
         notes: what else to know.
         layers: the layers of the file and of the result with their times, if they were asked for.
     """
@@ -82,6 +86,7 @@ class ShrinkResult:
     samples: tuple[int, int, int] | None = None
     missed: tuple[str, ...] = ()
     stopped: bool = False
+    also: tuple[Elsewhere, ...] = ()
     notes: tuple[str, ...] = ()
     layers: tuple[LayerChange, ...] = ()
 
@@ -93,6 +98,23 @@ class ShrinkResult:
     def kept(self) -> tuple[StageName, ...]:
         """The stages that the result has."""
         return tuple(verdict.stage for verdict in self.verdicts if verdict.kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reached:
+    """How far a pipeline is.
+
+    Attributes:
+        model: the best model so far.
+        verdicts: those of the stages so far.
+    """
+
+    model: Model
+    verdicts: tuple[Verdict, ...] = ()
+
+    def then(self, verdict: Verdict, model: Model | None = None) -> Reached:
+        """Return what is reached after a stage; without a model, it was left out."""
+        return Reached(model or self.model, (*self.verdicts, verdict))
 
 
 def sign(model: ModelProto, result: ShrinkResult) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 from shutil import copy
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import tomli_w
 
 from onnxprune.benchmarking import speed
+from onnxprune.benchmarking.speed import Speed
 from onnxprune.errors import VerificationError
-from onnxprune.workflow import pipeline
+from onnxprune.evaluation.intervals import Estimate
+from onnxprune.planning.budget import candidate_steps
+from onnxprune.planning.plan import PrunePlan
+from onnxprune.settings.planning import Constraints
+from onnxprune.trace import ChannelGraph
+from onnxprune.workflow import judging, pipeline, planning
 from onnxprune.workflow.stages import STAGES, Made, Task
 from tests.cli.support import document, invoke, refused
 
@@ -53,6 +63,58 @@ def test_the_same_recipe_gives_the_same_bytes(folder: Path) -> None:
     assert (folder / "again.onnx").read_bytes() == (folder / "o.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("limit", [("--target", "size=15%"), ("--max-drop", "5%", "--set", "prune.criterion=l2")])
+def test_pruning_gives_the_same_bytes(limit: tuple[str, ...], folder: Path) -> None:
+    report = shrunk(folder, *limit, *QUICK)
+    assert {"prune", "quantize"} <= set(report["kept"])
+    result = invoke("run", folder / "o.toml", "-o", folder / "again.onnx")
+    assert "the bytes are those that the recipe names" in result.stderr
+    assert digest(folder / "again.onnx") == digest(folder / "o.onnx")
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_was_chosen_by_time_is_in_the_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are made up: each measurement removes other channels, as noise may."""
+    measured: list[np.ndarray] = []
+
+    def noisy(graph: ChannelGraph, *_: Any, **__: Any) -> Any:
+        steps = candidate_steps(graph, [np.ones(len(g.units)) for g in graph.groups], Constraints())[1]
+        removed = np.zeros(graph.unit_count, dtype=bool)
+        for own in [own for own in steps.values() if own][len(measured) % 2 :: 2]:
+            removed[own[0].units] = True
+        measured.append(removed)
+        return SimpleNamespace(removed=removed, fields=lambda: {"original_seconds": 1e-3, "note": None})
+
+    monkeypatch.setattr(planning, "plan_for_latency", noisy)
+    monkeypatch.setattr(judging.Judge, "speed", lambda *_: (Speed(Estimate(1.1, 1.0, 1.2), 1e-3, 0.9e-3, "cpu"), ""))
+    args = "--data", folder / "data.npz", "--stages", "clean,prune", "--target", "latency=50%", *QUICK
+    invoke("shrink", folder / "model.onnx", "-o", folder / "o.onnx", *args, status=1)  # the limit is missed
+    recipe = tomllib.loads((folder / "o.toml").read_text())
+    plan = PrunePlan.from_json(recipe["prune"]["plan"])
+    assert plan.removed and "target" not in recipe["prune"]
+    invoke("run", folder / "o.toml", "-o", folder / "again.onnx", status=1)
+    assert len(measured) == 1 and digest(folder / "again.onnx") == digest(folder / "o.onnx")
+    refused("OP305", "run", folder / "o.toml", "-o", folder / "other.onnx", "--set", "prune.plan=none.json")
+    refused("OP305", "run", folder / "o.toml", "-o", folder / "other.onnx", "--set", "prune.plan='{}'")
+    del recipe["prune"]["plan"]
+    (folder / "o.toml").write_text(tomli_w.dumps(recipe))
+    invoke("run", folder / "o.toml", "-o", folder / "other.onnx", status=1)
+    assert len(measured) == 2 and digest(folder / "other.onnx") != digest(folder / "o.onnx")
+
+
+def test_files_of_stages_are_named_from_the_recipe_s_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke("plan", folder / "model.onnx", "-o", folder / "plan.json", "--ratio", "20%")
+    args = "--data", "data.npz", "--stages", "prune", "--set", "prune.plan=plan.json", *QUICK
+    monkeypatch.chdir(folder)
+    invoke("shrink", "model.onnx", "-o", "o.onnx", *args)
+    assert tomllib.loads((folder / "o.toml").read_text())["prune"]["plan"] == "plan.json"
+    monkeypatch.chdir(folder.parent)
+    assert "the bytes are those" in invoke("run", folder / "o.toml", "-o", folder / "again.onnx").stderr
+
+
 def test_a_recipe_is_refused_if_a_name_or_a_file_is_another(folder: Path) -> None:
     shrunk(folder, "--stages", "clean", *QUICK)
     recipe = folder / "o.toml"
@@ -72,6 +134,43 @@ def test_a_recipe_is_refused_if_a_name_or_a_file_is_another(folder: Path) -> Non
     recipe.write_text("recipe = [\n")
     refused("OP612", *run)
     refused("OP612", "run", folder / "none.toml", "-o", folder / "x.onnx")
+
+
+def test_a_pyproject_holds_what_a_recipe_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, inner = folder / "pyproject.toml", folder / "src" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "pyproject.toml").write_text("[tool.other]\nshrink = 1\n")  # isn't the nearest one with a recipe
+    written = """
+[project]
+name = "mine"
+[tool.onnxprune]
+model = "model.onnx"
+output = { path = "small.onnx" }
+[tool.onnxprune.shrink]
+stages = ["clean"]
+threads = 1
+timed = false
+[tool.onnxprune.clean]
+optimizers = ["onnxruntime"]
+"""
+    project.write_text(written)
+    monkeypatch.chdir(inner)
+    invoke("run")
+    direct = invoke("shrink", folder / "model.onnx", "-o", folder / "o.onnx", "--stages", "clean", *QUICK)
+    assert direct.exit_code == 0 and digest(folder / "small.onnx") == digest(folder / "o.onnx")
+    invoke("run", project, "-o", folder / "named.onnx", "--set", "shrink.seed=1")
+    assert (folder / "named.onnx").is_file()
+    refused("OP116", "run")
+    project.write_text(written.replace("stages =", "stagse ="))
+    assert "did you mean stages?" in refused("OP602", "run", "--force")
+    project.write_text(written.replace("onnxprune.clean", "onnxprune.claen"))
+    error = refused("OP612", "run", "--force")
+    assert "did you mean clean?" in error and "pyproject.toml" in error
+    project.write_text(written.replace("model.onnx", "gone.onnx"))
+    refused("OP101", "run", "--force")
+    project.write_text("[tool]\nonnxprune = 1\n")
+    assert "no table [tool.onnxprune]" in refused("OP612", "run", project)
+    assert "no pyproject.toml with [tool.onnxprune]" in refused("OP612", "run")
 
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:

@@ -19,7 +19,7 @@ from onnxprune.workflow import cleaning
 from tests.cli.support import document, invoke
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
-QUICK: dict[str, Any] = {"optimizers": ("onnxruntime",), "timed": False}
+QUICK: dict[str, Any] = {"optimizers": ("onnxprune", "onnxruntime"), "timed": False}
 
 
 def wasteful(batch: Any = "n") -> ModelProto:
@@ -132,11 +132,11 @@ def test_what_is_larger_or_slower_is_left_out(monkeypatch: pytest.MonkeyPatch) -
         assert op.clean(wasteful(), **QUICK).tried[1].failure == "it makes the file larger"
     monkeypatch.setattr(cleaning, "_SECONDS", 0.01)
     monkeypatch.setattr(cleaning, "ratio", lambda *_, **__: Estimate(0.5, 0.4, 0.6))
-    found = op.clean(wasteful(), optimizers=("onnxruntime",))
+    found = op.clean(wasteful(), optimizers=("onnxprune", "onnxruntime"))
     assert {t.failure for t in found.tried} == {"it is slower than the file"}
     assert found.best is None and found.model.proto == wasteful()
     monkeypatch.setattr(cleaning, "ratio", lambda *_, **__: Estimate(1.5, 1.4, 1.6))
-    assert op.clean(wasteful(), optimizers=("onnxruntime",)).best is not None
+    assert op.clean(wasteful(), optimizers=("onnxprune", "onnxruntime")).best is not None
 
 
 FAKES = {
@@ -160,7 +160,7 @@ def test_an_optimizer_that_fails_costs_nothing_but_its_result(
     with pytest.raises(ModelError, match=f"OP129.*{cause}"):
         optimize(model, "onnxsim", seconds=10)
     if "TypeError" in body:
-        found = op.clean(wasteful(), optimizers=("onnxsim",), timed=False)
+        found = op.clean(wasteful(), optimizers=("onnxprune", "onnxsim"), timed=False)
         assert found.tried[1].failure == cause and found.best is not None and found.best.name == "onnxprune"
 
 
@@ -174,10 +174,10 @@ def test_onnxsim_makes_what_the_file_computes() -> None:
 def test_the_command_writes_the_model_and_says_what_was_tried(tmp_path: Path) -> None:
     model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(wasteful(), model)
-    report = document("clean", model, "-o", out, "--optimizers", "onnxruntime", "--no-timed")
+    report = document("clean", model, "-o", out, "--optimizers", "onnxprune,onnxruntime", "--no-timed")
     assert (report["report"], report["before"]["nodes"], report["best"]["nodes"]) == ("clean", 6, 3)
     assert [t["name"] for t in report["tried"]] == ["onnxprune", "onnxruntime"]
     assert len(onnx.load(out).graph.node) == 3
-    again = invoke("clean", out, "-o", tmp_path / "again.onnx", "--optimizers", "onnxruntime", "--no-timed")
+    again = invoke("clean", out, "-o", tmp_path / "again.onnx", "--optimizers", "onnxprune,onnxruntime", "--no-timed")
     assert "3" in again.stdout and (tmp_path / "again.onnx").is_file()
     assert "nothing makes it better" in again.stderr

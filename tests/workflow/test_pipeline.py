@@ -19,7 +19,7 @@ from onnxprune.errors import ModelError, PlanError, UsageError, VerificationErro
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
-from onnxprune.workflow import pipeline
+from onnxprune.workflow import judging, pipeline
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.pipeline import Pipeline, planned
 from onnxprune.workflow.stages import STAGES, Expected, Made, Stage, Task
@@ -133,18 +133,18 @@ def test_a_stage_that_makes_the_model_slower_is_left_out(stage: str, monkeypatch
     with_stages(monkeypatch, **{stage: same})
     options: dict[str, Any] = {**QUICK, "stages": (stage,), "max_drop": 0.05}
     slow = Speed(Estimate(0.5, 0.4, 0.6), 1e-3, 2e-3, "cpu")
-    monkeypatch.setattr(pipeline, "speed_of", lambda *_: slow)
+    monkeypatch.setattr(judging, "speed_of", lambda *_: slow)
     found = op.shrink(DIGITS, **options)
     assert found.kept == () and "slower: 0.50x" in found.verdicts[0].why
     fast = Speed(Estimate(2.0, 1.9, 2.1), 2e-3, 1e-3, "cpu")
-    monkeypatch.setattr(pipeline, "speed_of", lambda *_: fast)
+    monkeypatch.setattr(judging, "speed_of", lambda *_: fast)
     assert op.shrink(DIGITS, **options).kept == (stage,)
 
 
 def test_a_stage_that_changes_nothing_doesn_t_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     with_stages(monkeypatch, quantize=same)
     unclear = Speed(Estimate(1.0, 0.9, 1.1), 1e-3, 1e-3, "cpu")
-    monkeypatch.setattr(pipeline, "speed_of", lambda *_: unclear)
+    monkeypatch.setattr(judging, "speed_of", lambda *_: unclear)
     found = op.shrink(DIGITS, **QUICK, stages=("quantize",), max_drop=0.05)
     assert found.verdicts[0].why == "it makes the model neither faster nor smaller"
 
@@ -168,18 +168,18 @@ def test_what_goes_unnoticed_is_what_shifted_inputs_do(monkeypatch: pytest.Monke
     data = {"image": noisy, "labels": labels}
     settings = build(ShrinkSettings, {**UNTIMED, "stages": ("quantize",), "data": data})
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "largest_kept", lambda _: 1.0)
+        patch.setattr(judging, "largest_kept", lambda _: 1.0)
         with planned(load(DIGITS), settings) as found:
             assert found.parts is not None and not found.parts.choosing.labeled and found.parts.judging.labeled
-            found._prepare_judgment(found.parts)
+            found.judge.prepare(found.progress)
             seen = np.concatenate([b.inputs["image"] for b in found.parts.choosing.batches(32)])
     shifted = np.concatenate([seen[..., 1:], seen[..., -1:]], axis=-1)
     disagree = float((answers(DIGITS, seen) != answers(DIGITS, shifted)).mean())
-    assert found.allowed == pytest.approx(disagree) and 0.03 < disagree < 0.9
+    assert found.judge.allowed == pytest.approx(disagree) and 0.03 < disagree < 0.9
     with planned(load(DIGITS), settings) as found:
         assert found.parts is not None
-        found._prepare_judgment(found.parts)
-    assert found.allowed == 0.03  # never more than answers that count as kept
+        found.judge.prepare(found.progress)
+    assert found.judge.allowed == 0.03  # never more than answers that count as kept
 
 
 def test_without_data_only_cleaning_and_limits_apply() -> None:
@@ -249,17 +249,17 @@ def test_settings_of_stages_are_checked_before_the_work(monkeypatch: pytest.Monk
 def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = build(ShrinkSettings, {**QUICK, "hardware": "tensorrt"})
     with planned(load(DIGITS), settings) as found:
-        assert not found.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
-        prune, quantize = found._settings(STAGES[1], 0.01), found._settings(STAGES[2])
-        assert found._speed(found.original.proto, found.original.proto)[0] is None
+        assert not found.own.timed and "TensorrtExecutionProvider isn't here" in found.notes[1]
+        prune, quantize = found.own.of(STAGES[1], 0.01), found.own.of(STAGES[2])
+        assert found.judge.speed(found.original.proto, found.original.proto)[0] is None
     assert prune.planning.constraints.round_to == 8 and quantize.kind == ("float16",) and not quantize.timed
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse"])
     assert place(pipeline.HARDWARE["avx2"])[1] is False and "no avx2" in place(pipeline.HARDWARE["avx2"])[2][1]
     monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: ["sse", "avx2"])
     settings = build(ShrinkSettings, {"data": TEST, "hardware": "avx2"})
     with planned(load(DIGITS), settings) as found:
-        quantize = found._settings(STAGES[2])
-        assert found.timed and quantize.timed and quantize.weight_bits == 7 and "static" in quantize.kind
+        quantize = found.own.of(STAGES[2])
+        assert found.own.timed and quantize.timed and quantize.weight_bits == 7 and "static" in quantize.kind
 
 
 def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
@@ -271,7 +271,7 @@ def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
 def test_a_budget_of_pruning_s_own_replaces_that_of_the_whole() -> None:
     options = {"prune": {"ratio": "25%"}}
     with planned(load(DIGITS), build(ShrinkSettings, {**UNTIMED, "options": options})) as found:
-        settings = found._settings(STAGES[1], 0.01)
+        settings = found.own.of(STAGES[1], 0.01)
     assert settings.planning.ratio == 0.25 and settings.max_drop is None
     with planned(load(DIGITS), build(ShrinkSettings, {"options": {"prune": {"criterion": "l1"}}})) as found:
         assert found.expected[1].skipped  # a criterion alone is no budget
