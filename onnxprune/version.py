@@ -2,4 +2,4 @@
 
 __version__ = "0.2.0"
 
-REPORTS = 2  # of JSON documents
+REPORTS = 3  # of JSON documents

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "reports-2.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "reports-3.json"
 AVAILABLE = find_spec("jsonschema") is not None  # of the extra `dev`
 
 

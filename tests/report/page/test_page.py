@@ -19,6 +19,7 @@ from onnxprune.benchmarking import speed
 from onnxprune.errors import UsageError
 from onnxprune.report.page import story, to_html, to_receipt
 from onnxprune.report.page.drawing import plot, ruler
+from onnxprune.version import REPORTS
 from tests.cli.support import DIGITS, invoke
 from tests.report.page.accessible import contrast, faults, loads, palettes, parsed, words
 
@@ -216,7 +217,7 @@ def hostile(text: str) -> dict[str, Any]:
     gate = {"name": text, "bound": "most", "limit": 1, "found": estimate, "unit": "share"}
     environment = dict.fromkeys(("date", "system", "cpu", "governor", "python", "onnxruntime"), text)
     return {
-        **{"version": 2, "report": text, "model": f"a/{text}", "output": text, "data": text, "command": [text, text]},
+        **{"version": REPORTS, "report": text, "model": f"a/{text}", "output": text, "data": text, "command": [text, text]},
         "options": {text: text},
         "environment": {**environment, "cores": 1, "load": 1.0, "gpus": [text], "packages": {text: text}},
         "cases": [{**case, "results": [result] * 2}],
@@ -269,7 +270,13 @@ def test_stages_of_a_run_are_told_apart() -> None:
         {"stage": "prune", "kept": True, "size": [300, 100], "document": inside, "speed": speed, "drop": None},
         {"stage": "quantize", "kept": False, "why": "slower on this machine", "size": None},
     ]
-    whole = {"version": 2, "report": "shrink", "model": "a.onnx", "kept": ["clean", "prune"], "missed": ["size=1"]}
+    whole = {
+        "version": REPORTS,
+        "report": "shrink",
+        "model": "a.onnx",
+        "kept": ["clean", "prune"],
+        "missed": ["size=1"],
+    }
     whole |= {"file_size": {"before": 400, "after": 100}, "speed": {**speed, "before": 0.03}, "samples": None}
     told = story([{**whole, "stages": stages}])
     page = parsed(to_html(told))
@@ -282,7 +289,7 @@ def test_stages_of_a_run_are_told_apart() -> None:
     assert told.figures[1].before == "30.0 ms"  # of the whole run, not of its last stage
     assert next(said.text for said in told.verdicts) == "Missed: size=1."
     assert "| quantize | left out |" in to_receipt(told)
-    chained = [{"version": 2, "report": name, "file_size": size} for name, size in zip("ab", sizes, strict=True)]
+    chained = [{"version": REPORTS, "report": name, "file_size": size} for name, size in zip("ab", sizes, strict=True)]
     assert story(chained).figures[0].after == "100 B"
     assert story(chained[::-1]).figures[0].after == "100 B"  # these don't follow each other: the first one counts
 
@@ -315,7 +322,7 @@ def test_long_names_are_short_everywhere_and_the_page_says_how() -> None:
         "pins": [{"code": "OP202", "layers": names, "by": [f'Conv "{name}"' for name in names], "locked": 1}],
         "unrepaired": [{"node": names[0], "operator": "Conv", "reason": "why"}],
     }
-    page = parsed(to_html(story([{"version": 2, "report": "prune", **document}])))
+    page = parsed(to_html(story([{"version": REPORTS, "report": "prune", **document}])))
     text = words(page)
     assert not any(name in text for name in names) and text.count("MobilenetV2/Backbone/") == 2  # in notes
     assert 'without "MobilenetV2/Backbone/" in front and what follows the first ";"' in text
@@ -336,7 +343,7 @@ def test_long_names_are_short_everywhere_and_the_page_says_how() -> None:
 def test_a_drop_is_marked_by_what_is_allowed(drop: tuple[float, float, float], mark: str) -> None:
     found = dict(zip(("low", "value", "high"), drop, strict=True))
     allowed = {"drop": 0.02, "metric": "top1", "why": "asked for"}
-    told = story([{"version": 2, "report": "shrink", "drop": found, "allowed": allowed}])
+    told = story([{"version": REPORTS, "report": "shrink", "drop": found, "allowed": allowed}])
     (said,) = told.verdicts
     assert said.tone == mark and said.text.startswith("Drop in top-1 ")
     assert ("may decide otherwise" in said.text) is (drop[0] <= 0.02 < drop[2])
@@ -349,11 +356,11 @@ def test_a_drop_is_marked_by_what_is_allowed(drop: tuple[float, float, float], m
         [{}],
         [{"report": "x"}],
         [{"report": "x", "version": 1}],
-        [{"report": "x", "version": 2, "cases": [{}]}],
-        [{"report": "x", "version": 2, "cost": {"before": {"macs": "y"}}}],
-        [{"report": "x", "version": 2, "scores": [1]}],
-        [{"report": "x", "version": 2, "environment": {"cpu": 1}}],
-        [{"report": "x", "version": 2, "stages": [{}]}],
+        [{"report": "x", "version": REPORTS, "cases": [{}]}],
+        [{"report": "x", "version": REPORTS, "cost": {"before": {"macs": "y"}}}],
+        [{"report": "x", "version": REPORTS, "scores": [1]}],
+        [{"report": "x", "version": REPORTS, "environment": {"cpu": 1}}],
+        [{"report": "x", "version": REPORTS, "stages": [{}]}],
     ],
 )
 def test_other_documents_are_refused(wrong: list[Any]) -> None:
