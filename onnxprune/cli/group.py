@@ -28,7 +28,7 @@ _SECTIONS = {
     "Optimizer": "optimizer rate momentum decay clip schedule warm-up accumulate norms patience freeze train",
     "Images in training": "flip crop cutout",
     "Gates": "min max min-speedup max-regression max-size",
-    "Measuring time": "provider providers provider-option threads no-timed no-cache optimization no-arena seconds "
+    "Measuring time": "provider also providers provider-option threads no-timed no-cache optimization no-arena seconds "
     "rounds optimizer-seconds confidence isolate allow-fallback measure stale",
     "Keep and reuse": "recipe set dry-run plan save-plan sensitivity checkpoint resume every history",
     "Output": "no-summary report card examples plot force format verbose quiet help",

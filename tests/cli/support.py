@@ -9,6 +9,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from onnxprune.cli import cli
+from onnxprune.version import REPORTS
 from tests.report.schemas import AVAILABLE, problems
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
@@ -22,7 +23,7 @@ def invoke(*args: object, status: int = 0) -> Result:
 
 def document(*args: object) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(invoke(*args, "--format", "json").stdout)
-    assert found["version"] == 2
+    assert found["version"] == REPORTS
     assert not AVAILABLE or not problems(found, strict=False)
     return found
 

@@ -46,7 +46,7 @@ class TestFailures:
         def error(*args: object, status: int = 2) -> dict[str, Any]:
             result = invoke(*args, status=status)
             found: dict[str, Any] = json.loads(result.stdout)
-            assert found.pop("version") == 2 and found.pop("report") == "error"
+            assert found.pop("version") == 3 and found.pop("report") == "error"
             assert found.pop("exit_status") == status
             assert found["cause"] in result.stderr  # for the person who reads the log
             return found

@@ -63,7 +63,7 @@ ELSEWHERE = {
         "tests.cli.test_live:test_phases_are_counted",
     ],
     "times of a busy machine are believed later": ["tests.latency.test_plan:TestTable"],
-    "detectors get a mean squared error only": ["tests.evaluate.test_by_task:TestRawDetectors"],
+    "detectors get a mean squared error only": ["tests.evaluate.test_boxes:TestRawDetectors"],
 }
 
 

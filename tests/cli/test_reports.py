@@ -178,7 +178,7 @@ def test_two_outputs_have_two_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "{", '{"version": 2}', "nul\0", '{"version": 9, "report": "x"}', "[" * 99999]
+    "text", ["", "[1]", "{", '{"version": 3}', "nul\0", '{"version": 9, "report": "x"}', "[" * 99999]
 )
 def test_other_files_are_no_documents(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.json"

@@ -54,7 +54,7 @@ def test_document_for_programs(place: Path) -> None:
     first, again = run(*arguments), run(*arguments)
     assert first.stdout == again.stdout
     document = json.loads(first.stdout)
-    assert document["version"] == 2 and document["report"] == "evaluate" and document["samples"] == 40
+    assert document["version"] == 3 and document["report"] == "evaluate" and document["samples"] == 40
     scores = document["scores"]
     assert scores["top1"]["original"]["value"] == 1
     assert scores["top1"]["difference"]["low"] < scores["top1"]["difference"]["value"] < 0

@@ -49,7 +49,7 @@ def shape(value: Any) -> Any:
 
 def test_head() -> None:
     text = to_json(document("test", a=1, b=Path("x")))
-    assert json.loads(text) == {"version": 2, "report": "test", "a": 1, "b": "x"}
+    assert json.loads(text) == {"version": 3, "report": "test", "a": 1, "b": "x"}
 
 
 def test_what_json_can_not_write_is_an_error() -> None:

@@ -51,7 +51,7 @@ def test_every_command_has_a_schema() -> None:
         "prune DIGITS -o OUT --max-drop 9% --data DATA --limit 64 --report PAGE --examples 2",
         "clean DIGITS -o OUT --optimizers onnxruntime",
         "shrink DIGITS -o OUT --dry-run",
-        "shrink DIGITS -o OUT --stages clean --no-timed --set clean.optimizers=[]",
+        "shrink DIGITS -o OUT --stages clean --no-timed --set clean.optimizers=['onnxprune']",
         "shrink DIGITS -o OUT --stages prune --no-timed --target macs=80% --data DATA --effort quick --report PAGE",
         "verify MODEL MODEL",
         "evaluate DIGITS --against DIGITS --data DATA --max-drop 5%",

@@ -217,7 +217,8 @@ def hostile(text: str) -> dict[str, Any]:
     gate = {"name": text, "bound": "most", "limit": 1, "found": estimate, "unit": "share"}
     environment = dict.fromkeys(("date", "system", "cpu", "governor", "python", "onnxruntime"), text)
     return {
-        **{"version": REPORTS, "report": text, "model": f"a/{text}", "output": text, "data": text, "command": [text, text]},
+        **{"version": REPORTS, "report": text, "model": f"a/{text}", "output": text, "data": text},
+        "command": [text, text],
         "options": {text: text},
         "environment": {**environment, "cores": 1, "load": 1.0, "gpus": [text], "packages": {text: text}},
         "cases": [{**case, "results": [result] * 2}],
