@@ -280,19 +280,20 @@ def _answers(outcome: Outcome) -> str:
 @click.command()
 @options
 @click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
-def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) -> None:
+@click.option("--minutes", type=float, default=float("inf"), help="Time after which nothing else is measured.")
+def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, minutes: float) -> None:
     """Compare ways from a file to a smaller and faster one on trained models."""
     with TemporaryDirectory() as folder:
-        _main(output, only, state, subjects(Path(folder)))
+        _main(output, only, state, perf_counter() + 60 * minutes, subjects(Path(folder)))
 
 
-def _main(output: Path, only: str, state: Path | None, present: list[Subject]) -> None:
+def _main(output: Path, only: str, state: Path | None, end: float, present: list[Subject]) -> None:
     everything = {f"{s.name}/{way}": (s, way) for s in present for way in WAYS}
     done: dict[str, Outcome] = {}
     if state is not None and state.is_file():
         done = {name: Outcome(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
     for name in chosen(list(everything), only):
-        if name in done:
+        if name in done or perf_counter() > end:
             continue
         log.print(name, style="dim")
         done[name] = measured(*everything[name])

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from onnxprune.model.metadata import read_note, write_notes
+
 KEY = "onnxprune.states"
 """The metadata with the states, as JSON."""
 
@@ -44,7 +46,7 @@ class StateInput:
 
 def state_inputs(model: ModelProto) -> dict[str, StateInput]:
     """Return the inputs that are states, as far as the metadata of a model say; malformed ones are ignored."""
-    text = next((p.value for p in model.metadata_props if p.key == KEY), "[]")
+    text = read_note(model, KEY) or "[]"
     types = {entry.name: entry.type.tensor_type for entry in model.graph.input}
     found = {}
     try:
@@ -71,7 +73,7 @@ def mark(model: ModelProto, pairs: Iterable[tuple[str, str]]) -> None:
     declared = {entry.name: entry.type.tensor_type.shape.dim for entry in model.graph.input}
     sizes = {name: [d.dim_value or d.dim_param or "?" for d in dims] for name, dims in declared.items()}
     states = [{"input": start, "output": end, "before": sizes[start], "kept": {}} for start, end in pairs]
-    model.metadata_props.add(key=KEY, value=json.dumps(states))
+    write_notes(model, {KEY: json.dumps(states)})
 
 
 def of_original(states: Mapping[str, StateInput]) -> dict[str, StateInput]:

@@ -1,6 +1,6 @@
 """What the metadata of a pruned model says of its origin: its plan, and which weights were changed after the rewriting.
 
-Anyone can write metadata, so a signature proves nothing by itself. It tells a check what to hold the model against.
+A signature tells a check what to hold the model against.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto
 
 from onnxprune.errors import PlanError
+from onnxprune.model.metadata import VERSION, read_note, write_notes
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.version import __version__
 
-_VERSION = "onnxprune.version"
 _DIGEST = "onnxprune.plan"
 _SOURCE = "onnxprune.source"
 _SETTINGS = "onnxprune.settings"
 _REMOVED = "onnxprune.removed"  # the rest of the plan, compressed
 _CHANGED = "onnxprune.changed"  # weights that were repaired or trained
-_KEYS = (_VERSION, _DIGEST, _SOURCE, _SETTINGS, _REMOVED, _CHANGED)
+_KEYS = (VERSION, _DIGEST, _SOURCE, _SETTINGS, _REMOVED, _CHANGED)
 
 _SMALL = 2**14  # bytes of a compressed plan that any model can hold; a larger one may be a hundredth of the weights
 _LARGEST = 2**28  # bytes of a plan as text
@@ -54,7 +54,7 @@ def sign(model: ModelProto, plan: PrunePlan) -> None:
     text = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
     packed = base64.b64encode(zlib.compress(text, 9)).decode()
     notes = {
-        _VERSION: __version__,
+        VERSION: __version__,
         _DIGEST: plan.digest,
         _SOURCE: plan.model,
         _SETTINGS: json.dumps(plan.settings, sort_keys=True),
@@ -62,19 +62,19 @@ def sign(model: ModelProto, plan: PrunePlan) -> None:
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if len(text) <= _LARGEST and len(packed) <= max(_SMALL, weights // 100):
         notes[_REMOVED] = packed
-    _write(model, notes)
+    write_notes(model, notes, without=_KEYS)
 
 
 def carry_on(source: ModelProto, model: ModelProto) -> None:
     """Give a model the signature of the one that it was made from, unless it has one."""
-    if _read(model, _DIGEST) is None:
-        found = {key: _read(source, key) for key in _KEYS}
-        _write(model, {key: value for key, value in found.items() if value is not None})
+    if read_note(model, _DIGEST) is None:
+        found = {key: read_note(source, key) for key in _KEYS}
+        write_notes(model, {key: value for key, value in found.items() if value is not None})
 
 
 def plan_digest(model: ModelProto) -> str | None:
     """Return the digest of the plan that a model was made with, None if its metadata doesn't say."""
-    return _read(model, _DIGEST)
+    return read_note(model, _DIGEST)
 
 
 def signed_plan(model: ModelProto) -> PrunePlan | None:
@@ -89,13 +89,13 @@ def signed_plan(model: ModelProto) -> PrunePlan | None:
         >>> signed_plan(op.prune("models/digits_resnet.onnx", plan).proto).digest == plan.digest
         True
     """
-    packed, where = _read(model, _REMOVED), f"metadata {_REMOVED}"
+    packed, where = read_note(model, _REMOVED), f"metadata {_REMOVED}"
     if packed is None:
         return None
     try:
         unpacker = zlib.decompressobj()
         text = unpacker.decompress(base64.b64decode(packed, validate=True), _LARGEST)
-        document = {**json.loads(text), "settings": json.loads(_read(model, _SETTINGS) or "{}")}
+        document = {**json.loads(text), "settings": json.loads(read_note(model, _SETTINGS) or "{}")}
         plan = PrunePlan.from_json(json.dumps(document), where)
     except (ValueError, TypeError, RecursionError, zlib.error) as error:
         raise PlanError("OP305", f"not a pruning plan ({error})", where=where, hint="give the `plan`") from error
@@ -132,7 +132,7 @@ def note_changes(model: ModelProto, before: Mapping[str, str], by: str) -> None:
             old = known[name].by if name in known else ()
             known[name] = NotedChange(old if old[-1:] == (by,) else (*old, by), now)
     if known:
-        _write(model, {_CHANGED: json.dumps({n: [*c.by, c.fingerprint] for n, c in known.items()})}, only=(_CHANGED,))
+        write_notes(model, {_CHANGED: json.dumps({n: [*c.by, c.fingerprint] for n, c in known.items()})})
 
 
 def noted_changes(model: ModelProto) -> dict[str, NotedChange]:
@@ -142,19 +142,7 @@ def noted_changes(model: ModelProto) -> dict[str, NotedChange]:
         PlanError: the metadata is damaged (OP305).
     """
     try:
-        found = json.loads(_read(model, _CHANGED) or "{}")
+        found = json.loads(read_note(model, _CHANGED) or "{}")
         return {name: NotedChange(tuple(map(str, by)), str(last)) for name, (*by, last) in found.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise PlanError("OP305", f"it doesn't list changed weights ({error})", where=f"metadata {_CHANGED}") from error
-
-
-def _read(model: ModelProto, key: str) -> str | None:
-    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
-
-
-def _write(model: ModelProto, notes: Mapping[str, str], only: Sequence[str] = _KEYS) -> None:
-    """Replace metadata: entries with the keys `only` leave, and others take their place."""
-    for entry in [e for e in model.metadata_props if e.key in only]:
-        model.metadata_props.remove(entry)
-    for key, value in notes.items():
-        model.metadata_props.add(key=key, value=value)

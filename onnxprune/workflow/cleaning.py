@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.bodies import close_bodies
 from onnxprune.model.checks import subgraphs
 from onnxprune.model.file import Model, Source, file_size, load
+from onnxprune.model.metadata import CLEANED, VERSION, read_note, write_notes
 from onnxprune.model.session import run, session, with_threads
 from onnxprune.model.wire import pieces
 from onnxprune.normalize import normalize
@@ -145,7 +147,7 @@ def _clean(loaded: Model, settings: CleanSettings, progress: Progress) -> Cleane
     found = Cleaned(loaded, before, best, tuple(tried), tolerance, len(inputs), missing)
     if best is None:
         return found
-    _sign(best.model, best.name)
+    write_notes(best.model, {VERSION: __version__, CLEANED: json.dumps({"optimizer": best.name})})
     return replace(found, model=replace(loaded, proto=best.model))
 
 
@@ -217,10 +219,15 @@ def count_nodes(graph: GraphProto) -> int:
     return len(graph.node) + sum(count_nodes(body) for node in graph.node for body in subgraphs(node))
 
 
-def _sign(model: ModelProto, optimizer: str) -> None:
-    """Write into the model's metadata what cleaned it."""
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    notes |= {"onnxprune.version": __version__, "onnxprune.cleaned": json.dumps({"optimizer": optimizer})}
-    del model.metadata_props[:]
-    for key, value in notes.items():
-        model.metadata_props.add(key=key, value=value)
+def as_cleaned(original: Model, other: ModelProto) -> Model | None:
+    """Return a file cleaned by the optimizer that another model's metadata name; None if they name none.
+
+    Raises:
+        ModelError: the file can't be run (OP122).
+    """
+    with suppress(ValueError, TypeError, KeyError, RecursionError):  # others may have written the metadata
+        name = json.loads(read_note(other, CLEANED) or "{}")["optimizer"]
+        if name == NORMALIZED or (name in OPTIMIZERS and installed(name)):
+            found = clean(original, optimizers=(name,), timed=False)
+            return load(found.model.proto) if found.best is not None else None
+    return None

@@ -14,6 +14,7 @@ from onnx import ModelProto
 from onnxprune import notebook
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
+from onnxprune.model.metadata import write_notes
 from onnxprune.model.resumable import Records
 from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
@@ -263,6 +264,4 @@ def _note_states(proto: ModelProto, states: Sequence[ResizedState], source: Mode
     if not states:
         return
     known = state_inputs(source)
-    for entry in [e for e in proto.metadata_props if e.key == KEY]:
-        proto.metadata_props.remove(entry)
-    proto.metadata_props.add(key=KEY, value=json.dumps([_whole(asdict(state), known) for state in states]))
+    write_notes(proto, {KEY: json.dumps([_whole(asdict(state), known) for state in states])})

@@ -13,6 +13,7 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError, UsageError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.file import Model, Source, load
+from onnxprune.model.metadata import QUANTIZED, VERSION, write_notes
 from onnxprune.model.session import with_threads
 from onnxprune.progress import Progress, silent
 from onnxprune.quantization.search import Found, Search, Trial
@@ -154,8 +155,6 @@ def _hint(found: Found, settings: QuantizeSettings) -> str:
 def _sign(best: Trial, original: ModelProto) -> None:
     """Write into the model's metadata how it was made; what the original's says stays."""
     made = {"kind": best.kind, **best.about, "kept": list(best.kept)}
-    notes = {entry.key: entry.value for entry in original.metadata_props}
-    notes |= {"onnxprune.version": __version__, "onnxprune.quantized": json.dumps(made, sort_keys=True)}
     del best.model.metadata_props[:]
-    for key, value in notes.items():
-        best.model.metadata_props.add(key=key, value=value)
+    best.model.metadata_props.extend(original.metadata_props)
+    write_notes(best.model, {VERSION: __version__, QUANTIZED: json.dumps(made, sort_keys=True)})

@@ -13,6 +13,7 @@ from onnxprune.benchmarking.layer_changes import LayerChange
 from onnxprune.benchmarking.speed import Speed
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model
+from onnxprune.model.metadata import STAGES, VERSION, write_notes
 from onnxprune.settings.pipeline import StageName
 from onnxprune.version import __version__
 from onnxprune.workflow.elsewhere import Elsewhere
@@ -119,11 +120,7 @@ class Reached:
 
 def sign(model: ModelProto, result: ShrinkResult) -> None:
     """Write into the model's metadata which stages it went through."""
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    notes |= {"onnxprune.version": __version__, "onnxprune.stages": json.dumps(result.kept)}
-    del model.metadata_props[:]
-    for key, value in notes.items():
-        model.metadata_props.add(key=key, value=value)
+    write_notes(model, {VERSION: __version__, STAGES: json.dumps(result.kept)})
 
 
 def recorded_verdict(notes: Mapping[str, Any]) -> Verdict:

@@ -10,6 +10,7 @@ from onnx import ModelProto
 from onnxprune.errors import VerificationError
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.graph import extract
+from onnxprune.model.metadata import QUANTIZED, read_note
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.planning.signature import signed_plan
 from onnxprune.rewrite.comparison import (
@@ -28,6 +29,7 @@ from onnxprune.shapes.runnable import operators
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.outputs import followed
 from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.cleaning import as_cleaned
 from onnxprune.workflow.inputs import first_inputs
 from onnxprune.workflow.pruning import Arrays, prove, prove_resolution
 
@@ -37,6 +39,14 @@ _ANOTHER = (
     "The plan in the second model's metadata isn't for the first file: the second was made from another one, or from "
     "this one after it was trimmed, transformed or changed. So nothing is proved, and only the interface and the "
     "outputs are compared."
+)
+_CLEANED = (
+    "The first file was cleaned by the optimizer that the second one's metadata names; its outputs stayed the same. "
+    "The proof is against the cleaned file, which the plan is for."
+)
+_QUANTIZED = (
+    "The second model was quantized after it was pruned, so its weights aren't what the plan left. Nothing is proved, "
+    "and only the interface and the outputs are compared; `evaluate` says how far the answers are kept."
 )
 
 
@@ -89,7 +99,7 @@ def verify(
     proto, notes = load(pruned).proto, list[str]()
     source = original if isinstance(original, TracedModel | Model) else load(original)
     if plan is None:
-        plan, why = _signed_plan(source, proto)
+        plan, source, why = _signed_plan(source, proto)
         notes += why
     analysis = analyze(source, input_shapes, plan=plan, inputs=inputs, data=data, consume=source is not original)
     graph = analysis.graph
@@ -119,15 +129,26 @@ def verify(
     return Comparison(verification=proof, distances=apart, notes=(*notes, *why), weights=weights)
 
 
-def _signed_plan(original: TracedModel | Model, pruned: ModelProto) -> tuple[PrunePlan | None, list[str]]:
-    """Return the plan in a model's metadata if it is for the original, and else why there is none."""
-    model = original.model if isinstance(original, TracedModel) else original
+def _signed_plan(
+    original: TracedModel | Model, pruned: ModelProto
+) -> tuple[PrunePlan | None, TracedModel | Model, list[str]]:
+    """Return the plan in a model's metadata, what it is for, and what to know of it.
+
+    It is for the original, or for what an optimizer that the metadata name makes of it. None if it is for another
+    model, or if the weights aren't what the plan left.
+    """
     plan = signed_plan(pruned)
     if plan is None:
-        return None, []
-    if plan.model != model.sha256:
-        return None, [_ANOTHER]
-    return plan, []
+        return None, original, []
+    if read_note(pruned, QUANTIZED) is not None:
+        return None, original, [_QUANTIZED]
+    model = original.model if isinstance(original, TracedModel) else original
+    if plan.model == model.sha256:
+        return plan, original, []
+    cleaned = as_cleaned(model, pruned)
+    if cleaned is not None and plan.model == cleaned.sha256:
+        return plan, cleaned, [_CLEANED]
+    return None, original, [_ANOTHER]
 
 
 def _distances(

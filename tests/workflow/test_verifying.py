@@ -16,6 +16,7 @@ import onnxprune as op
 from onnxprune.data import open_data
 from onnxprune.errors import OnnxPruneError, PlanError, VerificationError
 from onnxprune.model.file import load, save
+from onnxprune.model.metadata import CLEANED, write_notes
 from onnxprune.planning.signature import fingerprints, note_changes, noted_changes, signed_plan
 from onnxprune.workflow.verifying import require_equal
 from tests.cli.support import DIGITS, document, invoke, refused
@@ -129,6 +130,45 @@ class TestRepaired:
         out = tmp_path / "clean.onnx"
         invoke("prune", model, "-o", out, "--ratio", 0, "-q")
         assert document("verify", model, out)["proved"]
+
+
+@pytest.fixture(scope="module")
+def shrunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shrunk") / "small.onnx"
+    only = ("--stages", "clean,prune", "--no-timed", "--set", 'clean.optimizers=["onnxruntime"]')
+    invoke("shrink", DIGITS, "-o", path, "--target", "macs=50%", *only, "-q")
+    return path
+
+
+class TestShrunk:
+    """What `shrink` made: the plan is for what cleaning left, and the metadata say by which optimizer."""
+
+    def test_it_is_proved_against_the_file(self, shrunk: Path) -> None:
+        found = op.verify(DIGITS, shrunk)
+        require_equal(found)
+        assert found.proved and any("cleaned by the optimizer" in note for note in found.notes)
+
+    def test_a_weight_that_was_altered_is_found(self, shrunk: Path) -> None:
+        proto = onnx.load(shrunk)
+        name = next(t.name for t in proto.graph.initializer if len(t.dims) == 4)
+        array = weight(proto, name)
+        array.flat[0] += 0.1
+        found = op.verify(DIGITS, with_weight(proto, name, array))
+        with pytest.raises(VerificationError):
+            require_equal(found)
+
+    @pytest.mark.parametrize("said", ['{"optimizer": "nobody"}', '{"optimizer": ["onnxsim"]}', "[1]", "{", "onnxsim"])
+    def test_metadata_that_name_no_optimizer_prove_nothing(self, shrunk: Path, said: str) -> None:
+        proto = onnx.load(shrunk)
+        write_notes(proto, {CLEANED: said})
+        found = op.verify(DIGITS, proto)
+        assert not found.proved and found.agree is False
+
+    def test_a_quantized_model_is_not_held_against_the_plan(self, shrunk: Path) -> None:
+        images = DIGITS.with_name("digits_train.npz")
+        small = op.quantize(shrunk, data=str(images), kind=("static",), timed=False).model.proto
+        found = op.verify(DIGITS, small)
+        assert not found.proved and any("was quantized after it was pruned" in note for note in found.notes)
 
 
 class TestTampered:

@@ -1,0 +1,31 @@
+"""What onnxprune notes in a model's metadata. Anyone can write metadata, so a note proves nothing by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx import ModelProto
+
+VERSION = "onnxprune.version"
+CLEANED = "onnxprune.cleaned"
+QUANTIZED = "onnxprune.quantized"
+STAGES = "onnxprune.stages"
+
+
+def read_note(model: ModelProto, key: str) -> str | None:
+    """Return the note of a key; None if there is none."""
+    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
+
+
+def write_notes(model: ModelProto, notes: Mapping[str, str], *, without: Sequence[str] = ()) -> None:
+    """Replace notes.
+
+    Args:
+        model: the model.
+        notes: the notes by key.
+        without: other keys whose notes go.
+    """
+    kept = {e.key: e.value for e in model.metadata_props if e.key not in notes and e.key not in without}
+    del model.metadata_props[:]
+    for key, value in {**kept, **notes}.items():
+        model.metadata_props.add(key=key, value=value)
