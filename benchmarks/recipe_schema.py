@@ -79,7 +79,9 @@ def _kind(kind: Any, about: Mapping[str, Any]) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(args)}
     if origin is tuple and args[-1] is ...:
-        return {"type": "array", "items": _kind(args[0], about), "minItems": about.get("least", 0)}
+        each = _kind(args[0], about)
+        several = {"type": "array", "items": each, "minItems": about.get("least", 0)}
+        return {"anyOf": [each, several]} if args[0] is str or get_origin(args[0]) is Literal else several
     if origin is tuple:
         parts = [_kind(arg, about) for arg in args]
         return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}

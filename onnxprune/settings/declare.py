@@ -238,12 +238,19 @@ def plain(settings: Settings) -> dict[str, Any]:
 
 
 def read(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that `plain` wrote or a user did: lists become tuples, and shares may be written as 50%.
+    """Return settings that `plain` wrote or a user did: lists become tuples, and so does a word where several may be.
+
+    Shares may be written as 50%.
 
     Unknown names are left to `build`.
     """
     kinds = {declared.name: declared.kind for declared in flat(settings)}
-    return {name: _from_text(value, kinds.get(name)) for name, value in values.items()}
+    return {name: _from_text(_listed(value, kinds.get(name)), kinds.get(name)) for name, value in values.items()}
+
+
+def _listed(value: Any, kind: Any) -> Any:
+    several = any(get_origin(each) is tuple for each in (kind, *get_args(kind)))
+    return [value] if isinstance(value, str) and several else value
 
 
 def _textual(value: Any) -> bool:

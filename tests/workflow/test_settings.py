@@ -18,6 +18,7 @@ from onnxprune.cli import options
 from onnxprune.settings import (
     Augmentation,
     BenchmarkSettings,
+    CleanSettings,
     Constraints,
     DataSettings,
     LatencySettings,
@@ -25,6 +26,7 @@ from onnxprune.settings import (
     PlanSettings,
     Policies,
     PruneSettings,
+    QuantizeSettings,
     RepairSettings,
     Settings,
     Target,
@@ -32,7 +34,7 @@ from onnxprune.settings import (
     build,
     given,
 )
-from onnxprune.settings.declare import declarations, flat, setting
+from onnxprune.settings.declare import declarations, flat, read, setting
 from onnxprune.settings.pruning import VerifySettings
 
 CLASSES: list[type[Settings]] = [
@@ -169,6 +171,12 @@ def test_the_docstring_is_made_of_the_declarations() -> None:
         "Some settings.\n\nAttributes:\n"
         "    size: Size in pixels. [default: 3, as always]\n    keep: Keep it. [default: yes]"
     )
+
+
+def test_a_word_where_several_may_be() -> None:
+    assert read(QuantizeSettings, {"kind": "static"}) == {"kind": ("static",)}
+    assert read(CleanSettings, {"optimizers": "onnxsim"}) == {"optimizers": ("onnxsim",)}
+    assert read(QuantizeSettings, {"objective": "size"}) == {"objective": "size"}
 
 
 @pytest.mark.parametrize("settings", CLASSES)
