@@ -17,8 +17,10 @@ import onnxprune as op
 from onnxprune.cli import cli
 from onnxprune.errors import ModelError, PlanError, VerificationError
 from onnxprune.evaluation.intervals import Estimate
+from onnxprune.model.file import load
 from onnxprune.model.session import run, session
 from onnxprune.quantization import quantizers, search
+from onnxprune.quantization.correction import correct_biases
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import calibrate, layers, prepare, static
 from onnxprune.workflow.quantizing import _divide
@@ -231,3 +233,43 @@ def test_a_final_softmax_keeps_small_probabilities(
     ready = prepare(model)
     whole = static(ready, calibrate(ready, [{"image": images}], "minmax"))  # the control
     assert (run(session(whole), {"image": images})["chances"][rare] == 0).mean() > 0.5
+
+
+class TestBiases:
+    """Biases make up for the shift of each channel's mean, by ONNX Runtime on the whole models."""
+
+    @staticmethod
+    def shift(model: ModelProto, prepared: ModelProto, images: np.ndarray, node: str) -> np.ndarray:
+        means = []
+        for proto in (prepared, model):
+            whole = ModelProto()
+            whole.CopyFrom(proto)
+            output = next(n.output[0] for n in proto.graph.node if n.name == node)
+            del whole.graph.output[:]
+            whole.graph.output.add(name=output)
+            means.append(run(session(whole), {"image": images})[output].astype(np.float64).mean(axis=(0, 2, 3)))
+        return np.asarray(np.abs(means[1] - means[0]))
+
+    def test_means_of_channels_are_those_of_the_model(
+        self, prepared: ModelProto, ranges: Any, images: np.ndarray
+    ) -> None:
+        model = load(static(prepared, ranges, reduced=True)).proto
+        before = ModelProto()
+        before.CopyFrom(model)
+        convolutions = [n.name for n in prepared.graph.node if n.op_type == "Conv"]
+        assert correct_biases(model, prepared, lambda: iter([{"image": images}])) >= len(convolutions)
+        moved = {t.name for t in model.graph.initializer} & {
+            a.name for a, b in zip(model.graph.initializer, before.graph.initializer, strict=True) if a != b
+        }
+        assert moved and all("bias" in name.lower() or name.endswith("_quantized") for name in moved)
+        for name in convolutions:
+            old, new = (self.shift(m, prepared, images, name) for m in (before, model))
+            assert new.max() < 0.02 and new.mean() < 0.5 * max(old.mean(), 0.01)
+
+    def test_other_samples_give_other_biases(self, prepared: ModelProto, ranges: Any, images: np.ndarray) -> None:
+        """The control: biases that are corrected on noise don't fit the images."""
+        noise = np.random.default_rng(0).standard_normal(images.shape).astype(np.float32) * 8
+        model = load(static(prepared, ranges, reduced=True)).proto
+        correct_biases(model, prepared, lambda: iter([{"image": noise}]))
+        last = [n.name for n in prepared.graph.node if n.op_type == "Conv"][-1]
+        assert self.shift(model, prepared, images, last).max() > 0.05

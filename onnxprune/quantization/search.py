@@ -27,6 +27,7 @@ from onnxprune.model.stream import Batches, Inputs
 from onnxprune.operators.contractions import contracts
 from onnxprune.planning.budget import check_patterns
 from onnxprune.progress import Progress, counted
+from onnxprune.quantization.correction import correct_biases
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, static
 from onnxprune.runtime.provider import CPU, Provider
@@ -40,6 +41,8 @@ KINDS: tuple[Kind, ...] = ("static", "dynamic", "int8-weights", "int4-weights", 
 _CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile", "entropy")
 _ALLOWED = 0.01  # relative squared error, where no input can be disturbed
 _FEWER_BITS = 0.8  # of the error that weights of 7 bits must leave to be taken: they matter where sums overflow
+_CORRECTION = 0.8  # likewise for corrected biases
+_CORRECTED = {"biases": "corrected"}
 _SLOWER = 1.05  # of its time in float, from which a layer counts as slower
 _CHANGED = 0.98  # of the model's bytes, above which a form changes nothing
 _ROUNDS, _SECONDS = 15, 1.0
@@ -209,7 +212,8 @@ class Search:
                 return WHOLE[kind](self.prepared, keep=kept)
             ranges = calibrate(self.prepared, self.batches(), about["calibration"])
             only = {"everything": False} if about.get("operators") == "layers" else {}
-            return self._maker(ranges, reduced=about.get("bits") == 7, **only)(kept)
+            how = {"reduced": about.get("bits") == 7, "corrected": about.get("biases") == "corrected", **only}
+            return self._maker(ranges, **how)(kept)
 
         return self._trial(kind, make, [name for name in form.get("kept", ()) if name not in self.kept], **about)
 
@@ -235,27 +239,47 @@ class Search:
         if bits != 8:
             narrow = self._trial("static", self._maker(ranges, reduced=True), (), calibration=method, bits=7)
         reduced = bits == 7 or narrow.error < _FEWER_BITS * best.error
-        best = self._within(narrow if reduced else best, self._maker(ranges, reduced=reduced))
+        best, how = narrow if reduced else best, {"reduced": reduced}
+        plain = self._maker(ranges, **how)
+        if best.failure is None and best.error > self.allowed:
+            self._progress("static: correct biases", 0, None)
+            made = self._trial("static", self._maker(ranges, **how, corrected=True), (), **best.about, **_CORRECTED)
+            if made.failure is None and made.error < _CORRECTION * best.error:
+                best, how = made, {**how, "corrected": True}
+        best = self._within(best, self._maker(ranges, **how), plain)
         yield best
         if best.failure is not None or best.error > self.allowed:
             return
-        only = self._maker(ranges, reduced=reduced, everything=False)
+        only = self._maker(ranges, **how, everything=False)
         yield self._trial("static", only, best.kept, **best.about, operators="layers")
         if slower := self._slower(best):
-            yield self._trial("static", self._maker(ranges, reduced=reduced), [*best.kept, *slower], **best.about)
+            yield self._trial("static", self._maker(ranges, **how), [*best.kept, *slower], **best.about)
 
-    def _maker(self, ranges: Any, **how: Any) -> Make:
-        return lambda kept: static(self.prepared, ranges, keep=kept, **how)
+    def _maker(self, ranges: Any, *, corrected: bool = False, **how: Any) -> Make:
+        def make(kept: Collection[str]) -> ModelProto:
+            model = static(self.prepared, ranges, keep=kept, **how)
+            if corrected:
+                model = load(model).proto  # puts its nodes in order
+                correct_biases(model, self.prepared, self.batches)
+            return model
 
-    def _within(self, whole: Trial, make: Make) -> Trial:
-        """Keep as few layers in float as bring the error down to what is allowed, the worst first."""
+        return make
+
+    def _within(self, whole: Trial, make: Make, plain: Make | None = None) -> Trial:
+        """Keep as few layers in float as bring the error down to what is allowed, the worst first.
+
+        Args:
+            whole: the model with every layer in fewer bits.
+            make: makes a model of the names of nodes that stay in float.
+            plain: the same for ranking layers, which makes many; `make` by default.
+        """
         if whole.failure is not None or whole.error <= self.allowed or len(self.names) < 2:
             return whole
         alone: dict[str, float] = {}
         for number, name in enumerate(self.names):
             self._progress(f"{whole.kind}: rank layers", number, len(self.names))
             try:
-                model = make([*self.kept, *(other for other in self.names if other != name)])
+                model = (plain or make)([*self.kept, *(other for other in self.names if other != name)])
                 alone[name] = self._rough(model)
             except ModelError:
                 alone[name] = float("inf")
