@@ -124,6 +124,7 @@ def evaluate(
             break
     if meters is None or task is None:
         raise DataError("OP702", "the data have no samples")
+    progress("compute the scores", 0, None)
     scores = meters.scores(confidence)
     doubts = tuple(filter(None, (meters.answers.shift(), _at_chance(scores), _without_boxes(scores))))
     return Evaluation(

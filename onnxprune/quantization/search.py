@@ -43,6 +43,7 @@ _ALLOWED = 0.01  # relative squared error, where no input can be disturbed
 _FEWER_BITS = 0.8  # of the error that weights of 7 bits must leave to be taken: they matter where sums overflow
 _CORRECTION = 0.8  # likewise for corrected biases
 _CORRECTED = {"biases": "corrected"}
+_AS_FAST = 0.97  # times as fast, from which on a smaller form isn't slower: runs of a model differ by as much
 _SLOWER = 1.05  # of its time in float, from which a layer counts as slower
 _CHANGED = 0.98  # of the model's bytes, above which a form changes nothing
 _ROUNDS, _SECONDS = 15, 1.0
@@ -343,7 +344,7 @@ class Search:
             faster = [t for t in fit if t.speedup is not None and t.speedup.low > 1]
             return max(faster, key=lambda t: t.speedup.value if t.speedup else 0.0, default=None)
         size = self.original.ByteSize()
-        smaller = [t for t in fit if t.speedup is not None and t.speedup.high >= 1 and t.size < size]
+        smaller = [t for t in fit if t.speedup is not None and t.speedup.high >= _AS_FAST and t.size < size]
         return min(smaller, key=lambda t: t.size, default=None)
 
 
