@@ -126,7 +126,7 @@ def test_confidence_widens_intervals() -> None:
 def test_progress_is_told() -> None:
     done: list[tuple[str, int, int | None]] = []
     evaluate(MODEL, data(), batch=40, progress=lambda *at: done.append(at))
-    assert done == [("evaluate", n, 90) for n in (40, 80, 90)]
+    assert done == [*(("evaluate", n, 90) for n in (40, 80, 90)), ("compute the scores", 0, None)]
 
 
 def test_users_metrics_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
