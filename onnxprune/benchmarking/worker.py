@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,7 +90,8 @@ class TimedProcess:
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # a request that a dead process never read is still in the buffer
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._folder.cleanup()

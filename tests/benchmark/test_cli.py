@@ -45,7 +45,7 @@ def test_table(other: Path) -> None:
 def test_document_and_gate(other: Path, tmp_path: Path) -> None:
     base = tmp_path / "base.json"
     found = json.loads(invoke(DIGITS, other, "--format", "json", "-o", base).stdout)
-    assert (found["version"], found["report"], found["format"]) == (2, "benchmark", 1)
+    assert (found["version"], found["report"], found["format"]) == (3, "benchmark", 1)
     assert json.loads(base.read_text()) == found
     case = found["cases"][0]
     assert [r["model"] for r in case["results"]] == ["digits_resnet.onnx", "other.onnx"]
