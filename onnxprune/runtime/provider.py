@@ -97,6 +97,7 @@ def parse_provider(text: str) -> Provider:
     known |= {name: name for name in runtime.get_available_providers()} | dict(_SHORT)
     name = known.get(text, known.get(text.lower()))
     if name is None:
-        near = get_close_matches(text, known, n=1) or sorted(_SHORT)
-        raise UsageError("OP608", f"there is no execution provider {text!r}", hint=f"did you mean {', '.join(near)}?")
+        near = get_close_matches(text, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(_SHORT))}"
+        raise UsageError("OP608", f"there is no execution provider {text!r}", hint=hint)
     return Provider(name, device=_DEVICES.get(name))

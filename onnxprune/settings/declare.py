@@ -143,10 +143,11 @@ class Settings:
         kind, code = self._error
         place = self._place or declared.name
         if not fits(value, declared.kind):
-            words = [word for word in literals(declared.kind) if isinstance(word, str)]
-            near = get_close_matches(value, words, n=1) if isinstance(value, str) else []
+            wrong, wanted = _misfit(value, declared.kind)
+            words = [word for word in literals(wanted) if isinstance(word, str)]
+            near = get_close_matches(wrong, words, n=1) if isinstance(wrong, str) else []
             hint = f"did you mean {near[0]}?" if near else None
-            raise kind(code, f"{value!r} is not {meaning(declared.kind)}", where=place, hint=hint)
+            raise kind(code, f"{wrong!r} is not {meaning(wanted)}", where=place, hint=hint)
         if isinstance(value, tuple) and len(value) < declared.about.get("least", 0):
             raise kind(code, "at least one is needed", where=place)
         bounds = {name: declared.about[name] for name in _BOUNDS if name in declared.about}
@@ -333,6 +334,15 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _misfit(value: Any, kind: Any) -> tuple[Any, Any]:
+    """Return a value that doesn't fit with its type, or the part that doesn't, where there may be several."""
+    for several in (kind, *get_args(kind)):
+        if isinstance(value, tuple) and get_origin(several) is tuple and get_args(several)[-1] is ...:
+            part = get_args(several)[0]
+            return next(((each, part) for each in value if not fits(each, part)), (value, kind))
+    return value, kind
 
 
 def meant_percent(number: float) -> list[str]:

@@ -122,7 +122,7 @@ def read_recipe(path: Path, changes: Sequence[tuple[str, str, Any]] = ()) -> Shr
         cause = f"recipes of format {document.get('recipe')} can't be read, only those of format {FORMAT}"
         raise UsageError("OP612", cause, where=str(path))
     tables = {name: dict(document.get(name, {})) for name in TABLES if name != "recipe"}
-    files = {name: _file(path, tables[name], needed=name != "data") for name in ("model", "output", "data")}
+    files = {name: _file(path, name, tables[name]) for name in ("model", "output", "data")}
     own = read(ShrinkSettings, _named(tables["shrink"], lambda file: _there(path, file)))
     settings = build(ShrinkSettings, own | ({} if files["data"] is None else {"data": files["data"]}))
     assert files["model"] is not None and files["output"] is not None
@@ -211,13 +211,14 @@ def _check_names(document: Mapping[str, Any], path: Path) -> None:
             raise UsageError("OP612", f"the recipe has an unknown key {unknown[0]!r}", where=str(path), hint=hint)
 
 
-def _file(recipe: Path, table: Mapping[str, Any], *, needed: bool) -> str | None:
-    """Return the path that a table names."""
-    found = table.get("path")
+def _file(recipe: Path, name: str, table: Mapping[str, Any]) -> str | None:
+    """Return the path that a table names; data may be missing."""
+    found, needed = table.get("path"), name != "data"
     if found is None and not needed:
         return None
     if not isinstance(found, str):
-        raise UsageError("OP612", "the recipe doesn't say which file", where=str(recipe), hint="add a `path`")
+        hint = f'add {name} = "FILE"'
+        raise UsageError("OP612", f"the recipe doesn't name the file of {name!r}", where=str(recipe), hint=hint)
     return str(recipe.parent / found) if needed else _there(recipe, found)
 
 

@@ -66,6 +66,8 @@ class StageSettings:
                     read_plan(found.plan)
             except OnnxPruneError as error:
                 where = error.where or f"settings of {stage.name}"
+                if where in self.shrink.options.get(stage.name, {}):
+                    where = f"{stage.name}.{where}"
                 raise type(error)(error.code, error.cause, where=where, hint=error.hint) from error
 
     def of(

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import click
 import pytest
 
-from onnxprune import OnnxPruneError
+from onnxprune import OnnxPruneError, PlanError
 from onnxprune.cli import options
 from onnxprune.settings import (
     Augmentation,
@@ -171,6 +171,12 @@ def test_the_docstring_is_made_of_the_declarations() -> None:
         "Some settings.\n\nAttributes:\n"
         "    size: Size in pixels. [default: 3, as always]\n    keep: Keep it. [default: yes]"
     )
+
+
+def test_of_several_words_the_wrong_one_is_told() -> None:
+    with pytest.raises(PlanError, match=r"'statix' is not one of static, .*float16") as caught:
+        build(QuantizeSettings, {"kind": ("float16", "statix")})
+    assert caught.value.hint == "did you mean static?" and caught.value.where == "kind"
 
 
 def test_a_word_where_several_may_be() -> None:
