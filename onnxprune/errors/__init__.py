@@ -70,6 +70,10 @@ class OnnxPruneError(Exception):
         """What the user may do, if there is advice."""
         return None if self.args[3] is None else str(self.args[3])
 
+    def at(self, where: str) -> OnnxPruneError:
+        """Return the error with another place."""
+        return type(self)(self.code, self.cause, where=where, hint=self.hint)
+
     def __str__(self) -> str:
         """Return the error as it is printed: cause, place and hint, a line each."""
         lines = [f"error[{self.code}]: {self.cause}"]

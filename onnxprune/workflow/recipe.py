@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import UsageError
+from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.model.file import load
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.runtime.environment import versions
@@ -124,7 +124,10 @@ def read_recipe(path: Path, changes: Sequence[tuple[str, str, Any]] = ()) -> Shr
     tables = {name: dict(document.get(name, {})) for name in TABLES if name != "recipe"}
     files = {name: _file(path, name, tables[name]) for name in ("model", "output", "data")}
     own = read(ShrinkSettings, _named(tables["shrink"], lambda file: _there(path, file)))
-    settings = build(ShrinkSettings, own | ({} if files["data"] is None else {"data": files["data"]}))
+    try:
+        settings = build(ShrinkSettings, own | ({} if files["data"] is None else {"data": files["data"]}))
+    except OnnxPruneError as error:
+        raise error.at(f"{path}, [shrink] {error.where or ''}".rstrip()) from error
     assert files["model"] is not None and files["output"] is not None
     for name in ("model", "data"):
         wanted, file = tables[name].get("sha256"), str(files[name])

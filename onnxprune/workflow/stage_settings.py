@@ -68,7 +68,7 @@ class StageSettings:
                 where = error.where or f"settings of {stage.name}"
                 if where in self.shrink.options.get(stage.name, {}):
                     where = f"{stage.name}.{where}"
-                raise type(error)(error.code, error.cause, where=where, hint=error.hint) from error
+                raise error.at(where) from error
 
     def of(
         self,
