@@ -119,7 +119,9 @@ def test_a_recipe_is_refused_if_a_name_or_a_file_is_another(folder: Path) -> Non
     shrunk(folder, "--stages", "clean", *QUICK)
     recipe = folder / "o.toml"
     run = "run", recipe, "-o", folder / "x.onnx"
-    assert "did you mean max_drop?" in refused("OP602", *run, "--set", "shrink.max_dorp=1%")
+    wrong = refused("OP602", *run, "--set", "shrink.max_dorp=1%")
+    assert "did you mean max_drop?" in wrong and ".toml, [shrink]" in wrong
+    assert "quantize.kind" in refused("OP303", *run, "--set", "quantize.kind=statix")
     assert "did you mean keep?" in refused("OP602", *run, "--set", "quantize.kep=a")
     assert "did you mean clean?" in refused("OP612", *run, "--set", "claen.timed=true")
     assert "did you mean sha256?" in refused("OP612", *run, "--set", "model.sha265=0")
