@@ -120,6 +120,20 @@ class Target(Settings):
         """
         return self.value if self.absolute else self.value * whole
 
+    def eased(self, whole: float, now: float | None = None) -> Target:
+        """Return the limit half way to what a model costs now: absolute, in the digits that recipes hold.
+
+        Args:
+            whole: the original model's cost.
+            now: the cost of the model; by default the original's.
+
+        Examples:
+            >>> Target.parse("macs=20%").eased(10e6).text
+            '6M'
+        """
+        half = (self.limit(whole) + (whole if now is None else now)) / 2
+        return Target.parse(str(replace(self, value=half, absolute=True)))
+
     @property
     def counted(self) -> Quantity:
         """The quantity, if it can be counted.

@@ -123,6 +123,10 @@ class Goals:
                 found.append(Target.parse(str(replace(target, value=limit * _SAFE, absolute=True))))
         return tuple(found)
 
+    def eased(self, targets: Sequence[Target], costs: Costs) -> tuple[Target, ...]:
+        """Return limits half way to what a model costs."""
+        return tuple(t.eased(costs.file[t.quantity], costs.own[t.quantity]) for t in targets if t.quantity in costs.own)
+
 
 def share_left(before: Costs, after: Costs) -> dict[str, float]:
     """Return the share that a stage left of each shared cost; at most 1."""

@@ -25,7 +25,7 @@ from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.data import Data, Dataset
-from onnxprune.errors import DataError, OnnxPruneError, UsageError
+from onnxprune.errors import DataError, OnnxPruneError, PlanError, UsageError
 from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
@@ -272,7 +272,7 @@ class Pipeline:
         self, stage: Stage, reached: Reached, targets: Sequence[Target] | None, progress: Progress
     ) -> tuple[Verdict, Made | None]:
         """Run a stage, and run it again milder while answers change too much; return its verdict and what it made."""
-        best, milder, tries = reached.model, dict[str, Any](), 0
+        best, milder, tries, short = reached.model, dict[str, Any](), 0, ""
         if stage.name == "prune" and targets is None and self.goals.targets:
             targets = self.goals.left(self.goals.costs(best.proto), {})
             if not (targets or self.own.budgeted):
@@ -281,7 +281,14 @@ class Pipeline:
             while True:
                 tries += 1
                 settings = self.own.of(stage, self._left(stage, reached.verdicts), targets or (), milder)
-                made = stage.run(Task(best, settings, progress))
+                try:
+                    made = stage.run(Task(best, settings, progress))
+                except PlanError as error:
+                    if error.code != "OP301" or not targets or self.own.budgeted or tries == _TRIES:
+                        raise
+                    short = short or error.cause
+                    milder["target"] = self.goals.eased(milder.get("target", targets), self.goals.costs(best.proto))
+                    continue
                 made = replace(made, model=load(made.model.proto))
                 loss, harm = self.judge.answers(made.model.proto, progress) if stage.lossy else (None, "")
                 if not (harm and made.milder) or tries == _TRIES:
@@ -292,7 +299,7 @@ class Pipeline:
         except OnnxPruneError as error:
             return Verdict(stage.name, False, _after(tries, error.cause), tries=tries), None
         sizes = pieces(best.proto)[0], pieces(made.model.proto)[0]
-        why = _after(tries, harm or made.told)
+        why = _after(tries, "; ".join(filter(None, (harm or made.told, short))))
         verdict = Verdict(stage.name, not harm, why, size=sizes, drop=loss, tries=tries)
         if verdict.kept:
             told = counted(progress, "time")

@@ -157,12 +157,8 @@ def _milder(settings: PruneSettings, plan: PrunePlan) -> dict[str, Any]:
     if settings.planning.ratio:
         return {"ratio": settings.planning.ratio / 2}
     before: dict[str, Any] = {**plan.before, "latency": plan.settings.get("latency", {}).get("original_seconds")}
-    targets = [
-        Target.parse(str(replace(t, value=(t.limit(before[t.quantity]) + before[t.quantity]) / 2, absolute=True)))
-        for t in settings.planning.targets
-        if before.get(t.quantity)
-    ]
-    return {"target": tuple(targets)} if targets else {}
+    targets = tuple(t.eased(before[t.quantity]) for t in settings.planning.targets if before.get(t.quantity))
+    return {"target": targets} if targets else {}
 
 
 def _quantize_expected(now: Situation) -> Expected:

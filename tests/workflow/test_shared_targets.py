@@ -223,3 +223,11 @@ def test_an_interruption_between_rounds_keeps_the_best_and_resumes(
     again = shrunk("size=15%", checkpoint=path, resume=True)
     assert len(runs) == 3 and not again.stopped and not again.missed
     assert again.model.proto.SerializeToString(deterministic=True) == whole
+
+
+def test_a_limit_out_of_reach_is_met_half_way() -> None:
+    found = op.shrink(DIGITS, **UNTIMED, stages=("prune",), target="macs=0.1%", max_drop=0.1)
+    assert found.kept == ("prune",)
+    assert "macs can't be brought to" in found.verdicts[0].why and found.verdicts[0].tries > 1
+    assert op.analyze(found.model.proto).cost.macs <= 0.76 * op.analyze(DIGITS).cost.macs
+    assert len(found.missed) == 1 and found.missed[0].startswith("macs is ")
