@@ -12,6 +12,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, numpy_helper, parser
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import onnxprune as op
 from onnxprune.cli import cli
@@ -23,6 +24,7 @@ from onnxprune.quantization import quantizers, search
 from onnxprune.quantization.correction import correct_biases
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import calibrate, layers, prepare, static
+from onnxprune.settings.quantization import Calibration
 from onnxprune.workflow.quantizing import _divide
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -83,6 +85,20 @@ def test_blocks_of_weights_are_rounded_to_a_step(bits: int) -> None:
     blocks = np.abs(weights).reshape(2, 32, 32).max(axis=1, keepdims=True)
     step = (blocks / 2 ** (bits - 1)).repeat(32, axis=1).reshape(64, 32)
     assert (np.abs(rounded - weights) <= 1.05 * step).all() and np.abs(rounded - weights).max() > 0
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_a_model_in_float16_is_quantized_in_float32(method: Calibration, images: np.ndarray) -> None:
+    half = convert_float_to_float16(onnx.load(DIGITS))  # inputs and outputs, too
+    assert not layers(half)  # the control: the quantizers know no layer of it
+    ready = prepare(half)
+    feeds = {"image": images.astype(np.float16)}
+    small = static(ready, calibrate(ready, [feeds], method))
+    dense, same, found = (session(model).run(None, feeds)[0] for model in (half, ready, small))
+    assert dense.dtype == same.dtype == found.dtype == np.float16
+    assert np.abs(dense - same).max() < 0.05 < np.abs(dense).max()
+    assert (dense.argmax(1) == found.argmax(1)).mean() > 0.95
+    assert sum(t.data_type == onnx.TensorProto.INT8 for t in small.graph.initializer) >= len(layers(ready)) > 10
 
 
 def test_what_the_quantizer_refuses_is_our_error(prepared: ModelProto) -> None:

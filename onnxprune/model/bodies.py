@@ -235,7 +235,7 @@ def _hoisted(node: NodeProto, taken: set[str], weights: dict[str, TensorProto]) 
         stay = [t for t in body.initializer if t.name in inputs]
         del body.initializer[:]
         body.initializer.extend(stay)
-        _replace(body, names)
+        rename_tensors(body, names)
         inner = [_hoisted(n, taken, weights) if any(True for _ in subgraphs(n)) else n for n in body.node]
         kept = [NodeProto.FromString(n.SerializeToString()) for n in inner]
         del body.node[:]
@@ -261,7 +261,7 @@ def _rename(body: GraphProto, taken: set[str]) -> None:
     for node in body.node:
         if not _opens(node):  # otherwise it is named when it is opened
             node.name = unique(node.name or f"{node.op_type}_{next(filter(None, node.output), '')}", taken)
-    _replace(body, names)
+    rename_tensors(body, names)
 
 
 def _own_names(body: GraphProto) -> list[str]:
@@ -270,14 +270,14 @@ def _own_names(body: GraphProto) -> list[str]:
     return list(dict.fromkeys([*(v.name for v in body.input), *(t.name for t in body.initializer), *made]))
 
 
-def _replace(graph: GraphProto, names: Mapping[str, str]) -> None:
+def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:
     """Rename tensors of a graph, also where bodies within it read them."""
     for node in graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]
         for inner in subgraphs(node):
             own = set(_own_names(inner))  # some exporters use a name again inside
-            _replace(inner, {name: new for name, new in names.items() if name not in own})
+            rename_tensors(inner, {name: new for name, new in names.items() if name not in own})
     for value in (*graph.input, *graph.output, *graph.value_info):
         value.name = names.get(value.name, value.name)
 

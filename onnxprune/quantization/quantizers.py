@@ -14,9 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
-from onnx import ModelProto, TensorProto, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, helper, version_converter
 
+from onnxprune.autodiff.prepare import single_precision
 from onnxprune.errors import ModelError
+from onnxprune.model.bodies import rename_tensors
+from onnxprune.model.graph import unique, with_nodes
 from onnxprune.model.session import message_of
 from onnxprune.model.stream import Inputs
 from onnxprune.settings.quantization import Calibration
@@ -52,6 +55,32 @@ def _quiet(what: str) -> Iterator[Path]:
         logging.root.handlers[:] = handlers  # it logs by the root logger, which then prints everybody's lines
 
 
+def in_single_precision(model: ModelProto) -> ModelProto:
+    """Return a model that computes in float32 what it computes in float16; inputs and outputs keep their types.
+
+    The quantizers know float32 only. A model without float16 is returned as it is.
+    """
+    wide = single_precision(model, [TensorProto.FLOAT16])
+    if wide is model:
+        return model
+    graph, half = wide.graph, TensorProto.FLOAT16
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    ends = [*model.graph.input, *model.graph.output]
+    within = {v.name: unique(f"{v.name}/float32", taken) for v in ends if v.type.tensor_type.elem_type == half}
+    rename_tensors(graph, within)
+    for own, given in ((graph.input, model.graph.input), (graph.output, model.graph.output)):
+        del own[:]
+        own.extend(given)
+    first = [_cast(v.name, within[v.name], TensorProto.FLOAT) for v in graph.input if v.name in within]
+    last = [_cast(within[v.name], v.name, half) for v in graph.output if v.name in within]
+    return with_nodes(wide, [*first, *graph.node, *last])
+
+
+def _cast(tensor: str, result: str, kind: int) -> NodeProto:
+    """Return a node that casts a tensor."""
+    return helper.make_node("Cast", [tensor], [result], name=f"{result}/cast", to=kind)
+
+
 def prepare(model: ModelProto) -> ModelProto:
     """Return a model as the quantizers take it: normalizations folded, shapes known, scales for each channel possible.
 
@@ -60,6 +89,7 @@ def prepare(model: ModelProto) -> ModelProto:
     """
     from onnxruntime.quantization import quant_pre_process
 
+    model = in_single_precision(model)
     with _quiet("quantized") as folder:
         if _opset(model) < _OPSET:
             try:
@@ -101,7 +131,7 @@ def calibrate(prepared: ModelProto, batches: Iterable[Inputs], method: Calibrati
         onnx.save(prepared, folder / "model.onnx")
         calibrator = create_calibrator(
             folder / "model.onnx",
-            None,
+            sorted({node.op_type for node in prepared.graph.node} - {"Cast"}),  # there are no histograms of float16
             augmented_model_path=str(folder / "observed.onnx"),
             calibrate_method=getattr(CalibrationMethod, methods[method]),
             extra_options=options,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.errors import VerificationError
@@ -14,7 +14,6 @@ from onnxprune.progress import Progress, silent
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings
 from onnxprune.settings.declare import Settings
 from onnxprune.settings.pipeline import StageName
-from onnxprune.settings.planning import Target
 from onnxprune.settings.pruning import LIMIT, PLANNING
 from onnxprune.workflow.cleaning import Cleaned, clean
 from onnxprune.workflow.outlook import Outlook
