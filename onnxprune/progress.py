@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -11,10 +12,26 @@ Progress: TypeAlias = Callable[[str, int, int | None], None]
 What follows a colon in the phase is detail that may change from call to call: "train: epoch 3".
 """
 
+_LEFT = re.compile(r", about \d+ (s|min) left")
+
 
 def within(progress: Progress, name: str) -> Progress:
-    """Return a callback for the phases of a part of the work: "repair" is reported as "trial 2 of 6: repair"."""
-    return lambda phase, done, total: progress(f"{name}: {phase}", done, total)
+    """Return a callback for the phases of a part of the work: "repair" is reported as "trial 2 of 6: repair".
+
+    If the name says what time is left, phases don't: there is one estimate, of the whole.
+    """
+    known = says_time_left(name)
+    return lambda phase, done, total: progress(f"{name}: {_LEFT.sub('', phase) if known else phase}", done, total)
+
+
+def time_left(seconds: float) -> str:
+    """Return the end of a phase's name that says what time is left: ", about 3 min left"."""
+    return f", about {duration(seconds)} left"
+
+
+def says_time_left(phase: str) -> bool:
+    """Whether a phase's name says what time is left."""
+    return bool(_LEFT.search(phase))
 
 
 def counted(progress: Progress, phase: str) -> Callable[[float], None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.progress import says_time_left
 from onnxprune.report.text import printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Phase:
         """Return a line such as "repair, 3 of 12, 0:40, about 2:00 left"."""
         spent, made = self.seconds, self.done - self._first
         parts = [self.text, f"{self.done:,} of {self.total:,}" if self.total else "", _clock(spent)]
-        if self.total and made > 0 and spent > _SOON:
+        if self.total and made > 0 and spent > _SOON and not says_time_left(self.text):
             parts.append(f"about {_clock(spent / made * (self.total - self.done))} left")
         return ", ".join(filter(None, parts))
 

@@ -30,7 +30,7 @@ from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
-from onnxprune.progress import Progress, counted, duration, silent, within
+from onnxprune.progress import Progress, counted, silent, time_left, within
 from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider, parse_provider
@@ -254,7 +254,7 @@ class Pipeline:
             return reached.then(Verdict(stage.name, False, expected.skipped))
         number = self.stages.index(stage)
         left = sum(e.seconds for e in self.expected[number:] if not e.skipped)
-        name = f"{stage.name}, stage {number + 1} of {len(self.stages)}, about {duration(left)} left"
+        name = f"{stage.name}, stage {number + 1} of {len(self.stages)}{time_left(left)}"
         verdict, made = self._tried(stage, reached, targets, within(self.progress, name))
         verdict = replace(verdict, seconds=perf_counter() - began)
         if not verdict.kept:

@@ -17,7 +17,7 @@ from typing import Any
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.model.stream import Batches
 from onnxprune.planning.plan import PrunePlan, apply_plan
-from onnxprune.progress import Progress, duration, silent, within
+from onnxprune.progress import Progress, silent, time_left, within
 from onnxprune.resolution.resize import text
 from onnxprune.sensitivity import Curve, predicted_error
 from onnxprune.settings import LatencySettings, PlanSettings
@@ -146,7 +146,7 @@ class Search:
         low, high = 0.0, base.share if best is None else min(base.share, best.share)
         share = base.expected if best is None else min(base.expected, high - _PRECISION)
         while high - low > _PRECISION and len(done) < last:
-            left = f", about {duration(fmean(seconds) * (last - len(done)))} left" if seconds else ""
+            left = time_left(fmean(seconds) * (last - len(done))) if seconds else ""
             image = " ".join(text(size) for size in dict.fromkeys(base.at.resolution.values()))
             what = ", ".join(filter(None, (image, f"{self.minimize} at {share:.0%}")))
             part = within(progress, f"trial {len(done) + 1} of {last}, {what}{left}")

@@ -17,6 +17,7 @@ import pytest
 
 from onnxprune.cli import live
 from onnxprune.cli.live import Phase
+from onnxprune.progress import within
 from onnxprune.model.session import run, session
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.cli.terminal import on_a_terminal, shown
@@ -327,3 +328,18 @@ class TestLayerNumbers:
             for i, what in enumerate((f"L{last}", layers[last]))
         ]
         assert plans[0]["groups"] == plans[1]["groups"]
+
+
+def test_time_left_is_told_once() -> None:
+    heard: list[str] = []
+
+    def hear(phase: str, done: int, total: int | None) -> None:
+        heard.append(phase)
+
+    trial = within(within(hear, "prune, stage 2 of 3, about 5 min left"), "trial 1 of 6, macs at 50%, about 40 s left")
+    trial("repair", 1, 10)
+    within(hear, "trial 1 of 6, about 40 s left")("repair", 1, 10)
+    assert heard == [
+        "prune, stage 2 of 3, about 5 min left: trial 1 of 6, macs at 50%: repair",
+        "trial 1 of 6, about 40 s left: repair",
+    ]
