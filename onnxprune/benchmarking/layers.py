@@ -103,8 +103,8 @@ def tag(proto: ModelProto) -> ModelProto:
     fixed = fixed_names(proto.graph.output, proto.graph.node)
     tagged, names = with_nodes(proto, proto.graph.node), dict[str, str]()
     for node, layer in zip(tagged.graph.node, partition(proto), strict=True):
-        if not is_open(node):  # the nodes of its bodies refer to it
-            node.name = f"layer{layer}|{node.name}"
+        if not is_open(node):  # the nodes of its bodies refer to it; those without a name are told apart
+            node.name = f"layer{layer}|{node.name or next(filter(None, node.output), '')}"
         if not is_body_input(node):
             names.update({o: f"layer{layer}|{o}" for o in node.output if o and o not in fixed})
         for field in (node.input, node.output):

@@ -72,6 +72,17 @@ class TestLayers:
         assert conv.macs == 16 * 16 * 8 * 9
         assert conv.traffic == 4 * (8 * 16 + 16 * 8 * 9 + 16 + 16 * 16)
 
+    def test_unnamed_nodes_of_a_layer_are_told_apart(self) -> None:
+        net = Net()
+        net.output(net.op("Tanh", net.op("Relu", net.conv(net.input((1, 8, 4, 4)), 8, 3))))
+        proto = normalize(net.model())
+        for node in proto.graph.node:
+            node.ClearField("name")
+        feeds = generate_inputs(proto, concretize(proto).inputs)
+        assert {k.op for k in profile(proto, feeds, CPU, seconds=0.0).kernels} >= {"Tanh"}  # ONNX Runtime loads it
+        names = [node.name for node in tag(proto).graph.node]
+        assert len(set(names)) == 3 and [tag_of([name]) for name in names] == [1, 1, 1]
+
     def test_tags(self) -> None:
         assert tag_of(["layer3|a_nchwc", "layer12|b"]) == 12
         assert tag_of(["a layered cake"]) is None

@@ -17,8 +17,8 @@ import pytest
 
 from onnxprune.cli import live
 from onnxprune.cli.live import Phase
-from onnxprune.progress import within
 from onnxprune.model.session import run, session
+from onnxprune.progress import within
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.cli.terminal import on_a_terminal, shown
 from tests.report.network import network
