@@ -42,8 +42,8 @@ _ROUNDS, _SECONDS = 25, 0.2
 NOTES = (
     "Every way gets the same samples to work with, and is judged on others: *answers* are those that equal the "
     "file's, in the terms of the task: classes, boxes, characters. Of embeddings it is the error of the outputs, "
-    "relative to their standard deviation. *Accuracy* is by labels where there are some. *Speed* is on ONNX Runtime's CPU "
-    "provider, all ways measured in turns with the file; *took* is the time of making it. "
+    "relative to their standard deviation. *Accuracy* is by labels where there are some. *Speed* is on ONNX Runtime's "
+    "CPU provider, all ways measured in turns with the file; *took* is the time of making it. "
     "`shrink` and `prune` may lose one point.",
     "*INT8 as documented* is `quant_pre_process` and `quantize_static` of onnxruntime.quantization with their "
     "defaults; *onnxslim + INT8* has onnxslim in place of the former; *Olive* is its pass OnnxStaticQuantization, with "
