@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -36,29 +36,26 @@ from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider, parse_provider
 from onnxprune.settings.declare import either, flat, given, plain
 from onnxprune.settings.hardware import HARDWARE
-from onnxprune.settings.pipeline import ShrinkSettings
-from onnxprune.settings.planning import Target
+from onnxprune.settings.pipeline import ShrinkSettings, StageName
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.drop import Parts, divide
 from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
-from onnxprune.workflow.goals import SHARED, Goals, share_left
+from onnxprune.workflow.goals import SHARED, Goals
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
 from onnxprune.workflow.stage_settings import StageSettings
 from onnxprune.workflow.stages import STAGES, Made, Situation, Stage, Task
+from onnxprune.workflow.together import WHOLE, Share, Together
 from onnxprune.workflow.verdicts import Reached, ShrinkResult, Verdict, recorded_verdict, sign
 
 log = logging.getLogger(__name__)
 
 _COMPARED = 64  # largest number of samples to compare providers on
 _TRIES = 3  # of a stage that changes answers too much
-_ROUNDS = 3  # of pruning and quantization that meet targets together
-_AS_EXPECTED = 1.005  # times what quantization was expected to leave, up to which pruning isn't repeated
-_SURE = 1.01  # times what it left the last time, which pruning then reckons with
 _COMMON = frozenset(d.name for d in flat(ShrinkSettings)) - {"limit", "max_drop", "target", "timed", "objective"}
 
 
@@ -154,7 +151,7 @@ class Pipeline:
             limited=bool(settings.targets) or self.own.budgeted,
         )
         self.expected = tuple(stage.expected(situation) for stage in self.stages)
-        if self._shares():  # quantized alone first, and again once it is pruned
+        if self._together():  # quantized alone first, and again once it is pruned
             twice = (replace(e, seconds=2 * e.seconds) if e.stage == "quantize" else e for e in self.expected)
             self.expected = tuple(twice)
         self.reached = Reached(loaded)
@@ -163,13 +160,14 @@ class Pipeline:
         """Run the stages, and judge the result."""
         self.judge.prepare(self.progress)
         stopped = False
-        with self._records() as records:
+        with self._records() as self.records:
             try:
                 for stage in self.stages:
-                    if stage.name == "prune" and self._shares():
-                        self._meet_together(records)
+                    if stage.name == "prune" and (together := self._together()):
+                        for reached in together.steps(self.reached):
+                            self.reached = reached
                         break
-                    self.reached = self._next(stage, self.reached, records)
+                    self.reached = self._run(stage.name, self.reached)
             except KeyboardInterrupt:
                 stopped = True
         try:
@@ -177,47 +175,14 @@ class Pipeline:
         except KeyboardInterrupt:
             return self._judged(self.reached, True)
 
-    def _shares(self) -> bool:
-        """Whether pruning and quantization meet the targets together, neither by settings of the user's own."""
+    def _together(self) -> Together | None:
+        """Return how pruning and quantization share what is allowed; None if they don't, or the user says how much."""
+        if self.own.budgeted or self.own.exact:
+            return None
         names = {stage.name for stage, e in zip(self.stages, self.expected, strict=True) if not e.skipped}
-        set_by_user = self.own.budgeted or self.own.exact
-        return not set_by_user and names >= {"prune", "quantize"} and bool(SHARED & self.goals.quantities)
-
-    def _meet_together(self, records: Records) -> None:
-        """Prune no more than what quantization can't bring.
-
-        The model is quantized alone first, which tells what that brings. If a target is missed, pruning gets what is
-        left of it, and the pruned model is quantized. If that brings less than expected, or is left out, the model is
-        pruned again.
-        """
-        prune, quantize = (next(s for s in self.stages if s.name == name) for name in ("prune", "quantize"))
-        start = self.reached
-        costs = self.goals.costs(start.model.proto)
-        if not self.goals.missed(costs):
-            kept = start.then(Verdict("prune", False, f"{self.goals.text} holds without removing channels"))
-            self.reached = kept
-            self.reached = self._next(quantize, kept, records)
-            return
-        alone = self._next(quantize, start, records, "quantize alone")
-        after = self.goals.costs(alone.model.proto)
-        told = f"{self.goals.text} holds with quantization, without removing channels"
-        left_out = Verdict("prune", False, told if not self.goals.missed(after) else "interrupted")
-        self.reached = Reached(alone.model, (*start.verdicts, left_out, alone.verdicts[-1]))
-        best = self.goals.excess(after)
-        expected = share_left(costs, after)
-        for number in range(1, _ROUNDS + 1):
-            if best <= 1:
-                return
-            pruned = self._next(prune, start, records, f"prune {number}", self.goals.left(costs, expected))
-            both = self._next(quantize, pruned, records, f"quantize {number}")
-            before, after = (self.goals.costs(reached.model.proto) for reached in (pruned, both))
-            if number == 1 or self.goals.excess(after) < best:
-                self.reached, best = both, self.goals.excess(after)
-            brought = share_left(before, after)
-            as_expected = all(brought[name] <= _AS_EXPECTED * expected.get(name, 1.0) for name in brought)
-            if not pruned.verdicts[-1].kept or pruned.verdicts[-1].tries > 1 or as_expected:
-                return
-            expected = {name: min(1.0, share * _SURE) for name, share in brought.items()}
+        if not names >= {"prune", "quantize"} or not (SHARED & self.goals.quantities or not self.goals.targets):
+            return None
+        return Together(self.goals, self.judge, self._run, self.progress)
 
     def _seconds(self) -> float:
         """Return the seconds of running the file on a sample, roughly."""
@@ -227,24 +192,17 @@ class Pipeline:
         except OnnxPruneError:
             return 0.0
 
-    def _next(
-        self,
-        stage: Stage,
-        reached: Reached,
-        records: Records,
-        record: str | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> Reached:
+    def _run(self, name: StageName, reached: Reached, record: str | None = None, share: Share = WHOLE) -> Reached:
         """Run a stage, or take what an earlier run has of it.
 
         Args:
-            stage: the stage.
+            name: the stage.
             reached: what it starts from.
-            records: what earlier runs have done.
             record: the name of the stage's record; by default that of the stage.
-            targets: the limits for pruning; by default those that aren't met.
+            share: what it may lose and must reach.
         """
-        record, began = record or stage.name, perf_counter()
+        stage = next(stage for stage in self.stages if stage.name == name)
+        record, records, began = record or name, self.records, perf_counter()
         if record in records:
             verdict = recorded_verdict(records[record])
             model = load(records.arrays(record)["model"].tobytes()) if verdict.kept else None
@@ -254,8 +212,8 @@ class Pipeline:
             return reached.then(Verdict(stage.name, False, expected.skipped))
         number = self.stages.index(stage)
         left = sum(e.seconds for e in self.expected[number:] if not e.skipped)
-        name = f"{stage.name}, stage {number + 1} of {len(self.stages)}{time_left(left)}"
-        verdict, made = self._tried(stage, reached, targets, within(self.progress, name))
+        told = f"{record}, stage {number + 1} of {len(self.stages)}{time_left(left)}"
+        verdict, made = self._tried(stage, reached, share, within(self.progress, told))
         verdict = replace(verdict, seconds=perf_counter() - began)
         if not verdict.kept:
             log.info("%s is left out: %s", stage.name, verdict.why)
@@ -268,11 +226,10 @@ class Pipeline:
             records.keep(record, asdict(verdict), {"model": np.frombuffer(b"".join(parts), np.uint8)})
         return reached.then(verdict, made.model)
 
-    def _tried(
-        self, stage: Stage, reached: Reached, targets: Sequence[Target] | None, progress: Progress
-    ) -> tuple[Verdict, Made | None]:
+    def _tried(self, stage: Stage, reached: Reached, share: Share, progress: Progress) -> tuple[Verdict, Made | None]:
         """Run a stage, and run it again milder while answers change too much; return its verdict and what it made."""
-        best, milder, tries, short = reached.model, dict[str, Any](), 0, ""
+        best, milder, tries, short, targets = reached.model, dict[str, Any](), 0, "", share.targets
+        drop = self._part() if share.drop is None else share.drop
         if stage.name == "prune" and targets is None and self.goals.targets:
             targets = self.goals.left(self.goals.costs(best.proto), {})
             if not (targets or self.own.budgeted):
@@ -280,7 +237,7 @@ class Pipeline:
         try:
             while True:
                 tries += 1
-                settings = self.own.of(stage, self._left(stage, reached.verdicts), targets or (), milder)
+                settings = self.own.of(stage, drop, targets or (), milder)
                 try:
                     made = stage.run(Task(best, settings, progress))
                 except PlanError as error:
@@ -307,15 +264,10 @@ class Pipeline:
         again = {name: value for name, value in plain(settings).items() if name not in _COMMON} | dict(made.again)
         return replace(verdict, again={n: v for n, v in again.items() if v is not None}), made
 
-    def _left(self, stage: Stage, before: Sequence[Verdict]) -> float | None:
-        """Return the drop that a stage may add: an equal share of what is left, for each stage that may lose."""
-        if self.judge.allowed is None:
-            return None
-        spent = max([v.drop.value for v in before if v.kept and v.drop is not None][-1:], default=0.0)
-        place = [s.name for s in self.stages].index(stage.name)
-        coming = [s for s, e in zip(self.stages, self.expected, strict=True) if s.lossy and not e.skipped]
-        sharing = sum(s in self.stages[place:] for s in coming)
-        return max(0.0, self.judge.allowed - max(0.0, spent)) / max(1, sharing)
+    def _part(self) -> float | None:
+        """Return the drop that one stage may add: an equal part for each that may lose."""
+        lossy = sum(s.lossy and not e.skipped for s, e in zip(self.stages, self.expected, strict=True))
+        return None if self.judge.allowed is None else self.judge.allowed / max(1, lossy)
 
     def _judged(self, reached: Reached, stopped: bool) -> ShrinkResult:
         """Measure the result against the file, once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from onnxprune.model.file import load
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
 from onnxprune.workflow import judging, pipeline
 from onnxprune.workflow.hardware import place
+from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.pipeline import Pipeline, planned
 from onnxprune.workflow.stages import STAGES, Expected, Made, Stage, Task
 
@@ -149,17 +150,55 @@ def test_a_stage_that_changes_nothing_doesn_t_pay(monkeypatch: pytest.MonkeyPatc
     assert found.verdicts[0].why == "it makes the model neither faster nor smaller"
 
 
-def test_each_stage_may_use_what_is_left_of_the_drop() -> None:
-    settings = build(ShrinkSettings, {**UNTIMED, "max_drop": 0.04})
+def drops(monkeypatch: pytest.MonkeyPatch, lost: Mapping[str, float]) -> list[tuple[str, Any]]:
+    """Replace stages by ones that lose something, by the stages a model went through; return what ran by which drop."""
+    ran: list[tuple[str, Any]] = []
+
+    def losing(name: str) -> Callable[[Task], Made]:
+        def run(task: Task) -> Made:
+            ran.append((name, getattr(task.settings, "max_drop", None)))
+            made = copied(task.model)
+            made.graph.doc_string += name
+            return Made(load(made), name)
+
+        return run
+
+    def answers(self: Judge, model: ModelProto, progress: Any) -> tuple[Estimate, str]:
+        loss = lost[model.graph.doc_string]
+        return Estimate(loss, loss, loss), "too much" if loss > 0.04 else ""
+
+    def pays(self: Judge, verdict: Any, before: ModelProto, after: ModelProto, told: Any, *, lossy: bool) -> Any:
+        better = len(after.graph.doc_string) > len(before.graph.doc_string)
+        return verdict if better else replace(verdict, kept=False, why="it makes the model neither faster nor smaller")
+
+    monkeypatch.setattr(Judge, "answers", answers)
+    monkeypatch.setattr(Judge, "pays", pays)
+    with_stages(monkeypatch, prune=losing("p"), quantize=losing("q"))
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected", "kept"),
+    [
+        ({"q": 0.01, "p": 0.02, "pq": 0.03}, [0.8 * 0.03], ("prune", "quantize")),  # what quantization leaves, nearly
+        ({"q": 0.035, "p": 0.02, "pq": 0.04}, [0.02], ("prune", "quantize")),  # but at least half
+        ({"q": 0.05, "p": 0.02}, [0.04], ("prune",)),  # quantization is left out: everything is left
+        ({"q": 0.01, "p": 0.02, "pq": 0.05}, [0.8 * 0.03, 0.02], ("quantize",)),  # together they lose too much, twice
+    ],
+)
+def test_pruning_gets_what_quantization_leaves_of_the_drop(
+    lost: Mapping[str, float], expected: list[float], kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = drops(monkeypatch, lost)
+    found = op.shrink(DIGITS, **UNTIMED, stages=("prune", "quantize"), max_drop=0.04)
+    assert [drop for name, drop in ran if name == "p"] == pytest.approx(expected)
+    assert ran[0][0] == "q" and found.kept == kept
+
+
+def test_pruning_alone_gets_the_whole_drop() -> None:
+    settings = build(ShrinkSettings, {**UNTIMED, "stages": ("clean", "prune"), "max_drop": 0.04})
     with planned(load(DIGITS), settings) as found:
-        _, prune, quantize = found.stages
-        assert found._left(prune, []) == pytest.approx(0.02)  # the other half is for quantization
-        spent = pipeline.Verdict("prune", True, "", drop=Estimate(0.01, 0.0, 0.02))
-        assert found._left(quantize, [spent]) == pytest.approx(0.03)
-        dropped = replace(spent, kept=False, drop=Estimate(0.5, 0.4, 0.6))
-        assert found._left(quantize, [dropped]) == pytest.approx(0.04)
-        gained = replace(spent, drop=Estimate(-0.02, -0.03, 0.0))
-        assert found._left(quantize, [gained]) == pytest.approx(0.04)  # luck isn't spent
+        assert found._part() == 0.04
 
 
 def test_what_goes_unnoticed_is_what_shifted_inputs_do(monkeypatch: pytest.MonkeyPatch) -> None:
