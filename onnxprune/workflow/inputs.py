@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings import DataSettings
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.shapes import Shapes
 from onnxprune.shapes.batch import free_batch
 from onnxprune.shapes.runnable import operators
 from onnxprune.trace import ChannelGraph
@@ -135,14 +137,24 @@ def batches_of(samples: Samples, graph: ChannelGraph, *, seed: int = 0) -> Batch
     return calibration_batches(open_samples(DataSettings(data=samples), graph, seed=seed, limit=LIMIT), graph.proto)
 
 
-def calibration_batches(opened: Dataset, model: Source) -> Batches:
-    """Return a function that yields the inputs of samples in batches."""
+def calibration_batches(opened: Dataset, model: Source, size: int = _BATCH) -> Batches:
+    """Return a function that yields the inputs of samples in batches of a size."""
     states = state_inputs(load(model).proto)
 
     def again() -> Iterable[Inputs]:
-        return (fitted(states, batch.inputs, batch.count) for batch in opened.batches(_BATCH))
+        return (fitted(states, batch.inputs, batch.count) for batch in opened.batches(size))
 
     return again
+
+
+def batch_within(shapes: Shapes, limit: int) -> int:
+    """Return how many samples can run at once while all tensors together hold at most some numbers; at least 1.
+
+    Args:
+        shapes: those of one sample.
+        limit: how many numbers.
+    """
+    return max(1, min(_BATCH, limit // max(1, sum(map(prod, shapes.shapes.values())))))
 
 
 _FREED = "note: the batch size is fixed at 1 in the file; samples run together nevertheless, with the same results"

@@ -23,9 +23,10 @@ from onnxprune.settings.declare import either
 from onnxprune.settings.quantization import QuantizeSettings
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
-from onnxprune.workflow.inputs import calibration_batches, open_samples
+from onnxprune.workflow.inputs import batch_within, calibration_batches, open_samples
 
 _RANGES, _CHOICE, _JUDGED = 96, 64, 2000  # largest numbers of samples
+_OBSERVED = 1 << 26  # numbers of a batch's tensors: ONNX Runtime's calibration holds all of them, twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ def _quantize(loaded: Model, settings: QuantizeSettings, examples: int, progress
     ranges, chosen, judged = _divide(samples, settings)
 
     proto = analysis.graph.proto
-    batches, held, one = (calibration_batches(part, proto) for part in (ranges, chosen, chosen.subset([0])))
+    held, one = (calibration_batches(part, proto) for part in (chosen, chosen.subset([0])))
+    batches = calibration_batches(ranges, proto, batch_within(analysis.graph.shapes, _OBSERVED))
     search = Search(loaded.proto, proto, batches, held, next(iter(one())), settings, progress)
     found = search.run()
     best = found.best
