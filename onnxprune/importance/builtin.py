@@ -237,14 +237,16 @@ class _LayerState:
 
     def costs(self, units: Ids) -> Rows:
         """Return the cost of removing each unit with all its features, shape (units,)."""
-        blocks = [np.flatnonzero(self._units == unit) for unit in units]
+        order = np.argsort(self._units, kind="stable")
+        first, last = (np.searchsorted(self._units, units, side, sorter=order) for side in ("left", "right"))
         costs = np.zeros(len(units))
-        for size in {len(b) for b in blocks} - {0}:
-            which = [i for i, block in enumerate(blocks) if len(block) == size]
-            index = np.stack([blocks[i] for i in which])
+        for size in np.unique(last - first):
+            which = np.flatnonzero(last - first == size)
+            index = order[first[which, None] + np.arange(size)]
             corner = self._inverse[index[:, :, None], index[:, None, :]]
             block = self._weight[:, index].transpose(1, 2, 0)  # (units, features of one, outputs)
-            costs[which] = np.einsum("ufo,ufo->u", block, np.linalg.solve(corner, block))
+            solved = block / corner if size == 1 else np.linalg.solve(corner, block)
+            costs[which] = np.einsum("ufo,ufo->u", block, solved)
         return np.asarray(np.maximum(costs, 0) * self._scale)
 
     def remove(self, units: Ids) -> None:
