@@ -19,7 +19,7 @@ _SECTIONS = {
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",
     "States": "resize-states state",
-    "Numbers": "objective max-error weight-bits calibration keep",
+    "Numbers": "objective max-error weight-bits calibration clusters bit-price direct keep",
     "Data": "limit labels tokenizer batch validation hold-out share",
     "What outputs mean": "task output-name train-output postprocess alphabet blank",
     "Proof": "no-verify tolerance input input-shape custom-ops transform",

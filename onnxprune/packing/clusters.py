@@ -2,7 +2,7 @@
 
 Deep Compression (S. Han, H. Mao and W. Dally, ICLR 2016) rounds each weight to the nearest value of its tensor's
 codebook. With inputs at hand, more can be kept. A weight counts as much as its inputs are large, the codebook is
-computed for weights that make up for the errors of the layers in front, and what rounding a column of the layer's matrix
+computed for weights that make up for the errors of the layers in front, and what rounding a column of a layer's matrix
 changes is made up for by the columns that are still to be rounded: E. Frantar et al., "GPTQ", ICLR 2023, here with a
 codebook in place of a grid. What remains goes into the layer's intercept, which isn't rounded.
 
@@ -13,9 +13,10 @@ price for its bits, which makes small weights zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ Floats = NDArray[np.float64]
 SMALLEST = 256  # elements; a codebook for fewer isn't worth its bytes
 _ROUNDS = 30  # of k-means, at most
 _SAMPLED = 2**17  # weights that a codebook is computed from
-_POSITIONS = 32, 4096  # of the output that are sampled: for each feature, and at least
+_PER_FEATURE, _FEWEST = 32, 4096  # output positions that are sampled
+_RIDGE = 0.1  # how far a layer stays near its weights while it makes up for errors in front of it
 _DAMPING = 0.01  # of the mean square of an input, added to all
 _BLOCK = 64  # columns that are rounded before those after the block are corrected
 
@@ -84,34 +86,37 @@ def cluster(
     Raises:
         ModelError: ONNX Runtime can't run a part of the model (OP122).
     """
-    stored = Weights(model)
-    names = dict.fromkeys(shared(model, keep))
-    layers = [layer for layer in find_layers(model) if layer.weight in names]
-    found: dict[str, Codebook] = {}
-    if batches is not None and layers:
+    stored, rng = Weights(model), np.random.default_rng(seed)
+    names, done = list(dict.fromkeys(shared(model, keep))), dict[str, Codebook]()
+    old = {name: stored[name] for name in names}
+
+    def books(weights: Floats, importance: Floats) -> Book:
+        return codebook(weights, importance, count, price, rng)
+
+    def finish(name: str, *, trained: bool) -> None:
+        done[name] = _told(name, old.pop(name), stored[name], trained=trained)
+        progress("cluster", len(done), len(names))
+
+    if batches is not None:
+        layers = [layer for layer in find_layers(model) if layer.weight in old]
+        layers = [layer for layer in layers if layer.features(stored.shape(layer.weight)) <= WIDE]
         source = ModelProto()
         source.CopyFrom(model)
-        index = LayerIndex(model, {layer.node.name: i for i, layer in enumerate(layers)}, {})
+        index = LayerIndex(model, {}, {})
         now, then = Stream(model, batches), Stream(source, batches)
         samples = sum(max((len(a) for a in each.values() if a.ndim), default=1) for each in batches())
-        for number, layer in enumerate(layers):
-            if layer.features(stored.shape(layer.weight)) > WIDE:
-                continue
-            rng = np.random.default_rng((seed, number))
+        for layer in layers:
             for stream in (now, then):
                 stream.advance(index.positions[layer.node.name])
-            found[layer.weight] = _trained(layer, index, now, then, samples, count, price, rng)
-            progress("cluster", number + 1, len(names))
-    rng = np.random.default_rng(seed)
-    for name in names:
-        if name not in found:
-            old = stored[name]
-            weights = old.astype(np.float64)
-            book = codebook(weights, np.ones_like(weights), count, price, rng)
-            set_tensor(stored.tensor(name), _nearest(weights, *book)[0].astype(old.dtype))
-            found[name] = _told(name, old, stored[name], trained=False)
-            progress("cluster", len(found), len(names))
-    return tuple(found[name] for name in names)
+            _trained(layer, index, now, then, samples, books, rng)
+            finish(layer.weight, trained=True)
+    for name in list(old):
+        weights = old[name].astype(np.float64)
+        book = books(weights, np.ones_like(weights))
+        rounded = np.where(weights == 0, 0.0, book.rounded(weights))
+        set_tensor(stored.tensor(name), rounded.astype(old[name].dtype))
+        finish(name, trained=False)
+    return tuple(done[name] for name in names)
 
 
 def shared(model: ModelProto, keep: Sequence[str] = ()) -> Iterator[str]:
@@ -132,137 +137,128 @@ def shared(model: ModelProto, keep: Sequence[str] = ()) -> Iterator[str]:
                     yield name
 
 
-def codebook(
-    weights: Floats, importance: Floats, count: int, price: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Return the values that weights are rounded to, sorted, and what each costs besides its error.
+@dataclass(frozen=True, slots=True, eq=False)
+class Book:
+    """Values to round weights to.
+
+    Attributes:
+        values: the values, sorted.
+        rates: what each costs besides the squared error.
+    """
+
+    values: Floats
+    rates: Floats
+
+    def choose(self, x: Floats) -> NDArray[np.intp]:
+        """Return the index of the value with the least cost for each number."""
+        if not self.rates.any():
+            return np.searchsorted((self.values[1:] + self.values[:-1]) / 2, x)
+        best, cost = np.zeros(x.shape, np.intp), np.full(x.shape, np.inf)
+        for i, (value, rate) in enumerate(zip(self.values, self.rates, strict=True)):
+            own = (x - value) ** 2 + rate
+            closer = own < cost
+            best[closer], cost[closer] = i, own[closer]
+        return best
+
+    def rounded(self, x: Floats) -> Floats:
+        """Return the value with the least cost for each number."""
+        return self.values[self.choose(x)]
+
+
+def codebook(weights: Floats, importance: Floats, count: int, price: float, rng: np.random.Generator) -> Book:
+    """Return values to round weights to, by k-means.
 
     Args:
-        weights: the weights; if any is zero, zero is one of the values.
+        weights: the weights; if any is zero, or bits have a price, zero is one of the values.
         importance: how much the squared error of each counts, of their shape.
         count: the largest number of values.
         price: see `cluster`.
         rng: chooses the weights that are looked at if there are many.
     """
-    x, h = weights.ravel(), importance.ravel() / max(float(importance.mean()), 1e-300)
-    unit = price * float(np.mean(x**2))
-    zeros = float(np.mean(x == 0))
-    x, h = x[x != 0], h[x != 0]
+    filled = weights != 0
+    x, h = weights[filled], importance[filled]
+    zero = bool(price) or not filled.all()
     if len(x) > _SAMPLED:
         some = rng.choice(len(x), _SAMPLED, replace=False)
         x, h = x[some], h[some]
-    distinct = np.unique(x)
-    room = count - (zeros > 0)
-    if len(distinct) <= room:
-        values = distinct
-        return (np.union1d(values, [0.0]) if zeros else values), np.zeros(len(values) + (zeros > 0))
-    order = np.argsort(x)
-    x, h = x[order], h[order]
-    if zeros or price:
-        values = _spread(x, h, count - 1)
-        values = np.insert(values, np.searchsorted(values, 0.0), 0.0)
-    else:
-        values = _spread(x, h, count)
-    rates = np.zeros(len(values))
+    values = np.unique(x)
+    if len(values) > count - zero:
+        low, high = np.quantile(x, [0.002, 0.998])
+        values = np.linspace(low, high, count - zero)
+    values = np.union1d(values, [0.0]) if zero else values
+    book, unit = Book(values, np.zeros(len(values))), price * float(np.mean(weights**2))
+    h = h / max(float(h.mean()), 1e-300) if h.size and h.any() else np.ones_like(h)
     for _ in range(_ROUNDS):
-        if zeros:
-            own = np.flatnonzero(values != 0)
-            picked = own[_choose(x, values[own], rates[own])]
-        else:
-            picked = _choose(x, values, rates)
-        mass = np.bincount(picked, h, len(values))
-        sums = np.bincount(picked, h * x, len(values))
-        number = np.bincount(picked, minlength=len(values))
-        moved = np.where((mass > 0) & ~((values == 0) & bool(zeros or price)), sums / np.maximum(mass, 1e-300), values)
-        used = (number > 0) | ((values == 0) & bool(zeros or price))
-        done = used.all() and np.allclose(moved, values, rtol=1e-5, atol=0)
+        picked = book.choose(x)
+        number, mass = np.bincount(picked, minlength=len(book.values)), np.bincount(picked, h, len(book.values))
+        sums = np.bincount(picked, h * x, len(book.values))
+        held = (mass == 0) | ((book.values == 0) & zero)
+        moved = np.where(held, book.values, sums / np.where(held, 1.0, mass))
+        used = (number > 0) | ((moved == 0) & zero)
         order = np.argsort(moved[used])
-        values, number = moved[used][order], number[used][order]
-        shares = np.maximum(number, 0.5) / max(number.sum(), 1)
-        rates = -unit * np.log2(shares) if price else np.zeros(len(values))
-        if done:
+        rates = -unit * np.log2(np.maximum(number, 0.5) / max(len(x), 1)) if price else np.zeros(len(moved))
+        before, book = book, Book(moved[used][order], rates[used][order])
+        if len(before.values) == len(book.values) and np.allclose(before.values, book.values, rtol=1e-5, atol=0):
             break
-    return values, rates
-
-
-def _spread(x: Floats, h: Floats, count: int) -> Floats:
-    """Return values to begin with: evenly spaced over the range that holds nearly all weights."""
-    low, high = np.quantile(x, [0.002, 0.998])
-    return np.unique(np.linspace(low, high, count))
-
-
-def _choose(x: Floats, values: Floats, rates: Floats) -> NDArray[np.intp]:
-    """Return the index of the value with the least cost for each weight; values are sorted."""
-    if not rates.any():
-        return np.searchsorted((values[1:] + values[:-1]) / 2, x)
-    return np.argmin((x[..., None] - values) ** 2 + rates, axis=-1)
-
-
-def _nearest(x: Floats, values: Floats, rates: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    picked = _choose(x, values, rates)
-    return np.where(x == 0, 0.0, values[picked]), picked
+    return book
 
 
 def _trained(
-    layer: LinearLayer, index: LayerIndex, now: Stream, then: Stream, samples: int, count: int, price: float, rng: Any
-) -> Codebook:
+    layer: LinearLayer,
+    index: LayerIndex,
+    now: Stream,
+    then: Stream,
+    samples: int,
+    books: Callable[[Floats, Floats], Book],
+    rng: np.random.Generator,
+) -> None:
+    """Fit a layer to its output in the original, and round its weights."""
     place = intercept_place(layer, index)
     moments, width = Moments(), layer.features(index.weights.shape(layer.weight))
-    some = 0
     for have, goal in zip(now.tensors([layer.x]), then.tensors([layer.y]), strict=True):
         x, y = have[layer.x], goal[layer.y]
-        some = some or -(-max(_POSITIONS[0] * width, _POSITIONS[1]) * len(x) // samples)
+        share = len(x) / samples if len(x) == len(y) else 1.0
+        some = ceil(max(_PER_FEATURE * width, _FEWEST) * share)
         features, targets = layer.sample(x, [y], some, rng)
         moments.add(features, targets[0], intercept=place is not None)
-    old = index.weights[layer.weight]
     start = parameters(layer, index.weights)
-    fitted = moments.solve(start, RIDGE) if RIDGE is not None else start
+    fitted = moments.solve(start, _RIDGE)
     fitted[..., :-1] *= start[..., :-1] != 0
     power = np.einsum("gff->gf", moments.gram)[:, None, :-1]
-    values, rates = codebook(fitted[..., :-1], np.broadcast_to(power, fitted[..., :-1].shape), count, price, rng)
-    rounded = round_columns(fitted, moments.gram, values, rates, intercept=place is not None)
-    set_parameters(layer, index.weights, place, rounded)
-    return _told(layer.weight, old, index.weights[layer.weight], trained=True)
+    book = books(fitted[..., :-1], np.broadcast_to(power, fitted[..., :-1].shape))
+    set_parameters(layer, index.weights, place, round_columns(fitted, moments.gram, book, intercept=place is not None))
 
-RIDGE = 0.1
-def round_columns(
-    matrix: Floats, gram: Floats, values: Floats, rates: Floats, *, intercept: bool
-) -> Floats:
+
+def round_columns(matrix: Floats, gram: Floats, book: Book, *, intercept: bool) -> Floats:
     """Round the columns of a layer's matrix one after the other; those that follow make up for the errors.
 
     Args:
         matrix: shape (groups, outputs, features + 1), the last column the intercept. What is zero stays zero.
         gram: sum of x x^T over the layer's inputs x, shape (groups, features + 1, features + 1).
-        values: the codebook, sorted.
-        rates: what each of its values costs besides the error.
-        intercept: whether the last column may change.
+        book: the codebook.
+        intercept: whether the last column may change; it isn't rounded.
     """
-    size = matrix.shape[2] - (not intercept)
-    w, zero = matrix[..., :size].copy(), matrix[..., :size] == 0
-    h = gram[:, :size, :size].copy()
-    diagonal = np.einsum("gff->gf", h)
-    mean = np.maximum(diagonal[:, : matrix.shape[2] - 1].mean(axis=1, keepdims=True), 1e-30)
-    h += np.eye(size) * (_DAMPING * mean)[:, :, None]
-    order = np.argsort(-diagonal[:, : matrix.shape[2] - 1].sum(axis=0))
-    order = np.append(order, size - 1) if intercept else order
-    back = np.argsort(order)
-    w, zero, h = w[..., order], zero[..., order], h[:, order][:, :, order]
+    features = matrix.shape[2] - 1
+    size = features + intercept
+    h = gram[:, :size, :size]
+    power = np.einsum("gff->gf", h)[:, :features]
+    h = h + np.eye(size) * (_DAMPING * np.maximum(power.mean(axis=1), 1e-30))[:, None, None]
+    order = np.argsort(-power.sum(axis=0))  # what counts most comes first: all others can make up for it
+    order = np.append(order, features) if intercept else order
+    w, h = matrix[..., order], h[:, order][:, :, order]
+    zero = w == 0
     upper = np.linalg.cholesky(np.linalg.inv(h)).transpose(0, 2, 1)
-    upper = np.linalg.cholesky(np.linalg.inv(h)[:, ::-1, ::-1])[:, ::-1, ::-1] if False else upper
-    last = size - intercept
-    for start in range(0, last, _BLOCK):
-        stop = min(start + _BLOCK, last)
+    for start in range(0, features, _BLOCK):
+        stop = min(start + _BLOCK, features)
         errors = np.zeros((*w.shape[:2], stop - start))
         for j in range(start, stop):
-            column = w[..., j]
-            picked = _choose(column, values, rates)
-            new = np.where(zero[..., j], 0.0, values[picked])
-            errors[..., j - start] = (column - new) / upper[:, None, j, j]
+            new = np.where(zero[..., j], 0.0, book.rounded(w[..., j]))
+            errors[..., j - start] = (w[..., j] - new) / upper[:, None, j, j]
             w[..., j] = new
             w[..., j + 1 : stop] -= errors[..., j - start, None] * upper[:, None, j, j + 1 : stop]
         w[..., stop:] -= errors @ upper[:, start:stop, stop:]
     found = matrix.copy()
-    found[..., :size] = w[..., back]
+    found[..., order] = w
     return found
 
 

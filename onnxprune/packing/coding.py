@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ Take = Callable[[str, int], Bytes]
 
 WIDTHS = (1, 2, 4, 8, 16)
 MOST_VALUES = 256
-_KINDS = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8"), 16: np.dtype("V16")}
+_KINDS: Mapping[int, np.dtype[Any]] = {
+    width: np.dtype(name) for width, name in zip(WIDTHS, ("u1", "<u2", "<u4", "<u8", "V16"), strict=True)
+}
 _SAMPLE = 4096
 _ZEROS = {1: 0.25}  # the share of zeros from which a mask pays, by width
 _ZEROS_ELSE = 0.02
@@ -34,25 +36,25 @@ class Piece(NamedTuple):
 
     Attributes:
         width: bytes of a number; 0 for bytes as they are.
-        count: how many numbers, or bytes.
+        number: how many numbers, or bytes.
         filled: how many of them aren't zero, if there is a mask; else all.
         values: the number of different values, if there is a table; else 0.
     """
 
     width: int
-    count: int
+    number: int
     filled: int
     values: int
 
     @property
     def size(self) -> int:
         """The number of bytes."""
-        return self.count * max(self.width, 1)
+        return self.number * max(self.width, 1)
 
     @property
     def masked(self) -> bool:
         """Whether there is a bit for each number that says whether it is zero."""
-        return self.filled < self.count
+        return self.filled < self.number
 
     @property
     def bits(self) -> int:
@@ -62,8 +64,8 @@ class Piece(NamedTuple):
     def streams(self) -> Mapping[str, int]:
         """Return how many bytes the piece takes from each stream."""
         if not self.width:
-            return {"bytes": self.count}
-        found = {"mask": -(-self.count // 8)} if self.masked else {}
+            return {"bytes": self.number}
+        found = {"mask": -(-self.number // 8)} if self.masked else {}
         if self.values:
             found[f"table/{self.width}"] = self.values * self.width
             return {**found, f"index/{self.bits}": -(-self.filled * self.bits // 8)}
@@ -71,8 +73,8 @@ class Piece(NamedTuple):
 
     def fits(self) -> bool:
         """Whether the fields can be those of a piece."""
-        known = self.width in (0, *WIDTHS) and 0 <= self.filled <= self.count and 0 <= self.values <= MOST_VALUES
-        return known and (self.width > 0 or (self.filled == self.count and not self.values))
+        known = self.width in (0, *WIDTHS) and 0 <= self.filled <= self.number and 0 <= self.values <= MOST_VALUES
+        return known and (self.width > 0 or (self.filled == self.number and not self.values))
 
 
 def sizes(pieces: list[Piece]) -> dict[str, int]:
@@ -125,7 +127,7 @@ def decoded(piece: Piece, take: Take) -> Bytes:
     """
     width = piece.width
     if not width:
-        return take("bytes", piece.count)
+        return take("bytes", piece.number)
     parts = {name: take(name, size) for name, size in piece.streams().items()}
     if piece.values:
         index = _wide(parts[f"index/{piece.bits}"], piece.bits, piece.filled)
@@ -135,10 +137,10 @@ def decoded(piece: Piece, take: Take) -> Bytes:
     else:
         rest = np.stack([parts[f"number/{width}/{i}"] for i in range(width)], axis=1).view(_KINDS[width]).ravel()
     if piece.masked:
-        filled = np.unpackbits(parts["mask"], count=piece.count).astype(bool)
+        filled = np.unpackbits(parts["mask"], count=piece.number).astype(bool)
         if int(filled.sum()) != piece.filled:
             raise ValueError("a mask of another number of zeros")
-        whole = np.zeros(piece.count, _KINDS[width])
+        whole = np.zeros(piece.number, _KINDS[width])
         whole[filled] = rest
         rest = whole
     return np.ascontiguousarray(rest).view(np.uint8)
@@ -159,10 +161,10 @@ def _narrow(index: NDArray[np.intp], bits: int) -> Bytes:
     padded = np.zeros(-(-len(index) // share) * share, np.uint8)
     padded[: len(index)] = index
     places = (np.arange(share) * bits).astype(np.uint8)
-    return np.bitwise_or.reduce(padded.reshape(-1, share) << places, axis=1).astype(np.uint8)
+    return np.asarray(np.bitwise_or.reduce(padded.reshape(-1, share) << places, axis=1), np.uint8)
 
 
 def _wide(data: Bytes, bits: int, count: int) -> Bytes:
     share = 8 // bits
     places = (np.arange(share) * bits).astype(np.uint8)
-    return ((data[:, None] >> places) & np.uint8(2**bits - 1)).ravel()[:count]
+    return np.asarray(((data[:, None] >> places) & np.uint8(2**bits - 1)).ravel()[:count])

@@ -12,8 +12,9 @@ import lzma
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
@@ -147,7 +148,8 @@ def unpack(
             limit = max(_ROOM[0], _ROOM[1] * packed) if max_size is None else max_size
             if total > limit:
                 cause = f"{packed:,} bytes would become {total:,}, and no more than {limit:,} are allowed"
-                raise ModelError("OP134", cause, where=str(source), hint="allow as many with `max_size` if you trust it")
+                hint = "allow as many with `max_size` if you trust it"
+                raise ModelError("OP134", cause, where=str(source), hint=hint)
             targets = [output if not each.name else _place(each.name, output, source) for each in files]
             if len({os.path.abspath(target).casefold() for target in targets}) < len(targets):
                 raise _outside(files[-1].name, source)
@@ -165,9 +167,7 @@ def damaged(why: str, source: Path) -> ModelError:
     return ModelError("OP133", cause, where=str(source), hint="pack or download it again")
 
 
-def _parts(
-    given: Path | bytes, spans: Sequence[Span], digest: Any
-) -> Iterator[tuple[list[Piece], dict[str, Bytes]]]:
+def _parts(given: Path | bytes, spans: Sequence[Span], digest: Any) -> Iterator[tuple[list[Piece], dict[str, Bytes]]]:
     """Cut a file into pieces; yield them, and their streams, for each part."""
     pieces, streams, size = list[Piece](), dict[str, list[Bytes]](), 0
     for data, width in _pieces(given, spans):
@@ -186,20 +186,16 @@ def _parts(
 
 def _pieces(given: Path | bytes, spans: Sequence[Span]) -> Iterator[tuple[bytes, int]]:
     """Yield the bytes of a file in order, none of them larger than a part, each with the width of its numbers or 0."""
-    with ExitStack() as stack:
-        file = None if isinstance(given, bytes) else stack.enter_context(given.open("rb"))
-        end = len(given) if isinstance(given, bytes) else given.stat().st_size
-        at = 0
+    with BytesIO(given) if isinstance(given, bytes) else given.open("rb") as file:
+        end, at = file.seek(0, os.SEEK_END), file.seek(0)
         for span in (*spans, Span(end, end, 1)):
-            for start, stop, width in ((at, span.start, 0), (span.start, span.stop, span.width)):
-                while start < stop:
-                    size = min(stop - start, PART)
-                    data = given[start : start + size] if file is None else file.read(size)
-                    if len(data) != size:
+            for stop, width in ((span.start, 0), (span.stop, span.width)):
+                while at < stop:
+                    data = file.read(min(stop - at, PART))
+                    if not data:
                         raise ModelError("OP115", "a file of the model shrank while it was read")
                     yield data, width
-                    start += size
-            at = span.stop
+                    at += len(data)
 
 
 def _compressed(data: Bytes) -> bytes:
@@ -284,8 +280,8 @@ def _write_all(
                 with draft.open("xb") as file:
                     while part is not None and part.file == number:
                         for data in _read_part(stream, part):
-                            file.write(data)
-                            digest.update(data)
+                            file.write(data.data)
+                            digest.update(data.data)
                             done += len(data)
                         progress("unpack", done, total)
                         part = next(waiting, None)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from google.protobuf.descriptor import Descriptor
 from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.model.checks import messages
@@ -54,7 +53,7 @@ def spans_of_data(content: bytes) -> dict[str, list[Span]]:
     return {location: _apart(sorted(found[location])) for location in sorted(found)}
 
 
-def _message(data: memoryview, start: int, stop: int, kind: Descriptor) -> Iterator[Span]:
+def _message(data: memoryview, start: int, stop: int, kind: Any) -> Iterator[Span]:
     """Yield the numbers in a serialized message of a kind."""
     raw, data_type = None, 0
     while start < stop:
