@@ -35,13 +35,13 @@ SPARSITY = 0.8
 _JUDGED = -1  # of a subject's sets of test data, the one that judges: the largest
 
 NOTES = (
-    "Sizes are shares of the float file. *zlib*, *zstd* and *xz* compress a file as it is, at levels 9, 19 and 9 extreme; "
-    "*packed* is `onnxprune pack`, which `unpack` makes the same bytes of. *Top-1* is on samples that nothing was "
+    "Sizes are shares of the float file. *zlib*, *zstd* and *xz* compress a file as it is, at levels 9, 19 and 9 "
+    "extreme; *packed* is `onnxprune pack`, which `unpack` makes the same bytes of. *Top-1* is on samples that nothing was "
     "fitted to, with the change against the float model and its 95 % interval.",
     "*Sparse* sets the smallest 80 % of the weights of all convolutions and products to zero, without any repair: "
     "what it loses is no measure of sparsity, only its bytes count. *INT8* is ONNX Runtime's `quantize_static`, "
     "per channel. *Clusters* are what `pack --clusters` does with 512 samples (250 of keyword spotting), *plain* "
-    "without any. "
+    "without any, *bits free* with `--bit-price 0`. "
     "*Direct* is `pack --clusters --direct`, a file that ONNX Runtime loads as it is.",
 )
 
@@ -107,19 +107,17 @@ class Workshop:
         quantize_static(folder / "source.onnx", folder / "int8.onnx", Reader(), per_channel=True)
         return onnx.load(folder / "int8.onnx")
 
-    def clustered(self, count: int, *, data: bool = True, direct: bool = False) -> ModelProto:
+    def clustered(self, count: int, *, data: bool = True, direct: bool = False, **settings: Any) -> ModelProto:
         """Let weights share values, as `pack` does it."""
-        return self._clustered(self.normalized, count, data=data, direct=direct)
-
-    def _clustered(self, source: ModelProto, count: int, *, data: bool = True, direct: bool = False) -> ModelProto:
+        source = settings.pop("source", self.normalized)
         model = ModelProto()
         model.CopyFrom(source)
-        cluster(model, count, calibration_batches(self.work, source) if data else None, seed=SEED)
+        cluster(model, count, calibration_batches(self.work, source) if data else None, seed=SEED, **settings)
         return with_codebooks(model) if direct else model
 
     def sparse_clustered(self, count: int) -> ModelProto:
         """Let the weights that aren't zero share values."""
-        return self._clustered(op.analyze(self.sparse()).graph.proto, count)
+        return self.clustered(count, source=op.analyze(self.sparse()).graph.proto)
 
     def measured(self, name: str, form: str, make: Callable[[Workshop, Path], ModelProto]) -> Found:
         """Make a form, pack and evaluate it."""
@@ -149,6 +147,7 @@ FORMS: Mapping[str, Callable[[Workshop, Path], ModelProto]] = {
     "clusters 32": lambda shop, folder: shop.clustered(32),
     "clusters 16, plain": lambda shop, folder: shop.clustered(16, data=False),
     "clusters 16": lambda shop, folder: shop.clustered(16),
+    "clusters 16, bits free": lambda shop, folder: shop.clustered(16, price=0.0),
     "clusters 16, direct": lambda shop, folder: shop.clustered(16, direct=True),
     "clusters 8": lambda shop, folder: shop.clustered(8),
     "INT8": lambda shop, folder: shop.int8(folder),

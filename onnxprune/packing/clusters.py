@@ -39,6 +39,7 @@ _SAMPLED = 2**17  # weights that a codebook is computed from
 _PER_FEATURE, _FEWEST = 32, 4096  # output positions that are sampled
 _RIDGE = 0.1  # how far a layer stays near its weights while it makes up for errors in front of it
 _DAMPING = 0.01  # of the mean square of an input, added to all
+_PRICE = 0.05
 _BLOCK = 64  # columns that are rounded before those after the block are corrected
 
 
@@ -64,7 +65,7 @@ def cluster(
     count: int,
     batches: Batches | None = None,
     *,
-    price: float = 0.0,
+    price: float | None = None,
     keep: Sequence[str] = (),
     seed: int = 0,
     progress: Progress = silent,
@@ -76,6 +77,7 @@ def cluster(
         count: the largest number of values of a tensor, zero included.
         batches: returns inputs; the same ones at each call. Without them, weights are rounded as they are.
         price: what a bit of a weight costs, relative to the mean square of the tensor's weights; 0 counts errors only.
+            By default 0.05 with inputs, as errors are made up for, else 0.
         keep: patterns of initializers, or of nodes that read them, to leave as they are.
         seed: of the random choice of samples.
         progress: called with the tensors that are done.
@@ -90,8 +92,10 @@ def cluster(
     names, done = list(dict.fromkeys(shared(model, keep))), dict[str, Codebook]()
     old = {name: stored[name] for name in names}
 
+    worth = price if price is not None else _PRICE if batches is not None else 0.0
+
     def books(weights: Floats, importance: Floats) -> Book:
-        return codebook(weights, importance, count, price, rng)
+        return codebook(weights, importance, count, worth, rng)
 
     def finish(name: str, *, trained: bool) -> None:
         done[name] = _told(name, old.pop(name), stored[name], trained=trained)

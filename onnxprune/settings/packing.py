@@ -35,11 +35,12 @@ class PackSettings(Settings):
         at_most=256,
         shown="weights stay as they are, and nothing is lost",
     )
-    bit_price: float = setting(
-        0.0,
+    bit_price: float | None = setting(
+        None,
         "With `clusters`: what a bit of a weight costs, relative to the mean square of the tensor's weights. The "
         "higher it is, the more weights become zero, and the smaller is the file.",
         at_least=0,
+        shown="0.05 with `data`, else 0",
     )
     direct: bool = setting(
         False,
