@@ -36,8 +36,8 @@ _JUDGED = -1  # of a subject's sets of test data, the one that judges: the large
 
 NOTES = (
     "Sizes are shares of the float file. *zlib*, *zstd* and *xz* compress a file as it is, at levels 9, 19 and 9 "
-    "extreme; *packed* is `onnxprune pack`, which `unpack` makes the same bytes of. *Top-1* is on samples that nothing was "
-    "fitted to, with the change against the float model and its 95 % interval.",
+    "extreme; *packed* is `onnxprune pack`, which `unpack` makes the same bytes of. *Top-1* is on samples that nothing "
+    "was fitted to, with the change against the float model and its 95 % interval.",
     "*Sparse* sets the smallest 80 % of the weights of all convolutions and products to zero, without any repair: "
     "what it loses is no measure of sparsity, only its bytes count. *INT8* is ONNX Runtime's `quantize_static`, "
     "per channel. *Clusters* are what `pack --clusters` does with 512 samples (250 of keyword spotting), *plain* "
