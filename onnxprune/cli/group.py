@@ -24,6 +24,7 @@ _SECTIONS = {
     "What outputs mean": "task output-name train-output postprocess alphabet blank",
     "Proof": "no-verify tolerance input input-shape custom-ops transform",
     "Repair and training": "recover finetune steps rewind backend training-python",
+    "Sparse training": "sparse sparsity mask-interval no-keep-zeros",
     "Losses": "feature feature-weight temperature delta smoothing slimming lasso",
     "Optimizer": "optimizer rate momentum decay clip schedule warm-up accumulate norms patience freeze train",
     "Images in training": "flip crop cutout",
