@@ -1,8 +1,8 @@
 """Prune ONNX models by rewriting their graphs, provably right.
 
 The workflow is a function each: `load` a model, `analyze` it, `plan` what to remove, `prune`, `repair` and `finetune`
-the result, `evaluate`, `verify` and `benchmark` it, `save` it. `prune_model`, `clean` and `quantize` do what the
-commands `prune`, `clean` and `quantize` do, and `shrink` combines them.
+the result, `evaluate`, `verify` and `benchmark` it, `save` it. `prune_model`, `clean`, `quantize`, `pack`
+and `unpack` do what the commands of these names do, and `shrink` combines them.
 
 The names below are the public API; they are imported when first used, so that the command line starts fast.
 
@@ -50,12 +50,14 @@ if TYPE_CHECKING:
         Constraints as Constraints,
         LatencySettings as LatencySettings,
         LossSettings as LossSettings,
+        PackSettings as PackSettings,
         PlanSettings as PlanSettings,
         PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
         Target as Target,
         TrainSettings as TrainSettings,
+        UnpackSettings as UnpackSettings,
     )
     from onnxprune.trace import ChannelGraph as ChannelGraph, Group as Group, Pin as Pin, Slice as Slice, Unit as Unit
     from onnxprune.trace.pruned_graph import PrunedGraph as PrunedGraph
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         calibration_reader as calibration_reader,
     )
     from onnxprune.workflow.cleaning import Cleaned as Cleaned, clean as clean
+    from onnxprune.workflow.packing import Packed as Packed, Unpacked as Unpacked, pack as pack, unpack as unpack
     from onnxprune.workflow.pipeline import shrink as shrink
     from onnxprune.workflow.planning import plan as plan, read_plan as read_plan
     from onnxprune.workflow.prune_model import PruneResult as PruneResult, prune_model as prune_model
@@ -92,9 +95,10 @@ _SETTINGS = (
         "Constraints",
         "LatencySettings",
         "LossSettings",
+        "PackSettings",
         "PlanSettings",
     ),
-    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
+    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings", "UnpackSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -114,6 +118,7 @@ _HOMES = {
     "workflow.analysis": ("TracedModel", "analyze"),
     "workflow.calibration": ("CalibrationReader", "calibration_reader"),
     "workflow.cleaning": ("Cleaned", "clean"),
+    "workflow.packing": ("Packed", "Unpacked", "pack", "unpack"),
     "workflow.pipeline": ("shrink",),
     "workflow.verdicts": ("ShrinkResult",),
     "workflow.planning": ("plan", "read_plan"),

@@ -25,6 +25,8 @@ COMMANDS = {
     "clean": "Fewer nodes, the same outputs.",
     "prune": "Remove channels, prove the result and write it.",
     "quantize": "INT8, INT4 or float16, whichever pays.",
+    "pack": "Fewer bytes to download, and the same model again.",
+    "unpack": "Make the model of a packed file.",
     "verify": "Check a pruned model against its original.",
     "evaluate": "Measure accuracy, and what pruning lost.",
     "finetune": "Train a model further, on ONNX Runtime.",

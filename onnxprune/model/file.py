@@ -45,15 +45,20 @@ __all__ = [
     "load",
     "outline",
     "save",
+    "saved",
     "set_tensor",
     "skeleton",
     "weights",
     "written_whole",
 ]
 
+PACKED_MAGIC = b"\x89ONNXPK\n"
+"""How files of packed models begin, see `onnxprune.packing.container`. No ONNX model begins so."""
+
 _BIG = 1024  # elements; larger initializers are left out of skeletons
 _CHUNK = 2**20
 _OTHER_FORMATS = {
+    PACKED_MAGIC: "it is a packed model: unpack it with the command `unpack`",
     b"version https://git-lfs": "it is a Git LFS pointer: run `git lfs pull`",
     b"PK": "it is a zip archive, such as a PyTorch checkpoint or a Keras file: export it to ONNX",
     b"\x89HDF": "it is an HDF5 file, such as a Keras model: convert it to ONNX",
@@ -131,7 +136,7 @@ def save(model: Source, path: str | os.PathLike[str], *, force: bool = False, ex
     if not external:
         size, parts = pieces(proto)
         if size <= PROTOBUF_LIMIT:
-            with _saved(target, force=force) as (file,):
+            with saved(target, force=force) as (file,):
                 _write(file, parts)
             return
         if external is False:
@@ -145,7 +150,7 @@ def save(model: Source, path: str | os.PathLike[str], *, force: bool = False, ex
             where=str(data),
             hint="choose another name or folder",
         )
-    with _saved(data, target, force=force) as (data_file, file):
+    with saved(data, target, force=force) as (data_file, file):
         with data_file.open("xb") as stream:
             stubs = detach(proto, stream, data.name)
         size, parts = pieces(proto, lambda tensor: stubs.get(tensor.name, tensor))
@@ -282,7 +287,7 @@ def written_whole(*targets: Path) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _saved(*targets: Path, force: bool) -> Iterator[list[Path]]:
+def saved(*targets: Path, force: bool) -> Iterator[list[Path]]:
     """Do what `written_whole` does; existing targets (OP116) and failed writes (OP117) are ModelErrors."""
     for target in targets:
         if os.path.lexists(target) and (target.is_dir() or not force):

@@ -9,6 +9,7 @@ from onnx import ModelProto
 VERSION = "onnxprune.version"
 CLEANED = "onnxprune.cleaned"
 QUANTIZED = "onnxprune.quantized"
+CLUSTERED = "onnxprune.clustered"
 STAGES = "onnxprune.stages"
 
 

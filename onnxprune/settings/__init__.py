@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.settings.cleaning import CleanSettings as CleanSettings
     from onnxprune.settings.declare import Settings as Settings, build as build, given as given
     from onnxprune.settings.evaluation import TaskSettings as TaskSettings
+    from onnxprune.settings.packing import PackSettings as PackSettings, UnpackSettings as UnpackSettings
     from onnxprune.settings.pipeline import ShrinkSettings as ShrinkSettings
     from onnxprune.settings.planning import (
         Constraints as Constraints,
@@ -41,6 +42,7 @@ _HOMES = {
     "cleaning": ("CleanSettings",),
     "declare": ("Settings", "build", "given"),
     "evaluation": ("TaskSettings",),
+    "packing": ("PackSettings", "UnpackSettings"),
     "pipeline": ("ShrinkSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "quantization": ("QuantizeSettings",),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from onnxprune.settings.declare import Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, Share, setting
 
 LossName = Literal["cross-entropy", "kl", "mse", "nmse", "huber", "bce"]
 OptimizerName = Literal["lamb", "adamw", "sgd"]
+SparseName = Literal["rigl", "set", "gmp"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step"]
 
 RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 1e-3, "sgd": 0.02}
 """Default peak learning rates, for networks that are already trained."""
 
+_SPARSITY = 0.9
 _SMALL_BATCH = 8  # smaller batches have statistics that are too noisy
 
 
@@ -48,6 +50,17 @@ class Augmentation(Settings):
 @dataclass(frozen=True, slots=True)
 class TrainSettings(Settings):
     """How to train a model."""
+
+    _rules: ClassVar = (
+        Rule(
+            "sparse",
+            ["sparsity", "mask_interval"],
+            "{other} is for weights that become zero",
+            "name a method with {first}",
+            False,
+        ),
+        Rule("sparse", ["slimming", "lasso"], "{first} and {other} both make weights zero", "drop one"),
+    )
 
     epochs: int = setting(10, "Number of passes through the data.", at_least=1)
     batch: int = setting(
@@ -92,6 +105,26 @@ class TrainSettings(Settings):
         "It drives whole channels to zero; prune them with the criterion l2. Best with sgd.",
         at_least=0,
     )
+    sparse: SparseName | None = setting(
+        None,
+        "Make single weights zero while training: the smallest are dropped again and again, and those with the largest "
+        "gradient (rigl) or random ones (set) grow in their place, or ever more of the smallest stay zero (gmp).",
+    )
+    sparsity: Share | None = setting(
+        None,
+        "With `sparse`: share of the weights of all layers that are zero in the end.",
+        above=0,
+        below=1,
+        shown="0.9",
+    )
+    mask_interval: int | None = setting(
+        None,
+        "With `sparse`: number of steps between changes of what is zero; none after three quarters of all steps.",
+        at_least=1,
+        metavar="STEPS",
+        shown="100, or fewer if there are fewer than 4000 steps",
+    )
+    keep_zeros: bool = setting(True, "Keep the zeros of weights of which a tenth or more are zero.")
     optimizer: OptimizerName = setting("lamb", "LAMB, AdamW, or SGD with Nesterov momentum.")
     rate: float | None = setting(
         None, "Peak learning rate.", above=0, shown=", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
@@ -125,7 +158,12 @@ class TrainSettings(Settings):
     @property
     def sparsifies(self) -> bool:
         """Whether training makes weights sparse, which validation doesn't show."""
-        return bool(self.slimming or self.lasso)
+        return bool(self.slimming or self.lasso or self.sparse)
+
+    @property
+    def final_sparsity(self) -> float:
+        """The share of zeros in the end."""
+        return _SPARSITY if self.sparsity is None else self.sparsity
 
     @property
     def peak(self) -> float:

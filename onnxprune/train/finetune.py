@@ -30,6 +30,7 @@ from onnxprune.train.fake_quant import requantized, with_fake_quantization
 from onnxprune.train.history import Epoch
 from onnxprune.train.hold_out import hold_out_or_none
 from onnxprune.train.loop import Loop
+from onnxprune.train.masks import Masks
 from onnxprune.train.runner import runner_for
 from onnxprune.train.step import build_step
 from onnxprune.train.trainable import untrained
@@ -118,6 +119,8 @@ def finetune(
         PlanError: a setting is out of range (OP303), or a pattern matches nothing (OP304).
     """
     settings = settings or TrainSettings()
+    if settings.sparse is not None and backend != "native":
+        raise TrainingError("OP908", "only the native backend makes weights sparse", hint="drop `backend` or `sparse`")
     source, original = load(model), None if teacher is None else load(teacher)
     proto = normalize(source.proto)
     taught = None if original is None else normalize(original.proto)
@@ -221,7 +224,9 @@ class Native:
         batches = TrainingBatches(job, goal := objective_of(job, model))
         step = build_step(model, goal, job.settings, batches.example, scales=batches.scales, fast=fast)
         runner = runner_for(step, providers=job.providers, threads=job.threads)
-        trained = Loop(replace(job, model=model), batches, runner).all()
+        masked = {name: step.state[name].shape for name in step.masked}
+        masks = Masks(masked, runner, job.settings, batches.per_epoch * job.settings.epochs) if masked else None
+        trained = Loop(replace(job, model=model), batches, runner, masks).all()
         made = trained.model if model is job.model else requantized(trained.model, job.model)
         left = untrained(model, step.weights, step.unreached)
         return replace(trained, model=made, follows=goal.follows, untrained=left)

@@ -15,6 +15,7 @@ from onnxprune.train.backend import Job, Trained
 from onnxprune.train.batches import TrainingBatches
 from onnxprune.train.checkpoint import Checkpoint, read, write
 from onnxprune.train.history import Epoch
+from onnxprune.train.masks import Masks
 from onnxprune.train.optimizers import rate
 from onnxprune.train.step import SKIPPED
 
@@ -44,14 +45,20 @@ class StepRunner(Protocol):
 class Loop:
     """Runs the epochs of a job."""
 
-    def __init__(self, job: Job, batches: TrainingBatches, runner: StepRunner) -> None:
+    def __init__(self, job: Job, batches: TrainingBatches, runner: StepRunner, masks: Masks | None = None) -> None:
         """Start at the beginning, or at the job's checkpoint.
+
+        Args:
+            job: the job.
+            batches: its batches.
+            runner: runs its steps.
+            masks: changes masks of the runner's state, which must be a `State` then.
 
         Raises:
             TrainingError: the checkpoint can't be used (OP905).
         """
         self.job, self.settings = job, job.settings
-        self.batches, self.runner = batches, runner
+        self.batches, self.runner, self.masks = batches, runner, masks
         self.total = batches.per_epoch * job.settings.epochs
         self.warm_up = round(job.settings.warm_up * self.total)
         self.at = Checkpoint(job.fingerprint, value=job.start)
@@ -86,6 +93,8 @@ class Loop:
             used = self.settings.peak * rate(self.settings.schedule, self.at.step, self.total, self.warm_up)
             losses = self.runner.step(group, used)
             self.at.step += 1
+            if self.masks is not None:
+                self.masks.after(self.at.step)
             skipped = losses.pop(SKIPPED, 0.0) > 0 or not isfinite(losses["loss"])
             self.at.in_a_row = self.at.in_a_row + 1 if skipped else 0
             if self.at.in_a_row >= min(_IN_A_ROW, self.batches.per_epoch):

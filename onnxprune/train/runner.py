@@ -89,6 +89,10 @@ class HostRunner:
         """Resume from the state after a number of steps."""
         self._state, self.number = dict(state), number
 
+    def put(self, arrays: Arrays) -> None:
+        """Replace some tensors of the state."""
+        self._state |= arrays
+
     @staticmethod
     def _array(value: Any) -> NDArray[Any]:
         return np.asarray(value)
@@ -116,9 +120,13 @@ class DeviceRunner(HostRunner):
 
     def load_state(self, state: Arrays, number: int) -> None:
         """Resume from the state after a number of steps."""
+        self._state, self.number = {}, number
+        self.put(state)
+
+    def put(self, arrays: Arrays) -> None:
+        """Replace some tensors of the state."""
         move = import_onnxruntime().OrtValue.ortvalue_from_numpy
-        self._state = {name: move(np.ascontiguousarray(array), *self._device) for name, array in state.items()}
-        self.number = number
+        self._state |= {name: move(np.ascontiguousarray(array), *self._device) for name, array in arrays.items()}
 
     @staticmethod
     def _array(value: Any) -> NDArray[Any]:

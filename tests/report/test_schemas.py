@@ -58,6 +58,8 @@ def test_every_command_has_a_schema() -> None:
         "finetune DIGITS -o OUT --data DATA --limit 100 --epochs 1 --teacher DIGITS",
         "sensitivity DIGITS --data DATA --limit 32",
         "quantize DIGITS -o OUT --data DATA --no-timed --kind float16",
+        "pack DIGITS -o OUT",
+        "pack DIGITS -o OUT --clusters 16 --data DATA --limit 32",
         "benchmark MODEL --seconds 0.05 --rounds 5 --profile",
         "rules",
         "cache show",
