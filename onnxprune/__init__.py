@@ -54,9 +54,11 @@ if TYPE_CHECKING:
         PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
+        SweepSettings as SweepSettings,
         Target as Target,
         TrainSettings as TrainSettings,
     )
+    from onnxprune.sweep.session import sweep as sweep
     from onnxprune.trace import ChannelGraph as ChannelGraph, Group as Group, Pin as Pin, Slice as Slice, Unit as Unit
     from onnxprune.trace.pruned_graph import PrunedGraph as PrunedGraph
     from onnxprune.train.finetune import FineTuned as FineTuned, finetune as finetune
@@ -94,7 +96,7 @@ _SETTINGS = (
         "LossSettings",
         "PlanSettings",
     ),
-    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
+    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "SweepSettings", "Target", "TrainSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -108,6 +110,7 @@ _HOMES = {
     "rewrite.verify": ("Verification",),
     "runtime.library": ("custom_ops",),
     "settings": _SETTINGS,
+    "sweep.session": ("sweep",),
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
     "trace.pruned_graph": ("PrunedGraph",),
     "train.finetune": ("FineTuned", "finetune"),

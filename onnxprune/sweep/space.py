@@ -124,3 +124,13 @@ def possible(kinds: Sequence[str], make: Callable[[str], object]) -> list[str]:
             continue
         found.append(kind)
     return found
+
+
+def plainest(choice: Choice) -> dict[str, Any]:
+    """Return a point without what has no effect: two points that are equal then give the same model."""
+    found = dict(choice)
+    if found.get(FORM, NONE) == NONE:
+        found.pop(ERROR, None)
+    if found.get(CHANNELS, 100) == 100 and found.get(RESOLUTION, WHOLE) == WHOLE:
+        found.pop(REPAIR, None)
+    return found
