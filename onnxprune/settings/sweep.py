@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from onnxprune.errors import PlanError
 from onnxprune.settings.declare import Rule, Settings, Share, setting
 from onnxprune.settings.pipeline import Effort
+from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import READING, DataSettings
 from onnxprune.settings.running import RunSettings
 
@@ -103,3 +104,28 @@ class SweepSettings(Settings):
         if found is None:
             raise PlanError("OP303", f"{self.time!r} is no time", where="time", hint="write 90s, 30m or 2h")
         return float(found[1]) * _TIMES[found[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class PickSettings(Settings):
+    """Which model of a sweep to take."""
+
+    _rules: ClassVar = (
+        Rule("latency_on", ["minimize"], "{first} says what decides, so {other} has no effect", "drop one"),
+    )
+
+    max_drop: Share = setting(
+        help="Allow this drop in accuracy, as the sweep has measured it; other samples then judge the model.",
+        at_least=0,
+        below=1,
+    )
+    minimize: Limited | None = setting(
+        None,
+        "The cost that decides: macs, params, size, memory or latency.",
+        shown="the first one that the sweep trades accuracy for",
+    )
+    latency_on: str | None = setting(
+        None, "Take the model that is fastest on hardware of this tag, on which a worker has timed it.", metavar="TAG"
+    )
+    model: Any = setting(None, "The model's file, if it isn't where the store says.", metavar="FILE.onnx")
+    data: Any = setting(None, "The data, if they aren't where the store says.", metavar="DATA")

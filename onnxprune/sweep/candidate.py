@@ -188,7 +188,10 @@ class Bench:
                 the error (OP507), or what `prune_model` and `quantize` raise.
         """
         settings = self.settings_of(choice)
-        own, targets = replace(self.pipeline.own, shrink=settings), self._goals(settings.targets).left(self._counted, {})
+        own, targets = (
+            replace(self.pipeline.own, shrink=settings),
+            self._goals(settings.targets).left(self._counted, {}),
+        )
         model, verdicts, proved = self.original, list[Verdict](), None
         for stage in (stage for stage in STAGES if stage.name in settings.stages):
             given = own.of(stage, None, targets or [_EVERYTHING])
@@ -243,5 +246,7 @@ class Bench:
 
     def _costs(self, model: Model, counted: Costs) -> dict[str, float]:
         size = file_size(model) or pieces(model.proto)[0]
-        return {**{name: counted.own[name] for name in ("macs", "params", "memory") if name in counted.own}, "size": size}
-
+        return {
+            **{name: counted.own[name] for name in ("macs", "params", "memory") if name in counted.own},
+            "size": size,
+        }

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import load
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import curve_of, entry_of
-from onnxprune.settings import DataSettings, ShrinkSettings, SweepSettings, build
+from onnxprune.settings import DataSettings, PickSettings, ShrinkSettings, SweepSettings, build
 from onnxprune.settings.declare import either, given, plain, read
-from onnxprune.settings.planning import Limited
 from onnxprune.sweep.candidate import Bench, Candidate, bench
 from onnxprune.sweep.front import Row, chosen, front_of, rows_of
 from onnxprune.sweep.space import first_points
-from onnxprune.sweep.store import Spec, create, file_of, join, open_store, optuna
+from onnxprune.sweep.store import Spec, create, file_of, join, open_store
 from onnxprune.sweep.worker import Sampler, Worker, tpe
 from onnxprune.workflow.recipe import digest
 
@@ -53,6 +52,7 @@ class Picked:
     """A model that was taken from a sweep, made and proved again.
 
     Attributes:
+        model: the file that it was made of.
         row: what the sweep had measured of it.
         candidate: the model, with its recipe.
         same: whether its bytes are those that the sweep had made.
@@ -61,6 +61,7 @@ class Picked:
         metric: the metric of that.
     """
 
+    model: Path
     row: Row
     candidate: Candidate
     same: bool
@@ -236,39 +237,29 @@ def found(store: str) -> Sweep:
     return Sweep(spec, tuple(rows), tuple(front_of(rows, spec.objectives)), counts)
 
 
-def pick(
-    store: str,
-    max_drop: float,
-    *,
-    minimize: Limited | None = None,
-    latency_on: str | None = None,
-    model: str | os.PathLike[str] | None = None,
-    data: str | None = None,
-    progress: Progress = silent,
-) -> Picked:
+def pick(store: str, settings: PickSettings | None = None, *, progress: Progress = silent, **options: Any) -> Picked:
     """Return the cheapest model of a sweep within a drop, made, proved and judged again.
 
     Args:
         store: the store.
-        max_drop: the largest drop, on samples that choose.
-        minimize: the cost that decides; by default the latency if `latency_on` is set, else the first objective
-            besides accuracy.
-        latency_on: the hardware whose latency decides, by its tag.
-        model: the model's file, if it isn't where the store says.
-        data: the data, likewise.
+        settings: which model; `options` are an alternative.
         progress: called with phases and their parts.
+        **options: fields of `PickSettings`: max_drop, minimize, latency_on, model, data.
 
     Raises:
         UsageError: the store, the model or the data can't be used (OP613).
         VerificationError: no model is within the drop (OP507), or it can't be proved (OP501).
     """
+    settings = either(PickSettings, settings, options)
     sweep = found(store)
     spec = sweep.spec
-    by = minimize or ("latency" if latency_on else next(name for name in spec.objectives if name != "accuracy"))
-    row = chosen(sweep.front, max_drop, by, latency_on or (spec.tag if by == "latency" else None))
-    path, samples = _checked(spec, model, DataSettings(data=data))
+    default = "latency" if settings.latency_on else next(name for name in spec.objectives if name != "accuracy")
+    by = settings.minimize or default
+    tag = settings.latency_on or (spec.tag if by == "latency" else None)
+    row = chosen(sweep.front, settings.max_drop, by, tag)
+    path, samples = _checked(spec, settings.model, DataSettings(data=settings.data))
     with bench(path, _shrink(samples, spec.settings), tuple(map(curve_of, spec.curves)), progress) as opened:
         made = opened.make(row.choice, progress)
         evaluation, loss = opened.judged(made, progress)
         same = made.model.sha256 == row.document["sha256"]
-        return Picked(row, made, same, evaluation, loss, opened.metric)
+        return Picked(path, row, made, same, evaluation, loss, opened.metric)

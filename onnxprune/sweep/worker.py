@@ -1,4 +1,4 @@
-"""A worker: takes recipes from the store one after the other, makes and measures their models, and tells the results."""
+"""A worker: takes recipes from the store one after the other, makes and measures their models, and tells the store."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.sweep.candidate import Bench, Candidate
 from onnxprune.sweep.front import Row, front_of, rows_of
 from onnxprune.sweep.machine import turn
-from onnxprune.sweep.space import Choice, Space, plainest
+from onnxprune.sweep.space import Space, plainest
 from onnxprune.sweep.store import Beats, Spec, optuna
 from onnxprune.workflow.recipe import write_recipe
 
@@ -151,6 +152,8 @@ class Worker:
                 made = self.bench.make(trial.params, progress)
                 limit = self._hopeless(made, known)
                 loss, samples = self.bench.loss(made, limit, progress)
+            if not isfinite(loss.value):
+                return None, "no drop can be measured"
             if loss.low > limit:
                 return None, f"the drop is surely above {limit:.1%}, by {samples} samples"
             speed = self._timed(made.model) if timed else None

@@ -80,7 +80,14 @@ def _story(stages: Sequence[Stage]) -> Story:
     names += [str(r["model"]) for s in tops for case in s.get("cases") or () for r in case["results"]]
     files = list(dict.fromkeys(PurePath(name).name for name in names)) or ["model"]
     done = {"evaluate": "evaluated", "benchmark": "timed", "verify": "verified", "sensitivity": "measured"}
-    done |= {"prune": "pruned", "quantize": "quantized", "finetune": "trained", "shrink": "shrunk", "clean": "cleaned"}
+    done |= {
+        "prune": "pruned",
+        "quantize": "quantized",
+        "finetune": "trained",
+        "shrink": "shrunk",
+        "clean": "cleaned",
+        "sweep": "swept",
+    }
     words = list(dict.fromkeys(done.get(stage.name, stage.name) for stage in tops))
     return Story(
         title=" → ".join(files[:2]),
