@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         Target as Target,
         TrainSettings as TrainSettings,
     )
-    from onnxprune.sweep.session import sweep as sweep
+    from onnxprune.sweeping.session import sweep as sweep
     from onnxprune.trace import ChannelGraph as ChannelGraph, Group as Group, Pin as Pin, Slice as Slice, Unit as Unit
     from onnxprune.trace.pruned_graph import PrunedGraph as PrunedGraph
     from onnxprune.train.finetune import FineTuned as FineTuned, finetune as finetune
@@ -110,7 +110,7 @@ _HOMES = {
     "rewrite.verify": ("Verification",),
     "runtime.library": ("custom_ops",),
     "settings": _SETTINGS,
-    "sweep.session": ("sweep",),
+    "sweeping.session": ("sweep",),
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
     "trace.pruned_graph": ("PrunedGraph",),
     "train.finetune": ("FineTuned", "finetune"),

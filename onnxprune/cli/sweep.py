@@ -40,8 +40,8 @@ def command(model: Path | None, given: dict[str, Any], out: Output) -> None:
     Ctrl-C keeps everything that was found.
     """
     from onnxprune.report.sweep import sweep_document, sweep_tables
-    from onnxprune.sweep.cluster import on_cluster
-    from onnxprune.sweep.session import sweep
+    from onnxprune.sweeping.cluster import on_cluster
+    from onnxprune.sweeping.session import sweep
 
     settings = build(SweepSettings, given)
     store = settings.join or settings.store

@@ -42,7 +42,7 @@ def command(store: str, output: Path, given: dict[str, Any], recipe: Path | None
     """
     from onnxprune.model.file import save
     from onnxprune.report.sweep import picked_document, picked_tables
-    from onnxprune.sweep.session import pick
+    from onnxprune.sweeping.session import pick
     from onnxprune.workflow.recipe import write_recipe
 
     settings = build(PickSettings, given)

@@ -23,7 +23,7 @@ Examples:
 def command(store: str, out: Output) -> None:
     """Show the models of the sweep in STORE that no other one beats. Workers may still be at it."""
     from onnxprune.report.sweep import sweep_document, sweep_tables
-    from onnxprune.sweep.session import found
+    from onnxprune.sweeping.session import found
 
     with out.step("load"):
         sweep = found(store)

@@ -24,8 +24,8 @@ from onnxprune.report.layout import (
     table,
 )
 from onnxprune.settings.evaluation import METRICS
-from onnxprune.sweep.front import Row
-from onnxprune.sweep.session import Picked, Sweep
+from onnxprune.sweeping.front import Row
+from onnxprune.sweeping.session import Picked, Sweep
 
 _UNITS = {"size": "B", "memory": "B", "macs": "", "params": ""}
 _TITLES = {"size": "file", "memory": "memory", "macs": "MACs", "params": "params"}

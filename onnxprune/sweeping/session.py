@@ -16,11 +16,11 @@ from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import curve_of, entry_of
 from onnxprune.settings import DataSettings, PickSettings, ShrinkSettings, SweepSettings, build
 from onnxprune.settings.declare import either, given, plain, read
-from onnxprune.sweep.candidate import Bench, Candidate, bench
-from onnxprune.sweep.front import Row, chosen, front_of, rows_of
-from onnxprune.sweep.space import first_points
-from onnxprune.sweep.store import Spec, create, file_of, join, open_store
-from onnxprune.sweep.worker import Sampler, Worker, tpe
+from onnxprune.sweeping.candidate import Bench, Candidate, bench
+from onnxprune.sweeping.front import Row, chosen, front_of, rows_of
+from onnxprune.sweeping.space import first_points
+from onnxprune.sweeping.store import Spec, create, file_of, join, open_store, same_sweep
+from onnxprune.sweeping.worker import Sampler, Worker, tpe
 from onnxprune.workflow.recipe import digest
 
 _COMMON = ("effort", "threads", "seed", "custom_ops")
@@ -146,7 +146,8 @@ def _begin(store: str, model: Any, settings: SweepSettings, progress: Progress, 
         seed=settings.seed,
         tag=tag if timed else "",
     )
-    known = _known(storage)
+    if (known := _known(storage)) is not None:
+        same_sweep(known, spec)
     curves = () if known is None else tuple(map(curve_of, known.curves))
     with bench(path, _shrink(samples, common), curves, progress) as opened:
         if known is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import VerificationError
 from onnxprune.evaluation import Estimate
-from onnxprune.sweep.space import plainest
+from onnxprune.sweeping.space import plainest
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -69,7 +69,7 @@ class Row:
 
 def rows_of(study: Study) -> list[Row]:
     """Return the models that were measured, by the number of the trial; each once."""
-    from onnxprune.sweep.store import optuna
+    from onnxprune.sweeping.store import optuna
 
     latencies: dict[int, dict[str, Any]] = {}
     for name, value in study.user_attrs.items():

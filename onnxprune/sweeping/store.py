@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
-from onnxprune.sweep.space import Axis, Space
+from onnxprune.sweeping.space import Axis, Space
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -196,14 +196,24 @@ def create(storage: BaseStorage, spec: Spec, points: Sequence[Mapping[str, Any]]
         storage=storage, study_name=NAME, directions=["minimize"] * len(spec.objectives), load_if_exists=True
     )
     known = read_spec(study)
-    if known is not None and known.identity() != spec.identity():
-        cause = "the store has another sweep: its model, data, objectives or settings differ"
-        raise UsageError("OP613", cause, hint="name another store")
+    if known is not None:
+        same_sweep(known, spec)
     for point in points if known is None else ():
         study.enqueue_trial(dict(point), skip_if_exists=True)
     study.set_user_attr(_SPEC, json.dumps(asdict(spec)))
     found: Study = study
     return found
+
+
+def same_sweep(known: Spec, spec: Spec) -> None:
+    """Check that a store's sweep is the one that is asked for.
+
+    Raises:
+        UsageError: it is another one (OP613).
+    """
+    if known.identity() != spec.identity():
+        cause = "the store has another sweep: its model, data, objectives or settings differ"
+        raise UsageError("OP613", cause, hint="name another store")
 
 
 def join(storage: BaseStorage) -> tuple[Study, Spec]:

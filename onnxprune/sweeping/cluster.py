@@ -13,7 +13,7 @@ from onnxprune.errors import UsageError
 from onnxprune.progress import Progress, silent
 from onnxprune.settings import SweepSettings
 from onnxprune.settings.declare import plain, read
-from onnxprune.sweep.session import Sweep, found, sweep
+from onnxprune.sweeping.session import Sweep, found, sweep
 
 log = logging.getLogger(__name__)
 

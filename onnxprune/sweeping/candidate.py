@@ -25,7 +25,7 @@ from onnxprune.sensitivity import Curve, drop
 from onnxprune.settings import ShrinkSettings
 from onnxprune.settings.planning import Target, parse_size
 from onnxprune.settings.pruning import LIMIT
-from onnxprune.sweep.space import (
+from onnxprune.sweeping.space import (
     CHANNELS,
     ERROR,
     FORM,
@@ -52,7 +52,7 @@ from onnxprune.workflow.verdicts import ShrinkResult, Verdict, sign
 
 _EVERYTHING = Target("macs", 1.0)  # no limit: what a recipe loses is measured, not judged
 _RESOLUTIONS = 4
-_PRUNE = next(stage for stage in STAGES if stage.name == "prune")
+_PRUNE, _QUANTIZE = (next(stage for stage in STAGES if stage.name == name) for name in ("prune", "quantize"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +138,8 @@ class Bench:
         def make(kind: str) -> None:
             self.make({FORM: kind}, within(progress, f"try {kind}"))
 
-        return space_of(analysis, [text(next(iter(own.values()))) for own in some], possible(KINDS, make))
+        kinds = self.pipeline.own.of(_QUANTIZE).kind or KINDS  # those of the effort
+        return space_of(analysis, [text(next(iter(own.values()))) for own in some], possible(kinds, make))
 
     def _sensitivities(self, progress: Progress) -> Sequence[Curve]:
         """Measure the sensitivities as the stage that prunes would."""

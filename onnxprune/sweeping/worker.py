@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.evaluation import Estimate
 from onnxprune.model.file import Model, load, save
 from onnxprune.progress import Progress, duration, silent, within
-from onnxprune.sweep.candidate import Bench, Candidate
-from onnxprune.sweep.front import Row, front_of, rows_of
-from onnxprune.sweep.machine import turn
-from onnxprune.sweep.space import Space, plainest
-from onnxprune.sweep.store import Beats, Spec, optuna
+from onnxprune.sweeping.candidate import Bench, Candidate
+from onnxprune.sweeping.front import Row, front_of, rows_of
+from onnxprune.sweeping.machine import turn
+from onnxprune.sweeping.space import Space, plainest
+from onnxprune.sweeping.store import Beats, Spec, optuna
 from onnxprune.workflow.recipe import write_recipe
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def tpe(seed: int) -> BaseSampler:
     Ozaki et al., Multiobjective tree-structured Parzen estimator for computationally expensive optimization problems,
     GECCO 2020.
     """
-    found: BaseSampler = optuna().samplers.TPESampler(seed=seed, multivariate=True, warn_independent_sampling=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions call `multivariate` experimental
+        found: BaseSampler = optuna().samplers.TPESampler(seed=seed, multivariate=True)
     return found
 
 
