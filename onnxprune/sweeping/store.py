@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import wraps
@@ -110,12 +111,14 @@ def open_store(store: str, *, create: bool) -> BaseStorage:
     try:
         if found := re.fullmatch(r"grpc://([^:/]+)(?::(\d+))?/?", store):
             _need("grpc", "grpcio")
-            proxy = storages.GrpcStorageProxy(host=found[1], port=int(found[2] or _PORT))
-            return _patient(proxy, store)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is called experimental
+                proxy = storages.GrpcStorageProxy(host=found[1], port=int(found[2] or _PORT))
+            return _patient(proxy)
         if file is None or store.startswith("sqlite:"):
             url = store if file is not None else _with_driver(store)
             own = {"pool_pre_ping": True} if file is None else {"connect_args": {"timeout": 60}}
-            return _patient(storages.RDBStorage(url, engine_kwargs=own), store)
+            return _patient(storages.get_storage(storages.RDBStorage(url, engine_kwargs=own)))
         backend = storages.journal.JournalFileBackend(os.fspath(file))
         found_: BaseStorage = storages.JournalStorage(backend)
         return found_
@@ -155,7 +158,7 @@ def _is_lost(error: BaseException) -> bool:
     return bool(names & {"OperationalError", "InterfaceError"}) or (cause is not None and _is_lost(cause))
 
 
-def _patient(storage: Any, store: str) -> BaseStorage:
+def _patient(storage: Any) -> BaseStorage:
     """Return a storage whose calls are tried again while its connection is lost."""
 
     def patient(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -286,7 +286,7 @@ def _counted(study: Study) -> list[FrozenTrial]:
 
 def _is_finished(error: BaseException) -> bool:
     """Whether an error says that a trial can't be changed, as it is finished."""
-    return type(error).__name__ == "UpdateFinishedTrialError" or "finished trial" in str(error)
+    return type(error).__name__ == "UpdateFinishedTrialError" or "Cannot tell a" in str(error)
 
 
 @contextmanager

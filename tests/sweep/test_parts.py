@@ -108,7 +108,7 @@ def test_a_lost_connection_is_tried_again_and_other_errors_are_not(monkeypatch: 
         raise ValueError("wrong")
 
     Storage.get_all_studies, Storage.get_trial = failing, wrong  # type: ignore[attr-defined]
-    own = stores._patient(Storage(), "x")
+    own = stores._patient(Storage())
     assert own.get_all_studies() == 4  # type: ignore[comparison-overlap]
     with pytest.raises(ValueError, match="wrong"):
         own.get_trial()  # type: ignore[call-arg]
