@@ -55,10 +55,12 @@ if TYPE_CHECKING:
         PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
+        SweepSettings as SweepSettings,
         Target as Target,
         TrainSettings as TrainSettings,
         UnpackSettings as UnpackSettings,
     )
+    from onnxprune.sweeping.session import sweep as sweep
     from onnxprune.trace import ChannelGraph as ChannelGraph, Group as Group, Pin as Pin, Slice as Slice, Unit as Unit
     from onnxprune.trace.pruned_graph import PrunedGraph as PrunedGraph
     from onnxprune.train.finetune import FineTuned as FineTuned, finetune as finetune
@@ -98,7 +100,15 @@ _SETTINGS = (
         "PackSettings",
         "PlanSettings",
     ),
-    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings", "UnpackSettings"),
+    *(
+        "PruneSettings",
+        "QuantizeSettings",
+        "ShrinkSettings",
+        "SweepSettings",
+        "Target",
+        "TrainSettings",
+        "UnpackSettings",
+    ),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -112,6 +122,7 @@ _HOMES = {
     "rewrite.verify": ("Verification",),
     "runtime.library": ("custom_ops",),
     "settings": _SETTINGS,
+    "sweeping.session": ("sweep",),
     "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
     "trace.pruned_graph": ("PrunedGraph",),
     "train.finetune": ("FineTuned", "finetune"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -12,13 +13,14 @@ import click
 from onnxprune.cli.failures import ARGUMENTS, FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
-    "Most used": "output for effort target ratio max-drop kind data preprocess against teacher epochs loss metric "
-    "compare profile",
+    "Most used": "output store join for effort target ratio max-drop kind data preprocess against teacher epochs loss "
+    "metric compare profile trials time",
     "What is removed": "stages optimizers criterion allocation attention grouped remove-blocks resolution axes "
     "minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",
     "States": "resize-states state",
+    "Sweeps": "tag keep-models latency-on model on workers",
     "Numbers": "objective max-error weight-bits calibration clusters bit-price direct keep",
     "Data": "limit labels tokenizer batch validation hold-out share",
     "What outputs mean": "task output-name train-output postprocess alphabet blank",
@@ -73,7 +75,7 @@ class Command(click.Command):
 class LazyGroup(click.Group):
     """A group whose commands are modules of a package, imported on demand; each defines `command`.
 
-    A module has the name of its command, with underscores for hyphens.
+    A module has the name of its command, with underscores for hyphens and spaces: a command's name may have two words.
     """
 
     def __init__(self, *args: Any, package: str, commands: Mapping[str, str], **kwargs: Any) -> None:
@@ -90,7 +92,7 @@ class LazyGroup(click.Group):
         """Import and return a command."""
         if cmd_name not in self.names:
             return None
-        command: click.Command = import_module(f"{self.package}.{cmd_name.replace('-', '_')}").command
+        command: click.Command = import_module(f"{self.package}.{re.sub('[- ]', '_', cmd_name)}").command
         command.short_help = self.names[cmd_name]
         return command
 
@@ -98,6 +100,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or raise an error that names the nearest one."""
+        if (both := " ".join(args[:2])) in self.names:
+            args = [both, *args[2:]]
         if args and args[0] not in self.names and not args[0].startswith("-"):
             near = get_close_matches(args[0], self.names, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
     from onnxprune.settings.reporting import ReportSettings as ReportSettings
     from onnxprune.settings.running import RunSettings as RunSettings
+    from onnxprune.settings.sweep import PickSettings as PickSettings, SweepSettings as SweepSettings
     from onnxprune.settings.training import (
         Augmentation as Augmentation,
         LossSettings as LossSettings,
@@ -49,6 +50,7 @@ _HOMES = {
     "reporting": ("ReportSettings",),
     "running": ("RunSettings",),
     "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),
+    "sweep": ("PickSettings", "SweepSettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }
 

@@ -34,7 +34,7 @@ from onnxprune.progress import Progress, counted, silent, time_left, within
 from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider, parse_provider
-from onnxprune.settings.declare import either, flat, given, plain
+from onnxprune.settings.declare import Settings, either, flat, given, plain
 from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import ShrinkSettings, StageName
 from onnxprune.shapes import runnable_inputs
@@ -261,8 +261,7 @@ class Pipeline:
         if verdict.kept:
             told = counted(progress, "time")
             verdict = self.judge.pays(verdict, best.proto, made.model.proto, told, lossy=stage.lossy)
-        again = {name: value for name, value in plain(settings).items() if name not in _COMMON} | dict(made.again)
-        return replace(verdict, again={n: v for n, v in again.items() if v is not None}), made
+        return replace(verdict, again=again(settings, made)), made
 
     def _part(self) -> float | None:
         """Return the drop that one stage may add: an equal part for each that may lose."""
@@ -339,6 +338,17 @@ class Pipeline:
         arrays = [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in first.items()]
         identity = hashlib.sha256(repr((self.original.sha256, __version__, chosen, arrays)).encode()).hexdigest()
         return Records(Path(settings.checkpoint), identity, resume=settings.resume)
+
+
+def again(settings: Settings, made: Made) -> dict[str, Any]:
+    """Return the settings of a stage that make the same again, as recipes have them.
+
+    Args:
+        settings: those that it ran with.
+        made: what it made.
+    """
+    found = {name: value for name, value in plain(settings).items() if name not in _COMMON} | dict(made.again)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _unlabeled(data: Dataset) -> Dataset:

@@ -137,8 +137,10 @@ def _prune(task: Task) -> Made:
         raise VerificationError("OP507", "nothing need be removed")
     before, after = found.plan.before["macs"], found.plan.after["macs"]
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
-    chosen_by_time = task.settings.planning.timed and not found.tuned
-    again = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if chosen_by_time else {}
+    settings = task.settings
+    given = settings.sensitivity is not None and settings.max_drop is None  # curves that a recipe can't hold
+    written = (settings.planning.timed or given) and not found.tuned
+    again = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if written else {}
     proof = found.pruned.verification
     proved = ", proved" if proof is not None and proof.passed and not proof.unproved else ""
     told = share + proved + (", repaired" if found.repairs else "")

@@ -30,7 +30,7 @@ SILENT = ("demo", "completion", "run", "report")  # without --format, or with th
 def test_every_command_has_a_schema() -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     reports = [part["$ref"].rpartition("/")[2] for part in schema["oneOf"]]
-    assert set(reports) >= {*COMMANDS, "error"} - set(SILENT)
+    assert set(reports) >= {*(name.split()[0] for name in COMMANDS), "error"} - set(SILENT)
     for report in reports:
         fields = schema["$defs"][report]["properties"]
         assert (fields["version"]["const"], fields["report"]["const"]) == (REPORTS, report)

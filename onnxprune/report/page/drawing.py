@@ -26,11 +26,12 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of a line, and whether it is good."""
+    """A point of a line, whether it is good, and what is shown of it under the pointer."""
 
     x: float
     y: float
     good: bool
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,9 @@ def plot(chart: Chart) -> Plot:
     lines = []
     for line in chart.lines:
         marks = line.marks or [True] * len(line.points)
-        placed = [Point(*place(x, y), good) for (x, y), good in zip(line.points, marks, strict=True)
-                  if isfinite(x) and isfinite(y)]  # fmt: skip
+        names = line.names or [""] * len(line.points)
+        known = zip(line.points, marks, names, strict=True)
+        placed = [Point(*place(x, y), good, name) for (x, y), good, name in known if isfinite(x) and isfinite(y)]
         lines.append(Drawn(line.label, " ".join(f"{p.x:.1f},{p.y:.1f}" for p in placed), placed))
     return Plot(
         *(WIDTH, _HEIGHT, _LEFT, right, _TOP, bottom),

@@ -114,11 +114,13 @@ class Line:
         label: what it is.
         points: its points, at least one.
         marks: whether points are good, for each; empty draws them alike.
+        names: what is shown of each point under the pointer; empty for nothing.
     """
 
     label: str
     points: Sequence[tuple[float, float]]
     marks: Sequence[bool] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from onnxprune.report.page.layers import layers, stayed
 from onnxprune.report.page.measured import accuracy, costs, latencies, proofs
 from onnxprune.report.page.parts import Code, Grid, Part, Row, Section
 from onnxprune.report.page.reading import Stage, named
-from onnxprune.report.page.tried import disagreements, sensitivities, tried
+from onnxprune.report.page.tried import disagreements, sensitivities, trade_offs, tried
 
 _UNASKED = ("output", "recipe", "report", "card", "force", "format", "quiet", "against", "teacher")
 _FILES = {
@@ -84,6 +84,7 @@ def _lines(words: Sequence[str]) -> list[str]:
 
 _SECTIONS: Sequence[tuple[str, str, str, Read]] = (
     ("asked", "What was asked", "The models, the data and the options, as they were given.", _asked),
+    ("front", "Trade-offs", "Every point is a model; those of the front are beaten by no other one.", trade_offs),
     ("costs", "Size and cost", "What the model is made of, before and after.", costs),
     ("latency", "Latency", "Median times of a run, measured on the machine described below.", latencies),
     (

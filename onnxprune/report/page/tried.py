@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import PurePath
 
 from onnxprune.progress import duration
-from onnxprune.report.layout import count, percent, share, si
+from onnxprune.report.layout import count, milliseconds, percent, share, si
 from onnxprune.report.page.layers import labels_of
 from onnxprune.report.page.measured import COSTS
 from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
@@ -193,6 +193,64 @@ def sensitivities(stages: Sequence[Stage]) -> Iterator[Part]:
         )
         note = f"{note} {labels.left_out}".strip()
         yield _filled(named("Groups, the most sensitive first", stage, stages), columns, rows, note)
+
+
+_COSTS = {name: title for name, (title, _) in COSTS.items()} | {"size": "file"}
+
+
+def trade_offs(stages: Sequence[Stage]) -> Iterator[Part]:
+    """Show the models of sweeps: the drop against each cost, with those that none beats as a line."""
+    for stage in (stage for stage in stages if stage.get("front") is not None):
+        found = {row["number"]: row for row in stage.get("models")}
+        best = [found[number] for number in stage.get("front")]
+        facts, whole = METRICS.get(stage.get("metric")), stage.get("costs")
+        title = stage.get("metric") if facts is None else facts.title
+        tags = dict.fromkeys(tag for row in best for tag in row["latency"])
+        measures: dict[str, Callable[[Fields], float | None]] = {
+            _COSTS[name]: partial(_share_of, name, whole) for name in whole
+        }
+        measures |= {f"latency on {tag}": partial(_time_of, tag) for tag in tags}
+        for what, measure in measures.items():
+            lines = []
+            for label, rows in (("front", best), ("others", [r for r in found.values() if r not in best])):
+                points = sorted(
+                    (
+                        100 * at,
+                        100 * row["drop"]["value"],
+                        f"{row['number']}: {row['told']}; drop {row['drop']['value']:.2%}",
+                    )
+                    for row in rows
+                    if (at := measure(row)) is not None and row["drop"]["value"] is not None
+                )
+                if points:
+                    lines.append(Line(label, [p[:2] for p in points], names=[p[2] for p in points]))
+            if lines:
+                yield Chart(f"Drop in {title} and {what}", f"{what}, % of the file's", "drop, percentage points", lines)
+        columns = (
+            ">number",
+            ">drop",
+            *(f">{_COSTS[name]}" for name in whole),
+            *(f">{t}" for t in tags),
+            "recipe",
+        )
+        yield _filled("The models that no other one beats", columns, [_model(row, whole, list(tags)) for row in best])
+
+
+def _share_of(cost: str, whole: Fields, row: Fields) -> float | None:
+    return share(row["costs"][cost], whole[cost])
+
+
+def _time_of(tag: str, row: Fields) -> float | None:
+    return row["latency"][tag]["share"]["value"] if tag in row["latency"] else None
+
+
+def _model(row: Fields, whole: Fields, tags: Sequence[str]) -> Row:
+    loss = row["drop"]
+    drop = "" if loss["value"] is None else f"{loss['value']:z.2%}"
+    between = "" if loss["low"] is None else f"{loss['low']:z.2%} to {loss['high']:z.2%}"
+    costs = [percent(share(row["costs"][name], whole[name])) for name in whole]
+    times = [milliseconds(row["latency"][tag]["seconds"]) if tag in row["latency"] else "" for tag in tags]
+    return (str(row["number"]), Cell(drop, note=between), *costs, *times, row["told"])
 
 
 def disagreements(stages: Sequence[Stage]) -> Iterator[Part]:
