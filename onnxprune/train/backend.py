@@ -28,6 +28,7 @@ class Job:
     Attributes:
         model: a normalized model; it isn't to be changed.
         data: the samples to learn from.
+        labeled: whether it is learned from their labels.
         settings: how.
         teacher: the original model, if it is to be learned from.
         task: what the labels are for, if there are any.
@@ -38,6 +39,7 @@ class Job:
         checkpoint: where to keep checkpoints.
         every: steps between checkpoints, in addition to one after each epoch; 0 for those only.
         resume: whether to continue from the checkpoint, if there is one.
+        stoppable: whether an interrupt ends the training with the best model so far.
         fingerprint: a hash of everything that the result depends on.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
@@ -45,6 +47,7 @@ class Job:
 
     model: ModelProto
     data: Dataset
+    labeled: bool
     settings: TrainSettings
     teacher: ModelProto | None = None
     task: Task | None = None
@@ -55,6 +58,7 @@ class Job:
     checkpoint: Path | None = None
     every: int = 0
     resume: bool = False
+    stoppable: bool = False
     fingerprint: str = ""
     providers: Sequence[Provider] = ("CPUExecutionProvider",)
     threads: int | None = None
@@ -68,6 +72,7 @@ class Trained:
         model: the model: the best epoch's where models are scored; the last one's if weights were made sparse.
         history: the epochs, if the backend reports them.
         epoch: the epoch that the model comes from; 0 for the initial model.
+        epochs: the number of epochs that were to be run.
         follows: the losses of each tensor that was trained, if the backend reports them.
         failure: why the training ended early, if it diverged; the model is the best before that.
         untrained: the layers whose weights weren't trained, with the reasons.
@@ -76,6 +81,7 @@ class Trained:
     model: ModelProto
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
+    epochs: int | None = None
     follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failure: TrainingError | None = None
     untrained: tuple[LeftOut, ...] = ()

@@ -44,6 +44,7 @@ class FineTuned:
         kept: which one it is; "after" also without validation, or with a sparsity penalty.
         history: the epochs.
         epoch: the epoch of the trained model, None if the backend doesn't report it.
+        epochs: the number of epochs that were to be run, likewise.
         metric: the metric that decided, None without validation.
         before: the evaluation before training, on held-out samples.
         after: the evaluation of the trained model.
@@ -57,6 +58,7 @@ class FineTuned:
     kept: Literal["before", "after"]
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
+    epochs: int | None = None
     metric: str | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
@@ -74,6 +76,7 @@ def finetune(
     kept: PrunedGraph | None = None,
     validation: Dataset | None = None,
     hold_out: float = 0.1,
+    labels: bool = True,
     settings: TrainSettings | None = None,
     backend: str | TrainingBackend = "native",
     training_python: Path | None = None,
@@ -82,6 +85,7 @@ def finetune(
     checkpoint: Path | None = None,
     every: int = 0,
     resume: bool = False,
+    stoppable: bool = False,
     examples: int = 0,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
     threads: int | None = None,
@@ -95,6 +99,7 @@ def finetune(
         kept: the teacher, traced, without what was pruned (`apply_plan`): for features that lost channels.
         validation: samples for validation.
         hold_out: share of the data that is held out for validation if none is given; 0 for none.
+        labels: whether to learn from labels, if there are any.
         settings: the settings.
         backend: "native", "module:function" of a function that trains, the name of a plug-in's backend
             ("ort-training"), or any `TrainingBackend`.
@@ -104,6 +109,7 @@ def finetune(
         checkpoint: the file for checkpoints.
         every: steps between checkpoints, in addition to one after each epoch; 0 for none.
         resume: whether to resume from the checkpoint, if it exists.
+        stoppable: whether an interrupt ends the training, and the best model so far is taken.
         examples: number of samples on which the trained model and the teacher disagree most to keep.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
@@ -124,8 +130,8 @@ def finetune(
     data = data.evened() if isinstance(data, Data) else data  # training steps have fixed shapes
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
-    task = None
-    if data.labeled:
+    task, labeled = None, labels and data.labeled
+    if labeled:
         task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)
     judge = hold_out_or_none(
         *(proto, validation, taught),
@@ -147,6 +153,7 @@ def finetune(
     job = Job(
         model=proto,
         data=data,
+        labeled=labeled,
         settings=settings,
         teacher=taught,
         task=task,
@@ -157,6 +164,7 @@ def finetune(
         checkpoint=checkpoint,
         every=every,
         resume=resume,
+        stoppable=stoppable,
         fingerprint=hashlib.sha256(repr(identity).encode()).hexdigest(),
         providers=providers,
         threads=threads,
@@ -167,7 +175,7 @@ def finetune(
     if judge is None:
         which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
         return FineTuned(
-            *(close_bodies(trained.model), which, trained.history, trained.epoch),
+            *(close_bodies(trained.model), which, trained.history, trained.epoch, trained.epochs),
             follows=trained.follows,
             failure=trained.failure,
             untrained=trained.untrained,
@@ -181,6 +189,7 @@ def finetune(
         kept="after" if better else "before",
         history=trained.history,
         epoch=trained.epoch,
+        epochs=trained.epochs,
         metric=judge.metric,
         before=judge.first,
         after=after,

@@ -139,10 +139,13 @@ def _prune(task: Task) -> Made:
     before, after = found.plan.before["macs"], found.plan.after["macs"]
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"
     chosen_by_time = task.settings.planning.timed and not found.tuned
-    again = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if chosen_by_time else {}
+    again: dict[str, Any] = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if chosen_by_time else {}
+    if (tuned := found.tuned) is not None and len(tuned.history) == tuned.epochs:
+        again |= {"repair_minutes": None, "repair_epochs": tuned.epochs} if task.settings.repair_minutes else {}
     proof = found.pruned.verification
     proved = ", proved" if proof is not None and proof.passed and not proof.unproved else ""
-    told = share + proved + (", repaired" if found.repairs else "")
+    trained = ", trained" if found.tuned is not None and found.tuned.kept == "after" else ""
+    told = share + proved + (", repaired" if found.repairs else "") + trained
     return Made(found.model, told, again, _milder(task.settings, found.plan), found)
 
 
