@@ -28,10 +28,10 @@ class Job:
     Attributes:
         model: a normalized model; it isn't to be changed.
         data: the samples to learn from.
-        labeled: whether it is learned from their labels.
         settings: how.
         teacher: the original model, if it is to be learned from.
-        task: what the labels are for, if there are any.
+        labels: whether to learn from labels, if there are any.
+        task: what these are for.
         kept: the teacher, traced, without what was pruned; None if it isn't known.
         judge: returns a model's score, higher is better; None if models aren't scored.
         start: the model's score before training.
@@ -47,9 +47,9 @@ class Job:
 
     model: ModelProto
     data: Dataset
-    labeled: bool
     settings: TrainSettings
     teacher: ModelProto | None = None
+    labels: bool = True
     task: Task | None = None
     kept: PrunedGraph | None = None
     judge: Callable[[ModelProto], float] | None = None
@@ -62,6 +62,11 @@ class Job:
     fingerprint: str = ""
     providers: Sequence[Provider] = ("CPUExecutionProvider",)
     threads: int | None = None
+
+    @property
+    def labeled(self) -> bool:
+        """Whether it is learned from labels."""
+        return self.labels and self.data.labeled
 
 
 @dataclass(frozen=True, slots=True)

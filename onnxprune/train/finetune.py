@@ -130,8 +130,8 @@ def finetune(
     data = data.evened() if isinstance(data, Data) else data  # training steps have fixed shapes
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
-    task, labeled = None, labels and data.labeled
-    if labeled:
+    task = None
+    if labels and data.labeled:
         task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)
     judge = hold_out_or_none(
         *(proto, validation, taught),
@@ -153,9 +153,9 @@ def finetune(
     job = Job(
         model=proto,
         data=data,
-        labeled=labeled,
         settings=settings,
         teacher=taught,
+        labels=labels,
         task=task,
         kept=kept,
         judge=judge,

@@ -31,7 +31,7 @@ _COLORS = 3  # channels of images that may be mirrored and shifted
 _SHIFTED = 8  # part of an image's side by which it is shifted at most
 _EPOCHS = 400  # most, however much time there is
 _BATCH, _RATE = 32, 1e-3
-_FEATURES = 1.0  # weight of all cut points together, beside the outputs
+_OUTPUTS = 0.1  # weight of the outputs beside all cut points together: with few samples, they invite overfitting
 
 
 def cut_points(proto: ModelProto, also: Container[str] = ()) -> list[str]:
@@ -109,6 +109,7 @@ def mimicry(graph: ChannelGraph, *, epochs: int | None, minutes: float | None, s
         epochs=epochs or _EPOCHS,
         minutes=minutes,
         batch=_BATCH,
+        losses={"nmse": _OUTPUTS},
         optimizer="adamw",
         rate=_RATE,
         decay=0.0,
@@ -128,4 +129,4 @@ def following(settings: TrainSettings, kept: PrunedGraph, pruned: ModelProto, wh
         whole: the traced original at the resolution of the file.
     """
     features = mimicked(kept, pruned, whole)
-    return replace(settings, features=features, feature_weight=_FEATURES / max(len(features), 1))
+    return replace(settings, features=features, feature_weight=1 / max(len(features), 1))
