@@ -74,7 +74,8 @@ def cut_points(proto: ModelProto, also: Container[str] = ()) -> list[str]:
             live.update(made)
         live = {name for name in live if last.get(name, -1) > i}
         ends = live if len(live) == 1 else [name for name in made if name in also]
-        found |= {layers: name for name in ends if name not in outputs}
+        if ends and outputs.isdisjoint(ends):
+            found[layers] = next(iter(ends))
     return list(dict.fromkeys(name for number, name in found.items() if number < layers))
 
 

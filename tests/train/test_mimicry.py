@@ -1,4 +1,4 @@
-"""Repair with gradients: which tensors are followed, that it finds a known optimum, and that it never makes it worse."""
+"""Repair with gradients: which tensors are followed, a known optimum, and that it never makes a model worse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def same(one: ModelProto, other: ModelProto) -> bool:
 
 
 def residual(blocks: int = 2, skip: bool = False) -> tuple[ModelProto, list[str]]:
-    """Return a network of residual blocks and what follows each of them; with a tensor that passes all by, if wanted."""
+    """Return a network of residual blocks and what follows each; with a tensor that passes all by, if wanted."""
     net, ends = Net(), list[str]()
     x = net.op("Relu", net.conv(net.input((1, 3, 8, 8), name="x"), 8))
     first = x
