@@ -18,28 +18,45 @@ import numpy as np
 
 import onnxprune as op
 from benchmarks.common import DOCS, log
-from benchmarks.recovery_cases import NONE, SEED, SUBJECTS, Calibration, Case, Subject, everything, selection
+from benchmarks.recovery_cases import (
+    DISTILLED,
+    GRADIENTS,
+    NONE,
+    SEED,
+    SUBJECTS,
+    Calibration,
+    Case,
+    Subject,
+    everything,
+    selection,
+)
 from benchmarks.recovery_tables import Interval, Result, Times, report
 from onnxprune.data import Dataset
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import evaluate
+from onnxprune.model.file import load
+from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches, Inputs
 from onnxprune.planning.plan import apply_plan
 from onnxprune.recover import recover
 from onnxprune.sensitivity import Curve
 from onnxprune.settings.planning import PlanSettings, Target
+from onnxprune.settings.training import TrainSettings
+from onnxprune.train.mimicry import mimicry
 from onnxprune.workflow.analysis import analyze
+from onnxprune.workflow.inputs import in_batches
 from onnxprune.workflow.planning import sensitivities
-from onnxprune.workflow.pruning import prune
+from onnxprune.workflow.pruning import prune, repair
+from onnxprune.workflow.training import Training, train
 
-_BATCH = 32
+_BATCH, _EPOCHS = 32, 40
 
 
 class Workshop:
     """A subject with everything that its cases share: the traced model, data, and measured sensitivities."""
 
     def __init__(self, subject: Subject, limit: int | None) -> None:
-        self.analysis = analyze(subject.path)
+        self.analysis = analyze(in_batches(load(subject.path))[0])
         self.calibration, judged = subject.data(self.analysis)
         self.judged = {name: _first(data, limit) for name, data in judged.items()}
         self._curves = cache(self._measure)
@@ -67,7 +84,13 @@ class Workshop:
         pruned = prune(planned_for, plan, check=False)
         planned = planning.stop()
         repairing = _Clock()
-        if case.recovery != NONE:
+        training, proto = self._training(case), pruned.proto
+        if training is not None:
+            fitted, held_back = training.hold_back(self.calibration[case.calibration])
+            repair(pruned, fitted, seed=SEED)
+            tuned = train(pruned, fitted, held_back, planned_for, training, Records())
+            proto = proto if tuned is None else tuned.proto
+        elif case.recovery != NONE:
             kept = apply_plan(planned_for.graph, plan)
             method: Any = case.recovery
             recover(kept, pruned.proto, batches, method=method, seed=SEED)
@@ -76,9 +99,7 @@ class Workshop:
         change: dict[str, Interval] = {}
         agreement: dict[str, float] = {}
         for name, data in self.judged.items():
-            found = evaluate(
-                pruned.proto, data, against=self.analysis.graph.proto, metrics=("top1", "agreement"), resamples=1
-            )
+            found = evaluate(proto, data, against=self.analysis.graph.proto, metrics=("top1", "agreement"), resamples=1)
             for into, estimate in ((top1, found["top1"].model), (change, found["top1"].difference)):
                 assert estimate is not None
                 into[name] = (100 * estimate.value, 100 * estimate.low, 100 * estimate.high)
@@ -87,6 +108,14 @@ class Workshop:
         both = before[0] + planned[0], before[1] + planned[1]
         sizes = ", ".join(f"{height}x{width}" for height, width in plan.resolution.values())
         return Result(case, top1, change, agreement, macs, both, repaired, resolution=sizes)
+
+    def _training(self, case: Case) -> Training | None:
+        """Return how a case trains after least squares, if it does."""
+        if case.recovery == DISTILLED:
+            return Training(TrainSettings(epochs=_EPOCHS, seed=SEED))
+        if case.recovery == GRADIENTS:
+            return Training(mimicry(self.analysis.graph, epochs=_EPOCHS, minutes=None, seed=SEED), mimics=True)
+        return None
 
     def _measure(self, criterion: str, calibration: Calibration) -> tuple[list[Curve], Times]:
         clock = _Clock()

@@ -19,6 +19,7 @@ SHARED = ROOT.parent / "shared"
 SEED = 0
 SHARES = (0.5, 0.75, 0.35)
 NONE = "none"
+GRADIENTS, DISTILLED = "gradients", "distilled"
 RECOVERIES = ("reconstruct", NONE, *(m for m in get_args(Method) if m != "reconstruct"))
 
 Calibration = Literal["own", "random"]
@@ -121,6 +122,8 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
         "allocation: uniform, criterion: l2": plain,
         "allocation: uniform, criterion: l2, recovery: bn": replace(plain, recovery="bn"),
         "allocation: uniform, criterion: l2, recovery: none": replace(plain, recovery=NONE),
+        "recovery: reconstruct, then gradients": replace(whole, recovery=GRADIENTS),
+        "recovery: reconstruct, then distilled": replace(whole, recovery=DISTILLED),
         "axes: resolution": replace(whole, axes="resolution"),
         "axes: channels and resolution": replace(whole, axes="channels,resolution"),
         "inputs: noise": replace(whole, calibration="random"),
@@ -133,6 +136,7 @@ _AT_OTHER_SHARES = (
     "allocation: uniform",
     "criterion: l2",
     "recovery: none",
+    "recovery: reconstruct, then gradients",
     "axes: resolution",
     "axes: channels and resolution",
     "allocation: uniform, criterion: l2",

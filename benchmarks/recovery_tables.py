@@ -20,7 +20,9 @@ _NOTES = (
     "measured on other samples. *Allocation* decides how many channels each layer loses, *criterion* which ones. The "
     "allocation reconstruction measures the error of the outputs for every group of channels, with the layers that "
     "read them refitted, and spends the budget where that costs least. *Recovery* refits all weights by least squares "
-    "(reconstruct), the mean and variance of each channel (bn), or only the mean (bias).",
+    "(reconstruct), the mean and variance of each channel (bn), or only the mean (bias). *Gradients* goes on with "
+    "`--repair-epochs 40` after least squares, *distilled* with the defaults of `finetune` for as many epochs: both "
+    "without labels, on most of the same inputs (four fifths, nine tenths); the others choose the epoch.",
     "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data`. "
     "The first tables replace parts of it. Their points are relative to every part: -5 means that the replaced parts "
     "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",

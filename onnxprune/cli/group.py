@@ -13,8 +13,8 @@ import click
 from onnxprune.cli.failures import ARGUMENTS, FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
-    "Most used": "output store join for effort target ratio max-drop kind data preprocess against teacher epochs loss "
-    "metric compare profile trials time",
+    "Most used": "output store join for effort target ratio max-drop kind data preprocess against teacher epochs "
+    "minutes loss metric compare profile trials time",
     "What is removed": "stages optimizers criterion allocation attention grouped remove-blocks resolution axes "
     "minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
@@ -25,7 +25,7 @@ _SECTIONS = {
     "Data": "limit labels tokenizer batch validation hold-out share",
     "What outputs mean": "task output-name train-output postprocess alphabet blank",
     "Proof": "no-verify tolerance input input-shape custom-ops transform",
-    "Repair and training": "recover finetune steps rewind backend training-python",
+    "Repair and training": "recover repair-minutes repair-epochs finetune steps rewind backend training-python",
     "Sparse training": "sparse sparsity mask-interval no-keep-zeros",
     "Losses": "feature feature-weight temperature delta smoothing slimming lasso",
     "Optimizer": "optimizer rate momentum decay clip schedule warm-up accumulate norms patience freeze train",

@@ -24,8 +24,8 @@ Examples:
   onnxprune plan model.onnx -o plan.json --target latency=50% --provider cpu
 """
 _AFTER_PLANNING = (
-    *("custom_ops", "plan", "verify", "tolerance", "recover", "max_drop", "minimize", "finetune", "steps", "rewind"),
-    *("checkpoint", "resume"),
+    *("custom_ops", "plan", "verify", "tolerance", "recover", "repair_minutes", "repair_epochs"),
+    *("max_drop", "minimize", "finetune", "steps", "rewind", "checkpoint", "resume"),
 )
 
 

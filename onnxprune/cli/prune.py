@@ -186,7 +186,7 @@ def command(
         *([] if latency is None else [latency_tables(latency)]),
         *([trial_tables(result.trials, result.metric)] if len(result.trials) > 1 else []),
         *([] if evaluation is None else [evaluation_tables(evaluation)]),
-        proof_tables(result.pruned, result.repairs, trained=tuned is not None and tuned.kept == "after"),
+        proof_tables(result.pruned, result.repairs, tuned),
         *([] if found is None else [outcome_tables(found, files)]),
         checks=proof_checks(checked.verification),
     )  # what matters most comes last

@@ -5,7 +5,7 @@ functions are called again for each pass. All files are treated as untrusted.
 """
 
 from onnxprune.data.batch import IGNORED, Batch, Dataset
-from onnxprune.data.dataset import Data, split
+from onnxprune.data.dataset import Data, some, split
 from onnxprune.data.fit import guess_recipe
 from onnxprune.data.inputs import InputSpec, fixed_batch, inputs_of
 from onnxprune.data.opening import is_noise, open_data
@@ -24,5 +24,6 @@ __all__ = [
     "is_noise",
     "open_data",
     "read_recipe",
+    "some",
     "split",
 ]

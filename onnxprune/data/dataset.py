@@ -177,3 +177,10 @@ def split(data: Dataset, held_out: int | float, *, seed: int = 0) -> tuple[Datas
     order = np.random.default_rng(seed).permutation(count)
     rest, held = np.sort(order[size:]), np.sort(order[:size])
     return data.subset(rest), data.subset(held)
+
+
+def some(data: Dataset, most: int, seed: int) -> Dataset:
+    """Return samples chosen at random, in the order of the data; all if they are no more than `most`."""
+    if len(data) <= most:
+        return data
+    return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))

@@ -44,7 +44,7 @@ def _recognized(evaluation: Evaluation) -> Tables:
 
 def finetuning_fields(result: FineTuned) -> dict[str, Any]:
     """Return what a document contains of a fine-tuning run."""
-    return pick(result, "kept", "epoch", "metric", "before", "after", "follows", "history", "untrained")
+    return pick(result, "kept", "epoch", "epochs", "metric", "before", "after", "follows", "history", "untrained")
 
 
 def finetuning_tables(result: FineTuned) -> Tables:

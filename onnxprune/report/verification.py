@@ -31,6 +31,7 @@ from onnxprune.report.layout import (
 from onnxprune.rewrite.comparison import Comparison
 from onnxprune.rewrite.verify import Verification
 from onnxprune.rewrite.weights import WeightCheck
+from onnxprune.train.finetune import FineTuned
 from onnxprune.workflow.pruning import Pruned
 
 _MANY = 6  # nodes that are listed
@@ -75,13 +76,13 @@ def comparison_checks(found: Comparison) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), *, trained: bool = False) -> Tables:
+def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), tuned: FineTuned | None = None) -> Tables:
     """Say in a line how the rewriting was proved and what was done then, and list what couldn't be proved.
 
     Args:
         pruned: the model with its proof.
         repairs: the error of each repaired layer before and after.
-        trained: whether the model was trained after that.
+        tuned: how the model was trained after that; None if it wasn't.
     """
     yield line("")
     proof, then = pruned.verification, list[str]()
@@ -89,8 +90,11 @@ def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), *, trained: boo
         before, after = (fmean(getattr(repair, when) for repair in repairs) for when in ("before", "after"))
         outputs = f"whose outputs' mean error fell from {before:.3f} to {after:.3f}"
         then.append(f"repaired {count(len(repairs), 'layer')}, {outputs}")
-    if trained:
+    if tuned is not None and tuned.kept == "after":
         then.append("trained")
+        if tuned.before is not None and tuned.after is not None and tuned.metric is not None:
+            was, now = (e[tuned.metric].model.value for e in (tuned.before, tuned.after))
+            then[-1] += f", by which {tuned.metric} on samples held back went from {was:.3g} to {now:.3g}"
     if proof is None:
         yield paragraph("not proved: verification was skipped", CODE)
         return

@@ -139,11 +139,12 @@ class PruneSettings(Settings):
         Rule("verify", ["inputs", "tolerance"], "{first} turns the proof off, so {other} has no effect", "drop one"),
         Rule(
             "data",
-            [*READING, "recover", "max_drop", "finetune", "checkpoint"],
+            [*READING, "recover", "repair_minutes", "repair_epochs", "max_drop", "finetune", "checkpoint"],
             "{other} needs inputs",
             "give some with {first}; labels are optional, and random generates synthetic inputs",
             forbids=False,
         ),
+        Rule("finetune", ["repair_minutes", "repair_epochs"], "{first} trains the repaired model already", "drop one"),
         Rule("finetune", ["steps", "rewind"], "{other} needs training", "set the epochs with {first}", forbids=False),
         *(
             Rule(
@@ -200,6 +201,21 @@ class PruneSettings(Settings):
         "Repair the pruned model: refit all weights by least squares (reconstruct), the mean and variance of every "
         "channel (bn), the mean only (bias), or nothing (none).",
         shown="reconstruct with `data`",
+    )
+    repair_minutes: float | None = setting(
+        None,
+        "After that, repair with gradients for up to this many minutes, without labels: the inner tensors and outputs "
+        "are trained to be the original's. A fifth of the samples for calibration is held back and decides whether "
+        "the result is better. With `max_drop`, the trials share the time.",
+        above=0,
+        metavar="MINUTES",
+    )
+    repair_epochs: int | None = setting(
+        None,
+        "The same for at most this many passes through the samples, which gives the same result on a machine of any "
+        "speed.",
+        at_least=1,
+        metavar="EPOCHS",
     )
     max_drop: Share | None = setting(
         None,

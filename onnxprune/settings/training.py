@@ -63,6 +63,12 @@ class TrainSettings(Settings):
     )
 
     epochs: int = setting(10, "Number of passes through the data.", at_least=1)
+    minutes: float | None = setting(
+        None,
+        "Run only as many of the epochs as fit into this time, measured by the first steps.",
+        above=0,
+        metavar="MINUTES",
+    )
     batch: int = setting(
         64,
         "Batch size. One that the file fixes at 1 is ignored where samples can run together all the same; else a fixed "

@@ -30,7 +30,8 @@ class Job:
         data: the samples to learn from.
         settings: how.
         teacher: the original model, if it is to be learned from.
-        task: what the labels are for, if there are any.
+        labels: whether to learn from labels, if there are any.
+        task: what these are for.
         kept: the teacher, traced, without what was pruned; None if it isn't known.
         judge: returns a model's score, higher is better; None if models aren't scored.
         start: the model's score before training.
@@ -38,6 +39,7 @@ class Job:
         checkpoint: where to keep checkpoints.
         every: steps between checkpoints, in addition to one after each epoch; 0 for those only.
         resume: whether to continue from the checkpoint, if there is one.
+        stoppable: whether an interrupt ends the training with the best model so far.
         fingerprint: a hash of everything that the result depends on.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
@@ -47,6 +49,7 @@ class Job:
     data: Dataset
     settings: TrainSettings
     teacher: ModelProto | None = None
+    labels: bool = True
     task: Task | None = None
     kept: PrunedGraph | None = None
     judge: Callable[[ModelProto], float] | None = None
@@ -55,9 +58,15 @@ class Job:
     checkpoint: Path | None = None
     every: int = 0
     resume: bool = False
+    stoppable: bool = False
     fingerprint: str = ""
     providers: Sequence[Provider] = ("CPUExecutionProvider",)
     threads: int | None = None
+
+    @property
+    def labeled(self) -> bool:
+        """Whether it is learned from labels."""
+        return self.labels and self.data.labeled
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class Trained:
         model: the model: the best epoch's where models are scored; the last one's if weights were made sparse.
         history: the epochs, if the backend reports them.
         epoch: the epoch that the model comes from; 0 for the initial model.
+        epochs: the number of epochs that were to be run.
         follows: the losses of each tensor that was trained, if the backend reports them.
         failure: why the training ended early, if it diverged; the model is the best before that.
         untrained: the layers whose weights weren't trained, with the reasons.
@@ -76,6 +86,7 @@ class Trained:
     model: ModelProto
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
+    epochs: int | None = None
     follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failure: TrainingError | None = None
     untrained: tuple[LeftOut, ...] = ()

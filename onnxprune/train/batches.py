@@ -44,7 +44,7 @@ def objective_of(job: Job, model: ModelProto) -> Objective:
     arrays = fitted(state_inputs(job.model), batch.inputs, batch.count)
     shapes = {name: array.shape for name, array in arrays.items() if name in read}
     return objective(
-        part, job.settings, labeled=job.data.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
+        part, job.settings, labeled=job.labeled, teacher=job.teacher is not None, inputs=shapes, task=job.task
     )
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnxprune.model.resumable import Arrays, damaged, of_other_work, read_archive, write_archive
 from onnxprune.train.history import Epoch, to_fields
 
-_VERSION = 1
+_VERSION = 2
 _STATE, _BEST = "state/", "best/"
-_PLAIN = ("fingerprint", "step", "value", "best_epoch", "losses", "seconds", "skipped", "in_a_row")
+_PLAIN = ("fingerprint", "step", "value", "best_epoch", "losses", "seconds", "skipped", "in_a_row", "epochs")
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Checkpoint:
         seconds: seconds of the current epoch so far.
         skipped: steps of the current epoch that were skipped.
         in_a_row: steps that were skipped since the last one that wasn't.
+        epochs: the number of epochs that fit into the time; 0 before the first step.
     """
 
     fingerprint: str
@@ -45,6 +46,7 @@ class Checkpoint:
     seconds: float = 0.0
     skipped: int = 0
     in_a_row: int = 0
+    epochs: int = 0
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:

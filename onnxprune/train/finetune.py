@@ -45,6 +45,7 @@ class FineTuned:
         kept: which one it is; "after" also without validation, or with a sparsity penalty.
         history: the epochs.
         epoch: the epoch of the trained model, None if the backend doesn't report it.
+        epochs: the number of epochs that were to be run, likewise.
         metric: the metric that decided, None without validation.
         before: the evaluation before training, on held-out samples.
         after: the evaluation of the trained model.
@@ -58,6 +59,7 @@ class FineTuned:
     kept: Literal["before", "after"]
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
+    epochs: int | None = None
     metric: str | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
@@ -75,6 +77,7 @@ def finetune(
     kept: PrunedGraph | None = None,
     validation: Dataset | None = None,
     hold_out: float = 0.1,
+    labels: bool = True,
     settings: TrainSettings | None = None,
     backend: str | TrainingBackend = "native",
     training_python: Path | None = None,
@@ -83,6 +86,7 @@ def finetune(
     checkpoint: Path | None = None,
     every: int = 0,
     resume: bool = False,
+    stoppable: bool = False,
     examples: int = 0,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
     threads: int | None = None,
@@ -96,6 +100,7 @@ def finetune(
         kept: the teacher, traced, without what was pruned (`apply_plan`): for features that lost channels.
         validation: samples for validation.
         hold_out: share of the data that is held out for validation if none is given; 0 for none.
+        labels: whether to learn from labels, if there are any.
         settings: the settings.
         backend: "native", "module:function" of a function that trains, the name of a plug-in's backend
             ("ort-training"), or any `TrainingBackend`.
@@ -105,6 +110,7 @@ def finetune(
         checkpoint: the file for checkpoints.
         every: steps between checkpoints, in addition to one after each epoch; 0 for none.
         resume: whether to resume from the checkpoint, if it exists.
+        stoppable: whether an interrupt ends the training, and the best model so far is taken.
         examples: number of samples on which the trained model and the teacher disagree most to keep.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
@@ -128,7 +134,7 @@ def finetune(
     if validation is None and hold_out:
         data, validation = split(data, hold_out, seed=settings.seed)
     task = None
-    if data.labeled:
+    if labels and data.labeled:
         task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)
     judge = hold_out_or_none(
         *(proto, validation, taught),
@@ -152,6 +158,7 @@ def finetune(
         data=data,
         settings=settings,
         teacher=taught,
+        labels=labels,
         task=task,
         kept=kept,
         judge=judge,
@@ -160,6 +167,7 @@ def finetune(
         checkpoint=checkpoint,
         every=every,
         resume=resume,
+        stoppable=stoppable,
         fingerprint=hashlib.sha256(repr(identity).encode()).hexdigest(),
         providers=providers,
         threads=threads,
@@ -170,7 +178,7 @@ def finetune(
     if judge is None:
         which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
         return FineTuned(
-            *(close_bodies(trained.model), which, trained.history, trained.epoch),
+            *(close_bodies(trained.model), which, trained.history, trained.epoch, trained.epochs),
             follows=trained.follows,
             failure=trained.failure,
             untrained=trained.untrained,
@@ -184,6 +192,7 @@ def finetune(
         kept="after" if better else "before",
         history=trained.history,
         epoch=trained.epoch,
+        epochs=trained.epochs,
         metric=judge.metric,
         before=judge.first,
         after=after,
@@ -225,7 +234,7 @@ class Native:
         step = build_step(model, goal, job.settings, batches.example, scales=batches.scales, fast=fast)
         runner = runner_for(step, providers=job.providers, threads=job.threads)
         masked = {name: step.state[name].shape for name in step.masked}
-        masks = Masks(masked, runner, job.settings, batches.per_epoch * job.settings.epochs) if masked else None
+        masks = Masks(masked, runner, job.settings) if masked else None
         trained = Loop(replace(job, model=model), batches, runner, masks).all()
         made = trained.model if model is job.model else requantized(trained.model, job.model)
         left = untrained(model, step.weights, step.unreached)

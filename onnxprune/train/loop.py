@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -19,7 +20,11 @@ from onnxprune.train.masks import Masks
 from onnxprune.train.optimizers import rate
 from onnxprune.train.step import SKIPPED
 
+log = logging.getLogger(__name__)
+
 _IN_A_ROW = 5  # skipped steps that count as divergence
+_TIMED = 4  # steps by which the time of an epoch is estimated
+_OVERRUN = 1.2  # times the time allowed, after which training ends: the machine has become slower
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -59,19 +64,44 @@ class Loop:
         """
         self.job, self.settings = job, job.settings
         self.batches, self.runner, self.masks = batches, runner, masks
-        self.total = batches.per_epoch * job.settings.epochs
-        self.warm_up = round(job.settings.warm_up * self.total)
         self.at = Checkpoint(job.fingerprint, value=job.start)
         if job.resume and job.checkpoint is not None and job.checkpoint.exists():
             self.at = read(job.checkpoint, job.fingerprint)
             skipped = self.at.skipped + sum(epoch.skipped for epoch in self.at.history)
             runner.load_state(self.at.state, self.at.step - skipped)
+        self.at.epochs = self.at.epochs or self._fitting()
+        self.total = batches.per_epoch * self.at.epochs
+        self.warm_up = round(job.settings.warm_up * self.total)
+
+    def _fitting(self) -> int:
+        """Return the number of epochs that fit into the time: a few steps are run and undone, and a model judged."""
+        settings, judge = self.settings, self.job.judge
+        if settings.minutes is None:
+            return settings.epochs
+        start, used, number = dict(self.runner.state), list[float](), 0
+        began = perf_counter()
+        for group in self.batches.epoch(0):
+            self.runner.step(group, 0.0)
+            used.append(perf_counter() - began)
+            began, number = perf_counter(), number + 1
+            if number == _TIMED:
+                break
+        self.runner.load_state(start, 0)
+        if judge is not None:
+            judge(self.job.model)
+        judging = perf_counter() - began
+        epoch = self.batches.per_epoch * min(used) + judging
+        return int(min(max(60 * settings.minutes / epoch, 1), settings.epochs))
 
     def all(self) -> Trained:
         """Run the remaining epochs, until the loss stays infinite or, with patience, the model stops improving."""
         settings, failure = self.settings, None
         keep_best = self.job.judge is not None and not settings.sparsifies
-        for number in range(self.at.step // self.batches.per_epoch, settings.epochs):
+        began, limit = perf_counter(), _OVERRUN * 60 * (settings.minutes or inf)
+        for number in range(self.at.step // self.batches.per_epoch, self.at.epochs):
+            if perf_counter() - began > limit:
+                log.warning("the time is up: %d of %d epochs were run", len(self.at.history), self.at.epochs)
+                break
             idle = len(self.at.history) - self.at.best_epoch
             if keep_best and settings.patience and idle >= settings.patience:
                 break
@@ -80,10 +110,15 @@ class Loop:
             except DivergenceError as error:
                 failure = error
                 break
+            except KeyboardInterrupt:
+                if not (self.job.stoppable and keep_best):
+                    raise
+                log.warning("interrupted: the best model of %d epochs is kept", len(self.at.history))
+                break
         last = {} if failure else self.runner.weights
         model = with_weights(self.job.model, self.at.best if keep_best else last)
         epoch = self.at.best_epoch if keep_best else 0 if failure else len(self.at.history)
-        return Trained(model, tuple(self.at.history), epoch, failure=failure)
+        return Trained(model, tuple(self.at.history), epoch, self.at.epochs, failure=failure)
 
     def _epoch(self, number: int) -> None:
         done = self.at.step - number * self.batches.per_epoch
@@ -94,7 +129,7 @@ class Loop:
             losses = self.runner.step(group, used)
             self.at.step += 1
             if self.masks is not None:
-                self.masks.after(self.at.step)
+                self.masks.after(self.at.step, self.total)
             skipped = losses.pop(SKIPPED, 0.0) > 0 or not isfinite(losses["loss"])
             self.at.in_a_row = self.at.in_a_row + 1 if skipped else 0
             if self.at.in_a_row >= min(_IN_A_ROW, self.batches.per_epoch):

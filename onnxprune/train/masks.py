@@ -87,23 +87,22 @@ def densities(shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
 class Masks:
     """Changes masks during a training."""
 
-    def __init__(self, weights: Mapping[str, Shape], runner: State, settings: TrainSettings, total: int) -> None:
+    def __init__(self, weights: Mapping[str, Shape], runner: State, settings: TrainSettings) -> None:
         """Plan the changes.
 
         Args:
             weights: the weights that have masks, with their shapes.
             runner: has the state, which changes.
             settings: the method.
-            total: the number of steps.
         """
         self.weights, self.runner, self.settings = dict(weights), runner, settings
-        self.stop = max(1, int(_STOP * total))
-        self.interval = settings.mask_interval or max(1, min(_INTERVAL, self.stop // _UPDATES))
+        self.stop = 1  # the last step that changes masks
 
-    def after(self, number: int) -> None:
-        """Change masks after a step, given by its number from 1, if it is time to."""
-        method = self.settings.sparse
-        if method is None or number > self.stop or (number % self.interval and number != self.stop):
+    def after(self, number: int, total: int) -> None:
+        """Change masks after a step of some in all, given by its number from 1, if it is time to."""
+        method, self.stop = self.settings.sparse, max(1, int(_STOP * total))
+        interval = self.settings.mask_interval or max(1, min(_INTERVAL, self.stop // _UPDATES))
+        if method is None or number > self.stop or (number % interval and number != self.stop):
             return
         if method == "gmp":
             self.runner.put(self._fewer(number, self.runner.state))

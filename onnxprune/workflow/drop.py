@@ -48,6 +48,7 @@ class Parts:
     Attributes:
         calibration: to choose channels and repair layers with.
         training: to train on: those of calibration, and what is left.
+        validation: to compare epochs of training on; None without training.
         choosing: to choose between models.
         judging: to judge the model that is chosen.
         mixed: whether the samples of ``choosing`` come in random order, so that the first ones tell of the rest.
@@ -61,13 +62,14 @@ class Parts:
     judging: Dataset
     mixed: bool = True
     known: Dataset | None = None
+    validation: Dataset | None = None
 
     def to_choose_by(self, *, fitted: bool) -> Dataset:
         """Return the samples to compare a model on, given whether its weights were fitted to some."""
         return self.choosing if fitted or self.known is None else self.known
 
 
-def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
+def divide(data: Dataset, limit: int, seed: int, *, training: bool, validated: float = 0.0) -> Parts:
     """Divide samples at random.
 
     Args:
@@ -75,6 +77,7 @@ def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
         limit: the number for calibration, at most half of all.
         seed: random seed.
         training: whether some are trained on, so that fewer are left to choose and judge by.
+        validated: the share of those that is held back from both calibration and training, to compare epochs on.
 
     Raises:
         DataError: there are too few (OP712).
@@ -88,11 +91,13 @@ def divide(data: Dataset, limit: int, seed: int, *, training: bool) -> Parts:
     if count < 1 or each < 1:
         raise DataError("OP712", "calibration, choice and judgment need samples of their own, so at least 3 in all")
     judged, chosen, rest = np.split(order, np.cumsum([each, each]))
-    fitted, trained, judging = (data.subset(np.sort(own)) for own in (rest[:count], rest, judged))
+    validating, work = np.split(rest, [max(round(validated * len(rest)), 1) if validated and len(rest) > 1 else 0])
+    fitted, trained, judging = (data.subset(np.sort(own)) for own in (work[:count], work, judged))
     mixed = not (isinstance(data, Data) and (data.source.sequential or _is_by_length(data.source)))
     whole = np.concatenate([chosen, rest])[: max(len(chosen), _JUDGED)]
     choosing, known = (data.subset(own if mixed else np.sort(own)) for own in (chosen, whole))
-    return Parts(fitted, trained, choosing, judging, mixed, known)
+    validation = data.subset(np.sort(validating)) if len(validating) else None
+    return Parts(fitted, trained, choosing, judging, mixed, known, validation)
 
 
 def _is_by_length(source: Source) -> bool:

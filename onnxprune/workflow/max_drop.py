@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from onnx import ModelProto
@@ -18,7 +19,7 @@ from onnxprune.progress import Progress, duration, silent, within
 from onnxprune.recover import Method, Repair
 from onnxprune.recover.repair import repair_runs
 from onnxprune.sensitivity import Curve, drop
-from onnxprune.settings import LatencySettings, TrainSettings
+from onnxprune.settings import LatencySettings
 from onnxprune.settings.planning import Limited, PlanSettings, Target
 from onnxprune.train.finetune import FineTuned
 from onnxprune.workflow.analysis import TracedModel
@@ -28,6 +29,7 @@ from onnxprune.workflow.planning import plan, sensitivities, settled
 from onnxprune.workflow.pruning import Arrays, Pruned
 from onnxprune.workflow.resolution import at_chosen, sizes_to_try
 from onnxprune.workflow.search import TRIALS, Search
+from onnxprune.workflow.training import Training
 from onnxprune.workflow.trials import Maker, Trial, Trials, drops
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def prune_within(
     minimize: Limited = "macs",
     limit: int = 512,
     method: Method = "reconstruct",
-    training: TrainSettings | None = None,
+    training: Training | None = None,
     curves: Sequence[Curve] | None = None,
     latency: LatencySettings | None = None,
     inputs: Arrays | None = None,
@@ -118,8 +120,10 @@ def prune_within(
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
     settings = replace(settings, ratio=None, constraints=with_names(settings.constraints, analysis.graph))
     at, channels = at_chosen(analysis, settings)
-    parts = divide(data, limit, settings.seed, training=training is not None)
     records, latency, given = records or Records(), latency or LatencySettings(), settings.targets
+    held_back = 0.0 if training is None else training.held_back
+    parts = divide(data, limit, settings.seed, training=training is not None, validated=held_back)
+    training = None if training is None else training.shared(1 if given else TRIALS)
     batches = calibration_batches(parts.calibration, at.original)
     channels = settled(replace(channels, target=given or Target(minimize, 1.0)), data=True)
     sizes = sizes_to_try(at, replace(channels, axes=settings.axes, resolution=settings.resolution), batches, data)
@@ -172,12 +176,13 @@ def _none(trials: Sequence[Trial], max_drop: float, given: bool) -> Verification
 
 
 def _estimate(
-    analysis: TracedModel, measure: DropMeasure, training: TrainSettings | None, measures: bool, trials: int
+    analysis: TracedModel, measure: DropMeasure, training: Training | None, measures: bool, trials: int
 ) -> float:
     """Estimate the seconds of a search, from those of running the original on a sample; a rough guess."""
     calibration, choosing = len(measure.parts.calibration), len(measure.parts.choosing)
     curves = 0.25 * len(analysis.graph.groups) + 2 if measures else 0
     trial = repair_runs(analysis.cost) * calibration + 2 * choosing
     if training is not None:
-        trial += 3 * training.epochs * len(measure.parts.training)
+        epochs = 3 * training.settings.epochs * len(measure.parts.training)
+        trial += min(epochs, 60 * (training.settings.minutes or inf) / measure.seconds)
     return measure.seconds * (curves * calibration + trials * trial)

@@ -16,7 +16,7 @@ from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
-from onnxprune.data import open_data
+from onnxprune.data import open_data, some
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation, evaluate
 from onnxprune.evaluation.disagreement import Example
@@ -135,10 +135,9 @@ def outcome(
 
 def _on_calibration(result: PruneResult, settings: PruneSettings, most: int, progress: Progress) -> Fidelity | None:
     """Return how far the answers are kept on samples that repaired the model, at most as many as it is judged by."""
-    data, seed = result.fitted_on, settings.planning.seed
-    assert data is not None
-    if len(data) > most:
-        data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
+    assert result.fitted_on is not None
+    seed = settings.planning.seed
+    data = some(result.fitted_on, most, seed)
     try:
         return fidelity(
             evaluate(result.model.proto, data, against=result.analysis.original, seed=seed, progress=progress)
@@ -204,7 +203,7 @@ def _compared(
     result: PruneResult, settings: PruneSettings, seconds: float, examples: int, progress: Progress
 ) -> tuple[Evaluation | None, Judged, str]:
     """Return the evaluation of the result against the original, on which samples, or why there is none."""
-    tuned = result.tuned
+    tuned = result.tuned if result.data is None else None  # samples that chose no epoch are better
     if result.evaluation is not None:
         return result.evaluation, "held out", ""
     if tuned is not None and (known := tuned.after if tuned.kept == "after" else tuned.before) is not None:
@@ -217,8 +216,7 @@ def _compared(
             sizes = (result.analysis.whole or result.analysis).graph.shapes.inputs
             judged, most = "generated", min(most, _GENERATED)
             data = open_data("random", proto, limit=most, seed=seed, sizes=sizes)
-        if len(data) > most:
-            data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:most]))
+        data = some(data, most, seed)
         found = evaluate(result.model.proto, data, against=proto, seed=seed, examples=examples, progress=progress)
         return found, judged, ""
     except OnnxPruneError as error:

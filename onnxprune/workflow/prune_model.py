@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from onnxprune.data import Data, Dataset
+from onnxprune.data import Data, Dataset, some
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.resumable import Records
@@ -23,7 +23,7 @@ from onnxprune.recover import LeftOut, Method, Repair, unrepaired
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import Curve
-from onnxprune.settings import PruneSettings, TrainSettings
+from onnxprune.settings import PruneSettings
 from onnxprune.settings.declare import either, given
 from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import LIMIT
@@ -38,7 +38,7 @@ from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import curves_in, plan, read_curves, read_plan, recorded, settled
 from onnxprune.workflow.pruning import Pruned, as_graphsurgeon, prune, repair
 from onnxprune.workflow.resolution import at_chosen
-from onnxprune.workflow.training import train
+from onnxprune.workflow.training import train, training_of
 from onnxprune.workflow.trials import Trial
 from onnxprune.workflow.trimming import trim
 
@@ -70,7 +70,7 @@ class PruneResult:
         trims: what was trimmed before; ``analysis`` is then of the trimmed model.
         drop: the drop in accuracy, if it was limited, on samples that nothing was chosen or calibrated by.
         verdict: this in words.
-        data: samples to judge the result on; None without data, and if they were judged already.
+        data: samples to judge the result on; None without data, and if all were judged already or trained on.
         judged: what these samples are.
         fitted_on: the samples that repaired the model; None without repair.
         trials: the models tried, if a drop in accuracy was the limit.
@@ -218,7 +218,7 @@ def _prune_model(
 
     if calibration.data is not None:
         tell_of_front(analysis.graph)
-    training = None if settings.finetune is None else TrainSettings(epochs=settings.finetune, seed=seed)
+    training = training_of(settings, analysis.graph)
     with _records(settings, analysis) as records:
         curves = read_curves(settings.sensitivity, analysis)
         if settings.steps > 1 or settings.rewind is not None:
@@ -258,12 +258,18 @@ def _prune_model(
                 minimized=settings.minimize or "macs",
                 curves=curves,
             )
-        data = None if calibration.data is None else samples(LIMIT)
-        tuned = None
+        enough = LIMIT if training is None or training.mimics else None
+        opened = data = None if calibration.data is None else samples(enough)
+        trained_on = held_back = tuned = None
+        if opened is not None and training is not None:
+            trained_on, held_back = training.hold_back(opened)
+            data = some(trained_on, LIMIT, seed)
         if settings.steps > 1 or settings.rewind is not None:
+            assert trained_on is not None and training is not None
             _, rounds = prune_iteratively(
-                *(analysis, samples(None), planning, settings.steps),
-                training=training,
+                *(analysis, trained_on, planning, settings.steps),
+                training=training.settings,
+                validation=held_back,
                 method=method,
                 rewind=settings.rewind,
                 progress=progress,
@@ -281,18 +287,21 @@ def _prune_model(
         if data is not None and tuned is None and method is not None:
             repairs = repair(pruned, data, method=method, seed=seed, records=records, progress=progress)
         if training is not None and tuned is None:
+            assert trained_on is not None and held_back is not None
             progress("train", 0, None)
-            given_to = pruned.proto, samples(None), analysis.original, training, records
+            given_to = pruned, trained_on, held_back, analysis, training, records
             tuned = train(*given_to, examples=examples, progress=progress)
     for written in (pruned.proto, (tuned or pruned).proto):
         fix_batch(written)
     result = replace(analysis.model, proto=(tuned or pruned).proto)
     repaired = data is not None and method is not None
     done = PruneResult(result, analysis, pruned, tuple(repairs), None, tuned, repaired, trims, curves=curves)
-    if data is None:
+    if opened is None:
         return done
-    rest, judged = _apart(data, synthetic=calibration.data == "random")
-    return replace(done, data=rest, judged=judged, fitted_on=data if repairs else None)
+    rest, judged = _apart(opened, synthetic=calibration.data == "random")
+    if judged != "held out" and tuned is not None and tuned.before is not None:
+        return replace(done, fitted_on=data)  # the samples that training held back judge it
+    return replace(done, data=rest, judged=judged, fitted_on=data if repairs or tuned else None)
 
 
 def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:

@@ -140,10 +140,13 @@ def _prune(task: Task) -> Made:
     settings = task.settings
     given = settings.sensitivity is not None and settings.max_drop is None  # curves that a recipe can't hold
     written = (settings.planning.timed or given) and not found.tuned
-    again = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if written else {}
+    again: dict[str, Any] = dict.fromkeys(CHOSEN) | {"plan": _compact(found.plan)} if written else {}
+    if (tuned := found.tuned) is not None and len(tuned.history) == tuned.epochs:
+        again |= {"repair_minutes": None, "repair_epochs": tuned.epochs} if settings.repair_minutes else {}
     proof = found.pruned.verification
     proved = ", proved" if proof is not None and proof.passed and not proof.unproved else ""
-    told = share + proved + (", repaired" if found.repairs else "")
+    trained = ", trained" if found.tuned is not None and found.tuned.kept == "after" else ""
+    told = share + proved + (", repaired" if found.repairs else "") + trained
     return Made(found.model, told, again, _milder(task.settings, found.plan), found)
 
 

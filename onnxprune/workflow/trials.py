@@ -18,7 +18,6 @@ from onnxprune.progress import Progress, within
 from onnxprune.recover import Method, Repair
 from onnxprune.resolution.resize import Size, text
 from onnxprune.sensitivity import drop
-from onnxprune.settings import TrainSettings
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.settings.planning import Limited
 from onnxprune.train.finetune import FineTuned
@@ -27,7 +26,7 @@ from onnxprune.workflow.drop import DropMeasure
 from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import recorded
 from onnxprune.workflow.pruning import Arrays, Pruned, prune, repair
-from onnxprune.workflow.training import forget_training, train
+from onnxprune.workflow.training import Training, forget_training, train
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Maker:
         analysis: the traced original.
         measure: measures drops; its samples serve to repair and to train.
         method: how to repair.
-        training: how to train; None for no training.
+        training: how to train each; None for no training.
         inputs: inputs for the proof.
         tolerance: tolerance of the proof.
         records: layers that are repaired already; filled as others are.
@@ -103,7 +102,7 @@ class Maker:
     analysis: TracedModel
     measure: DropMeasure
     method: Method
-    training: TrainSettings | None
+    training: Training | None
     inputs: Arrays | None
     tolerance: float | None
     records: Records
@@ -122,7 +121,7 @@ class Maker:
             )
         tuned = None
         if self.training is not None:
-            given = pruned.proto, parts.training, original, self.training, records
+            given = pruned, parts.training, parts.validation, at, self.training, records
             tuned = train(*given, name=name, progress=progress)
         return Made(pruned, repairs, tuned)
 
