@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
+        SparsifySettings as SparsifySettings,
         Target as Target,
         TrainSettings as TrainSettings,
     )
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         repair as repair,
     )
     from onnxprune.workflow.quantizing import Quantized as Quantized, quantize as quantize
+    from onnxprune.workflow.sparsifying import Sparsified as Sparsified, sparsify as sparsify
     from onnxprune.workflow.verdicts import ShrinkResult as ShrinkResult
     from onnxprune.workflow.verifying import verify as verify
 
@@ -94,7 +96,7 @@ _SETTINGS = (
         "LossSettings",
         "PlanSettings",
     ),
-    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "Target", "TrainSettings"),
+    *("PruneSettings", "QuantizeSettings", "ShrinkSettings", "SparsifySettings", "Target", "TrainSettings"),
 )
 _HOMES = {
     "benchmarking.run": ("benchmark",),
@@ -119,6 +121,7 @@ _HOMES = {
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),
+    "workflow.sparsifying": ("Sparsified", "sparsify"),
     "workflow.prune_model": ("PruneResult", "prune_model"),
     "workflow.verifying": ("verify",),
 }

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "Choose what to remove, and write a plan.",
     "clean": "Fewer nodes, the same outputs.",
     "prune": "Remove channels, prove the result and write it.",
+    "sparsify": "Set weights to zero, for downloads and some runtimes.",
     "quantize": "INT8, INT4 or float16, whichever pays.",
     "verify": "Check a pruned model against its original.",
     "evaluate": "Measure accuracy, and what pruning lost.",

@@ -12,9 +12,9 @@ import click
 from onnxprune.cli.failures import ARGUMENTS, FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
-    "Most used": "output for effort target ratio max-drop kind data preprocess against teacher epochs loss metric "
-    "compare profile",
-    "What is removed": "stages optimizers criterion allocation attention grouped remove-blocks resolution axes "
+    "Most used": "output for effort target ratio pattern sparsity max-drop kind data preprocess against teacher epochs "
+    "loss metric compare profile",
+    "What is removed": "stages optimizers criterion method allocation attention grouped remove-blocks resolution axes "
     "minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",

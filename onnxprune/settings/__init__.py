@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
     from onnxprune.settings.reporting import ReportSettings as ReportSettings
     from onnxprune.settings.running import RunSettings as RunSettings
+    from onnxprune.settings.sparsity import Pattern as Pattern, SparsifySettings as SparsifySettings
     from onnxprune.settings.training import (
         Augmentation as Augmentation,
         LossSettings as LossSettings,
@@ -47,6 +48,7 @@ _HOMES = {
     "reporting": ("ReportSettings",),
     "running": ("RunSettings",),
     "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),
+    "sparsity": ("Pattern", "SparsifySettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }
 
