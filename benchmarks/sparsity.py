@@ -51,9 +51,9 @@ _NOTES = (
     "Weights are set to zero and the others solved for, from unlabeled inputs; accuracy is measured on other samples. "
     "*Zeros* are counted in the weights of convolutions and matrix products. *Alternating* is what `sparsify --data` "
     "does. It, *obs*, *wanda* and *magnitude* end in least squares for the weights that stay, layer by layer on the "
-    "outputs of the sparse layers before; the budget of each layer follows from sensitivities. *obs, not solved* is the "
-    "column by column update alone, as SparseGPT does, with these budgets. *Magnitude, no data* takes layer budgets by "
-    "LAMP and changes no weight that stays.",
+    "outputs of the sparse layers before; the budget of each layer follows from sensitivities. *obs, not solved* is "
+    "the column by column update alone, as SparseGPT does, with these budgets. *Magnitude, no data* takes layer budgets "
+    "by LAMP and changes no weight that stays.",
     "onnxsim's `apply_sparsegpt_pruning` and `apply_wanda_pruning` get the same inputs. They have no blocks.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. *zlib* is the size of the "
     "file compressed at level 9, as a share of the dense file's bytes. Times are those of the processor, all threads "

@@ -39,14 +39,16 @@ def sparsity_fields(result: Sparsified, settings: SparsifySettings) -> dict[str,
     runtimes: dict[str, dict[str, Any]] = {}
     for each in result.eligible:
         runtimes.setdefault(each.node, {})[each.runtime] = pick(each, "use", "why")
+    sizes = {name: dict(zip(("before", "after"), both, strict=True)) for name, both in result.sizes.items()}
     return {
         "pattern": str(settings.pattern),
         **pick(result, "method", "zeros", "judged", "samples", "dense"),
-        "layers": [
+        "sparse_layers": [
             {**pick(layer, "node", "operator", "weight", "size", "zeros", "error"), "runtimes": runtimes[layer.node]}
             for layer in result.layers
         ],
-        "sizes": {name: dict(zip(("before", "after"), both, strict=True)) for name, both in result.sizes.items()},
+        "sizes": sizes,
+        "file_size": sizes["file"],
         "evaluation": result.evaluation,
     }
 

@@ -35,6 +35,7 @@ def test_every_command_writes_a_report(small: Path, tmp_path: Path) -> None:
         "benchmark": [DIGITS, small, "--seconds", 0.01, "--rounds", 5, "--warm-up", 0],
         "sensitivity": [DIGITS, *data, "--include", "/stem/*"],
         "quantize": [DIGITS, "-o", tmp_path / "q.onnx", *data[:2], "--objective", "size", "--kind", "static"],
+        "sparsify": [DIGITS, "-o", tmp_path / "s.onnx", "--data", TEST, "--limit", 20, "--method", "wanda"],
         "finetune": [small, "-o", tmp_path / "f.onnx", "--teacher", DIGITS, *data, "--epochs", 2],
         "prune": [DIGITS, "-o", tmp_path / "p.onnx", "--ratio", 0.3],
     }  # fmt: skip
@@ -44,6 +45,7 @@ def test_every_command_writes_a_report(small: Path, tmp_path: Path) -> None:
         "benchmark": {"latency"},
         "sensitivity": {"sensitivity"},
         "quantize": {"costs", "accuracy", "stages"},
+        "sparsify": {"accuracy"},
         "finetune": {"accuracy", "stages"},
         "prune": {"costs", "latency", "proofs", "layers", "stayed", "accuracy"},
     }

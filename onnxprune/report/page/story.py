@@ -81,6 +81,7 @@ def _story(stages: Sequence[Stage]) -> Story:
     files = list(dict.fromkeys(PurePath(name).name for name in names)) or ["model"]
     done = {"evaluate": "evaluated", "benchmark": "timed", "verify": "verified", "sensitivity": "measured"}
     done |= {"prune": "pruned", "quantize": "quantized", "finetune": "trained", "shrink": "shrunk", "clean": "cleaned"}
+    done["sparsify"] = "made sparse"
     words = list(dict.fromkeys(done.get(stage.name, stage.name) for stage in tops))
     return Story(
         title=" → ".join(files[:2]),
