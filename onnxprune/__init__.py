@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         PruneSettings as PruneSettings,
         QuantizeSettings as QuantizeSettings,
         ShrinkSettings as ShrinkSettings,
+        SparsifySettings as SparsifySettings,
         SweepSettings as SweepSettings,
         Target as Target,
         TrainSettings as TrainSettings,
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
         repair as repair,
     )
     from onnxprune.workflow.quantizing import Quantized as Quantized, quantize as quantize
+    from onnxprune.workflow.sparsifying import Sparsified as Sparsified, sparsify as sparsify
     from onnxprune.workflow.verdicts import ShrinkResult as ShrinkResult
     from onnxprune.workflow.verifying import verify as verify
 
@@ -104,6 +106,7 @@ _SETTINGS = (
         "PruneSettings",
         "QuantizeSettings",
         "ShrinkSettings",
+        "SparsifySettings",
         "SweepSettings",
         "Target",
         "TrainSettings",
@@ -135,6 +138,7 @@ _HOMES = {
     "workflow.planning": ("plan", "read_plan"),
     "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
     "workflow.quantizing": ("Quantized", "quantize"),
+    "workflow.sparsifying": ("Sparsified", "sparsify"),
     "workflow.prune_model": ("PruneResult", "prune_model"),
     "workflow.verifying": ("verify",),
 }

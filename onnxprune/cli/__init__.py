@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": "Choose what to remove, and write a plan.",
     "clean": "Fewer nodes, the same outputs.",
     "prune": "Remove channels, prove the result and write it.",
+    "sparsify": "Set weights to zero, for downloads and some runtimes.",
     "quantize": "INT8, INT4 or float16, whichever pays.",
     "pack": "Fewer bytes to download, and the same model again.",
     "unpack": "Make the model of a packed file.",

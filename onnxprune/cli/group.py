@@ -13,9 +13,9 @@ import click
 from onnxprune.cli.failures import ARGUMENTS, FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
-    "Most used": "output store join for effort target ratio max-drop kind data preprocess against teacher epochs "
-    "minutes loss metric compare profile trials time",
-    "What is removed": "stages optimizers criterion allocation attention grouped remove-blocks resolution axes "
+    "Most used": "output store join for effort target ratio pattern sparsity max-drop kind data preprocess against "
+    "teacher epochs minutes loss metric compare profile trials time",
+    "What is removed": "stages optimizers criterion method allocation attention grouped remove-blocks resolution axes "
     "minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",
@@ -26,7 +26,7 @@ _SECTIONS = {
     "What outputs mean": "task output-name train-output postprocess alphabet blank",
     "Proof": "no-verify tolerance input input-shape custom-ops transform",
     "Repair and training": "recover repair-minutes repair-epochs finetune steps rewind backend training-python",
-    "Sparse training": "sparse sparsity mask-interval no-keep-zeros",
+    "Sparse training": "sparse mask-interval no-keep-zeros",
     "Losses": "feature feature-weight temperature delta smoothing slimming lasso",
     "Optimizer": "optimizer rate momentum decay clip schedule warm-up accumulate norms patience freeze train",
     "Images in training": "flip crop cutout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
@@ -10,6 +11,7 @@ VERSION = "onnxprune.version"
 CLEANED = "onnxprune.cleaned"
 QUANTIZED = "onnxprune.quantized"
 CLUSTERED = "onnxprune.clustered"
+SPARSE = "onnxprune.sparse"
 STAGES = "onnxprune.stages"
 
 
@@ -30,3 +32,12 @@ def write_notes(model: ModelProto, notes: Mapping[str, str], *, without: Sequenc
     del model.metadata_props[:]
     for key, value in {**kept, **notes}.items():
         model.metadata_props.add(key=key, value=value)
+
+
+def sparse_weights(model: ModelProto) -> dict[str, str]:
+    """Return the initializers that are noted to be sparse, each with the pattern of its zeros; none if damaged."""
+    try:
+        found = json.loads(read_note(model, SPARSE) or "{}")
+        return {str(name): str(pattern) for name, pattern in found.items()}
+    except (ValueError, AttributeError, RecursionError):
+        return {}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -34,7 +35,7 @@ class Evidence(Protocol):
     def error(self, matrix: Rows) -> float:
         """Return the mean squared error of a matrix per sample."""
 
-    def solve(self, start: Rows, ridge: float) -> Rows:
+    def solve(self, start: Rows, ridge: float, mask: Mask | None = None) -> Rows:
         """Return the minimizer for one ridge."""
 
     def means(self) -> tuple[Rows, Rows]:
@@ -42,6 +43,9 @@ class Evidence(Protocol):
 
     def spread(self, matrix: Rows) -> Rows:
         """Return the variance of a matrix's outputs."""
+
+    def squares(self) -> Rows:
+        """Return the mean squares of features, shape (groups, features)."""
 
 
 @dataclass(slots=True)
@@ -82,24 +86,32 @@ class Moments:
         fit = np.einsum("gof,gof->", matrix @ self.gram, matrix) - 2 * np.einsum("gof,gof->", matrix, self.cross)
         return max(float(fit + self.power.sum()), 0.0) / max(self.count, 1)
 
-    def solve(self, start: Rows, ridge: float) -> Rows:
+    def solve(self, start: Rows, ridge: float, mask: Mask | None = None) -> Rows:
         """Return the minimizer for one ridge.
 
         Args:
             start: the weights to stay near, shape (groups, outputs, features + 1), the last column the intercept.
             ridge: strength, relative to the mean square of a feature.
+            mask: which weights may differ from zero, of the shape of ``start``; all by default.
 
         Returns:
             The weights, of the shape of ``start``.
         """
+        damping = self.damping(ridge)
+        system = self.gram + damping[:, :, None] * np.eye(self.gram.shape[1])
+        if mask is not None:
+            return constrained(system, self.cross + start * damping[:, None], mask)
+        residual = self.cross - start @ self.gram
+        return np.asarray(start + np.linalg.solve(system, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
+
+    def damping(self, ridge: float) -> Rows:
+        """Return what a ridge adds to the diagonal of the moments, shape (groups, features + 1)."""
         size = self.gram.shape[1]
         diagonal = np.einsum("gii->gi", self.gram)
         scale = diagonal[:, :-1].mean(axis=1) if size > 1 else diagonal[:, 0]
         damping = np.repeat((ridge * np.maximum(scale, 1e-12))[:, None], size, axis=1)
         damping[:, -1] = 1e-9 * self.count  # the intercept is free
-        system = self.gram + damping[:, :, None] * np.eye(size)
-        residual = self.cross - start @ self.gram
-        return np.asarray(start + np.linalg.solve(system, residual.transpose(0, 2, 1)).transpose(0, 2, 1))
+        return damping
 
     def means(self) -> tuple[Rows, Rows]:
         """Return the means of features (with the ones), (groups, features + 1), and of targets, (groups, outputs)."""
@@ -110,6 +122,10 @@ class Moments:
         mean, _ = self.means()
         covariance = self.gram / self.count - mean[:, :, None] * mean[:, None, :]
         return np.asarray(np.einsum("gof,gfh,goh->go", matrix, covariance, matrix))
+
+    def squares(self) -> Rows:
+        """Return the mean squares of features, shape (groups, features)."""
+        return np.asarray(np.einsum("gii->gi", self.gram)[:, :-1] / self.count)
 
 
 class Samples:
@@ -144,8 +160,10 @@ class Samples:
         residual = self._targets - self._predict(matrix)
         return float((residual**2).sum()) / max(self.count, 1)
 
-    def solve(self, start: Rows, ridge: float) -> Rows:
-        """Return the minimizer for one ridge, see `Moments.solve`."""
+    def solve(self, start: Rows, ridge: float, mask: Mask | None = None) -> Rows:
+        """Return the minimizer for one ridge, see `Moments.solve`; with a mask, only the intercepts are fitted."""
+        if mask is not None:
+            return shift(self, self, np.where(mask, start, 0.0))
         found = start.copy()
         residual = self._targets - self._predict(start)
         for g, x in enumerate(self._features.astype(np.float64)):
@@ -168,6 +186,10 @@ class Samples:
         """Return the variance of the outputs of a matrix (groups, outputs, features + 1), shape (groups, outputs)."""
         return np.asarray(self._predict(matrix).var(axis=1))
 
+    def squares(self) -> Rows:
+        """Return the mean squares of features, shape (groups, features)."""
+        return np.asarray(np.square(self._features, dtype=np.float64).mean(axis=1))
+
     @property
     def _features(self) -> NDArray[np.float32]:
         return np.concatenate(self._x, axis=1)
@@ -185,6 +207,7 @@ class Samples:
 # Layers with more features in a conv group keep samples, up to this many bytes.
 WIDE = 6144
 _BYTES = 2**28
+_LARGEST = 1e12  # sum of the cubes of the weights of each output, above which solving for them takes minutes
 
 
 def evidence(features: int) -> Evidence:
@@ -192,17 +215,39 @@ def evidence(features: int) -> Evidence:
     return Moments() if features <= WIDE else Samples()
 
 
-def reconstruct(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:
+def constrained(system: Rows, goal: Rows, mask: Mask) -> Rows:
+    """Return the minimizer of  sum w A w^T / 2 - b w^T  over rows w with zeros where a mask is false.
+
+    Each row is solved by itself, as rows differ in their zeros.
+
+    Args:
+        system: the matrices A, shape (groups, features, features).
+        goal: the rows b, shape (groups, outputs, features).
+        mask: of the shape of ``goal``.
+    """
+    found = np.zeros_like(goal)
+    for g, o in np.ndindex(*goal.shape[:2]):
+        free = np.flatnonzero(mask[g, o])
+        found[g, o, free] = np.linalg.solve(system[g][np.ix_(free, free)], goal[g, o, free])
+    return found
+
+
+def reconstruct(moments: Evidence, held_back: Evidence, start: Rows, mask: Mask | None = None) -> Rows:
     """Fit all weights, with the ridge that does best on held-back samples; the current weights are a candidate too.
 
     Args:
         moments: of the samples to fit.
         held_back: of other samples.
         start: the current weights, shape (groups, outputs, features + 1).
+        mask: which of them may differ from zero; all by default. If there are too many of these to solve for, only the
+            intercepts are fitted.
     """
+    if mask is not None and float((mask.sum(axis=2, dtype=float) ** 3).sum()) > _LARGEST:
+        return shift(moments, held_back, np.where(mask, start, 0.0))
     if not held_back.count:  # nothing to choose a ridge by: stay close
-        return moments.solve(start, RIDGES[-1])
-    candidates = (start if ridge is None else moments.solve(start, ridge) for ridge in (None, *RIDGES))
+        return moments.solve(start, RIDGES[-1], mask)
+    near = start if mask is None else np.where(mask, start, 0.0)
+    candidates = (near if ridge is None else moments.solve(start, ridge, mask) for ridge in (None, *RIDGES))
     return min(candidates, key=held_back.error)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -19,12 +20,13 @@ from onnxprune.errors import UsageError
 from onnxprune.model.bodies import reopened
 from onnxprune.model.checks import subgraphs
 from onnxprune.model.graph import GraphIndex
+from onnxprune.model.metadata import sparse_weights
 from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
-from onnxprune.recover.lstsq import Evidence, Rows, evidence, reconstruct, rescale, shift
+from onnxprune.recover.lstsq import Evidence, Mask, Rows, evidence, reconstruct, rescale, shift
 from onnxprune.recover.regression import (
     LayerIndex,
     RegressionTarget,
@@ -36,6 +38,9 @@ from onnxprune.recover.regression import (
 )
 from onnxprune.settings.pruning import Method
 from onnxprune.trace.pruned_graph import PrunedGraph
+
+Fit = Callable[[LinearLayer, Evidence, Evidence, Rows], Rows]
+"""Returns a layer's weights, given it, the moments to fit, those held back, and the weights that it has."""
 
 _FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {
     "bias": shift,
@@ -104,9 +109,57 @@ def recover(
         ModelError: ONNX Runtime can't run a part of a model.
         UsageError: there are no inputs (OP604).
     """
+    changed, sparse = _changed_tensors(kept, pruned), sparse_weights(pruned)
+
+    def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
+        mask = _zeros_kept(start) if layer.weight in sparse else None
+        return reconstruct(fitted, held, start, mask) if method == "reconstruct" else _FITS[method](fitted, held, start)
+
+    makes_up = method in _MAKE_UP
+    options: Any = {"seed": seed, "positions": positions, "records": records, "name": name, "progress": progress}
+    return solve_layers(kept, pruned, batches, fit, lambda layer: layer.x in changed, makes_up=makes_up, **options)
+
+
+def solve_layers(
+    kept: PrunedGraph,
+    pruned: ModelProto,
+    batches: Batches,
+    fit: Fit,
+    wanted: Callable[[LinearLayer], bool],
+    *,
+    makes_up: bool = True,
+    seed: int = 0,
+    positions: int = _POSITIONS,
+    records: Records | None = None,
+    name: str = "",
+    phase: str = "repair",
+    progress: Progress = silent,
+) -> list[Repair]:
+    """Solve for the weights of layer after layer, each on the outputs of those before it, in place.
+
+    Args:
+        kept: the traced original and what was removed from it.
+        pruned: the rewritten model; its weights change, its shapes don't.
+        batches: returns the inputs; the same ones at each call.
+        fit: returns a layer's weights, given it, the moments to fit, those held back, and the weights it has.
+        wanted: whether to solve for a layer.
+        makes_up: whether the last layer in front of a sum makes up for the error of the other branch.
+        seed: of the random choice of output positions.
+        positions: the number of output positions sampled from 32 samples.
+        records: the layers that are done already; filled as others are.
+        name: the name of this work in the records.
+        phase: what this work is called.
+        progress: called with the layers that are done.
+
+    Returns:
+        The error of every solved layer before and after.
+
+    Raises:
+        ModelError: ONNX Runtime can't run a part of a model.
+        UsageError: there are no inputs (OP604).
+    """
     layers = find_layers(pruned)
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
-    changed = _changed_tensors(kept, pruned)
     unmade = kept.graph.unmade
     now = Stream(pruned, smaller(kept, batches), unmade=unmade)
     then = Stream(kept.graph.proto, batches, unmade=unmade)
@@ -114,24 +167,31 @@ def recover(
     places = index.positions, GraphIndex(kept.graph.proto.graph).positions
     repairs, records = [], records or Records()
     for number, layer in enumerate(layers):
-        if layer.x in changed and layer.y not in unmade:
+        if wanted(layer) and layer.y not in unmade:
             for stream, place in zip((now, then), places, strict=True):
                 stream.advance(place[layer.node.name])  # also before layers that are done: cuts affect rounding
             rng = np.random.default_rng((seed, number))
-            target = target_of(layer, number, index) if method in _MAKE_UP else own_output(layer)
+            target = target_of(layer, number, index) if makes_up else own_output(layer)
             if not unmade.isdisjoint((target.tensor, target.other or "")):
                 target = own_output(layer)
-            sink, key = intercept_place(layer, index), f"{name}/repair/{number}"
+            sink, key = intercept_place(layer, index), f"{name}/{phase}/{number}"
             if key in records:
                 found, errors = records.arrays(key)["weights"], records[key]
             else:
                 moments = _moments(kept, now, then, layer, target, rng, positions, intercept=sink is not None)
-                found, errors = _refit(layer, index, *moments, _FITS[method])
+                found, errors = _refit(layer, index, *moments, fit)
                 records.keep(key, errors, {"weights": found})
             set_parameters(layer, index.weights, sink, found)
             repairs.append(Repair(layer.node.name, *errors))
-        progress("repair", number + 1, len(layers))
+        progress(phase, number + 1, len(layers))
     return repairs
+
+
+def _zeros_kept(start: Rows) -> Mask:
+    """Return which weights aren't zero; intercepts are free."""
+    mask = np.asarray(start != 0)
+    mask[..., -1] = True
+    return mask
 
 
 def repair_runs(cost: Cost) -> float:
@@ -241,11 +301,11 @@ def _refit(
     index: LayerIndex,
     fitted: Evidence,
     held: Evidence,
-    fit: Callable[[Evidence, Evidence, Rows], Rows],
+    fit: Fit,
 ) -> tuple[Rows, tuple[float, float]]:
     """Fit a layer's weights; return them, and the errors before and after."""
     start = parameters(layer, index.weights)
-    found = fit(fitted, held, start)
+    found = fit(layer, fitted, held, start)
     judge = held if held.count else fitted
     power = max(float(judge.power.sum()) / judge.count, 1e-30)
     return found, (judge.error(start) / power, judge.error(found) / power)

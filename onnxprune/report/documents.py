@@ -84,7 +84,7 @@ def fields(result: Any) -> dict[str, Any]:
                 **pick(result, "groups", "layers", "states"),
             }
         case Comparison():
-            found = pick(result, "verification", "weights", "distances", "notes")
+            found = pick(result, "verification", "weights", "distances", "notes", "broken")
             return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
         case Gate():
             return {**_all(result), **pick(result, "held", "decided")}

@@ -46,6 +46,8 @@ def comparison_tables(comparison: Comparison) -> Tables:
         yield from _verification(comparison.verification, comparison.weights)
         if comparison.weights is not None:
             yield from _weights(comparison.weights)
+        for name, wrong in comparison.broken.items():
+            yield paragraph(line(("zeros are gone", BAD), f": weight {name}: {wrong}"))
     elif comparison.distances is None:
         yield heading("verification")
         yield paragraph("not proved: verification was skipped", CODE)
@@ -69,6 +71,8 @@ def comparison_checks(found: Comparison) -> tuple[Check, ...]:
         wrong = [*found.weights.missing, *found.weights.altered, *found.weights.not_finite]
         text = f"wrong: {', '.join(wrong[:_MANY])}" if wrong else "slices of the original, or as they were left"
         checks.append(Check("weights", found.weights.passed, text))
+    if found.broken:
+        checks.append(Check("zeros", False, "; ".join(f"{name}: {wrong}" for name, wrong in found.broken.items())))
     if found.distances is not None:
         largest = max((d.difference for d in found.distances), default=0.0)
         sound = found.agree is not False and all(d.sound for d in found.distances)

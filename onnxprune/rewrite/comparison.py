@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -96,6 +96,7 @@ class Comparison:
         notes: what was compared in place of outputs, and why a plan wasn't used.
         tolerance: the largest difference at which compared outputs agree.
         weights: the weights that were changed after the rewriting; None if none were.
+        broken: the weights that are noted to be sparse but whose zeros aren't in the pattern, each with what is wrong.
     """
 
     changes: tuple[str, ...] = ()
@@ -104,6 +105,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     tolerance: float = 0.0
     weights: WeightCheck | None = None
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agree(self) -> bool | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
     from onnxprune.settings.reporting import ReportSettings as ReportSettings
     from onnxprune.settings.running import RunSettings as RunSettings
+    from onnxprune.settings.sparsity import Pattern as Pattern, SparsifySettings as SparsifySettings
     from onnxprune.settings.sweep import PickSettings as PickSettings, SweepSettings as SweepSettings
     from onnxprune.settings.training import (
         Augmentation as Augmentation,
@@ -51,6 +52,7 @@ _HOMES = {
     "running": ("RunSettings",),
     "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),
     "sweep": ("PickSettings", "SweepSettings"),
+    "sparsity": ("Pattern", "SparsifySettings"),
     "training": ("Augmentation", "LossSettings", "TrainSettings"),
 }
 

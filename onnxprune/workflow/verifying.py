@@ -26,6 +26,7 @@ from onnxprune.rewrite.verify import default_tolerance
 from onnxprune.rewrite.weights import WeightCheck, check_weights
 from onnxprune.settings.pruning import DataSettings, VerifySettings
 from onnxprune.shapes.runnable import operators
+from onnxprune.sparsity.check import broken
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.outputs import followed
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -120,13 +121,14 @@ def verify(
     prove_resolution(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
     weights, before = check_weights(kept, proto)
     proof = prove(kept, before, inputs=inputs, tolerance=tolerance, seed=seed or 0)
+    zeros = broken(proto)
     if weights is None:
-        return Comparison(verification=proof, notes=tuple(notes))
+        return Comparison(verification=proof, notes=tuple(notes), broken=zeros)
     feeds = proof_inputs(graph, seed or 0) if feeds is None else feeds
     apart, why = _distances(
         graph, proto, feeds, {state.input: kept.cut(state.input, feeds[state.input]) for state in kept.graph.states}
     )
-    return Comparison(verification=proof, distances=apart, notes=(*notes, *why), weights=weights)
+    return Comparison(verification=proof, distances=apart, notes=(*notes, *why), weights=weights, broken=zeros)
 
 
 def _signed_plan(
@@ -175,6 +177,8 @@ def require_equal(found: Comparison, where: str | None = None) -> None:
         raise VerificationError("OP503", found.changes[0], where=where)
     if found.weights is not None and not found.weights.passed:
         raise _wrong_weights(found.weights, where)
+    for name, wrong in found.broken.items():
+        raise VerificationError("OP511", f'weight "{name}": {wrong}', where=where)
     if found.distances is not None and not all(d.sound for d in found.distances):
         cause = "an output has another shape, or isn't finite although the original's is"
         raise VerificationError("OP502", cause, where=where)

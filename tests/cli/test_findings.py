@@ -145,7 +145,9 @@ class TestTwoOutputs:
         invoke("prune", path, "-o", out, "--max-drop", "30%", "--data", data)
         assert out.exists()
 
-    @pytest.mark.parametrize("command", ["evaluate", "prune", "sensitivity", "finetune", "plan", "quantize", "verify"])
+    @pytest.mark.parametrize(
+        "command", ["evaluate", "prune", "sensitivity", "finetune", "plan", "quantize", "sparsify", "verify"]
+    )
     def test_every_command_with_data_takes_its_name(self, command: str) -> None:
         assert "--output-name" in invoke(command, "--help").stdout
 

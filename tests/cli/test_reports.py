@@ -36,6 +36,7 @@ def test_every_command_writes_a_report(small: Path, tmp_path: Path) -> None:
         "sensitivity": [DIGITS, *data, "--include", "/stem/*"],
         "quantize": [DIGITS, "-o", tmp_path / "q.onnx", *data[:2], "--objective", "size", "--kind", "static"],
         "pack": [DIGITS, "-o", tmp_path / "p.onnxpack", "--clusters", 16, *data],
+        "sparsify": [DIGITS, "-o", tmp_path / "s.onnx", "--data", TEST, "--limit", 20, "--method", "wanda"],
         "finetune": [small, "-o", tmp_path / "f.onnx", "--teacher", DIGITS, *data, "--epochs", 2],
         "prune": [DIGITS, "-o", tmp_path / "p.onnx", "--ratio", 0.3],
     }  # fmt: skip
@@ -46,6 +47,7 @@ def test_every_command_writes_a_report(small: Path, tmp_path: Path) -> None:
         "sensitivity": {"sensitivity"},
         "quantize": {"costs", "accuracy", "stages"},
         "pack": {"accuracy"},
+        "sparsify": {"accuracy"},
         "finetune": {"accuracy", "stages"},
         "prune": {"costs", "latency", "proofs", "layers", "stayed", "accuracy"},
     }

@@ -87,6 +87,7 @@ def _story(stages: Sequence[Stage]) -> Story:
         "shrink": "shrunk",
         "clean": "cleaned",
         "pack": "packed",
+        "sparsify": "made sparse",
         "sweep": "swept",
     }
     words = list(dict.fromkeys(done.get(stage.name, stage.name) for stage in tops))

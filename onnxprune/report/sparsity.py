@@ -1,0 +1,108 @@
+"""Tables and fields of a model that was made sparse."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from onnxprune.evaluation.fidelity import fidelity
+from onnxprune.report.documents import pick
+from onnxprune.report.evaluation import evaluation_tables, left_out_tables
+from onnxprune.report.layout import (
+    CODE,
+    FAINT,
+    Name,
+    Tables,
+    change,
+    count,
+    flexible,
+    heading,
+    left,
+    line,
+    paragraph,
+    percent,
+    right,
+    si,
+    table,
+)
+from onnxprune.report.outcome import answers_line
+from onnxprune.settings.sparsity import SparsifySettings
+from onnxprune.sparsity.runtimes import RUNTIMES
+from onnxprune.workflow.sparsifying import Sparsified
+
+_WHERE = {"file": "as it is", "zlib": "compressed by zlib", "zstd": "compressed by zstd"}
+NO_FASTER = "ONNX Runtime runs zeros no faster: what is won is bytes to download, and time on runtimes that use them."
+
+
+def sparsity_fields(result: Sparsified, settings: SparsifySettings) -> dict[str, Any]:
+    """Return what a document contains of a sparse model."""
+    runtimes: dict[str, dict[str, Any]] = {}
+    for each in result.eligible:
+        runtimes.setdefault(each.node, {})[each.runtime] = pick(each, "use", "why")
+    sizes = {name: dict(zip(("before", "after"), both, strict=True)) for name, both in result.sizes.items()}
+    return {
+        "pattern": str(settings.pattern),
+        **pick(result, "method", "zeros", "judged", "samples", "dense"),
+        "sparse_layers": [
+            {**pick(layer, "node", "operator", "weight", "size", "zeros", "error"), "runtimes": runtimes[layer.node]}
+            for layer in result.layers
+        ],
+        "sizes": sizes,
+        "file_size": sizes["file"],
+        "evaluation": result.evaluation,
+    }
+
+
+def sparsity_tables(result: Sparsified, settings: SparsifySettings, *, every: bool) -> Tables:
+    """Show what was set to zero, which runtimes use it, the sizes, and what was lost.
+
+    Args:
+        result: the result.
+        settings: the settings.
+        every: whether to show every layer.
+    """
+    yield from left_out_tables("stay dense", result.dense)
+    if every:
+        yield heading("sparse layers")
+        rows = (
+            (
+                Name(layer.node),
+                layer.operator,
+                f"{layer.size:,}",
+                percent(layer.zeros / layer.size),
+                "" if layer.error is None else f"{layer.error:.3f}",
+            )
+            for layer in result.layers
+        )
+        yield table(flexible("node") + left("operator") + right("weights", "zero", "error"), rows)
+    if result.evaluation is not None:
+        yield from evaluation_tables(result.evaluation)
+    yield from _runtimes(result)
+    yield heading("size")
+    yield table(
+        left("") + right("before", "after", "change"),
+        ((_WHERE[name], si(a, "B"), si(b, "B"), change(a, b)) for name, (a, b) in result.sizes.items()),
+    )
+    weights = sum(layer.size for layer in result.layers)
+    by = f"{settings.pattern} by {result.method}"
+    solved = f", solved on {count(result.samples, 'sample')}" if result.samples and settings.recover != "none" else ""
+    said = f"{percent(result.zeros)} of {si(weights)} weights in {count(len(result.layers), 'layer')} are zero"
+    yield paragraph(f"{said}, {by}{solved}; checked: only these weights changed, and as they were solved for")
+    if not result.samples:
+        yield paragraph(line(("accuracy isn't considered", CODE), ": weights are chosen by magnitude. Give `data`"))
+    if (close := None if result.evaluation is None else fidelity(result.evaluation)) is not None:
+        yield answers_line(close, result.judged)
+    yield paragraph(line(("no faster", CODE), f": {NO_FASTER}"))
+
+
+def _runtimes(result: Sparsified) -> Tables:
+    """Show for each runtime how many layers' zeros it uses, and why not those of the others."""
+    yield heading("who uses the zeros", "by what is known of the runtimes, not measured; -v shows every layer")
+    rows = []
+    for facts in RUNTIMES:
+        own = [each for each in result.eligible if each.runtime == facts.name]
+        uses = Counter((each.use, each.why) for each in own)
+        for (use, why), number in uses.most_common():
+            rows.append((facts.name, use, f"{number} of {len(own)}", why))
+    yield table(left("runtime", "") + right("layers") + flexible("why"), rows)
+    yield paragraph("Sources are in the guide to sparse models.", FAINT)

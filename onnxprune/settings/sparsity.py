@@ -1,0 +1,121 @@
+"""How to set weights to zero, one by one or in patterns."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from onnxprune.errors import PlanError
+from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.pruning import READING, DataSettings
+from onnxprune.settings.running import RunSettings
+
+SparseMethod = Literal["magnitude", "wanda", "obs", "alternating"]
+
+SHARE = 0.5
+"""Default share of weights to set to zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Where zeros may be in a layer's matrix, whose rows are outputs and whose columns are inputs.
+
+    Inputs that follow each other are channels at the same position of the kernel.
+
+    Attributes:
+        keep: in each run of `of` inputs of an output, at most this many weights differ from zero; 0 if that isn't so.
+        of: the length of these runs.
+        rows: zeros come in blocks of this many outputs, ...
+        columns: ... and of this many inputs.
+
+    Examples:
+        >>> Pattern.read("2:4")
+        Pattern(keep=2, of=4, rows=1, columns=1)
+        >>> str(Pattern.read("block-1x2")), str(Pattern())
+        ('block-1x2', 'unstructured')
+    """
+
+    keep: int = 0
+    of: int = 0
+    rows: int = 1
+    columns: int = 1
+
+    def __str__(self) -> str:
+        """Return the pattern as `read` takes it."""
+        if self.of:
+            return f"{self.keep}:{self.of}"
+        return "unstructured" if self.rows == self.columns == 1 else f"block-{self.rows}x{self.columns}"
+
+    @classmethod
+    def read(cls, text: str) -> Pattern:
+        """Read a pattern: ``unstructured``, ``2:4``, ``block-4x1``.
+
+        Raises:
+            PlanError: it is none (OP303).
+        """
+        if text == "unstructured":
+            return cls()
+        if (runs := re.fullmatch(r"(\d{1,4}):(\d{1,4})", text)) and 0 < int(runs[1]) < int(runs[2]):
+            return cls(int(runs[1]), int(runs[2]))
+        if (block := re.fullmatch(r"block-(\d{1,4})x(\d{1,4})", text)) and 0 not in map(int, block.groups()):
+            return cls(rows=int(block[1]), columns=int(block[2]))
+        hint = "write unstructured, 2:4 (at most 2 of 4 differ from zero) or block-1x4 (outputs x inputs)"
+        raise PlanError("OP303", f"{text!r} is not a pattern of zeros", where="pattern", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class SparsifySettings(Settings):
+    """How to make a model's weights sparse."""
+
+    _rules: ClassVar = (
+        Rule(
+            "data",
+            [*READING, "method=wanda", "method=obs", "method=alternating", "recover"],
+            "{other} needs inputs",
+            "give some with {first}; labels are optional",
+            forbids=False,
+        ),
+    )
+
+    pattern: Pattern = setting(
+        Pattern(),
+        "Where zeros may be: unstructured, N:M (at most N of M inputs in a row that aren't zero, such as 2:4) or "
+        "block-RxC (blocks of R outputs and C inputs).",
+        read=Pattern.read,
+        metavar="PATTERN",
+    )
+    sparsity: Share | None = setting(
+        None,
+        "Share of the weights to set to zero, of all layers that can be sparse together; N:M says it already.",
+        above=0,
+        below=1,
+        shown=f"{SHARE:.0%}",
+    )
+    method: SparseMethod | None = setting(
+        None,
+        "How weights are chosen: by magnitude, by magnitude times input (wanda), column by column with the error made "
+        "up (obs, as SparseGPT), or moved together with the weights that stay (alternating).",
+        shown="alternating with `data`, else magnitude",
+    )
+    recover: Literal["reconstruct", "none"] | None = setting(
+        None,
+        "Solve for the weights that stay by least squares (reconstruct), or leave them as they were chosen (none).",
+        shown="reconstruct with `data`",
+    )
+    keep: tuple[str, ...] = setting((), "Keep nodes whose name matches dense.", metavar="PATTERN")
+    samples: DataSettings = setting(DataSettings, "Inputs.")
+    threads: int | None = setting(None, "Number of threads within an operator.", at_least=1)
+    seed: int = setting(0, "Random seed.", at_least=0)
+    running: RunSettings = setting(RunSettings, "How ONNX Runtime runs models.")
+
+    def __post_init__(self) -> None:
+        """Check the settings; N:M says how many weights are zero already.
+
+        Raises:
+            PlanError: see `Settings`.
+        """
+        Settings.__post_init__(self)
+        if self.pattern.of and self.sparsity is not None:
+            cause = f"the pattern {self.pattern} says how many weights are zero, and so does `sparsity`"
+            raise PlanError("OP302", cause, hint="drop one")

@@ -1,0 +1,108 @@
+"""How many weights each layer loses: sensitivities of the outputs to each layer's zeros, and a budget spent by them.
+
+The curves and their slopes are those of channels (`onnxprune.sensitivity`). A unit is a hundredth of a layer's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.model.stream import Batches
+from onnxprune.model.tensors import Weights
+from onnxprune.progress import Progress, silent
+from onnxprune.recover.layers import LinearLayer
+from onnxprune.recover.lstsq import Evidence, Rows
+from onnxprune.recover.regression import LayerIndex, intercept_place, set_parameters
+from onnxprune.recover.repair import solve_layers
+from onnxprune.sensitivity import Curve, OutputError, Point, share_out, slopes
+from onnxprune.sparsity.solve import Way, solve
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+_PARTS = 100
+_SHARES = (0.5, 0.7, 0.85, 0.95)
+_POSITIONS = 1024  # of 32 samples; fewer than for the solution, as errors are compared only
+_MOST = 0.98  # of a layer's weights, unless that leaves more than is asked for
+
+
+def measure(
+    graph: ChannelGraph,
+    layers: Sequence[LinearLayer],
+    batches: Batches,
+    way: Way,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Curve]:
+    """Return the sensitivity of the outputs to zeros in each layer alone, on samples that nothing is fitted to.
+
+    Args:
+        graph: the traced network.
+        layers: the layers, in topological order. A curve's group is the layer's number.
+        batches: returns inputs.
+        way: how layers are made sparse.
+        seed: of the choice of positions.
+        progress: called with the layers that are done.
+    """
+    numbers = {layer.node.name: i for i, layer in enumerate(layers)}
+    fitted_on, judged_on = share_out(batches)
+    judge, found = OutputError(graph.proto, judged_on, graph.front), list[Curve]()
+    index = LayerIndex(graph.proto, numbers, graph.shapes.shapes)
+
+    def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
+        points, place = [], intercept_place(layer, index)
+        for share in _SHARES:
+            changed = ModelProto()
+            changed.CopyFrom(graph.proto)
+            set_parameters(layer, Weights(changed), place, solve(way, share, layer, fitted, None, start))
+            points.append(Point(round(share * _PARTS), judge(changed, index.positions[layer.node.name])))
+        found.append(Curve(numbers[layer.node.name], tuple(range(_PARTS)), tuple(points)))
+        return start
+
+    dense = ModelProto()
+    dense.CopyFrom(graph.proto)
+    known = PrunedGraph(graph), dense, fitted_on, fit, lambda layer: layer.node.name in numbers
+    solve_layers(*known, seed=seed, positions=_POSITIONS, phase="measure layers", progress=progress)
+    return found
+
+
+def spend(curves: Sequence[Curve], sizes: Sequence[int], share: float) -> NDArray[np.float64]:
+    """Return the share of zeros of each layer that adds the least error.
+
+    Args:
+        curves: sensitivities of the layers; one without a curve stays dense.
+        sizes: the number of weights of each.
+        share: the share of zeros of all that have a curve.
+    """
+    numbers = [curve.group for curve in curves]
+    own = np.array([sizes[n] for n in numbers], dtype=float)
+    added = np.array([slopes(curve) for curve in curves]) / own[:, None]  # per weight, in order of removal
+    parts = int(max(_MOST, (1 + share) / 2) * _PARTS)
+    ascending = np.argsort(added[:, :parts].ravel(), kind="stable")
+    saved = np.cumsum(np.repeat(own / _PARTS, parts)[ascending])
+    taken = min(int(np.searchsorted(saved, share * own.sum())) + 1, len(ascending))
+    found = np.zeros(len(sizes))
+    found[numbers] = np.bincount(ascending[:taken] // parts, minlength=len(numbers)) / _PARTS
+    last = numbers[ascending[taken - 1] // parts]  # what is too much is taken back from the last
+    found[last] -= max(saved[taken - 1] - share * own.sum(), 0.0) / sizes[last]
+    return found
+
+
+def by_magnitude(matrices: Sequence[Rows], share: float) -> NDArray[np.float64]:
+    """Return the share of zeros of each layer by its weights alone.
+
+    A weight's score is its share in the squares of all weights of its layer that are no smaller (LAMP: J. Lee et al.,
+    "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021); the lowest scores of all layers go.
+    """
+    scores = []
+    for matrix in matrices:
+        squares = np.sort(matrix.ravel() ** 2)
+        left = np.cumsum(squares[::-1])[::-1]
+        scores.append(np.divide(squares, left, out=np.zeros_like(squares), where=left > 0))
+    everything = np.concatenate(scores)
+    limit = np.partition(everything, k := min(round(share * len(everything)), len(everything) - 1))[k]
+    return np.array([np.mean(own < limit) for own in scores])

@@ -1,0 +1,204 @@
+"""Make the layers of a network sparse, one after the other.
+
+As in a repair, inputs of each layer come from the network that is sparse so far, and targets from the dense one, so
+that a layer makes up for the errors of those before it. Layers that stay dense are solved for as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.errors import PlanError
+from onnxprune.model.metadata import SPARSE, VERSION, sparse_weights, write_notes
+from onnxprune.model.stream import Batches
+from onnxprune.model.tensors import Weights
+from onnxprune.progress import Progress, silent
+from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
+from onnxprune.recover.lstsq import Evidence, Rows, reconstruct
+from onnxprune.recover.regression import parameters, set_parameters
+from onnxprune.recover.repair import solve_layers
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.sensitivity import Curve
+from onnxprune.sparsity.budget import by_magnitude, measure, spend
+from onnxprune.sparsity.patterns import misfit
+from onnxprune.sparsity.solve import Way, solve
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLayer:
+    """A layer that was made sparse.
+
+    Attributes:
+        node: its name.
+        operator: its operator.
+        weight: its initializer.
+        size: the number of its weights.
+        zeros: how many of them are zero.
+        error: mean squared error of its output on held-back inputs, relative to the target's mean square; None without
+            data.
+    """
+
+    node: str
+    operator: str
+    weight: str
+    size: int
+    zeros: int
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """A network that was made sparse.
+
+    Attributes:
+        proto: the model.
+        layers: its sparse layers, in topological order.
+        dense: the other layers with weights, with the reasons.
+        solved: the values that were solved for, by initializer.
+        least: the zeros that each weight must have, by initializer.
+    """
+
+    proto: ModelProto
+    layers: tuple[SparseLayer, ...]
+    dense: tuple[LeftOut, ...]
+    solved: Mapping[str, NDArray[Any]]
+    least: Mapping[str, int]
+
+
+def sparsify(
+    graph: ChannelGraph,
+    way: Way,
+    share: float,
+    batches: Batches | None,
+    *,
+    keep: Collection[str] = (),
+    curves: Sequence[Curve] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Sparse:
+    """Return a traced network with weights set to zero.
+
+    Args:
+        graph: the network.
+        way: how a layer is made sparse.
+        share: the share of zeros in all layers that the pattern fits; N:M has its own.
+        batches: returns inputs; None for magnitude.
+        keep: nodes that stay dense.
+        curves: sensitivities of `candidates`, measured before.
+        seed: of random choices.
+        progress: called with phases and their parts.
+
+    Raises:
+        PlanError: the pattern fits no layer (OP310).
+        ModelError: ONNX Runtime can't run a part of the model.
+        UsageError: there are no inputs, or no output varies with them (OP604).
+    """
+    whole = PrunedGraph(graph)
+    proto = rewrite(whole)
+    weights = Weights(proto)
+    layers, dense = candidates(graph, proto, way, keep, runs=batches is not None)
+    if not layers:
+        cause = f"the pattern {way.pattern} fits no layer: {dense[0].reason}" if dense else "no layer has weights"
+        raise PlanError("OP310", cause)
+    matrices = [layer.matrix(weights[layer.weight]) for layer in layers]
+    if way.pattern.of:
+        shares = np.full(len(layers), 1 - way.pattern.keep / way.pattern.of)
+    elif batches is None:
+        shares = by_magnitude(matrices, share)
+    else:
+        curves = curves or measure(graph, layers, batches, way, seed=seed, progress=progress)
+        shares = spend(curves, [matrix.size for matrix in matrices], share)
+    by_node = {layer.node.name: float(own) for layer, own in zip(layers, shares, strict=True)}
+    before = {tensor.name: tensor.SerializeToString() for tensor in proto.graph.initializer}
+    errors: dict[str, float] = {}
+    if batches is None:
+        for layer in layers:
+            found = solve(way, by_node[layer.node.name], layer, None, None, parameters(layer, weights))
+            set_parameters(layer, weights, None, found)
+    else:
+
+        def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
+            if layer.node.name in by_node:
+                return solve(way, by_node[layer.node.name], layer, fitted, held, start)
+            return reconstruct(fitted, held, start) if way.repair else start
+
+        known = whole, proto, batches, fit, lambda layer: True
+        repairs = solve_layers(*known, makes_up=way.repair, seed=seed, phase="sparsify", progress=progress)
+        errors = {repair.node: repair.after for repair in repairs}
+    changed = [t.name for t in proto.graph.initializer if t.SerializeToString() != before[t.name]]
+    note_sparse(proto, [layer.weight for layer in layers], way)
+    return Sparse(
+        proto,
+        tuple(_described(layer, weights, errors.get(layer.node.name)) for layer in layers),
+        tuple(dense),
+        {name: np.array(weights[name]) for name in changed},
+        {
+            layer.weight: _least(way, matrix, by_node[layer.node.name])
+            for layer, matrix in zip(layers, matrices, strict=True)
+        },
+    )
+
+
+def note_sparse(proto: ModelProto, weights: Sequence[str], way: Way) -> None:
+    """Write into a model's metadata which initializers are sparse, and the pattern of each."""
+    known = {**sparse_weights(proto), **dict.fromkeys(weights, str(way.pattern))}
+    write_notes(proto, {VERSION: __version__, SPARSE: json.dumps(known, sort_keys=True)})
+
+
+def candidates(
+    graph: ChannelGraph, proto: ModelProto, way: Way, keep: Collection[str] = (), *, runs: bool = True
+) -> tuple[list[LinearLayer], list[LeftOut]]:
+    """Return the layers to make sparse, and those to leave dense with the reasons.
+
+    Args:
+        graph: the traced network.
+        proto: its model.
+        way: how layers are made sparse.
+        keep: nodes that stay dense.
+        runs: whether layers must run on data.
+    """
+    weights, found, dense = Weights(proto), list[LinearLayer](), list[LeftOut]()
+    for layer in find_layers(proto):
+        reason = _why_dense(graph, layer, weights, way, keep, runs)
+        if reason is None:
+            found.append(layer)
+        else:
+            dense.append(LeftOut(layer.node.name, layer.node.op_type, reason))
+    others = left_out(proto, {name for node in proto.graph.node for name in node.input})
+    order = {node.name: i for i, node in enumerate(proto.graph.node)}
+    return found, sorted([*dense, *others], key=lambda one: order[one.node])
+
+
+def _why_dense(
+    graph: ChannelGraph, layer: LinearLayer, weights: Weights, way: Way, keep: Collection[str], runs: bool
+) -> str | None:
+    if layer.node.name in keep:
+        return "it is kept, as asked for"
+    if runs and layer.y in graph.unmade:
+        return "ONNX Runtime can't run it, or a node in front of it"
+    if not np.isfinite(weights[layer.weight].astype(np.float64)).all():
+        return "a weight isn't finite"
+    return misfit(way.pattern, layer, weights.shape(layer.weight))
+
+
+def _described(layer: LinearLayer, weights: Weights, error: float | None) -> SparseLayer:
+    array = weights[layer.weight]
+    zeros = array.size - int(np.count_nonzero(array))
+    return SparseLayer(layer.node.name, layer.node.op_type, layer.weight, array.size, zeros, error)
+
+
+def _least(way: Way, matrix: Rows, share: float) -> int:
+    if way.pattern.of:
+        return matrix.size // way.pattern.of * (way.pattern.of - way.pattern.keep)
+    block = way.pattern.rows * way.pattern.columns
+    return round(share * (matrix.size // block)) * block
