@@ -30,7 +30,7 @@ from onnxprune.packing.direct import with_codebooks
 from onnxprune.report.layout import percent
 from onnxprune.workflow.inputs import calibration_batches
 
-MODELS = ("cifar_resnet56_dynamo", "cifar_resnet20_ts", "mlptiny_kws_dscnn")
+MODELS = ("cifar_resnet56_dynamo", "mlptiny_kws_dscnn")
 SPARSITY = 0.8
 _JUDGED = -1  # of a subject's sets of test data, the one that judges: the largest
 
