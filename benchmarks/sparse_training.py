@@ -56,15 +56,22 @@ class Subject:
     changes: Augmentation = field(default_factory=Augmentation)
 
 
-_DIGITS, _CIFAR = ROOT / "models", SHARED / "data"
+_CIFAR = SHARED / "data"
 SUBJECTS = {
     "digits": Subject(
-        *(_DIGITS / name for name in ("digits_resnet.onnx", "digits_train.npz", "digits_test.npz")), 20, 0.005
+        ROOT / "models" / "digits_resnet.onnx",
+        ROOT / "models" / "digits_train.npz",
+        ROOT / "models" / "digits_test.npz",
+        epochs=20,
+        rate=0.005,
     ),
     "resnet20": Subject(
         SHARED / "models" / "cifar_resnet20_ts.onnx",
-        *(_CIFAR / name for name in ("cifar10_calib4660.npz", "cifar10_jpeg_test5000.npz")),
-        *(6, 0.005, Augmentation(flip=True, crop=4)),
+        _CIFAR / "cifar10_calib4660.npz",
+        _CIFAR / "cifar10_jpeg_test5000.npz",
+        epochs=6,
+        rate=0.005,
+        changes=Augmentation(flip=True, crop=4),
     ),
 }
 
