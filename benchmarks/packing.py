@@ -25,6 +25,7 @@ from benchmarks.common import Column, Report, Table, chosen, log, options
 from benchmarks.recovery_cases import SEED, SUBJECTS, Subject
 from onnxprune.data import Dataset
 from onnxprune.evaluation.runner import Outputs
+from onnxprune.normalize import normalize
 from onnxprune.packing.clusters import cluster
 from onnxprune.packing.direct import with_codebooks
 from onnxprune.report.layout import percent
@@ -39,7 +40,7 @@ NOTES = (
     "extreme; *packed* is `onnxprune pack`, which `unpack` makes the same bytes of. *Top-1* is on samples that nothing "
     "was fitted to, with the change against the float model and its 95 % interval.",
     "*Sparse* sets the smallest 80 % of the weights of all convolutions and products to zero, without any repair: "
-    "what it loses is no measure of sparsity, only its bytes count. *INT8* is ONNX Runtime's `quantize_static`, "
+    "what it loses is no measure of sparsity, only its bytes count. *Sparsify* is `onnxprune sparsify` to 80 %. *INT8* is ONNX Runtime's `quantize_static`, "
     "per channel. *Clusters* are what `pack --clusters` does with 512 samples (250 of keyword spotting), *plain* "
     "without any, *bits free* with `--bit-price 0`. "
     "*Direct* is `pack --clusters --direct`, a file that ONNX Runtime loads as it is.",
@@ -79,6 +80,7 @@ class Workshop:
         self.original = op.load(self.path).proto
         self.normalized = analysis.graph.proto
         self.known = Outputs()
+        self._sparsified: ModelProto | None = None
 
     def sparse(self) -> ModelProto:
         """Set the smallest weights of all layers to zero."""
@@ -109,15 +111,18 @@ class Workshop:
 
     def clustered(self, count: int, *, data: bool = True, direct: bool = False, **settings: Any) -> ModelProto:
         """Let weights share values, as `pack` does it."""
-        source = settings.pop("source", self.normalized)
+        source = normalize(settings.pop("source", self.normalized))
         model = ModelProto()
         model.CopyFrom(source)
         cluster(model, count, calibration_batches(self.work, source) if data else None, seed=SEED, **settings)
         return with_codebooks(model) if direct else model
 
-    def sparse_clustered(self, count: int) -> ModelProto:
-        """Let the weights that aren't zero share values."""
-        return self.clustered(count, source=op.analyze(self.sparse()).graph.proto)
+    def sparsified(self) -> ModelProto:
+        """Set weights to zero as `sparsify` does, and solve for the others; once for several forms."""
+        if self._sparsified is None:
+            found = op.sparsify(self.path, sparsity=SPARSITY, data=self.work, seed=SEED, threads=1)
+            self._sparsified = found.model.proto
+        return self._sparsified
 
     def measured(self, name: str, form: str, make: Callable[[Workshop, Path], ModelProto]) -> Found:
         """Make a form, pack and evaluate it."""
@@ -153,7 +158,9 @@ FORMS: Mapping[str, Callable[[Workshop, Path], ModelProto]] = {
     "INT8": lambda shop, folder: shop.int8(folder),
     "sparse": lambda shop, folder: shop.sparse(),
     "sparse, INT8": lambda shop, folder: shop.int8(folder, shop.sparse()),
-    "sparse, clusters 16": lambda shop, folder: shop.sparse_clustered(16),
+    "sparse, clusters 16": lambda shop, folder: shop.clustered(16, source=shop.sparse()),
+    "sparsify": lambda shop, folder: shop.sparsified(),
+    "sparsify, clusters 16": lambda shop, folder: shop.clustered(16, source=shop.sparsified()),
 }
 
 
