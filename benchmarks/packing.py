@@ -40,10 +40,10 @@ NOTES = (
     "extreme; *packed* is `onnxprune pack`, which `unpack` makes the same bytes of. *Top-1* is on samples that nothing "
     "was fitted to, with the change against the float model and its 95 % interval.",
     "*Sparse* sets the smallest 80 % of the weights of all convolutions and products to zero, without any repair: "
-    "what it loses is no measure of sparsity, only its bytes count. *Sparsify* is `onnxprune sparsify` to 80 %. *INT8* is ONNX Runtime's `quantize_static`, "
-    "per channel. *Clusters* are what `pack --clusters` does with 512 samples (250 of keyword spotting), *plain* "
-    "without any, *bits free* with `--bit-price 0`. "
-    "*Direct* is `pack --clusters --direct`, a file that ONNX Runtime loads as it is.",
+    "what it loses is no measure of sparsity, only its bytes count. *Sparsify* is `onnxprune sparsify` to 80 %. *INT8* "
+    "is ONNX Runtime's `quantize_static`, per channel. *Clusters* are what `pack --clusters` does with 512 samples "
+    "(250 of keyword spotting), *plain* without any, *bits free* with `--bit-price 0`. *Direct* is `pack --clusters "
+    "--direct`, a file that ONNX Runtime loads as it is.",
 )
 
 
