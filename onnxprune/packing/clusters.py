@@ -112,8 +112,8 @@ def cluster(
         for layer in layers:
             for stream in (now, then):
                 stream.advance(index.positions[layer.node.name])
-            _trained(layer, index, now, then, samples, books, rng)
-            finish(layer.weight, trained=True)
+            if _trained(layer, index, now, then, samples, books, rng):
+                finish(layer.weight, trained=True)
     for name in list(old):
         weights = old[name].astype(np.float64)
         book = books(weights, np.ones_like(weights))
@@ -215,8 +215,8 @@ def _trained(
     samples: int,
     books: Callable[[Floats, Floats], Book],
     rng: np.random.Generator,
-) -> None:
-    """Fit a layer to its output in the original, and round its weights."""
+) -> bool:
+    """Fit a layer to its output in the original, and round its weights; not if its inputs or targets aren't finite."""
     place = intercept_place(layer, index)
     moments, width = Moments(), layer.features(index.weights.shape(layer.weight))
     for have, goal in zip(now.tensors([layer.x]), then.tensors([layer.y]), strict=True):
@@ -225,12 +225,15 @@ def _trained(
         some = ceil(max(_PER_FEATURE * width, _FEWEST) * share)
         features, targets = layer.sample(x, [y], some, rng)
         moments.add(features, targets[0], intercept=place is not None)
+    if not (np.isfinite(moments.gram).all() and np.isfinite(moments.cross).all()):
+        return False
     start = parameters(layer, index.weights)
     fitted = moments.solve(start, _RIDGE)
     fitted[..., :-1] *= start[..., :-1] != 0
     power = np.einsum("gff->gf", moments.gram)[:, None, :-1]
     book = books(fitted[..., :-1], np.broadcast_to(power, fitted[..., :-1].shape))
     set_parameters(layer, index.weights, place, round_columns(fitted, moments.gram, book, intercept=place is not None))
+    return True
 
 
 def round_columns(matrix: Floats, gram: Floats, book: Book, *, intercept: bool) -> Floats:
@@ -251,7 +254,9 @@ def round_columns(matrix: Floats, gram: Floats, book: Book, *, intercept: bool) 
     order = np.append(order, features) if intercept else order
     w, h = matrix[..., order], h[:, order][:, :, order]
     zero = w == 0
-    upper = np.linalg.cholesky(np.linalg.inv(h)).transpose(0, 2, 1)
+    scale = np.sqrt(np.einsum("gff->gf", h))  # inputs and intercepts may differ by orders of magnitude
+    inverse = np.linalg.inv(h / (scale[:, :, None] * scale[:, None, :]))
+    upper = np.linalg.cholesky(inverse).transpose(0, 2, 1) / scale[:, None, :]
     for start in range(0, features, _BLOCK):
         stop = min(start + _BLOCK, features)
         errors = np.zeros((*w.shape[:2], stop - start))

@@ -116,6 +116,24 @@ def test_tensors_have_few_values_and_inputs_help(images: np.ndarray) -> None:
     assert errors["trained"] < 0.5 * errors["plain"]
 
 
+def test_inputs_of_any_size_are_fitted_to() -> None:
+    """Dead inputs, tiny and huge ones, and ones that aren't finite, which leave a layer to its weights alone."""
+    rng = np.random.default_rng(0)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 40])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])
+    tensors = [numpy_helper.from_array(rng.normal(size=(40, 16)).astype(np.float32), "w")]
+    tensors.append(numpy_helper.from_array(np.zeros(16, np.float32), "b"))
+    graph = helper.make_graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"], "gemm")], "g", [x], [y], tensors)
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    for size in (0.0, 1e-12, 1e-6, 1.0, 1e12, np.inf):
+        model = op.analyze(whole).graph.proto
+        feeds = (rng.normal(size=(64, 40)) * np.where(np.arange(40) < 20, 1, size)).astype(np.float32)
+        feeds = np.full((64, 40), size, np.float32) if size in (0.0, np.inf) else feeds
+        (book,) = cluster(model, 8, lambda feeds=feeds: [{"x": feeds}])
+        found = weights(model)["w"]
+        assert np.isfinite(found).all() and len(np.unique(found)) <= 8 and book.trained == (size != np.inf)
+
+
 def test_zeros_stay_zeros(tmp_path: Path, images: np.ndarray) -> None:
     model = op.load(DIGITS).proto
     for tensor in model.graph.initializer:
