@@ -161,7 +161,10 @@ def _is_lost(error: BaseException) -> bool:
         code = getattr(error, "code", lambda: None)()
         return getattr(code, "name", "") in ("UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED")
     cause = error.__cause__
-    return bool(names & {"OperationalError", "InterfaceError"}) or (cause is not None and _is_lost(cause))
+    # PendingRollbackError: Optuna asks once more in the transaction that was lost
+    return bool(names & {"OperationalError", "InterfaceError", "PendingRollbackError"}) or (
+        cause is not None and _is_lost(cause)
+    )
 
 
 def _patient(storage: Any) -> BaseStorage:
