@@ -32,9 +32,9 @@ Examples:
 def command(model: Path | None, given: dict[str, Any], out: Output) -> None:
     """Try many recipes on MODEL, and keep the models that no other one beats in all objectives.
 
-    A recipe says how many channels stay, at which resolution images are seen, in which numbers the model computes, and
-    how it is repaired. Every model is proved and measured. Trials are kept in a store: the same command goes on after
-    an interruption, and other workers join with --join, here or on other machines. A worker that dies loses one trial,
+    A recipe says how many channels stay, at which resolution images are seen, and in which numbers the model computes.
+    Every model is proved, repaired and measured. Trials are kept in a store: the same command goes on after an
+    interruption, and other workers join with --join, here or on other machines. A worker that dies loses one trial,
     which another one repeats.
 
     Ctrl-C keeps everything that was found.
@@ -42,10 +42,11 @@ def command(model: Path | None, given: dict[str, Any], out: Output) -> None:
     from onnxprune.report.sweep import sweep_document, sweep_tables
     from onnxprune.sweeping.cluster import on_cluster
     from onnxprune.sweeping.session import sweep
+    from onnxprune.sweeping.store import shown
 
     settings = build(SweepSettings, given)
-    store = settings.join or settings.store
-    out.on_stop(lambda: f"stopped; {store or 'nothing'} has what was found; the same command goes on")
+    store = settings.join or settings.store or ""
+    out.on_stop(lambda: f"stopped; {shown(store)} has what was found; the same command goes on")
     with out.progress() as progress:
         work = sweep if settings.on is None else on_cluster
         found = work(model, settings, progress=progress)

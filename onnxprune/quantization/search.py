@@ -253,7 +253,7 @@ class Search:
             return
         only = self._maker(ranges, **how, everything=False)
         yield self._trial("static", only, best.kept, **best.about, operators="layers")
-        if slower := self._slower(best):
+        if self.settings.timed and (slower := self._slower(best)):
             yield self._trial("static", self._maker(ranges, **how), [*best.kept, *slower], **best.about)
 
     def _maker(self, ranges: Any, *, corrected: bool = False, **how: Any) -> Make:

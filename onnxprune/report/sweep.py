@@ -26,6 +26,7 @@ from onnxprune.report.layout import (
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.sweeping.front import Row
 from onnxprune.sweeping.session import Picked, Sweep
+from onnxprune.sweeping.store import shown
 
 _UNITS = {"size": "B", "memory": "B", "macs": "", "params": ""}
 _TITLES = {"size": "file", "memory": "memory", "macs": "MACs", "params": "params"}
@@ -56,12 +57,12 @@ def _interval(values: list[float]) -> dict[str, float]:
     return dict(zip(("value", "low", "high"), values, strict=True))
 
 
-def sweep_document(found: Sweep, store: str | None) -> Document:
+def sweep_document(found: Sweep, store: str) -> Document:
     """Return the document of a sweep."""
     spec = found.spec
     return document(
         "sweep",
-        store=store,
+        store=shown(store),
         model=spec.model[0],
         data=spec.data[0],
         objectives=spec.objectives,
@@ -117,7 +118,7 @@ def picked_document(found: Picked, store: str, output: Path, recipe: Path) -> Do
         "output": output,
         "recipe": recipe,
     }
-    return document("sweep", store=store, model=str(found.model), picked=picked)
+    return document("sweep", store=shown(store), model=str(found.model), picked=picked)
 
 
 def picked_tables(found: Picked) -> Tables:

@@ -30,8 +30,6 @@ from onnxprune.sweeping.space import (
     ERROR,
     FORM,
     NONE,
-    REPAIR,
-    REPAIRS,
     RESOLUTION,
     WHOLE,
     Choice,
@@ -127,8 +125,13 @@ class Bench:
         assert self.pipeline.judge.measure is not None
         return self.pipeline.judge.measure.metric
 
-    def explore(self, progress: Progress) -> Space:
-        """Return what can be tried on the model, after measuring its sensitivities."""
+    def explore(self, progress: Progress, *, forms: bool = True) -> Space:
+        """Return what can be tried on the model, after measuring its sensitivities.
+
+        Args:
+            progress: called with phases and their parts.
+            forms: whether forms in fewer bits are tried, too.
+        """
         analysis = self.pipeline.analysis
         if analysis.graph.groups:
             self.curves = tuple(self._sensitivities(progress))
@@ -139,7 +142,9 @@ class Bench:
             self.make({FORM: kind}, within(progress, f"try {kind}"))
 
         kinds = self.pipeline.own.of(_QUANTIZE).kind or KINDS  # those of the effort
-        return space_of(analysis, [text(next(iter(own.values()))) for own in some], possible(kinds, make))
+        return space_of(
+            analysis, [text(next(iter(own.values()))) for own in some], possible(kinds if forms else (), make)
+        )
 
     def _sensitivities(self, progress: Progress) -> Sequence[Curve]:
         """Measure the sensitivities as the stage that prunes would."""
@@ -173,8 +178,7 @@ class Bench:
         stages = list[Any]()
         if share < 1 or size != WHOLE:
             stages.append("prune")
-            how = {"recover": choice.get(REPAIR, REPAIRS[0]), "sensitivity": self.curves or None}
-            options["prune"] = {**options.get("prune", {}), **where, **how}
+            options["prune"] = {**options.get("prune", {}), **where, "sensitivity": self.curves or None}
         if (form := choice.get(FORM, NONE)) != NONE:
             stages.append("quantize")
             own = {"kind": (form,), "max_error": float(choice.get(ERROR, 1.0))}

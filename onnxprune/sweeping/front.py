@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.errors import VerificationError
+from onnxprune.errors import UsageError, VerificationError
 from onnxprune.evaluation import Estimate
 from onnxprune.sweeping.space import plainest
 
@@ -68,7 +68,18 @@ class Row:
 
 
 def rows_of(study: Study) -> list[Row]:
-    """Return the models that were measured, by the number of the trial; each once."""
+    """Return the models that were measured, by the number of the trial; each once.
+
+    Raises:
+        UsageError: the store holds something else (OP613).
+    """
+    try:
+        return _rows(study)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError("OP613", f"the store's trials can't be read: {error}") from error
+
+
+def _rows(study: Study) -> list[Row]:
     from onnxprune.sweeping.store import optuna
 
     latencies: dict[int, dict[str, Any]] = {}
@@ -81,6 +92,8 @@ def rows_of(study: Study) -> list[Row]:
     for trial in study.get_trials(deepcopy=False, states=(optuna().trial.TrialState.COMPLETE,)):
         if "row" in trial.user_attrs:
             row = Row(trial.number, trial.params, trial.user_attrs["row"], latencies.get(trial.number, {}))
+            if not all(isinstance(value, int | float) for value in (row.loss.value, *row.costs.values())):
+                raise ValueError(f"trial {trial.number} has no measures")
             found.setdefault((row.tag, *sorted(plainest(trial.params).items())), row)
     return list(found.values())
 

@@ -24,6 +24,7 @@ from onnxprune.sweeping.worker import Sampler, Worker, tpe
 from onnxprune.workflow.recipe import digest
 
 _COMMON = ("effort", "threads", "seed", "custom_ops")
+_FILES = ("data", "labels", "tokenizer", "alphabet", "preprocess")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,7 @@ def _begin(store: str, model: Any, settings: SweepSettings, progress: Progress, 
     samples = settings.samples
     if samples.data is None:
         raise UsageError("OP604", "there are no inputs to measure accuracy with", hint="give some with `data`")
-    if not isinstance(samples.data, str | os.PathLike):
-        raise UsageError("OP604", "data of a sweep are a file, a folder or a name, as other workers open them, too")
+    samples = _written(samples)
     storage = open_store(store, create=True)
     path, data = Path(os.path.abspath(model)), os.fspath(samples.data)
     common = {name: value for name, value in given(settings).items() if name in _COMMON}
@@ -134,7 +134,7 @@ def _begin(store: str, model: Any, settings: SweepSettings, progress: Progress, 
     sizes = (load(path).sha256, digest(Path(data)) if Path(data).exists() else "")
     spec = Spec(
         model=(str(path), sizes[0]),
-        data=(os.path.abspath(data) if sizes[1] else data, sizes[1]),
+        data=(data, sizes[1]),
         settings=common,
         objectives=settings.objective,
         space=(),
@@ -162,6 +162,23 @@ def _begin(store: str, model: Any, settings: SweepSettings, progress: Progress, 
         study = create(storage, spec, points)
         _work(study, spec, opened, settings, store, progress, sampler)
     return found(store)
+
+
+def _written(samples: DataSettings) -> DataSettings:
+    """Return how data are read as text, with absolute paths, for workers elsewhere to read them alike.
+
+    Raises:
+        UsageError: something can't be written as text (OP604).
+    """
+    values = given(samples)
+    for name, value in values.items():
+        if isinstance(value, os.PathLike) or (name in _FILES and isinstance(value, str) and Path(value).exists()):
+            values[name] = os.path.abspath(value)
+    found = build(DataSettings, values)
+    if others := values.keys() - plain(found).keys():
+        cause = "workers open the data for themselves, and this is no file and no name"
+        raise UsageError("OP604", cause, where=min(others))
+    return found
 
 
 def _known(storage: Any) -> Spec | None:

@@ -24,9 +24,8 @@ from onnxprune.workflow.planning import plan
 Choice = Mapping[str, Any]
 """A point: a value for each axis, by its name."""
 
-CHANNELS, RESOLUTION, FORM, ERROR, REPAIR = "channels", "resolution", "form", "error", "repair"
+CHANNELS, RESOLUTION, FORM, ERROR = "channels", "resolution", "form", "error"
 WHOLE, NONE = "whole", "none"
-REPAIRS = ("reconstruct", "bn")
 
 _ERRORS = (0.01, 0.03, 0.1, 0.3, 1.0)  # predicted error of the outputs at the planner's own points
 _LEAST = 5  # percent of the MACs
@@ -65,13 +64,11 @@ def space_of(analysis: TracedModel, resolutions: Sequence[str], forms: Sequence[
         resolutions: smaller sizes of its images.
         forms: kinds of numbers that can be made of it.
     """
-    least = _least(analysis.graph)
     axes = [
-        Axis(CHANNELS, low=least, high=100),
+        Axis(CHANNELS, low=_least(analysis.graph), high=100),
         Axis(RESOLUTION, (WHOLE, *resolutions)),
         Axis(FORM, (NONE, *forms)),
         Axis(ERROR, (1.0, 0.03, 0.003) if forms else ()),
-        Axis(REPAIR, REPAIRS if least < 100 else ()),
     ]
     return tuple(axis for axis in axes if len(axis.choices) > 1 or axis.low < axis.high)
 
@@ -131,6 +128,4 @@ def plainest(choice: Choice) -> dict[str, Any]:
     found = dict(choice)
     if found.get(FORM, NONE) == NONE:
         found.pop(ERROR, None)
-    if found.get(CHANNELS, 100) == 100 and found.get(RESOLUTION, WHOLE) == WHOLE:
-        found.pop(REPAIR, None)
     return found

@@ -67,7 +67,8 @@ class Spec:
 
     def identity(self) -> tuple[Any, ...]:
         """Return what must be the same for two sweeps to be one."""
-        return self.model[1], self.data[1] or self.data[0], self.objectives, dict(self.settings), self.seed, self.tag
+        settings = json.dumps(self.settings, sort_keys=True)
+        return self.model[1], self.data[1] or self.data[0], self.objectives, settings, self.seed, self.tag
 
 
 def optuna() -> Any:
@@ -82,6 +83,11 @@ def optuna() -> Any:
 
     module.logging.set_verbosity(module.logging.ERROR)
     return module
+
+
+def shown(store: str) -> str:
+    """Return the name of a store without a password."""
+    return re.sub(r"//([^:/@]*):[^/@]*@", r"//\1@", store)
 
 
 def file_of(store: str) -> Path | None:
@@ -120,8 +126,8 @@ def open_store(store: str, *, create: bool) -> BaseStorage:
             own = {"pool_pre_ping": True} if file is None else {"connect_args": {"timeout": 60}}
             return _patient(storages.get_storage(storages.RDBStorage(url, engine_kwargs=own)))
         backend = storages.journal.JournalFileBackend(os.fspath(file))
-        found_: BaseStorage = storages.JournalStorage(backend)
-        return found_
+        own_file: BaseStorage = storages.JournalStorage(backend)
+        return own_file
     except (ValueError, ImportError, OSError) as error:
         raise _unusable(store, error) from error
     except Exception as error:  # a driver may raise anything
@@ -145,7 +151,7 @@ def _need(module: str, package: str) -> None:
 
 def _unusable(store: str, error: BaseException) -> UsageError:
     cause = " ".join(str(error).split())[:200]
-    return UsageError("OP613", f"the store can't be opened: {cause}", where=re.sub(r"//[^@/]*@", "//", store))
+    return UsageError("OP613", f"the store can't be opened: {cause}", where=shown(store))
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -155,7 +161,10 @@ def _is_lost(error: BaseException) -> bool:
         code = getattr(error, "code", lambda: None)()
         return getattr(code, "name", "") in ("UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED")
     cause = error.__cause__
-    return bool(names & {"OperationalError", "InterfaceError"}) or (cause is not None and _is_lost(cause))
+    # PendingRollbackError: Optuna asks once more in the transaction that was lost
+    return bool(names & {"OperationalError", "InterfaceError", "PendingRollbackError"}) or (
+        cause is not None and _is_lost(cause)
+    )
 
 
 def _patient(storage: Any) -> BaseStorage:

@@ -179,7 +179,7 @@ class Worker:
         if "latency" in others:
             return self.spec.max_drop
         better = (row for row in known if all(row.value(name) <= made.costs[name] for name in others))
-        return min((row.loss.high for row in better), default=self.spec.max_drop)
+        return min([self.spec.max_drop, *(row.loss.high for row in better)])
 
     def _timed(self, model: Model) -> dict[str, Any]:
         assert self.provider is not None

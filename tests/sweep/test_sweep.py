@@ -24,6 +24,7 @@ from onnxprune.sweeping.worker import Worker, distributions
 from tests.cli.support import document, invoke, refused
 from tests.report.schemas import AVAILABLE, problems
 from tests.sweep.cases import QUICK, needs_optuna, write
+from tests.toolbox import Net
 
 pytestmark = needs_optuna
 TRIALS = 10
@@ -222,3 +223,33 @@ def test_wrong_usage_is_one_clear_error(folder: Path, tmp_path: Path, monkeypatc
     assert "onnxprune[sweep]" in refused("OP605", "sweep show", folder / "a.sweep")
     with pytest.raises(UsageError, match="OP605"):
         swept(model, data, tmp_path / "x.sweep", 1)
+
+
+@pytest.mark.slow
+def test_resolutions_are_tried_with_channels(tmp_path: Path) -> None:
+    """A network of larger images: recipes with both, whose MACs are counted by hand."""
+    rng, net = np.random.default_rng(0), Net()
+    image = net.input((1, 3, 64, 64), "image", symbols={0: "N"})
+    first = net.op("Relu", net.conv(image, 16, 3, strides=[2, 2], name="first"), name="relu1")
+    second = net.op("Relu", net.conv(first, 16, 3, strides=[2, 2], name="second"), name="relu2")
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", second, name="pool"), name="flat")
+    net.output(net.linear(pooled, 10, name="head"), symbols={0: "N"})
+    onnx.save(net.model(), model := tmp_path / "model.onnx")
+    images = (rng.standard_normal((240, 3, 64, 64)) + 3 * rng.standard_normal((240, 3, 1, 1))).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    labels = np.asarray(session.run(None, {"image": images})[0]).argmax(1)
+    np.savez(data := tmp_path / "data.npz", image=images, labels=labels)
+    settings = build(ShrinkSettings, {**QUICK, "data": str(data)})
+    with bench(model, settings) as own:
+        space = own.explore(lambda *_: None, forms=False)
+        (sizes,) = [axis.choices for axis in space if axis.name == "resolution"]
+        assert sizes[0] == "whole" and len(sizes) > 2
+        size = sizes[-1]
+        small, narrow = own.make({"resolution": size}), own.make({"resolution": size, "channels": 50})
+    height, _ = map(int, size.split("x"))
+    shrunk = [(height + 1) // 2, ((height + 1) // 2 + 1) // 2]
+    convs = shrunk[0] ** 2 * 16 * 27 + shrunk[1] ** 2 * 16 * 16 * 9 + 160
+    assert small.costs["macs"] == pytest.approx(convs, rel=0.2)  # and what resizing takes
+    assert narrow.costs["macs"] <= 0.55 * small.costs["macs"] and small.proved and narrow.proved
+    swept(model, data, tmp_path / "a.sweep", 12)
+    assert any(row.choice["resolution"] != "whole" for row in found(str(tmp_path / "a.sweep")).rows)
