@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnxprune.errors import PlanError
 from onnxprune.model.metadata import SPARSE, VERSION, sparse_weights, write_notes
 from onnxprune.model.stream import Batches
 from onnxprune.model.tensors import Weights
+from onnxprune.planning.signature import fingerprints
 from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
 from onnxprune.recover.lstsq import Evidence, Rows, reconstruct
@@ -110,16 +112,16 @@ def sparsify(
     if not layers:
         cause = f"the pattern {way.pattern} fits no layer: {dense[0].reason}" if dense else "no layer has weights"
         raise PlanError("OP310", cause)
-    matrices = [layer.matrix(weights[layer.weight]) for layer in layers]
+    sizes = [prod(weights.shape(layer.weight)) for layer in layers]
     if way.pattern.of:
         shares = np.full(len(layers), 1 - way.pattern.keep / way.pattern.of)
     elif batches is None:
-        shares = by_magnitude(matrices, share)
+        shares = by_magnitude((weights[layer.weight] for layer in layers), share)
     else:
         curves = curves or measure(graph, layers, batches, way, seed=seed, progress=progress)
-        shares = spend(curves, [matrix.size for matrix in matrices], share)
+        shares = spend(curves, sizes, share)
     by_node = {layer.node.name: float(own) for layer, own in zip(layers, shares, strict=True)}
-    before = {tensor.name: tensor.SerializeToString() for tensor in proto.graph.initializer}
+    before = fingerprints(proto)
     errors: dict[str, float] = {}
     if batches is None:
         for layer in layers:
@@ -135,17 +137,14 @@ def sparsify(
         known = whole, proto, batches, fit, lambda layer: True
         repairs = solve_layers(*known, makes_up=way.repair, seed=seed, phase="sparsify", progress=progress)
         errors = {repair.node: repair.after for repair in repairs}
-    changed = [t.name for t in proto.graph.initializer if t.SerializeToString() != before[t.name]]
+    changed = [name for name, now in fingerprints(proto).items() if now != before[name]]
     note_sparse(proto, [layer.weight for layer in layers], way)
     return Sparse(
         proto,
         tuple(_described(layer, weights, errors.get(layer.node.name)) for layer in layers),
         tuple(dense),
         {name: np.array(weights[name]) for name in changed},
-        {
-            layer.weight: _least(way, matrix, by_node[layer.node.name])
-            for layer, matrix in zip(layers, matrices, strict=True)
-        },
+        {layer.weight: _least(way, size, by_node[layer.node.name]) for layer, size in zip(layers, sizes, strict=True)},
     )
 
 
@@ -197,8 +196,9 @@ def _described(layer: LinearLayer, weights: Weights, error: float | None) -> Spa
     return SparseLayer(layer.node.name, layer.node.op_type, layer.weight, array.size, zeros, error)
 
 
-def _least(way: Way, matrix: Rows, share: float) -> int:
+def _least(way: Way, size: int, share: float) -> int:
+    """Return how many zeros a weight must have."""
     if way.pattern.of:
-        return matrix.size // way.pattern.of * (way.pattern.of - way.pattern.keep)
+        return size // way.pattern.of * (way.pattern.of - way.pattern.keep)
     block = way.pattern.rows * way.pattern.columns
-    return round(share * (matrix.size // block)) * block
+    return round(share * (size // block)) * block

@@ -43,7 +43,7 @@ from onnxprune.workflow.inputs import calibration_batches, open_samples
 log = logging.getLogger(__name__)
 
 _JUDGED, _GENERATED = 2000, 64  # largest numbers of samples to judge on
-_ZLIB, _ZSTD = 9, 19  # levels, as downloads are compressed
+_LEVEL = 9  # of zlib and zstd
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +209,12 @@ def _sizes(before: ModelProto, after: ModelProto) -> dict[str, tuple[int, int]]:
 
 
 def _zlib(parts: Iterable[bytes]) -> int:
-    packer = zlib.compressobj(_ZLIB)
+    packer = zlib.compressobj(_LEVEL)
     return sum(len(packer.compress(part)) for part in parts) + len(packer.flush())
 
 
 def _zstd(parts: Iterable[bytes]) -> int:
     import zstandard
 
-    packer = zstandard.ZstdCompressor(level=_ZSTD).compressobj()
+    packer = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
     return sum(len(packer.compress(part)) for part in parts) + len(packer.flush())
