@@ -46,6 +46,7 @@ class SparseLayer:
         weight: its initializer.
         size: the number of its weights.
         zeros: how many of them are zero.
+        already: how many of them were zero before.
         error: mean squared error of its output on held-back inputs, relative to the target's mean square; None without
             data.
     """
@@ -55,6 +56,7 @@ class SparseLayer:
     weight: str
     size: int
     zeros: int
+    already: int
     error: float | None
 
 
@@ -110,7 +112,11 @@ def sparsify(
     weights = Weights(proto)
     layers, dense = candidates(graph, proto, way, keep, runs=batches is not None)
     if not layers:
-        cause = f"the pattern {way.pattern} fits no layer: {dense[0].reason}" if dense else "no layer has weights"
+        cause = (
+            f"the pattern {way.pattern} fits no layer: {dense[0].reason}"
+            if dense
+            else "no layer has weights of its own"
+        )
         raise PlanError("OP310", cause)
     sizes = [prod(weights.shape(layer.weight)) for layer in layers]
     if way.pattern.of:
@@ -121,7 +127,7 @@ def sparsify(
         curves = curves or measure(graph, layers, batches, way, seed=seed, progress=progress)
         shares = spend(curves, sizes, share)
     by_node = {layer.node.name: float(own) for layer, own in zip(layers, shares, strict=True)}
-    before = fingerprints(proto)
+    before, already = fingerprints(proto), {layer.weight: _zeros(weights[layer.weight]) for layer in layers}
     errors: dict[str, float] = {}
     if batches is None:
         for layer in layers:
@@ -138,10 +144,21 @@ def sparsify(
         repairs = solve_layers(*known, makes_up=way.repair, seed=seed, phase="sparsify", progress=progress)
         errors = {repair.node: repair.after for repair in repairs}
     changed = [name for name, now in fingerprints(proto).items() if now != before[name]]
-    note_sparse(proto, [layer.weight for layer in layers], way)
+    note_sparse(proto, [layer.weight for layer in layers if not weights[layer.weight].all()], way)
     return Sparse(
         proto,
-        tuple(_described(layer, weights, errors.get(layer.node.name)) for layer in layers),
+        tuple(
+            SparseLayer(
+                node=layer.node.name,
+                operator=layer.node.op_type,
+                weight=layer.weight,
+                size=size,
+                zeros=_zeros(weights[layer.weight]),
+                already=already[layer.weight],
+                error=errors.get(layer.node.name),
+            )
+            for layer, size in zip(layers, sizes, strict=True)
+        ),
         tuple(dense),
         {name: np.array(weights[name]) for name in changed},
         {layer.weight: _least(way, size, by_node[layer.node.name]) for layer, size in zip(layers, sizes, strict=True)},
@@ -190,10 +207,8 @@ def _why_dense(
     return misfit(way.pattern, layer, weights.shape(layer.weight))
 
 
-def _described(layer: LinearLayer, weights: Weights, error: float | None) -> SparseLayer:
-    array = weights[layer.weight]
-    zeros = array.size - int(np.count_nonzero(array))
-    return SparseLayer(layer.node.name, layer.node.op_type, layer.weight, array.size, zeros, error)
+def _zeros(array: NDArray[Any]) -> int:
+    return array.size - int(np.count_nonzero(array))
 
 
 def _least(way: Way, size: int, share: float) -> int:
