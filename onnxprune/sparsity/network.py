@@ -86,6 +86,7 @@ def sparsify(
     batches: Batches | None,
     *,
     keep: Collection[str] = (),
+    uniform: bool = False,
     curves: Sequence[Curve] | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -98,6 +99,7 @@ def sparsify(
         share: the share of zeros in all layers that the pattern fits; N:M has its own.
         batches: returns inputs; None for magnitude.
         keep: nodes that stay dense.
+        uniform: whether all layers lose the same share.
         curves: sensitivities of `candidates`, measured before.
         seed: of random choices.
         progress: called with phases and their parts.
@@ -121,6 +123,8 @@ def sparsify(
     sizes = [prod(weights.shape(layer.weight)) for layer in layers]
     if way.pattern.of:
         shares = np.full(len(layers), 1 - way.pattern.keep / way.pattern.of)
+    elif uniform:
+        shares = np.full(len(layers), share)
     elif batches is None:
         shares = by_magnitude((weights[layer.weight] for layer in layers), share)
     else:

@@ -135,6 +135,7 @@ def _sparsify(loaded: Model, settings: SparsifySettings, examples: int, progress
         settings.sparsity or SHARE,
         None if fitted is None else calibration_batches(fitted, graph.proto),
         keep={name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.keep)},
+        uniform=settings.allocation == "uniform",
         seed=seed,
         progress=progress,
     )

@@ -96,7 +96,13 @@ class TestPatterns:
         assert error.value.code == "OP303"
 
     def test_settings_that_contradict_each_other_are_refused(self) -> None:
-        for wrong in ({"pattern": "2:4", "sparsity": 0.5}, {"method": "obs"}, {"recover": "none"}, {"limit": 3}):
+        for wrong in (
+            {"pattern": "2:4", "sparsity": 0.5},
+            {"method": "obs"},
+            {"recover": "none"},
+            {"limit": 3},
+            {"allocation": "reconstruction"},
+        ):
             with pytest.raises(PlanError) as error:
                 from onnxprune.settings import build
 

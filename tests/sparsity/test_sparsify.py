@@ -134,6 +134,12 @@ class TestWithoutData:
             kept = own != 0
             assert np.array_equal(own[kept], old[kept]) and np.abs(old[kept]).min() >= np.abs(old[~kept]).max()
 
+    def test_an_allocation_can_be_uniform(self) -> None:
+        found = op.sparsify(DIGITS, sparsity=0.6, allocation="uniform")
+        assert all(abs(layer.zeros - 0.6 * layer.size) <= 1 for layer in found.layers)
+        default = op.sparsify(DIGITS, sparsity=0.6).layers  # the control
+        assert any(abs(layer.zeros - 0.6 * layer.size) > 0.1 * layer.size for layer in default)
+
     def test_layer_shares_are_those_of_lamp(self) -> None:
         rng = np.random.default_rng(0)
         layers = [rng.normal(size=(1, 8, 20)) * s for s in (1.0, 0.01)]
