@@ -32,8 +32,8 @@ NOTES = (
     f"training images, with itself as teacher and no labels: LAMB, peak rate {RATE}, batches of 64, flipped and "
     "shifted by up to 4 pixels. *Magnitude, then trained* zeros the smallest weights of all layers at once, and "
     "training keeps the zeros. Top-1 is on 5000 test images (recompressed as JPEG, which costs all models about 12 "
-    "points), with the change against the network before training and its 95 % interval. The papers train for hundreds of epochs on "
-    "50,000 images.",
+    "points), with the change against the network before training and its 95 % interval. The papers train for "
+    "hundreds of epochs on 50,000 images.",
 )
 
 

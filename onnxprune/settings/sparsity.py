@@ -100,8 +100,8 @@ class SparsifySettings(Settings):
     )
     allocation: Literal["uniform", "reconstruction"] | None = setting(
         None,
-        "How many weights each layer loses: the same share (uniform), or by how much the outputs change with zeros in it "
-        "alone (reconstruction).",
+        "How many weights each layer loses: the same share (uniform), or by how much the outputs change with zeros in "
+        "it alone (reconstruction).",
         shown="reconstruction with `data`, else by the layers' weights (LAMP)",
     )
     recover: Literal["reconstruct", "none"] | None = setting(
