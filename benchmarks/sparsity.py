@@ -44,7 +44,10 @@ OURS: Mapping[str, tuple[SparseMethod, bool]] = {
 }
 PEERS = {"onnxsim SparseGPT": "apply_sparsegpt_pruning", "onnxsim Wanda": "apply_wanda_pruning"}
 WITHOUT = "magnitude, no data"
-_WAYS = (*OURS, WITHOUT, *PEERS)
+MORE = "alternating, all samples"
+UNIFORM = "alternating, all samples, uniform"
+_WAYS = ("alternating", MORE, UNIFORM, *list(OURS)[1:], WITHOUT, *PEERS)
+_LARGE = "cifar_resnet56_dynamo"
 _EVERY = "cifar_resnet20_ts"  # the model for which every way is measured at every point
 
 _NOTES = (
@@ -52,8 +55,9 @@ _NOTES = (
     "*Zeros* are counted in the weights of convolutions and matrix products. *Alternating* is what `sparsify --data` "
     "does. It, *obs*, *wanda* and *magnitude* end in least squares for the weights that stay, layer by layer on the "
     "outputs of the sparse layers before; the budget of each layer follows from sensitivities. *obs, not solved* is "
-    "the column by column update alone, as SparseGPT does, with these budgets. *Magnitude, no data* takes layer budgets "
-    "by LAMP and changes no weight that stays.",
+    "the column by column update alone, as SparseGPT does, with these budgets. *Magnitude, no data* takes layer "
+    "budgets by LAMP and changes no weight that stays. *All samples* are 512, the default of `sparsify`; *uniform* "
+    "is its `--allocation uniform`.",
     "onnxsim's `apply_sparsegpt_pruning` and `apply_wanda_pruning` get the same inputs. They have no blocks.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. *zlib* is the size of the "
     "file compressed at level 9, as a share of the dense file's bytes. Times are those of the processor, all threads "
@@ -104,6 +108,7 @@ class Workshop:
         self.subject, self.analysis = subject, analyze(subject.path)
         calibration, sets = subject.data(self.analysis)
         own = calibration["own"]
+        self.every = calibration_batches(own, self.analysis.graph.proto)
         if len(own) > limit:
             own = own.subset(np.sort(np.random.default_rng(SEED).permutation(len(own))[:limit]))
         self.batches = calibration_batches(own, self.analysis.graph.proto)
@@ -116,12 +121,12 @@ class Workshop:
         if way == WITHOUT:
             start = process_time()
             model = sparsify(self.analysis.graph, Way("magnitude", pattern, False), share, None).proto
-        elif way in OURS:
-            method, solved = OURS[way]
-            how = Way(method, pattern, solved)
-            curves = None if pattern.of else self._curves(method, pattern)
-            start = process_time()
-            model = sparsify(self.analysis.graph, how, share, self.batches, curves=curves, seed=SEED).proto
+        elif way in OURS or way in (MORE, UNIFORM):
+            method, solved = OURS.get(way, ("alternating", True))
+            how, uniform = Way(method, pattern, solved), way == UNIFORM
+            curves = None if pattern.of or uniform else self._curves(method, pattern)
+            batches, start = self.batches if way in OURS else self.every, process_time()
+            model = sparsify(self.analysis.graph, how, share, batches, uniform=uniform, curves=curves, seed=SEED).proto
         else:
             start = process_time()
             try:
@@ -175,6 +180,7 @@ def cases() -> list[tuple[str, str, str]]:
     """Return what to measure: the default and the best peer everywhere first, then the other ways."""
     main = ["alternating", "onnxsim SparseGPT"]
     first = [(m, p, w) for m in MODELS for p in POINTS for w in main]
+    first += [(_LARGE, "80%", MORE), (_LARGE, "80%", UNIFORM)]
     rest = [(m, p, w) for m in MODELS for w in _WAYS for p in (POINTS if m == _EVERY else ("80%", "2:4"))]
     return [c for c in dict.fromkeys([*first, *rest]) if not (c[2] in PEERS and c[1].startswith("block"))]
 

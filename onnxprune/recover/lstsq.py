@@ -92,13 +92,16 @@ class Moments:
         Args:
             start: the weights to stay near, shape (groups, outputs, features + 1), the last column the intercept.
             ridge: strength, relative to the mean square of a feature.
-            mask: which weights may differ from zero, of the shape of ``start``; all by default.
+            mask: which weights may differ from zero, of the shape of ``start``; all by default. If these are too many
+                to solve for, only the intercepts are fitted.
 
         Returns:
             The weights, of the shape of ``start``.
         """
         damping = self.damping(ridge)
         system = self.gram + damping[:, :, None] * np.eye(self.gram.shape[1])
+        if mask is not None and not solvable(mask):
+            return shift(self, self, np.where(mask, start, 0.0))
         if mask is not None:
             return constrained(system, self.cross + start * damping[:, None], mask)
         residual = self.cross - start @ self.gram
@@ -215,6 +218,11 @@ def evidence(features: int) -> Evidence:
     return Moments() if features <= WIDE else Samples()
 
 
+def solvable(mask: Mask) -> bool:
+    """Whether weights that may differ from zero can be solved for in reasonable time."""
+    return float((mask.sum(axis=2, dtype=float) ** 3).sum()) <= _LARGEST
+
+
 def constrained(system: Rows, goal: Rows, mask: Mask) -> Rows:
     """Return the minimizer of  sum w A w^T / 2 - b w^T  over rows w with zeros where a mask is false.
 
@@ -239,11 +247,8 @@ def reconstruct(moments: Evidence, held_back: Evidence, start: Rows, mask: Mask 
         moments: of the samples to fit.
         held_back: of other samples.
         start: the current weights, shape (groups, outputs, features + 1).
-        mask: which of them may differ from zero; all by default. If there are too many of these to solve for, only the
-            intercepts are fitted.
+        mask: which of them may differ from zero; all by default.
     """
-    if mask is not None and float((mask.sum(axis=2, dtype=float) ** 3).sum()) > _LARGEST:
-        return shift(moments, held_back, np.where(mask, start, 0.0))
     if not held_back.count:  # nothing to choose a ridge by: stay close
         return moments.solve(start, RIDGES[-1], mask)
     near = start if mask is None else np.where(mask, start, 0.0)

@@ -84,7 +84,9 @@ def fields(result: Any) -> dict[str, Any]:
                 **pick(result, "groups", "layers", "states"),
             }
         case Comparison():
-            found = pick(result, "verification", "weights", "distances", "notes", "broken")
+            found = pick(
+                result, "verification", "weights", "distances", "notes", *(["broken"] if result.broken else [])
+            )
             return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
         case Gate():
             return {**_all(result), **pick(result, "held", "decided")}

@@ -31,7 +31,8 @@ from onnxprune.sparsity.runtimes import RUNTIMES
 from onnxprune.workflow.sparsifying import Sparsified
 
 _WHERE = {"file": "as it is", "zlib": "compressed by zlib", "zstd": "compressed by zstd"}
-NO_FASTER = "ONNX Runtime runs zeros no faster: what is won is bytes to download, and time on runtimes that use them."
+_TOLD = 0.01  # share of zeros of the original from which on they are told
+NO_FASTER = ": what is won is bytes to download, and time on runtimes that use them"
 
 
 def sparsity_fields(result: Sparsified, settings: SparsifySettings) -> dict[str, Any]:
@@ -40,13 +41,17 @@ def sparsity_fields(result: Sparsified, settings: SparsifySettings) -> dict[str,
     for each in result.eligible:
         runtimes.setdefault(each.node, {})[each.runtime] = pick(each, "use", "why")
     sizes = {name: dict(zip(("before", "after"), both, strict=True)) for name, both in result.sizes.items()}
+    layers = [
+        {
+            **pick(layer, "node", "operator", "weight", "size", "zeros", "error"),
+            "runtimes": runtimes.get(layer.node, {}),
+        }
+        for layer in result.layers
+    ]
     return {
         "pattern": str(settings.pattern),
         **pick(result, "method", "zeros", "judged", "samples", "dense"),
-        "sparse_layers": [
-            {**pick(layer, "node", "operator", "weight", "size", "zeros", "error"), "runtimes": runtimes[layer.node]}
-            for layer in result.layers
-        ],
+        "sparse_layers": layers,
         "sizes": sizes,
         "file_size": sizes["file"],
         "evaluation": result.evaluation,
@@ -87,12 +92,14 @@ def sparsity_tables(result: Sparsified, settings: SparsifySettings, *, every: bo
     by = f"{settings.pattern} by {result.method}"
     solved = f", solved on {count(result.samples, 'sample')}" if result.samples and settings.recover != "none" else ""
     said = f"{percent(result.zeros)} of {si(weights)} weights in {count(len(result.layers), 'layer')} are zero"
+    if (already := sum(layer.already for layer in result.layers) / weights) > _TOLD:
+        said += f" ({percent(already)} were before)"
     yield paragraph(f"{said}, {by}{solved}; checked: only these weights changed, and as they were solved for")
     if not result.samples:
         yield paragraph(line(("accuracy isn't considered", CODE), ": weights are chosen by magnitude. Give `data`"))
     if (close := None if result.evaluation is None else fidelity(result.evaluation)) is not None:
         yield answers_line(close, result.judged)
-    yield paragraph(line(("no faster", CODE), f": {NO_FASTER}"))
+    yield paragraph(line(("ONNX Runtime runs zeros no faster", CODE), NO_FASTER))
 
 
 def _runtimes(result: Sparsified) -> Tables:

@@ -171,7 +171,7 @@ def _distances(comparison: Comparison) -> Tables:
     )
     yield table(flexible("output") + right("difference", "cosine") + left(""), rows)
     if comparison.weights is not None:
-        yield paragraph("Repaired or trained weights change the outputs by design.", FAINT)
+        yield paragraph("Weights changed since change the outputs by design.", FAINT)
         return
     outcome = ("The outputs agree", GOOD) if comparison.agree else ("The outputs differ", BAD)
     meaning = f"; {comparison.tolerance:.2g} is allowed. Nothing is proved: that needs the `plan`."

@@ -71,7 +71,7 @@ class SparsifySettings(Settings):
     _rules: ClassVar = (
         Rule(
             "data",
-            [*READING, "method=wanda", "method=obs", "method=alternating", "recover"],
+            [*READING, "method=wanda", "method=obs", "method=alternating", "recover", "allocation=reconstruction"],
             "{other} needs inputs",
             "give some with {first}; labels are optional",
             forbids=False,
@@ -98,6 +98,12 @@ class SparsifySettings(Settings):
         "up (obs, as SparseGPT), or moved together with the weights that stay (alternating).",
         shown="alternating with `data`, else magnitude",
     )
+    allocation: Literal["uniform", "reconstruction"] | None = setting(
+        None,
+        "How many weights each layer loses: the same share (uniform), or by how much the outputs change with zeros in "
+        "it alone (reconstruction).",
+        shown="reconstruction with `data`, else by the layers' weights (LAMP)",
+    )
     recover: Literal["reconstruct", "none"] | None = setting(
         None,
         "Solve for the weights that stay by least squares (reconstruct), or leave them as they were chosen (none).",
@@ -119,3 +125,6 @@ class SparsifySettings(Settings):
         if self.pattern.of and self.sparsity is not None:
             cause = f"the pattern {self.pattern} says how many weights are zero, and so does `sparsity`"
             raise PlanError("OP302", cause, hint="drop one")
+        if self.pattern.of and self.allocation is not None:
+            cause = f"the pattern {self.pattern} has the same zeros in every layer, so `allocation` has no effect"
+            raise PlanError("OP302", cause, hint="drop it")

@@ -5,7 +5,8 @@ The curves and their slopes are those of channels (`onnxprune.sensitivity`). A u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,17 +93,17 @@ def spend(curves: Sequence[Curve], sizes: Sequence[int], share: float) -> NDArra
     return found
 
 
-def by_magnitude(matrices: Sequence[Rows], share: float) -> NDArray[np.float64]:
+def by_magnitude(weights: Iterable[NDArray[Any]], share: float) -> NDArray[np.float64]:
     """Return the share of zeros of each layer by its weights alone.
 
     A weight's score is its share in the squares of all weights of its layer that are no smaller (LAMP: J. Lee et al.,
     "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021); the lowest scores of all layers go.
     """
     scores = []
-    for matrix in matrices:
-        squares = np.sort(matrix.ravel() ** 2)
+    for weight in weights:
+        squares = np.sort(weight.ravel().astype(np.float64) ** 2)
         left = np.cumsum(squares[::-1])[::-1]
-        scores.append(np.divide(squares, left, out=np.zeros_like(squares), where=left > 0))
+        scores.append(np.divide(squares, left, out=np.zeros_like(squares), where=left > 0).astype(np.float32))
     everything = np.concatenate(scores)
     limit = np.partition(everything, k := min(round(share * len(everything)), len(everything) - 1))[k]
     return np.array([np.mean(own < limit) for own in scores])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnxprune.errors import PlanError
 from onnxprune.model.metadata import SPARSE, VERSION, sparse_weights, write_notes
 from onnxprune.model.stream import Batches
 from onnxprune.model.tensors import Weights
+from onnxprune.planning.signature import fingerprints
 from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
 from onnxprune.recover.lstsq import Evidence, Rows, reconstruct
@@ -44,6 +46,7 @@ class SparseLayer:
         weight: its initializer.
         size: the number of its weights.
         zeros: how many of them are zero.
+        already: how many of them were zero before.
         error: mean squared error of its output on held-back inputs, relative to the target's mean square; None without
             data.
     """
@@ -53,6 +56,7 @@ class SparseLayer:
     weight: str
     size: int
     zeros: int
+    already: int
     error: float | None
 
 
@@ -82,6 +86,7 @@ def sparsify(
     batches: Batches | None,
     *,
     keep: Collection[str] = (),
+    uniform: bool = False,
     curves: Sequence[Curve] | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -94,6 +99,7 @@ def sparsify(
         share: the share of zeros in all layers that the pattern fits; N:M has its own.
         batches: returns inputs; None for magnitude.
         keep: nodes that stay dense.
+        uniform: whether all layers lose the same share.
         curves: sensitivities of `candidates`, measured before.
         seed: of random choices.
         progress: called with phases and their parts.
@@ -108,18 +114,24 @@ def sparsify(
     weights = Weights(proto)
     layers, dense = candidates(graph, proto, way, keep, runs=batches is not None)
     if not layers:
-        cause = f"the pattern {way.pattern} fits no layer: {dense[0].reason}" if dense else "no layer has weights"
+        cause = (
+            f"the pattern {way.pattern} fits no layer: {dense[0].reason}"
+            if dense
+            else "no layer has weights of its own"
+        )
         raise PlanError("OP310", cause)
-    matrices = [layer.matrix(weights[layer.weight]) for layer in layers]
+    sizes = [prod(weights.shape(layer.weight)) for layer in layers]
     if way.pattern.of:
         shares = np.full(len(layers), 1 - way.pattern.keep / way.pattern.of)
+    elif uniform:
+        shares = np.full(len(layers), share)
     elif batches is None:
-        shares = by_magnitude(matrices, share)
+        shares = by_magnitude((weights[layer.weight] for layer in layers), share)
     else:
         curves = curves or measure(graph, layers, batches, way, seed=seed, progress=progress)
-        shares = spend(curves, [matrix.size for matrix in matrices], share)
+        shares = spend(curves, sizes, share)
     by_node = {layer.node.name: float(own) for layer, own in zip(layers, shares, strict=True)}
-    before = {tensor.name: tensor.SerializeToString() for tensor in proto.graph.initializer}
+    before, already = fingerprints(proto), {layer.weight: _zeros(weights[layer.weight]) for layer in layers}
     errors: dict[str, float] = {}
     if batches is None:
         for layer in layers:
@@ -135,17 +147,25 @@ def sparsify(
         known = whole, proto, batches, fit, lambda layer: True
         repairs = solve_layers(*known, makes_up=way.repair, seed=seed, phase="sparsify", progress=progress)
         errors = {repair.node: repair.after for repair in repairs}
-    changed = [t.name for t in proto.graph.initializer if t.SerializeToString() != before[t.name]]
-    note_sparse(proto, [layer.weight for layer in layers], way)
+    changed = [name for name, now in fingerprints(proto).items() if now != before[name]]
+    note_sparse(proto, [layer.weight for layer in layers if not weights[layer.weight].all()], way)
     return Sparse(
         proto,
-        tuple(_described(layer, weights, errors.get(layer.node.name)) for layer in layers),
+        tuple(
+            SparseLayer(
+                node=layer.node.name,
+                operator=layer.node.op_type,
+                weight=layer.weight,
+                size=size,
+                zeros=_zeros(weights[layer.weight]),
+                already=already[layer.weight],
+                error=errors.get(layer.node.name),
+            )
+            for layer, size in zip(layers, sizes, strict=True)
+        ),
         tuple(dense),
         {name: np.array(weights[name]) for name in changed},
-        {
-            layer.weight: _least(way, matrix, by_node[layer.node.name])
-            for layer, matrix in zip(layers, matrices, strict=True)
-        },
+        {layer.weight: _least(way, size, by_node[layer.node.name]) for layer, size in zip(layers, sizes, strict=True)},
     )
 
 
@@ -191,14 +211,13 @@ def _why_dense(
     return misfit(way.pattern, layer, weights.shape(layer.weight))
 
 
-def _described(layer: LinearLayer, weights: Weights, error: float | None) -> SparseLayer:
-    array = weights[layer.weight]
-    zeros = array.size - int(np.count_nonzero(array))
-    return SparseLayer(layer.node.name, layer.node.op_type, layer.weight, array.size, zeros, error)
+def _zeros(array: NDArray[Any]) -> int:
+    return array.size - int(np.count_nonzero(array))
 
 
-def _least(way: Way, matrix: Rows, share: float) -> int:
+def _least(way: Way, size: int, share: float) -> int:
+    """Return how many zeros a weight must have."""
     if way.pattern.of:
-        return matrix.size // way.pattern.of * (way.pattern.of - way.pattern.keep)
+        return size // way.pattern.of * (way.pattern.of - way.pattern.keep)
     block = way.pattern.rows * way.pattern.columns
-    return round(share * (matrix.size // block)) * block
+    return round(share * (size // block)) * block

@@ -21,7 +21,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.operators.linear import LinearLayer
-from onnxprune.recover.lstsq import Evidence, Mask, Moments, Rows, reconstruct
+from onnxprune.recover.lstsq import Evidence, Mask, Moments, Rows, reconstruct, shift, solvable
 from onnxprune.settings.sparsity import Pattern, SparseMethod
 from onnxprune.sparsity.patterns import choose, order
 
@@ -64,6 +64,8 @@ def solve(
     mask, found = _chosen(way, share, prod(layer.kernel), fitted, start)
     if not way.repair or fitted is None:
         return found
+    if not (solvable(mask) and isinstance(fitted, Moments)):
+        return shift(fitted, fitted, found)
     if held is None:
         return fitted.solve(start, RIDGE, mask)
     return reconstruct(fitted, held, start, mask)

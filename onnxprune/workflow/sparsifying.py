@@ -43,7 +43,7 @@ from onnxprune.workflow.inputs import calibration_batches, open_samples
 log = logging.getLogger(__name__)
 
 _JUDGED, _GENERATED = 2000, 64  # largest numbers of samples to judge on
-_ZLIB, _ZSTD = 9, 19  # levels, as downloads are compressed
+_LEVEL = 9  # of zlib and zstd
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ def _sparsify(loaded: Model, settings: SparsifySettings, examples: int, progress
         settings.sparsity or SHARE,
         None if fitted is None else calibration_batches(fitted, graph.proto),
         keep={name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.keep)},
+        uniform=settings.allocation == "uniform",
         seed=seed,
         progress=progress,
     )
@@ -209,12 +210,12 @@ def _sizes(before: ModelProto, after: ModelProto) -> dict[str, tuple[int, int]]:
 
 
 def _zlib(parts: Iterable[bytes]) -> int:
-    packer = zlib.compressobj(_ZLIB)
+    packer = zlib.compressobj(_LEVEL)
     return sum(len(packer.compress(part)) for part in parts) + len(packer.flush())
 
 
 def _zstd(parts: Iterable[bytes]) -> int:
     import zstandard
 
-    packer = zstandard.ZstdCompressor(level=_ZSTD).compressobj()
+    packer = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
     return sum(len(packer.compress(part)) for part in parts) + len(packer.flush())

@@ -60,6 +60,7 @@ def test_every_command_has_a_schema() -> None:
         "quantize DIGITS -o OUT --data DATA --no-timed --kind float16",
         "pack DIGITS -o OUT",
         "pack DIGITS -o OUT --clusters 16 --data DATA --limit 32",
+        "sparsify DIGITS -o OUT --pattern 2:4",
         "benchmark MODEL --seconds 0.05 --rounds 5 --profile",
         "rules",
         "cache show",

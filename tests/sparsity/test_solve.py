@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import helper
 
 from onnxprune.errors import PlanError
 from onnxprune.operators.linear import ConvolutionLayer, LinearLayer, ProductLayer, TransposedLayer
+from onnxprune.recover import lstsq
 from onnxprune.recover.lstsq import Mask, Moments, Rows, constrained, reconstruct
 from onnxprune.settings.sparsity import Pattern, SparsifySettings
 from onnxprune.sparsity.patterns import choose, misfit
@@ -94,7 +96,13 @@ class TestPatterns:
         assert error.value.code == "OP303"
 
     def test_settings_that_contradict_each_other_are_refused(self) -> None:
-        for wrong in ({"pattern": "2:4", "sparsity": 0.5}, {"method": "obs"}, {"recover": "none"}, {"limit": 3}):
+        for wrong in (
+            {"pattern": "2:4", "sparsity": 0.5},
+            {"method": "obs"},
+            {"recover": "none"},
+            {"limit": 3},
+            {"allocation": "reconstruction"},
+        ):
             with pytest.raises(PlanError) as error:
                 from onnxprune.settings import build
 
@@ -212,3 +220,15 @@ class TestSolutions:
         )
         power = (inputs[:, 0] ** 2).sum(axis=0)
         assert set(np.flatnonzero(found[0, 0, :-1])) == set(np.argsort(-power)[:4])
+
+    def test_too_many_weights_are_left_as_they_were_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Then only the intercepts make up for the mean error."""
+        weights, inputs, targets = samples(10, 4)
+        way, fitted = Way("obs", Pattern(), True), moments(inputs, targets)
+        chosen = solve(replace(way, repair=False), 0.5, convolution(kernel=()), fitted, fitted, weights)
+        monkeypatch.setattr(lstsq, "_LARGEST", 1.0)
+        found = solve(way, 0.5, convolution(kernel=()), fitted, fitted, weights)
+        assert np.array_equal(found[..., :-1], chosen[..., :-1])
+        ones = np.concatenate([inputs[:, 0], np.ones((len(inputs), 1))], axis=1)
+        np.testing.assert_allclose((ones @ found[0].T - targets).mean(axis=0), 0, atol=1e-6)
+        assert np.abs((ones @ chosen[0].T - targets).mean(axis=0)).max() > 1e-3  # the control

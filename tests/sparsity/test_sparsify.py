@@ -111,6 +111,20 @@ class TestPattern:
 
 
 class TestWithoutData:
+    def test_a_layer_whose_budget_is_nothing_stays_dense(self) -> None:
+        """One large weight makes the others of its layer score lowest; the other layer keeps everything."""
+        text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 4] x) => (float[n, 4] y) { a = MatMul (x, even)  y = MatMul (a, odd) }"""
+        model = parser.parse_model(text)
+        even, odd = np.eye(4, dtype=np.float32) + 1, np.eye(4, dtype=np.float32) * 1e-3
+        odd[0, 0] = 100
+        for name, weight in (("even", even), ("odd", odd + 1e-3)):
+            model.graph.initializer.append(numpy_helper.from_array(weight, name))
+        found = op.sparsify(model, sparsity=0.4)
+        assert found.layers[0].zeros == 0 and found.layers[1].zeros in (12, 13)
+        assert sparse_weights(found.model.proto) == {"odd": "unstructured"}
+        require_equal(op.verify(model, found.model.proto))
+
     def test_weights_that_stay_are_untouched(self) -> None:
         found = op.sparsify(DIGITS, sparsity=0.6)
         assert found.method == "magnitude" and found.samples == 0 and found.judged == "generated"
@@ -119,6 +133,12 @@ class TestWithoutData:
             own, old = after[layer.weight], before[layer.weight]
             kept = own != 0
             assert np.array_equal(own[kept], old[kept]) and np.abs(old[kept]).min() >= np.abs(old[~kept]).max()
+
+    def test_an_allocation_can_be_uniform(self) -> None:
+        found = op.sparsify(DIGITS, sparsity=0.6, allocation="uniform")
+        assert all(abs(layer.zeros - 0.6 * layer.size) <= 1 for layer in found.layers)
+        default = op.sparsify(DIGITS, sparsity=0.6).layers  # the control
+        assert any(abs(layer.zeros - 0.6 * layer.size) > 0.1 * layer.size for layer in default)
 
     def test_layer_shares_are_those_of_lamp(self) -> None:
         rng = np.random.default_rng(0)
