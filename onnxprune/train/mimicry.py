@@ -31,7 +31,7 @@ _SHAPES = ("Shape", "Size")
 _COLORS = 3  # channels of images that may be mirrored and shifted
 _SHIFTED = 8  # part of an image's side by which it is shifted at most
 _EPOCHS = 400  # most, however much time there is
-_BATCH, _RATE = 32, 1e-3
+_BATCH, _RATE = 32, 4e-3
 _OUTPUTS = 0.1  # weight of the outputs beside all cut points together: with few samples, they invite overfitting
 
 
@@ -109,7 +109,7 @@ def mimicry(graph: ChannelGraph, *, epochs: int | None, minutes: float | None, s
         minutes=minutes,
         batch=_BATCH,
         losses={"nmse": _OUTPUTS},
-        optimizer="adamw",
+        optimizer="lamb",
         rate=_RATE,
         decay=0.0,
         norms="frozen",
