@@ -21,6 +21,7 @@ from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.drop import DropMeasure, Parts, divide, samples_to_decide
 from onnxprune.workflow.max_drop import prune_within
+from onnxprune.workflow.training import Training
 from tests.data.support import model
 from tests.report.network import network
 from tests.sensitivity.support import MODELS, digits
@@ -73,6 +74,10 @@ def test_parts_share_no_samples() -> None:
         assert [len(part) for part in own] == ([20, 60, 20, 20, 80] if training else [20, 20, 40, 40, 60])
         assert own[0] <= own[1] and not own[1] & own[2] and not (own[1] | own[2]) & own[3]
         assert own[4] == own[1] | own[2]  # for models that nothing was fitted for
+    parts = divide(open_data({"x": x}, net), 50, 0, training=True, validated=0.1)
+    assert parts.validation is not None and len(parts.validation) == 6 and len(parts.calibration) == 50
+    held, trained = ({*next(part.batches(100)).inputs["x"].ravel()} for part in (parts.validation, parts.training))
+    assert len(trained) == 54 and held.isdisjoint(trained)
 
 
 def test_labels_that_look_shifted_are_refused() -> None:
@@ -228,7 +233,7 @@ def test_features_beside_scores() -> None:
 
 def test_another_cost_is_minimized_and_trials_are_trained() -> None:
     found = prune_within(
-        *(digits(), UNIFORM, samples(), 0.05), minimize="params", limit=100, training=TrainSettings(epochs=1)
+        *(digits(), UNIFORM, samples(), 0.05), minimize="params", limit=100, training=Training(TrainSettings(epochs=1))
     )
     plan = found.pruned.plan
     best = min(t.share for t in found.trials if t.accepted)

@@ -2,7 +2,8 @@
 
 The tensors are cut points of the network: all that follows is computed from one of them, so that they separate its
 blocks. All blocks are trained together. A block gets the inputs that the pruned network gives it, its target is what
-the original has there, and the blocks behind it correct what it can't. The outputs follow as well.
+the original has there, and the blocks behind it correct what it can't. The outputs follow as well. Where images are
+resized inside, the original is the network that resizes them: its maps have the same sizes.
 
 Wang et al., "Practical network acceleration with tiny sets" (CVPR 2023), and Wang et al., "Compressing models with few
 samples: mimicking then replacing" (CVPR 2022), mimic the features in front of the head; Li et al., "BRECQ" (ICLR 2021),
@@ -30,7 +31,7 @@ _SHAPES = ("Shape", "Size")
 _COLORS = 3  # channels of images that may be mirrored and shifted
 _SHIFTED = 8  # part of an image's side by which it is shifted at most
 _EPOCHS = 400  # most, however much time there is
-_BATCH, _RATE = 32, 1e-3
+_BATCH, _RATE = 32, 4e-3
 _OUTPUTS = 0.1  # weight of the outputs beside all cut points together: with few samples, they invite overfitting
 
 
@@ -79,20 +80,17 @@ def cut_points(proto: ModelProto, also: Container[str] = ()) -> list[str]:
     return list(dict.fromkeys(name for number, name in found.items() if number < layers))
 
 
-def mimicked(kept: PrunedGraph, pruned: ModelProto, whole: ChannelGraph) -> tuple[str, ...]:
+def mimicked(kept: PrunedGraph, pruned: ModelProto) -> tuple[str, ...]:
     """Return the tensors of a pruned model that are to follow the original's: cut points and residual blocks.
 
     Args:
         kept: the traced original and what was removed from it.
         pruned: the pruned model.
-        whole: the traced original at the resolution of the file.
     """
-    proto = normalize(pruned)
-    shapes = kept.graph.shapes.shapes
-    found = cut_points(proto, {block.output for block in find_blocks(kept.graph)})
-    same = [n for n in found if shapes.get(n) is not None and shapes.get(n) == whole.shapes.shapes.get(n)]
-    some = np.unique(np.linspace(0, len(same) - 1, min(_MOST, len(same))).round().astype(int))
-    return tuple(same[i] for i in some.tolist())
+    found = cut_points(normalize(pruned), {block.output for block in find_blocks(kept.graph)})
+    known = [name for name in found if kept.graph.shapes.shapes.get(name) is not None]
+    some = np.unique(np.linspace(0, len(known) - 1, min(_MOST, len(known))).round().astype(int))
+    return tuple(known[i] for i in some.tolist())
 
 
 def mimicry(graph: ChannelGraph, *, epochs: int | None, minutes: float | None, seed: int) -> TrainSettings:
@@ -111,7 +109,7 @@ def mimicry(graph: ChannelGraph, *, epochs: int | None, minutes: float | None, s
         minutes=minutes,
         batch=_BATCH,
         losses={"nmse": _OUTPUTS},
-        optimizer="adamw",
+        optimizer="lamb",
         rate=_RATE,
         decay=0.0,
         norms="frozen",
@@ -120,14 +118,13 @@ def mimicry(graph: ChannelGraph, *, epochs: int | None, minutes: float | None, s
     )
 
 
-def following(settings: TrainSettings, kept: PrunedGraph, pruned: ModelProto, whole: ChannelGraph) -> TrainSettings:
+def following(settings: TrainSettings, kept: PrunedGraph, pruned: ModelProto) -> TrainSettings:
     """Return settings with the tensors of a pruned model that are to follow the original's.
 
     Args:
         settings: of `mimicry`.
         kept: the traced original and what was removed from it.
         pruned: the pruned model.
-        whole: the traced original at the resolution of the file.
     """
-    features = mimicked(kept, pruned, whole)
+    features = mimicked(kept, pruned)
     return replace(settings, features=features, feature_weight=1 / max(len(features), 1))

@@ -263,7 +263,7 @@ def _prune_model(
         trained_on = held_back = tuned = None
         if opened is not None and training is not None:
             trained_on, held_back = training.hold_back(opened)
-            data = some(trained_on, LIMIT, seed)
+            data = trained_on if training.mimics else some(trained_on, calibration.limit or LIMIT, seed)
         if settings.steps > 1 or settings.rewind is not None:
             assert trained_on is not None and training is not None
             _, rounds = prune_iteratively(
@@ -299,8 +299,10 @@ def _prune_model(
     if opened is None:
         return done
     rest, judged = _apart(opened, synthetic=calibration.data == "random")
-    if judged != "held out" and tuned is not None and tuned.before is not None:
-        return replace(done, fitted_on=data)  # the samples that training held back judge it
+    if judged != "held out" and tuned is not None and tuned.before is not None:  # what chose the epoch judges as well
+        if training is not None and training.mimics and analysis.resized is not None:  # not the original so far
+            return replace(done, data=held_back, judged="held out", fitted_on=data)
+        return replace(done, fitted_on=data)
     return replace(done, data=rest, judged=judged, fitted_on=data if repairs or tuned else None)
 
 

@@ -88,7 +88,7 @@ def train(
         pruned: the model, perhaps repaired.
         data: the samples to train on.
         held_back: the samples to compare epochs on.
-        analysis: the traced original.
+        analysis: the traced original, at the resolution of the plan.
         training: how.
         records: what is done already.
         name: the name of this training in the records.
@@ -103,11 +103,11 @@ def train(
     """
     path, settings, mimics = _file(records, name), training.settings, training.mimics
     if mimics:
-        settings = following(settings, pruned.kept, pruned.proto, (analysis.whole or analysis).graph)
+        settings = following(settings, pruned.kept, pruned.proto)
     try:
         tuned = finetune(
             *(pruned.proto, data),
-            teacher=analysis.original,
+            teacher=analysis.graph.proto if mimics else analysis.original,
             kept=pruned.kept if mimics else None,
             validation=held_back,
             labels=not mimics,

@@ -11,11 +11,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 import onnxprune as op
 from onnxprune.errors import PlanError
-from onnxprune.planning.plan import apply_plan
 from onnxprune.planning.signature import noted_changes
 from onnxprune.train import mimicry
 from onnxprune.workflow import training
-from onnxprune.workflow.analysis import analyze, at_resolution
 from onnxprune.workflow.outcome import outcome
 from onnxprune.workflow.prune_model import PruneResult, prune_model
 from tests.cli.support import document, invoke
@@ -24,6 +22,9 @@ from tests.toolbox import Net
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits_resnet.onnx"
 BUDGET: dict[str, Any] = {"target": op.Target("macs", 0.15), "allocation": "uniform"}
+
+
+X = np.random.default_rng(0).standard_normal((40, 3, 32, 32)).astype(np.float32)
 
 
 def images(count: int, start: int = 0) -> dict[str, np.ndarray]:
@@ -40,10 +41,10 @@ def same(one: ModelProto, other: ModelProto) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[n], b[n]) for n in a)
 
 
-def residual(blocks: int = 2, skip: bool = False) -> tuple[ModelProto, list[str]]:
+def residual(blocks: int = 2, skip: bool = False, size: int = 8) -> tuple[ModelProto, list[str]]:
     """Return a network of residual blocks and what follows each; with a tensor that passes all by, if wanted."""
     net, ends = Net(), list[str]()
-    x = net.op("Relu", net.conv(net.input((1, 3, 8, 8), name="x"), 8))
+    x = net.op("Relu", net.conv(net.input((1, 3, size, size), name="x"), 8))
     first = x
     for _ in range(blocks):
         inner = net.op("Relu", net.conv(x, 8))
@@ -82,15 +83,16 @@ def test_shapes_and_masks_carry_nothing() -> None:
     assert found == [h, scaled]
 
 
-def test_a_resized_network_follows_what_has_the_same_size() -> None:
-    """Maps are smaller than the original's; what is behind the pooling isn't."""
-    model, (*_, pooled) = residual()
-    whole = analyze(model)
-    plan = op.plan(whole, ratio=0.3)
-    for analysis in (whole, at_resolution(whole, {"x": (4, 4)})):
-        kept = apply_plan(analysis.graph, plan)
-        found = mimicry.mimicked(kept, op.prune(whole, plan).proto, whole.graph)
-        assert found[-1] == pooled and (len(found) > 1) == (analysis is whole)
+def test_a_resized_network_follows_the_resized_original() -> None:
+    """The original at the same resolution is what it follows, and maps of the whole one would have other sizes."""
+    model, (*_, pooled) = residual(size=32)
+    small = prune_model(
+        model, data={"x": X}, resolution=16, target=op.Target("macs", 0.2), allocation="uniform", repair_epochs=2
+    )
+    assert small.tuned is not None and small.analysis.resized is not None
+    assert {"nmse"} == {loss for losses in small.tuned.follows.values() for loss in losses}
+    assert f"{pooled}" in small.tuned.follows and len(small.tuned.follows) > 3
+    assert small.judged == "held out" and small.data is not None and len(small.data) == 8
 
 
 def twins() -> ModelProto:
@@ -121,7 +123,7 @@ def test_a_known_optimum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = found.tuned
     assert tuned is not None and tuned.before is not None and tuned.after is not None and tuned.kept == "after"
     before, after = tuned.before["mse"].model.value, tuned.after["mse"].model.value
-    assert before > 0.01 and after < 1e-4 * before
+    assert before > 0.01 and after < 1e-3 * before
     b = weights_of(model)["b"]
     wanted = b[0] + 2 * b[2] if gone == 2 else b[2] + b[0] / 2
     left = weights_of(found.model.proto)
