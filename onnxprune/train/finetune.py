@@ -45,7 +45,6 @@ class FineTuned:
         kept: which one it is; "after" also without validation, or with a sparsity penalty.
         history: the epochs.
         epoch: the epoch of the trained model, None if the backend doesn't report it.
-        epochs: the number of epochs that were to be run, likewise.
         metric: the metric that decided, None without validation.
         before: the evaluation before training, on held-out samples.
         after: the evaluation of the trained model.
@@ -53,13 +52,13 @@ class FineTuned:
         failure: why training ended early, if it diverged.
         sparsified: whether a sparsity penalty was used, whose effect no metric measures.
         untrained: the layers whose weights weren't trained, with the reasons.
+        epochs: the number of epochs that were to be run, None if the backend doesn't report it.
     """
 
     proto: ModelProto = field(repr=False)
     kept: Literal["before", "after"]
     history: tuple[Epoch, ...] = ()
     epoch: int | None = None
-    epochs: int | None = None
     metric: str | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
@@ -67,6 +66,7 @@ class FineTuned:
     failure: TrainingError | None = None
     sparsified: bool = False
     untrained: tuple[LeftOut, ...] = ()
+    epochs: int | None = None
 
 
 def finetune(
