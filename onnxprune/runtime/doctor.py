@@ -28,6 +28,11 @@ EXTRAS: Mapping[str, str] = {
     "onnxsim": "clean",
     "onnx-ir": "quantize",
     "matplotlib": "plot",
+    "optuna": "sweep",
+    "grpcio": "sweep-cluster",
+    "psycopg": "sweep-cluster",
+    "ray": "ray",
+    "distributed": "dask",
 }
 """Packages that some features need, and the extra that installs each."""
 

@@ -178,7 +178,8 @@ def finetune(
     if judge is None:
         which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
         return FineTuned(
-            *(close_bodies(trained.model), which, trained.history, trained.epoch, trained.epochs),
+            *(close_bodies(trained.model), which, trained.history, trained.epoch),
+            epochs=trained.epochs,
             follows=trained.follows,
             failure=trained.failure,
             untrained=trained.untrained,

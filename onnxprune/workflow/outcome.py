@@ -117,7 +117,7 @@ def outcome(
             calibrated = _on_calibration(result, settings, close.samples, progress)
     if close is not None and result.evaluation is None and (doubt := perhaps_trained_on(close.accuracy)) is not None:
         log.warning("%s", doubt)  # a limited drop was warned of before the search
-    own = found is result.evaluation or (result.tuned is not None and found is result.tuned.after)
+    told = found is result.evaluation or (result.tuned is not None and result.tuned.after is not None)
     return Outcome(
         speed=speed,
         untimed=untimed,
@@ -127,7 +127,7 @@ def outcome(
         unchanged=unchanged,
         fitted=bool(result.repairs) or trained,
         trained=trained,
-        examples=() if found is None or own else found.examples,
+        examples=() if found is None or told else found.examples,
         calibrated=calibrated,
         layers=timed,
     )
