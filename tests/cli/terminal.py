@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 
 _SETTINGS = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+_LONGEST = 300  # seconds, after which a command is killed
 
 
 def on_a_terminal(
@@ -34,16 +37,22 @@ def on_a_terminal(
     rest = {key: value for key, value in os.environ.items() if key not in _SETTINGS}
     command = [sys.executable, "-m", "onnxprune", *map(str, args)]
     variables = rest | {"TERM": "xterm-256color"} | (environment or {})
+
+    def started() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs of shells ignore it
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     process = subprocess.Popen(
         command,
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=started,
         start_new_session=True,
         env=variables,
     )
     os.close(slave)
+    (limit := threading.Timer(_LONGEST, process.kill)).start()
     text, stopped = "", False
     while True:
         try:
@@ -57,6 +66,7 @@ def on_a_terminal(
             os.write(master, b"\x03")
             stopped = True
     os.close(master)
+    limit.cancel()
     return process.wait(timeout=60), text
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -124,6 +125,11 @@ def test_log_lines_stand_alone_on_a_terminal(model: Path, out: Path, data: Path)
     assert any(re.search(r"trial \d of 5, macs at \d+%: ", line) for line in lines)
 
 
+def heeding() -> None:
+    """Let SIGINT end a process, which background jobs of shells ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @posix
 class TestInterrupted:
     """SIGINT in the middle: the exit status, what was kept, how to go on."""
@@ -133,7 +139,8 @@ class TestInterrupted:
             status, text = on_a_terminal(*args, stop_at=at)
         else:
             command = [sys.executable, "-m", "onnxprune", *map(str, args)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(command, preexec_fn=heeding, **pipes)
             limit = time.monotonic() + 60
             while when is not None and not when() and process.poll() is None and time.monotonic() < limit:
                 time.sleep(0.02)
