@@ -347,7 +347,7 @@ def _misfit(value: Any, kind: Any) -> tuple[Any, Any]:
 
 def meant_percent(number: float) -> list[str]:
     """Return a hint for a number that was given as a share, if it makes sense as one in per cent."""
-    return [f"did you mean {number:g}%?"] if 1 <= number <= 100 else []
+    return [f"did you mean {number:g}%?"] if number == 1 or 2 <= number <= 100 else []  # 1.2 was 120%
 
 
 def share_hint(number: float, allowed: Callable[[float], bool]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,33 @@ def _begin(store: str, model: Any, settings: SweepSettings, progress: Progress, 
     if samples.data is None:
         raise UsageError("OP604", "there are no inputs to measure accuracy with", hint="give some with `data`")
     samples = _written(samples)
+    with _opened(store) as storage:
+        return _begin_in(storage, store, model, samples, settings, progress, sampler)
+
+
+@contextmanager
+def _opened(store: str) -> Iterator[Any]:
+    """Open a store; if the sweep can't begin, no new file is left."""
+    file = file_of(store)
+    fresh = file is not None and not file.exists()
     storage = open_store(store, create=True)
+    try:
+        yield storage
+    except BaseException:
+        if file is not None and fresh and _known(storage) is None:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _begin_in(
+    storage: Any,
+    store: str,
+    model: Any,
+    samples: DataSettings,
+    settings: SweepSettings,
+    progress: Progress,
+    sampler: Sampler,
+) -> Sweep:
     path, data = Path(os.path.abspath(model)), os.fspath(samples.data)
     common = {name: value for name, value in given(settings).items() if name in _COMMON}
     common |= {name: value for name, value in plain(samples).items() if name != "data"}

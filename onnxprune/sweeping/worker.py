@@ -21,7 +21,7 @@ import numpy as np
 from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.evaluation import Estimate
 from onnxprune.model.file import Model, load, save
-from onnxprune.progress import Progress, duration, silent, within
+from onnxprune.progress import Progress, silent, time_left, within
 from onnxprune.sweeping.candidate import Bench, Candidate
 from onnxprune.sweeping.front import Row, front_of, rows_of
 from onnxprune.sweeping.machine import turn
@@ -122,8 +122,8 @@ class Worker:
             if sum(other.number < trial.number for other in _counted(study)) >= self.spec.trials:
                 study.tell(trial, state=states.FAIL)  # others were faster
                 return
-            left = np.mean(times) * (self.spec.trials - done) / workers if times else None
-            said = f"trial {done + 1} of {self.spec.trials}{f', about {duration(float(left))} left' if left else ''}"
+            left = time_left(float(np.mean(times)) * (self.spec.trials - done) / workers) if times else ""
+            said = f"trial {done + 1} of {self.spec.trials}{left}"
             values, why = self._tried(trial, within(self.progress, said))
             if values is None:
                 trial.set_user_attr("why", why)

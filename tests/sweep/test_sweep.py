@@ -197,6 +197,9 @@ def test_other_models_and_data_are_refused(folder: Path, tmp_path: Path) -> None
     )
     assert "isn't here" in refused("OP613", "sweep", tmp_path / "gone.onnx", "--join", store)
     assert "no such store" in refused("OP613", "sweep", "--join", tmp_path / "gone.sweep")
+    (tmp_path / "bad.onnx").write_text("no model")
+    refused("OP103", "sweep", tmp_path / "bad.onnx", "--data", data, "--store", tmp_path / "new.sweep")
+    assert not (tmp_path / "new.sweep").exists()  # no sweep began
     assert "no such store" in refused("OP613", "sweep show", tmp_path / "gone.sweep")
     (tmp_path / "text.db").write_text("no database" * 100)
     refused("OP613", "sweep show", f"sqlite:///{tmp_path / 'text.db'}")
