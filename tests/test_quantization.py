@@ -25,7 +25,7 @@ from onnxprune.quantization.correction import correct
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import calibrate, layers, prepare, static
 from onnxprune.settings.quantization import Calibration
-from onnxprune.workflow.quantizing import _divide
+from onnxprune.workflow.inputs import divided
 
 MODELS = Path(__file__).parent.parent / "models"
 DIGITS = MODELS / "digits_resnet.onnx"
@@ -133,7 +133,7 @@ def test_images_are_disturbed_by_one_pixel_and_numbers_by_noise(images: np.ndarr
 
 def test_samples_that_judge_neither_calibrate_nor_choose() -> None:
     data = op.open_data(MODELS / "digits_test.npz", op.load(DIGITS).proto)
-    parts = _divide(data, op.QuantizeSettings())
+    parts = divided(data, 0, (1 / 2, 96), (1 / 4, 64))
     seen = [np.concatenate([b.inputs["image"] for b in part.batches(64)]) for part in parts]
     counts = [len(part) for part in parts]
     assert min(counts) >= 64 and sum(counts) <= len(data)

@@ -33,12 +33,7 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @options.of(DataSettings, "given", required=("data",))
 @options.input_shapes
-@click.option(
-    "--against",
-    type=click.Path(path_type=Path),
-    metavar="ORIGINAL",
-    help="Compare with this model on the same samples.",
-)
+@options.file("--against", "ORIGINAL", "Compare with this model on the same samples.")
 @click.option(
     "--metric",
     "metrics",

@@ -44,7 +44,7 @@ from onnxprune.workflow.drop import Parts, divide
 from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
 from onnxprune.workflow.goals import SHARED, Goals
 from onnxprune.workflow.hardware import place
-from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
+from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_all
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
 from onnxprune.workflow.stage_settings import StageSettings
@@ -125,9 +125,7 @@ class Pipeline:
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
         if settings.samples.data is not None:
-            samples = settings.samples
-            whole = samples if samples.data == "random" else replace(samples, limit=None)
-            everything = open_samples(whole, graph, near=loaded.path, seed=settings.seed)
+            everything = open_all(settings.samples, graph, near=loaded.path, seed=settings.seed)
             self.parts = divide(everything, len(everything), settings.seed, training=True)
             if settings.max_drop is None and not settings.targets:  # answers tell what goes unnoticed, labels don't
                 work, choosing = _unlabeled(self.parts.training), _unlabeled(self.parts.choosing)
