@@ -138,7 +138,8 @@ class Pipeline:
         if self.parts is not None:
             self.own = replace(self.own, data=self.parts.training, example=self.example)
         self.judge = Judge(self.analysis.original, settings, self.parts, self.example, where)
-        self.goals = Goals(settings.targets, self.analysis, settings.samples, partial(self.judge.speed, loaded.proto))
+        speed = partial(self.judge.known_speed, loaded.proto)
+        self.goals = Goals(settings.targets, self.analysis, settings.samples, speed)
         situation = Situation(
             outlook(self.analysis),
             seconds=self._seconds(),
@@ -159,6 +160,7 @@ class Pipeline:
         self.judge.prepare(self.progress)
         stopped = False
         with self._records() as self.records:
+            self.judge.records = self.records
             try:
                 for stage in self.stages:
                     if stage.name == "prune" and (together := self._together()):
