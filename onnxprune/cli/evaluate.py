@@ -14,8 +14,8 @@ from onnxprune.cli.output import Output, reporting, warn_of_uncertain
 from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
-from onnxprune.settings.declare import share_hint
 from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.types import share_hint
 
 _EXAMPLES = """\b
 Examples:

@@ -26,9 +26,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.sensitivity import drop
 from onnxprune.settings import PackSettings, UnpackSettings
-from onnxprune.settings.declare import either
 from onnxprune.settings.evaluation import judging
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.inputs import calibration_batches, divided, open_all

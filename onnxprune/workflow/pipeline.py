@@ -34,9 +34,10 @@ from onnxprune.progress import Progress, counted, silent, time_left, within
 from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider, parse_provider
-from onnxprune.settings.declare import Settings, either, flat, given, plain
+from onnxprune.settings.declare import Settings, flat, given
 from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import ShrinkSettings, StageName
+from onnxprune.settings.reading import either, plain
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze

@@ -24,9 +24,10 @@ from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import Curve
 from onnxprune.settings import PruneSettings
-from onnxprune.settings.declare import either, given
+from onnxprune.settings.declare import given
 from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed

@@ -16,8 +16,8 @@ from onnxprune.model.session import with_threads
 from onnxprune.progress import Progress, silent
 from onnxprune.quantization.search import Found, Search, Trial
 from onnxprune.runtime.library import custom_ops
-from onnxprune.settings.declare import either
 from onnxprune.settings.quantization import QuantizeSettings
+from onnxprune.settings.reading import either
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.inputs import batch_within, calibration_batches, divided, open_all

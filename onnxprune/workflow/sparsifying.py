@@ -27,8 +27,8 @@ from onnxprune.recover import LeftOut
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.runtime.library import custom_ops
-from onnxprune.settings.declare import either
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.settings.sparsity import SHARE, SparseMethod, SparsifySettings
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.sparsity.check import check, check_outputs
