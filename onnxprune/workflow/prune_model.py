@@ -25,15 +25,16 @@ from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import Curve
 from onnxprune.settings import PruneSettings
-from onnxprune.settings.declare import either, given
+from onnxprune.settings.declare import given
 from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import as_opened, first_inputs, open_samples, tell_of_front, transformed
+from onnxprune.workflow.inputs import as_opened, first_inputs, open_all, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import curves_in, plan, read_curves, read_plan, recorded, settled
@@ -229,9 +230,8 @@ def _prune_model(
             analysis, planning = at_chosen(analysis, planning)
         if settings.max_drop is not None:
             assert method is not None
-            whole = replace(calibration, limit=None)
             near = analysis.model.path
-            everything = open_samples(whole, analysis.graph, near=near, seed=seed, progress=progress)
+            everything = open_all(calibration, analysis.graph, near=near, seed=seed, progress=progress)
             within = prune_within(
                 *(analysis, planning, everything, settings.max_drop),
                 minimize=settings.minimize or "macs",
