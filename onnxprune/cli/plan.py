@@ -99,7 +99,7 @@ def command(
         write_text(output, made.to_json())
     planned = analyze(analysis, plan=made)
     summary = summarize_plan(apply_plan(planned.graph, made))
-    summary = replace(summary, before=analysis.cost, resized=str(planned.resized or ""))
+    summary = replace(summary, before=analysis.cost, changes=tuple(map(str, planned.changes)))
     if plot is not None:
         plot_widths(summary.groups, summary.labels, plot)
         out.note(f"wrote {plot}")

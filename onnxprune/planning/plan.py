@@ -23,6 +23,25 @@ FORMAT = 3  # 2 added residual blocks, 3 the resolution; older plans change none
 _FORMATS = (1, 2, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What is changed of a network before channels are removed, in the order in which it is done.
+
+    Attributes:
+        resolution: height and width to which images are resized inside the model, by input.
+    """
+
+    resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed."""
+        return self != Moves()
+
+    def fields(self) -> dict[str, Any]:
+        """Return the moves as JSON can hold them, by the names of a plan's fields."""
+        return {"resolution": {name: list(size) for name, size in self.resolution.items()}}
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class PrunePlan:
     """What to remove from a model.
@@ -72,11 +91,16 @@ class PrunePlan:
             "settings": dict(self.settings),
             "cost": {"before": dict(self.before), "after": dict(self.after)},
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "resolution": {name: list(size) for name, size in self.resolution.items()},
+            **self.moves.fields(),
             "blocks": list(self.blocks),
             "removed": removed,
         }
         return json.dumps(document, indent=1) + "\n"
+
+    @property
+    def moves(self) -> Moves:
+        """What is changed before channels are removed."""
+        return Moves(self.resolution)
 
     @property
     def policies(self) -> Policies:

@@ -193,8 +193,7 @@ def removal_tables(summary: PlanSummary) -> Tables:
 
 
 def _other_moves(summary: PlanSummary) -> Tables:
-    if summary.resized:
-        yield paragraph(f"resized inside the model: {summary.resized}")
+    yield from map(paragraph, summary.changes)
     yield from _states(summary)
 
 

@@ -16,8 +16,8 @@ from onnxprune.workflow.prune_model import PruneResult
 
 def changed(result: PruneResult) -> PlanSummary:
     """Return what a run removed, relative to the model as it was given."""
-    resized = str(result.analysis.resized or "")
-    return replace(summarize_plan(result.pruned.kept), before=result.analysis.cost, resized=resized)
+    analysis = result.analysis
+    return replace(summarize_plan(result.pruned.kept), before=analysis.cost, changes=tuple(map(str, analysis.changes)))
 
 
 def pruning_fields(result: PruneResult, change: PlanSummary, dense: ModelSummary) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class PlanSummary:
         groups: the change of each group.
         blocks: names of the residual blocks that are removed.
         states: the states that may shrink, with their shapes.
-        resized: which images are resized inside, and to which sizes.
+        changes: what is changed of the network before channels are removed, in sentences.
         labels: how the nodes are called in tables.
     """
 
@@ -182,7 +182,7 @@ class PlanSummary:
     groups: tuple[GroupChange, ...]
     blocks: tuple[str, ...] = ()
     states: tuple[StateSummary, ...] = ()
-    resized: str = ""
+    changes: tuple[str, ...] = ()
     labels: Labels = PLAIN
 
     @property

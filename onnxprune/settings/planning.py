@@ -18,6 +18,8 @@ Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+BY_DEFAULT: tuple[Axis, ...] = ("channels", "resolution")
+"""The axes that are allowed unless others are named."""
 
 _COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BYTES = {"B": 1.0, **{f"{p}B": f for p, f in _COUNTS.items()}, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -267,9 +269,9 @@ class PlanSettings(Settings):
         Settings.__post_init__(self)
         if self.resolution not in (None, "auto"):
             parse_size(self.resolution)
-        if self.axes and "resolution" not in self.axes and self.resolution is not None:
+        if "resolution" not in self.allowed and self.resolution is not None:
             raise PlanError("OP302", "`resolution` is set, and `axes` doesn't name it", hint="drop one")
-        if self.axes == ("resolution",):
+        if self.allowed == ("resolution",):
             asked = self.ratio is not None or self.remove_blocks or self.constraints.ratio_for
             if asked:
                 cause = "`axes` allows resolution only, and channels or blocks are to be removed"
@@ -277,6 +279,11 @@ class PlanSettings(Settings):
             if {t.quantity for t in self.targets} - {"macs", "memory"}:
                 cause = "with resolution alone, a `target` limits macs or memory: weights stay, and no time is measured"
                 raise PlanError("OP302", cause, hint="let `axes` name channels, too")
+
+    @property
+    def allowed(self) -> tuple[Axis, ...]:
+        """The axes along which the model may be made smaller."""
+        return self.axes or BY_DEFAULT
 
     @property
     def size(self) -> tuple[int, int] | None:

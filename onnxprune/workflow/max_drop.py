@@ -140,7 +140,7 @@ def prune_within(
     else:
         search = Search(at, channels, trials, max_drop, minimize, batches, latency)
         search.resize(sizes, progress)
-        if settings.axes != ("resolution",):
+        if settings.allowed != ("resolution",):
             if channels.allocation == "reconstruction" and not channels.remove_blocks:
                 curves = curves or sensitivities(at, channels, batches, records=records, progress=progress)
             else:

@@ -42,8 +42,9 @@ from onnxprune.settings.declare import either, given
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.axes import Points, choose_point
 from onnxprune.workflow.inputs import Samples, batches_of
-from onnxprune.workflow.resolution import at_chosen, choose_resolution, largest_within, why_not
+from onnxprune.workflow.resolution import at_chosen, largest_within, why_not, within
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +111,11 @@ def plan(
         known = records if resized is analysis or settings.size is not None else None  # they are of one resolution
         return _plan_channels(resized, settings, batches, own, times, file, known, progress)
 
-    if settings.axes == ("resolution",) and settings.size is None:
+    if settings.allowed == ("resolution",) and settings.size is None:
         return at(largest_within(analysis, settings), None)
     if settings.size is not None:
         return at(at_chosen(analysis, settings)[0], curves)
-    if settings.axes == ("channels",) or analysis.resized is not None:
+    if "resolution" not in settings.allowed or analysis.moves:
         return at(analysis, None)
     if (problem := why_not(analysis, settings, batches, data)) is not None:
         if settings.resolution == "auto":
@@ -126,8 +127,10 @@ def plan(
             return curves
         return sensitivities(analysis, settings, inputs, records=records, progress=progress)
 
-    known = analysis, settings, _needed(batches), data, measured, at, records, progress
-    return choose_resolution(*known) or at(analysis, None)
+    if within(analysis, {}, settings):
+        return at(analysis, None)
+    points = Points(analysis, settings, _needed(batches), data, measured, at, records, progress)
+    return choose_point(points) or at(analysis, None)
 
 
 def _plan_channels(
@@ -181,7 +184,7 @@ def _plan_channels(
 
     removed = np.zeros(graph.unit_count, dtype=bool)
     met = bool(counted) and not constraints.ratio_for and Limits(graph, counted, before).hold(removed)
-    if settings.axes == ("resolution",):
+    if "channels" not in settings.allowed:
         Limits(graph, counted, before).require(removed)
     elif not met and (counted or not settings.timed):
         budget: dict[str, Any] = {"ratio": settings.ratio, "target": counted or None, "whole": before}
@@ -207,7 +210,7 @@ def _plan_channels(
         if counted:
             Limits(graph, counted, before).require(removed)
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
-    made = replace(made, before=before, resolution=analysis.resolution)
+    made = replace(made, before=before, resolution=analysis.moves.resolution)
     if settings.targets and not (made.removed or made.blocks or made.resolution):
         limits = ", ".join(f"{t.quantity}={t.text}" for t in settings.targets)
         log.info("%s holds without removing channels, so none are removed", limits)

@@ -107,7 +107,7 @@ def train(
     try:
         tuned = finetune(
             *(pruned.proto, data),
-            teacher=analysis.graph.proto if mimics else analysis.original,
+            teacher=analysis.teacher if mimics else analysis.original,
             kept=pruned.kept if mimics else None,
             validation=held_back,
             labels=not mimics,
