@@ -19,8 +19,8 @@ from onnxprune.settings.planning import Policies
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
-FORMAT = 3  # 2 added residual blocks, 3 the resolution; older plans change none of them
-_FORMATS = (1, 2, 3)
+FORMAT = 4  # 2 added residual blocks, 3 the resolution, 4 ranks; older plans change none of them
+_FORMATS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,11 @@ class Moves:
 
     Attributes:
         resolution: height and width to which images are resized inside the model, by input.
+        ranks: the number of channels between the two layers that replace one, by its node.
     """
 
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything is changed."""
@@ -39,7 +41,10 @@ class Moves:
 
     def fields(self) -> dict[str, Any]:
         """Return the moves as JSON can hold them, by the names of a plan's fields."""
-        return {"resolution": {name: list(size) for name, size in self.resolution.items()}}
+        return {
+            "resolution": {name: list(size) for name, size in self.resolution.items()},
+            "ranks": dict(self.ranks),
+        }
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,6 +61,7 @@ class PrunePlan:
         inputs: the input sizes at which the costs were counted.
         blocks: names of the residual blocks to remove as a whole.
         resolution: height and width to which images are resized inside the model before anything is removed, by input.
+        ranks: the number of channels between the two layers that replace one before anything is removed, by its node.
     """
 
     model: str
@@ -66,6 +72,7 @@ class PrunePlan:
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return what the plan does to the costs, and how many weights it slices."""
@@ -100,7 +107,7 @@ class PrunePlan:
     @property
     def moves(self) -> Moves:
         """What is changed before channels are removed."""
-        return Moves(self.resolution)
+        return Moves(self.resolution, self.ranks)
 
     @property
     def policies(self) -> Policies:
@@ -127,6 +134,7 @@ class PrunePlan:
         ]
         what: list[Any] = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
         what += [sorted(self.resolution.items())] if self.resolution else []
+        what += [["ranks", sorted(self.ranks.items())]] if self.ranks else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @classmethod
@@ -160,6 +168,7 @@ class PrunePlan:
                 inputs={n: tuple(map(_position, s)) for n, s in document["inputs"].items()},
                 blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
                 resolution={n: _size(s) for n, s in (document["resolution"] if document["format"] > 2 else {}).items()},
+                ranks={str(n): _rank(r) for n, r in (document["ranks"] if document["format"] > 3 else {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with the command `plan MODEL -o PLAN.json`"
@@ -171,6 +180,12 @@ def _position(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} isn't a position")
     return value
+
+
+def _rank(value: Any) -> int:
+    if _position(value) < 1:
+        raise ValueError(f"{value!r} isn't a rank")
+    return int(value)
 
 
 def _size(value: Any) -> tuple[int, int]:

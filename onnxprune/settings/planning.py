@@ -13,7 +13,7 @@ from onnxprune.settings.declare import Rule, Settings, Share, meant_percent, set
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]
 Grouped = Literal["channels", "groups"]
-Axis = Literal["channels", "resolution"]
+Axis = Literal["channels", "resolution", "rank"]
 Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 

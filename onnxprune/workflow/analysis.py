@@ -16,6 +16,7 @@ from onnxprune.model.states import mark, state_inputs
 from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
 from onnxprune.planning.plan import Moves, PrunePlan
+from onnxprune.rank.factors import Factored, factor
 from onnxprune.resolution.resize import Resized, resize
 from onnxprune.settings import DataSettings
 from onnxprune.settings.declare import either, given
@@ -30,7 +31,7 @@ from onnxprune.workflow.inputs import first_inputs, freed, opens, transformed
 
 log = logging.getLogger(__name__)
 
-Change = Resized
+Change = Resized | Factored
 """A network changed as a whole before channels are removed: one link of the chain of proofs."""
 
 
@@ -58,9 +59,18 @@ class TracedModel:
         return self.graph.proto if self.whole is None else self.whole.graph.proto
 
     @property
-    def teacher(self) -> ModelProto:
-        """The model whose inner tensors a repaired one should have: the last one that computes what it should."""
-        return self.graph.proto
+    def teacher(self) -> ModelProto | None:
+        """The model whose inner tensors a repaired one should have, if that isn't the traced one."""
+        return next((c.original for c in self.changes if isinstance(c, Factored)), None)
+
+    def cheaper(self, kept: PrunedGraph) -> Moves:
+        """Return the moves without those that save nothing any more once channels left.
+
+        Args:
+            kept: the traced model, and what was removed from it.
+        """
+        factored = next((c for c in self.changes if isinstance(c, Factored)), None)
+        return self.moves if factored is None else replace(self.moves, ranks=factored.cheaper(kept))
 
     def __repr__(self) -> str:
         """Return the model, and the number of groups and of units that can be removed."""
@@ -165,7 +175,8 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
     """Return a traced model with some changes, and no others.
 
     Raises:
-        PlanError: an input is no image, or something needs the size that it has (OP319).
+        PlanError: an input is no image, or something needs the size that it has (OP319); or a layer can't be two, or
+            isn't cheaper so (OP307).
     """
     if moves == source.moves:
         return source
@@ -175,8 +186,12 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
     graph, changes = whole.graph, list[Change]()
     if moves.resolution:
         changes.append(resize(graph.proto, graph.shapes, moves.resolution))
-    proto = changes[-1].proto
+    proto = changes[-1].proto if changes else graph.proto
     shapes = concretize(proto, graph.shapes.inputs)
+    if moves.ranks:
+        changes.append(factor(proto, shapes, moves.ranks))
+        proto = changes[-1].proto
+        shapes = concretize(proto, graph.shapes.inputs)
     return TracedModel(whole.model, trace(proto, shapes=shapes, policies=graph.policies), moves, tuple(changes), whole)
 
 

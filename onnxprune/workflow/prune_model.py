@@ -112,7 +112,8 @@ class PruneResult:
     @property
     def unrepaired(self) -> tuple[LeftOut, ...]:
         """The layers behind removed channels that a repair couldn't change, with the reasons."""
-        return unrepaired(self.pruned.kept, self.pruned.proto) if self.repaired else ()
+        made = self.pruned
+        return unrepaired(made.kept, made.proto, made.teacher) if self.repaired else ()
 
     @property
     def new_ids(self) -> Mapping[int, int] | None:

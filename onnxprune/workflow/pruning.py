@@ -20,8 +20,11 @@ from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.planning.signature import fingerprints, note_changes, sign
 from onnxprune.progress import Progress, silent
+from onnxprune.rank.factors import Factored
+from onnxprune.rank.proof import prove_factored
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.resolution.proof import prove_resized
+from onnxprune.resolution.resize import Resized
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.steps import proof_inputs
@@ -44,7 +47,7 @@ class Link:
     """The proof of a change of a whole network, see `Moves`.
 
     Attributes:
-        what: what was done: "resizing".
+        what: what was done: "resizing", "lower ranks".
         error: the largest difference from what the network before is to compute, relative to an output's largest value.
     """
 
@@ -61,6 +64,7 @@ class Pruned:
         plan: what was removed.
         verification: the proof; None if it was skipped.
         kept: the traced original, and what was removed from it.
+        teacher: the network whose inner tensors those of the model should be, if that isn't the traced one.
         links: the proofs of what was changed before channels were removed, in order; none if the proof was skipped.
     """
 
@@ -68,6 +72,7 @@ class Pruned:
     plan: PrunePlan
     verification: Verification | None
     kept: PrunedGraph
+    teacher: ModelProto | None = None
     links: tuple[Link, ...] = ()
 
     def __repr__(self) -> str:
@@ -146,7 +151,7 @@ def prune(
     _note_states(proto, kept.states(), kept.graph.proto)
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:
-        return Pruned(proto, plan, None, kept)
+        return Pruned(proto, plan, None, kept, analysis.teacher)
     links = prove_moves(analysis, inputs=inputs, tolerance=tolerance, seed=seed)
     verification = prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed)
     log.debug("proved: %s, error %.3g", verification.passed, verification.error)
@@ -155,7 +160,7 @@ def prune(
         cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"
         hint = " ".join(verification.notes) or None
         raise VerificationError("OP501", cause, where=f'output "{worst.name}"', hint=hint)
-    return Pruned(proto, plan, verification, kept, links)
+    return Pruned(proto, plan, verification, kept, analysis.teacher, links)
 
 
 def prove_moves(
@@ -181,7 +186,11 @@ def prove_moves(
     feeds = proof_inputs(analysis.whole.graph, seed) if inputs is None else inputs
     before, links = analysis.original, list[Link]()
     for change in analysis.changes:
-        links.append(Link("resizing", prove_resized(before, change, feeds, tolerance)))
+        match change:
+            case Resized():
+                links.append(Link("resizing", prove_resized(before, change, feeds, tolerance)))
+            case Factored():
+                links.append(Link("lower ranks", prove_factored(before, change, feeds, tolerance)))
         log.debug("%s proved: %s, error %.2g", links[-1].what, change, links[-1].error)
         before = change.proto
     return tuple(links)
@@ -260,7 +269,8 @@ def repair(
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
     known, start = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
-    repairs = tuple(recover(*known, method=method, seed=seed, records=records, name=name, progress=progress))
+    options: dict[str, Any] = {"seed": seed, "records": records, "name": name, "progress": progress}
+    repairs = tuple(recover(*known, method=method, teacher=pruned.teacher, **options))
     note_changes(pruned.proto, start, "repair")
     return repairs
 

@@ -368,7 +368,7 @@ class TestWithinADrop:
 @pytest.mark.parametrize(
     ("what", "stops"),
     [
-        ({"target": HALF}, [("try axes", 2), ("try resolutions", 3)]),
+        ({"target": HALF}, [("try axes", 2), ("try axes", 3)]),
         ({"max_drop": 0.08, "limit": 64}, [("trial 2", 1), ("repair", 2), ("judge", 1)]),
     ],
 )
