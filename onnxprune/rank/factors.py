@@ -77,6 +77,12 @@ class Factored:
     ranks: Mapping[str, int]
     firsts: Mapping[str, str]
 
+    @property
+    def weights(self) -> frozenset[str]:
+        """The weights of the two layers each."""
+        before, after = ({t.name for t in model.graph.initializer} for model in (self.original, self.proto))
+        return frozenset(after - before)
+
     def cheaper(self, kept: PrunedGraph) -> dict[str, int]:
         """Return the ranks of the layers that cost less as two also once channels left, by the layer's node.
 
@@ -97,10 +103,8 @@ class Factored:
         return found
 
     def __str__(self) -> str:
-        """Return which layers are two, with their ranks."""
-        layers = f"{len(self.ranks)} layer{'s' if len(self.ranks) > 1 else ''}"
-        shown = ", ".join(f"{name} {rank}" for name, rank in self.ranks.items())
-        return f"{layers} in two by rank: {shown}"
+        """Return how many layers are two."""
+        return f"{len(self.ranks)} layer{'s' if len(self.ranks) > 1 else ''} in two by rank"
 
 
 def find_split(proto: ModelProto, shapes: Shapes) -> tuple[list[SplitLayer], list[LeftOut]]:
@@ -129,6 +133,19 @@ def find_split(proto: ModelProto, shapes: Shapes) -> tuple[list[SplitLayer], lis
             others.append(LeftOut(layer.node.name, layer.node.op_type, reason))
     everything = {name for node in proto.graph.node for name in node.input}
     return found, [*others, *left_out(proto, everything)]
+
+
+def rank_of(proto: ModelProto, shapes: Shapes, node: str) -> int | str | None:
+    """Return the largest rank at which a node is cheaper as two, or why it isn't; None if it has no weights.
+
+    Args:
+        proto: a normalized model.
+        shapes: its concretized shapes.
+        node: the node's name.
+    """
+    found, others = find_split(proto, shapes)
+    known: dict[str, int | str] = {other.node: other.reason for other in others}
+    return (known | {split.layer.node.name: split.most for split in found}).get(node)
 
 
 def _why_not(layer: LinearLayer, weights: Weights, known: LayerCost | None) -> str | None:

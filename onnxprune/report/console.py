@@ -194,6 +194,9 @@ def removal_tables(summary: PlanSummary) -> Tables:
 
 def _other_moves(summary: PlanSummary) -> Tables:
     yield from map(paragraph, summary.changes)
+    if summary.ranks:
+        rows = ((Name(summary.labels.short(node)), str(rank)) for node, rank in summary.ranks.items())
+        yield table(flexible("layer in two") + right("channels between"), rows)
     yield from _states(summary)
 
 

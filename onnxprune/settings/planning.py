@@ -254,8 +254,9 @@ class PlanSettings(Settings):
     )
     axes: tuple[Axis, ...] = setting(
         (),
-        "What may be made smaller: channels, resolution, or both as channels,resolution. With resolution alone, a "
-        "`target` is met by the largest image that fits it.",
+        "What may be made smaller: channels, resolution, rank, or several as channels,rank. With rank, a layer may "
+        "become two with few channels between; without `data`, rank alone is chosen by the weights. With resolution "
+        "alone, a `target` is met by the largest image that fits it.",
         shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "
         "images of at least 32 pixels",
     )

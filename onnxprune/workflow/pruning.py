@@ -148,6 +148,10 @@ def prune(
     proto = rewrite(kept)
     check_sound(kept, proto)
     sign(proto, plan)
+    for change in analysis.changes:
+        if isinstance(change, Factored):  # decompositions differ from machine to machine in rounding and signs
+            start = fingerprints(proto)
+            note_changes(proto, {n: found for n, found in start.items() if n not in change.weights}, "rank")
     _note_states(proto, kept.states(), kept.graph.proto)
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:

@@ -20,12 +20,13 @@ import onnxprune as op
 from onnxprune.cost.cost import cost, model_cost
 from onnxprune.errors import OnnxPruneError, PlanError, VerificationError
 from onnxprune.planning.plan import Moves, PrunePlan
+from onnxprune.rank import factors
 from onnxprune.rank.budget import allowed_ranks, by_weights, spend
 from onnxprune.rank.factors import Factored, factor, find_split
 from onnxprune.rank.proof import prove_factored
 from onnxprune.recover import recover
 from onnxprune.recover.lstsq import Moments
-from onnxprune.recover.pairs import of_rank
+from onnxprune.recover.pairs import of_rank, split
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, Point
 from onnxprune.settings.planning import Constraints
@@ -352,6 +353,22 @@ class TestPlans:
         tensor = next(t for t in small.proto.graph.initializer if t.name == name)
         tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), name))
         assert op.verify(model, small.proto).weights.altered == (name,)  # type: ignore[union-attr]
+
+    def test_verified_where_decompositions_have_other_signs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = _deep(rank=5)
+        at = moved(op.analyze(model), Moves(ranks={"two": 6}))
+        small = op.prune(model, op.plan(at, ratio=0.3, axes=("channels",)))
+
+        def elsewhere(matrix: NDArray[np.float64], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            left, right = split(matrix, rank)
+            return -left, -right
+
+        monkeypatch.setattr(factors, "split", elsewhere)
+        found = op.verify(model, small.proto)
+        assert found.proved and found.weights is not None and found.weights.passed
+        assert set(found.weights.changed.values()) == {("rank",)}
+        again = op.prune(model, small.plan)
+        assert small.proto.SerializeToString() != again.proto.SerializeToString(), "the signs are others"
 
     def test_older_plans_are_read(self) -> None:
         document = json.loads(op.plan(_deep(), ratio=0.5).to_json())
