@@ -21,6 +21,12 @@ QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 BY_DEFAULT: tuple[Axis, ...] = ("channels", "resolution")
 """The axes that are allowed unless others are named."""
 
+_SAVES: dict[Axis, tuple[Quantity, ...]] = {
+    "channels": QUANTITIES,
+    "resolution": ("macs", "memory"),
+    "rank": ("macs", "params", "size"),
+}
+
 _COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BYTES = {"B": 1.0, **{f"{p}B": f for p, f in _COUNTS.items()}, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
@@ -272,13 +278,14 @@ class PlanSettings(Settings):
             parse_size(self.resolution)
         if "resolution" not in self.allowed and self.resolution is not None:
             raise PlanError("OP302", "`resolution` is set, and `axes` doesn't name it", hint="drop one")
-        if self.allowed == ("resolution",):
-            asked = self.ratio is not None or self.remove_blocks or self.constraints.ratio_for
-            if asked:
-                cause = "`axes` allows resolution only, and channels or blocks are to be removed"
+        if "channels" not in self.allowed:
+            alone = " and ".join(self.allowed)
+            if self.ratio is not None or self.remove_blocks or self.constraints.ratio_for:
+                cause = f"`axes` allows {alone} only, and channels or blocks are to be removed"
                 raise PlanError("OP302", cause, hint="drop one")
-            if {t.quantity for t in self.targets} - {"macs", "memory"}:
-                cause = "with resolution alone, a `target` limits macs or memory: weights stay, and no time is measured"
+            saved = [q for q in QUANTITIES if any(q in _SAVES[axis] for axis in self.allowed)]
+            if not {t.quantity for t in self.targets} <= set(saved):
+                cause = f"with {alone} alone, a `target` limits {' or '.join(saved)}: no time is measured"
                 raise PlanError("OP302", cause, hint="let `axes` name channels, too")
 
     @property

@@ -402,6 +402,8 @@ class TestPlans:
             ("OP301", {"target": op.Target("macs", 0.01)}),
             ("OP302", {"target": HALF, "data": images(), "axes": ("channels", "rank"), "allocation": "uniform"}),
             ("OP302", {"target": op.Target.parse("latency=8ms"), "data": images()}),
+            ("OP302", {"target": op.Target.parse("latency=50%"), "data": images()}),
+            ("OP302", {"target": op.Target.parse("latency=8ms"), "data": images(), "axes": ("channels", "rank")}),
         ],
     )
     def test_what_cannot_be_chosen_is_refused(self, code: str, options: dict[str, Any]) -> None:
