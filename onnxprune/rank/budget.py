@@ -23,7 +23,7 @@ from onnxprune.rank.factors import SplitLayer
 from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Evidence, Rows, reconstruct
 from onnxprune.recover.pairs import of_rank
-from onnxprune.recover.regression import LayerIndex, intercept_place, set_parameters
+from onnxprune.recover.regression import LayerIndex, intercept_place, scale_behind, set_parameters
 from onnxprune.recover.repair import solve_layers
 from onnxprune.sensitivity import Curve, OutputError, Point, share_out
 from onnxprune.sensitivity.allocation import errors_of
@@ -91,11 +91,11 @@ def measure(
 
     def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
         number, place, points = numbers[layer.node.name], intercept_place(layer, index), []
-        full = reconstruct(fitted, held, start)
+        full, scale = reconstruct(fitted, held, start), scale_behind(layer, index)
         for rank in _measured(ranks[number]):
             changed = ModelProto()
             changed.CopyFrom(graph.proto)
-            set_parameters(layer, Weights(changed), place, of_rank(full, rank, fitted))
+            set_parameters(layer, Weights(changed), place, of_rank(full, rank, fitted, scale))
             error = judge(changed, index.positions[layer.node.name])
             points.append(Point(layers[number].full - rank, error))
         found.append(Curve(number, tuple(range(layers[number].full)), tuple(points)))

@@ -19,6 +19,8 @@ from onnxprune.model.tensors import Weights, set_tensor
 from onnxprune.operators.linear import Array, LinearLayer, Rows
 from onnxprune.recover.lstsq import Evidence
 
+_SMALLEST = 1e-3  # weight of an output, relative to the largest
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairedLayers(LinearLayer):
@@ -119,6 +121,7 @@ def of_rank(full: Rows, rank: int, moments: Evidence, scale: Rows | float = 1.0)
         scale: what differences of each output count, shape (outputs,).
     """
     weight, scale = full[0, :, :-1], np.broadcast_to(scale, full.shape[1])
+    scale = np.maximum(np.abs(scale), _SMALLEST * (float(np.abs(scale).max()) or 1.0))
     covariance = moments.covariance(full)[0]
     _, directions = np.linalg.eigh(covariance * scale[:, None] * scale)
     top = directions[:, -rank:]

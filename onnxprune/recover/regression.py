@@ -92,6 +92,15 @@ class LayerIndex(GraphIndex):
         return self._latest.get(tensor, -1)
 
 
+def scale_behind(layer: LinearLayer, index: LayerIndex) -> Vector:
+    """Return the factor that a normalization behind a layer multiplies each output by, shape (channels,) or ()."""
+    node = index.only_reader(layer.y)
+    if node is None or node.op_type != "BatchNormalization" or not index.are_vectors(node.input[1:5]):
+        return np.ones(())
+    gamma, _, _, variance = (np.asarray(index.weights[n], dtype=np.float64) for n in node.input[1:5])
+    return np.asarray(gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5)))
+
+
 def own_output(layer: LinearLayer) -> RegressionTarget:
     """Return a layer's output in the original as its target."""
     return RegressionTarget(layer.y, None, np.ones(()), np.zeros(()))

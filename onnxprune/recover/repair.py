@@ -34,6 +34,7 @@ from onnxprune.recover.regression import (
     intercept_place,
     own_output,
     parameters,
+    scale_behind,
     set_parameters,
     target_of,
 )
@@ -113,12 +114,13 @@ def recover(
         ModelError: ONNX Runtime can't run a part of a model.
         UsageError: there are no inputs (OP604).
     """
-    changed, sparse, weights = _changed_tensors(kept, pruned, teacher), sparse_weights(pruned), Weights(pruned)
+    changed, sparse = _changed_tensors(kept, pruned, teacher), sparse_weights(pruned)
+    index = LayerIndex(pruned, {}, kept.graph.shapes.shapes)
 
     def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
         if isinstance(layer, PairedLayers) and method == "reconstruct":
-            rank = layer.rank(weights)
-            return reconstruct(fitted, held, start, limited=lambda full: of_rank(full, rank, fitted))
+            rank, scale = layer.rank(index.weights), scale_behind(layer, index)
+            return reconstruct(fitted, held, start, limited=lambda full: of_rank(full, rank, fitted, scale))
         mask = _zeros_kept(start) if layer.weight in sparse else None
         return reconstruct(fitted, held, start, mask) if method == "reconstruct" else _FITS[method](fitted, held, start)
 

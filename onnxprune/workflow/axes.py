@@ -112,7 +112,7 @@ class Points:
         return _FAILED if self.best is None else self.best.error
 
     def attempt(self, moves: Moves) -> float:
-        """Return the error of a point; infinite if it is out of reach.
+        """Return the error of a point; infinite if it is out of reach, or its changes save nothing.
 
         Raises:
             PlanError: channels alone can't be planned for another reason than that they can't meet the targets.
@@ -175,6 +175,8 @@ class Points:
             cheaper = at.cheaper(kept)
             if cheaper == moves:
                 break
+            if not cheaper.ranks:
+                raise PlanError("OP301", "no layer is cheaper as two once channels left")
             moves = cheaper
         proto = rewrite(kept)
         if made.removed or moves.ranks:

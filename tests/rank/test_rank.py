@@ -189,6 +189,23 @@ class TestRegression:
         by_weight = np.concatenate([(u[:, :2] * s[:2]) @ v[:2], full[0, :, -1:]], axis=1)[None]
         assert moments.error(by_weight) > 1.1 * best
 
+    def test_outputs_that_count_more_are_nearer(self) -> None:
+        """Differences are counted behind a normalization: held against the SVD of outputs that are scaled."""
+        rng = np.random.default_rng(6)
+        x, scale = rng.standard_normal((300, 5)), np.array([10.0, 1.0, 0.1, -3.0])
+        moments = Moments()
+        moments.add(x[:, None], x @ rng.standard_normal((5, 4)))
+        full = moments.solve(np.zeros((1, 4, 6)), 1e-12)
+        outputs = (x - x.mean(0)) @ full[0, :, :-1].T * scale
+
+        def left(**how: Any) -> float:
+            near = of_rank(full, 2, moments, **how)[0, :, :-1]
+            return float(np.square(outputs - (x - x.mean(0)) @ near.T * scale).sum())
+
+        best = np.square(np.linalg.svd(outputs, compute_uv=False)[2:]).sum()
+        assert left(scale=scale) == pytest.approx(best, rel=1e-6)
+        assert left() > 1.5 * best
+
     def test_without_an_intercept_outputs_are_not_centered(self) -> None:
         rng = np.random.default_rng(4)
         x = rng.standard_normal((300, 5)) + 2.0
