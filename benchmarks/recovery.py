@@ -93,7 +93,7 @@ class Workshop:
         elif case.recovery != NONE:
             kept = apply_plan(planned_for.graph, plan)
             method: Any = case.recovery
-            recover(kept, pruned.proto, batches, method=method, seed=SEED)
+            recover(kept, pruned.proto, batches, method=method, seed=SEED, teacher=pruned.teacher)
         repaired = repairing.stop()
         top1: dict[str, Interval] = {}
         change: dict[str, Interval] = {}

@@ -126,6 +126,9 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
         "recovery: reconstruct, then distilled": replace(whole, recovery=DISTILLED),
         "axes: resolution": replace(whole, axes="resolution"),
         "axes: channels and resolution": replace(whole, axes="channels,resolution"),
+        "axes: rank": replace(whole, axes="rank"),
+        "axes: channels and rank": replace(whole, axes="channels,rank"),
+        "axes: channels, resolution and rank": replace(whole, axes="channels,resolution,rank"),
         "inputs: noise": replace(whole, calibration="random"),
         "inputs: noise, recovery: bn": replace(whole, calibration="random", recovery="bn"),
     }
@@ -139,6 +142,9 @@ _AT_OTHER_SHARES = (
     "recovery: reconstruct, then gradients",
     "axes: resolution",
     "axes: channels and resolution",
+    "axes: rank",
+    "axes: channels and rank",
+    "axes: channels, resolution and rank",
     "allocation: uniform, criterion: l2",
     "allocation: uniform, criterion: l2, recovery: none",
 )

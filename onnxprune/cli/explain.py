@@ -47,6 +47,7 @@ def command(
 
     NODE is a name, a pattern that matches one node, such as '*layer4*conv2*', or the number of a layer, such as L17.
     """
+    from onnxprune.rank.factors import rank_of
     from onnxprune.report.console import pin_tables
     from onnxprune.report.coupling import explain_node, find_node, held_by
     from onnxprune.report.documents import document, fields
@@ -76,8 +77,9 @@ def command(
         return
     node = find_node(index, about)
     channels = explain_node(index, node)
-    report = document("explain", model=what, node=node.name, op=node.op_type, channels=channels)
-    out.data(report, node_tables(node.name, node.op_type, channels, labels))
+    rank = rank_of(analysis.graph.proto, analysis.graph.shapes, node.name)
+    report = document("explain", model=what, node=node.name, op=node.op_type, channels=channels, rank=rank)
+    out.data(report, node_tables(node.name, node.op_type, channels, labels, rank))
 
 
 def _is_code(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def command(
     from onnxprune.report.console import cost_tables, group_tables, latency_tables
     from onnxprune.report.documents import document, fields
     from onnxprune.report.outcome import unmeasured_tables
-    from onnxprune.report.summary import summarize_plan
+    from onnxprune.report.pruning import planned
     from onnxprune.workflow.analysis import analyze
     from onnxprune.workflow.inputs import open_samples, tell_of_front
     from onnxprune.workflow.planning import plan, settled
@@ -97,9 +96,8 @@ def command(
         click.echo(made.to_json(), nl=False)
     else:
         write_text(output, made.to_json())
-    planned = analyze(analysis, plan=made)
-    summary = summarize_plan(apply_plan(planned.graph, made))
-    summary = replace(summary, before=analysis.cost, resized=str(planned.resized or ""))
+    changed = analyze(analysis, plan=made)
+    summary = planned(changed, apply_plan(changed.graph, made))
     if plot is not None:
         plot_widths(summary.groups, summary.labels, plot)
         out.note(f"wrote {plot}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,10 @@ class LinearLayer:
     kernel: Shape = ()
     transposed: bool = False
 
-    channels_last: ClassVar[bool] = False
-    """Whether channels are the last axis of input and output (matrix products) and not the second."""
+    @property
+    def channels_last(self) -> bool:
+        """Whether channels are the last axis of input and output (matrix products) and not the second."""
+        return False
 
     @property
     def y(self) -> str:
@@ -64,6 +66,12 @@ class LinearLayer:
     def outputs(self, shape: Sequence[int]) -> Ids:
         """Return the output that each element of a weight contributes to; broadcasts to the weight's shape."""
         raise NotImplementedError
+
+    def with_outputs(self, shape: Shape, outputs: int) -> Shape:
+        """Return the shape of a weight of a layer without groups that has another number of outputs."""
+        old = int(self.outputs(shape).max()) + 1
+        axis = next(axis for axis, size in enumerate(self.outputs(shape).shape) if size == old)
+        return (*shape[:axis], outputs, *shape[axis + 1 :])
 
     def matrix(self, weight: Array) -> Rows:
         """Return a weight as matrices of shape (groups, outputs, features)."""
@@ -93,7 +101,10 @@ class LinearLayer:
 class ProductLayer(LinearLayer):
     """A matrix product of the last axis with a weight of two axes."""
 
-    channels_last = True
+    @property
+    def channels_last(self) -> bool:
+        """Return True."""
+        return True
 
     @classmethod
     def of(cls, node: Node, shape: Shape) -> LinearLayer | None:

@@ -316,15 +316,16 @@ def eligible(graph: ChannelGraph, constraints: Constraints) -> tuple[list[tuple[
         check_patterns(name, patterns, names)
     fixed, free = [], []
     for group in graph.groups:
-        if (constraints.exact_only and not group.exact) or _matches(group.nodes, constraints.exclude):
+        if (constraints.exact_only and not group.exact) or matches(group.nodes, constraints.exclude):
             continue
-        own = [r for p, r in constraints.ratio_for if _matches(group.producers, [p])]
+        own = [r for p, r in constraints.ratio_for if matches(group.producers, [p])]
         if own:
             fixed.append((group, own[-1]))
-        elif not constraints.include or _matches(group.producers, constraints.include):
+        elif not constraints.include or matches(group.producers, constraints.include):
             free.append(group)
     return fixed, free
 
 
-def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Whether one of some names matches one of some patterns."""
     return any(fnmatchcase(n, p) for p in patterns for n in names)

@@ -20,8 +20,32 @@ from onnxprune.settings.types import fits
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
-FORMAT = 3  # 2 added residual blocks, 3 the resolution; older plans change none of them
-_FORMATS = (1, 2, 3)
+FORMAT = 4  # 2 added residual blocks, 3 the resolution, 4 ranks; older plans change none of them
+_FORMATS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What is changed of a network before channels are removed, in the order in which it is done.
+
+    Attributes:
+        resolution: height and width to which images are resized inside the model, by input.
+        ranks: the number of channels between the two layers that replace one, by its node.
+    """
+
+    resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed."""
+        return self != Moves()
+
+    def fields(self) -> dict[str, Any]:
+        """Return the moves as JSON can hold them, by the names of a plan's fields."""
+        return {
+            "resolution": {name: list(size) for name, size in self.resolution.items()},
+            "ranks": dict(self.ranks),
+        }
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -38,6 +62,7 @@ class PrunePlan:
         inputs: the input sizes at which the costs were counted.
         blocks: names of the residual blocks to remove as a whole.
         resolution: height and width to which images are resized inside the model before anything is removed, by input.
+        ranks: the number of channels between the two layers that replace one before anything is removed, by its node.
     """
 
     model: str
@@ -48,6 +73,7 @@ class PrunePlan:
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return what the plan does to the costs, and how many weights it slices."""
@@ -73,11 +99,16 @@ class PrunePlan:
             "settings": dict(self.settings),
             "cost": {"before": dict(self.before), "after": dict(self.after)},
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "resolution": {name: list(size) for name, size in self.resolution.items()},
+            **self.moves.fields(),
             "blocks": list(self.blocks),
             "removed": removed,
         }
         return json.dumps(document, indent=1) + "\n"
+
+    @property
+    def moves(self) -> Moves:
+        """What is changed before channels are removed."""
+        return Moves(self.resolution, self.ranks)
 
     @property
     def policies(self) -> Policies:
@@ -104,6 +135,7 @@ class PrunePlan:
         ]
         what: list[Any] = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
         what += [sorted(self.resolution.items())] if self.resolution else []
+        what += [["ranks", sorted(self.ranks.items())]] if self.ranks else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @classmethod
@@ -137,6 +169,7 @@ class PrunePlan:
                 inputs={n: tuple(map(_position, s)) for n, s in document["inputs"].items()},
                 blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
                 resolution={n: _size(s) for n, s in (document["resolution"] if document["format"] > 2 else {}).items()},
+                ranks={str(n): _rank(r) for n, r in (document["ranks"] if document["format"] > 3 else {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with the command `plan MODEL -o PLAN.json`"
@@ -148,6 +181,12 @@ def _position(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} isn't a position")
     return value
+
+
+def _rank(value: Any) -> int:
+    if _position(value) < 1:
+        raise ValueError(f"{value!r} isn't a rank")
+    return int(value)
 
 
 def _size(value: Any) -> tuple[int, int]:

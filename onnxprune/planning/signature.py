@@ -36,7 +36,7 @@ class NotedChange:
     """What changed an initializer after the rewriting.
 
     Attributes:
-        by: what was done, in order: "repair", "training", "sparsify".
+        by: what was done, in order: "rank", "repair", "training", "sparsify".
         fingerprint: the initializer since then, see `fingerprints`.
     """
 

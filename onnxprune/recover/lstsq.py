@@ -11,6 +11,7 @@ of the samples: with X the samples in rows and E their residuals, the change is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,6 +47,9 @@ class Evidence(Protocol):
 
     def squares(self) -> Rows:
         """Return the mean squares of features, shape (groups, features)."""
+
+    def covariance(self, matrix: Rows) -> Rows:
+        """Return the covariance of a matrix's outputs, shape (groups, outputs, outputs)."""
 
 
 @dataclass(slots=True)
@@ -122,9 +126,15 @@ class Moments:
 
     def spread(self, matrix: Rows) -> Rows:
         """Return the variance of the outputs of a matrix (groups, outputs, features + 1), shape (groups, outputs)."""
+        return np.asarray(np.einsum("gof,gfh,goh->go", matrix, self._spread_of_features(), matrix))
+
+    def covariance(self, matrix: Rows) -> Rows:
+        """Return the covariance of the outputs of a matrix, shape (groups, outputs, outputs)."""
+        return np.asarray(matrix @ self._spread_of_features() @ matrix.transpose(0, 2, 1))
+
+    def _spread_of_features(self) -> Rows:
         mean, _ = self.means()
-        covariance = self.gram / self.count - mean[:, :, None] * mean[:, None, :]
-        return np.asarray(np.einsum("gof,gfh,goh->go", matrix, covariance, matrix))
+        return np.asarray(self.gram / self.count - mean[:, :, None] * mean[:, None, :])
 
     def squares(self) -> Rows:
         """Return the mean squares of features, shape (groups, features)."""
@@ -193,6 +203,12 @@ class Samples:
         """Return the mean squares of features, shape (groups, features)."""
         return np.asarray(np.square(self._features, dtype=np.float64).mean(axis=1))
 
+    def covariance(self, matrix: Rows) -> Rows:
+        """Return the covariance of a matrix's outputs, shape (groups, outputs, outputs)."""
+        outputs = self._predict(matrix)
+        centered = outputs - outputs.mean(axis=1, keepdims=True) if self._intercept else outputs
+        return np.asarray(centered.transpose(0, 2, 1) @ centered / self.count)
+
     @property
     def _features(self) -> NDArray[np.float32]:
         return np.concatenate(self._x, axis=1)
@@ -240,7 +256,13 @@ def constrained(system: Rows, goal: Rows, mask: Mask) -> Rows:
     return found
 
 
-def reconstruct(moments: Evidence, held_back: Evidence, start: Rows, mask: Mask | None = None) -> Rows:
+def reconstruct(
+    moments: Evidence,
+    held_back: Evidence,
+    start: Rows,
+    mask: Mask | None = None,
+    limited: Callable[[Rows], Rows] = lambda weights: weights,
+) -> Rows:
     """Fit all weights, with the ridge that does best on held-back samples; the current weights are a candidate too.
 
     Args:
@@ -248,12 +270,13 @@ def reconstruct(moments: Evidence, held_back: Evidence, start: Rows, mask: Mask 
         held_back: of other samples.
         start: the current weights, shape (groups, outputs, features + 1).
         mask: which of them may differ from zero; all by default.
+        limited: returns the nearest weights that are allowed.
     """
     if not held_back.count:  # nothing to choose a ridge by: stay close
-        return moments.solve(start, RIDGES[-1], mask)
+        return limited(moments.solve(start, RIDGES[-1], mask))
     near = start if mask is None else np.where(mask, start, 0.0)
     candidates = (near if ridge is None else moments.solve(start, ridge, mask) for ridge in (None, *RIDGES))
-    return min(candidates, key=held_back.error)
+    return min(map(limited, candidates), key=held_back.error)
 
 
 def shift(moments: Evidence, held_back: Evidence, start: Rows) -> Rows:

@@ -22,6 +22,7 @@ from onnxprune.model.graph import GraphIndex, attribute
 from onnxprune.model.tensors import Weights, set_tensor
 from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Rows
+from onnxprune.recover.pairs import PairedLayers
 
 Vector = NDArray[np.float64]
 
@@ -91,6 +92,15 @@ class LayerIndex(GraphIndex):
         return self._latest.get(tensor, -1)
 
 
+def scale_behind(layer: LinearLayer, index: LayerIndex) -> Vector:
+    """Return the factor that a normalization behind a layer multiplies each output by, shape (channels,) or ()."""
+    node = index.only_reader(layer.y)
+    if node is None or node.op_type != "BatchNormalization" or not index.are_vectors(node.input[1:5]):
+        return np.ones(())
+    gamma, _, _, variance = (np.asarray(index.weights[n], dtype=np.float64) for n in node.input[1:5])
+    return np.asarray(gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5)))
+
+
 def own_output(layer: LinearLayer) -> RegressionTarget:
     """Return a layer's output in the original as its target."""
     return RegressionTarget(layer.y, None, np.ones(()), np.zeros(()))
@@ -153,14 +163,14 @@ def intercept_place(layer: LinearLayer, index: LayerIndex) -> InterceptPlace | N
         place = InterceptPlace(next((n for n in follower.input if index.per_channel(n, layer) is not None), ""), 1.0)
     else:
         return None
-    outputs = layer.matrix(weights[layer.weight]).shape[:2]
+    outputs = parameters(layer, weights).shape[:2]
     own = place.name in weights and index.uses[place.name] == 1
     return place if own and weights[place.name].size == outputs[0] * outputs[1] else None
 
 
 def parameters(layer: LinearLayer, weights: Weights) -> Rows:
     """Return a layer's weights with its bias as a last column, shape (groups, outputs, features + 1)."""
-    matrix = layer.matrix(weights[layer.weight])
+    matrix = layer.product(weights) if isinstance(layer, PairedLayers) else layer.matrix(weights[layer.weight])
     intercept = np.zeros(matrix.shape[:2])
     if layer.bias is not None:
         intercept = np.asarray(weights[layer.bias], dtype=np.float64).reshape(intercept.shape)
@@ -177,7 +187,10 @@ def set_parameters(layer: LinearLayer, weights: Weights, place: InterceptPlace |
         new: the values, as `parameters` returns them.
     """
     change = new[..., -1] - parameters(layer, weights)[..., -1]
-    set_tensor(weights.tensor(layer.weight), layer.weight_of(new[..., :-1], weights[layer.weight]))
+    if isinstance(layer, PairedLayers):
+        layer.store(weights, new[..., :-1])
+    else:
+        set_tensor(weights.tensor(layer.weight), layer.weight_of(new[..., :-1], weights[layer.weight]))
     if place is not None:
         old = weights[place.name]
         shifted = old.astype(np.float64) + place.sign * change.reshape(old.shape)

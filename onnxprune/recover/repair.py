@@ -27,12 +27,14 @@ from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
 from onnxprune.recover.lstsq import Evidence, Mask, Rows, evidence, reconstruct, rescale, shift
+from onnxprune.recover.pairs import PairedLayers, of_rank, paired
 from onnxprune.recover.regression import (
     LayerIndex,
     RegressionTarget,
     intercept_place,
     own_output,
     parameters,
+    scale_behind,
     set_parameters,
     target_of,
 )
@@ -84,6 +86,7 @@ def recover(
     method: Method = "reconstruct",
     seed: int = 0,
     positions: int = _POSITIONS,
+    teacher: ModelProto | None = None,
     records: Records | None = None,
     name: str = "",
     progress: Progress = silent,
@@ -98,6 +101,8 @@ def recover(
             the intercepts only.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from 32 samples.
+        teacher: the network whose tensors are the targets, if the traced one isn't: it has one layer where that has two
+            with fewer channels between (`onnxprune.recover.pairs`). Their repair is one, and comes in any case.
         records: the layers that are done already; filled as others are.
         name: the name of this repair in the records.
         progress: called with the layers that are done.
@@ -109,15 +114,23 @@ def recover(
         ModelError: ONNX Runtime can't run a part of a model.
         UsageError: there are no inputs (OP604).
     """
-    changed, sparse = _changed_tensors(kept, pruned), sparse_weights(pruned)
+    changed, sparse = _changed_tensors(kept, pruned, teacher), sparse_weights(pruned)
+    index = LayerIndex(pruned, {}, kept.graph.shapes.shapes)
 
     def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
+        if isinstance(layer, PairedLayers) and method == "reconstruct":
+            rank, scale = layer.rank(index.weights), scale_behind(layer, index)
+            return reconstruct(fitted, held, start, limited=lambda full: of_rank(full, rank, fitted, scale))
         mask = _zeros_kept(start) if layer.weight in sparse else None
         return reconstruct(fitted, held, start, mask) if method == "reconstruct" else _FITS[method](fitted, held, start)
 
     makes_up = method in _MAKE_UP
     options: Any = {"seed": seed, "positions": positions, "records": records, "name": name, "progress": progress}
-    return solve_layers(kept, pruned, batches, fit, lambda layer: layer.x in changed, makes_up=makes_up, **options)
+
+    def wanted(layer: LinearLayer) -> bool:
+        return layer.x in changed or isinstance(layer, PairedLayers)
+
+    return solve_layers(kept, pruned, batches, fit, wanted, makes_up=makes_up, teacher=teacher, **options)
 
 
 def solve_layers(
@@ -128,6 +141,7 @@ def solve_layers(
     wanted: Callable[[LinearLayer], bool],
     *,
     makes_up: bool = True,
+    teacher: ModelProto | None = None,
     seed: int = 0,
     positions: int = _POSITIONS,
     records: Records | None = None,
@@ -144,6 +158,7 @@ def solve_layers(
         fit: returns a layer's weights, given it, the moments to fit, those held back, and the weights it has.
         wanted: whether to solve for a layer.
         makes_up: whether the last layer in front of a sum makes up for the error of the other branch.
+        teacher: the network whose tensors are the targets, if the traced one isn't, see `recover`.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from 32 samples.
         records: the layers that are done already; filled as others are.
@@ -158,18 +173,22 @@ def solve_layers(
         ModelError: ONNX Runtime can't run a part of a model.
         UsageError: there are no inputs (OP604).
     """
-    layers = find_layers(pruned)
+    unmade, layers = kept.graph.unmade, find_layers(pruned)
+    if teacher is None:
+        teacher = kept.graph.proto
+    else:
+        layers = paired(layers, pruned, _tensors(teacher))
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
-    unmade = kept.graph.unmade
     now = Stream(pruned, smaller(kept, batches), unmade=unmade)
-    then = Stream(kept.graph.proto, batches, unmade=unmade)
+    then = Stream(teacher, batches, unmade=unmade)
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
-    places = index.positions, GraphIndex(kept.graph.proto.graph).positions
+    places = index.positions, GraphIndex(teacher.graph).positions
     repairs, records = [], records or Records()
     for number, layer in enumerate(layers):
         if wanted(layer) and layer.y not in unmade:
-            for stream, place in zip((now, then), places, strict=True):
-                stream.advance(place[layer.node.name])  # also before layers that are done: cuts affect rounding
+            starts = layer.first.node if isinstance(layer, PairedLayers) else layer.node, layer.node
+            for stream, place, node in zip((now, then), places, starts, strict=True):
+                stream.advance(place[node.name])  # also before layers that are done: cuts affect rounding
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, index) if makes_up else own_output(layer)
             if not unmade.isdisjoint((target.tensor, target.other or "")):
@@ -214,16 +233,17 @@ def repair_runs(cost: Cost) -> float:
     return _RUNS + 2 * products / max(cost.macs, 1)
 
 
-def unrepaired(kept: PrunedGraph, pruned: ModelProto) -> tuple[LeftOut, ...]:
+def unrepaired(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None = None) -> tuple[LeftOut, ...]:
     """Return the layers that read something that was pruned but can't be repaired, with the reasons.
 
     Args:
         kept: the traced original and what was removed from it.
         pruned: the rewritten model.
+        teacher: see `recover`.
     """
     if any(any(True for _ in subgraphs(node)) for node in pruned.graph.node):
         pruned = reopened(pruned)
-    changed, unmade = _changed_tensors(kept, pruned), kept.graph.unmade
+    changed, unmade = _changed_tensors(kept, pruned, teacher), kept.graph.unmade
     behind = (layer for layer in find_layers(pruned) if layer.x in changed and layer.y in unmade)
     reason = "ONNX Runtime can't run it, or a node in front of it"
     unrun = (LeftOut(layer.node.name, layer.node.op_type, reason) for layer in behind)
@@ -238,15 +258,21 @@ def smaller(kept: PrunedGraph, batches: Batches) -> Batches:
     return lambda: ({n: kept.cut(n, a) if n in entries else a for n, a in batch.items()} for batch in batches())
 
 
-def _changed_tensors(kept: PrunedGraph, pruned: ModelProto) -> set[str]:
-    """Return the tensors that depend on something that was pruned."""
-    shapes = kept.graph.shapes.shapes
+def _changed_tensors(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None = None) -> set[str]:
+    """Return the tensors that depend on something that was pruned, or that the teacher doesn't have."""
+    shapes, known = kept.graph.shapes.shapes, None if teacher is None else _tensors(teacher)
     changed: set[str] = set()
     for node in pruned.graph.node:
         resized = any(n in shapes and kept.shape(n) != shapes[n] for n in [*node.input, *node.output])
-        if resized or not changed.isdisjoint(node.input):
+        new = known is not None and not known.issuperset(node.output)
+        if resized or new or not changed.isdisjoint(node.input):
             changed.update(node.output)
     return changed
+
+
+def _tensors(model: ModelProto) -> set[str]:
+    """Return the tensors that a model computes."""
+    return {name for node in model.graph.node for name in node.output}
 
 
 def _moments(

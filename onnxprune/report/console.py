@@ -193,8 +193,10 @@ def removal_tables(summary: PlanSummary) -> Tables:
 
 
 def _other_moves(summary: PlanSummary) -> Tables:
-    if summary.resized:
-        yield paragraph(f"resized inside the model: {summary.resized}")
+    yield from map(paragraph, summary.changes)
+    if summary.ranks:
+        rows = ((Name(summary.labels.short(node)), str(rank)) for node, rank in summary.ranks.items())
+        yield table(flexible("layer in two") + right("channels between"), rows)
     yield from _states(summary)
 
 

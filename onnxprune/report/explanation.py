@@ -26,8 +26,18 @@ _MANY = 6  # coupled nodes of a group, or reasons of an axis, that are listed
 _LONG = 6  # nodes of a path; a longer one is shortened in the middle
 
 
-def node_tables(node: str, op: str, axes: Sequence[Axis], labels: Labels = PLAIN) -> Tables:
-    """Show for every set of a node's channels what it is coupled to, or what pins it."""
+def node_tables(
+    node: str, op: str, axes: Sequence[Axis], labels: Labels = PLAIN, rank: int | str | None = None
+) -> Tables:
+    """Show for every set of a node's channels what it is coupled to, or what pins it.
+
+    Args:
+        node: the node.
+        op: its operator.
+        axes: the sets of its channels.
+        labels: how nodes are called.
+        rank: the largest rank at which it is cheaper as two layers, or why it isn't; None if it has no weights.
+    """
     yield heading(f'{op} "{labels.short(node)}"', labels.name(node).tag.strip())
     yield from labels.note()
     if not axes:
@@ -42,6 +52,10 @@ def node_tables(node: str, op: str, axes: Sequence[Axis], labels: Labels = PLAIN
             yield from _held(held, labels)
         if len(axis.held) > _MANY:
             yield paragraph(f"and {count(len(axis.held) - _MANY, 'more reason')}", FAINT, indent=4)
+    if isinstance(rank, int):
+        yield paragraph(f"It may become two layers by rank, with at most {count(rank, 'channel')} between.")
+    elif rank is not None:
+        yield paragraph(f"It can't become two layers by rank: {rank}.")
 
 
 def held_tables(code: str, axes: Sequence[HeldAxis], labels: Labels = PLAIN) -> Tables:

@@ -11,13 +11,25 @@ from onnxprune.report.summary import ModelSummary, PlanSummary, summarize_plan
 from onnxprune.report.trials import trial_fields
 from onnxprune.rewrite.comparison import Comparison
 from onnxprune.sensitivity import entry_of
+from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow.analysis import TracedModel
 from onnxprune.workflow.prune_model import PruneResult
 
 
 def changed(result: PruneResult) -> PlanSummary:
     """Return what a run removed, relative to the model as it was given."""
-    resized = str(result.analysis.resized or "")
-    return replace(summarize_plan(result.pruned.kept), before=result.analysis.cost, resized=resized)
+    return planned(result.analysis, result.pruned.kept)
+
+
+def planned(analysis: TracedModel, kept: PrunedGraph) -> PlanSummary:
+    """Return what a plan changes and removes, relative to the model as it was given.
+
+    Args:
+        analysis: the traced model with the changes.
+        kept: the same, and what is removed from it.
+    """
+    changes = tuple(map(str, analysis.changes))
+    return replace(summarize_plan(kept), before=analysis.cost, changes=changes, ranks=analysis.moves.ranks)
 
 
 def pruning_fields(result: PruneResult, change: PlanSummary, dense: ModelSummary) -> dict[str, Any]:

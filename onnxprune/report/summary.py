@@ -7,7 +7,7 @@ with it, and *locks* the element if no other slice with it is removable either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -172,7 +172,8 @@ class PlanSummary:
         groups: the change of each group.
         blocks: names of the residual blocks that are removed.
         states: the states that may shrink, with their shapes.
-        resized: which images are resized inside, and to which sizes.
+        changes: what is changed of the network before channels are removed, in sentences.
+        ranks: the number of channels between the two layers that replace one, by its node.
         labels: how the nodes are called in tables.
     """
 
@@ -182,7 +183,8 @@ class PlanSummary:
     groups: tuple[GroupChange, ...]
     blocks: tuple[str, ...] = ()
     states: tuple[StateSummary, ...] = ()
-    resized: str = ""
+    changes: tuple[str, ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict)
     labels: Labels = PLAIN
 
     @property

@@ -102,8 +102,8 @@ def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), tuned: FineTune
     if proof is None:
         yield paragraph("not proved: verification was skipped", CODE)
         return
-    if pruned.resized_error is not None:
-        yield paragraph(line(("resizing proved", GOOD), f": error {pruned.resized_error:.2g}"))
+    for link in pruned.links:
+        yield paragraph(line((f"{link.what} proved", GOOD), f": error {link.error:.2g}"))
     partly = ("rewriting proved in part", CODE) if proof.unproved else ("rewriting proved", GOOD)
     said = [
         f"error {proof.error:.2g}, allowed {proof.tolerance:.2g}",

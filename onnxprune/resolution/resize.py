@@ -51,7 +51,8 @@ class Resized:
 
     def __str__(self) -> str:
         """Return what is done to the inputs."""
-        return ", ".join(f'"{i.name}" {text(i.size)} → {text(self.sizes[i.name])}' for i in self.images)
+        sizes = ", ".join(f'"{i.name}" {text(i.size)} → {text(self.sizes[i.name])}' for i in self.images)
+        return f"resized inside the model: {sizes}"
 
 
 def text(size: Size) -> str:

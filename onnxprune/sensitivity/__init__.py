@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
-from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, measure, share_out
+from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, carried, measure, share_out
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, drop_of, loss
 from onnxprune.sensitivity.predictions import PredictionError, judge_of
 from onnxprune.sensitivity.store import Record, curve_of, entry_of, read_record, resume
@@ -18,6 +18,7 @@ __all__ = [
     "PredictionError",
     "Record",
     "added_errors",
+    "carried",
     "curve_of",
     "drop",
     "drop_of",

@@ -155,6 +155,37 @@ def first_change(graph: ChannelGraph, group: Group) -> int:
     return next((i for i, n in nodes if n.name in group.statistics or not read.isdisjoint(n.input)), 0)
 
 
+def carried(curves: Iterable[Curve], before: ChannelGraph, after: ChannelGraph) -> list[Curve] | None:
+    """Return the curves of a network for a changed one; None if the units of one have no match there.
+
+    Units are matched by the tensors that both networks compute, and that have the same channels in both.
+
+    Args:
+        curves: the sensitivities of the groups of a network.
+        before: this network, traced.
+        after: the changed network.
+    """
+    match = np.full(before.unit_count, -1)
+    for name, value in before.values.items():
+        other = after.values.get(name)
+        for one, two in zip(value.factors, () if other is None else other.factors, strict=False):
+            if one.axes == two.axes and one.ids.shape == two.ids.shape:
+                match[before.unit_of[one.ids]] = after.unit_of[two.ids]
+    places = {int(unit): (group, i) for group in after.groups for i, unit in enumerate(group.units)}
+    found = []
+    for curve in curves:
+        units = match[before.groups[curve.group].units]
+        at = [places.get(int(unit)) for unit in units]
+        group = at[0][0] if at[0] is not None else None
+        if group is None or len(group.units) != len(units) or any(p is None or p[0] is not group for p in at):
+            return None
+        order = tuple(places[int(units[i])][1] for i in curve.order)
+        if len(set(order)) != len(order):
+            return None
+        found.append(Curve(group.index, order, curve.points))
+    return found
+
+
 def share_out(batches: Batches) -> tuple[Batches, Batches]:
     """Split inputs into batches to fit on and, every fourth, batches to measure errors on; a single one is both."""
 

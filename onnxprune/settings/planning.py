@@ -14,11 +14,19 @@ from onnxprune.settings.types import Share, meant_percent
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]
 Grouped = Literal["channels", "groups"]
-Axis = Literal["channels", "resolution"]
+Axis = Literal["channels", "resolution", "rank"]
 Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+BY_DEFAULT: tuple[Axis, ...] = ("channels", "resolution")
+"""The axes that are allowed unless others are named."""
+
+_SAVES: dict[Axis, tuple[Quantity, ...]] = {
+    "channels": QUANTITIES,
+    "resolution": ("macs", "memory"),
+    "rank": ("macs", "params", "size"),
+}
 
 _COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BYTES = {"B": 1.0, **{f"{p}B": f for p, f in _COUNTS.items()}, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -253,8 +261,9 @@ class PlanSettings(Settings):
     )
     axes: tuple[Axis, ...] = setting(
         (),
-        "What may be made smaller: channels, resolution, or both as channels,resolution. With resolution alone, a "
-        "`target` is met by the largest image that fits it.",
+        "What may be made smaller: channels, resolution, rank, or several as channels,rank. With rank, a layer may "
+        "become two with few channels between; without `data`, rank alone is chosen by the weights. With resolution "
+        "alone, a `target` is met by the largest image that fits it.",
         shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "
         "images of at least 32 pixels",
     )
@@ -268,16 +277,22 @@ class PlanSettings(Settings):
         Settings.__post_init__(self)
         if self.resolution not in (None, "auto"):
             parse_size(self.resolution)
-        if self.axes and "resolution" not in self.axes and self.resolution is not None:
+        if "resolution" not in self.allowed and self.resolution is not None:
             raise PlanError("OP302", "`resolution` is set, and `axes` doesn't name it", hint="drop one")
-        if self.axes == ("resolution",):
-            asked = self.ratio is not None or self.remove_blocks or self.constraints.ratio_for
-            if asked:
-                cause = "`axes` allows resolution only, and channels or blocks are to be removed"
+        if "channels" not in self.allowed:
+            alone = " and ".join(self.allowed)
+            if self.ratio is not None or self.remove_blocks or self.constraints.ratio_for:
+                cause = f"`axes` allows {alone} only, and channels or blocks are to be removed"
                 raise PlanError("OP302", cause, hint="drop one")
-            if {t.quantity for t in self.targets} - {"macs", "memory"}:
-                cause = "with resolution alone, a `target` limits macs or memory: weights stay, and no time is measured"
+            saved = [q for q in QUANTITIES if any(q in _SAVES[axis] for axis in self.allowed)]
+            if not {t.quantity for t in self.targets} <= set(saved):
+                cause = f"with {alone} alone, a `target` limits {' or '.join(saved)}: no time is measured"
                 raise PlanError("OP302", cause, hint="let `axes` name channels, too")
+
+    @property
+    def allowed(self) -> tuple[Axis, ...]:
+        """The axes along which the model may be made smaller."""
+        return self.axes or BY_DEFAULT
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -80,15 +80,18 @@ def cut_points(proto: ModelProto, also: Container[str] = ()) -> list[str]:
     return list(dict.fromkeys(name for number, name in found.items() if number < layers))
 
 
-def mimicked(kept: PrunedGraph, pruned: ModelProto) -> tuple[str, ...]:
+def mimicked(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None = None) -> tuple[str, ...]:
     """Return the tensors of a pruned model that are to follow the original's: cut points and residual blocks.
 
     Args:
         kept: the traced original and what was removed from it.
         pruned: the pruned model.
+        teacher: the network that they follow, if it isn't the traced one.
     """
     found = cut_points(normalize(pruned), {block.output for block in find_blocks(kept.graph)})
-    known = [name for name in found if kept.graph.shapes.shapes.get(name) is not None]
+    nodes = (kept.graph.proto if teacher is None else teacher).graph.node
+    made = {name for node in nodes for name in node.output}
+    known = [name for name in found if kept.graph.shapes.shapes.get(name) is not None and name in made]
     some = np.unique(np.linspace(0, len(known) - 1, min(_MOST, len(known))).round().astype(int))
     return tuple(known[i] for i in some.tolist())
 
@@ -118,13 +121,16 @@ def mimicry(graph: ChannelGraph, *, epochs: int | None, minutes: float | None, s
     )
 
 
-def following(settings: TrainSettings, kept: PrunedGraph, pruned: ModelProto) -> TrainSettings:
+def following(
+    settings: TrainSettings, kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None = None
+) -> TrainSettings:
     """Return settings with the tensors of a pruned model that are to follow the original's.
 
     Args:
         settings: of `mimicry`.
         kept: the traced original and what was removed from it.
         pruned: the pruned model.
+        teacher: the network that they follow, if it isn't the traced one.
     """
-    features = mimicked(kept, pruned)
+    features = mimicked(kept, pruned, teacher)
     return replace(settings, features=features, feature_weight=1 / max(len(features), 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx import ModelProto
@@ -15,7 +15,8 @@ from onnxprune.model.file import Model, Source, load, outline
 from onnxprune.model.states import mark, state_inputs
 from onnxprune.model.stream import Inputs
 from onnxprune.normalize import normalize
-from onnxprune.planning.plan import PrunePlan
+from onnxprune.planning.plan import Moves, PrunePlan
+from onnxprune.rank.factors import Factored, factor
 from onnxprune.resolution.resize import Resized, resize
 from onnxprune.settings import DataSettings
 from onnxprune.settings.declare import given
@@ -31,6 +32,9 @@ from onnxprune.workflow.inputs import first_inputs, freed, opens, transformed
 
 log = logging.getLogger(__name__)
 
+Change = Resized | Factored
+"""A network changed as a whole before channels are removed: one link of the chain of proofs."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TracedModel:
@@ -39,24 +43,35 @@ class TracedModel:
     Attributes:
         model: the loaded model, without the data of its weights.
         graph: its channel dependencies; ``graph.proto`` is the normalized model.
-        resized: how its images are resized inside, if they are.
-        whole: the model before that.
+        moves: what was changed of it before it was traced.
+        changes: the changed models, each with what was done to the one before, the first to the original.
+        whole: the model before all changes; None without any.
     """
 
     model: Model
     graph: ChannelGraph
-    resized: Resized | None = None
+    moves: Moves = field(default_factory=Moves)
+    changes: tuple[Change, ...] = ()
     whole: TracedModel | None = None
 
     @property
     def original(self) -> ModelProto:
-        """The normalized model, with images as they come."""
+        """The normalized model, before all changes."""
         return self.graph.proto if self.whole is None else self.whole.graph.proto
 
     @property
-    def resolution(self) -> Mapping[str, tuple[int, int]]:
-        """The sizes that images are resized to, by input."""
-        return {} if self.resized is None else self.resized.sizes
+    def teacher(self) -> ModelProto | None:
+        """The model whose inner tensors a repaired one should have, if that isn't the traced one."""
+        return next((c.original for c in self.changes if isinstance(c, Factored)), None)
+
+    def cheaper(self, kept: PrunedGraph) -> Moves:
+        """Return the moves without those that save nothing any more once channels left.
+
+        Args:
+            kept: the traced model, and what was removed from it.
+        """
+        factored = next((c for c in self.changes if isinstance(c, Factored)), None)
+        return self.moves if factored is None else replace(self.moves, ranks=factored.cheaper(kept))
 
     def __repr__(self) -> str:
         """Return the model, and the number of groups and of units that can be removed."""
@@ -122,7 +137,7 @@ def analyze(
     """
     if isinstance(source, TracedModel):
         _check_plan(plan, source.model)
-        return source if plan is None else at_resolution(source, plan.resolution)
+        return source if plan is None else moved(source, plan.moves)
     chosen = either(Policies, policies, options)
     model = load(source) if transform is None else transformed(source, transform)
     _check_plan(plan, model)
@@ -154,24 +169,31 @@ def analyze(
         log.info("note: %s", note)
     log.debug("traced %d nodes: %d groups of channels", len(proto.graph.node), len(graph.groups))
     found = TracedModel(known, graph)
-    return found if plan is None else at_resolution(found, plan.resolution)
+    return found if plan is None else moved(found, plan.moves)
 
 
-def at_resolution(source: TracedModel, sizes: Mapping[str, tuple[int, int]]) -> TracedModel:
-    """Return a traced model whose images are resized inside to other sizes, by input; without any, as they come.
+def moved(source: TracedModel, moves: Moves) -> TracedModel:
+    """Return a traced model with some changes, and no others.
 
     Raises:
-        PlanError: an input is no image, or something needs the size that it has (OP319).
+        PlanError: an input is no image, or something needs the size that it has (OP319); or a layer can't be two, or
+            isn't cheaper so (OP307).
     """
-    if dict(sizes) == dict(source.resolution):
+    if moves == source.moves:
         return source
     whole = source.whole or source
-    if not sizes:
+    if not moves:
         return whole
-    graph = whole.graph
-    resized = resize(graph.proto, graph.shapes, sizes)
-    shapes = concretize(resized.proto, graph.shapes.inputs)
-    return TracedModel(whole.model, trace(resized.proto, shapes=shapes, policies=graph.policies), resized, whole)
+    graph, changes = whole.graph, list[Change]()
+    if moves.resolution:
+        changes.append(resize(graph.proto, graph.shapes, moves.resolution))
+    proto = changes[-1].proto if changes else graph.proto
+    shapes = concretize(proto, graph.shapes.inputs)
+    if moves.ranks:
+        changes.append(factor(proto, shapes, moves.ranks))
+        proto = changes[-1].proto
+        shapes = concretize(proto, graph.shapes.inputs)
+    return TracedModel(whole.model, trace(proto, shapes=shapes, policies=graph.policies), moves, tuple(changes), whole)
 
 
 def _check_plan(plan: PrunePlan | None, model: Model) -> None:

@@ -155,4 +155,4 @@ def _joined(original: TracedModel, first: PrunePlan, second: PrunePlan) -> Prune
     )
     joined = plan_of(apply_plan(original.graph, both), first.model, first.settings)
     whole = original.cost.totals() if original.whole is not None else joined.before
-    return replace(joined, before=whole, resolution=original.resolution)
+    return replace(joined, before=whole, resolution=original.moves.resolution)

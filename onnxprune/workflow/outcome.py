@@ -102,7 +102,7 @@ def outcome(
         ('generated', 'agreement')
     """
     plan, trained = result.plan, result.tuned is not None and result.tuned.kept == "after"
-    unchanged = not (plan.removed or plan.blocks or result.analysis.resized or result.repairs or trained)
+    unchanged = not (plan.removed or plan.blocks or result.analysis.moves or result.repairs or trained)
     found, judged, uncompared, calibrated = None, result.judged, "nothing was removed", None
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
         speed, untimed, seconds = _speed(result, settings, counted(progress, "time the result"))

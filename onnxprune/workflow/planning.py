@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxprune.cost.cost import cost
+from onnxprune.data import is_noise
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.importance import score
 from onnxprune.latency import Options, plan_for_latency
@@ -42,9 +43,11 @@ from onnxprune.settings.declare import given
 from onnxprune.settings.reading import either
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.analysis import TracedModel, analyze, moved
+from onnxprune.workflow.axes import Points, axes_to_try, choose_point
 from onnxprune.workflow.inputs import Samples, batches_of
-from onnxprune.workflow.resolution import at_chosen, choose_resolution, largest_within, why_not
+from onnxprune.workflow.ranks import by_ranks_alone
+from onnxprune.workflow.resolution import at_chosen, largest_within, within
 
 log = logging.getLogger(__name__)
 
@@ -106,29 +109,30 @@ def plan(
     file = source.proto if isinstance(source, Model) and source.path is None else analysis.model.path
     records = records or Records()
 
-    def at(resized: TracedModel, own: Sequence[Curve] | None) -> PrunePlan:
-        own = curves if own is None and resized is analysis else own
-        known = records if resized is analysis or settings.size is not None else None  # they are of one resolution
-        return _plan_channels(resized, settings, batches, own, times, file, known, progress)
-
-    if settings.axes == ("resolution",) and settings.size is None:
-        return at(largest_within(analysis, settings), None)
     if settings.size is not None:
-        return at(at_chosen(analysis, settings)[0], curves)
-    if settings.axes == ("channels",) or analysis.resized is not None:
+        analysis = at_chosen(analysis, settings)[0]
+    elif settings.allowed == ("resolution",):
+        analysis = largest_within(analysis, settings)
+
+    def at(changed: TracedModel, own: Sequence[Curve] | None) -> PrunePlan:
+        own = curves if own is None and changed is analysis else own
+        known = records if changed is analysis else None  # they are of one network
+        return _plan_channels(changed, settings, batches, own, times, file, known, progress)
+
+    axes = axes_to_try(analysis, settings, batches, data)
+    if not axes or within(analysis, analysis.moves.resolution, settings):
         return at(analysis, None)
-    if (problem := why_not(analysis, settings, batches, data)) is not None:
-        if settings.resolution == "auto":
-            raise problem
-        return at(analysis, None)
+    if settings.allowed == ("rank",) and not settings.timed:
+        found = by_ranks_alone(analysis, settings, None if is_noise(data) else batches, records, progress)
+        return at(moved(analysis, replace(analysis.moves, ranks=found)), None)
 
     def measured(inputs: Batches) -> Sequence[Curve]:
         if curves is not None:
             return curves
         return sensitivities(analysis, settings, inputs, records=records, progress=progress)
 
-    known = analysis, settings, _needed(batches), data, measured, at, records, progress
-    return choose_resolution(*known) or at(analysis, None)
+    points = Points(analysis, settings, _needed(batches), data, measured, at, records, progress)
+    return choose_point(points, axes) or at(analysis, None)
 
 
 def _plan_channels(
@@ -182,7 +186,7 @@ def _plan_channels(
 
     removed = np.zeros(graph.unit_count, dtype=bool)
     met = bool(counted) and not constraints.ratio_for and Limits(graph, counted, before).hold(removed)
-    if settings.axes == ("resolution",):
+    if "channels" not in settings.allowed:
         Limits(graph, counted, before).require(removed)
     elif not met and (counted or not settings.timed):
         budget: dict[str, Any] = {"ratio": settings.ratio, "target": counted or None, "whole": before}
@@ -208,8 +212,8 @@ def _plan_channels(
         if counted:
             Limits(graph, counted, before).require(removed)
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
-    made = replace(made, before=before, resolution=analysis.resolution)
-    if settings.targets and not (made.removed or made.blocks or made.resolution):
+    made = replace(made, before=before, resolution=analysis.moves.resolution, ranks=analysis.moves.ranks)
+    if settings.targets and not (made.removed or made.blocks or made.moves):
         limits = ", ".join(f"{t.quantity}={t.text}" for t in settings.targets)
         log.info("%s holds without removing channels, so none are removed", limits)
     log.debug("planned with %s, %s: MACs %s", settings.criterion, settings.allocation, made.after["macs"])

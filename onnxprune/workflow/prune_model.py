@@ -114,7 +114,8 @@ class PruneResult:
     @property
     def unrepaired(self) -> tuple[LeftOut, ...]:
         """The layers behind removed channels that a repair couldn't change, with the reasons."""
-        return unrepaired(self.pruned.kept, self.pruned.proto) if self.repaired else ()
+        made = self.pruned
+        return unrepaired(made.kept, made.proto, made.teacher) if self.repaired else ()
 
     @property
     def new_ids(self) -> Mapping[int, int] | None:
@@ -304,7 +305,7 @@ def _prune_model(
         return done
     rest, judged = _apart(opened, synthetic=calibration.data == "random")
     if judged != "held out" and tuned is not None and tuned.before is not None:  # what chose the epoch judges as well
-        if training is not None and training.mimics and analysis.resized is not None:  # not the original so far
+        if training is not None and training.mimics and analysis.moves:  # not the original so far
             return replace(done, data=held_back, judged="held out", fitted_on=data)
         return replace(done, fitted_on=data)
     return replace(done, data=rest, judged=judged, fitted_on=data if repairs or tuned else None)

@@ -20,8 +20,11 @@ from onnxprune.model.states import KEY, StateInput, composed, state_inputs
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.planning.signature import fingerprints, note_changes, sign
 from onnxprune.progress import Progress, silent
+from onnxprune.rank.factors import Factored
+from onnxprune.rank.proof import prove_factored
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.resolution.proof import prove_resized
+from onnxprune.resolution.resize import Resized
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.steps import proof_inputs
@@ -39,6 +42,19 @@ log = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The proof of a change of a whole network, see `Moves`.
+
+    Attributes:
+        what: what was done: "resizing", "lower ranks".
+        error: the largest difference from what the network before is to compute, relative to an output's largest value.
+    """
+
+    what: str
+    error: float
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Pruned:
     """A pruned model with its proof.
@@ -48,15 +64,16 @@ class Pruned:
         plan: what was removed.
         verification: the proof; None if it was skipped.
         kept: the traced original, and what was removed from it.
-        resized_error: the largest difference of the network that resizes its images from the original on resized
-            images, relative to an output's largest value; None if none is resized, or the proof was skipped.
+        teacher: the network whose inner tensors those of the model should be, if that isn't the traced one.
+        links: the proofs of what was changed before channels were removed, in order; none if the proof was skipped.
     """
 
     proto: ModelProto
     plan: PrunePlan
     verification: Verification | None
     kept: PrunedGraph
-    resized_error: float | None = None
+    teacher: ModelProto | None = None
+    links: tuple[Link, ...] = ()
 
     def __repr__(self) -> str:
         """Return the plan and the error of the proof."""
@@ -131,11 +148,15 @@ def prune(
     proto = rewrite(kept)
     check_sound(kept, proto)
     sign(proto, plan)
+    for change in analysis.changes:
+        if isinstance(change, Factored):  # decompositions differ from machine to machine in rounding and signs
+            start = fingerprints(proto)
+            note_changes(proto, {n: found for n, found in start.items() if n not in change.weights}, "rank")
     _note_states(proto, kept.states(), kept.graph.proto)
     log.debug("rewritten: %d nodes", len(proto.graph.node))
     if not check:
-        return Pruned(proto, plan, None, kept)
-    apart = prove_resolution(analysis, inputs=inputs, tolerance=tolerance, seed=seed)
+        return Pruned(proto, plan, None, kept, analysis.teacher)
+    links = prove_moves(analysis, inputs=inputs, tolerance=tolerance, seed=seed)
     verification = prove(kept, proto, inputs=inputs, tolerance=tolerance, seed=seed)
     log.debug("proved: %s, error %.3g", verification.passed, verification.error)
     if not verification.passed:
@@ -143,13 +164,13 @@ def prune(
         cause = f"relative error {verification.error:.3g} exceeds {verification.tolerance:.3g}"
         hint = " ".join(verification.notes) or None
         raise VerificationError("OP501", cause, where=f'output "{worst.name}"', hint=hint)
-    return Pruned(proto, plan, verification, kept, apart)
+    return Pruned(proto, plan, verification, kept, analysis.teacher, links)
 
 
-def prove_resolution(
+def prove_moves(
     analysis: TracedModel, *, inputs: Arrays | None = None, tolerance: float | None = None, seed: int = 0
-) -> float | None:
-    """Compare a traced model that resizes its images with the original on resized images.
+) -> tuple[Link, ...]:
+    """Compare each changed network with what the one before is to compute.
 
     Args:
         analysis: the traced model.
@@ -158,18 +179,25 @@ def prove_resolution(
         seed: random seed of generated inputs.
 
     Returns:
-        The largest difference, relative to an output's largest value; None if no image is resized.
+        The proof of each change, in order.
 
     Raises:
         VerificationError: they differ (OP501).
         ModelError: ONNX Runtime can't run a model.
     """
-    if analysis.resized is None or analysis.whole is None:
-        return None
+    if analysis.whole is None:
+        return ()
     feeds = proof_inputs(analysis.whole.graph, seed) if inputs is None else inputs
-    error = prove_resized(analysis.original, analysis.resized, feeds, tolerance)
-    log.debug("resizing proved: %s, error %.2g", analysis.resized, error)
-    return error
+    before, links = analysis.original, list[Link]()
+    for change in analysis.changes:
+        match change:
+            case Resized():
+                links.append(Link("resizing", prove_resized(before, change, feeds, tolerance)))
+            case Factored():
+                links.append(Link("lower ranks", prove_factored(before, change, feeds, tolerance)))
+        log.debug("%s proved: %s, error %.2g", links[-1].what, change, links[-1].error)
+        before = change.proto
+    return tuple(links)
 
 
 def prove(
@@ -245,7 +273,8 @@ def repair(
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
     known, start = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
-    repairs = tuple(recover(*known, method=method, seed=seed, records=records, name=name, progress=progress))
+    options: dict[str, Any] = {"seed": seed, "records": records, "name": name, "progress": progress}
+    repairs = tuple(recover(*known, method=method, teacher=pruned.teacher, **options))
     note_changes(pruned.proto, start, "repair")
     return repairs
 

@@ -1,60 +1,32 @@
-"""Choose the resolution of images: by measurement, together with channels."""
+"""The resolutions of images that are worth trying, and which of them meet the targets."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from itertools import islice
 from typing import Any
 
 from onnxprune.cost.cost import model_cost
 from onnxprune.data import is_noise
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
-from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches
-from onnxprune.planning.plan import PrunePlan, apply_plan
-from onnxprune.progress import Progress
-from onnxprune.recover import recover
+from onnxprune.planning.plan import Moves
 from onnxprune.resolution.images import Image, find_images
 from onnxprune.resolution.resize import Size, resize, text
-from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.sensitivity import Curve, judge_of, share_out
 from onnxprune.settings import PlanSettings
 from onnxprune.shapes import concretize
-from onnxprune.workflow.analysis import TracedModel, at_resolution
+from onnxprune.workflow.analysis import TracedModel, moved
 
 log = logging.getLogger(__name__)
 
 Sizes = Mapping[str, Size]
-Planner = Callable[[TracedModel, Sequence[Curve] | None], PrunePlan]
 
 _SMALLEST = 32  # pixels of an image's shorter side, below which no resolution is tried unless asked for
 _CELLS = 3  # fewest positions along the shorter side of the last map that are tried
 _STEPS = 14  # most sizes of a search within a drop, about
 _JOINT = 3  # most sizes that are tried together with channels
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A resolution that was tried.
-
-    Attributes:
-        sizes: the sizes that images are resized to, by input; empty for none.
-        plan: what is removed then.
-        error: how far the outputs on inputs held back are from the original's, see `judge_of`.
-    """
-
-    sizes: Sizes
-    plan: PrunePlan
-    error: float
-
-    def __str__(self) -> str:
-        """Return the moves and the error."""
-        moves = [text(size) for size in dict.fromkeys(self.sizes.values())]
-        moves += ["channels"] if self.plan.removed or not moves else []
-        return f"{' with '.join(moves)} {self.error:.3g}"
 
 
 def sizes_of(analysis: TracedModel, size: Size) -> Sizes:
@@ -79,7 +51,7 @@ def at_chosen(analysis: TracedModel, settings: PlanSettings) -> tuple[TracedMode
         PlanError: the resolution can't be changed (OP319).
     """
     if settings.size is not None:
-        analysis = at_resolution(analysis, sizes_of(analysis, settings.size))
+        analysis = moved(analysis, Moves(sizes_of(analysis, settings.size)))
     return analysis, replace(settings, resolution=None, axes=("channels",))
 
 
@@ -89,12 +61,12 @@ def largest_within(analysis: TracedModel, settings: PlanSettings) -> TracedModel
     Raises:
         PlanError: no size does (OP301), or the resolution can't be changed (OP319).
     """
-    if _within(analysis, {}, settings):
+    if within(analysis, {}, settings):
         return analysis
-    ladder = _ladder(analysis, settings, fewest=1)
+    ladder = ladder_of(analysis, settings, fewest=1)
     if not ladder.fits:
         raise PlanError("OP301", "no smaller image meets the target", hint="let `axes` name channels, too")
-    return at_resolution(analysis, ladder.fits)
+    return moved(analysis, Moves(ladder.fits))
 
 
 def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | None, data: Any) -> PlanError | None:
@@ -121,111 +93,6 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     return None
 
 
-def choose_resolution(
-    analysis: TracedModel,
-    settings: PlanSettings,
-    batches: Batches,
-    data: Any,
-    measure: Callable[[Batches], Sequence[Curve]],
-    planner: Planner,
-    records: Records,
-    progress: Progress,
-) -> PrunePlan | None:
-    """Return the plan whose repaired network changes the outputs least, with or without smaller images.
-
-    The change is the divergence of predictions for classifiers, and the relative squared error of outputs for others.
-    None if nothing is to be tried: the model meets the targets as it is, or no other size is possible. It may turn out
-    to meet a latency only when that is measured, before anything else is.
-
-    Tried are channels alone; the largest image that meets the targets alone; and larger ones together with channels,
-    the smallest first, as long as they get better. What resizing alone does to the outputs is measured first: a size
-    that is worse by itself than the best so far is skipped.
-
-    Args:
-        analysis: the traced model.
-        settings: how to plan.
-        data: the samples as they were given; they may say what outputs mean.
-        batches: returns inputs. Every fourth batch is held back to judge by; the others serve to repair.
-        measure: returns the sensitivities of channels, for inputs.
-        planner: plans channels for a model at some resolution, with sensitivities if these fit; it measures them
-            itself for the model as it is, if they are needed.
-        records: the trials that are done already; filled as others are.
-        progress: called for each trial.
-
-    Raises:
-        PlanError: nothing meets the targets (OP301), or no size is possible though one is asked for (OP319).
-    """
-    if _within(analysis, {}, settings):
-        return None
-    try:
-        ladder = _ladder(analysis, settings, fewest=_CELLS)
-    except PlanError as error:
-        if settings.resolution == "auto":
-            raise
-        log.debug("no resolution is tried: %s", error.cause)
-        return None
-    fitted, held_back = share_out(batches)
-    judge = judge_of(analysis.original, held_back, analysis.graph.front, data)
-    trials, problems = list[Trial](), list[OnnxPruneError]()
-    joint, total, last = list(ladder.joint), len(ladder.joint) + 1 + bool(ladder.fits), float("inf")
-
-    @cache
-    def curves() -> Sequence[Curve]:
-        return measure(batches)
-
-    def attempt(sizes: Sizes) -> float:
-        progress("try resolutions", len(trials), total)
-        try:
-            trials.append(_recorded(records, sizes, partial(made_at, sizes)))
-        except (ModelError, PlanError) as error:
-            if not sizes and error.code not in ("OP301", "OP310"):
-                raise
-            problems.append(error)
-            return float("inf")
-        return trials[-1].error
-
-    def made_at(sizes: Sizes, name: str) -> Trial:
-        at = at_resolution(analysis, sizes)
-        made = planner(at, curves() if sizes and alike(at, analysis) else None)
-        kept = apply_plan(at.graph, made)
-        proto = rewrite(kept)
-        if made.removed:
-            recover(kept, proto, fitted, seed=settings.seed, records=records, name=name)
-        return Trial(sizes, made, judge(proto))
-
-    def alone(sizes: Sizes) -> float:
-        name = f"{_record(sizes)}/alone"
-        if name not in records:
-            try:
-                error = judge(at_resolution(analysis, sizes).graph.proto)
-            except (ModelError, PlanError):
-                error = float("inf")
-            records.keep(name, error)
-            return error
-        return float(records[name])
-
-    best = attempt({})
-    if trials and not (trials[0].plan.removed or trials[0].plan.blocks):
-        return trials[0].plan
-    if ladder.fits:
-        best = min(best, attempt(ladder.fits))
-    for sizes in joint:
-        if alone(sizes) >= best:
-            continue
-        found = attempt(sizes)
-        best = min(best, found)
-        if found > last:
-            break
-        last = found
-    if not trials:
-        raise problems[0]
-    chosen = min(trials, key=lambda trial: trial.error)
-    log.info("%s on inputs held back: %s", judge.measures, ", ".join(map(str, trials)))
-    log.info("taken: %s", chosen)
-    tried = [{"resolution": {n: list(s) for n, s in t.sizes.items()}, "error": t.error} for t in trials]
-    return replace(chosen.plan, settings={**chosen.plan.settings, "tried": tried})
-
-
 def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches, data: Any) -> list[Sizes]:
     """Return sizes of images for a search within a drop, the largest first; none where only channels may be removed.
 
@@ -239,7 +106,7 @@ def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches
         PlanError: the resolution is asked for, and there is no other size (OP319), it doesn't change the cost or can't
             be measured (OP302), or nothing real is there to measure it on (OP312).
     """
-    if settings.axes == ("channels",) or analysis.resized is not None:
+    if "resolution" not in settings.allowed or analysis.moves.resolution:
         return []
     problem: OnnxPruneError | None = why_not(analysis, settings, batches, data)
     if problem is None and settings.timed:
@@ -254,43 +121,26 @@ def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches
             sizes_of(analysis, _scaled(image, s, half)) for s in range((short - 1) // step * step, fewest - 1, -step)
         ]
         try:
-            if found and at_resolution(analysis, found[0]):
+            if found and moved(analysis, Moves(found[0])):
                 return found
             problem = _too_small(image)
         except (ModelError, PlanError) as error:
             problem = error
-    if settings.resolution == "auto" or settings.axes == ("resolution",):
+    if settings.resolution == "auto" or settings.allowed == ("resolution",):
         raise problem
     log.debug("no resolution is tried: %s", problem.cause)
     return []
 
 
-def _record(sizes: Sizes) -> str:
-    """Return the name under which trials of some sizes are recorded."""
-    return "resolution/" + ",".join(f"{name}={text(size)}" for name, size in sizes.items())
-
-
-def _recorded(records: Records, sizes: Sizes, make: Callable[[str], Trial]) -> Trial:
-    """Return a trial from the records, or make it, given the name of its parts, and record it."""
-    name = f"{_record(sizes)}/trial"
-    if name in records:
-        made, error = records[name]
-        return Trial(sizes, PrunePlan.from_json(made.encode(), str(records.path)), error)
-    trial = make(name)
-    records.drop(f"{name}/repair")
-    records.keep(name, [trial.plan.to_json(), trial.error])
-    return trial
-
-
 @dataclass(frozen=True, slots=True)
-class _Ladder:
+class Ladder:
     """Sizes worth trying: the largest that meets the targets alone, and larger ones, the smallest first."""
 
     fits: Sizes
     joint: tuple[Sizes, ...]
 
 
-def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _Ladder:
+def ladder_of(analysis: TracedModel, settings: PlanSettings, *, fewest: int = _CELLS) -> Ladder:
     """Return sizes in steps of the strides' product, between which the largest that meets the targets is looked for.
 
     Raises:
@@ -305,20 +155,20 @@ def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _L
     for cells in range((short - 1) // step, fewest - 1, -1):
         sizes = sizes_of(analysis, _scaled(image, cells * step, step))
         try:
-            within = _within(analysis, sizes, settings)
+            enough = within(analysis, sizes, settings)
         except (ModelError, PlanError) as error:
             problem = problem or error
             if not joint:
                 break  # what is in the way of one size is in the way of most
             continue
-        if within:
+        if enough:
             fits = cells * step
             break
         joint.append(sizes)
     if fits is None and not joint:
         raise problem or _too_small(image)
     if fits is None:
-        return _Ladder({}, tuple(reversed(joint))[:_JOINT])
+        return Ladder({}, tuple(reversed(joint))[:_JOINT])
     low, high = fits, fits + step  # the largest even side that fits lies in between: costs grow with it
     while high - low > 2:
         side = (low + high) // 4 * 2
@@ -327,7 +177,7 @@ def _ladder(analysis: TracedModel, settings: PlanSettings, *, fewest: int) -> _L
         else:
             high = side if side > low else low
     best = sizes_of(analysis, _scaled(image, low, step if low == fits else 2))
-    return _Ladder(best, tuple(reversed(joint))[:_JOINT])
+    return Ladder(best, tuple(reversed(joint))[:_JOINT])
 
 
 def _too_small(image: Image) -> PlanError:
@@ -338,7 +188,7 @@ def _too_small(image: Image) -> PlanError:
 def _fits(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
     """Whether a size is possible, and meets the targets."""
     try:
-        return _within(analysis, sizes, settings)
+        return within(analysis, sizes, settings)
     except (ModelError, PlanError):
         return False
 
@@ -350,7 +200,7 @@ def _scaled(image: Image, short: int, step: int) -> Size:
     return height, width
 
 
-def _within(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
+def within(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
     """Whether images of a size meet all targets by themselves; a relative latency is taken to follow the MACs."""
     graph, before = (analysis.whole or analysis).graph, analysis.cost.totals()
     proto = resize(graph.proto, graph.shapes, sizes).proto if sizes else graph.proto

@@ -135,7 +135,7 @@ def _prune_expected(now: Situation) -> Expected:
 def _prune(task: Task) -> Made:
     with told_before():
         found = prune_model(task.model, task.settings, progress=task.progress)
-    if not (found.plan.removed or found.plan.blocks or found.analysis.resized):
+    if not (found.plan.removed or found.plan.blocks or found.analysis.moves):
         raise VerificationError("OP507", "nothing need be removed")
     before, after = found.plan.before["macs"], found.plan.after["macs"]
     share = f"{1 - after / before:.0%} of the MACs removed" if before else "channels removed"

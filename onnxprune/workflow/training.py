@@ -103,11 +103,11 @@ def train(
     """
     path, settings, mimics = _file(records, name), training.settings, training.mimics
     if mimics:
-        settings = following(settings, pruned.kept, pruned.proto)
+        settings = following(settings, pruned.kept, pruned.proto, pruned.teacher)
     try:
         tuned = finetune(
             *(pruned.proto, data),
-            teacher=analysis.graph.proto if mimics else analysis.original,
+            teacher=(analysis.teacher or analysis.graph.proto) if mimics else analysis.original,
             kept=pruned.kept if mimics else None,
             validation=held_back,
             labels=not mimics,

@@ -21,7 +21,7 @@ from onnxprune.sensitivity import drop
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.settings.planning import Limited
 from onnxprune.train.finetune import FineTuned
-from onnxprune.workflow.analysis import TracedModel, at_resolution
+from onnxprune.workflow.analysis import TracedModel, moved
 from onnxprune.workflow.drop import DropMeasure
 from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import recorded
@@ -111,10 +111,10 @@ class Maker:
         """Make a model; what is done is recorded by its name."""
         original, parts, records, seed = self.analysis.original, self.measure.parts, self.records, self.measure.seed
         progress("rewrite and verify", 0, None)
-        at = at_resolution(self.analysis, plan.resolution)
+        at = moved(self.analysis, plan.moves)
         pruned = prune(at, plan, inputs=self.inputs, tolerance=self.tolerance, seed=seed)
         repairs: tuple[Repair, ...] = ()
-        if plan.removed or plan.blocks:
+        if plan.removed or plan.blocks or plan.ranks:
             batches = calibration_batches(parts.calibration, original)
             repairs = repair(
                 *(pruned, batches), method=self.method, seed=seed, records=records, name=name, progress=progress

@@ -32,7 +32,7 @@ from onnxprune.trace.outputs import followed
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.cleaning import as_cleaned
 from onnxprune.workflow.inputs import first_inputs
-from onnxprune.workflow.pruning import Arrays, prove, prove_resolution
+from onnxprune.workflow.pruning import Arrays, prove, prove_moves
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def verify(
         allowed = default_tolerance(graph.proto) if tolerance is None else tolerance
         apart, why = _distances(graph, proto, proof_inputs(graph, seed or 0) if feeds is None else feeds)
         return Comparison(distances=apart, notes=(*notes, *why), tolerance=allowed)
-    prove_resolution(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
+    prove_moves(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
     weights, before = check_weights(kept, proto)
     proof = prove(kept, before, inputs=inputs, tolerance=tolerance, seed=seed or 0)
     zeros = broken(proto)

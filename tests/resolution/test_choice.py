@@ -18,8 +18,8 @@ from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.sensitivity import OutputError, PredictionError, judge_of
 from onnxprune.settings import PlanSettings
-from onnxprune.workflow import resolution
-from onnxprune.workflow.analysis import at_resolution
+from onnxprune.workflow import axes, resolution
+from onnxprune.workflow.analysis import moved
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.toolbox import Net, run_once
 from tests.workflow.test_resume import Stop
@@ -85,7 +85,7 @@ class TestChoice:
         assert min(errors) < errors[0] / 2
         assert plan.after["macs"] <= 0.5 * plan.before["macs"]
         small = op.prune(model, plan)
-        assert small.resized_error is not None and small.resized_error < 1e-4
+        assert small.links and small.links[0].error < 1e-4
         assert op.plan(model, target=HALF, data=smooth(), resolution="auto").resolution == plan.resolution
 
     def test_channels_where_they_lose_less(self) -> None:
@@ -368,7 +368,7 @@ class TestWithinADrop:
 @pytest.mark.parametrize(
     ("what", "stops"),
     [
-        ({"target": HALF}, [("try resolutions", 2), ("try resolutions", 3)]),
+        ({"target": HALF}, [("try axes", 2), ("try axes", 3)]),
         ({"max_drop": 0.08, "limit": 64}, [("trial 2", 1), ("repair", 2), ("judge", 1)]),
     ],
 )
@@ -382,11 +382,12 @@ def test_a_stopped_run_goes_on(
     known: dict[str, Any] = {"data": str(data), "preprocess": "scale=1", "round_to": 1, "threads": 1, **what}
     tried: list[tuple[int, ...]] = []
 
-    def counted(source: op.TracedModel, sizes: Any) -> op.TracedModel:
-        tried.append(sizes)
-        return at_resolution(source, sizes)
+    def counted(source: op.TracedModel, moves: Any) -> op.TracedModel:
+        tried.append(moves)
+        return moved(source, moves)
 
-    monkeypatch.setattr(resolution, "at_resolution", counted)
+    for module in (axes, resolution):
+        monkeypatch.setattr(module, "moved", counted)
     whole = op.prune_model(model, **known)
     assert whole.plan.resolution
     once = len(tried)
