@@ -221,7 +221,7 @@ def test_an_interruption_between_rounds_keeps_the_best_and_resumes(
     assert first.stopped and first.kept == ("clean", "quantize")  # quantized alone is the best so far
     assert why(first)["prune"] == "interrupted"
     again = shrunk("size=15%", checkpoint=path, resume=True)
-    assert len(runs) == 3 and not again.stopped and not again.missed
+    assert len(runs) == 4 and not again.stopped and not again.missed  # twice: biases weigh more once it is pruned
     assert again.model.proto.SerializeToString(deterministic=True) == whole
 
 
