@@ -42,7 +42,7 @@ NOTES = (
     "imports count.",
     "onnxprune takes onnxsim, which leaves the fewest nodes on most of these, and ONNX Runtime's own rewrites, which "
     "need no other package. onnxslim leaves few nodes as well, but renames symbolic sizes and needs SymPy; "
-    "onnxscript's optimizer leaves more.",
+    "onnxscript's optimizer leaves a few more on most, and the fewest on silero_vad.",
 )
 
 

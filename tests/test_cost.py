@@ -105,6 +105,22 @@ def test_indices_are_no_weights() -> None:
     assert counted(net).params == 16 + 16 + 16
 
 
+def test_biases_of_quantized_layers_are_weights_and_zero_points_of_32_bits_are_none() -> None:
+    net = Net()
+    x, small, one = net.input((1, 3, 4, 4)), net.const(np.float32(0.1)), net.const(np.uint8(128))
+    weight, zero = net.const(np.ones((8, 3, 1, 1), np.int8)), net.const(np.int8(0))
+    bias = net.const(np.arange(8, dtype=np.int32))
+    whole = net.op("QuantizeLinear", x, small, one)
+    whole = net.op("QLinearConv", whole, small, one, weight, small, zero, small, one, bias)
+    x = net.op("DequantizeLinear", whole, small, one)
+    other = net.const(np.arange(5, dtype=np.int32)), small, net.const(np.int32(0))
+    net.output(net.op("Gather", x, net.const(np.array([1, 0], np.int32)), axis=1))
+    net.output(net.op("DequantizeLinear", *other))
+    scales = 3  # and zero points of 8 bits
+    found = counted(net)
+    assert found.params == 24 + 8 + 5 + scales and found.size == 24 + 4 * 8 + 4 * 5 + 4 + 1 + 1
+
+
 @pytest.mark.parametrize(
     ("dtype", "size"),
     [(TensorProto.FLOAT16, 2), (TensorProto.BFLOAT16, 2), (TensorProto.DOUBLE, 8), (TensorProto.INT8, 1)],

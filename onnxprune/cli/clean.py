@@ -6,13 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from onnxprune.cli import options
-from onnxprune.cli.group import Command
+from onnxprune.cli.making import makes
 from onnxprune.cli.models import read_model
-from onnxprune.cli.output import Output, check_output, reporting
-from onnxprune.cli.receipts import receipts
+from onnxprune.cli.output import Output, check_output
 from onnxprune.settings import CleanSettings, build
 
 _EXAMPLES = """\b
@@ -22,15 +19,9 @@ Examples:
 """
 
 
-@click.command("clean", cls=Command, epilog=_EXAMPLES)
-@options.model_argument
-@options.output("File for the cleaned model.")
-@options.of(CleanSettings, "given")
+@makes("clean", CleanSettings, "File for the cleaned model.", examples=_EXAMPLES, compares=False)
 @options.input_shapes
 @options.inputs
-@options.force
-@receipts()
-@reporting
 def command(
     model: Path,
     output: Path,

@@ -14,8 +14,8 @@ from onnxprune.cli.output import Output, reporting, warn_of_uncertain
 from onnxprune.cli.receipts import receipts
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, build
-from onnxprune.settings.declare import share_hint
 from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.types import share_hint
 
 _EXAMPLES = """\b
 Examples:
@@ -33,12 +33,7 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @options.of(DataSettings, "given", required=("data",))
 @options.input_shapes
-@click.option(
-    "--against",
-    type=click.Path(path_type=Path),
-    metavar="ORIGINAL",
-    help="Compare with this model on the same samples.",
-)
+@options.file("--against", "ORIGINAL", "Compare with this model on the same samples.")
 @click.option(
     "--metric",
     "metrics",

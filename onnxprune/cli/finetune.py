@@ -11,10 +11,9 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.group import Command
+from onnxprune.cli.making import makes
 from onnxprune.cli.models import note_fixed_batch, sizes_for, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
-from onnxprune.cli.receipts import receipts
+from onnxprune.cli.output import Output, check_output, what_is_kept, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import DataSettings, TrainSettings, build
 
@@ -26,23 +25,12 @@ Examples:
 """
 
 
-@click.command("finetune", cls=Command, epilog=_EXAMPLES)
-@options.model_argument
-@options.output("File for the trained model.")
-@options.of(DataSettings, "given", required=("data",))
+@makes("finetune", DataSettings, "File for the trained model.", examples=_EXAMPLES, required=("data",))
 @options.input_shapes
-@click.option(
-    "--teacher",
-    type=click.Path(path_type=Path),
-    metavar="ORIGINAL",
-    help="Learn from the outputs of this model (knowledge distillation); labels are optional.",
+@options.file(
+    "--teacher", "ORIGINAL", "Learn from the outputs of this model (knowledge distillation); labels are optional."
 )
-@click.option(
-    "--plan",
-    type=click.Path(path_type=Path),
-    metavar="PLAN",
-    help="Plan that MODEL was pruned with: it tells which channels of a --feature stayed.",
-)
+@options.file("--plan", "PLAN", "Plan that MODEL was pruned with: it tells which channels of a --feature stayed.")
 @click.option("--validation", metavar="DATA", help="Validation data. [default: part of --data]")
 @click.option(
     "--hold-out", type=options.SHARE, default=0.1, help="Share of --data to hold out for validation. [default: 10%]"
@@ -61,31 +49,17 @@ Examples:
     help="Training backend: native, that of a plug-in (ort-training), or a Python function module:function that takes "
     "the model and the data and returns the trained model.",
 )
-@click.option(
+@options.file(
     "--training-python",
-    type=click.Path(path_type=Path),
-    metavar="PYTHON",
-    help="Python interpreter for --backend ort-training; `python -m onnxprune_ort_training` sets one up.",
+    "PYTHON",
+    "Python interpreter for --backend ort-training; `python -m onnxprune_ort_training` sets one up.",
 )
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Save the state of training to this file after every epoch.",
-)
+@options.file("--checkpoint", "FILE", "Save the state of training to this file after every epoch.")
 @click.option("--every", type=click.IntRange(min=1), metavar="STEPS", help="Also write --checkpoint every STEPS steps.")
 @click.option("--resume", is_flag=True, help="Resume from --checkpoint, if the file exists.")
-@click.option(
-    "--history",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write losses and metrics by epoch to this .json or .csv file.",
-)
+@options.file("--history", "FILE", "Write losses and metrics by epoch to this .json or .csv file.")
 @options.providers
 @click.option("--threads", type=click.IntRange(min=1), help="Number of intra-operator threads. [default: all cores]")
-@options.force
-@receipts(examples=True)
-@reporting
 @options.custom_ops
 def command(
     model: Path,

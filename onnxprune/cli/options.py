@@ -296,10 +296,15 @@ def output(help: str, *, dash: bool = False) -> Callable[[Function], Function]:
     return click.option("-o", "--output", required=True, type=click.Path(path_type=Path, allow_dash=dash), help=help)
 
 
+def file(flag: str, metavar: str, help: str) -> Callable[[Function], Function]:
+    """Return an option that names a file."""
+    return click.option(flag, type=click.Path(path_type=Path), metavar=metavar, help=help)
+
+
 def plot(help: str) -> Callable[[Function], Function]:
     """Return the option for the file of a plot."""
     text = f"{help} The suffix is that of an image: .png, .svg, .pdf. Needs matplotlib."
-    return click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help=text)
+    return file("--plot", "FILE.png", text)
 
 
 input_shapes = click.option(
@@ -334,6 +339,12 @@ summary = click.option(
     default=True,
     help="End with what was won and lost, which takes a few seconds to measure: how much faster and smaller the result "
     "is, and how far its answers are those of the original. [default: yes]",
+)
+
+recipe = file(
+    "--recipe",
+    "FILE.toml",
+    "File for the recipe, which makes the same model again: `onnxprune run`. [default: OUT.toml]",
 )
 
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")

@@ -242,7 +242,7 @@ def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _logged(out: Output) -> Iterator[None]:
-    """Print the library's log while a command runs: warnings as warnings, information as notes, and every note once."""
+    """Print the library's log while a command runs: warnings as warnings, information as notes, and every line once."""
     import logging  # not above: it takes a tenth of the time of --help
 
     said: set[str] = set()
@@ -250,7 +250,7 @@ def _logged(out: Output) -> Iterator[None]:
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = with_flags(record.getMessage(), click.get_current_context(silent=True))
-            if text.startswith("note: ") and text in said:  # data are opened again for another part of the work
+            if text in said:  # data are opened again for another part of the work, and stages run again
                 return
             said.add(text)
             (out.warn if record.levelno >= logging.WARNING else out.note)(text)

@@ -9,13 +9,10 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from onnxprune.cli import options
-from onnxprune.cli.group import Command
+from onnxprune.cli.making import makes
 from onnxprune.cli.models import read_model, user_functions
-from onnxprune.cli.output import Output, check_output, reporting, warn_of_gaps, what_is_kept, write_text
-from onnxprune.cli.receipts import receipts
+from onnxprune.cli.output import Output, check_output, warn_of_gaps, what_is_kept, write_text
 from onnxprune.errors import PlanError
 from onnxprune.settings import PruneSettings, build
 
@@ -41,23 +38,14 @@ Examples:
 """
 
 
-@click.command("prune", cls=Command, epilog=_EXAMPLES)
-@options.model_argument
-@options.output("File for the pruned model.")
-@options.of(PruneSettings, "given")
-@click.option(
-    "--save-plan",
-    type=click.Path(path_type=Path),
-    metavar="PLAN.json",
-    help="Also write the plan that was applied; with --plan, it gives the same result.",
+@makes("prune", PruneSettings, "File for the pruned model.", examples=_EXAMPLES)
+@options.file(
+    "--save-plan", "PLAN.json", "Also write the plan that was applied; with --plan, it gives the same result."
 )
 @options.input_shapes
 @options.inputs
 @options.summary
 @options.plot("Plot the widths of groups before and after, and with --max-drop its trials.")
-@options.force
-@receipts(examples=True)
-@reporting
 def command(
     model: Path,
     output: Path,

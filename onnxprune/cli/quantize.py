@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
-from onnxprune.cli import options
-from onnxprune.cli.group import Command
+from onnxprune.cli.making import makes
 from onnxprune.cli.models import user_functions
-from onnxprune.cli.output import Output, check_output, reporting
-from onnxprune.cli.receipts import receipts
+from onnxprune.cli.output import Output, check_output
 from onnxprune.settings import QuantizeSettings, build
 
 _EXAMPLES = """\b
@@ -22,13 +18,7 @@ Examples:
 """
 
 
-@click.command("quantize", cls=Command, epilog=_EXAMPLES)
-@options.model_argument
-@options.output("File for the quantized model.")
-@options.of(QuantizeSettings, "given", required=("data",))
-@options.force
-@receipts(examples=True)
-@reporting
+@makes("quantize", QuantizeSettings, "File for the quantized model.", examples=_EXAMPLES, required=("data",))
 def command(model: Path, output: Path, given: dict[str, Any], force: bool, examples: int, out: Output) -> None:
     """Write MODEL in fewer bits, in the form that pays most on this machine.
 

@@ -12,10 +12,9 @@ from typing import Any
 import click
 
 from onnxprune.cli import options
-from onnxprune.cli.group import Command
+from onnxprune.cli.making import makes
 from onnxprune.cli.models import user_functions
-from onnxprune.cli.output import Output, check_output, reporting, what_is_kept, write_text
-from onnxprune.cli.receipts import receipts
+from onnxprune.cli.output import Output, check_output, what_is_kept, write_text
 from onnxprune.errors import VerificationError
 from onnxprune.settings import ShrinkSettings, build
 
@@ -50,21 +49,10 @@ changes = click.option(
 )
 
 
-@click.command("shrink", cls=Command, epilog=_EXAMPLES)
-@options.model_argument
-@options.output("File for the result.")
-@options.of(ShrinkSettings, "given")
+@makes("shrink", ShrinkSettings, "File for the result.", examples=_EXAMPLES)
 @changes
 @click.option("--dry-run", is_flag=True, help="Only show what each stage is expected to bring.")
-@click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    metavar="FILE.toml",
-    help="File for the recipe, which makes the same model again: `onnxprune run`. [default: OUT.toml]",
-)
-@options.force
-@receipts(examples=True)
-@reporting
+@options.recipe
 def command(
     model: Path,
     output: Path,

@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
-from onnxprune.cli import options
-from onnxprune.cli.group import Command
+from onnxprune.cli.making import makes
 from onnxprune.cli.models import user_functions
-from onnxprune.cli.output import Output, check_output, reporting
-from onnxprune.cli.receipts import receipts
+from onnxprune.cli.output import Output, check_output
 from onnxprune.settings import SparsifySettings, build
 
 _EXAMPLES = """\b
@@ -22,13 +18,7 @@ Examples:
 """
 
 
-@click.command("sparsify", cls=Command, epilog=_EXAMPLES)
-@options.model_argument
-@options.output("File for the sparse model.")
-@options.of(SparsifySettings, "given")
-@options.force
-@receipts(examples=True)
-@reporting
+@makes("sparsify", SparsifySettings, "File for the sparse model.", examples=_EXAMPLES)
 def command(model: Path, output: Path, given: dict[str, Any], force: bool, examples: int, out: Output) -> None:
     """Set weights of MODEL to zero where the outputs change least, and solve for those that stay.
 

@@ -26,12 +26,7 @@ Examples:
 @click.argument("store")
 @options.output("File for the model.")
 @options.of(PickSettings, "given", required=("max_drop",))
-@click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    metavar="FILE.toml",
-    help="File for the recipe, which makes the same model again: `onnxprune run`. [default: OUT.toml]",
-)
+@options.recipe
 @options.force
 @receipts()
 @reporting

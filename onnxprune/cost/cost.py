@@ -10,7 +10,7 @@ from onnx import GraphProto, ModelProto
 
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
-from onnxprune.cost.terms import ShapeOf, is_weight, macs_terms, terms_of, weights_of
+from onnxprune.cost.terms import ShapeOf, is_weight, macs_terms, stored_in, terms_of, weights_of
 from onnxprune.model.checks import subgraphs
 from onnxprune.model.tensors import byte_size, elements
 from onnxprune.operators.contractions import contracts
@@ -83,7 +83,7 @@ def model_cost(proto: ModelProto, shapes: Shapes) -> Cost:
 
 def stored_weights(graph: GraphProto) -> tuple[int, int]:
     """Return the number of elements and the bytes of all weights that a graph and its bodies hold, read or not."""
-    tensors = [t for t in graph.initializer if is_weight(t)]
+    tensors = stored_in(graph)
     for node in graph.node:
         if node.op_type == "Constant":
             tensors += [a.t for a in node.attribute if a.name == "value" and is_weight(a.t)]

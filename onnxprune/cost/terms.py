@@ -9,12 +9,13 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.ledger import Contraction
 from onnxprune.channels.values import Shape
 from onnxprune.model.graph import reads
+from onnxprune.operators.card import card_of
 from onnxprune.operators.contractions import multiply_accumulates
 from onnxprune.settings.planning import Quantity
 from onnxprune.shapes import Shapes
@@ -23,8 +24,8 @@ from onnxprune.shapes.loops import run_counts, step_counts
 ShapeOf = Callable[[str], Shape]
 Amounts = NDArray[np.int64]
 
-# Tensors of these types are shapes, indices and flags, neither weights nor activations. int32 holds indices and the
-# biases of quantized convolutions, too few to matter.
+# Tensors of these types are shapes, indices and flags, neither weights nor activations. int32 holds indices, and biases
+# of quantized layers, which only their readers tell apart.
 _NOT_DATA = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 _NOT_WEIGHTS = (*_NOT_DATA, TensorProto.INT32)
 
@@ -106,11 +107,22 @@ def _repeated(times: int, count: Callable[..., int], *shapes: Shape) -> int:
 def weights_of(proto: ModelProto) -> dict[str, int]:
     """Return the types of the weights that are read, by name."""
     read = {n for node in proto.graph.node for n in reads(node)} | {o.name for o in proto.graph.output}
-    return {t.name: t.data_type for t in proto.graph.initializer if is_weight(t) and t.name in read}
+    return {t.name: t.data_type for t in stored_in(proto.graph) if t.name in read}
+
+
+def stored_in(graph: GraphProto) -> list[TensorProto]:
+    """Return the weights among a graph's initializers, biases of quantized layers included."""
+    biases = set[str]()
+    for node in graph.node:
+        card = card_of(node.domain, node.op_type)
+        others = {*(point for _, point, _ in card.zero_points), *card.picking}
+        biases.update(name for i, name in enumerate(node.input) if card.zero_points and i not in others)
+    whole = TensorProto.INT32
+    return [t for t in graph.initializer if is_weight(t) or (t.data_type == whole and t.name in biases)]
 
 
 def is_weight(tensor: TensorProto) -> bool:
-    """Whether an initializer is a weight, and not a shape, an index or a flag."""
+    """Whether the type of an initializer is that of a weight, and not of a shape, an index or a flag."""
     return tensor.data_type not in _NOT_WEIGHTS
 
 

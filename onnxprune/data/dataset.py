@@ -156,13 +156,16 @@ class Data:
         return self.name(start + int(np.argwhere(~valid)[0][0]))
 
 
-def split(data: Dataset, held_out: int | float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+def split(
+    data: Dataset, held_out: int | float, *, seed: int = 0, last: NDArray[np.bool_] | None = None
+) -> tuple[Dataset, Dataset]:
     """Split data at random into a calibration part and a held-out part, without overlap.
 
     Args:
         data: the samples.
         held_out: size of the held-out part, a number of samples or a fraction below 1.
         seed: random seed.
+        last: whether each sample is held out only where the others aren't enough, shape (samples,).
 
     Returns:
         The rest, and the held-out part, both in the order of the data.
@@ -175,6 +178,8 @@ def split(data: Dataset, held_out: int | float, *, seed: int = 0) -> tuple[Datas
     if not 0 < size < count:
         raise DataError("OP712", f"can't hold out {held_out} of {count} samples: a part would be empty")
     order = np.random.default_rng(seed).permutation(count)
+    if last is not None:
+        order = order[np.argsort(last[order], kind="stable")]
     rest, held = np.sort(order[size:]), np.sort(order[:size])
     return data.subset(rest), data.subset(held)
 

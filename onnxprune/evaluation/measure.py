@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.batch import Array, Batch, Dataset
+from onnxprune.data.marks import fitted_marks, marks_of
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.answers import Answers
 from onnxprune.evaluation.choice import check_name, choose
@@ -32,6 +33,7 @@ from onnxprune.trace.outputs import Followed, followed
 
 _BOXES = ("boxes_original", "map_original")
 _FIRST = 32  # samples that a task is recognized by
+_ALIKE = 0.1  # share of the samples that may be taken for others that the model was fitted to
 _LOOKS = 0.999  # coverage of intervals that are looked at after every batch
 
 
@@ -106,6 +108,7 @@ def evaluate(
     seen_as = partial(view, fronts=fronts, behind=found.replaced)
     resampler, meters, task, done = Resampler(resamples, seed), None, None, 0
     apart = Disagreements(examples)
+    fitted, known_to_it = fitted_marks(proto), 0
     for samples in dataset.batches(batch):
         its = None if run_original is None else reference_of(samples, done)
         outputs = its if its is not None and run_original is run else run(samples)
@@ -119,6 +122,7 @@ def evaluate(
         meters.add(seen, resampler.weights(samples.count))
         apart.add(samples, seen, done)
         done += samples.count
+        known_to_it += int(np.isin(marks_of(samples), fitted).sum()) if len(fitted) else 0
         progress("evaluate", done, dataset.known_length)
         if until is not None and not meters.keeps and until(meters.scores(_LOOKS)):
             break
@@ -135,12 +139,19 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         providers=tuple(p if isinstance(p, str) else p[0] for p in providers),
-        notes=tuple(filter(None, (note, found.note() if fronts else None, *doubts))),
+        notes=tuple(filter(None, (note, found.note() if fronts else None, _fitted(known_to_it, done), *doubts))),
         task=task.name,
         recognized=str(task),
         doubts=doubts,
         examples=apart.found(dataset),
     )
+
+
+def _fitted(known: int, samples: int) -> str | None:
+    """Return a note if a model was fitted to many of the samples; a few may only look so, as marks are short."""
+    if known <= _ALIKE * samples:
+        return None
+    return f"the model was repaired on {known} of these {samples} samples, so expect a larger loss on new ones"
 
 
 def _at_chance(scores: Sequence[Score]) -> str | None:

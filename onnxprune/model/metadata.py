@@ -13,6 +13,7 @@ QUANTIZED = "onnxprune.quantized"
 CLUSTERED = "onnxprune.clustered"
 SPARSE = "onnxprune.sparse"
 STAGES = "onnxprune.stages"
+FITTED = "onnxprune.fitted"  # see `onnxprune.data.marks`
 
 
 def read_note(model: ModelProto, key: str) -> str | None:

@@ -27,6 +27,7 @@ from onnxprune.model.stream import Batches, Stream
 from onnxprune.model.tensors import Weights, set_tensor
 from onnxprune.operators.card import card_of
 from onnxprune.progress import Progress, silent
+from onnxprune.recover.columns import column_by_column, factor
 from onnxprune.recover.layers import LinearLayer, find_layers
 from onnxprune.recover.lstsq import WIDE, Moments
 from onnxprune.recover.regression import LayerIndex, intercept_place, parameters, set_parameters
@@ -40,7 +41,6 @@ _PER_FEATURE, _FEWEST = 32, 4096  # output positions that are sampled
 _RIDGE = 0.1  # how far a layer stays near its weights while it makes up for errors in front of it
 _DAMPING = 0.01  # of the mean square of an input, added to all
 _PRICE = 0.05
-_BLOCK = 64  # columns that are rounded before those after the block are corrected
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,22 +252,14 @@ def round_columns(matrix: Floats, gram: Floats, book: Book, *, intercept: bool) 
     h = h + np.eye(size) * (_DAMPING * np.maximum(power.mean(axis=1), 1e-30))[:, None, None]
     order = np.argsort(-power.sum(axis=0))  # what counts most comes first: all others can make up for it
     order = np.append(order, features) if intercept else order
-    w, h = matrix[..., order], h[:, order][:, :, order]
-    zero = w == 0
-    scale = np.sqrt(np.einsum("gff->gf", h))  # inputs and intercepts may differ by orders of magnitude
-    inverse = np.linalg.inv(h / (scale[:, :, None] * scale[:, None, :]))
-    upper = np.linalg.cholesky(inverse).transpose(0, 2, 1) / scale[:, None, :]
-    for start in range(0, features, _BLOCK):
-        stop = min(start + _BLOCK, features)
-        errors = np.zeros((*w.shape[:2], stop - start))
-        for j in range(start, stop):
-            new = np.where(zero[..., j], 0.0, book.rounded(w[..., j]))
-            errors[..., j - start] = (w[..., j] - new) / upper[:, None, j, j]
-            w[..., j] = new
-            w[..., j + 1 : stop] -= errors[..., j - start, None] * upper[:, None, j, j + 1 : stop]
-        w[..., stop:] -= errors @ upper[:, start:stop, stop:]
+    zero = matrix[..., order] == 0
+
+    def rounded(weights: Floats, column: int) -> Floats:
+        own = weights[..., column]
+        return own if column == features else np.where(zero[..., column], 0.0, book.rounded(own))
+
     found = matrix.copy()
-    found[..., order] = w
+    found[..., order] = column_by_column(matrix[..., order], factor(h[:, order][:, :, order]), rounded)
     return found
 
 

@@ -14,8 +14,9 @@ from onnxprune import notebook
 from onnxprune.cost.cost import cost
 from onnxprune.errors import PlanError
 from onnxprune.planning.residual_blocks import without_blocks
-from onnxprune.settings.declare import declarations, fits
+from onnxprune.settings.declare import declarations
 from onnxprune.settings.planning import Policies
+from onnxprune.settings.types import fits
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 

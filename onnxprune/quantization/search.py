@@ -27,7 +27,7 @@ from onnxprune.model.stream import Batches, Inputs
 from onnxprune.operators.contractions import contracts
 from onnxprune.planning.budget import check_patterns
 from onnxprune.progress import Progress, counted
-from onnxprune.quantization.correction import correct_biases
+from onnxprune.quantization.correction import correct
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, static
 from onnxprune.runtime.provider import CPU, Provider
@@ -41,8 +41,8 @@ KINDS: tuple[Kind, ...] = ("static", "dynamic", "int8-weights", "int4-weights", 
 _CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile", "entropy")
 _ALLOWED = 0.01  # relative squared error, where no input can be disturbed
 _FEWER_BITS = 0.8  # of the error that weights of 7 bits must leave to be taken: they matter where sums overflow
-_CORRECTION = 0.8  # likewise for corrected biases
-_CORRECTED = {"biases": "corrected"}
+_CORRECTION = 0.8  # likewise for weights and biases that make up for rounding
+_CORRECTED = {"weights": "solved for"}
 _AS_FAST = 0.97  # times as fast, from which on a smaller form isn't slower: runs of a model differ by as much
 _SLOWER = 1.05  # of its time in float, from which a layer counts as slower
 _CHANGED = 0.98  # of the model's bytes, above which a form changes nothing
@@ -213,7 +213,7 @@ class Search:
                 return WHOLE[kind](self.prepared, keep=kept)
             ranges = calibrate(self.prepared, self.batches(), about["calibration"])
             only = {"everything": False} if about.get("operators") == "layers" else {}
-            how = {"reduced": about.get("bits") == 7, "corrected": about.get("biases") == "corrected", **only}
+            how = {"reduced": about.get("bits") == 7, "corrected": "weights" in about, **only}
             return self._maker(ranges, **how)(kept)
 
         return self._trial(kind, make, [name for name in form.get("kept", ()) if name not in self.kept], **about)
@@ -243,7 +243,7 @@ class Search:
         best, how = narrow if reduced else best, {"reduced": reduced}
         plain = self._maker(ranges, **how)
         if best.failure is None and best.error > self.allowed:
-            self._progress("static: correct biases", 0, None)
+            self._progress("static: solve for weights", 0, None)
             made = self._trial("static", self._maker(ranges, **how, corrected=True), (), **best.about, **_CORRECTED)
             if made.failure is None and made.error < _CORRECTION * best.error:
                 best, how = made, {**how, "corrected": True}
@@ -261,7 +261,7 @@ class Search:
             model = static(self.prepared, ranges, keep=kept, **how)
             if corrected:
                 model = load(model).proto  # puts its nodes in order
-                correct_biases(model, self.prepared, self.batches)
+                correct(model, self.prepared, self.batches)
             return model
 
         return make

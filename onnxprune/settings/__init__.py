@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxprune.settings.benchmarking import BenchmarkSettings as BenchmarkSettings
     from onnxprune.settings.cleaning import CleanSettings as CleanSettings
-    from onnxprune.settings.declare import Settings as Settings, build as build, given as given
+    from onnxprune.settings.declare import Settings as Settings, given as given
     from onnxprune.settings.evaluation import TaskSettings as TaskSettings
     from onnxprune.settings.packing import PackSettings as PackSettings, UnpackSettings as UnpackSettings
     from onnxprune.settings.pipeline import ShrinkSettings as ShrinkSettings
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TrimSettings as TrimSettings,
     )
     from onnxprune.settings.quantization import QuantizeSettings as QuantizeSettings
+    from onnxprune.settings.reading import build as build
     from onnxprune.settings.reporting import ReportSettings as ReportSettings
     from onnxprune.settings.running import RunSettings as RunSettings
     from onnxprune.settings.sparsity import Pattern as Pattern, SparsifySettings as SparsifySettings
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "benchmarking": ("BenchmarkSettings",),
     "cleaning": ("CleanSettings",),
-    "declare": ("Settings", "build", "given"),
+    "declare": ("Settings", "given"),
     "evaluation": ("TaskSettings",),
     "packing": ("PackSettings", "UnpackSettings"),
     "pipeline": ("ShrinkSettings",),
     "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
     "quantization": ("QuantizeSettings",),
+    "reading": ("build",),
     "reporting": ("ReportSettings",),
     "running": ("RunSettings",),
     "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),

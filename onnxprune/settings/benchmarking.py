@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from onnxprune.errors import BenchmarkError
 from onnxprune.runtime.provider import CPU, Provider
-from onnxprune.settings.declare import Settings, Share, setting
+from onnxprune.settings.declare import Settings, setting
+from onnxprune.settings.types import Share
 
 Level = Literal["none", "basic", "extended", "all"]
 

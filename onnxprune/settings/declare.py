@@ -11,31 +11,18 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from inspect import cleandoc
-from numbers import Integral, Real
 from textwrap import fill
-from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, ClassVar, cast, get_origin, get_type_hints
 
-from onnxprune.errors import OnnxPruneError, PlanError, UsageError
-
-Share = Annotated[float, "share"]
-"""A fraction, such as 0.5. The command line also takes 50%."""
-
-S = TypeVar("S", bound="Settings")
+from onnxprune.errors import OnnxPruneError, PlanError
+from onnxprune.settings.types import fits, has_share, literals, meaning, misfit, numbers, several, share_hint
 
 _BOUNDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "at_least": ("at least", lambda value, bound: value >= bound),
     "above": ("above", lambda value, bound: value > bound),
     "at_most": ("at most", lambda value, bound: value <= bound),
     "below": ("below", lambda value, bound: value < bound),
-}
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "True or False",
-    str: "text",
-    NoneType: "None",
-    dict: "a dictionary",
 }
 
 
@@ -126,7 +113,7 @@ class Settings:
             if isinstance(value, list) and (read or get_origin(declared.kind) is tuple):
                 value = tuple(value)
             if read and isinstance(value, str | tuple):
-                parsed = [read(part) if isinstance(part, str) else part for part in _several(value)]
+                parsed = [read(part) if isinstance(part, str) else part for part in several(value)]
                 value = parsed[0] if isinstance(value, str) else tuple(parsed)
             if value is not getattr(self, declared.name):
                 object.__setattr__(self, declared.name, value)
@@ -143,7 +130,7 @@ class Settings:
         kind, code = self._error
         place = self._place or declared.name
         if not fits(value, declared.kind):
-            wrong, wanted = _misfit(value, declared.kind)
+            wrong, wanted = misfit(value, declared.kind)
             words = [word for word in literals(wanted) if isinstance(word, str)]
             near = get_close_matches(wrong, words, n=1) if isinstance(wrong, str) else []
             hint = f"did you mean {near[0]}?" if near else None
@@ -158,7 +145,7 @@ class Settings:
         for key, number in numbers(value):
             if not allowed(number):
                 must = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
-                hint = share_hint(number, allowed) if _has_share(declared.kind) else None
+                hint = share_hint(number, allowed) if has_share(declared.kind) else None
                 raise kind(code, f"{number} is out of range: must be {must}", where=" ".join([place, *key]), hint=hint)
 
 
@@ -217,197 +204,11 @@ def given(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """Return the settings that text can hold, by name, those of groups included; what is None is left out.
-
-    Examples:
-        >>> from onnxprune.settings import PlanSettings, Target
-        >>> plain(PlanSettings(target=Target("macs", 0.5)))["target"]
-        ['macs=0.5']
-    """
-    found: dict[str, Any] = {}
-    for declared in declarations(type(settings)):
-        value = getattr(settings, declared.name)
-        if declared.group is not None:
-            found |= plain(value)
-        elif "by_hand" not in declared.about and value is not None:
-            if declared.about.get("read"):
-                value = [str(each) for each in _several(value)]
-            if _textual(value):
-                found[declared.name] = value
-    return found
-
-
-def read(settings: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that `plain` wrote or a user did: lists become tuples, and so does a word where several may be.
-
-    Shares may be written as 50%.
-
-    Unknown names are left to `build`.
-    """
-    kinds = {declared.name: declared.kind for declared in flat(settings)}
-    return {name: _from_text(_listed(value, kinds.get(name)), kinds.get(name)) for name, value in values.items()}
-
-
-def _listed(value: Any, kind: Any) -> Any:
-    several = any(get_origin(each) is tuple for each in (kind, *get_args(kind)))
-    return [value] if isinstance(value, str) and several else value
-
-
-def _textual(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_textual, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_textual, value))
-    return isinstance(value, bool | int | float | str)
-
-
-def _from_text(value: Any, kind: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_from_text(each, kind) for each in value)
-    if isinstance(value, str) and value.endswith("%") and _has_share(kind):
-        try:
-            return float(value[:-1]) / 100
-        except ValueError:
-            return value
-    return value
-
-
-def build(settings: type[S], values: Mapping[str, Any]) -> S:
-    """Return settings with the given values, by name; names of fields of groups are allowed.
-
-    Raises:
-        UsageError: a name is unknown (OP602).
-        OnnxPruneError: a value isn't allowed, see `Settings`.
-    """
-    known = {declared.name for declared in (*flat(settings), *declarations(settings))}
-    for name in values:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(sorted(known))}"
-            raise UsageError("OP602", f"there is no setting {name!r}", hint=hint)
-    return _built(settings, values)
-
-
-def either(kind: type[S], settings: S | None, options: Mapping[str, Any]) -> S:
-    """Return the settings, or build them from options by name.
-
-    Raises:
-        UsageError: both are given (OP602).
-        OnnxPruneError: a value isn't allowed, see `Settings`.
-    """
-    if settings is not None and options:
-        raise UsageError("OP602", f"both settings and {', '.join(options)} are given", hint="drop one")
-    return settings or build(kind, options)
-
-
-def _built(settings: type[S], values: Mapping[str, Any]) -> S:
-    own = {}
-    for declared in declarations(settings):
-        if declared.name in values:
-            own[declared.name] = values[declared.name]
-        elif declared.group is not None:
-            own[declared.name] = _built(declared.group, values)
-    return settings(**own)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value has a type; NaN isn't a number here."""
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if origin is Annotated:
-        return fits(value, args[0])
-    if origin in (Union, UnionType):
-        return any(fits(value, arg) for arg in args)
-    if origin is Literal:
-        return any(type(value) is type(arg) and value == arg for arg in args)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        parts = args[:1] * len(value) if args[-1] is ... else args
-        return len(parts) == len(value) and all(map(fits, value, parts))
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
-    if kind is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and value == value
-    if kind is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _misfit(value: Any, kind: Any) -> tuple[Any, Any]:
-    """Return a value that doesn't fit with its type, or the part that doesn't, where there may be several."""
-    for several in (kind, *get_args(kind)):
-        if isinstance(value, tuple) and get_origin(several) is tuple and get_args(several)[-1] is ...:
-            part = get_args(several)[0]
-            return next(((each, part) for each in value if not fits(each, part)), (value, kind))
-    return value, kind
-
-
-def meant_percent(number: float) -> list[str]:
-    """Return a hint for a number that was given as a share, if it makes sense as one in per cent."""
-    return [f"did you mean {number:g}%?"] if number == 1 or 2 <= number <= 100 else []  # 1.2 was 120%
-
-
-def share_hint(number: float, allowed: Callable[[float], bool]) -> str:
-    """Return a hint for a share that is out of range: a number in per cent, if that would be allowed."""
-    asked = meant_percent(number) if allowed(number / 100) else []
-    return asked[0] if asked else "write a share such as 5% or 0.05"
-
-
-def _has_share(kind: Any) -> bool:
-    return kind == Share or (get_origin(kind) is not Annotated and any(map(_has_share, get_args(kind))))
-
-
-def literals(kind: Any) -> Iterator[Any]:
-    """Yield the values of all literals in a type."""
-    if get_origin(kind) is Literal:
-        yield from get_args(kind)
-    else:
-        for arg in get_args(kind):
-            yield from literals(arg)
-
-
-def meaning(kind: Any) -> str:
-    """Return a type in words."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return "a share such as 0.5" if args[1] == "share" else meaning(args[0])
-    if origin in (Union, UnionType):
-        return " or ".join(meaning(arg) for arg in args)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}" if len(args) > 1 else repr(args[0])
-    if origin is tuple:
-        inner = [meaning(arg) for arg in args if arg is not ...]
-        return f"a tuple of ({', '.join(inner)}{', ...' if args[-1] is ... else ''})"
-    if origin is not None:
-        return f"a mapping from {meaning(args[0])} to {meaning(args[1])}"
-    return _WORDS.get(kind, f"a {kind.__name__}")
-
-
-def numbers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the numbers in a value, each with the keys or words that go with it."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        yield (), value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from (((str(key), *words), number) for words, number in numbers(inner))
-    elif isinstance(value, tuple):
-        words = tuple(part for part in value if isinstance(part, str))
-        for inner in value:
-            yield from (((*words, *more), number) for more, number in numbers(inner))
-
-
-def _several(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _holds(name: str, values: Mapping[str, Any]) -> bool:
     if "|" in name:
         return any(_holds(each, values) for each in name.split("|"))
     key, _, wanted = name.partition("=")
-    found = _several(values.get(key))
+    found = several(values.get(key))
     return key in values and (not wanted or any(str(value).partition("=")[0] == wanted for value in found))
 
 

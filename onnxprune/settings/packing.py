@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.pruning import READING, DataSettings
 from onnxprune.settings.running import RunSettings
+from onnxprune.settings.types import Share
 
 
 @dataclass(frozen=True, slots=True)

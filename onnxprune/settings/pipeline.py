@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.hardware import HardwareName
 from onnxprune.settings.planning import Target, Targets
 from onnxprune.settings.pruning import READING, DataSettings
 from onnxprune.settings.running import RunSettings
+from onnxprune.settings.types import Share
 
 StageName = Literal["clean", "prune", "quantize"]
 Effort = Literal["quick", "normal", "thorough"]

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from typing import ClassVar, Literal, cast, get_args
 
 from onnxprune.errors import PlanError
-from onnxprune.settings.declare import Rule, Settings, Share, meant_percent, setting
+from onnxprune.settings.declare import Rule, Settings, setting
+from onnxprune.settings.types import Share, meant_percent
 
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from onnxprune.settings.declare import Rule, Settings, Share, flat, setting
+from onnxprune.settings.declare import Rule, Settings, flat, setting
 from onnxprune.settings.evaluation import TaskSettings
 from onnxprune.settings.planning import LatencySettings, Limited, PlanSettings, Policies
 from onnxprune.settings.running import RunSettings
+from onnxprune.settings.types import Share
 
 Method = Literal["reconstruct", "bn", "bias"]
 

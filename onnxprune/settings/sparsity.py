@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from onnxprune.errors import PlanError
-from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.pruning import READING, DataSettings
 from onnxprune.settings.running import RunSettings
+from onnxprune.settings.types import Share
 
 SparseMethod = Literal["magnitude", "wanda", "obs", "alternating"]
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from onnxprune.errors import PlanError
-from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.pipeline import Effort
 from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import READING, DataSettings
 from onnxprune.settings.running import RunSettings
+from onnxprune.settings.types import Share
 
 Objective = Literal["accuracy", "macs", "size", "params", "memory", "latency"]
 

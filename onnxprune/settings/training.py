@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from onnxprune.settings.declare import Rule, Settings, Share, setting
+from onnxprune.settings.declare import Rule, Settings, setting
+from onnxprune.settings.types import Share
 
 LossName = Literal["cross-entropy", "kl", "mse", "nmse", "huber", "bce"]
 OptimizerName = Literal["lamb", "adamw", "sgd"]

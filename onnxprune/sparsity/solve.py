@@ -21,6 +21,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.operators.linear import LinearLayer
+from onnxprune.recover.columns import column_by_column, factor, quadratic
 from onnxprune.recover.lstsq import Evidence, Mask, Moments, Rows, reconstruct, shift, solvable
 from onnxprune.settings.sparsity import Pattern, SparseMethod
 from onnxprune.sparsity.patterns import choose, order
@@ -80,18 +81,10 @@ def _chosen(way: Way, share: float, taps: int, moments: Evidence | None, start: 
         mask = choose(way.pattern, squares * moments.squares()[:, None], share, taps)
     else:
         find = sweep if way.method == "obs" or weights.shape[2] > _WIDEST else alternate
-        mask, weights = find(way.pattern, share, *quadratic(moments, start), taps)
+        mask, weights = find(way.pattern, share, *quadratic(moments, start, RIDGE), taps)
     found = start.copy()
     found[..., :-1] = np.where(mask, weights, 0.0)
     return np.concatenate([mask, np.ones((*mask.shape[:2], 1), dtype=bool)], axis=2), found
-
-
-def quadratic(moments: Moments, start: Rows) -> tuple[Rows, Rows]:
-    """Return the minimum W* of a layer's error, and its curvature H, without intercepts."""
-    goal = moments.solve(start, RIDGE)
-    system = moments.gram + moments.damping(RIDGE)[:, :, None] * np.eye(moments.gram.shape[1])
-    last = system[:, :-1, -1]
-    return goal[..., :-1], system[:, :-1, :-1] - last[:, :, None] * last[:, None] / system[:, -1, -1, None, None]
 
 
 def sweep(pattern: Pattern, share: float, goal: Rows, curvature: Rows, taps: int) -> tuple[Mask, Rows]:
@@ -104,30 +97,23 @@ def sweep(pattern: Pattern, share: float, goal: Rows, curvature: Rows, taps: int
         curvature: shape (groups, features, features).
         taps: the number of kernel taps.
     """
-    features = goal.shape[2]
-    ordered = order(features, taps)
-    w = goal[..., ordered].copy()
-    root = np.linalg.cholesky(np.linalg.inv(curvature[:, ordered][:, :, ordered])).swapaxes(1, 2)
-    scale = np.einsum("gii->gi", root)
-    mask = np.ones(w.shape, dtype=bool)
+    ordered = order(goal.shape[2], taps)
+    upper = factor(curvature[:, ordered][:, :, ordered])
+    scale = np.einsum("gii->gi", upper)[:, None] ** 2
+    mask = np.ones(goal.shape, dtype=bool)
     run = pattern.of or pattern.columns
     width = max(_COLUMNS // run, 1) * run
-    for first in range(0, features, width):
-        block = slice(first, min(first + width, features))
-        last = block.stop
-        if not pattern.of:
-            mask[..., block] = choose(pattern, w[..., block] ** 2 / scale[:, None, block] ** 2, share)
-        error = np.zeros_like(w[..., block])
-        for column in range(first, last):
-            if pattern.of and (column - first) % run == 0:
-                cell = slice(column, column + run)
-                mask[..., cell] = choose(pattern, w[..., cell] ** 2 / scale[:, None, cell] ** 2, share)
-            removed = np.where(mask[..., column], 0.0, w[..., column]) / scale[:, None, column]
-            w[..., column:last] -= removed[..., None] * root[:, None, column, column:last]
-            error[..., column - first] = removed
-        w[..., last:] -= error @ root[:, block, last:]
+    at_once = run if pattern.of else width
+
+    def without_the_weakest(weights: Rows, column: int) -> Rows:
+        if column % at_once == 0:
+            cell = slice(column, column + at_once)
+            mask[..., cell] = choose(pattern, weights[..., cell] ** 2 / scale[..., cell], share)
+        return np.where(mask[..., column], weights[..., column], 0.0)
+
+    found = column_by_column(goal[..., ordered], upper, without_the_weakest, width)
     back = np.argsort(ordered)
-    return mask[..., back], np.where(mask, w, 0.0)[..., back]
+    return mask[..., back], found[..., back]
 
 
 def alternate(pattern: Pattern, share: float, goal: Rows, curvature: Rows, taps: int) -> tuple[Mask, Rows]:

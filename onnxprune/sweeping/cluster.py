@@ -12,7 +12,7 @@ from typing import Any
 from onnxprune.errors import UsageError
 from onnxprune.progress import Progress, silent
 from onnxprune.settings import SweepSettings
-from onnxprune.settings.declare import plain, read
+from onnxprune.settings.reading import plain, read
 from onnxprune.sweeping.session import Sweep, found, sweep
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import curve_of, entry_of
 from onnxprune.settings import DataSettings, PickSettings, ShrinkSettings, SweepSettings, build
-from onnxprune.settings.declare import either, given, plain, read
+from onnxprune.settings.declare import given
+from onnxprune.settings.reading import either, plain, read
 from onnxprune.sweeping.candidate import Bench, Candidate, bench
 from onnxprune.sweeping.front import Row, chosen, front_of, rows_of
 from onnxprune.sweeping.space import first_points

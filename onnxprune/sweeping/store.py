@@ -39,7 +39,7 @@ class Spec:
     Attributes:
         model: the model's file, with its digest.
         data: the data's file or name, with its digest; that is empty for what is no file.
-        settings: what all recipes have in common, as `onnxprune.settings.declare.plain` writes it.
+        settings: what all recipes have in common, as `onnxprune.settings.reading.plain` writes it.
         objectives: what is traded.
         space: what can be tried.
         curves: the sensitivities of the model.

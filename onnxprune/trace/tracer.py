@@ -21,8 +21,8 @@ from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import GraphIndex, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
-from onnxprune.settings.declare import either
 from onnxprune.settings.planning import Policies
+from onnxprune.settings.reading import either
 from onnxprune.shapes import Branches, Shapes, concretize, concretize_otherwise
 from onnxprune.trace.attention import attention_nodes
 from onnxprune.trace.graph import ChannelGraph

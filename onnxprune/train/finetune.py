@@ -10,7 +10,7 @@ from typing import Literal
 
 from onnx import ModelProto
 
-from onnxprune.data import Data, Dataset, split
+from onnxprune.data import Data, Dataset
 from onnxprune.errors import OnnxPruneError, TrainingError
 from onnxprune.evaluation import Evaluation, recognize
 from onnxprune.evaluation.measure import interface_difference
@@ -28,7 +28,7 @@ from onnxprune.train.backend import Job, Trained, TrainingBackend, plugin_backen
 from onnxprune.train.batches import TrainingBatches, objective_of
 from onnxprune.train.fake_quant import requantized, with_fake_quantization
 from onnxprune.train.history import Epoch
-from onnxprune.train.hold_out import hold_out_or_none
+from onnxprune.train.hold_out import hold_out_or_none, split_off
 from onnxprune.train.loop import Loop
 from onnxprune.train.masks import Masks
 from onnxprune.train.runner import runner_for
@@ -132,7 +132,7 @@ def finetune(
     taught = None if original is None else normalize(original.proto)
     data = data.evened() if isinstance(data, Data) else data  # training steps have fixed shapes
     if validation is None and hold_out:
-        data, validation = split(data, hold_out, seed=settings.seed)
+        data, validation = split_off(source.proto, data, hold_out, settings.seed)
     task = None
     if labels and data.labeled:
         task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)

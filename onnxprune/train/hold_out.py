@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,11 +10,14 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnxprune.autodiff.prepare import single_precision
-from onnxprune.data import Dataset
+from onnxprune.data import Dataset, split
+from onnxprune.data.marks import fitted_marks, marks
 from onnxprune.errors import DataError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.session import Provider
 from onnxprune.settings.evaluation import higher_is_better, judging
+
+log = logging.getLogger(__name__)
 
 _PREFERRED = ("nmse", "kl", "miou", "auc")  # before others that judge: they distinguish models on few samples
 _RESAMPLES = 200
@@ -84,6 +88,22 @@ class HoldOut:
 def _runnable(model: ModelProto) -> ModelProto:
     """Return a model without bfloat16, which few providers run; float32 has its range and more."""
     return single_precision(model, [TensorProto.BFLOAT16])
+
+
+def split_off(model: ModelProto, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Divide samples into those to train on and those to validate with, which a repair wasn't fitted to if possible.
+
+    Raises:
+        DataError: a part would be empty (OP712), or the data can't be read.
+    """
+    fitted = fitted_marks(model)
+    if not len(fitted):
+        return split(data, share, seed=seed)
+    known = np.isin(marks(data), fitted)
+    held = round(share * len(known))
+    if (short := held - int((~known).sum())) > 0:
+        log.warning("%d of the %d samples that are held out repaired the model, so it looks better there", short, held)
+    return split(data, share, seed=seed, last=known)
 
 
 def hold_out_or_none(

@@ -19,8 +19,9 @@ from onnxprune.planning.plan import Moves, PrunePlan
 from onnxprune.rank.factors import Factored, factor
 from onnxprune.resolution.resize import Resized, resize
 from onnxprune.settings import DataSettings
-from onnxprune.settings.declare import either, given
+from onnxprune.settings.declare import given
 from onnxprune.settings.planning import Policies
+from onnxprune.settings.reading import either
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.trace import ChannelGraph, trace

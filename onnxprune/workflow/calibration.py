@@ -10,8 +10,8 @@ from onnxprune.data.batch import Array
 from onnxprune.model.file import Source, load
 from onnxprune.model.states import fitted, state_inputs
 from onnxprune.settings import DataSettings
-from onnxprune.settings.declare import build
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import build
 from onnxprune.workflow.inputs import Samples, open_samples
 
 

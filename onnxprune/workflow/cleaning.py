@@ -30,7 +30,7 @@ from onnxprune.rewrite.verify import default_tolerance
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings.cleaning import CleanSettings, OptimizerName
-from onnxprune.settings.declare import either
+from onnxprune.settings.reading import either
 from onnxprune.shapes import concretize, runnable_inputs
 from onnxprune.version import __version__
 

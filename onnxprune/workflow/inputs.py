@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data import Data, Dataset, Recipe, fixed_batch, inputs_of, open_data, read_recipe
 from onnxprune.data.text import TOKENIZER
-from onnxprune.errors import PlanError
+from onnxprune.errors import DataError, PlanError
 from onnxprune.evaluation.preprocessing import suited
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.states import fitted, state_inputs
@@ -31,6 +32,7 @@ from onnxprune.trace import ChannelGraph
 log = logging.getLogger(__name__)
 
 _BATCH = 32
+_JUDGED = 2000  # largest number of samples that judge a result
 
 Samples = Any
 """Inputs: what `open_data` takes, a `Dataset`, or a function that returns batches of inputs."""
@@ -77,6 +79,35 @@ def open_samples(
         else:
             log.info("note: %s", note)
     return found
+
+
+def open_all(
+    settings: DataSettings, graph: ChannelGraph, *, seed: int, near: Path | None, progress: Progress = silent
+) -> Dataset:
+    """Open all samples, see `open_samples`; synthetic ones in the number that is set."""
+    whole = settings if settings.data == "random" else replace(settings, limit=None)
+    return open_samples(whole, graph, near=near, seed=seed, progress=progress)
+
+
+def divided(data: Dataset, seed: int, *parts: tuple[float, int]) -> tuple[Dataset, ...]:
+    """Divide samples at random into parts to work with and a last one that judges the result.
+
+    Args:
+        data: the samples.
+        seed: random seed.
+        *parts: of each part the share of all samples, and its largest number of them.
+
+    Raises:
+        DataError: there are too few (OP712).
+    """
+    order = np.random.default_rng(seed).permutation(len(data))
+    sizes = [min(int(share * len(order)), most) for share, most in parts]
+    if not all(sizes):
+        least = max(ceil(1 / share) for share, _ in parts)
+        cause = f"{len(order)} samples can't be worked with and judge the result as well: {least} is the least"
+        raise DataError("OP712", cause)
+    *found, _ = np.split(order, np.cumsum([*sizes, _JUDGED]))
+    return tuple(data.subset(np.sort(part)) for part in found)
 
 
 def as_opened(settings: DataSettings, data: Dataset) -> DataSettings:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import isfinite
 
 from onnx import ModelProto
@@ -16,6 +17,8 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.evaluation.fidelity import largest_kept
 from onnxprune.model.file import load
+from onnxprune.model.resumable import Records
+from onnxprune.model.wire import pieces
 from onnxprune.progress import Progress, within
 from onnxprune.quantization.disturbed import disturbed
 from onnxprune.quantization.quantizers import prepare
@@ -23,7 +26,7 @@ from onnxprune.runtime.provider import Provider
 from onnxprune.sensitivity import drop
 from onnxprune.settings.pipeline import ShrinkSettings
 from onnxprune.workflow.drop import DropMeasure, Parts
-from onnxprune.workflow.verdicts import Verdict
+from onnxprune.workflow.verdicts import Verdict, recorded_speed
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class Judge:
         measure: how a drop is measured; None without data.
         allowed: the drop allowed; None if nothing limits it.
         basis: what it comes from.
+        records: speeds that were measured, which a resumed run doesn't measure again.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Judge:
         self.measure: DropMeasure | None = None
         self.allowed = settings.max_drop
         self.basis = "asked for" if settings.max_drop is not None else ""
+        self.records = Records()
 
     def prepare(self, progress: Progress) -> None:
         """Find out how a drop is measured, and what drop is allowed if the user doesn't say.
@@ -118,7 +123,7 @@ class Judge:
         assert verdict.size is not None
         size, objective = verdict.size, self.settings.objective
         if self.timed:
-            speed, untimed = self.speed(before, after, progress)
+            speed, untimed = self.known_speed(before, after, progress)
             verdict = replace(verdict, speed=speed)
             if speed is None:
                 log.info("note: %s isn't timed: %s", verdict.stage, untimed)
@@ -132,6 +137,17 @@ class Judge:
         if self.timed and lossy and not smaller and not faster:
             return replace(verdict, kept=False, why="it makes the model neither faster nor smaller")
         return verdict
+
+    def known_speed(
+        self, before: ModelProto, after: ModelProto, progress: Callable[[float], None] | None = None
+    ) -> tuple[Speed | None, str]:
+        """Return `speed`, of records if they have it."""
+        name = f"speed of {_digest(after)} against {_digest(before)}"
+        if name not in self.records:
+            speed, untimed = self.speed(before, after, progress)
+            self.records.keep(name, {"speed": None if speed is None else asdict(speed), "untimed": untimed})
+        notes = self.records[name]
+        return recorded_speed(notes["speed"]), notes["untimed"]
 
     def speed(
         self, before: ModelProto, after: ModelProto, progress: Callable[[float], None] | None = None
@@ -157,3 +173,10 @@ class Judge:
             return None, None
         found = self.measure.judge(model, within(progress, "judge the result"), examples=examples)
         return found, drop(found, self.measure.metric)
+
+
+def _digest(model: ModelProto) -> str:
+    found = hashlib.sha256()
+    for part in pieces(model)[1]:
+        found.update(part)
+    return found.hexdigest()[:16]

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
-from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.bodies import close_bodies
@@ -28,14 +26,12 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.sensitivity import drop
 from onnxprune.settings import PackSettings, UnpackSettings
-from onnxprune.settings.declare import either
 from onnxprune.settings.evaluation import judging
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
-from onnxprune.workflow.inputs import calibration_batches, open_samples
-
-_JUDGED = 2000  # largest number of samples
+from onnxprune.workflow.inputs import calibration_batches, divided, open_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +165,8 @@ def _clustered(
     if settings.samples.data is not None:
         progress("trace", 0, None)
         analysis = analyze(loaded, data=settings.samples)
-        given = settings.samples if settings.samples.data == "random" else replace(settings.samples, limit=None)
-        samples = open_samples(given, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
-        fitted, judged = _divide(samples, settings)
+        samples = open_all(settings.samples, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
+        fitted, judged = divided(samples, settings.seed, (1 / 2, settings.samples.limit or LIMIT))
         batches, proto, count = calibration_batches(fitted, proto), _copy(analysis.graph.proto), len(fitted)
     books = cluster(
         *(proto, settings.clusters, batches),
@@ -199,17 +194,6 @@ def _copy(proto: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(proto)
     return copy
-
-
-def _divide(data: Dataset, settings: PackSettings) -> tuple[Dataset, Dataset]:
-    """Split samples at random: at most half of them train codebooks, up to a limit, and others judge."""
-    order = np.random.default_rng(settings.seed).permutation(len(data))
-    if len(order) < 2:
-        raise DataError("OP712", "one sample can't both train codebooks and judge them: 2 are the least")
-    first = min(len(order) // 2, settings.samples.limit or LIMIT)
-    parts = order[:first], order[first : first + _JUDGED]
-    fitted, judged = (data.subset(np.sort(part)) for part in parts)
-    return fitted, judged
 
 
 def _check(evaluation: Evaluation, max_drop: float | None) -> None:

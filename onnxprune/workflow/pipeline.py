@@ -34,9 +34,10 @@ from onnxprune.progress import Progress, counted, silent, time_left, within
 from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider, parse_provider
-from onnxprune.settings.declare import Settings, either, flat, given, plain
+from onnxprune.settings.declare import Settings, flat, given
 from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import ShrinkSettings, StageName
+from onnxprune.settings.reading import either, plain
 from onnxprune.shapes import runnable_inputs
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -44,7 +45,7 @@ from onnxprune.workflow.drop import Parts, divide
 from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
 from onnxprune.workflow.goals import SHARED, Goals
 from onnxprune.workflow.hardware import place
-from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_samples
+from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_all
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
 from onnxprune.workflow.stage_settings import StageSettings
@@ -125,9 +126,7 @@ class Pipeline:
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
         if settings.samples.data is not None:
-            samples = settings.samples
-            whole = samples if samples.data == "random" else replace(samples, limit=None)
-            everything = open_samples(whole, graph, near=loaded.path, seed=settings.seed)
+            everything = open_all(settings.samples, graph, near=loaded.path, seed=settings.seed)
             self.parts = divide(everything, len(everything), settings.seed, training=True)
             if settings.max_drop is None and not settings.targets:  # answers tell what goes unnoticed, labels don't
                 work, choosing = _unlabeled(self.parts.training), _unlabeled(self.parts.choosing)
@@ -140,7 +139,8 @@ class Pipeline:
         if self.parts is not None:
             self.own = replace(self.own, data=self.parts.training, example=self.example)
         self.judge = Judge(self.analysis.original, settings, self.parts, self.example, where)
-        self.goals = Goals(settings.targets, self.analysis, settings.samples, partial(self.judge.speed, loaded.proto))
+        speed = partial(self.judge.known_speed, loaded.proto)
+        self.goals = Goals(settings.targets, self.analysis, settings.samples, speed)
         situation = Situation(
             outlook(self.analysis),
             seconds=self._seconds(),
@@ -161,6 +161,7 @@ class Pipeline:
         self.judge.prepare(self.progress)
         stopped = False
         with self._records() as self.records:
+            self.judge.records = self.records
             try:
                 for stage in self.stages:
                     if stage.name == "prune" and (together := self._together()):

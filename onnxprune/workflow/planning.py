@@ -39,7 +39,8 @@ from onnxprune.sensitivity import (
     spend_blocks,
 )
 from onnxprune.settings import LatencySettings, PlanSettings
-from onnxprune.settings.declare import either, given
+from onnxprune.settings.declare import given
+from onnxprune.settings.reading import either
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze, moved

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnxprune.data import Data, Dataset, some
+from onnxprune.data.marks import note_fitted
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.resumable import Records
@@ -24,15 +25,16 @@ from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import parse_provider
 from onnxprune.sensitivity import Curve
 from onnxprune.settings import PruneSettings
-from onnxprune.settings.declare import either, given
+from onnxprune.settings.declare import given
 from onnxprune.settings.planning import Limited
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import as_opened, first_inputs, open_samples, tell_of_front, transformed
+from onnxprune.workflow.inputs import as_opened, first_inputs, open_all, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import curves_in, plan, read_curves, read_plan, recorded, settled
@@ -172,7 +174,10 @@ def prune_model(
     """
     settings = either(PruneSettings, settings, options)
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
-        return _prune_model(model, settings, progress, consume, examples)
+        done = _prune_model(model, settings, progress, consume, examples)
+    if done.fitted_on is not None:
+        note_fitted(done.model.proto, done.fitted_on)
+    return done
 
 
 def _prune_model(
@@ -226,9 +231,8 @@ def _prune_model(
             analysis, planning = at_chosen(analysis, planning)
         if settings.max_drop is not None:
             assert method is not None
-            whole = replace(calibration, limit=None)
             near = analysis.model.path
-            everything = open_samples(whole, analysis.graph, near=near, seed=seed, progress=progress)
+            everything = open_all(calibration, analysis.graph, near=near, seed=seed, progress=progress)
             within = prune_within(
                 *(analysis, planning, everything, settings.max_drop),
                 minimize=settings.minimize or "macs",

@@ -6,11 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
-from onnxprune.data import Dataset
-from onnxprune.errors import DataError, UsageError, VerificationError
+from onnxprune.errors import UsageError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.metadata import QUANTIZED, VERSION, write_notes
@@ -18,14 +16,13 @@ from onnxprune.model.session import with_threads
 from onnxprune.progress import Progress, silent
 from onnxprune.quantization.search import Found, Search, Trial
 from onnxprune.runtime.library import custom_ops
-from onnxprune.settings import DataSettings
-from onnxprune.settings.declare import either
 from onnxprune.settings.quantization import QuantizeSettings
+from onnxprune.settings.reading import either
 from onnxprune.version import __version__
 from onnxprune.workflow.analysis import analyze
-from onnxprune.workflow.inputs import batch_within, calibration_batches, open_samples
+from onnxprune.workflow.inputs import batch_within, calibration_batches, divided, open_all
 
-_RANGES, _CHOICE, _JUDGED = 96, 64, 2000  # largest numbers of samples
+_RANGES, _CHOICE = 96, 64  # largest numbers of samples
 _OBSERVED = 1 << 26  # numbers of a batch's tensors: ONNX Runtime's calibration holds all of them, twice
 
 
@@ -89,10 +86,9 @@ def _quantize(loaded: Model, settings: QuantizeSettings, examples: int, progress
         raise UsageError("OP604", "there are no inputs to find ranges and errors with", hint="give some with `data`")
     progress("trace", 0, None)
     analysis = analyze(loaded, data=settings.samples)
-    given = _unlimited(settings.samples)
-    samples = open_samples(given, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
-    ranges, chosen, judged = _divide(samples, settings)
-
+    samples = open_all(settings.samples, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
+    parts = (1 / 2, settings.samples.limit or _RANGES), (1 / 4, _CHOICE)
+    ranges, chosen, judged = divided(samples, settings.seed, *parts)
     proto = analysis.graph.proto
     held, one = (calibration_batches(part, proto) for part in (chosen, chosen.subset([0])))
     batches = calibration_batches(ranges, proto, batch_within(analysis.graph.shapes, _OBSERVED))
@@ -107,22 +103,6 @@ def _quantize(loaded: Model, settings: QuantizeSettings, examples: int, progress
     _sign(best, loaded.proto)
     counts = len(ranges), len(chosen), len(judged)
     return Quantized(replace(loaded, proto=best.model), best, found, evaluation, counts)
-
-
-def _unlimited(data: DataSettings) -> DataSettings:
-    return data if data.data == "random" else replace(data, limit=None)
-
-
-def _divide(data: Dataset, settings: QuantizeSettings) -> tuple[Dataset, Dataset, Dataset]:
-    """Split samples at random: half of them set ranges, a quarter chooses, a quarter judges, each up to a limit."""
-    order = np.random.default_rng(settings.seed).permutation(len(data))
-    if len(order) < 4:
-        raise DataError("OP712", f"{len(order)} samples can't set ranges, choose a form and judge it: 4 is the least")
-    first = min(len(order) // 2, settings.samples.limit or _RANGES)
-    second = first + min(len(order) // 4, _CHOICE)
-    parts = order[:first], order[first:second], order[second : second + _JUDGED]
-    ranges, chosen, judged = (data.subset(np.sort(part)) for part in parts)
-    return ranges, chosen, judged
 
 
 def _why_none(found: Found, settings: QuantizeSettings) -> str:

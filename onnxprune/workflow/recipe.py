@@ -21,8 +21,8 @@ from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.model.file import load
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.runtime.environment import versions
-from onnxprune.settings.declare import build, plain, read
 from onnxprune.settings.pipeline import ShrinkSettings
+from onnxprune.settings.reading import build, plain, read
 from onnxprune.version import __version__
 from onnxprune.workflow.stages import STAGES
 from onnxprune.workflow.verdicts import ShrinkResult

@@ -10,11 +10,10 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data import Dataset, open_data
-from onnxprune.errors import DataError, ModelError, OnnxPruneError
+from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.evaluation import Evaluation, evaluate
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.graph import extract
@@ -28,8 +27,8 @@ from onnxprune.recover import LeftOut
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.runtime.library import custom_ops
-from onnxprune.settings.declare import either
 from onnxprune.settings.pruning import LIMIT
+from onnxprune.settings.reading import either
 from onnxprune.settings.sparsity import SHARE, SparseMethod, SparsifySettings
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.sparsity.check import check, check_outputs
@@ -38,11 +37,11 @@ from onnxprune.sparsity.runtimes import Eligible, eligibility
 from onnxprune.sparsity.solve import Way
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import calibration_batches, open_samples
+from onnxprune.workflow.inputs import calibration_batches, divided, open_all
 
 log = logging.getLogger(__name__)
 
-_JUDGED, _GENERATED = 2000, 64  # largest numbers of samples to judge on
+_GENERATED = 64  # inputs to judge on without data
 _LEVEL = 9  # of zlib and zstd
 
 
@@ -123,9 +122,8 @@ def _sparsify(loaded: Model, settings: SparsifySettings, examples: int, progress
     graph = analysis.graph
     fitted, judged = None, None
     if given.data is not None:
-        whole = given if given.data == "random" else replace(given, limit=None)
-        samples = open_samples(whole, graph, near=loaded.path, seed=seed, progress=progress)
-        fitted, judged = _divide(samples, given.limit or LIMIT, seed)
+        samples = open_all(given, graph, near=loaded.path, seed=seed, progress=progress)
+        fitted, judged = divided(samples, seed, (3 / 4, given.limit or LIMIT))
     names = [node.name for node in graph.proto.graph.node]
     check_patterns("keep", settings.keep, names)
     method: SparseMethod = settings.method or ("magnitude" if fitted is None else "alternating")
@@ -158,15 +156,6 @@ def _sparsify(loaded: Model, settings: SparsifySettings, examples: int, progress
         samples=0 if fitted is None else len(fitted),
         sizes=_sizes(loaded.proto, found.proto),
     )
-
-
-def _divide(data: Dataset, limit: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Split samples at random: up to a limit, and at most three of four, to solve on; others judge."""
-    order = np.random.default_rng(seed).permutation(len(data))
-    if len(order) < 2:
-        raise DataError("OP712", f"{len(order)} samples can't be solved on and judge the result: 2 is the least")
-    first = min(limit, len(order) - max(len(order) // 4, 1))
-    return data.subset(np.sort(order[:first])), data.subset(np.sort(order[first : first + _JUDGED]))
 
 
 def _check(analysis: TracedModel, dense: ModelProto, found: Sparse, seed: int) -> None:

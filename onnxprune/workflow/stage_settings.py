@@ -11,10 +11,11 @@ from onnxprune.benchmarking.session import Feeds
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.settings import PruneSettings
-from onnxprune.settings.declare import build, flat, read
+from onnxprune.settings.declare import flat
 from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings
 from onnxprune.settings.planning import Target
+from onnxprune.settings.reading import build, read
 from onnxprune.workflow.planning import read_plan
 from onnxprune.workflow.stages import CHOICES, STAGES, Stage
 

@@ -16,6 +16,7 @@ from onnxprune.settings.declare import Settings
 from onnxprune.settings.pipeline import StageName
 from onnxprune.settings.pruning import LIMIT, PLANNING
 from onnxprune.workflow.cleaning import Cleaned, clean
+from onnxprune.workflow.drop import told_before
 from onnxprune.workflow.outlook import Outlook
 from onnxprune.workflow.prune_model import PruneResult, prune_model
 from onnxprune.workflow.quantizing import Quantized, quantize
@@ -132,7 +133,8 @@ def _prune_expected(now: Situation) -> Expected:
 
 
 def _prune(task: Task) -> Made:
-    found = prune_model(task.model, task.settings, progress=task.progress)
+    with told_before():
+        found = prune_model(task.model, task.settings, progress=task.progress)
     if not (found.plan.removed or found.plan.blocks or found.analysis.moves):
         raise VerificationError("OP507", "nothing need be removed")
     before, after = found.plan.before["macs"], found.plan.after["macs"]

@@ -123,13 +123,18 @@ def sign(model: ModelProto, result: ShrinkResult) -> None:
     write_notes(model, {VERSION: __version__, STAGES: json.dumps(result.kept)})
 
 
+def recorded_speed(notes: Mapping[str, Any] | None) -> Speed | None:
+    """Return a speed that was recorded."""
+    return None if notes is None else Speed(**{**notes, "speedup": Estimate(**notes["speedup"])})
+
+
 def recorded_verdict(notes: Mapping[str, Any]) -> Verdict:
     """Return a verdict that was recorded."""
-    speed, loss, size = (notes[name] for name in ("speed", "drop", "size"))
+    loss, size = notes["drop"], notes["size"]
     return Verdict(
         **{
             **notes,
-            "speed": None if speed is None else Speed(**{**speed, "speedup": Estimate(**speed["speedup"])}),
+            "speed": recorded_speed(notes["speed"]),
             "drop": None if loss is None else Estimate(**loss),
             "size": None if size is None else tuple(size),
         }

@@ -12,10 +12,11 @@ from onnx import helper
 from onnxprune.errors import PlanError
 from onnxprune.operators.linear import ConvolutionLayer, LinearLayer, ProductLayer, TransposedLayer
 from onnxprune.recover import lstsq
+from onnxprune.recover.columns import quadratic
 from onnxprune.recover.lstsq import Mask, Moments, Rows, constrained, reconstruct
 from onnxprune.settings.sparsity import Pattern, SparsifySettings
 from onnxprune.sparsity.patterns import choose, misfit
-from onnxprune.sparsity.solve import Way, alternate, quadratic, solve, sweep
+from onnxprune.sparsity.solve import RIDGE, Way, alternate, solve, sweep
 
 NODE = helper.make_node("Conv", ["x", "w"], ["y"])
 
@@ -158,7 +159,7 @@ class TestSolutions:
     def test_a_sweep_makes_up_for_what_left_before(self) -> None:
         """With the first columns gone, what is left must be the exact constrained minimum."""
         weights, inputs, targets = samples(9, 3)
-        goal, curvature = quadratic(moments(inputs, targets), weights)
+        goal, curvature = quadratic(moments(inputs, targets), weights, RIDGE)
         goal[..., :4] *= 1e-3
         mask, found = sweep(Pattern(), 4 / 9, goal, curvature, 1)
         assert not mask[..., :4].any() and mask[..., 4:].all()
@@ -170,7 +171,7 @@ class TestSolutions:
     @pytest.mark.parametrize("text", ["unstructured", "2:4", "block-1x2"])
     def test_both_keep_the_pattern_and_its_taps(self, find: object, text: str) -> None:
         weights, inputs, targets = samples(36, 4)
-        goal, curvature = quadratic(moments(inputs, targets), weights)
+        goal, curvature = quadratic(moments(inputs, targets), weights, RIDGE)
         pattern = Pattern.read(text)
         mask, found = find(pattern, 0.5, goal, curvature, 9)  # type: ignore[operator]
         assert not found[~mask].any() and abs(np.mean(~mask) - 0.5) < 0.03
@@ -181,7 +182,7 @@ class TestSolutions:
         better = []
         for seed in range(6):
             weights, inputs, targets = samples(8, 1, seed)
-            goal, curvature = quadratic(moments(inputs, targets), weights)
+            goal, curvature = quadratic(moments(inputs, targets), weights, RIDGE)
 
             def error(mask: Mask, goal: Rows = goal, curvature: Rows = curvature) -> float:
                 apart = constrained(curvature, goal @ curvature, mask) - goal

@@ -18,8 +18,10 @@ from onnxprune.benchmarking.speed import Speed
 from onnxprune.errors import ModelError, PlanError, UsageError, VerificationError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
+from onnxprune.model.resumable import Records
+from onnxprune.progress import silent
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
-from onnxprune.workflow import judging, pipeline
+from onnxprune.workflow import judging, pipeline, stages
 from onnxprune.workflow.hardware import place
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.pipeline import Pipeline, planned
@@ -271,6 +273,44 @@ def test_an_interrupted_run_keeps_the_best_and_goes_on_after_the_last_stage(
     assert replace(again.verdicts[0], again={}) == replace(first.verdicts[0], again={})
     with pytest.raises(op.TrainingError, match=r"OP905.*other work"):
         op.shrink(DIGITS, **{**options, "max_drop": 0.06}, checkpoint=path, resume=True)
+
+
+def test_a_speed_that_records_have_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, other = load(DIGITS).proto, copied(load(DIGITS))
+    other.producer_name = "another"
+    times = []
+
+    def measured(self: Judge, before: ModelProto, after: ModelProto, progress: Any = None) -> tuple[Speed | None, str]:
+        times.append((before.producer_name, after.producer_name))
+        return (None, "it fails") if after is small else (Speed(Estimate(2.0, 1.9, 2.1), 0.2, 0.1, "cpu"), "")
+
+    monkeypatch.setattr(Judge, "speed", measured)
+    for resumed in (False, True):
+        with planned(load(DIGITS), build(ShrinkSettings, UNTIMED)) as found:
+            judge = found.judge
+        with Records(tmp_path / "c.npz", "this", resume=resumed) as judge.records:
+            assert judge.known_speed(small, other) == (Speed(Estimate(2.0, 1.9, 2.1), 0.2, 0.1, "cpu"), "")
+            assert judge.known_speed(other, small) == (None, "it fails")
+            assert len(times) == 2
+    judge.known_speed(small, small)  # the control
+    assert len(times) == 3
+
+
+def test_a_stage_does_not_warn_again_of_a_part_of_the_samples(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = build(ShrinkSettings, {**UNTIMED, "max_drop": 0.01})
+    with planned(load(DIGITS), settings) as found:
+        found.judge.prepare(silent)
+        assert len(caplog.records) == 2 and "can't decide a drop of 1%" in caplog.text
+        measure = found.judge.measure
+    assert measure is not None
+    monkeypatch.setattr(stages, "prune_model", lambda *_, progress: measure.check(progress))
+    with pytest.raises(AttributeError):  # nothing was pruned
+        STAGES[1].run(Task(load(DIGITS), settings, silent))
+    assert len(caplog.records) == 2
+    measure.check(silent)  # the control
+    assert len(caplog.records) == 4
 
 
 def test_settings_of_stages_are_checked_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,9 @@ from onnxprune.settings import (
     build,
     given,
 )
-from onnxprune.settings.declare import declarations, flat, read, setting
+from onnxprune.settings.declare import declarations, flat, setting
 from onnxprune.settings.pruning import VerifySettings
+from onnxprune.settings.reading import read
 
 CLASSES: list[type[Settings]] = [
     *(Augmentation, BenchmarkSettings, Constraints, DataSettings, LatencySettings, LossSettings, PlanSettings),
