@@ -89,7 +89,7 @@ def test_a_resized_network_follows_the_resized_original() -> None:
     small = prune_model(
         model, data={"x": X}, resolution=16, target=op.Target("macs", 0.2), allocation="uniform", repair_epochs=2
     )
-    assert small.tuned is not None and small.analysis.resized is not None
+    assert small.tuned is not None and small.analysis.moves.resolution
     assert {"nmse"} == {loss for losses in small.tuned.follows.values() for loss in losses}
     assert f"{pooled}" in small.tuned.follows and len(small.tuned.follows) > 3
     assert small.judged == "held out" and small.data is not None and len(small.data) == 8
