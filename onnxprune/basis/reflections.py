@@ -1,4 +1,4 @@
-"""Orthogonal matrices as text: Householder reflections in float16, whose product is orthogonal whatever the numbers are.
+"""Orthogonal matrices as text: Householder reflections in float16, whose product is orthogonal whatever they are.
 
 Column i of the matrix is the product of all reflections applied to the unit vector i; reflection i leaves the first i
 coordinates alone. (A. Householder, "Unitary triangularization of a nonsymmetric matrix", J. ACM 5, 1958.)
@@ -27,27 +27,17 @@ def as_text(directions: Matrix) -> str:
     return base64.b64encode(numbers.tobytes()).decode()
 
 
-def size_of(text: str) -> int:
-    """Return the number of rows and columns of the matrix that a text stands for.
-
-    Raises:
-        ValueError: the text is none that `as_text` returns.
-    """
-    count = len(base64.b64decode(text, validate=True)) // 2
-    size = (1 + isqrt(1 + 8 * count)) // 2
-    if size * (size - 1) // 2 != count:
-        raise ValueError(f"{count} numbers are no reflections")
-    return size
-
-
 def from_text(text: str) -> Matrix:
     """Return the orthogonal matrix that a text stands for, shape (n, n).
 
     Raises:
         ValueError: the text is none that `as_text` returns.
     """
-    size = size_of(text)
-    numbers = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)
+    data = base64.b64decode(text, validate=True)
+    size = (1 + isqrt(1 + 4 * len(data))) // 2
+    if size * (size - 1) != len(data):
+        raise ValueError(f"{len(data)} bytes are no reflections")
+    numbers = np.frombuffer(data, "<f2").astype(np.float64)
     if not np.isfinite(numbers).all():
         raise ValueError("reflections with numbers that aren't finite")
     vectors = np.eye(size)

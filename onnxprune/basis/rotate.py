@@ -70,8 +70,8 @@ def rotate(graph: ChannelGraph, bases: Bases, *, exact: bool = False) -> Rotated
     order = {t.name: i for i, t in enumerate(source.graph.initializer)}
     proto = with_nodes(source, source.graph.node, kept)
     for name, array in changed.items():
-        tensor = proto.graph.initializer.add(name=name)
-        set_tensor(tensor, np.ascontiguousarray(array.astype(weights.dtype(name))))
+        new = proto.graph.initializer.add(name=name)
+        set_tensor(new, np.ascontiguousarray(array.astype(weights.dtype(name))))
     proto.graph.initializer.sort(key=lambda t: order[t.name])
     return Rotated(proto, bases, frozenset(changed))
 

@@ -1,4 +1,4 @@
-"""Find the groups of channels whose basis can be changed: those that only linear operators touch, all channels alike."""
+"""Find the groups of channels whose basis can be changed: only linear operators touch them, and all of them alike."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from onnxprune.rewrite.difference import difference
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.trace.pruned_graph import PrunedGraph
 
-
 _ROUNDING = 16  # units in the last place of the largest value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -10,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.basis.directions import choose_bases, directions
-from onnxprune.basis.reflections import as_text, from_text, size_of
+from onnxprune.basis.reflections import as_text, from_text
 from onnxprune.basis.rotate import Bases, rotate, rotated, used_bases
 from onnxprune.basis.streams import find_streams
 from onnxprune.errors import PlanError
@@ -69,7 +71,7 @@ def random_bases(graph: ChannelGraph, seed: int) -> Bases:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_random_networks_compute_the_same_in_random_bases(seed: int) -> None:
     model = network(seed)
     graph = analyze(model)
@@ -109,7 +111,6 @@ def test_whatever_a_text_says_the_matrix_is_orthogonal() -> None:
     rng = np.random.default_rng(0)
     for size in (1, 2, 7, 40):
         text = as_text(rng.standard_normal((size, size)))
-        assert size_of(text) == size
         matrix = from_text(text)
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(size), atol=1e-13)
     given = np.linalg.qr(rng.standard_normal((9, 9)))[0]
@@ -117,9 +118,12 @@ def test_whatever_a_text_says_the_matrix_is_orthogonal() -> None:
     np.testing.assert_allclose(np.abs(cosines), np.eye(9), atol=2e-3)
 
 
-@pytest.mark.parametrize("text", ["AAAA", "?", as_text(np.eye(3))[:-4], "AH4AfgB+"])
+@pytest.mark.parametrize(
+    "text", ["?", "A", *(base64.b64encode(n).decode() for n in (b"1", b"1234", b"12345", b"\0\x7e" * 3, b"\0\x7c" * 3))]
+)
 def test_a_text_that_holds_no_matrix_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"reflections|base64|padding|Non-base64|characters"):
+    """No base64, odd bytes, a number of numbers that no matrix has, NaN and infinity."""
+    with pytest.raises(ValueError, match=r"base64|padding|data characters|reflections"):
         from_text(text)
 
 
@@ -139,7 +143,7 @@ def test_a_basis_of_another_size_or_group_is_refused() -> None:
         rotate(graph, {"make_w": {0: "AH4AfgB+AH4AfgB+"}})
 
 
-def test_the_first_directions_leave_the_least_error_once_readers_are_refitted() -> None:
+def test_the_first_directions_leave_the_least_error() -> None:
     """Against the best rank by definition: the singular values of what the reader makes of white channels."""
     rng = np.random.default_rng(1)
     n, outputs = 6, 4
@@ -147,12 +151,14 @@ def test_the_first_directions_leave_the_least_error_once_readers_are_refitted() 
     covariance, weight = half @ half.T, rng.standard_normal((outputs, n)) @ np.diag([3, 2, 1, 1, 0.1, 0.01])
     chosen = directions(covariance, weight.T @ weight)
     best = np.linalg.svd(weight @ np.linalg.cholesky(covariance), compute_uv=False) ** 2
+
+    def error(space: Array) -> float:
+        left = weight - weight @ space @ np.linalg.pinv(weight @ space) @ weight
+        return float(np.trace(left @ covariance @ left.T))
+
     for kept in range(1, n):
-        e = chosen[:, :kept].T
-        seen = e @ covariance @ e.T
-        left = covariance - covariance @ e.T @ np.linalg.inv(seen) @ e @ covariance
-        error = np.trace(weight @ left @ weight.T)
-        assert error == pytest.approx(best[kept:].sum(), rel=2e-2, abs=1e-2 * best.sum())
+        assert error(chosen[:, :kept]) == pytest.approx(best[kept:].sum(), rel=2e-2, abs=1e-2 * best.sum())
+    assert error(chosen[:, 1:2]) > 1.2 * error(chosen[:, :1])
 
 
 def test_data_tell_which_directions_matter() -> None:
@@ -168,11 +174,10 @@ def test_data_tell_which_directions_matter() -> None:
     def batches() -> list[dict[str, NDArray[np.float32]]]:
         return [{"input0": np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)}]
 
-    for inputs in (batches, None):
-        bases = choose_bases(graph, inputs)
-        made = next(t for t in rotate(graph, bases).proto.graph.initializer if t.name == "make")
-        rows = np.abs(numpy_helper.to_array(made).reshape(6, -1)).sum(axis=1)
-        assert rows[0] > 1
-        assert rows[1:].max() < 0.02 * rows[0]
+    bases = choose_bases(graph, batches)
+    made = next(t for t in rotate(graph, bases).proto.graph.initializer if t.name == "make")
+    rows = np.abs(numpy_helper.to_array(made).reshape(6, -1)).sum(axis=1)
+    assert rows[0] > 1
+    assert rows[1:].max() < 0.02 * rows[0]
     assert used_bases(graph, bases, {"make": {0: (5,)}}) == bases
     assert not used_bases(graph, bases, {"read_w": {0: (1,)}})

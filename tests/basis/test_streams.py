@@ -57,7 +57,10 @@ FIXED: dict[str, tuple[Middle, str]] = {
     "gate": (lambda net, x: net.op("Mul", x, net.conv(x, WIDTH)), "multiplies channel by channel"),
     "divisor": (lambda net, x: net.op("Div", net.const(1.0), x), "multiplies channel by channel"),
     "offset": (lambda net, x: net.op("Add", x, net.const(0.5)), "adds something"),
-    "mean over channels": (lambda net, x: net.op("Sub", x, net.reduce("ReduceMean", x, [1])), "taken over these channels"),
+    "mean over channels": (
+        lambda net, x: net.op("Sub", x, net.reduce("ReduceMean", x, [1])),
+        "taken over these channels",
+    ),
     "maximum": (lambda net, x: net.op("MaxPool", x, kernel_shape=[2, 2]), "MaxPool"),
     "batch norm": (
         lambda net, x: net.op("BatchNormalization", x, *(net.between(0.5, 1.5, WIDTH) for _ in range(4))),
