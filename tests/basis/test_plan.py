@@ -19,9 +19,10 @@ import onnxprune as op
 from onnxprune.basis.reflections import from_text
 from onnxprune.basis.streams import find_streams
 from onnxprune.errors import PlanError
-from onnxprune.planning.plan import PrunePlan
+from onnxprune.planning.plan import Moves, PrunePlan
 from onnxprune.planning.signature import signed_plan
 from onnxprune.settings import PlanSettings
+from onnxprune.workflow.analysis import moved
 from tests.cli.support import document, invoke
 from tests.toolbox import Net
 
@@ -144,6 +145,19 @@ class TestPlan:
         assert plan.after["macs"] <= 0.4 * plan.before["macs"]
         assert len(plan.settings["tried"]) > 1
         assert op.prune(model, plan).verification is not None
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["second_expand", "second", "last"])
+    def test_a_layer_in_two_reads_or_makes_the_stream(self, model: ModelProto, name: str) -> None:
+        """Its weight is decomposed in the other basis."""
+        bases = op.plan(model, axes=AXES, ratio=0.5, data=images()).bases
+        at = moved(op.analyze(model), Moves(ranks={name: 2}, bases=bases))
+        plan = op.plan(at, axes=("channels",), ratio_for=[("first", 0.5)], data=images())
+        assert (plan.bases, plan.ranks) == (bases, {name: 2})
+        small = op.prune(model, plan)
+        assert [link.what for link in small.links] == ["change of basis", "lower ranks"]
+        op.repair(small, images())
+        assert op.verify(model, small.proto).proved
 
     @pytest.mark.slow
     def test_without_blocks_a_stream_still_changes_its_basis(self, model: ModelProto) -> None:
