@@ -169,7 +169,7 @@ class _Finder:
             return self.of_layer(layer, index)
         alike = card.alike(Node(node)) if callable(card.alike) else card.alike
         if alike is None:
-            return "isn't known to be linear and the same for all channels"
+            return "isn't linear for all channels alike"
         if not inputs or len(outputs) < len(list(filter(None, node.output))):
             return "combines the channels"
         if any(len(axes) > 1 for axes in (*inputs.values(), *outputs.values())):
