@@ -26,8 +26,8 @@ _NOTES = (
     "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data`. "
     "The first tables replace parts of it. Their points are relative to every part: -5 means that the replaced parts "
     "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",
-    "*Axes* says what may be made smaller: channels, the resolution of images (a Resize inside the model), the rank of "
-    "layers (one becomes two with few channels between), or several, "
+    "*Axes* says what may be made smaller: channels, also in another basis, the resolution of images (a Resize inside "
+    "the model), the rank of layers (one becomes two with few channels between), or several, "
     "chosen by the error of the outputs on calibration inputs held back.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
     "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",

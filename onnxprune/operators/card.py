@@ -41,6 +41,7 @@ Count: TypeAlias = "Callable[[Node, list[Shape], Shape], int]"
 Linear: TypeAlias = "Callable[[Node, Shape], LinearLayer | None]"
 ZeroBytes: TypeAlias = "Callable[[Node], Mapping[int, int]]"
 Facet = Literal["trace", "gradient", "linear"]
+Alike = Literal["data", "factor", "sum"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 # Reasons that several families give.
@@ -71,6 +72,10 @@ class Card:
             where the spec of the trace doesn't imply them.
         linear: returns a node with a weight as a linear map, see `onnxprune.operators.linear`; None for a node that
             isn't of that form.
+        alike: how the output follows from the inputs, where that is linear and the same for every channel that they
+            have in common: of the first one ("data"), of one of the first two while the other has no channels there
+            ("factor"), of all together ("sum"). Channels may then be mixed before it as well as behind it. A function
+            tells it for a node.
         weights: the inputs that are trained: weights, biases, scales and shifts.
         scale: the input that scales the normalized values, for a normalization.
         table: the input whose rows are looked up, as a product with one-hot rows would.
@@ -95,6 +100,7 @@ class Card:
     attends: bool = False
     macs: Count | None = None
     linear: Linear | None = None
+    alike: Alike | Callable[[Node], Alike | None] | None = None
     weights: tuple[int, ...] = ()
     scale: int | None = None
     table: int | None = None

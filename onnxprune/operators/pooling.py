@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import INT64, Tensor
-from onnxprune.operators.card import EARLY, INTEGER, gradient, rewrites, traces, without
+from onnxprune.operators.card import EARLY, INTEGER, describe, gradient, rewrites, traces, without
 from onnxprune.operators.differentiated import GradientNode
 from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.traced import TraceNode
@@ -22,6 +22,9 @@ from onnxprune.operators.window import Window
 without("gradient", EARLY, "Crop ImageScaler")
 without("gradient", INTEGER, "com.microsoft:NhwcMaxPool com.microsoft:QLinearAveragePool")
 without("gradient", INTEGER, "com.microsoft:QLinearGlobalAveragePool")
+
+
+describe("AveragePool GlobalAveragePool Upsample", alike="data")
 
 
 @traces("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool com.microsoft:NhwcMaxPool")
@@ -125,6 +128,9 @@ def max_pool_gradient(op: GradientNode, dy: Tensor) -> Tensor:
         raise NotImplementedError("its storage_order is 1")
     where = op.added_output(1, dy.shape, INT64)
     return op.x().reshape((-1,)).zeros().scatter_add(where.reshape((-1,)), dy.reshape((-1,)), 0).reshape(op.x().shape)
+
+
+describe("Resize", alike=lambda node: None if node.attr("extrapolation_value", 0.0) else "data")
 
 
 @traces("CenterCropPad Resize Upsample")

@@ -80,7 +80,7 @@ def gemm_c(op: GradientNode, dy: Tensor) -> Tensor:
     return dc if beta == 1 else dc * beta
 
 
-describe("MatMul", factors=(0, 1), weights=(0, 1), linear=ProductLayer.of)
+describe("MatMul", factors=(0, 1), alike="factor", weights=(0, 1), linear=ProductLayer.of)
 
 
 def _transposed_macs(node: Node, x: list[Shape], y: Shape) -> int:

@@ -20,7 +20,7 @@ from onnxprune.settings.types import fits
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
-FORMAT = 4  # 2 added residual blocks, 3 the resolution, 4 ranks; older plans change none of them
+FORMAT = 4  # 2 added residual blocks, 3 the resolution, 4 ranks and bases; older plans change none of them
 _FORMATS = (1, 2, 3, 4)
 
 
@@ -31,10 +31,13 @@ class Moves:
     Attributes:
         resolution: height and width to which images are resized inside the model, by input.
         ranks: the number of channels between the two layers that replace one, by its node.
+        bases: orthogonal matrices as text (see `onnxprune.basis.reflections`), by a weight axis of the group of
+            channels whose basis they change. This comes first: weights stay as they are where images are resized.
     """
 
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
+    bases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything is changed."""
@@ -45,6 +48,7 @@ class Moves:
         return {
             "resolution": {name: list(size) for name, size in self.resolution.items()},
             "ranks": dict(self.ranks),
+            "bases": {name: {str(axis): text for axis, text in axes.items()} for name, axes in self.bases.items()},
         }
 
 
@@ -63,6 +67,7 @@ class PrunePlan:
         blocks: names of the residual blocks to remove as a whole.
         resolution: height and width to which images are resized inside the model before anything is removed, by input.
         ranks: the number of channels between the two layers that replace one before anything is removed, by its node.
+        bases: orthogonal matrices by a weight axis, as `Moves` has them.
     """
 
     model: str
@@ -74,6 +79,7 @@ class PrunePlan:
     blocks: tuple[str, ...] = ()
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
+    bases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return what the plan does to the costs, and how many weights it slices."""
@@ -108,7 +114,7 @@ class PrunePlan:
     @property
     def moves(self) -> Moves:
         """What is changed before channels are removed."""
-        return Moves(self.resolution, self.ranks)
+        return Moves(self.resolution, self.ranks, self.bases)
 
     @property
     def policies(self) -> Policies:
@@ -136,6 +142,7 @@ class PrunePlan:
         what: list[Any] = [self.model, removed, *([sorted(self.blocks)] if self.blocks else [])]
         what += [sorted(self.resolution.items())] if self.resolution else []
         what += [["ranks", sorted(self.ranks.items())]] if self.ranks else []
+        what += [["bases", [[n, sorted(axes.items())] for n, axes in sorted(self.bases.items())]]] if self.bases else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @classmethod
@@ -170,6 +177,10 @@ class PrunePlan:
                 blocks=tuple(map(str, document["blocks"] if document["format"] > 1 else ())),
                 resolution={n: _size(s) for n, s in (document["resolution"] if document["format"] > 2 else {}).items()},
                 ranks={str(n): _rank(r) for n, r in (document["ranks"] if document["format"] > 3 else {}).items()},
+                bases={
+                    str(name): {_position(int(axis)): str(text) for axis, text in axes.items()}
+                    for name, axes in (document["bases"] if document["format"] > 3 else {}).items()
+                },
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with the command `plan MODEL -o PLAN.json`"

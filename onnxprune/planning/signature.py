@@ -27,7 +27,7 @@ _REMOVED = "onnxprune.removed"  # the rest of the plan, compressed
 _CHANGED = "onnxprune.changed"  # weights that were repaired or trained
 _KEYS = (VERSION, _DIGEST, _SOURCE, _SETTINGS, _REMOVED, _CHANGED)
 
-_SMALL = 2**14  # bytes of a compressed plan that any model can hold; a larger one may be a hundredth of the weights
+_SMALL = 2**14  # bytes of a compressed plan that any model can hold; a larger one may be a twentieth of the weights
 _LARGEST = 2**28  # bytes of a plan as text
 
 
@@ -60,7 +60,7 @@ def sign(model: ModelProto, plan: PrunePlan) -> None:
         _SETTINGS: json.dumps(plan.settings, sort_keys=True),
     }
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if len(text) <= _LARGEST and len(packed) <= max(_SMALL, weights // 100):
+    if len(text) <= _LARGEST and len(packed) <= max(_SMALL, weights // 20):
         notes[_REMOVED] = packed
     write_notes(model, notes, without=_KEYS)
 

@@ -60,11 +60,13 @@ class Coupled:
         channels: their number.
         group: the group they are in.
         partners: other nodes that make them, the nearest first.
+        fixed: why their basis can't be changed; None if it can.
     """
 
     channels: int
     group: Group
     partners: tuple[Partner, ...]
+    fixed: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,8 @@ def _coupled(index: Index, node: NodeProto, ids: Ids) -> Iterator[Coupled]:
                 goal = np.concatenate([graph.slots[slot] for slot in group.slots if name in graph.consumers(slot[0])])
                 path = (n for n in graph.path(mine, goal) if n not in (node.name, name))
                 partners.append(Partner(name, tuple(path)))
-        yield Coupled(len(mine), group, tuple(sorted(partners, key=lambda p: len(p.path))))
+        nearest = tuple(sorted(partners, key=lambda p: len(p.path)))
+        yield Coupled(len(mine), group, nearest, index.fixed.get(group.index))
 
 
 def _held(index: Index, node: NodeProto, ids: Ids) -> Iterator[Held]:

@@ -76,6 +76,7 @@ def fields(result: Any) -> dict[str, Any]:
                 "model_sha256": result.model,
                 "plan_digest": result.digest,
                 **pick(result, "settings", "blocks", "resolution", "ranks"),
+                "bases": {name: sorted(axes) for name, axes in result.bases.items()},
             }
         case PlanSummary():
             return {

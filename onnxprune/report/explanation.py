@@ -90,6 +90,8 @@ def _coupled(node: str, role: Role, coupled: Coupled, labels: Labels) -> Tables:
     kind = "" if group.exact else f", approximate: {group.approximations[0].reason}"
     size = f" ({count(len(group.units), 'unit')}, {count(len(group.nodes), 'node')}{kind})"
     yield paragraph(line(f"{coupled.channels:,} removable, in group ", group_tag(group.index), size), indent=4)
+    basis = "can be changed" if coupled.fixed is None else f"stays: {coupled.fixed}"
+    yield paragraph(f"basis {basis}", FAINT, indent=6)
     rows = [(labels.name(p.node), _path(p.path, labels) or "directly") for p in coupled.partners[:_MANY]]
     if rows:
         title = "also made by" if "output" in role else "made by"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from onnxprune.basis.streams import find_streams
 from onnxprune.channels.ledger import Pin
 from onnxprune.channels.values import Factor, Ids, Shape
 from onnxprune.cost.terms import is_weight
@@ -87,6 +89,11 @@ class Index:
             self.pins[pin] = np.union1d(self.pins.get(pin, units), units)
         self.pinned_by = self._masks()
         self.weights = tuple(_weights(graph))
+
+    @cached_property
+    def fixed(self) -> Mapping[int, str]:
+        """Why the basis of a group's channels can't be changed, by the group's index; not for those where it can."""
+        return {index: str(why) for index, why in find_streams(self.graph)[1].items()}
 
     def reach(self, parts: Iterable[Ids]) -> Reach:
         """Return what can be removed of some arrays of units."""

@@ -16,7 +16,7 @@ Three things can stand between two models that compute the same and outputs that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,6 +122,7 @@ def verify(
     tolerance: float | None = None,
     seed: int | None = None,
     optimize: bool = False,
+    exact: Callable[[], ModelProto] | None = None,
 ) -> Verification:
     """Compare a pruned model with its masked original.
 
@@ -136,6 +137,7 @@ def verify(
         tolerance: largest error allowed; by default that of the model's coarsest weight type.
         seed: seed the inputs were drawn with, for the record.
         optimize: whether ONNX Runtime may optimize the graphs.
+        exact: returns the pruned model in float64, if rounding to the type of its weights is part of the rewriting.
 
     Returns:
         The result; a failed comparison isn't raised.
@@ -179,7 +181,8 @@ def verify(
             f"The model draws random numbers that can't be fixed ({', '.join(draws.free[:3])}): outputs differ anyway."
         )
         return replace(result, notes=(*notes, cause))
-    return _in_float64(result, way, found, replace(proof, compute=run_reference), selection)
+    exactly = proof.pruned if exact is None else exact()
+    return _in_float64(result, way, found, replace(proof, pruned=exactly, compute=run_reference), selection)
 
 
 def _frozen(kept: PrunedGraph) -> list[str]:

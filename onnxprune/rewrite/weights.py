@@ -7,16 +7,19 @@ or by the fingerprint that was noted when it was changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.normalize import normalize
 from onnxprune.planning.signature import fingerprints, noted_changes
+from onnxprune.rewrite.difference import difference
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.trace.pruned_graph import PrunedGraph
+
+_ROUNDING = 16  # units in the last place of the largest value
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,15 @@ class WeightCheck:
         return not (self.altered or self.missing or self.not_finite)
 
 
-def check_weights(kept: PrunedGraph, pruned: ModelProto) -> tuple[WeightCheck | None, ModelProto]:
+def check_weights(
+    kept: PrunedGraph, pruned: ModelProto, computed: Collection[str] = ()
+) -> tuple[WeightCheck | None, ModelProto]:
     """Compare a model's weights with those that its plan leaves.
 
     Args:
         kept: the traced original and what was removed from it.
         pruned: the model.
+        computed: initializers of the original that were computed, as another machine may round them otherwise.
 
     Returns:
         The comparison, None if no change of weights is noted; and the model as it was before the changes.
@@ -70,9 +76,9 @@ def check_weights(kept: PrunedGraph, pruned: ModelProto) -> tuple[WeightCheck | 
     found = fingerprints(pruned)
     for tensor in before.graph.initializer:
         name, now = tensor.name, found[tensor.name]
-        if now == expected.get(name):
-            continue
         change, slice_ = noted.get(name), slices.get(name)
+        if now == expected.get(name) or (change is None and name in computed and _alike(tensor, slice_)):
+            continue
         if change is None or change.fingerprint != now:
             altered.append(name)
         if change is None or slice_ is None:
@@ -85,6 +91,14 @@ def check_weights(kept: PrunedGraph, pruned: ModelProto) -> tuple[WeightCheck | 
     missing = tuple(name for name in known if name not in found)
     count = len(found) - len(changed.keys() | set(altered))
     return WeightCheck(count, changed, tuple(altered), tuple(sorted(missing)), tuple(not_finite)), before
+
+
+def _alike(tensor: TensorProto, slice_: TensorProto | None) -> bool:
+    """Whether two initializers differ by rounding at most."""
+    if slice_ is None or (tensor.data_type, tensor.dims) != (slice_.data_type, slice_.dims):
+        return False
+    found, expected = map(numpy_helper.to_array, (tensor, slice_))
+    return difference(found, expected) <= _ROUNDING * float(np.finfo(expected.dtype).eps)
 
 
 def _finite(array: np.ndarray) -> bool:

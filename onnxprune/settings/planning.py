@@ -14,7 +14,7 @@ from onnxprune.settings.types import Share, meant_percent
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]
 Grouped = Literal["channels", "groups"]
-Axis = Literal["channels", "resolution", "rank"]
+Axis = Literal["channels", "resolution", "rank", "basis"]
 Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 
@@ -261,9 +261,11 @@ class PlanSettings(Settings):
     )
     axes: tuple[Axis, ...] = setting(
         (),
-        "What may be made smaller: channels, resolution, rank, or several as channels,rank. With rank, a layer may "
-        "become two with few channels between; without `data`, rank alone is chosen by the weights. With resolution "
-        "alone, a `target` is met by the largest image that fits it.",
+        "How the model may be made smaller, such as channels,rank. channels removes channels; basis lets it remove "
+        "combinations of channels, where only linear operators touch them (needs `data` and the criterion obs); "
+        "resolution makes images smaller; with rank, a layer may become two with few channels between. Without "
+        "`data`, rank alone is chosen by the weights. With resolution alone, a `target` is met by the largest image "
+        "that fits it.",
         shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "
         "images of at least 32 pixels",
     )
@@ -279,6 +281,9 @@ class PlanSettings(Settings):
             parse_size(self.resolution)
         if "resolution" not in self.allowed and self.resolution is not None:
             raise PlanError("OP302", "`resolution` is set, and `axes` doesn't name it", hint="drop one")
+        if "basis" in self.axes and "channels" not in self.axes:
+            cause = "`axes` names basis without channels, and another basis saves nothing by itself"
+            raise PlanError("OP302", cause, hint="let `axes` name channels, too")
         if "channels" not in self.allowed:
             alone = " and ".join(self.allowed)
             if self.ratio is not None or self.remove_blocks or self.constraints.ratio_for:

@@ -16,7 +16,6 @@ from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, file_size, load
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import pieces
-from onnxprune.planning.plan import Moves
 from onnxprune.progress import Progress, silent, within
 from onnxprune.quantization.search import KINDS
 from onnxprune.resolution.resize import text
@@ -39,7 +38,7 @@ from onnxprune.sweeping.space import (
     space_of,
 )
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.analysis import analyze, moved
+from onnxprune.workflow.analysis import analyze, at_resolution
 from onnxprune.workflow.goals import Costs, Goals
 from onnxprune.workflow.inputs import calibration_batches, open_samples
 from onnxprune.workflow.pipeline import Pipeline, again
@@ -162,11 +161,11 @@ class Bench:
         planning = settled(self.pipeline.own.of(_PRUNE, None, [_EVERYTHING]).planning, data=True)
         batches = calibration_batches(parts.training, analysis.original)
         found = sizes_to_try(analysis, planning, batches, parts.training)
-        return [sizes for sizes in found if alike(moved(analysis, Moves(sizes)), analysis)]
+        return [sizes for sizes in found if alike(at_resolution(analysis, sizes), analysis)]
 
     def _macs_at(self, size: str) -> int:
         sizes = sizes_of(self.pipeline.analysis, parse_size(size))
-        return cost(PrunedGraph(moved(self.pipeline.analysis, Moves(sizes)).graph)).macs
+        return cost(PrunedGraph(at_resolution(self.pipeline.analysis, sizes).graph)).macs
 
     def settings_of(self, choice: Choice) -> ShrinkSettings:
         """Return a recipe as the settings of `shrink` have it."""

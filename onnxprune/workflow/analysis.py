@@ -9,6 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxprune.basis.rotate import Rotated, rotate
 from onnxprune.cost.cost import Cost, cost, stored_weights
 from onnxprune.errors import PlanError
 from onnxprune.model.file import Model, Source, load, outline
@@ -32,7 +33,7 @@ from onnxprune.workflow.inputs import first_inputs, freed, opens, transformed
 
 log = logging.getLogger(__name__)
 
-Change = Resized | Factored
+Change = Rotated | Resized | Factored
 """A network changed as a whole before channels are removed: one link of the chain of proofs."""
 
 
@@ -176,8 +177,8 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
     """Return a traced model with some changes, and no others.
 
     Raises:
-        PlanError: an input is no image, or something needs the size that it has (OP319); or a layer can't be two, or
-            isn't cheaper so (OP307).
+        PlanError: an input is no image, or something needs the size that it has (OP319); a layer can't be two, or isn't
+            cheaper so (OP307); a basis isn't one of a group (OP307), or no orthogonal matrix (OP305).
     """
     if moves == source.moves:
         return source
@@ -185,15 +186,30 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
     if not moves:
         return whole
     graph, changes = whole.graph, list[Change]()
+    if moves.bases:
+        changes.append(rotate(graph, moves.bases))
+        graph = replace(graph, proto=changes[-1].proto)  # other weights flow as those before
     if moves.resolution:
         changes.append(resize(graph.proto, graph.shapes, moves.resolution))
-    proto = changes[-1].proto if changes else graph.proto
-    shapes = concretize(proto, graph.shapes.inputs)
+        graph = _traced(changes[-1].proto, graph)
     if moves.ranks:
-        changes.append(factor(proto, shapes, moves.ranks))
-        proto = changes[-1].proto
-        shapes = concretize(proto, graph.shapes.inputs)
-    return TracedModel(whole.model, trace(proto, shapes=shapes, policies=graph.policies), moves, tuple(changes), whole)
+        changes.append(factor(graph.proto, graph.shapes, moves.ranks))
+        graph = _traced(changes[-1].proto, graph)
+    return TracedModel(whole.model, graph, moves, tuple(changes), whole)
+
+
+def at_resolution(source: TracedModel, sizes: Mapping[str, tuple[int, int]]) -> TracedModel:
+    """Return a traced model whose images are resized inside to other sizes, by input; without any, as they come.
+
+    Raises:
+        PlanError: an input is no image, or something needs the size that it has (OP319).
+    """
+    return moved(source, replace(source.moves, resolution=sizes))
+
+
+def _traced(proto: ModelProto, before: ChannelGraph) -> ChannelGraph:
+    """Trace a changed model as the one before."""
+    return trace(proto, shapes=concretize(proto, before.shapes.inputs), policies=before.policies)
 
 
 def _check_plan(plan: PrunePlan | None, model: Model) -> None:

@@ -150,7 +150,7 @@ class Points:
             raise self._problems[0]
         log.info("%s on inputs held back: %s", self._judge.measures, ", ".join(map(str, self.done)))
         log.info("taken: %s", best)
-        tried = [{**trial.moves.fields(), "error": trial.error} for trial in self.done]
+        tried = [{**replace(trial.moves, bases={}).fields(), "error": trial.error} for trial in self.done]
         return replace(best.plan, settings={**best.plan.settings, "tried": tried})
 
     def _recorded(self, moves: Moves) -> Trial:

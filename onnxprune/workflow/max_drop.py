@@ -23,6 +23,7 @@ from onnxprune.settings import LatencySettings
 from onnxprune.settings.planning import Limited, PlanSettings, Target
 from onnxprune.train.finetune import FineTuned
 from onnxprune.workflow.analysis import TracedModel
+from onnxprune.workflow.bases import in_bases
 from onnxprune.workflow.drop import DropMeasure, divide
 from onnxprune.workflow.inputs import calibration_batches
 from onnxprune.workflow.planning import plan, sensitivities, settled
@@ -122,13 +123,14 @@ def prune_within(
         cause = "with `max_drop`, ranks are chosen for a `target` only"
         raise PlanError("OP302", cause, where="axes", hint="set a `target`, or let `axes` name other axes")
     settings = replace(settings, ratio=None, constraints=with_names(settings.constraints, analysis.graph))
-    at, channels = at_chosen(analysis, settings)
     records, latency, given = records or Records(), latency or LatencySettings(), settings.targets
     held_back = 0.0 if training is None else training.held_back
     parts = divide(data, limit, settings.seed, training=training is not None, validated=held_back)
     training = None if training is None else training.shared(1 if given else TRIALS)
-    batches = calibration_batches(parts.calibration, at.original)
-    channels = settled(replace(channels, target=given or Target(minimize, 1.0)), data=True)
+    batches = calibration_batches(parts.calibration, analysis.original)
+    whole = settled(replace(settings, target=given or Target(minimize, 1.0)), data=True)
+    analysis = analysis if curves else in_bases(analysis, whole, batches, progress)
+    at, channels = at_chosen(analysis, whole)
     sizes = sizes_to_try(at, replace(channels, axes=settings.axes, resolution=settings.resolution), batches, data)
     measure = DropMeasure(at.original, parts, max_drop, settings.seed)
     measure.check(progress)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onnxprune.basis.rotate import used_bases
 from onnxprune.cost.cost import cost
 from onnxprune.data import is_noise
 from onnxprune.errors import PlanError, UsageError
@@ -45,6 +46,7 @@ from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze, moved
 from onnxprune.workflow.axes import Points, axes_to_try, choose_point
+from onnxprune.workflow.bases import in_bases
 from onnxprune.workflow.inputs import Samples, batches_of
 from onnxprune.workflow.ranks import by_ranks_alone
 from onnxprune.workflow.resolution import at_chosen, largest_within, within
@@ -109,6 +111,10 @@ def plan(
     file = source.proto if isinstance(source, Model) and source.path is None else analysis.model.path
     records = records or Records()
 
+    if curves is None:
+        analysis = in_bases(analysis, settings, batches, progress)
+    elif "basis" in settings.axes:
+        raise PlanError("OP302", "sensitivities that were measured before are of channels in their own bases")
     if settings.size is not None:
         analysis = at_chosen(analysis, settings)[0]
     elif settings.allowed == ("resolution",):
@@ -212,7 +218,10 @@ def _plan_channels(
         if counted:
             Limits(graph, counted, before).require(removed)
     made = plan_of(kept.without(removed), analysis.model.sha256, {**asdict(settings), **notes})
-    made = replace(made, before=before, resolution=analysis.moves.resolution, ranks=analysis.moves.ranks)
+    moves = analysis.moves
+    if analysis.whole is not None and not moves.ranks:  # layers in two have other weights
+        moves = replace(moves, bases=used_bases(analysis.whole.graph, moves.bases, made.removed))
+    made = replace(made, before=before, resolution=moves.resolution, ranks=moves.ranks, bases=moves.bases)
     if settings.targets and not (made.removed or made.blocks or made.moves):
         limits = ", ".join(f"{t.quantity}={t.text}" for t in settings.targets)
         log.info("%s holds without removing channels, so none are removed", limits)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import notebook
+from onnxprune.basis.rotate import Rotated, rotate
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
 from onnxprune.model.metadata import write_notes
@@ -30,6 +31,7 @@ from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.rewrite.verify import Verification, verify as hold_against
 from onnxprune.settings import RepairSettings
+from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import Samples, batches_of
@@ -47,7 +49,7 @@ class Link:
     """The proof of a change of a whole network, see `Moves`.
 
     Attributes:
-        what: what was done: "resizing", "lower ranks".
+        what: what was done: "change of basis", "resizing", "lower ranks".
         error: the largest difference from what the network before is to compute, relative to an output's largest value.
     """
 
@@ -191,6 +193,8 @@ def prove_moves(
     before, links = analysis.original, list[Link]()
     for change in analysis.changes:
         match change:
+            case Rotated():
+                links.append(Link("change of basis", _prove_rotated(analysis.whole.graph, change, feeds, tolerance)))
             case Resized():
                 links.append(Link("resizing", prove_resized(before, change, feeds, tolerance)))
             case Factored():
@@ -198,6 +202,20 @@ def prove_moves(
         log.debug("%s proved: %s, error %.2g", links[-1].what, change, links[-1].error)
         before = change.proto
     return tuple(links)
+
+
+def _prove_rotated(graph: ChannelGraph, rotated: Rotated, inputs: Arrays, tolerance: float | None) -> float:
+    """Return the largest difference of a network with other bases from the original."""
+
+    def exact() -> ModelProto:
+        return rotate(graph, rotated.bases, exact=True).proto
+
+    found = hold_against(PrunedGraph(graph), rotated.proto, inputs, tolerance=tolerance, exact=exact)
+    if not found.passed:
+        cause = "the network in other bases isn't the original"
+        cause += f": relative error {found.error:.3g} exceeds {found.tolerance:.3g}"
+        raise VerificationError("OP501", cause, hint=" ".join(found.notes) or None)
+    return found.error
 
 
 def prove(

@@ -12,12 +12,11 @@ from onnxprune.cost.cost import model_cost
 from onnxprune.data import is_noise
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
 from onnxprune.model.stream import Batches
-from onnxprune.planning.plan import Moves
 from onnxprune.resolution.images import Image, find_images
 from onnxprune.resolution.resize import Size, resize, text
 from onnxprune.settings import PlanSettings
 from onnxprune.shapes import concretize
-from onnxprune.workflow.analysis import TracedModel, moved
+from onnxprune.workflow.analysis import TracedModel, at_resolution
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def at_chosen(analysis: TracedModel, settings: PlanSettings) -> tuple[TracedMode
         PlanError: the resolution can't be changed (OP319).
     """
     if settings.size is not None:
-        analysis = moved(analysis, Moves(sizes_of(analysis, settings.size)))
+        analysis = at_resolution(analysis, sizes_of(analysis, settings.size))
     return analysis, replace(settings, resolution=None, axes=("channels",))
 
 
@@ -66,7 +65,7 @@ def largest_within(analysis: TracedModel, settings: PlanSettings) -> TracedModel
     ladder = ladder_of(analysis, settings, fewest=1)
     if not ladder.fits:
         raise PlanError("OP301", "no smaller image meets the target", hint="let `axes` name channels, too")
-    return moved(analysis, Moves(ladder.fits))
+    return at_resolution(analysis, ladder.fits)
 
 
 def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | None, data: Any) -> PlanError | None:
@@ -121,7 +120,7 @@ def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches
             sizes_of(analysis, _scaled(image, s, half)) for s in range((short - 1) // step * step, fewest - 1, -step)
         ]
         try:
-            if found and moved(analysis, Moves(found[0])):
+            if found and at_resolution(analysis, found[0]):
                 return found
             problem = _too_small(image)
         except (ModelError, PlanError) as error:

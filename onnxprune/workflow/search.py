@@ -16,13 +16,13 @@ from typing import Any
 
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.model.stream import Batches
-from onnxprune.planning.plan import Moves, PrunePlan, apply_plan
+from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.progress import Progress, silent, time_left, within
 from onnxprune.resolution.resize import text
 from onnxprune.sensitivity import Curve, predicted_error
 from onnxprune.settings import LatencySettings, PlanSettings
 from onnxprune.settings.planning import Limited, Target
-from onnxprune.workflow.analysis import TracedModel, moved
+from onnxprune.workflow.analysis import TracedModel, at_resolution
 from onnxprune.workflow.planning import plan
 from onnxprune.workflow.resolution import Sizes, alike
 from onnxprune.workflow.trials import Trial, Trials
@@ -89,7 +89,7 @@ class Search:
             what = " ".join(text(size) for size in dict.fromkeys(left[middle].values()))
             part = within(progress, f"trial {len(self.trials.done) + 1}, {what}")
             try:
-                at = moved(self.analysis, Moves(left[middle]))
+                at = at_resolution(self.analysis, left[middle])
             except (ModelError, PlanError) as error:
                 log.debug("%s: %s", what, error)
                 del left[middle]
@@ -117,7 +117,7 @@ class Search:
         yield self._base(self.analysis, 1.0, self.max_drop, curves)
         for trial in self.trials.done:
             if trial.sizes and trial.accepted:
-                at = moved(self.analysis, Moves(trial.sizes))
+                at = at_resolution(self.analysis, trial.sizes)
                 if alike(at, self.analysis):
                     yield self._base(at, trial.share, self.max_drop - max(trial.loss, 0.0), curves)
 

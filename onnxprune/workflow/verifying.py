@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
+from onnxprune.basis.rotate import Rotated
 from onnxprune.errors import VerificationError
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.graph import extract
@@ -119,7 +120,8 @@ def verify(
         apart, why = _distances(graph, proto, proof_inputs(graph, seed or 0) if feeds is None else feeds)
         return Comparison(distances=apart, notes=(*notes, *why), tolerance=allowed)
     prove_moves(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
-    weights, before = check_weights(kept, proto)
+    computed = frozenset[str]().union(*(c.weights for c in analysis.changes if isinstance(c, Rotated)))
+    weights, before = check_weights(kept, proto, computed)
     proof = prove(kept, before, inputs=inputs, tolerance=tolerance, seed=seed or 0)
     zeros = broken(proto)
     if weights is None:

@@ -98,6 +98,7 @@ def test_plan() -> None:
         "states": [],
         "resolution": {},
         "ranks": {},
+        "bases": {},
     }
 
 

@@ -18,7 +18,7 @@ from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.sensitivity import OutputError, PredictionError, judge_of
 from onnxprune.settings import PlanSettings
-from onnxprune.workflow import axes, resolution
+from onnxprune.workflow import analysis, axes
 from onnxprune.workflow.analysis import moved
 from tests.cli.support import DIGITS, document, invoke, refused
 from tests.toolbox import Net, run_once
@@ -386,7 +386,7 @@ def test_a_stopped_run_goes_on(
         tried.append(moves)
         return moved(source, moves)
 
-    for module in (axes, resolution):
+    for module in (axes, analysis):
         monkeypatch.setattr(module, "moved", counted)
     whole = op.prune_model(model, **known)
     assert whole.plan.resolution

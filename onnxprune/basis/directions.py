@@ -1,0 +1,85 @@
+"""Choose directions of channels, the one that matters most first, from what the layers that read them see on data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.basis.reflections import as_text
+from onnxprune.basis.rotate import Bases
+from onnxprune.basis.streams import Stream, find_streams
+from onnxprune.importance.activations import Activations, LayerActivations, gather
+from onnxprune.model.stream import Batches
+from onnxprune.trace.graph import ChannelGraph
+
+Matrix = NDArray[np.float64]
+
+_RIDGE = 1e-3  # of the weights' mean square, for channels that readers' weights can't tell apart
+
+
+def choose_bases(graph: ChannelGraph, batches: Batches, *, seed: int = 0) -> Bases:
+    """Return a basis for every group of channels whose basis can be changed, and that a layer with own weights reads.
+
+    A reader computes W x. If x is approximated within a space of k dimensions, the error of W x is least in that of the
+    first k columns of M^-1/2 U: M is W' W, and U are the eigenvectors of M^1/2 C M^1/2, the largest eigenvalue first,
+    with C the covariance of x. With several readers, the covariances and the squares of weights are summed, each
+    relative to the variance of the reader's outputs.
+
+    On MobileNetV2, the error of the outputs fell by this from 0.17, 0.17, 0.40 and 0.38 to 0.12, 0.11, 0.21 and 0.07
+    where 16 of 64, 16 of 96, 32 of 160 and 80 of 320 channels left; with the eigenvectors of C alone, to 0.13, 0.11,
+    0.20 and 0.07.
+
+    Args:
+        graph: the traced model.
+        batches: returns inputs.
+        seed: random seed of the choice of positions.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on the inputs.
+        UsageError: there are no inputs (OP604).
+    """
+    streams, _ = find_streams(graph)
+    bases: dict[str, dict[int, str]] = {}
+    for group, readers in gather(graph, [stream.group for stream in streams.values()], batches, seed=seed):
+        if readers:
+            stream = streams[group.index]
+            tensor, axis = stream.key
+            bases.setdefault(tensor, {})[axis] = as_text(directions(*_read(stream, readers)))
+    return bases
+
+
+def directions(covariance: Matrix, importance: Matrix) -> Matrix:
+    """Return directions of the channels, those first that readers need most, as columns, shape (n, n).
+
+    Args:
+        covariance: of the channels, shape (n, n).
+        importance: the squares W' W of the readers' weights, likewise.
+    """
+    values, vectors = np.linalg.eigh(importance)
+    mean = max(float(values.mean()), 1e-30)
+    root = (vectors * np.sqrt(np.maximum(values, 0) + _RIDGE * mean)) @ vectors.T
+    _, found = np.linalg.eigh(root @ covariance @ root)
+    return np.linalg.solve(root, found[:, ::-1])
+
+
+def _read(stream: Stream, readers: Activations) -> tuple[Matrix, Matrix]:
+    """Return the covariance of a group's channels, and the squares of the weights that read them."""
+    covariance, importance = np.zeros((stream.size, stream.size)), np.zeros((stream.size, stream.size))
+    for reader in readers:
+        seen, square = reader.covariance[0], reader.parameters[0].T @ reader.parameters[0]
+        scale = 1 / reader.variance
+        for tap in _taps(stream, reader):
+            covariance += scale * seen[np.ix_(tap, tap)]
+            importance += scale * square[np.ix_(tap, tap)]
+    return covariance, importance
+
+
+def _taps(stream: Stream, reader: LayerActivations) -> Iterator[NDArray[np.intp]]:
+    """Yield for each tap of a reader's kernel its features of the group's channels, in their order."""
+    order = np.argsort(reader.units[0], kind="stable")
+    units = reader.units[0][order]
+    first = np.searchsorted(units, stream.units)
+    for tap in range(np.count_nonzero(units == stream.units[0])):
+        yield order[first + tap]

@@ -1,0 +1,124 @@
+"""Change the basis of groups of channels: one orthogonal matrix along every weight axis that a group lies along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from onnxprune.basis.reflections import from_text
+from onnxprune.basis.streams import Slot, Stream, find_streams
+from onnxprune.channels.values import Ids
+from onnxprune.errors import PlanError
+from onnxprune.model.graph import with_nodes
+from onnxprune.model.tensors import Weights, set_tensor
+from onnxprune.rewrite.arithmetic import cast_copy
+from onnxprune.trace.graph import ChannelGraph
+
+Bases = Mapping[str, Mapping[int, str]]
+"""Orthogonal matrices as text (see `reflections`), by initializer and axis: one weight axis of each group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A model in other bases.
+
+    Attributes:
+        proto: the model.
+        bases: the new basis of each group; column i is the direction that channel i stands for now.
+        weights: the initializers that differ from the original's.
+    """
+
+    proto: ModelProto
+    bases: Bases
+    weights: frozenset[str]
+
+    def __str__(self) -> str:
+        """Return the number of groups."""
+        count = sum(map(len, self.bases.values()))
+        return f"{count} group{'s' if count > 1 else ''} of channels in another basis"
+
+
+def rotate(graph: ChannelGraph, bases: Bases, *, exact: bool = False) -> Rotated:
+    """Return a model that computes the same with groups of its channels in other bases.
+
+    Args:
+        graph: the traced model. It isn't changed.
+        bases: the new bases.
+        exact: whether to return a copy in float64, so that no product of weights is rounded to their type.
+
+    Raises:
+        PlanError: a basis isn't one of a group of channels (OP307) or no orthogonal matrix (OP305), or that of the
+            group can't be changed (OP307).
+    """
+    streams, fixed = find_streams(graph)
+    source = cast_copy(graph.proto, TensorProto.DOUBLE) if exact else graph.proto
+    weights = Weights(source)
+    changed: dict[str, NDArray[np.float64]] = {}
+    for tensor, axes in bases.items():
+        for axis, text in axes.items():
+            stream = _stream(graph, (tensor, axis), streams, {i: str(why) for i, why in fixed.items()})
+            matrix = _matrix(text, stream, (tensor, axis))
+            for (name, along), positions in stream.slots.items():
+                array = changed.get(name)
+                array = weights[name].astype(np.float64) if array is None else array
+                changed[name] = rotated(array, along, positions, matrix)
+    kept = [t for t in source.graph.initializer if t.name not in changed]
+    order = {t.name: i for i, t in enumerate(source.graph.initializer)}
+    proto = with_nodes(source, source.graph.node, kept)
+    for name, array in changed.items():
+        new = proto.graph.initializer.add(name=name)
+        set_tensor(new, np.ascontiguousarray(array.astype(weights.dtype(name))))
+    proto.graph.initializer.sort(key=lambda t: order[t.name])
+    return Rotated(proto, bases, frozenset(changed))
+
+
+def used_bases(graph: ChannelGraph, bases: Bases, removed: Mapping[str, Mapping[int, Sequence[int]]]) -> Bases:
+    """Return the bases of those groups that lose channels: the others may keep their own."""
+    streams, _ = find_streams(graph)
+    used: dict[str, dict[int, str]] = {}
+    for stream in streams.values():
+        tensor, axis = stream.key
+        if axis in bases.get(tensor, {}) and any(removed.get(name, {}).get(along) for name, along in stream.slots):
+            used.setdefault(tensor, {})[axis] = bases[tensor][axis]
+    return used
+
+
+def rotated(array: NDArray[np.float64], axis: int, positions: Ids, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an array whose entries along an axis are products with the columns of a matrix.
+
+    Args:
+        array: the array.
+        axis: the axis.
+        positions: the position of each channel there, shape (n,); others stay.
+        matrix: the new basis, shape (n, n).
+    """
+    result = np.moveaxis(array, axis, -1).copy()
+    result[..., positions] = result[..., positions] @ matrix
+    return np.moveaxis(result, -1, axis)
+
+
+def _stream(graph: ChannelGraph, slot: Slot, streams: Mapping[int, Stream], fixed: Mapping[int, str]) -> Stream:
+    where = f'"{slot[0]}" axis {slot[1]}'
+    found = next((stream for stream in streams.values() if stream.key == slot), None)
+    if found is None:
+        why = next((fixed[g.index] for g in graph.groups if slot in g.slots and g.index in fixed), None)
+        cause = f"the plan changes the basis of channels for which that isn't exact: {why}"
+        other = "the plan changes a basis that the model doesn't have"
+        raise PlanError("OP307", other if why is None else cause, where=where)
+    return found
+
+
+def _matrix(text: str, stream: Stream, slot: Slot) -> NDArray[np.float64]:
+    where = f'"{slot[0]}" axis {slot[1]}'
+    try:
+        matrix = from_text(text)
+    except ValueError as error:
+        raise PlanError("OP305", f"the plan holds no basis ({error})", where=where) from error
+    if len(matrix) != stream.size:
+        cause = f"the plan holds a basis of {len(matrix)} channels for a group of {stream.size}"
+        raise PlanError("OP307", cause, where=where)
+    return matrix

@@ -1,0 +1,218 @@
+"""Find the groups of channels whose basis can be changed: only linear operators touch them, and all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from onnxprune.channels.values import Ids
+from onnxprune.model.bodies import in_body
+from onnxprune.operators.card import Alike, card_of
+from onnxprune.operators.linear import LinearLayer
+from onnxprune.operators.node import Node
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.groups import Group
+
+Slot = tuple[str, int]
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)  # others would be rounded too coarsely
+_LARGEST = 8192  # channels; an orthogonal matrix of them is computed and stored
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A group of channels whose basis can be changed.
+
+    Attributes:
+        group: the group.
+        slots: the weight axes that its channels lie along, as (initializer, axis): the position of each channel there,
+            shape (channels,) each. Along the first one positions ascend.
+        units: the unit of each channel, shape (channels,).
+    """
+
+    group: Group
+    slots: Mapping[Slot, Ids]
+    units: Ids
+
+    @property
+    def key(self) -> Slot:
+        """The weight axis that the group is named by in plans."""
+        return next(iter(self.slots))
+
+    @property
+    def size(self) -> int:
+        """The number of channels."""
+        return len(self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Why the basis of a group's channels can't be changed.
+
+    Attributes:
+        node: the node that is in the way; empty if a weight is.
+        reason: why, as a clause.
+    """
+
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the reason, with the node's operator and name in front."""
+        return f"{self.node} {self.reason}" if self.node else self.reason
+
+
+def find_streams(graph: ChannelGraph) -> tuple[Mapping[int, Stream], Mapping[int, Fixed]]:
+    """Return the groups whose basis can be changed, and why that of the others can't, both by the group's index."""
+    finder = _Finder(graph)
+    fixed = dict(finder.fixed())
+    streams = {}
+    for group in graph.groups:
+        if group.index not in fixed:
+            found = finder.stream(group)
+            if isinstance(found, Stream):
+                streams[group.index] = found
+            else:
+                fixed[group.index] = found
+    return streams, fixed
+
+
+_Axes = list[int | None]  # axes of a tensor that a group's channels lie along, None for one that isn't whole there
+
+
+class _Finder:
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.owner = np.full(graph.unit_count, -1, dtype=np.int64)
+        for group in graph.groups:
+            self.owner[group.units] = group.index
+        self.known: dict[str, dict[int, _Axes]] = {}
+
+    @cached_property
+    def types(self) -> Mapping[str, int]:
+        return {t.name: t.data_type for t in self.graph.proto.graph.initializer}
+
+    def fixed(self) -> Iterator[tuple[int, Fixed]]:
+        """Yield the groups that a node, an input or an output pins to their basis, each once."""
+        found = set[int]()
+        for group in self.graph.groups:
+            why = None
+            if group.sets.shape[1] > 1 or group.width > 1:
+                why = "a channel has several positions on an axis, as behind Flatten or in groups"
+            elif not group.exact:
+                why = f"{group.approximations[0].reason}, by {group.approximations[0].node}"
+            elif not 1 < len(group.units) <= _LARGEST:
+                why = f"there are more than {_LARGEST} channels" if len(group.units) > 1 else "there is one channel"
+            if why is not None:
+                found.add(group.index)
+                yield group.index, Fixed("", why)
+        for entry in (*self.graph.proto.graph.input, *self.graph.proto.graph.output):
+            if entry.name not in self.types:
+                for index in self.on(entry.name).keys() - found:
+                    found.add(index)
+                    yield index, Fixed(f'"{entry.name}"', "is an input or output of the model")
+        for node in self.graph.proto.graph.node:
+            for index in {g for name in (*node.input, *node.output) for g in self.on(name)} - found:
+                reason = self.reason(node, index)
+                if reason is not None:
+                    found.add(index)
+                    yield index, Fixed(Node(node).label, reason)
+
+    def stream(self, group: Group) -> Stream | Fixed:
+        """Return a group that no node pins as a stream, or which weight isn't one whose channels can be mixed."""
+        slots = {}
+        for tensor, axis in group.slots:
+            order = self.order(self.graph.slots[tensor, axis], group)
+            if order is None or (tensor, axis) in self.graph.per_group:
+                return Fixed("", f'"{tensor}" doesn\'t have each channel once along axis {axis}')
+            if self.types.get(tensor) not in _FLOATS:
+                return Fixed("", f'"{tensor}" isn\'t of type float32 or float64')
+            slots[tensor, axis] = order
+        first = np.argsort(next(iter(slots.values())))
+        return Stream(group, {slot: order[first] for slot, order in slots.items()}, np.sort(group.units)[first])
+
+    def order(self, ids: Ids, group: Group) -> Ids | None:
+        """Return the position of each unit of a group along an axis; None unless each has exactly one."""
+        units = self.graph.unit_of[ids]
+        positions = np.flatnonzero(self.owner[units] == group.index)
+        order = positions[np.argsort(units[positions], kind="stable")]
+        return order if np.array_equal(units[order], np.sort(group.units)) else None
+
+    def on(self, name: str) -> dict[int, _Axes]:
+        """Return the groups whose channels a tensor has, and along which axes."""
+        value = self.graph.values.get(name)
+        if name not in self.known:
+            self.known[name] = {}
+            for factor in () if value is None else value.factors:
+                for index in np.unique(self.owner[self.graph.unit_of[factor.ids]]).tolist():
+                    if index >= 0:
+                        group = self.graph.groups[index]
+                        whole = factor.ids.ndim == 1 and self.order(factor.ids, group) is not None
+                        self.known[name].setdefault(index, []).append(factor.axes[0] if whole else None)
+        return self.known[name]
+
+    def reason(self, node: NodeProto, index: int) -> str | None:
+        """Return why a node that touches a group isn't indifferent to its basis; None if it is."""
+        if in_body(node):
+            return "is in a body, which may run many times or not at all"
+        inputs = {i: self.on(name)[index] for i, name in enumerate(node.input) if index in self.on(name)}
+        outputs = {i: self.on(name)[index] for i, name in enumerate(node.output) if index in self.on(name)}
+        if any(None in axes for axes in (*inputs.values(), *outputs.values())):
+            return "divides the channels, or merges them with something else"
+        card = card_of(node.domain, node.op_type)
+        layer = self.layer(node)
+        if layer is not None:
+            return self.of_layer(layer, index)
+        alike = card.alike(Node(node)) if callable(card.alike) else card.alike
+        if alike is None:
+            return "isn't linear for all channels alike"
+        if not inputs or len(outputs) < len(list(filter(None, node.output))):
+            return "combines the channels"
+        if any(len(axes) > 1 for axes in (*inputs.values(), *outputs.values())):
+            return "has the same channels along two axes"
+        return self.of_operands(node, alike, inputs)
+
+    def of_operands(self, node: NodeProto, alike: Alike, inputs: Mapping[int, _Axes]) -> str | None:
+        """Return why an operator without weights of its own that is linear isn't indifferent to the basis, if so."""
+        given = [i for i, name in enumerate(node.input) if name]
+        if alike == "sum":
+            return None if set(inputs) == set(given) else "adds something that doesn't have these channels"
+        if alike == "data":
+            return None if set(inputs) == {0} else "has these channels as a parameter"
+        if set(inputs) not in ({0}, {1} if node.op_type != "Div" else {0}):
+            return "multiplies channel by channel"
+        ((place, (axis,)),) = inputs.items()
+        if node.op_type in ("Mul", "Div"):  # the other operand must be the same for all channels
+            shapes = [self.graph.shapes.shapes.get(name) for name in node.input[:2]]
+            mine, other = shapes[place], shapes[1 - place]
+            if mine is None or other is None or axis is None:
+                return "multiplies by something of unknown shape"
+            at = axis - len(mine) + len(other)
+            if at >= 0 and other[at] != 1:
+                return "multiplies channel by channel"
+        return None
+
+    def layer(self, node: NodeProto) -> LinearLayer | None:
+        """Return a node as a linear map of an activation by an initializer, if it is one."""
+        card = card_of(node.domain, node.op_type)
+        if card.linear is None or len(node.input) < 2 or node.input[1] not in self.types:
+            return None
+        return card.linear(Node(node), self.graph.shapes.shapes[node.input[1]])
+
+    def of_layer(self, layer: LinearLayer, index: int) -> str | None:
+        """Return why a layer isn't indifferent to the basis of channels that it reads or makes; None if it is."""
+        if layer.groups > 1:
+            return "is a grouped convolution"
+        x, weight, y = (self.on(name).get(index, []) for name in (layer.x, layer.weight, layer.y))
+        bias = [] if layer.bias is None else self.on(layer.bias).get(index, [])
+        rank = len(self.graph.shapes.shapes[layer.x])
+        channels = [rank - 1 if layer.channels_last else 1]
+        if any(axes not in ([], channels) for axes in (x, y)) or len(weight) != len(x) + len(y):
+            return "mixes positions, and these channels are among them"
+        if y and layer.bias is not None and len(bias) != 1:
+            return "adds the same number to all channels"
+        return None
