@@ -30,6 +30,7 @@ from onnxprune.settings.sparsity import Pattern, SparseMethod
 from onnxprune.sparsity.budget import measure
 from onnxprune.sparsity.network import candidates, sparsify
 from onnxprune.sparsity.solve import Way
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.inputs import calibration_batches
 
@@ -113,6 +114,7 @@ class Workshop:
             own = own.subset(np.sort(np.random.default_rng(SEED).permutation(len(own))[:limit]))
         self.batches = calibration_batches(own, self.analysis.graph.proto)
         self.judged = {name: data.subset(range(min(judged, len(data)))) for name, data in sets.items()}
+        self.whole = PrunedGraph(self.analysis.graph)
         self._curves = cache(self._measure)
 
     def run(self, point: str, way: str) -> Result:
@@ -120,13 +122,13 @@ class Workshop:
         pattern, share = read_point(point)
         if way == WITHOUT:
             start = process_time()
-            model = sparsify(self.analysis.graph, Way("magnitude", pattern, False), share, None).proto
+            model = sparsify(self.whole, Way("magnitude", pattern, False), share, None).proto
         elif way in OURS or way in (MORE, UNIFORM):
             method, solved = OURS.get(way, ("alternating", True))
             how, uniform = Way(method, pattern, solved), way == UNIFORM
             curves = None if pattern.of or uniform else self._curves(method, pattern)
             batches, start = self.batches if way in OURS else self.every, process_time()
-            model = sparsify(self.analysis.graph, how, share, batches, uniform=uniform, curves=curves, seed=SEED).proto
+            model = sparsify(self.whole, how, share, batches, uniform=uniform, curves=curves, seed=SEED).proto
         else:
             start = process_time()
             try:
