@@ -48,7 +48,6 @@ WITHOUT = "magnitude, no data"
 MORE = "alternating, all samples"
 UNIFORM = "alternating, all samples, uniform"
 _WAYS = ("alternating", MORE, UNIFORM, *list(OURS)[1:], WITHOUT, *PEERS)
-_LARGE = "cifar_resnet56_dynamo"
 _EVERY = "cifar_resnet20_ts"  # the model for which every way is measured at every point
 
 _NOTES = (
@@ -182,9 +181,10 @@ def cases() -> list[tuple[str, str, str]]:
     """Return what to measure: the default and the best peer everywhere first, then the other ways."""
     main = ["alternating", "onnxsim SparseGPT"]
     first = [(m, p, w) for m in MODELS for p in POINTS for w in main]
-    first += [(_LARGE, "80%", MORE), (_LARGE, "80%", UNIFORM)]
+    first += [(m, p, w) for m in MODELS[:3] for p in ("80%", "90%") for w in (MORE, UNIFORM)]
     rest = [(m, p, w) for m in MODELS for w in _WAYS for p in (POINTS if m == _EVERY else ("80%", "2:4"))]
-    return [c for c in dict.fromkeys([*first, *rest]) if not (c[2] in PEERS and c[1].startswith("block"))]
+    senseless = [*((peer, "block") for peer in PEERS), (MORE, ":"), (UNIFORM, ":")]
+    return [c for c in dict.fromkeys([*first, *rest]) if not any(c[2] == w and form in c[1] for w, form in senseless)]
 
 
 def report(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Report:

@@ -99,7 +99,7 @@ def sparsity_tables(result: Sparsified, settings: SparsifySettings, *, every: bo
         ((_WHERE[name], si(a, "B"), si(b, "B"), change(a, b)) for name, (a, b) in result.sizes.items()),
     )
     if result.limit is not None:
-        yield paragraph(f"{si(result.limit, 'B')} are allowed for the packed file")
+        yield paragraph(f"{si(int(result.limit), 'B')} are allowed for the packed file")
     yield from _channels(result)
     weights = sum(layer.size for layer in result.layers)
     by = f"{settings.pattern} by {result.method}"

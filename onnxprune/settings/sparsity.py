@@ -158,6 +158,8 @@ class SparsifySettings(Settings):
             PlanError: see `Settings`.
         """
         Settings.__post_init__(self)
+        if self.packed_size is not None and self.packed_size.quantity != "size":
+            raise PlanError("OP303", f"{self.packed_size} is no size", where="packed_size")
         if self.pattern.of and self.sparsity is not None:
             cause = f"the pattern {self.pattern} says how many weights are zero, and so does `sparsity`"
             raise PlanError("OP302", cause, hint="drop one")

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import escape
 from io import BytesIO
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data import Dataset
+from onnxprune.data import Dataset, is_noise
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.model.stream import Batches
 from onnxprune.model.tensors import Weights
@@ -44,8 +45,8 @@ log = logging.getLogger(__name__)
 
 _CHANNELS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.88)  # shares of the weights' bytes that are tried
 _MOST = 0.99  # zeros in what is left, at most
-_ROUNDS, _CLOSE = 4, 0.985  # rounds of solving until the packed file has this share of the bytes allowed
-_SAFE = 0.998
+_ROUNDS, _CLOSE = 6, 0.985  # rounds of solving until the packed file has this share of the bytes allowed
+_SPARE = 0.003  # of the bytes allowed, to be left over; more in every round
 
 M = TypeVar("M")
 
@@ -106,6 +107,9 @@ class Budget:
             ModelError: the model can't be run on the inputs.
         """
         assert self.batches is not None
+        if is_noise(data) or len(list(islice(self.batches(), 2))) < 2:
+            log.info("channels stay: there are too few real inputs to hold some back, which tell whether removing pays")
+            return None, ()
         fitted, held_back = share_out(self.batches)
         graph, tried, plans = self.analysis.graph, list[Tried](), list[PrunePlan | None]()
         judge = judge_of(self.analysis.original, held_back, graph.front, data)
@@ -153,19 +157,24 @@ class Budget:
             PlanError: none meets the limit (OP301).
         """
         kept = self._without(plan)
-        forecast, aim, best = self._forecast(kept), self.limit, None
-        for _ in range(_ROUNDS):
-            made = finish(self._sparse(kept, forecast.zeros(aim), self.batches, self.progress))
-            now = size(made)
-            if now <= self.limit and (best is None or now > best[0]):
-                best = now, made
-            if now <= self.limit and (now >= _CLOSE * self.limit or forecast.zeros(aim) == 0):
+        forecast, aim, best = self._forecast(kept), self.limit, list[tuple[int, M]]()
+        for number in range(1, _ROUNDS + 1):
+            try:
+                zeros = forecast.zeros(aim)
+            except PlanError:
+                if not best and number == 1:
+                    raise
                 break
-            aim *= _SAFE * self.limit / now
-        if best is None:
+            made = finish(self._sparse(kept, zeros, self.batches, self.progress))
+            if (now := size(made)) <= self.limit:
+                best.append((now, made))
+                if now >= _CLOSE * self.limit or not zeros:
+                    break
+            aim += self.limit * (1 - _SPARE * number) - now
+        if not best:
             cause = f"the packed file would have {now:,} bytes, and {self.limit:,.0f} are allowed"
             raise PlanError("OP301", cause, where="packed_size")
-        return best[1]
+        return max(best, key=lambda each: each[0])[1]
 
     def _without(self, plan: PrunePlan | None) -> PrunedGraph:
         graph = self.analysis.graph

@@ -102,6 +102,13 @@ def test_channels_leave_first_where_that_pays(tmp_path: Path) -> None:
     assert again.model.proto.SerializeToString() == found.model.proto.SerializeToString()
 
 
+def test_without_inputs_to_hold_back_channels_stay(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).normal(size=(40, 32)).astype(np.float32))
+    for data in (tmp_path / "x.npz", "random"):
+        found = op.sparsify(redundant(), packed_size="35%", data=data, threads=1)
+        assert found.pruned is None and not found.tried
+
+
 @pytest.mark.slow
 def test_a_trained_network(tmp_path: Path) -> None:
     told = document(
