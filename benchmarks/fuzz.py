@@ -1,15 +1,18 @@
-"""Damaged files and killed commands: ``python -m benchmarks.fuzz files`` and ``python -m benchmarks.fuzz kills``.
+"""Damaged files and killed commands: ``python -m benchmarks.fuzz files``, ``packed`` and ``kills``.
 
 `files` damages real models, field by field or byte by byte, and plans, prunes and proves each. The only allowed ends
-are a proved model and an error with a code. `kills` stops commands by SIGKILL at random moments, looks for half-written
-outputs, and compares the bytes of a resumed run with those of one that wasn't stopped. Both are seeded, keep what they
-have found in a JSON file, and resume from it. A resumed run repeats the cases that ended badly: they may be mended.
+are a proved model and an error with a code. `packed` damages packed models, which are unpacked. `kills` stops commands
+by SIGKILL at random moments, looks for half-written outputs, and compares the bytes of a resumed run with those of one
+that wasn't stopped. All are seeded, keep what they have found in a JSON file, and resume from it. A resumed run repeats
+the cases that ended badly: they may be mended.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import lzma
 import multiprocessing
 import os
 import random
@@ -21,7 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -34,6 +37,7 @@ import onnx
 from google.protobuf.message import Message
 
 from benchmarks.common import DOCS, ROOT, Column, Report, Table, log
+from onnxprune.packing import container
 
 SOURCES = (
     *("models/digits_resnet.onnx", "models/digits_cnn_dynamo.onnx"),
@@ -53,6 +57,14 @@ NOTES = (
     f"to half of its channels and proved. An end is a proved model, or the code of the error. A *bug* is any other "
     f"exception, a *hang* takes more than {SECONDS:.0f} s, a *crash* ends the process, and *memory* is a peak of more "
     "than three times the file and 1 GiB above that of the idle process.",
+)
+PACKED_NOTES = (
+    "Packed models are damaged at random, and each is unpacked. Half are damaged byte by byte, which checksums tell. "
+    "In the others, values of the directory or bytes of the compressed streams are changed, and the checksums made "
+    "right again, except those of the model's files. An end is a model whose checksum holds, or the code of the error. "
+    f"A *bug* is any other exception, or a file where none should be; a *hang* takes more than {SECONDS:.0f} s, a "
+    "*crash* ends the process, and *memory* is a peak of more than three times the file and 1 GiB above that of the "
+    "idle process.",
 )
 KILL_NOTES = (
     "Commands are stopped by SIGKILL at a random moment. *Half-written* counts outputs that exist and differ from "
@@ -135,7 +147,78 @@ def _other(value: Any, rng: random.Random) -> Any:
     return rng.choice([0.0, -1.0, float("nan"), float("inf"), 1e30])
 
 
+def damage_packed(data: bytes, rng: random.Random) -> bytes:
+    """Return a damaged copy of a packed model; in half of them all checksums are right again but those of files."""
+    if rng.random() < 0.5:
+        return data[: rng.randrange(len(data))] if rng.random() < 0.2 else damage_bytes(data, rng)
+    head, filters = container._HEAD, container._FILTERS
+    magic, version, zero, other, at, packed, _, _ = head.unpack_from(data)
+    listed = data[at : at + packed]
+    with suppress(lzma.LZMAError):
+        listed = lzma.decompress(listed, lzma.FORMAT_RAW, filters=filters)
+    directory, body = json.loads(listed), bytearray(data[head.size : at])
+    if rng.random() < 0.5:
+        for _ in range(rng.choice([1, 1, 3])):
+            _damage_value(directory, rng)
+    else:
+        start, part = 0, rng.choice(directory["parts"])
+        for each in directory["parts"]:
+            if each is part:
+                break
+            start += sum(each[2])
+        for _ in range(rng.choice([1, 5])):
+            body[rng.randrange(start, start + sum(part[2]))] = rng.randrange(256)
+        part[3] = hashlib.sha256(body[start : start + sum(part[2])]).hexdigest()
+    text = json.dumps(directory, separators=(",", ":")).encode()
+    again = lzma.compress(text, lzma.FORMAT_RAW, filters=filters)
+    again = again if len(again) < len(text) else text
+    check = hashlib.sha256(again).digest()
+    return head.pack(magic, version, zero, other, at, len(again), len(text), check) + bytes(body) + again
+
+
+def _damage_value(directory: Any, rng: random.Random) -> None:
+    """Change, drop or repeat a value of a JSON document."""
+    places = list[tuple[Any, Any]]()
+    waiting = [directory]
+    while waiting:
+        holder = waiting.pop()
+        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        places += [(holder, key) for key in keys]
+        waiting += [holder[key] for key in keys if isinstance(holder[key], dict | list)]
+    holder, key = rng.choice(places)
+    kind, value = rng.random(), holder[key]
+    if kind < 0.2:
+        del holder[key]
+    elif kind < 0.4 and isinstance(holder, list):
+        holder.insert(key, value)
+    elif isinstance(value, int) and kind < 0.9:
+        holder[key] = rng.choice([*_INTEGERS, value + 1, value - 1, 2 * value])
+    else:
+        holder[key] = rng.choice([None, True, -1, 1.5, "", "x", "../x", "/x", "a/../../x", "0" * 64, [], {}, [[]]])
+
+
 # Files
+
+
+def attempt_packed(data: bytes) -> str:
+    """Unpack a packed model; return how it ends."""
+    import onnxprune as op
+
+    with tempfile.TemporaryDirectory() as folder:
+        given, into = Path(folder) / "model.onnxpack", Path(folder) / "to"
+        given.write_bytes(data)
+        into.mkdir()
+        end = "unpacked"
+        try:
+            op.unpack(given, into / "model.onnx")
+        except op.OnnxPruneError as error:
+            end = error.code
+        except Exception as error:
+            place = [f for f in traceback.extract_tb(error.__traceback__) if "onnxprune" in f.filename][-1]
+            return f"bug: {type(error).__name__} at {Path(place.filename).name}:{place.name}"
+        if sorted(path.name for path in Path(folder).iterdir()) != ["model.onnxpack", "to"]:
+            return "bug: a file outside of the folder"
+        return "bug: a file of an error" if end != "unpacked" and any(into.iterdir()) else end
 
 
 def attempt(data: bytes) -> str:
@@ -153,32 +236,62 @@ def attempt(data: bytes) -> str:
     return "proved"
 
 
-def _work(link: Connection, sources: Sequence[bytes]) -> None:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of files to damage.
+
+    Attributes:
+        prepare: makes the bytes that are damaged from a model's file.
+        damage: returns a damaged copy; None if it couldn't be written.
+        attempt: returns how it ends.
+    """
+
+    prepare: Callable[[Path], bytes]
+    damage: Callable[[bytes, random.Random], bytes | None]
+    attempt: Callable[[bytes], str]
+
+
+def _packed(path: Path) -> bytes:
+    import onnxprune as op
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "packed.onnxpack"
+        op.pack(path, target)
+        return target.read_bytes()
+
+
+KINDS: Mapping[str, Kind] = {
+    "models": Kind(Path.read_bytes, damaged, attempt),
+    "packed": Kind(_packed, damage_packed, attempt_packed),
+}
+
+
+def _work(link: Connection, sources: Sequence[bytes], kind: str) -> None:
     """Answer numbers of cases with their ends and peaks of memory, until the parent closes the link."""
     os.nice(10)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # ONNX Runtime writes a line for each error
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    attempt(sources[0])  # imports everything
+    KINDS[kind].attempt(sources[0])  # imports everything
     idle = _memory("VmRSS")
     link.send((-1, "ready", 0))
     with suppress(EOFError):
         while True:
             case = link.recv()
-            source, data = case_of(case, sources)
+            source, data = case_of(case, sources, kind)
             if data is None:
                 link.send((case, "unwritable", 0))
                 continue
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-            end = attempt(data)
+            end = KINDS[kind].attempt(data)
             over = _memory("VmHWM") - idle - 3 * len(sources[source]) - MEMORY
             link.send((case, "memory" if over > 0 else end, max(over, 0)))
 
 
-def case_of(case: int, sources: Sequence[bytes]) -> tuple[int, bytes | None]:
+def case_of(case: int, sources: Sequence[bytes], kind: str) -> tuple[int, bytes | None]:
     """Return the number of the model of a case, and its damaged bytes."""
     rng = random.Random(case)
     source = rng.randrange(len(sources))
-    return source, damaged(sources[source], rng)
+    return source, KINDS[kind].damage(sources[source], rng)
 
 
 def _memory(name: str) -> int:
@@ -192,10 +305,10 @@ def _memory(name: str) -> int:
 class _Worker:
     """A process that works on one case at a time, and may die."""
 
-    def __init__(self, sources: Sequence[bytes]) -> None:
+    def __init__(self, sources: Sequence[bytes], kind: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.link, other = context.Pipe()
-        self.process = context.Process(target=_work, args=(other, sources), daemon=True)
+        self.process = context.Process(target=_work, args=(other, sources, kind), daemon=True)
         self.process.start()
         other.close()
         self.usable = True
@@ -223,12 +336,12 @@ class _Worker:
         return None
 
 
-def run_files(sources: Sequence[bytes], cases: Sequence[int], workers: int) -> Iterator[tuple[int, str]]:
+def run_files(sources: Sequence[bytes], cases: Sequence[int], workers: int, kind: str) -> Iterator[tuple[int, str]]:
     """Run cases side by side; yield the number and the end of each."""
     waiting = iter(cases)
     running: list[_Worker] = []
     for case in itertools.islice(waiting, workers):
-        running.append(_Worker(sources))
+        running.append(_Worker(sources, kind))
         running[-1].give(case)
     while running:
         wait([worker.link for worker in running], timeout=1)
@@ -240,7 +353,7 @@ def run_files(sources: Sequence[bytes], cases: Sequence[int], workers: int) -> I
             if (following := next(waiting, None)) is None:
                 worker.process.kill()
                 continue
-            heir = worker if worker.usable else _Worker(sources)
+            heir = worker if worker.usable else _Worker(sources, kind)
             heir.give(following)
             running.append(heir)
 
@@ -340,17 +453,48 @@ def main() -> None:
     """Damage files, or kill commands."""
 
 
+def _damaging(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the commands that damage files."""
+    for option in (
+        click.option("--workers", default=2, show_default=True, help="Processes."),
+        click.option("--minutes", default=0.0, help="Stop after this time; the next run goes on. 0 for no limit."),
+        click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to."),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.option("--cases", default=100_000, show_default=True, help="Number of damaged files.")
-@click.option("--workers", default=2, show_default=True, help="Processes.")
-@click.option("--minutes", default=0.0, help="Stop after this time; the next run goes on. 0 for no limit.")
-@click.option("--output", type=click.Path(path_type=Path), default=DOCS, help="Folder to write to.")
+@_damaging
 def files(cases: int, workers: int, minutes: float, output: Path) -> None:
     """Damage real models; count how they end."""
+    _count("models", cases, workers, minutes, output, "Damaged files", NOTES, suffix="")
+
+
+@main.command()
+@click.option("--cases", default=2000, show_default=True, help="Number of damaged files.")
+@_damaging
+def packed(cases: int, workers: int, minutes: float, output: Path) -> None:
+    """Damage packed models; count how they end."""
+    _count("packed", cases, workers, minutes, output, "Damaged packed files", PACKED_NOTES, suffix="_packed")
+
+
+def _count(
+    kind: str,
+    cases: int,
+    workers: int,
+    minutes: float,
+    output: Path,
+    title: str,
+    notes: Sequence[str],
+    *,
+    suffix: str,
+) -> None:
     paths = [ROOT / source for source in SOURCES]
     present = [path for path in paths if path.exists()]
-    sources = [path.read_bytes() for path in present]
-    store = output / "benchmarks" / "fuzz_cases.json"
+    sources = [KINDS[kind].prepare(path) for path in present]
+    store = output / "benchmarks" / f"fuzz{suffix}_cases.json"
     state: dict[str, Any] = {"done": 0, "ends": {}, "unusual": {}}
     if store.exists():
         state = json.loads(store.read_text(encoding="utf-8"))
@@ -368,10 +512,10 @@ def files(cases: int, workers: int, minutes: float, output: Path) -> None:
         counts[end] += 1
         if end.partition(":")[0] in ("bug", "hang", "crash", "memory"):
             unusual[str(case)] = end
-            log.print(f"case {case} ({present[case_of(case, sources)[0]].name}): {end}", style="red")
+            log.print(f"case {case} ({present[case_of(case, sources, kind)[0]].name}): {end}", style="red")
 
     again = {int(case): unusual.pop(case) for case in list(unusual)}  # perhaps mended since
-    for case, end in run_files(sources, list(again), workers):
+    for case, end in run_files(sources, list(again), workers, kind):
         counts[again[case]] -= 1
         count(case, end)
     counts = +counts
@@ -380,7 +524,7 @@ def files(cases: int, workers: int, minutes: float, output: Path) -> None:
         if minutes and time.monotonic() - started > 60 * minutes:
             break
         batch = range(first, min(first + _SAVED_EVERY, cases))
-        for case, end in run_files(sources, batch, workers):
+        for case, end in run_files(sources, batch, workers, kind):
             count(case, end)
         done = batch.stop
         keep()
@@ -392,9 +536,8 @@ def files(cases: int, workers: int, minutes: float, output: Path) -> None:
     rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
     table = Table.of(f"{done} damaged files of {len(present)} models", columns, rows)
     settings = {"cases": done, "models": [path.name for path in present], "clock": "wall"}
-    Report("fuzz", "Damaged files", NOTES, [table], settings, {"ends": dict(rows), "unusual": unusual}).publish(
-        output, whole=True
-    )
+    found = {"ends": dict(rows), "unusual": unusual}
+    Report("fuzz", title, notes, [table], settings, found, suffix=suffix).publish(output, whole=True)
 
 
 @main.command()

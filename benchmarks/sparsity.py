@@ -30,6 +30,7 @@ from onnxprune.settings.sparsity import Pattern, SparseMethod
 from onnxprune.sparsity.budget import measure
 from onnxprune.sparsity.network import candidates, sparsify
 from onnxprune.sparsity.solve import Way
+from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import analyze
 from onnxprune.workflow.inputs import calibration_batches
 
@@ -47,7 +48,6 @@ WITHOUT = "magnitude, no data"
 MORE = "alternating, all samples"
 UNIFORM = "alternating, all samples, uniform"
 _WAYS = ("alternating", MORE, UNIFORM, *list(OURS)[1:], WITHOUT, *PEERS)
-_LARGE = "cifar_resnet56_dynamo"
 _EVERY = "cifar_resnet20_ts"  # the model for which every way is measured at every point
 
 _NOTES = (
@@ -113,6 +113,7 @@ class Workshop:
             own = own.subset(np.sort(np.random.default_rng(SEED).permutation(len(own))[:limit]))
         self.batches = calibration_batches(own, self.analysis.graph.proto)
         self.judged = {name: data.subset(range(min(judged, len(data)))) for name, data in sets.items()}
+        self.whole = PrunedGraph(self.analysis.graph)
         self._curves = cache(self._measure)
 
     def run(self, point: str, way: str) -> Result:
@@ -120,13 +121,13 @@ class Workshop:
         pattern, share = read_point(point)
         if way == WITHOUT:
             start = process_time()
-            model = sparsify(self.analysis.graph, Way("magnitude", pattern, False), share, None).proto
+            model = sparsify(self.whole, Way("magnitude", pattern, False), share, None).proto
         elif way in OURS or way in (MORE, UNIFORM):
             method, solved = OURS.get(way, ("alternating", True))
             how, uniform = Way(method, pattern, solved), way == UNIFORM
             curves = None if pattern.of or uniform else self._curves(method, pattern)
             batches, start = self.batches if way in OURS else self.every, process_time()
-            model = sparsify(self.analysis.graph, how, share, batches, uniform=uniform, curves=curves, seed=SEED).proto
+            model = sparsify(self.whole, how, share, batches, uniform=uniform, curves=curves, seed=SEED).proto
         else:
             start = process_time()
             try:
@@ -180,9 +181,10 @@ def cases() -> list[tuple[str, str, str]]:
     """Return what to measure: the default and the best peer everywhere first, then the other ways."""
     main = ["alternating", "onnxsim SparseGPT"]
     first = [(m, p, w) for m in MODELS for p in POINTS for w in main]
-    first += [(_LARGE, "80%", MORE), (_LARGE, "80%", UNIFORM)]
+    first += [(m, p, w) for m in MODELS[:3] for p in ("80%", "90%") for w in (MORE, UNIFORM)]
     rest = [(m, p, w) for m in MODELS for w in _WAYS for p in (POINTS if m == _EVERY else ("80%", "2:4"))]
-    return [c for c in dict.fromkeys([*first, *rest]) if not (c[2] in PEERS and c[1].startswith("block"))]
+    senseless = [*((peer, "block") for peer in PEERS), (MORE, ":"), (UNIFORM, ":")]
+    return [c for c in dict.fromkeys([*first, *rest]) if not any(c[2] == w and form in c[1] for w, form in senseless)]
 
 
 def report(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Report:

@@ -22,6 +22,7 @@ Examples:
   onnxprune finetune small.onnx -o tuned.onnx --teacher model.onnx --data images/
   onnxprune finetune small.onnx -o tuned.onnx --data train.npz --epochs 20 --flip --crop 4
   onnxprune finetune small.onnx -o tuned.onnx --data train.zip --checkpoint run.npz --resume
+  onnxprune finetune start.onnx -o ticket.onnx --data train.zip --sparse ticket --sparsity 90% --steps 5
 """
 
 
@@ -41,6 +42,13 @@ Examples:
     "accuracy without one]",
 )
 @options.of(TrainSettings, "training")
+@click.option(
+    "--rewind",
+    type=click.Path(path_type=Path),
+    metavar="EARLY",
+    help="With --sparse ticket: the same network with early weights, which each training after the first begins with. "
+    "[default: MODEL]",
+)
 @click.option(
     "--backend",
     default="native",
@@ -72,6 +80,7 @@ def command(
     hold_out: float,
     metric: str | None,
     training: dict[str, Any],
+    rewind: Path | None,
     backend: str,
     training_python: Path | None,
     checkpoint: Path | None,
@@ -154,6 +163,7 @@ def command(
             examples=examples,
             providers=providers,
             threads=threads,
+            rewind=rewind,
         )
     fix_batch(result.proto)
     if result.failure is None or result.kept == "after":

@@ -13,10 +13,10 @@ import click
 from onnxprune.cli.failures import ARGUMENTS, FORM, asked_form, failures, reported, unbreakable_streams
 
 _SECTIONS = {
-    "Most used": "output store join for effort target ratio pattern sparsity max-drop kind data preprocess against "
-    "teacher epochs minutes loss metric compare profile trials time",
-    "What is removed": "stages optimizers criterion method allocation attention grouped remove-blocks resolution axes "
-    "minimize seed",
+    "Most used": "output store join for effort target ratio pattern sparsity packed-size max-drop kind data preprocess "
+    "against teacher epochs minutes loss metric compare profile trials time",
+    "What is removed": "stages optimizers criterion method allocation no-channels attention grouped remove-blocks "
+    "resolution axes minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",
     "States": "resize-states state",

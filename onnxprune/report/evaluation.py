@@ -10,13 +10,14 @@ from onnxprune.evaluation.intervals import Estimate
 from onnxprune.evaluation.score import Evaluation, Score
 from onnxprune.report.documents import pick
 from onnxprune.report.labels import PLAIN, Labels
-from onnxprune.report.layout import FAINT, Tables, count, flexible, heading, left, paragraph, right, table
-from onnxprune.settings.evaluation import METRICS, higher_is_better
+from onnxprune.report.layout import FAINT, Tables, count, flexible, heading, left, paragraph, percent, right, table
+from onnxprune.settings.evaluation import METRICS, higher_is_better, judging
 
 if TYPE_CHECKING:
     from onnxprune.recover import LeftOut
     from onnxprune.train.finetune import FineTuned
     from onnxprune.train.history import Epoch
+    from onnxprune.train.tickets import Ticket
 
 _EPOCHS = 8  # most rows of the table of epochs
 
@@ -44,7 +45,8 @@ def _recognized(evaluation: Evaluation) -> Tables:
 
 def finetuning_fields(result: FineTuned) -> dict[str, Any]:
     """Return what a document contains of a fine-tuning run."""
-    return pick(result, "kept", "epoch", "epochs", "metric", "before", "after", "follows", "history", "untrained")
+    names = ("kept", "epoch", "epochs", "metric", "before", "after", "follows", "history", "untrained", "ticket")
+    return pick(result, *names)
 
 
 def finetuning_tables(result: FineTuned) -> Tables:
@@ -69,6 +71,8 @@ def finetuning_tables(result: FineTuned) -> Tables:
         yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
         yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
         yield from _recognized(result.before)
+    if result.ticket is not None:
+        yield from _ticket(result.ticket)
     if result.follows:
         followed = ", ".join(f"{name} ({' and '.join(by)})" for name, by in result.follows.items())
         yield paragraph(f"Trained on {followed}.", FAINT)
@@ -110,6 +114,42 @@ def _epoch(epoch: Epoch, metric: str | None) -> tuple[str, ...]:
     sign = 1 if metric is None or higher_is_better(metric) else -1  # values of epochs are higher for better models
     value = () if epoch.value is None else (f"{sign * epoch.value:.4g}",)
     return (str(epoch.number), f"{epoch.loss:.4f}", f"{epoch.rate:.2g}", *value)
+
+
+def _ticket(ticket: Ticket) -> Tables:
+    """Show the networks of a search for a lottery ticket, and whether the early values matter."""
+    networks = [*((f"step {i}" if i else "dense", each) for i, each in enumerate(ticket.rounds))]
+    networks += [("ticket's zeros, shuffled values", ticket.control)]
+    shown = [(name, each, _judging(each.after)) for name, each in networks]
+    yield heading("lottery ticket", "networks that were trained alike; the last step is the ticket")
+    title = next((_title(score) for *_, score in shown if score is not None), "")
+    rows = [
+        (name, percent(each.zeros), *(("", "") if score is None else _cells(score.model, score)))
+        for name, each, score in shown
+    ]
+    yield table(left("") + right("zeros", title) + left(""), rows)
+    others = ("shuffled values", ticket.against_control), ("the dense network", ticket.against_dense)
+    for what, found in others:
+        score = _judging(found)
+        if score is not None and score.difference is not None:
+            change, interval = _cells(score.difference, score, "+")
+            beyond = "within" if score.difference.low <= 0 <= score.difference.high else "beyond"
+            yield paragraph(
+                f"{_title(score)} of the ticket minus that of {what}: {change} ({interval}), {beyond} chance."
+            )
+    if not ticket.rewound:
+        text = (
+            "Networks began with the values of the given model. If it was trained before, this is no lottery ticket: "
+        )
+        yield paragraph(text + "give the start of its training with `rewind`.")
+
+
+def _judging(evaluation: Evaluation | None) -> Score | None:
+    """Return the score that answers are judged by; None if there is none."""
+    if evaluation is None:
+        return None
+    metric = judging({score.metric for score in evaluation.scores})
+    return next((score for score in evaluation.scores if score.metric == metric), None)
 
 
 def _outcome(result: FineTuned) -> str:

@@ -28,9 +28,11 @@ from onnxprune.report.layout import (
 from onnxprune.report.outcome import answers_line
 from onnxprune.settings.sparsity import SparsifySettings
 from onnxprune.sparsity.runtimes import RUNTIMES
+from onnxprune.workflow.pruning import Pruned
 from onnxprune.workflow.sparsifying import Sparsified
 
-_WHERE = {"file": "as it is", "zlib": "compressed by zlib", "zstd": "compressed by zstd"}
+_WHERE = {"file": "as it is", "zlib": "compressed by zlib", "zstd": "compressed by zstd", "packed": "packed"}
+_LEFT = {"macs": "MACs", "params": "parameters"}
 _TOLD = 0.01  # share of zeros of the original from which on they are told
 NO_FASTER = ": what is won is bytes to download, and time on runtimes that use them"
 
@@ -54,8 +56,16 @@ def sparsity_fields(result: Sparsified, settings: SparsifySettings) -> dict[str,
         "sparse_layers": layers,
         "sizes": sizes,
         "file_size": sizes["file"],
+        "limit": result.limit,
+        "tried": result.tried,
+        "channels": None if result.pruned is None else _removed(result.pruned),
         "evaluation": result.evaluation,
     }
+
+
+def _removed(pruned: Pruned) -> dict[str, Any]:
+    proof = pruned.verification
+    return {**pick(pruned.plan, "before", "after"), "error": None if proof is None else proof.error}
 
 
 def sparsity_tables(result: Sparsified, settings: SparsifySettings, *, every: bool) -> Tables:
@@ -88,6 +98,9 @@ def sparsity_tables(result: Sparsified, settings: SparsifySettings, *, every: bo
         left("") + right("before", "after", "change"),
         ((_WHERE[name], si(a, "B"), si(b, "B"), change(a, b)) for name, (a, b) in result.sizes.items()),
     )
+    if result.limit is not None:
+        yield paragraph(f"{si(int(result.limit), 'B')} are allowed for the packed file")
+    yield from _channels(result)
     weights = sum(layer.size for layer in result.layers)
     by = f"{settings.pattern} by {result.method}"
     solved = f", solved on {count(result.samples, 'sample')}" if result.samples and settings.recover != "none" else ""
@@ -100,6 +113,23 @@ def sparsity_tables(result: Sparsified, settings: SparsifySettings, *, every: bo
     if (close := None if result.evaluation is None else fidelity(result.evaluation)) is not None:
         yield answers_line(close, result.judged)
     yield paragraph(line(("ONNX Runtime runs zeros no faster", CODE), NO_FASTER))
+
+
+def _channels(result: Sparsified) -> Tables:
+    """Show what removing channels would bring within the same packed bytes, and what was removed."""
+    if len(result.tried) > 1:
+        yield heading("channels first", "within the same packed bytes, tried on a part of the samples")
+        rows = (
+            (percent(each.channels), percent(each.zeros), f"{each.error:.3g}", "" if each.error > best else "taken")
+            for best in [min(each.error for each in result.tried)]
+            for each in result.tried
+        )
+        yield table(right("weights in channels", "zeros in the rest", "error") + left(""), rows)
+    if result.pruned is not None:
+        plan, proof = result.pruned.plan, result.pruned.verification
+        left_over = " and ".join(f"{percent(plan.after[n] / plan.before[n])} of the {w}" for n, w in _LEFT.items())
+        proved = "" if proof is None else f"; proved: error {proof.error:.2g}, allowed {proof.tolerance:.2g}"
+        yield paragraph(f"channels were removed first, which leaves {left_over}{proved}")
 
 
 def _runtimes(result: Sparsified) -> Tables:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from onnxprune.errors import PlanError
 from onnxprune.settings.declare import Rule, Settings, setting
+from onnxprune.settings.planning import Target
 from onnxprune.settings.pruning import READING, DataSettings
 from onnxprune.settings.running import RunSettings
 from onnxprune.settings.types import Share
@@ -65,11 +66,36 @@ class Pattern:
         raise PlanError("OP303", f"{text!r} is not a pattern of zeros", where="pattern", hint=hint)
 
 
+def read_size(text: str) -> Target:
+    """Read a limit on bytes: 25% of the model's file, 0.25, or 300kB.
+
+    Raises:
+        PlanError: it is none (OP303).
+
+    Examples:
+        >>> read_size("25%").limit(1000), read_size("2MB").limit(1000)
+        (250.0, 2000000.0)
+    """
+    try:
+        return Target.parse(f"size={text.strip().removeprefix('size=')}")
+    except PlanError as error:
+        hint = "write a share of the model's file such as 25%, or bytes such as 300kB"
+        raise PlanError("OP303", f"{text!r} is no size", where="packed_size", hint=hint) from error
+
+
 @dataclass(frozen=True, slots=True)
 class SparsifySettings(Settings):
     """How to make a model's weights sparse."""
 
     _rules: ClassVar = (
+        Rule("packed_size", ["sparsity"], "both {first} and {other} say how many weights are zero", "drop one"),
+        Rule(
+            "packed_size",
+            ["channels"],
+            "{other} is for channels that leave to meet a size",
+            "drop it: without {first} only weights are set to zero",
+            forbids=False,
+        ),
         Rule(
             "data",
             [*READING, "method=wanda", "method=obs", "method=alternating", "recover", "allocation=reconstruction"],
@@ -93,6 +119,15 @@ class SparsifySettings(Settings):
         below=1,
         shown=f"{SHARE:.0%}",
     )
+    packed_size: Target | None = setting(
+        None,
+        "Set as many weights to zero as it takes for the packed result (`onnxprune pack`) to have no more bytes than "
+        "this: a share of the file as it is given, such as 25%, or bytes, such as 300kB. With `data`, channels are "
+        "removed first where that changes the outputs less.",
+        read=read_size,
+        metavar="SIZE",
+    )
+    channels: bool = setting(True, "With `packed_size` and `data`: try removing channels.")
     method: SparseMethod | None = setting(
         None,
         "How weights are chosen: by magnitude, by magnitude times input (wanda), column by column with the error made "
@@ -123,8 +158,13 @@ class SparsifySettings(Settings):
             PlanError: see `Settings`.
         """
         Settings.__post_init__(self)
+        if self.packed_size is not None and self.packed_size.quantity != "size":
+            raise PlanError("OP303", f"{self.packed_size} is no size", where="packed_size")
         if self.pattern.of and self.sparsity is not None:
             cause = f"the pattern {self.pattern} says how many weights are zero, and so does `sparsity`"
+            raise PlanError("OP302", cause, hint="drop one")
+        if self.pattern.of and self.packed_size is not None:
+            cause = f"the pattern {self.pattern} says how many weights are zero, and so does `packed_size`"
             raise PlanError("OP302", cause, hint="drop one")
         if self.pattern.of and self.allocation is not None:
             cause = f"the pattern {self.pattern} has the same zeros in every layer, so `allocation` has no effect"

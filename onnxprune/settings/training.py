@@ -11,13 +11,13 @@ from onnxprune.settings.types import Share
 
 LossName = Literal["cross-entropy", "kl", "mse", "nmse", "huber", "bce"]
 OptimizerName = Literal["lamb", "adamw", "sgd"]
-SparseName = Literal["rigl", "set", "gmp"]
+SparseName = Literal["rigl", "set", "gmp", "ticket"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step"]
 
 RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 1e-3, "sgd": 0.02}
 """Default peak learning rates, for networks that are already trained."""
 
-_SPARSITY = 0.9
+_SPARSITY, _STEPS = 0.9, 5
 _SMALL_BATCH = 8  # smaller batches have statistics that are too noisy
 
 
@@ -61,6 +61,13 @@ class TrainSettings(Settings):
             False,
         ),
         Rule("sparse", ["slimming", "lasso"], "{first} and {other} both make weights zero", "drop one"),
+        Rule("sparse=ticket", ["steps"], "{other} is for lottery tickets", "set {first} to ticket", False),
+        Rule(
+            "sparse=ticket",
+            ["mask_interval", "minutes", "keep_zeros"],
+            "{other} has no effect on lottery tickets, which keep zeros and train each network for `epochs`",
+            "drop it",
+        ),
     )
 
     epochs: int = setting(10, "Number of passes through the data.", at_least=1)
@@ -115,7 +122,9 @@ class TrainSettings(Settings):
     sparse: SparseName | None = setting(
         None,
         "Make single weights zero while training: the smallest are dropped again and again, and those with the largest "
-        "gradient (rigl) or random ones (set) grow in their place, or ever more of the smallest stay zero (gmp).",
+        "gradient (rigl) or random ones (set) grow in their place, or ever more of the smallest stay zero (gmp). "
+        "ticket trains several times: after each, the smallest stay zero and the others go back to their early values; "
+        "the same zeros with shuffled values are the control.",
     )
     sparsity: Share | None = setting(
         None,
@@ -123,6 +132,13 @@ class TrainSettings(Settings):
         above=0,
         below=1,
         shown="0.9",
+    )
+    steps: int | None = setting(
+        None,
+        "With `sparse` ticket: set weights to zero in this many steps, and train after each.",
+        at_least=1,
+        metavar="N",
+        shown=str(_STEPS),
     )
     mask_interval: int | None = setting(
         None,
@@ -171,6 +187,11 @@ class TrainSettings(Settings):
     def final_sparsity(self) -> float:
         """The share of zeros in the end."""
         return _SPARSITY if self.sparsity is None else self.sparsity
+
+    @property
+    def ticket_steps(self) -> int:
+        """The number of steps in which a lottery ticket gets its zeros."""
+        return _STEPS if self.steps is None else self.steps
 
     @property
     def peak(self) -> float:

@@ -28,6 +28,7 @@ from onnxprune.recover.regression import parameters, set_parameters
 from onnxprune.recover.repair import solve_layers
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve
+from onnxprune.settings.sparsity import Pattern
 from onnxprune.sparsity.budget import by_magnitude, measure, spend
 from onnxprune.sparsity.patterns import misfit
 from onnxprune.sparsity.solve import Way, solve
@@ -80,7 +81,7 @@ class Sparse:
 
 
 def sparsify(
-    graph: ChannelGraph,
+    kept: PrunedGraph,
     way: Way,
     share: float,
     batches: Batches | None,
@@ -94,13 +95,13 @@ def sparsify(
     """Return a traced network with weights set to zero.
 
     Args:
-        graph: the network.
+        kept: the network, perhaps without some channels. Targets are its outputs before these left.
         way: how a layer is made sparse.
         share: the share of zeros in all layers that the pattern fits; N:M has its own.
         batches: returns inputs; None for magnitude.
         keep: nodes that stay dense.
         uniform: whether all layers lose the same share.
-        curves: sensitivities of `candidates`, measured before.
+        curves: sensitivities of `candidates`, measured before; needed if channels were removed.
         seed: of random choices.
         progress: called with phases and their parts.
 
@@ -109,10 +110,9 @@ def sparsify(
         ModelError: ONNX Runtime can't run a part of the model.
         UsageError: there are no inputs, or no output varies with them (OP604).
     """
-    whole = PrunedGraph(graph)
-    proto = rewrite(whole)
+    proto = rewrite(kept)
     weights = Weights(proto)
-    layers, dense = candidates(graph, proto, way, keep, runs=batches is not None)
+    layers, dense = candidates(kept.graph, proto, way, keep, runs=batches is not None)
     if not layers:
         cause = (
             f"the pattern {way.pattern} fits no layer: {dense[0].reason}"
@@ -121,15 +121,9 @@ def sparsify(
         )
         raise PlanError("OP310", cause)
     sizes = [prod(weights.shape(layer.weight)) for layer in layers]
-    if way.pattern.of:
-        shares = np.full(len(layers), 1 - way.pattern.keep / way.pattern.of)
-    elif uniform:
-        shares = np.full(len(layers), share)
-    elif batches is None:
-        shares = by_magnitude((weights[layer.weight] for layer in layers), share)
-    else:
-        curves = curves or measure(graph, layers, batches, way, seed=seed, progress=progress)
-        shares = spend(curves, sizes, share)
+    if batches is not None and not (way.pattern.of or uniform or curves):
+        curves = measure(kept.graph, layers, batches, way, seed=seed, progress=progress)
+    shares = share_out_zeros(layers, weights, way.pattern, share, curves, uniform=uniform)
     by_node = {layer.node.name: float(own) for layer, own in zip(layers, shares, strict=True)}
     before, already = fingerprints(proto), {layer.weight: _zeros(weights[layer.weight]) for layer in layers}
     errors: dict[str, float] = {}
@@ -144,7 +138,7 @@ def sparsify(
                 return solve(way, by_node[layer.node.name], layer, fitted, held, start)
             return reconstruct(fitted, held, start) if way.repair else start
 
-        known = whole, proto, batches, fit, lambda layer: True
+        known = kept, proto, batches, fit, lambda layer: True
         repairs = solve_layers(*known, makes_up=way.repair, seed=seed, phase="sparsify", progress=progress)
         errors = {repair.node: repair.after for repair in repairs}
     changed = [name for name, now in fingerprints(proto).items() if now != before[name]]
@@ -167,6 +161,34 @@ def sparsify(
         {name: np.array(weights[name]) for name in changed},
         {layer.weight: _least(way, size, by_node[layer.node.name]) for layer, size in zip(layers, sizes, strict=True)},
     )
+
+
+def share_out_zeros(
+    layers: Sequence[LinearLayer],
+    weights: Weights,
+    pattern: Pattern,
+    share: float,
+    curves: Sequence[Curve] | None,
+    *,
+    uniform: bool,
+) -> NDArray[np.float64]:
+    """Return the share of zeros of each layer.
+
+    Args:
+        layers: the layers.
+        weights: those of their model.
+        pattern: where zeros may be; N:M has its own share.
+        share: the share of zeros in all layers together.
+        curves: their sensitivities; None for a budget by magnitude.
+        uniform: whether all layers have the same share.
+    """
+    if pattern.of:
+        return np.full(len(layers), 1 - pattern.keep / pattern.of)
+    if uniform:
+        return np.full(len(layers), share)
+    if curves is None:
+        return by_magnitude((weights[layer.weight] for layer in layers), share)
+    return spend(curves, [prod(weights.shape(layer.weight)) for layer in layers], share)
 
 
 def note_sparse(proto: ModelProto, weights: Sequence[str], way: Way) -> None:

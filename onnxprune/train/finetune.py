@@ -6,20 +6,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onnx import ModelProto
 
 from onnxprune.data import Data, Dataset
-from onnxprune.errors import OnnxPruneError, TrainingError
-from onnxprune.evaluation import Evaluation, recognize
+from onnxprune.errors import OnnxPruneError, PlanError, TrainingError
+from onnxprune.evaluation import Evaluation, evaluate, recognize
 from onnxprune.evaluation.measure import interface_difference
 from onnxprune.model.bodies import close_bodies
-from onnxprune.model.file import Source, load
+from onnxprune.model.file import Model, Source, load
 from onnxprune.model.session import Provider
 from onnxprune.normalize import normalize
 from onnxprune.planning.signature import carry_on, fingerprints, note_changes
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, silent, within
 from onnxprune.recover import LeftOut
 from onnxprune.runtime.functions import find_function, guarded, is_function_name
 from onnxprune.settings.training import TrainSettings
@@ -33,6 +33,7 @@ from onnxprune.train.loop import Loop
 from onnxprune.train.masks import Masks
 from onnxprune.train.runner import runner_for
 from onnxprune.train.step import build_step
+from onnxprune.train.tickets import Ticket, TicketRound, search
 from onnxprune.train.trainable import untrained
 
 
@@ -53,6 +54,7 @@ class FineTuned:
         sparsified: whether a sparsity penalty was used, whose effect no metric measures.
         untrained: the layers whose weights weren't trained, with the reasons.
         epochs: the number of epochs that were to be run, None if the backend doesn't report it.
+        ticket: the lottery ticket, if one was looked for; the rest is of its training.
     """
 
     proto: ModelProto = field(repr=False)
@@ -67,6 +69,7 @@ class FineTuned:
     sparsified: bool = False
     untrained: tuple[LeftOut, ...] = ()
     epochs: int | None = None
+    ticket: Ticket | None = None
 
 
 def finetune(
@@ -90,8 +93,9 @@ def finetune(
     examples: int = 0,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
     threads: int | None = None,
+    rewind: Source | None = None,
 ) -> FineTuned:
-    """Train a model further, and keep the better of before and after.
+    """Train a model further, and keep the better of before and after; or look for a lottery ticket.
 
     Args:
         model: the model.
@@ -114,6 +118,8 @@ def finetune(
         examples: number of samples on which the trained model and the teacher disagree most to keep.
         providers: execution providers, in order of preference.
         threads: threads within an operator; ONNX Runtime's default if None.
+        rewind: for a lottery ticket, the same network with the weights that each network after the first begins with;
+            those of the model by default.
 
     Returns:
         The model and its training. If training diverged, ``failure`` says why.
@@ -127,12 +133,85 @@ def finetune(
     settings = settings or TrainSettings()
     if settings.sparse is not None and backend != "native":
         raise TrainingError("OP908", "only the native backend makes weights sparse", hint="drop `backend` or `sparse`")
+    if rewind is not None and settings.sparse != "ticket":
+        raise PlanError("OP302", "`rewind` is for lottery tickets", hint="set `sparse` to ticket")
     source, original = load(model), None if teacher is None else load(teacher)
-    proto = normalize(source.proto)
-    taught = None if original is None else normalize(original.proto)
     data = data.evened() if isinstance(data, Data) else data  # training steps have fixed shapes
     if validation is None and hold_out:
         data, validation = split_off(source.proto, data, hold_out, settings.seed)
+
+    def train(start: Source, at: Path | None, progress: Progress) -> FineTuned:
+        return _finetune(
+            *(load(start), data, original, kept, validation, settings),
+            labels=labels,
+            backend=find_backend(backend, training_python) if isinstance(backend, str) else backend,
+            metric=metric,
+            progress=progress,
+            checkpoint=at,
+            every=every,
+            resume=resume,
+            stoppable=stoppable,
+            examples=examples,
+            providers=providers,
+            threads=threads,
+        )
+
+    if settings.sparse != "ticket":
+        return train(source, checkpoint, progress)
+    proto, names = normalize(source.proto), list[str]()
+    early = None if rewind is None else normalize(load(rewind).proto)
+
+    def named(start: ModelProto, name: str) -> FineTuned:
+        names.append(name)
+        at = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}.{name}{checkpoint.suffix}")
+        tuned = train(start, at, within(progress, f"training {len(names)} of {settings.ticket_steps + 2}"))
+        if tuned.failure is not None:
+            raise tuned.failure
+        return tuned
+
+    found = search(proto, early, settings, named)
+    (_, dense), (zeros, last) = found.rounds[0], found.rounds[-1]
+
+    def compared(other: FineTuned) -> Evaluation | None:
+        if validation is None:
+            return None
+        known: dict[str, Any] = {"seed": settings.seed, "providers": providers, "threads": threads}
+        return evaluate(last.proto, validation, against=other.proto, output=settings.output, **known)
+
+    ticket = Ticket(
+        tuple(TicketRound(share, tuned.after) for share, tuned in found.rounds),
+        TicketRound(zeros, found.control.after),
+        compared(found.control),
+        compared(dense),
+        rewound=early is not None,
+    )
+    note_changes(last.proto, fingerprints(proto), "training")
+    return replace(last, before=dense.before, ticket=ticket)
+
+
+def _finetune(
+    source: Model,
+    data: Dataset,
+    original: Model | None,
+    kept: PrunedGraph | None,
+    validation: Dataset | None,
+    settings: TrainSettings,
+    *,
+    labels: bool,
+    backend: TrainingBackend,
+    metric: str | None,
+    progress: Progress,
+    checkpoint: Path | None,
+    every: int,
+    resume: bool,
+    stoppable: bool,
+    examples: int,
+    providers: Sequence[Provider],
+    threads: int | None,
+) -> FineTuned:
+    """Train a model once."""
+    proto = normalize(source.proto)
+    taught = None if original is None else normalize(original.proto)
     task = None
     if labels and data.labeled:
         task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)
@@ -172,7 +251,7 @@ def finetune(
         providers=providers,
         threads=threads,
     )
-    trained = (find_backend(backend, training_python) if isinstance(backend, str) else backend).train(job)
+    trained = backend.train(job)
     carry_on(proto, trained.model)
     note_changes(trained.model, fingerprints(proto), "training")
     if judge is None:

@@ -1,13 +1,14 @@
 """Weights that are zero while a network is trained: which, and how that changes.
 
-Three methods share one training step, which multiplies weights by a mask and has the gradient of all of them:
+Methods share one training step, which multiplies weights by a mask and has the gradient of all of them:
 
 - rigl: the smallest weights are dropped now and then, and those with the largest gradient grow in their place
   (U. Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020);
 - set: others grow at random (D. Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
   connectivity", Nature Communications 9, 2018);
 - gmp: the smallest weights become zero step by step, ever fewer at a time (M. Zhu and S. Gupta, "To prune, or not to
-  prune", ICLR 2018 workshop).
+  prune", ICLR 2018 workshop);
+- ticket: what is zero stays zero; `onnxprune.train.tickets` chooses it between trainings.
 
 How many weights a layer keeps is its Erdos-Renyi-Kernel budget (Evci et al., section 3): small layers stay denser.
 Weights of which many are zero already keep these zeros, whatever made them.
@@ -55,14 +56,26 @@ def first_masks(weights: Arrays, settings: TrainSettings) -> dict[str, NDArray[n
         weights: the weights that are trained.
         settings: the method; without one, zeros are kept where there are many.
     """
-    found = {name: w for name, w in weights.items() if len(w.shape) > 1 and not is_vector(w.shape)}
-    if settings.sparse is None:
-        sparse = {name: w for name, w in found.items() if settings.keep_zeros and _SPARSE <= (w == 0).mean() < 1}
+    found = {name: w for name, w in weights.items() if can_be_sparse(w.shape)}
+    if settings.sparse in (None, "ticket"):
+        least = _SPARSE if settings.sparse is None else 1e-12
+        sparse = {name: w for name, w in found.items() if settings.keep_zeros and least <= (w == 0).mean() < 1}
         return {name: (w != 0).astype(np.float32).ravel() for name, w in sparse.items()}
     if settings.sparse == "gmp":
         return {name: np.ones(w.size, np.float32) for name, w in found.items()}
-    share = densities({name: w.shape for name, w in found.items()}, settings.final_sparsity)
-    return {name: _largest(np.abs(w.ravel()), round(share[name] * w.size)) for name, w in found.items()}
+    return {name: mask.ravel() for name, mask in smallest_zero(found, settings.final_sparsity).items()}
+
+
+def can_be_sparse(shape: Shape) -> bool:
+    """Whether a weight of a shape may get a mask: it is no vector."""
+    return len(shape) > 1 and not is_vector(shape)
+
+
+def smallest_zero(weights: Arrays, sparsity: float) -> dict[str, NDArray[np.float32]]:
+    """Return masks, of the shapes of some weights, that drop the smallest of each layer, by the layers' budgets."""
+    share = densities({name: w.shape for name, w in weights.items()}, sparsity)
+    flat = {name: _largest(np.abs(w.ravel()), round(share[name] * w.size)) for name, w in weights.items()}
+    return {name: mask.reshape(weights[name].shape) for name, mask in flat.items()}
 
 
 def densities(shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
@@ -102,7 +115,7 @@ class Masks:
         """Change masks after a step of some in all, given by its number from 1, if it is time to."""
         method, self.stop = self.settings.sparse, max(1, int(_STOP * total))
         interval = self.settings.mask_interval or max(1, min(_INTERVAL, self.stop // _UPDATES))
-        if method is None or number > self.stop or (number % interval and number != self.stop):
+        if method in (None, "ticket") or number > self.stop or (number % interval and number != self.stop):
             return
         if method == "gmp":
             self.runner.put(self._fewer(number, self.runner.state))
@@ -111,10 +124,9 @@ class Masks:
 
     def _fewer(self, number: int, state: Arrays) -> dict[str, NDArray[Any]]:
         sparsity = self.settings.final_sparsity * (1 - (1 - number / self.stop) ** 3)
-        share, changed = densities(self.weights, sparsity), dict[str, NDArray[Any]]()
-        for name in self.weights:
-            size = np.abs(state[name].ravel())
-            changed |= _masked(name, state, _largest(size, round(share[name] * size.size)))
+        changed = dict[str, NDArray[Any]]()
+        for name, mask in smallest_zero({name: state[name] for name in self.weights}, sparsity).items():
+            changed |= _masked(name, state, mask.ravel())
         return changed
 
     def _others(self, number: int, state: Arrays) -> dict[str, NDArray[Any]]:

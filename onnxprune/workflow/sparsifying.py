@@ -38,6 +38,8 @@ from onnxprune.sparsity.solve import Way
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import calibration_batches, divided, open_all
+from onnxprune.workflow.packed_size import Budget, Tried, packed_bytes
+from onnxprune.workflow.pruning import Pruned, prune
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,11 @@ class Sparsified:
         evaluation: the model against the original; None if they couldn't be compared.
         judged: what samples that was on: the user's that nothing was fitted to, or generated inputs.
         samples: the number of samples that weights were solved on.
-        sizes: bytes of the original and of the result, as files and compressed.
+        sizes: bytes of the original and of the result, as files and compressed; packed if that was limited.
+        limit: the packed bytes that were allowed, None if any number.
+        pruned: the model without zeros and without the channels that were removed first, with the proof of that; None
+            if none were.
+        tried: how the packed bytes could be shared between channels and zeros, as far as it was tried.
     """
 
     model: Model
@@ -70,6 +76,9 @@ class Sparsified:
     judged: Literal["held out", "generated"]
     samples: int
     sizes: dict[str, tuple[int, int]]
+    limit: float | None = None
+    pruned: Pruned | None = None
+    tried: tuple[Tried, ...] = ()
 
     @property
     def zeros(self) -> float:
@@ -98,8 +107,8 @@ def sparsify(
         **options: fields of `SparsifySettings` and `DataSettings`: pattern, sparsity, data, method, ...
 
     Raises:
-        PlanError: settings contradict each other (OP302), are out of range (OP303) or match nothing (OP304), or the
-            pattern fits no layer (OP310).
+        PlanError: settings contradict each other (OP302), are out of range (OP303) or match nothing (OP304), the
+            pattern fits no layer (OP310), or nothing meets `packed_size` (OP301).
         ModelError: the model can't be read or run.
         DataError: the data can't be read or don't fit, or are too few (OP712).
         VerificationError: the result isn't what was solved for (OP511, OP501).
@@ -127,24 +136,41 @@ def _sparsify(loaded: Model, settings: SparsifySettings, examples: int, progress
     names = [node.name for node in graph.proto.graph.node]
     check_patterns("keep", settings.keep, names)
     method: SparseMethod = settings.method or ("magnitude" if fitted is None else "alternating")
-    found = sparse_network(
-        graph,
-        Way(method, settings.pattern, fitted is not None and settings.recover != "none"),
-        settings.sparsity or SHARE,
-        None if fitted is None else calibration_batches(fitted, graph.proto),
-        keep={name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.keep)},
-        uniform=settings.allocation == "uniform",
-        seed=seed,
-        progress=progress,
-    )
-    progress("check", 0, None)
-    dense = rewrite(PrunedGraph(graph))
-    _check(analysis, dense, found, seed)
-    if plan_digest(dense) is None:
-        sign(found.proto, plan_of(PrunedGraph(graph), loaded.sha256, {}))
-    note_changes(found.proto, fingerprints(dense), "sparsify")
-    fix_batch(found.proto)
+    batches = None if fitted is None else calibration_batches(fitted, graph.proto)
+    way = Way(method, settings.pattern, fitted is not None and settings.recover != "none")
+    keep = {name for name in names if any(fnmatchcase(name, pattern) for pattern in settings.keep)}
+    uniform = settings.allocation == "uniform"
+    pruned: Pruned | None = None
+
+    def finished(found: Sparse) -> Sparse:
+        progress("check", 0, None)
+        dense = rewrite(PrunedGraph(graph)) if pruned is None else pruned.proto
+        _check(analysis, dense, found, seed)
+        if pruned is not None:
+            sign(found.proto, pruned.plan)
+        elif plan_digest(dense) is None:
+            sign(found.proto, plan_of(PrunedGraph(graph), loaded.sha256, {}))
+        note_changes(found.proto, fingerprints(dense), "sparsify")
+        fix_batch(found.proto)
+        return found
+
+    limit: float | None = None
+    tried: tuple[Tried, ...] = ()
+    if settings.packed_size is None:
+        how: dict[str, Any] = {"keep": keep, "uniform": uniform, "seed": seed, "progress": progress}
+        found = finished(sparse_network(PrunedGraph(graph), way, settings.sparsity or SHARE, batches, **how))
+    else:
+        limit = settings.packed_size.limit(pieces(loaded.proto)[0])
+        budget = Budget(analysis, way, limit, batches, keep, uniform, seed, progress)
+        plan, tried = budget.choose(fitted) if fitted is not None and settings.channels else (None, ())
+        if plan is not None:
+            progress("rewrite and verify", 0, None)
+            pruned = prune(analysis, plan, seed=seed)
+        found = budget.meet(plan, finished, lambda made: packed_bytes(made.proto))
     evaluation = _evaluated(analysis, found.proto, judged, seed, examples, progress)
+    sizes = _sizes(loaded.proto, found.proto)
+    if limit is not None:
+        sizes["packed"] = packed_bytes(loaded.proto), packed_bytes(found.proto)
     return Sparsified(
         model=replace(loaded, proto=found.proto),
         layers=found.layers,
@@ -154,7 +180,10 @@ def _sparsify(loaded: Model, settings: SparsifySettings, examples: int, progress
         evaluation=evaluation,
         judged="generated" if judged is None or given.data == "random" else "held out",
         samples=0 if fitted is None else len(fitted),
-        sizes=_sizes(loaded.proto, found.proto),
+        sizes=sizes,
+        limit=limit,
+        pruned=pruned,
+        tried=tried,
     )
 
 

@@ -8,6 +8,7 @@ import lzma
 import random
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune as op
-from benchmarks.fuzz import damage_bytes
+from benchmarks import fuzz
+from benchmarks.fuzz import damage_packed
 from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.packing import container
 from onnxprune.packing.coding import Piece, coded, decoded, sizes
@@ -305,8 +307,7 @@ def test_damaged_files_end_with_one_error(packed: Path) -> None:
     whole, ends = packed.read_bytes(), set()
     for case in range(300):
         rng = random.Random(case)
-        data = whole[: rng.randrange(len(whole))] if case % 5 == 0 else damage_bytes(whole, rng)
-        packed.write_bytes(data)
+        packed.write_bytes(damage_packed(whole, rng))
         before = sorted(packed.parent.iterdir())
         try:
             op.unpack(packed, packed.with_name("out.onnx"))
@@ -316,6 +317,18 @@ def test_damaged_files_end_with_one_error(packed: Path) -> None:
             ends.add(error.code)
         assert sorted(packed.parent.iterdir()) == before
     assert "OP133" in ends and ends <= {"OP133", "OP134", "OP114"}
+
+
+def test_checksums_of_a_damaged_directory_are_right(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise nothing behind the first check would be reached: a directory without damage gives the model."""
+    whole, right = packed.read_bytes(), 0
+    monkeypatch.setattr(fuzz, "_damage_value", lambda directory, rng: None)
+    for case in range(30):
+        packed.write_bytes(damage_packed(whole, random.Random(case)))
+        with suppress(OnnxPruneError):
+            op.unpack(packed, packed.with_name("out.onnx"), force=True)
+            right += packed.with_name("out.onnx").read_bytes() == DIGITS.read_bytes()
+    assert right > 3
 
 
 def test_what_is_no_packed_model(tmp_path: Path) -> None:
