@@ -163,9 +163,19 @@ def batches_of(samples: Samples, graph: ChannelGraph, *, seed: int = 0) -> Batch
     Raises:
         DataError: the data can't be read or don't fit the model.
     """
+    opened = dataset_of(samples, graph, seed=seed)
+    return cast("Batches | None", samples) if opened is None else calibration_batches(opened, graph.proto)
+
+
+def dataset_of(samples: Samples, graph: ChannelGraph, *, seed: int = 0) -> Dataset | None:
+    """Return calibration samples, opened; None if there are none, or only a function that returns batches.
+
+    Raises:
+        DataError: the data can't be read or don't fit the model.
+    """
     if samples is None or (callable(samples) and not hasattr(samples, "batches")):
-        return cast("Batches | None", samples)
-    return calibration_batches(open_samples(DataSettings(data=samples), graph, seed=seed, limit=LIMIT), graph.proto)
+        return None
+    return open_samples(DataSettings(data=samples), graph, seed=seed, limit=LIMIT)
 
 
 def calibration_batches(opened: Dataset, model: Source, size: int = _BATCH) -> Batches:

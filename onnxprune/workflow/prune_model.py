@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnxprune.data import Data, Dataset, some
-from onnxprune.data.marks import note_fitted
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.resumable import Records
@@ -174,10 +173,7 @@ def prune_model(
     """
     settings = either(PruneSettings, settings, options)
     with custom_ops(*settings.running.custom_ops), with_threads(settings.latency.threads):
-        done = _prune_model(model, settings, progress, consume, examples)
-    if done.fitted_on is not None:
-        note_fitted(done.model.proto, done.fitted_on)
-    return done
+        return _prune_model(model, settings, progress, consume, examples)
 
 
 def _prune_model(

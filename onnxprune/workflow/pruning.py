@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxprune import notebook
 from onnxprune.basis.rotate import Rotated, rotate
+from onnxprune.data.marks import note_fitted
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.model.file import Source, load
 from onnxprune.model.metadata import write_notes
@@ -34,7 +35,7 @@ from onnxprune.settings import RepairSettings
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import Samples, batches_of
+from onnxprune.workflow.inputs import Samples, batches_of, dataset_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -287,13 +288,16 @@ def repair(
         True
     """
     RepairSettings(method, seed)  # checks them
-    batches = batches_of(data, pruned.kept.graph, seed=seed)
+    opened = dataset_of(data, pruned.kept.graph, seed=seed)
+    batches = batches_of(data if opened is None else opened, pruned.kept.graph, seed=seed)
     if batches is None:
         raise UsageError("OP604", "there are no inputs to repair the model with")
     known, start = (pruned.kept, pruned.proto, batches), fingerprints(pruned.proto)
     options: dict[str, Any] = {"seed": seed, "records": records, "name": name, "progress": progress}
     repairs = tuple(recover(*known, method=method, teacher=pruned.teacher, **options))
     note_changes(pruned.proto, start, "repair")
+    if opened is not None:
+        note_fitted(pruned.proto, opened)
     return repairs
 
 
