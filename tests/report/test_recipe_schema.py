@@ -15,7 +15,7 @@ from benchmarks.recipe_schema import FILE, text
 from tests.cli.support import DIGITS, invoke
 from tests.report.schemas import AVAILABLE
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs the `dev` extra: jsonschema")
+pytestmark = [pytest.mark.dev, pytest.mark.skipif(not AVAILABLE, reason="needs the `dev` extra: jsonschema")]
 
 SHRINK = ["--threads", "1", "--effort", "quick", "--no-timed", "--set", "clean.optimizers=['onnxruntime']"]
 

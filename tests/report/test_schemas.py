@@ -21,7 +21,7 @@ from tests.cli.support import DIGITS, document, invoke
 from tests.report.network import network
 from tests.report.schemas import AVAILABLE, SCHEMA, problems
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs the `dev` extra: jsonschema")
+pytestmark = [pytest.mark.dev, pytest.mark.skipif(not AVAILABLE, reason="needs the `dev` extra: jsonschema")]
 
 DATA = DIGITS.parent / "digits_test.npz"
 SILENT = ("demo", "completion", "run", "report")  # without --format, or with the document of another command
