@@ -115,6 +115,34 @@ class TestRepaired:
         found = document("verify", source, out)
         assert found["proved"] and found["weights"]["changed"] and found["distances"]
 
+    def test_a_batch_that_is_fixed_in_the_file(self) -> None:
+        """A repair runs samples together, and leaves the size of a Reshape open that the file fixes at 1."""
+        rng = np.random.default_rng(0)
+        arrays = {"w": (8, 3, 3, 3), "v": (8 * 36, 4), "bias": (4,)}
+        graph = onnx.parser.parse_graph("""
+            fixed (float[1,3,6,6] x) => (float[1,4] y) <int64[2] sizes = {1, 288}>
+            {
+                a = Conv <pads = [1,1,1,1]> (x, w)
+                b = Relu (a)
+                c = Reshape (b, sizes)
+                y = Gemm (c, v, bias)
+            }
+        """)
+        for name, shape in arrays.items():
+            array = rng.standard_normal(shape).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(array, name))
+        source = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        x = rng.standard_normal((40, 3, 6, 6)).astype(np.float32)
+        small = op.prune_model(source, ratio=0.5, data={"x": x}, recover="bias").model.proto
+        sizes = next(t.name for t in small.graph.initializer if t.name.startswith("sizes"))
+        assert weight(small, sizes)[0] != 1
+        found = op.verify(source, small)
+        assert found.proved and found.weights is not None and found.weights.passed and found.weights.changed
+        other = with_weight(
+            small, sizes, np.array([1, -1])
+        )  # negative control: neither the file's nor that of the repair
+        assert (checked := op.verify(source, other).weights) is not None and checked.altered == (sizes,)
+
     def test_a_loop(self) -> None:
         """A trained model has its loops back, as a file may have them."""
         small = op.prune(elman(), op.plan(elman(), ratio=0.5))
