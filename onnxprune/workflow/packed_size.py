@@ -47,6 +47,7 @@ _CHANNELS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.88)  # shares of the weights' bytes t
 _MOST = 0.99  # zeros in what is left, at most
 _ROUNDS, _CLOSE = 6, 0.985  # rounds of solving until the packed file has this share of the bytes allowed
 _SPARE = 0.003  # of the bytes allowed, to be left over; more in every round
+_LARGER = "allow more, or prune channels with the command `prune` before"
 
 M = TypeVar("M")
 
@@ -140,7 +141,7 @@ class Budget:
             assert problem is not None
             raise problem
         best = min(range(len(tried)), key=lambda i: tried[i].error)
-        log.info("%s on inputs held back: %s", judge.measures, ", ".join(map(str, tried)))
+        log.debug("%s on inputs held back: %s", judge.measures, ", ".join(map(str, tried)))
         return plans[best], tuple(tried)
 
     def meet(self, plan: PrunePlan | None, finish: Callable[[Sparse], M], size: Callable[[M], int]) -> M:
@@ -173,7 +174,7 @@ class Budget:
             aim += self.limit * (1 - _SPARE * number) - now
         if not best:
             cause = f"the packed file would have {now:,} bytes, and {self.limit:,.0f} are allowed"
-            raise PlanError("OP301", cause, where="packed_size")
+            raise PlanError("OP301", cause, where="packed_size", hint=_LARGER)
         return max(best, key=lambda each: each[0])[1]
 
     def _without(self, plan: PrunePlan | None) -> PrunedGraph:
@@ -259,7 +260,7 @@ class Forecast:
         low, high = 0.0, _MOST
         if (least := self(high)) > limit:
             cause = f"with {high:.0%} zeros the packed file would have {least:,.0f} bytes, and {limit:,.0f} are allowed"
-            raise PlanError("OP301", cause, where="packed_size")
+            raise PlanError("OP301", cause, where="packed_size", hint=_LARGER)
         while high - low > 1e-4:
             middle = (low + high) / 2
             low, high = (middle, high) if self(middle) > limit else (low, middle)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from onnx import ModelProto
 
 from onnxprune.basis.rotate import Rotated
-from onnxprune.errors import VerificationError
+from onnxprune.errors import PlanError, VerificationError
 from onnxprune.model.file import Model, Source, load
 from onnxprune.model.graph import extract
 from onnxprune.model.metadata import QUANTIZED, read_note
@@ -87,7 +87,8 @@ def verify(
         The comparison; `require_equal` raises if a check failed.
 
     Raises:
-        PlanError: the plan is for another model (OP306) or damaged (OP305), or settings contradict each other (OP302).
+        PlanError: the plan is for another model, or the models are swapped (OP306); the plan is damaged (OP305), or
+            settings contradict each other (OP302).
         ModelError: a model can't be read or run.
         VerificationError: the pruned model was made with another plan (OP505).
 
@@ -98,9 +99,13 @@ def verify(
         True
     """
     VerifySettings(plan=plan, inputs=inputs, tolerance=tolerance, seed=seed)  # checks them
-    proto, notes = load(pruned).proto, list[str]()
+    result, notes = load(pruned), list[str]()
+    proto = result.proto
     source = original if isinstance(original, TracedModel | Model) else load(original)
     if plan is None:
+        first = (source.model if isinstance(source, TracedModel) else source).proto
+        if (made := signed_plan(first)) is not None and made.model == result.sha256:
+            raise PlanError("OP306", "the first model was made from the second", hint="name the original first")
         plan, source, why = _signed_plan(source, proto)
         notes += why
     analysis = analyze(source, input_shapes, plan=plan, inputs=inputs, data=data, consume=source is not original)

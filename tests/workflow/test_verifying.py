@@ -115,6 +115,10 @@ class TestRepaired:
         found = document("verify", source, out)
         assert found["proved"] and found["weights"]["changed"] and found["distances"]
 
+    def test_swapped_models_are_told(self, model: Path, repaired: Path) -> None:
+        assert "the first model was made from the second" in refused("OP306", "verify", repaired, model)
+        invoke("verify", model, repaired)  # negative control
+
     def test_a_batch_that_is_fixed_in_the_file(self) -> None:
         """A repair runs samples together, and leaves the size of a Reshape open that the file fixes at 1."""
         rng = np.random.default_rng(0)
