@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -74,6 +75,48 @@ def chosen(names: Sequence[str], pattern: str) -> list[str]:
     if not found:
         raise click.BadParameter(f"there is only {', '.join(names)}", param_hint="--only")
     return found
+
+
+with_state = click.option(
+    "--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on."
+)
+
+
+class Kept(Generic[T]):
+    """Results by the names of their cases, kept in a file, so that an interrupted benchmark goes on where it was."""
+
+    def __init__(self, kind: Callable[..., T], path: Path | None) -> None:
+        """Read the results that a file holds.
+
+        Args:
+            kind: the dataclass of a result.
+            path: the file; None to keep nothing.
+        """
+        self._path, self.results = path, dict[str, T]()
+        if path is not None and path.is_file():
+            self.results = {name: kind(**known) for name, known in map(json.loads, path.read_text().splitlines())}
+
+    def keep(self, name: str, result: T) -> None:
+        """Add a result."""
+        self.results[name] = result
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, asdict(cast(Any, result))]) + "\n")
+
+    def measure(self, names: Sequence[str], pattern: str, measured: Callable[[str], T], *, end: float = inf) -> list[T]:
+        """Measure the cases that match a pattern, except those that are known; return all that are then known.
+
+        Args:
+            names: the names of all cases.
+            pattern: a pattern of names.
+            measured: returns the result of a case.
+            end: no case begins after this time, in seconds of `perf_counter`.
+        """
+        for name in chosen(names, pattern):
+            if name not in self.results and perf_counter() <= end:
+                log.print(name, style="dim")
+                self.keep(name, measured(name))
+        return [self.results[name] for name in names if name in self.results]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,14 @@ What is measured is kept in a file (`--state`), so that an interrupted run goes 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 import onnxprune as op
-from benchmarks.common import ROOT, Column, Report, Table, chosen, log, options
+from benchmarks.common import ROOT, Column, Kept, Report, Table, options, with_state
 from benchmarks.recovery_cases import SEED, SUBJECTS
 from onnxprune.data import Dataset
 from onnxprune.report.layout import percent
@@ -95,22 +94,11 @@ def measured(name: str, size: str, way: str) -> Found:
 
 @click.command()
 @options
-@click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
+@with_state
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) -> None:
     """Meet packed sizes with channels and zeros, and with zeros alone."""
     everything = {f"{n}/{s}/{w}": (n, s, w) for n, sizes in SIZES.items() for s in sizes for w in WAYS}
-    done: dict[str, Found] = {}
-    if state is not None and state.is_file():
-        done = {name: Found(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
-    for case in chosen(list(everything), only):
-        if case in done:
-            continue
-        log.print(case, style="dim")
-        done[case] = measured(*everything[case])
-        if state is not None:
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([case, asdict(done[case])]) + "\n")
-    found = [done[case] for case in everything if case in done]
+    found = Kept(Found, state).measure(list(everything), only, lambda case: measured(*everything[case]))
     columns: list[Column[Found]] = [
         Column("size asked", lambda f: f.size, True),
         Column("way", lambda f: f.way, True),

@@ -5,11 +5,11 @@ What is measured is kept in a file (`--state`), so that an interrupted run goes 
 
 from __future__ import annotations
 
-import json
 import lzma
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -21,7 +21,7 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 import onnxprune as op
-from benchmarks.common import Column, Report, Table, chosen, log, options
+from benchmarks.common import Column, Kept, Report, Table, options, with_state
 from benchmarks.recovery_cases import SEED, SUBJECTS, Subject
 from onnxprune.data import Dataset
 from onnxprune.evaluation.runner import Outputs
@@ -197,26 +197,18 @@ def tables(found: list[Found]) -> list[Table]:
 
 @click.command()
 @options
-@click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
+@with_state
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) -> None:
     """Pack forms of trained models by several packers."""
     subjects = {s.name: s for s in SUBJECTS if s.name in MODELS and s.path.is_file()}
     everything = [f"{name}/{form}" for name in MODELS if name in subjects for form in FORMS]
-    done: dict[str, Found] = {}
-    if state is not None and state.is_file():
-        done = {name: Found(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
-    shops: dict[str, Workshop] = {}
-    for case in chosen(everything, only):
+    workshop = cache(lambda name: Workshop(subjects[name]))
+
+    def measured(case: str) -> Found:
         name, _, form = case.partition("/")
-        if case in done:
-            continue
-        log.print(case, style="dim")
-        shop = shops.setdefault(name, Workshop(subjects[name]))
-        done[case] = shop.measured(name, form, FORMS[form])
-        if state is not None:
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([case, asdict(done[case])]) + "\n")
-    found = [done[case] for case in everything if case in done]
+        return workshop(name).measured(name, form, FORMS[form])
+
+    found = Kept(Found, state).measure(everything, only, measured)
     settings = {"clock": "wall", "sparsity": SPARSITY}
     report = Report("packing", "Bytes of a download", NOTES, tables(found), settings, {"forms": found})
     report.publish(output, whole=only == "*")

@@ -5,10 +5,9 @@ What is measured is kept in a file (`--state`), so that an interrupted run goes 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import chdir
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -19,7 +18,7 @@ import onnx
 from onnx import ModelProto
 
 import onnxprune as op
-from benchmarks.common import ROOT, Column, Report, Table, chosen, log, options
+from benchmarks.common import ROOT, Column, Kept, Report, Table, options, with_state
 from benchmarks.packages import minilm_tokenizer, packaged
 from benchmarks.recovery_cases import SUBJECTS
 from benchmarks.samples import sentences, words
@@ -282,7 +281,7 @@ def _answers(outcome: Outcome) -> str:
 
 @click.command()
 @options
-@click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
+@with_state
 @click.option("--minutes", type=float, default=float("inf"), help="Time after which nothing else is measured.")
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, minutes: float) -> None:
     """Compare ways from a file to a smaller and faster one on trained models."""
@@ -292,18 +291,8 @@ def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, 
 
 def _main(output: Path, only: str, state: Path | None, end: float, present: list[Subject]) -> None:
     everything = {f"{s.name}/{way}": (s, way) for s in present for way in WAYS}
-    done: dict[str, Outcome] = {}
-    if state is not None and state.is_file():
-        done = {name: Outcome(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
-    for name in chosen(list(everything), only):
-        if name in done or perf_counter() > end:
-            continue
-        log.print(name, style="dim")
-        done[name] = measured(*everything[name])
-        if state is not None:
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([name, asdict(done[name])]) + "\n")
-    found = [done[name] for name in everything if name in done]
+    kept = Kept(Outcome, state)
+    found = kept.measure(list(everything), only, lambda name: measured(*everything[name]), end=end)
     sizes = {s.name: s.model.stat().st_size for s in present}
     settings: dict[str, Any] = {"clock": "wall", "threads": 1, "max_drop": MAX_DROP}
     title = "From a file to a smaller one"

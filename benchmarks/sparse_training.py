@@ -5,8 +5,7 @@ What is measured is kept in a file (`--state`), so that an interrupted run goes 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from onnx import numpy_helper
 
 import onnxprune as op
-from benchmarks.common import ROOT, Column, Report, Table, chosen, log, options
+from benchmarks.common import ROOT, Column, Kept, Report, Table, options, with_state
 from benchmarks.recovery_cases import SHARED
 from onnxprune.report.layout import percent
 from onnxprune.settings.training import Augmentation, TrainSettings
@@ -136,24 +135,13 @@ def measured(name: str, sparsity: float, method: Any, threads: int | None) -> Fo
 
 @click.command()
 @options
-@click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
+@with_state
 @click.option("--threads", type=int, help="Threads within an operator.")
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, threads: int | None) -> None:
     """Train networks by each method."""
     cases = [(n, share, m) for n, s in SUBJECTS.items() if s.model.is_file() for share in SPARSITIES for m in METHODS]
     everything = {f"{name}/{share:.0%}/{method}": (name, share, method) for name, share, method in cases}
-    done: dict[str, Found] = {}
-    if state is not None and state.is_file():
-        done = {name: Found(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
-    for case in chosen(list(everything), only):
-        if case in done:
-            continue
-        log.print(case, style="dim")
-        done[case] = measured(*everything[case], threads)
-        if state is not None:
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([case, asdict(done[case])]) + "\n")
-    found = [done[case] for case in everything if case in done]
+    found = Kept(Found, state).measure(list(everything), only, lambda case: measured(*everything[case], threads))
     columns: list[Column[Found]] = [
         Column("method", lambda f: f.method, True),
         Column("zeros", lambda f: percent(f.zeros)),

@@ -5,9 +5,8 @@ Every run is kept in a file (`--state`), so that an interrupted benchmark goes o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
@@ -16,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.common import ROOT, Column, Report, Table, chosen, log, options
+from benchmarks.common import ROOT, Column, Kept, Report, Table, chosen, log, options, with_state
 from benchmarks.recovery_cases import SHARED
 from onnxprune.errors import OnnxPruneError
 from onnxprune.planning.budget import candidate_steps
@@ -326,22 +325,17 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 
 @click.command()
 @options
-@click.option("--state", type=click.Path(path_type=Path), help="File that keeps what is measured; a later run goes on.")
+@with_state
 @click.option("--minutes", type=float, default=float("inf"), help="Time after which no other run begins.")
 @click.option("--seeds", type=int, default=2, show_default=True, help="Runs of each way that has chance in it.")
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, minutes: float, seeds: int) -> None:
     """Compare ways to look for trade-offs."""
-    end, done = perf_counter() + 60 * minutes, dict[str, Run]()
-    if state is not None and state.is_file():
-        done = {name: Run(**kept) for name, kept in map(json.loads, state.read_text().splitlines())}
+    end, kept = perf_counter() + 60 * minutes, Kept(Run, state)
     present = {case.name: case for case in CASES if case.model.is_file() and case.data.exists()}
     for name in chosen(list(present), only):
-        for run in measured(present[name], seeds, done, end):
-            done[f"{run.case}/{run.way}/{run.seed}"] = run
-            if state is not None:
-                with state.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([f"{run.case}/{run.way}/{run.seed}", asdict(run)]) + "\n")
-    found = list(done.values())
+        for run in measured(present[name], seeds, kept.results, end):
+            kept.keep(f"{run.case}/{run.way}/{run.seed}", run)
+    found = list(kept.results.values())
     settings = {"clock": "wall", "threads": 1, "worst": WORST, "trials": {c.name: c.trials for c in CASES}}
     report = Report("sweep", "Ways to look for trade-offs", NOTES, tables(found), settings, {"runs": found})
     report.publish(output, whole=only == "*")
