@@ -8,7 +8,8 @@ limits hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,13 @@ from onnxprune.rank.factors import SplitLayer
 from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Evidence, Rows, reconstruct
 from onnxprune.recover.pairs import of_rank
-from onnxprune.recover.regression import LayerIndex, intercept_place, scale_behind, set_parameters
-from onnxprune.recover.repair import solve_layers
-from onnxprune.sensitivity import Curve, OutputError, Point, share_out
+from onnxprune.recover.regression import LayerIndex, scale_behind
+from onnxprune.sensitivity import Curve, Point, measure_layers
 from onnxprune.sensitivity.allocation import errors_of
 from onnxprune.settings.planning import Constraints
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.pruned_graph import PrunedGraph
 
 _SHARES = (1.0, 0.7, 0.45, 0.2)  # of the largest rank that pays
-_POSITIONS = 1024  # of 32 samples, as errors are compared only
 _PRICES = (1e-9, 1e9)  # error for all of a limit
 _STEPS = 60
 
@@ -84,29 +82,17 @@ def measure(
         seed: of the choice of positions.
         progress: called with the layers that are done.
     """
-    numbers = {split.layer.node.name: i for i, split in enumerate(layers)}
-    fitted_on, judged_on = share_out(batches)
-    judge, found = OutputError(graph.proto, judged_on, graph.front), list[Curve]()
-    index = LayerIndex(graph.proto, numbers, graph.shapes.shapes)
+    index = LayerIndex(graph.proto, {}, graph.shapes.shapes)
+    units = {layers[number].layer.node.name: (number, layers[number].full) for number in ranks}
 
-    def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
-        number, place, points = numbers[layer.node.name], intercept_place(layer, index), []
+    def changes(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Iterator[tuple[int, Rows]]:
+        number, most = units[layer.node.name]
         full, scale = reconstruct(fitted, held, start), scale_behind(layer, index)
         for rank in _measured(ranks[number]):
-            changed = ModelProto()
-            changed.CopyFrom(graph.proto)
-            set_parameters(layer, Weights(changed), place, of_rank(full, rank, fitted, scale))
-            error = judge(changed, index.positions[layer.node.name])
-            points.append(Point(layers[number].full - rank, error))
-        found.append(Curve(number, tuple(range(layers[number].full)), tuple(points)))
-        return start
+            yield most - rank, of_rank(full, rank, fitted, scale)
 
-    dense = ModelProto()
-    dense.CopyFrom(graph.proto)
-    wanted = {name for name, number in numbers.items() if number in ranks}
-    known = PrunedGraph(graph), dense, fitted_on, fit, lambda layer: layer.node.name in wanted
-    solve_layers(*known, makes_up=False, seed=seed, positions=_POSITIONS, phase="measure ranks", progress=progress)
-    return found
+    how: dict[str, Any] = {"seed": seed, "phase": "measure ranks", "progress": progress}
+    return measure_layers(graph, units, changes, batches, makes_up=False, **how)
 
 
 def by_weights(proto: ModelProto, layers: Sequence[SplitLayer], ranks: Ranks) -> list[Curve]:

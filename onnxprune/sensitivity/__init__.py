@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, carried, measure, share_out
+from onnxprune.sensitivity.layers import measure_layers
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, drop_of, loss
 from onnxprune.sensitivity.predictions import PredictionError, judge_of
 from onnxprune.sensitivity.store import Record, curve_of, entry_of, read_record, resume
@@ -26,6 +27,7 @@ __all__ = [
     "judge_of",
     "loss",
     "measure",
+    "measure_layers",
     "predicted_error",
     "read_record",
     "resume",

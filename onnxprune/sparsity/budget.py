@@ -5,28 +5,22 @@ The curves and their slopes are those of channels (`onnxprune.sensitivity`). A u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from onnxprune.model.stream import Batches
-from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent
 from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Evidence, Rows
-from onnxprune.recover.regression import LayerIndex, intercept_place, set_parameters
-from onnxprune.recover.repair import solve_layers
-from onnxprune.sensitivity import Curve, OutputError, Point, share_out, slopes
+from onnxprune.sensitivity import Curve, measure_layers, slopes
 from onnxprune.sparsity.solve import Way, solve
 from onnxprune.trace.graph import ChannelGraph
-from onnxprune.trace.pruned_graph import PrunedGraph
 
 _PARTS = 100
 _SHARES = (0.5, 0.7, 0.85, 0.95)
-_POSITIONS = 1024  # of 32 samples; fewer than for the solution, as errors are compared only
 _MOST = 0.98  # of a layer's weights, unless that leaves more than is asked for
 
 
@@ -49,26 +43,13 @@ def measure(
         seed: of the choice of positions.
         progress: called with the layers that are done.
     """
-    numbers = {layer.node.name: i for i, layer in enumerate(layers)}
-    fitted_on, judged_on = share_out(batches)
-    judge, found = OutputError(graph.proto, judged_on, graph.front), list[Curve]()
-    index = LayerIndex(graph.proto, numbers, graph.shapes.shapes)
 
-    def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
-        points, place = [], intercept_place(layer, index)
+    def changes(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Iterator[tuple[int, Rows]]:
         for share in _SHARES:
-            changed = ModelProto()
-            changed.CopyFrom(graph.proto)
-            set_parameters(layer, Weights(changed), place, solve(way, share, layer, fitted, None, start))
-            points.append(Point(round(share * _PARTS), judge(changed, index.positions[layer.node.name])))
-        found.append(Curve(numbers[layer.node.name], tuple(range(_PARTS)), tuple(points)))
-        return start
+            yield round(share * _PARTS), solve(way, share, layer, fitted, None, start)
 
-    dense = ModelProto()
-    dense.CopyFrom(graph.proto)
-    known = PrunedGraph(graph), dense, fitted_on, fit, lambda layer: layer.node.name in numbers
-    solve_layers(*known, seed=seed, positions=_POSITIONS, phase="measure layers", progress=progress)
-    return found
+    units = {layer.node.name: (i, _PARTS) for i, layer in enumerate(layers)}
+    return measure_layers(graph, units, changes, batches, seed=seed, progress=progress)
 
 
 def spend(curves: Sequence[Curve], sizes: Sequence[int], share: float) -> NDArray[np.float64]:
