@@ -18,8 +18,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune as op
-from benchmarks import fuzz
-from benchmarks.fuzz import damage_packed
+from benchmarks import damage
+from benchmarks.damage import damage_packed
 from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.packing import container
 from onnxprune.packing.coding import Piece, coded, decoded, sizes
@@ -322,7 +322,7 @@ def test_damaged_files_end_with_one_error(packed: Path) -> None:
 def test_checksums_of_a_damaged_directory_are_right(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise nothing behind the first check would be reached: a directory without damage gives the model."""
     whole, right = packed.read_bytes(), 0
-    monkeypatch.setattr(fuzz, "_damage_value", lambda directory, rng: None)
+    monkeypatch.setattr(damage, "_damage_value", lambda directory, rng: None)
     for case in range(30):
         packed.write_bytes(damage_packed(whole, random.Random(case)))
         with suppress(OnnxPruneError):

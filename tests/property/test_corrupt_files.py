@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 import onnxprune as op
-from benchmarks.fuzz import damage_bytes, damage_fields
+from benchmarks.damage import damage_bytes, damage_fields
 from onnxprune import OnnxPruneError, PlanSettings, analyze, prune
 
 MODELS = Path(__file__).parents[2] / "models"
