@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+
+# Before numpy is imported: with a process of tests on each core, threads of its own only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
