@@ -17,7 +17,7 @@ SECONDS = 0.5
 
 _ROUNDS = 3, 25
 _REPEATS = 3  # of the timing, at most, until the interval is narrow
-_SURE = 0.1  # relative width of a narrow interval
+_SURE = 0.05  # relative width of a narrow interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, version_converter
 from onnxprune.autodiff.prepare import single_precision
 from onnxprune.errors import ModelError
 from onnxprune.model.bodies import rename_tensors
-from onnxprune.model.graph import unique, with_nodes
+from onnxprune.model.graph import attribute, unique, with_nodes
 from onnxprune.model.session import message_of
 from onnxprune.model.stream import Inputs
 from onnxprune.settings.quantization import Calibration
@@ -252,3 +252,12 @@ def layers(prepared: ModelProto) -> list[str]:
     """Return the names of the nodes that multiply by weights of real numbers."""
     real = {t.name for t in prepared.graph.initializer if t.data_type == TensorProto.FLOAT}
     return [n.name for n in prepared.graph.node if n.op_type in LAYERS and not real.isdisjoint(n.input)]
+
+
+def refused(prepared: ModelProto) -> list[str]:
+    """Return the names of the nodes that the static quantizer fails on.
+
+    The weight of a grouped ConvTranspose gets a scale for each output of one group, which are too few for the bias.
+    """
+    nodes = (node for node in prepared.graph.node if node.op_type == "ConvTranspose" and len(node.input) > 2)
+    return [node.name for node in nodes if attribute(node, "group", 1) > 1]

@@ -29,7 +29,7 @@ from onnxprune.planning.budget import check_patterns
 from onnxprune.progress import Progress, counted
 from onnxprune.quantization.correction import correct
 from onnxprune.quantization.disturbed import disturbed
-from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, static
+from onnxprune.quantization.quantizers import WHOLE, calibrate, layers, prepare, refused, static
 from onnxprune.runtime.provider import CPU, Provider
 from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.settings.quantization import Calibration, Kind, QuantizeSettings
@@ -133,7 +133,7 @@ class Search:
         compared = behind(unsquashed(self.prepared, followed(self.prepared).tensors), self.prepared.graph.node)
         names = {node.name for node in compared}
         after = (node.name for node in self.prepared.graph.node if node.name not in names)
-        self.kept = tuple(dict.fromkeys((*after, *self._matching(settings.keep))))
+        self.kept = tuple(dict.fromkeys((*after, *refused(self.prepared), *self._matching(settings.keep))))
         # What is measured is compared with the prepared model, whose tensors the forms keep the names of.
         self.error = OutputError(self.prepared, held)
         self._rough = OutputError(self.prepared, lambda: islice(held(), 1))

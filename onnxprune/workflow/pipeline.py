@@ -169,12 +169,26 @@ class Pipeline:
                             self.reached = reached
                         break
                     self.reached = self._run(stage.name, self.reached)
+                self.reached = self._not_slower(self.reached)
             except KeyboardInterrupt:
                 stopped = True
         try:
             return self._judged(self.reached, stopped)
         except KeyboardInterrupt:
             return self._judged(self.reached, True)
+
+    def _not_slower(self, reached: Reached) -> Reached:
+        """Leave out the last stages while the result is slower than the file: losses too small to be sure of add up."""
+        if self.judge.timed and self.settings.objective == "latency":
+            while reached.before is not None:
+                told = counted(self.progress, "time the result")
+                speed, _ = self.judge.known_speed(self.original.proto, reached.model.proto, told)
+                if speed is None or speed.speedup.high >= 1:
+                    break
+                why = f"with the stages before it, it makes the model slower than the file: {speed.speedup.value:.2f}x"
+                log.info("left out after all: %s", why)
+                reached = reached.without_last(why)
+        return reached
 
     def _together(self) -> Together | None:
         """Return how pruning and quantization share what is allowed; None if they don't, or the user says how much."""

@@ -132,4 +132,4 @@ class Together:
 
 def _only(start: Reached, alone: Reached, prune: Verdict) -> Reached:
     """Return what is quantized alone, with the verdict on pruning."""
-    return Reached(alone.model, (*start.verdicts, prune, alone.verdicts[-1]))
+    return replace(alone, verdicts=(*start.verdicts, prune, alone.verdicts[-1]))

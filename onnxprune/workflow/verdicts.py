@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx import ModelProto
@@ -108,14 +108,25 @@ class Reached:
     Attributes:
         model: the best model so far.
         verdicts: those of the stages so far.
+        before: how far it was before the last stage that is kept; None at the start.
     """
 
     model: Model
     verdicts: tuple[Verdict, ...] = ()
+    before: Reached | None = None
 
     def then(self, verdict: Verdict, model: Model | None = None) -> Reached:
         """Return what is reached after a stage; without a model, it was left out."""
-        return Reached(model or self.model, (*self.verdicts, verdict))
+        verdicts = (*self.verdicts, verdict)
+        return Reached(self.model, verdicts, self.before) if model is None else Reached(model, verdicts, self)
+
+    def without_last(self, why: str) -> Reached:
+        """Return what is reached if the last stage that was kept is left out, for a reason."""
+        assert self.before is not None
+        last = max(number for number, verdict in enumerate(self.verdicts) if verdict.kept)
+        left_out = replace(self.verdicts[last], kept=False, why=why)
+        verdicts = (*self.verdicts[:last], left_out, *self.verdicts[last + 1 :])
+        return Reached(self.before.model, verdicts, self.before.before)
 
 
 def sign(model: ModelProto, result: ShrinkResult) -> None:

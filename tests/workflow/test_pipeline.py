@@ -144,6 +144,32 @@ def test_a_stage_that_makes_the_model_slower_is_left_out(stage: str, monkeypatch
     assert op.shrink(DIGITS, **options).kept == (stage,)
 
 
+@pytest.mark.parametrize(
+    ("speeds", "kept"),
+    [((0.97, 0.94), ("clean",)), ((0.94, 0.9), ()), ((0.97, 0.98), ("clean", "quantize"))],
+    ids=["last", "all", "none"],
+)
+def test_stages_that_make_the_model_slower_together_are_left_out(
+    speeds: tuple[float, float], kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(task: Task) -> Made:
+        made = same(task)
+        made.model.proto.metadata_props.add(key=f"stage {len(made.model.proto.metadata_props)}")
+        return made
+
+    def against_the_file(self: Judge, before: ModelProto, after: ModelProto, *_: Any) -> tuple[Speed | None, str]:
+        found = speeds[sum(entry.key.startswith("stage ") for entry in after.metadata_props) - 1]
+        return Speed(Estimate(found, found - 0.03, found + 0.03), 1e-3, 1e-3, "cpu"), ""
+
+    with_stages(monkeypatch, clean=noted, quantize=noted)
+    monkeypatch.setattr(Judge, "pays", lambda self, verdict, *_, **__: verdict)  # of one stage, nothing is sure
+    monkeypatch.setattr(Judge, "speed", against_the_file)
+    found = op.shrink(DIGITS, **QUICK, stages=("clean", "quantize"), max_drop=0.05)
+    assert found.kept == kept
+    for verdict in found.verdicts[len(kept) :]:
+        assert "with the stages before it, it makes the model slower than the file: 0.9" in verdict.why
+
+
 def test_a_stage_that_changes_nothing_doesn_t_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     with_stages(monkeypatch, quantize=same)
     unclear = Speed(Estimate(1.0, 0.9, 1.1), 1e-3, 1e-3, "cpu")
