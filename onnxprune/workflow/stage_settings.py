@@ -16,6 +16,7 @@ from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings
 from onnxprune.settings.planning import Target
 from onnxprune.settings.reading import build, read
+from onnxprune.workflow.hardware import block
 from onnxprune.workflow.planning import read_plan
 from onnxprune.workflow.stages import CHOICES, STAGES, Stage
 
@@ -107,6 +108,8 @@ class StageSettings:
             values["max_drop"] = left
             if shrink.objective == "size" and left is not None:
                 values["minimize"] = "size"
+            elif named is None and values["timed"] and left is not None:
+                values["round_to"] = block()
         own = read(stage.settings, shrink.options.get(stage.name, {})) | dict(milder or {})
         known = {declared.name for declared in flat(stage.settings)}
         common = {name: value for name, value in values.items() if name in known and value is not None}

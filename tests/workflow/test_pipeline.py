@@ -367,6 +367,24 @@ def test_hardware_sets_channels_and_kinds_and_untimed_means_untimed(monkeypatch:
         assert found.own.timed and quantize.timed and quantize.weight_bits == 7 and "static" in quantize.kind
 
 
+@pytest.mark.parametrize(("flags", "multiple"), [(["avx2", "avx512f"], 16), (["avx2"], None)])
+def test_timed_pruning_keeps_whole_blocks_of_channels(
+    flags: list[str], multiple: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxprune.workflow.hardware._flags", lambda: flags)
+
+    def multiple_of(left: float | None = 0.01, targets: tuple[op.Target, ...] = (), **options: Any) -> int | None:
+        with planned(load(DIGITS), build(ShrinkSettings, {**QUICK, **options})) as found:
+            (prune,) = (stage for stage in found.stages if stage.name == "prune")
+            return found.own.of(prune, left, targets).planning.constraints.round_to
+
+    assert multiple_of() == multiple
+    assert multiple_of(options={"prune": {"round_to": 4}}) == 4
+    untouched: Any
+    for untouched in ({"timed": False}, {"objective": "size"}, {"targets": (op.Target("size", 0.5),)}):
+        assert multiple_of(**untouched) is None
+
+
 def test_the_stages_are_in_order_and_their_settings_are_classes() -> None:
     assert [s.name for s in STAGES] == ["clean", "prune", "quantize"]
     assert [s.settings for s in STAGES] == [CleanSettings, PruneSettings, QuantizeSettings]
