@@ -66,16 +66,16 @@ class Case:
 
 _CIFAR = SHARED / "data/cifar10_calib4660.npz"
 _IMAGES = SHARED / "data/imagenet500_224.zip"
-_RESNET = SHARED / "models/cifar_resnet56_dynamo.onnx"
 _DIGITS = ROOT / "models/digits_resnet.onnx"
 CASES = (
     Case("digits", _DIGITS, ROOT / "models/digits_train.npz"),
     Case("digits size", _DIGITS, ROOT / "models/digits_train.npz", cost="size"),
-    Case("resnet56", _RESNET, _CIFAR),
+    Case("resnet56", SHARED / "models/cifar_resnet56_dynamo.onnx", _CIFAR),
     Case(
-        "mobilenetv2", SHARED / "models/mobilenetv2_10_224_tf2_f32.onnx", _IMAGES, "scale=1/127.5 mean=1 label_offset=1"
+        *("mobilenetv2", SHARED / "models/mobilenetv2_10_224_tf2_f32.onnx", _IMAGES),
+        *("scale=1/127.5 mean=1 label_offset=1", "macs", 8),
     ),
-    Case("resnet56 latency", _RESNET, _CIFAR, cost="latency"),
+    Case("resnet20 latency", SHARED / "models/cifar_resnet20_ts.onnx", _CIFAR, cost="latency"),
 )
 
 
@@ -278,11 +278,14 @@ def front(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, flo
     return [(cost, judged) for cost, _, judged in best]
 
 
-def measured(case: Case, seeds: int, done: Mapping[str, Run], end: float) -> Iterator[Run]:
-    """Yield the runs of a case that aren't done yet."""
+def runs_of(case: Case, seeds: int) -> list[tuple[str, int]]:
+    """Return the ways that a case is measured by, with the random seeds of each."""
     ways = [way for way in WAYS if case.cost != "size" or way not in WIDTHS]
-    runs = [(way, seed) for way in ways for seed in range(1 if way in FIXED else seeds)]
-    left = [(way, seed) for way, seed in runs if f"{case.name}/{way}/{seed}" not in done]
+    return [(way, seed) for way in ways for seed in range(1 if way in FIXED else seeds)]
+
+
+def measured(case: Case, left: Sequence[tuple[str, int]], end: float) -> Iterator[Run]:
+    """Yield runs of a case."""
     if not left or perf_counter() > end:
         return
     given = {"data": str(case.data), "effort": case.effort, "threads": 1}
@@ -331,9 +334,12 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, minutes: float, seeds: int) -> None:
     """Compare ways to look for trade-offs."""
     end, kept = perf_counter() + 60 * minutes, Kept(Run, state)
-    present = {case.name: case for case in CASES if case.model.is_file() and case.data.exists()}
-    for name in chosen(list(present), only):
-        for run in measured(present[name], seeds, kept.results, end):
+    present = [case for case in CASES if case.model.is_file() and case.data.exists()]
+    wanted = chosen([f"{case.name}/{way}/{seed}" for case in present for way, seed in runs_of(case, seeds)], only)
+    for case in present:
+        names = {f"{case.name}/{way}/{seed}": (way, seed) for way, seed in runs_of(case, seeds)}
+        left = [names[name] for name in names if name in wanted and name not in kept.results]
+        for run in measured(case, left, end):
             kept.keep(f"{run.case}/{run.way}/{run.seed}", run)
     found = list(kept.results.values())
     settings = {"clock": "wall", "threads": 1, "worst": WORST, "trials": {c.name: c.trials for c in CASES}}
