@@ -21,14 +21,13 @@ from onnxprune.report.layout import percent
 from onnxprune.settings.training import Augmentation, TrainSettings
 from onnxprune.train import finetune
 
-SPARSITIES = (0.9, 0.98)
-METHODS: tuple[Any, ...] = ("dense", "rigl", "set", "gmp", "magnitude, then trained")
+METHODS: tuple[Any, ...] = ("dense", "rigl", "gmp", "magnitude, then trained")
 
 NOTES = (
     "A trained network is trained further with itself as teacher and no labels, by LAMB in batches of 64. *Magnitude, "
     "then trained* zeros the smallest weights of all layers at once, and training keeps the zeros. Top-1 is on test "
     "images, with the change against the network before training and its 95 % interval; each is one run. The papers "
-    "train for hundreds of epochs on 50,000 images.",
+    "train for hundreds of epochs on 50,000 images, and lose less: a few hundred steps leave what grows no time.",
 )
 ABOUT = {
     "digits": "*digits* is the digits network of the repository, trained for 20 epochs on 1347 images.",
@@ -48,6 +47,7 @@ class Subject:
         epochs: passes through the data.
         rate: the peak learning rate.
         changes: random changes of images.
+        sparsities: the shares of zeros that are asked for.
     """
 
     model: Path
@@ -56,6 +56,7 @@ class Subject:
     epochs: int
     rate: float
     changes: Augmentation = field(default_factory=Augmentation)
+    sparsities: tuple[float, ...] = (0.9,)
 
 
 _CIFAR = SHARED / "data"
@@ -66,6 +67,7 @@ SUBJECTS = {
         ROOT / "models" / "digits_test.npz",
         epochs=20,
         rate=0.005,
+        sparsities=(0.9, 0.98),
     ),
     "resnet20": Subject(
         SHARED / "models" / "cifar_resnet20_ts.onnx",
@@ -114,7 +116,7 @@ def measured(name: str, sparsity: float, method: Any, threads: int | None) -> Fo
             if (array := layers.get(tensor.name)) is not None:
                 cut = np.where(np.abs(array) < limit, np.float32(0), array)
                 tensor.CopyFrom(numpy_helper.from_array(cut, tensor.name))
-    sparse: dict[str, Any] = {"sparse": method, "sparsity": sparsity} if method in METHODS[1:4] else {}
+    sparse: dict[str, Any] = {"sparse": method, "sparsity": sparsity} if method in METHODS[1:3] else {}
     settings = TrainSettings(
         epochs=subject.epochs, rate=subject.rate, losses={"kl": 1.0}, augmentation=subject.changes, **sparse
     )
@@ -139,7 +141,7 @@ def measured(name: str, sparsity: float, method: Any, threads: int | None) -> Fo
 @click.option("--threads", type=int, help="Threads within an operator.")
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, threads: int | None) -> None:
     """Train networks by each method."""
-    cases = [(n, share, m) for n, s in SUBJECTS.items() if s.model.is_file() for share in SPARSITIES for m in METHODS]
+    cases = [(n, share, m) for n, s in SUBJECTS.items() if s.model.is_file() for share in s.sparsities for m in METHODS]
     everything = {f"{name}/{share:.0%}/{method}": (name, share, method) for name, share, method in cases}
     found = Kept(Found, state).measure(list(everything), only, lambda case: measured(*everything[case], threads))
     columns: list[Column[Found]] = [
@@ -155,7 +157,7 @@ def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, 
         for n, share in dict.fromkeys((f.model, f.asked) for f in found)
         if (own := [f for f in found if (f.model, f.asked) == (n, share)])
     ]
-    settings = {"clock": "wall", "sparsities": SPARSITIES}
+    settings = {"clock": "wall"}
     notes = (*NOTES, *(ABOUT[n] for n in dict.fromkeys(f.model for f in found)))
     report = Report("sparse_training", "Sparse training", notes, tables, settings, {"methods": found})
     report.publish(output, whole=only == "*")

@@ -11,7 +11,7 @@ from onnxprune.settings.types import Share
 
 LossName = Literal["cross-entropy", "kl", "mse", "nmse", "huber", "bce"]
 OptimizerName = Literal["lamb", "adamw", "sgd"]
-SparseName = Literal["rigl", "set", "gmp", "ticket"]
+SparseName = Literal["rigl", "gmp", "ticket"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step"]
 
 RATES: Mapping[str, float] = {"adamw": 5e-4, "lamb": 1e-3, "sgd": 0.02}
@@ -122,7 +122,7 @@ class TrainSettings(Settings):
     sparse: SparseName | None = setting(
         None,
         "Make single weights zero while training: the smallest are dropped again and again, and those with the largest "
-        "gradient (rigl) or random ones (set) grow in their place, or ever more of the smallest stay zero (gmp). "
+        "gradient grow in their place (rigl), or ever more of the smallest stay zero (gmp). "
         "ticket trains several times: after each, the smallest stay zero and the others go back to their early values; "
         "the same zeros with shuffled values are the control.",
     )

@@ -4,8 +4,6 @@ Methods share one training step, which multiplies weights by a mask and has the 
 
 - rigl: the smallest weights are dropped now and then, and those with the largest gradient grow in their place
   (U. Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020);
-- set: others grow at random (D. Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
-  connectivity", Nature Communications 9, 2018);
 - gmp: the smallest weights become zero step by step, ever fewer at a time (M. Zhu and S. Gupta, "To prune, or not to
   prune", ICLR 2018 workshop);
 - ticket: what is zero stays zero; `onnxprune.train.tickets` chooses it between trainings.
@@ -131,16 +129,11 @@ class Masks:
 
     def _others(self, number: int, state: Arrays) -> dict[str, NDArray[Any]]:
         part, changed = _DROPPED / 2 * (1 + cos(pi * number / self.stop)), dict[str, NDArray[Any]]()
-        rng = np.random.default_rng((self.settings.seed, number))  # nothing to keep in a checkpoint
         for name in self.weights:
             mask = state[name + MASK] != 0
             count = min(int(part * mask.sum()), int(mask.size - mask.sum()))
             kept = _largest(np.where(mask, np.abs(state[name].ravel()), -1.0), int(mask.sum()) - count) != 0
-            worth = (
-                rng.random(mask.size)
-                if self.settings.sparse == "set"
-                else np.abs(state.get(name + DENSE, np.zeros(mask.size)))
-            )
+            worth = np.abs(state.get(name + DENSE, np.zeros(mask.size)))
             grown = _largest(np.where(kept, -1.0, worth), count) != 0
             changed |= _masked(name, state, (kept | grown).astype(np.float32))
         return changed

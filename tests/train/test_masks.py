@@ -23,7 +23,7 @@ from tests.cli.support import document
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_resnet.onnx"
 QUICK = TrainSettings(epochs=2, batch=64, rate=0.005)
-METHODS = ("rigl", "set", "gmp")
+METHODS = ("rigl", "gmp")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_teacher_needs_no_labels(data: Dataset) -> None:
     assert zeros(result.proto) == pytest.approx(0.7, abs=0.01)
 
 
-@pytest.mark.parametrize("method", ["rigl", *(pytest.param(m, marks=pytest.mark.slow) for m in ("set", "gmp"))])
+@pytest.mark.parametrize("method", ["rigl", pytest.param("gmp", marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_gives_the_same_bytes(method: Any, data: Dataset, tmp_path: Path) -> None:
     settings = replace(QUICK, mask_interval=2, sparse=method, sparsity=0.8)
     whole = finetune(MODEL, data, settings=settings, threads=1)
@@ -209,11 +209,11 @@ def test_settings(data: Dataset) -> None:
     with pytest.raises(PlanError, match="OP302"):
         TrainSettings(sparsity=0.5)
     with pytest.raises(PlanError, match="OP302"):
-        TrainSettings(sparse="set", lasso=1.0)
+        TrainSettings(sparse="rigl", lasso=1.0)
     with pytest.raises(PlanError, match="OP303"):
-        TrainSettings(sparse="set", sparsity=1.0)
+        TrainSettings(sparse="rigl", sparsity=1.0)
     with pytest.raises(TrainingError, match="OP908"):
-        finetune(MODEL, data, settings=TrainSettings(sparse="set"), backend="os:getcwd")
+        finetune(MODEL, data, settings=TrainSettings(sparse="rigl"), backend="os:getcwd")
 
 
 def test_command(tmp_path: Path) -> None:
