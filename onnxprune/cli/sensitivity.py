@@ -77,7 +77,7 @@ def command(
     from onnxprune.report.documents import document
     from onnxprune.report.layout import count
     from onnxprune.report.sensitivity import sensitivity_tables
-    from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, measure, resume, share_out
+    from onnxprune.sensitivity import SHARES, Judge, MetricLoss, OutputError, Record, few, measure, resume, share_out
     from onnxprune.trace.outputs import followed
     from onnxprune.workflow.inputs import batches_of, open_samples, tell_of_front
 
@@ -117,7 +117,7 @@ def command(
     fitted, held_back = share_out(batches)
     judge: Judge  # metrics use all of the data, with labels
     if metric is None:
-        judge = OutputError(graph.proto, held_back, graph.front)
+        judge = OutputError(graph.proto, few(held_back), graph.front)
     else:
         judge = MetricLoss(graph.proto, samples, metric)
     done = len(record.curves)

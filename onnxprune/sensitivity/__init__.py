@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
-from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, carried, measure, share_out
+from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, carried, few, measure, share_out
 from onnxprune.sensitivity.layers import measure_layers
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, drop_of, loss
 from onnxprune.sensitivity.predictions import PredictionError, judge_of
@@ -24,6 +24,7 @@ __all__ = [
     "drop",
     "drop_of",
     "entry_of",
+    "few",
     "judge_of",
     "loss",
     "measure",

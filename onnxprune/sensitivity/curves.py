@@ -32,6 +32,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 
 # One of every four batches is held back to measure errors on; nothing is fitted to it.
 _HELD_BACK = 4
+# Of these, the number of samples that errors of single groups are measured on.
+_JUDGED = 32
 # Criterion for groups that the chosen one can't score.
 _FALLBACK = "l2"
 _NO_LIMITS = Constraints()
@@ -199,6 +201,23 @@ def share_out(batches: Batches) -> tuple[Batches, Batches]:
         return some
 
     return part(False), part(True)
+
+
+def few(batches: Batches) -> Batches:
+    """Return the first batches, as many as the errors of single groups need: 32 samples.
+
+    More take their time for each group and each share, and the plans that follow are no better.
+    """
+
+    def first() -> Iterator[Inputs]:
+        samples = 0
+        for batch in batches():
+            yield batch
+            samples += max((len(value) for value in batch.values() if np.ndim(value)), default=1)
+            if samples >= _JUDGED:
+                return
+
+    return first
 
 
 def _scores(view: GroupView, criterion: str) -> Scores:

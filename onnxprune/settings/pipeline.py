@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.hardware import HardwareName
 from onnxprune.settings.planning import Target, Targets
-from onnxprune.settings.pruning import READING, DataSettings
+from onnxprune.settings.pruning import LIMIT, READING, DataSettings
 from onnxprune.settings.running import RunSettings
 from onnxprune.settings.types import Share
 
@@ -21,7 +21,7 @@ EFFORTS: Mapping[Effort, Mapping[StageName, Mapping[str, Any]]] = {
         "prune": {"limit": 128},
         "quantize": {"limit": 32, "kind": ("static", "dynamic"), "calibration": "minmax"},
     },
-    "normal": {},
+    "normal": {"prune": {"limit": LIMIT}},
     "thorough": {"prune": {"limit": 2048}, "quantize": {"limit": 512}},
 }
 """What an effort sets of the stages."""

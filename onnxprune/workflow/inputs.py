@@ -143,7 +143,7 @@ def _opened(
 ) -> Dataset:
     spec, recipe = settings.data, settings.preprocess
     if hasattr(spec, "batches"):
-        return cast(Dataset, spec)
+        return _at_most(cast(Dataset, spec), settings.limit, seed)  # a default is for what isn't chosen yet
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe)
     if isinstance(model, ChannelGraph):
@@ -155,6 +155,13 @@ def _opened(
     tokenizer = settings.tokenizer or (beside if beside is not None and beside.is_file() else None)
     reading = {"labels": settings.labels, "reading": settings.reading, "tokenizer": tokenizer}
     return open_data(spec, proto, recipe=recipe, limit=limit, seed=seed, sizes=sizes, **reading)
+
+
+def _at_most(data: Dataset, limit: int | None, seed: int) -> Dataset:
+    """Return samples that are opened already, no more than a number of them, chosen at random; streams are whole."""
+    if limit is None or data.known_length is None or data.known_length <= limit:
+        return data
+    return data.subset(np.sort(np.random.default_rng(seed).choice(data.known_length, limit, replace=False)))
 
 
 def batches_of(samples: Samples, graph: ChannelGraph, *, seed: int = 0) -> Batches | None:

@@ -33,6 +33,7 @@ from onnxprune.sensitivity import (
     added_errors,
     curve_of,
     entry_of,
+    few,
     measure,
     read_record,
     share_out,
@@ -289,7 +290,7 @@ def sensitivities(
         UsageError: there are no inputs, or no output varies with them (OP604).
     """
     graph, (fitted, held_back) = analysis.graph, share_out(_needed(batches))
-    judge, criterion = OutputError(graph.proto, held_back, graph.front), settings.criterion or "obs"
+    judge, criterion = OutputError(graph.proto, few(held_back), graph.front), settings.criterion or "obs"
     records = records or Records()
     fixed, free = eligible(graph, settings.constraints)
     names = {group.index: _part(graph, group.index) for group in (*(group for group, _ in fixed), *free)}

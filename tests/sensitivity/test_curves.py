@@ -9,7 +9,7 @@ from onnx import ModelProto
 from onnxprune.importance import views
 from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.sensitivity import Curve, OutputError, measure, share_out
+from onnxprune.sensitivity import Curve, OutputError, few, measure, share_out
 from onnxprune.sensitivity.curves import ablated
 from onnxprune.settings.planning import Constraints, PlanSettings
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -76,7 +76,7 @@ def test_the_error_foretells_that_of_the_repaired_network(curves: list[Curve]) -
 def test_what_is_known_is_not_measured_again(curves: list[Curve]) -> None:
     fitted, held = share_out(batches())
     known = {c.group: c for c in curves[:-1]}
-    (again,) = measure(GRAPH, fitted, OutputError(GRAPH.proto, held), known=known)
+    (again,) = measure(GRAPH, fitted, OutputError(GRAPH.proto, few(held)), known=known)
     assert (again.group, again.order) == (curves[-1].group, curves[-1].order)  # and comes out the same
     assert [p.error for p in again.points] == pytest.approx([p.error for p in curves[-1].points], rel=1e-3)
 

@@ -23,6 +23,7 @@ from onnxprune.progress import silent
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
 from onnxprune.workflow import judging, pipeline, stages
 from onnxprune.workflow.hardware import place
+from onnxprune.workflow.inputs import open_samples
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.pipeline import Pipeline, planned
 from onnxprune.workflow.stages import STAGES, Expected, Made, Stage, Task
@@ -409,6 +410,18 @@ def test_expectations_say_what_is_left_out() -> None:
 def test_a_stage_that_nothing_pays_in_says_so() -> None:
     with pytest.raises(VerificationError, match="nothing need be removed"):
         STAGES[1].run(Task(load(DIGITS), build(PruneSettings, {"target": "macs=100%"})))
+
+
+@pytest.mark.parametrize(("effort", "most"), [("quick", 128), ("normal", 512), ("thorough", 2048)])
+def test_efforts_limit_the_samples_that_pruning_works_with(effort: str, most: int) -> None:
+    settings = {"data": MODELS / "digits_train.npz", "threads": 1, "effort": effort}
+    with planned(load(DIGITS), build(ShrinkSettings, settings)) as found:
+        given = found.own.of(STAGES[1], None, (op.Target("macs", 0.5),)).calibration
+        whole = len(given.data)
+        used, again = (open_samples(given, found.analysis.graph, seed=0, limit=64) for _ in range(2))
+    assert 512 < whole < 2048 and len(used) == min(most, whole)
+    batch, other = (next(iter(samples.batches(16))).inputs["image"] for samples in (used, again))
+    np.testing.assert_array_equal(batch, other)
 
 
 def test_stage_names_are_unique() -> None:
