@@ -210,7 +210,7 @@ class Bench:
         result = ShrinkResult(model, tuple(verdicts), (), sizes, notes=self.pipeline.notes)
         if verdicts:
             sign(model.proto, result)
-            model = replace(load(model.proto), path=None, external=self.original.external)
+        model = replace(load(model.proto), path=None, external=self.original.external)  # its digest is that of its copy
         result = replace(result, model=model)
         return Candidate(model, settings, result, self._costs(model, self._count(model)), proved)
 

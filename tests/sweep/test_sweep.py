@@ -26,7 +26,7 @@ from tests.report.schemas import AVAILABLE, problems
 from tests.sweep.cases import QUICK, needs_optuna, write
 from tests.toolbox import Net
 
-pytestmark = needs_optuna
+pytestmark = [pytest.mark.dev, needs_optuna]
 TRIALS = 10
 
 
