@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 
@@ -13,13 +13,11 @@ from onnxprune.evaluation import by_task, matching, ranked
 from onnxprune.evaluation.metrics import (
     Metric,
     agreement_rows,
-    cosine,
+    distance,
     iou_rows,
     kl,
     mean,
     mean_iou,
-    mse,
-    nmse,
     top_k_rows,
     user_metric,
 )
@@ -28,7 +26,6 @@ from onnxprune.runtime.functions import find_function, is_function_name
 from onnxprune.settings.evaluation import METRICS
 
 _CLASSES = ("classification", "segmentation")
-_DISTANCES: Mapping[str, Callable[..., Metric]] = {"mse": mse, "nmse": nmse, "cosine": cosine}
 _BY_COCO = ("map", "map50", "map_original")
 _UNCLEAR = "there is no output, or more than one, with a score for each class"
 _ONLY_INDICES = "the model outputs only the predicted class"
@@ -105,17 +102,17 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
             chosen.append(user_metric(name, find_function(name)))
         elif lack := _lacks(name, first):
             raise DataError("OP711", f"{name} can't be measured: {lack}")
-        elif name in _DISTANCES:
+        elif not METRICS[name].tasks:
             names = _comparable(first)
-            chosen += [_DISTANCES[name](output, named=len(names) > 1) for output in names]
+            chosen += [distance(name, output, named=len(names) > 1) for output in names]
         else:
             if name in _BY_COCO:
                 matching.pycocotools()  # said now, not once all samples are done
-            chosen.append(_distribution(first) if name == "kl" else made(name))
+            chosen.append(_divergence(first) if name == "kl" else made(name))
     return chosen
 
 
-def _distribution(first: BatchView) -> Metric:
+def _divergence(first: BatchView) -> Metric:
     assert first.original is not None and first.original.classes is not None
     return kl(first.original.classes.scores)
 

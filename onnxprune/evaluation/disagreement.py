@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.data.batch import IGNORED, Array, Batch, Dataset
 from onnxprune.data.dataset import Data
 from onnxprune.data.showing import picture, png
-from onnxprune.evaluation.classes import Classes, Ids, is_distribution
+from onnxprune.evaluation.classes import Classes, Ids, probabilities
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.matching import matched
 from onnxprune.evaluation.text import edits
@@ -134,11 +134,8 @@ def _probability(classes: Classes, chosen: Ids) -> Floats:
     """Return the probability of a class at each position, [n, positions]; 0 if only classes are known."""
     if classes.scores is None:
         return np.zeros(chosen.shape)
-    scores = np.nan_to_num(classes.scores.astype(np.float64))
-    if not is_distribution(scores):
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-    own: Floats = np.take_along_axis(scores, np.maximum(chosen, 0)[:, None], axis=1)[:, 0]
+    known = probabilities(np.nan_to_num(classes.scores.astype(np.float64)))
+    own: Floats = np.take_along_axis(known, np.maximum(chosen, 0)[:, None], axis=1)[:, 0]
     return own
 
 

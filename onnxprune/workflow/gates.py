@@ -14,7 +14,7 @@ from onnxprune.benchmarking.result import Benchmark
 from onnxprune.errors import BenchmarkError, DataError, RegressionError, VerificationError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.sensitivity.outputs import drop
-from onnxprune.settings.evaluation import higher_is_better, judging
+from onnxprune.settings.evaluation import higher_is_better
 
 Unit = Literal["share", "factor", "number", "bytes"]
 
@@ -96,7 +96,7 @@ def quality_gates(
     """
     found: list[Gate] = []
     if max_drop is not None:
-        metric = judging({score.metric for score in evaluation.scores})
+        metric = evaluation.judging
         if metric is None:
             raise DataError("OP711", f"no drop can be measured: {evaluation.recognized}", where="max_drop")
         unit: Unit = "share" if evaluation[metric].share else "number"

@@ -26,7 +26,6 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.sensitivity import drop
 from onnxprune.settings import PackSettings, UnpackSettings
-from onnxprune.settings.evaluation import judging
 from onnxprune.settings.pruning import LIMIT
 from onnxprune.settings.reading import either
 from onnxprune.version import __version__
@@ -197,7 +196,7 @@ def _copy(proto: ModelProto) -> ModelProto:
 
 
 def _check(evaluation: Evaluation, max_drop: float | None) -> None:
-    metric = judging({score.metric for score in evaluation.scores})
+    metric = evaluation.judging
     if max_drop is None:
         return
     if metric is None:
