@@ -177,10 +177,9 @@ def _speed(
     """Return the speed or why it wasn't measured, and the seconds that both models take for a sample; 0 if unknown."""
     known: dict[str, Any] | None = None if settings.plan is not None else result.plan.settings.get("latency")
     if known is not None:
-        share, before = known["measured_share"], known["original_seconds"]
-        faster = Estimate(1 / share["value"], 1 / share["high"], 1 / share["low"])
-        after = before * share["value"]
-        return Speed(faster, before, after, known["provider"]), "", before + after
+        share, before = Estimate(**known["measured_share"]), known["original_seconds"]
+        after = before * share.value
+        return Speed(share.inverse, before, after, known["provider"]), "", before + after
     try:
         feeds, own, opening = _ways(result, settings)
         path = result.analysis.model.path

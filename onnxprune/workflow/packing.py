@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from onnx import ModelProto
 
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
@@ -166,7 +165,7 @@ def _clustered(
         analysis = analyze(loaded, data=settings.samples)
         samples = open_all(settings.samples, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
         fitted, judged = divided(samples, settings.seed, (1 / 2, settings.samples.limit or LIMIT))
-        batches, proto, count = calibration_batches(fitted, proto), _copy(analysis.graph.proto), len(fitted)
+        batches, proto, count = calibration_batches(fitted, proto), deepcopy(analysis.graph.proto), len(fitted)
     books = cluster(
         *(proto, settings.clusters, batches),
         price=settings.bit_price,
@@ -187,12 +186,6 @@ def _clustered(
     counts = count, 0 if judged is None else len(judged)
     model = replace(loaded, proto=made, path=None, data_files=())
     return model, replace(found, clusters=books, evaluation=evaluation, samples=counts)
-
-
-def _copy(proto: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    return copy
 
 
 def _check(evaluation: Evaluation, max_drop: float | None) -> None:
