@@ -25,6 +25,11 @@ Run = Callable[[], Any]
 _COPIES = 10  # of inputs and outputs, whose median is reported
 
 
+def samples_of(feeds: Feeds) -> int:
+    """Return the batch size: the longest first axis of inputs with two or more axes."""
+    return max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
+
+
 class TimedSession:
     """A session with its inputs.
 

@@ -21,11 +21,11 @@ from onnxprune.evaluation.metrics import (
     top_k_rows,
     user_metric,
 )
+from onnxprune.evaluation.tasks import CLASSES
 from onnxprune.evaluation.view import BatchView
 from onnxprune.runtime.functions import find_function, is_function_name
 from onnxprune.settings.evaluation import METRICS
 
-_CLASSES = ("classification", "segmentation")
 _BY_COCO = ("map", "map50", "map_original")
 _UNCLEAR = "there is no output, or more than one, with a score for each class"
 _ONLY_INDICES = "the model outputs only the predicted class"
@@ -134,8 +134,8 @@ def _lacks(name: str, first: BatchView) -> str | None:
         return "it compares with the original model, which isn't given (`against`)"
     if not facts.tasks:
         return None if _comparable(first) else "no output has numbers that go with the original's one by one"
-    if task.name not in facts.tasks and not (task.name in _CLASSES and set(facts.tasks) & set(_CLASSES)):
-        if task.name is None and (set(facts.tasks) & set(_CLASSES)):
+    if task.name not in facts.tasks and not (task.name in CLASSES and set(facts.tasks) & set(CLASSES)):
+        if task.name is None and (set(facts.tasks) & set(CLASSES)):
             return _UNCLEAR
         return f"it is for {' or '.join(facts.tasks)}, and the task is another: {task}; `task` says what it is"
     if "classification" in facts.tasks or "segmentation" in facts.tasks or "binary" in facts.tasks:

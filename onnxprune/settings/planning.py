@@ -159,6 +159,11 @@ Targets = Target | tuple[Target, ...]
 """A target, or several that must all hold."""
 
 
+def all_targets(given: Targets | None) -> tuple[Target, ...]:
+    """Return the targets of a setting: none, one, or several."""
+    return given if isinstance(given, tuple) else () if given is None else (given,)
+
+
 def _share(number: float, unit: str) -> float:
     return number / 100 if unit == "%" else number
 
@@ -307,7 +312,7 @@ class PlanSettings(Settings):
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets."""
-        return self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
+        return all_targets(self.target)
 
     @property
     def counted(self) -> tuple[Target, ...]:
