@@ -28,7 +28,6 @@ class GraphIndex:
     """
 
     def __init__(self, graph: GraphProto) -> None:
-        """Index a graph."""
         self.graph = graph
         self.nodes: list[NodeProto] = list(graph.node)
 
