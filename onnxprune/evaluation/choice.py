@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import partial
 
 import numpy as np
 
 from onnxprune.errors import DataError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.evaluation import by_task, matching, ranked
 from onnxprune.evaluation.metrics import (
     Metric,
@@ -72,8 +72,7 @@ def check_name(name: str) -> None:
         DataError: it is neither a known name nor of the form module:function (OP711).
     """
     if name not in METRICS and not is_function_name(name):
-        near = get_close_matches(name.lower(), METRICS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"metrics: {', '.join(METRICS)}, or module:function"
+        hint = did_you_mean(name.lower(), METRICS) or f"metrics: {', '.join(METRICS)}, or module:function"
         raise DataError("OP711", f"there is no metric {name!r}", hint=hint)
 
 
