@@ -15,7 +15,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.errors.words import one_line
 from onnxprune.model.bodies import is_open, results
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, behind, extract, with_nodes
+from onnxprune.model.graph import GraphIndex, behind, extract, opset_of, with_nodes
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
@@ -69,11 +69,6 @@ def without_known_branches(
         copies = zip(chosen, node.output, strict=True)
         nodes += [helper.make_node("Identity", [x], [y], name=f"{node.name}:{y}") for x, y in copies if y]
     return with_nodes(proto, behind((value.name for value in proto.graph.output), nodes)), frozenset(decided)
-
-
-def opset_of(proto: ModelProto) -> int:
-    """Return the version of ONNX's own operators in a model."""
-    return next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def upgraded(proto: ModelProto) -> ModelProto:

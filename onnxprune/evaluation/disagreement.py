@@ -16,6 +16,7 @@ from onnxprune.data.showing import picture, png
 from onnxprune.evaluation.classes import Classes, Ids, probabilities
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.matching import matched
+from onnxprune.evaluation.ranked import pair_cosine
 from onnxprune.evaluation.text import edits
 from onnxprune.evaluation.view import BatchView
 
@@ -141,9 +142,7 @@ def _probability(classes: Classes, chosen: Ids) -> Floats:
 def _angles(mine: BatchView, its: BatchView) -> Floats:
     assert mine.value is not None and its.value is not None
     a, b = (np.nan_to_num(v.value.reshape(v.count, -1).astype(np.float64)) for v in (mine, its) if v.value is not None)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0)
-    far: Floats = np.maximum(1 - cosine, 0)
+    far: Floats = np.maximum(1 - pair_cosine(a, b), 0)
     return far
 
 
