@@ -87,62 +87,40 @@ if TYPE_CHECKING:
     from onnxprune.workflow.verdicts import ShrinkResult as ShrinkResult
     from onnxprune.workflow.verifying import verify as verify
 
-_ERRORS = (
-    *("BenchmarkError", "DataError", "ModelError", "OnnxPruneError", "PlanError", "RewriteError", "TrainingError"),
-    *("UsageError", "VerificationError"),
-)
-_SETTINGS = (
-    *(
-        "Augmentation",
-        "BenchmarkSettings",
-        "CleanSettings",
-        "Constraints",
-        "LatencySettings",
-        "LossSettings",
-        "PackSettings",
-        "PlanSettings",
-    ),
-    *(
-        "PruneSettings",
-        "QuantizeSettings",
-        "ShrinkSettings",
-        "SparsifySettings",
-        "SweepSettings",
-        "Target",
-        "TrainSettings",
-        "UnpackSettings",
-    ),
-)
+# Where each name comes from.
 _HOMES = {
-    "benchmarking.run": ("benchmark",),
-    "cost.cost": ("Cost", "model_cost"),
-    "data": ("open_data",),
-    "errors": _ERRORS,
-    "evaluation.measure": ("evaluate",),
-    "importance": ("criterion", "score"),
-    "model.file": ("Model", "load", "save"),
-    "planning.plan": ("PrunePlan", "apply_plan"),
-    "rewrite.verify": ("Verification",),
-    "runtime.library": ("custom_ops",),
-    "settings": _SETTINGS,
-    "sweeping.session": ("sweep",),
-    "trace": ("ChannelGraph", "Group", "Pin", "Slice", "Unit"),
-    "trace.pruned_graph": ("PrunedGraph",),
-    "train.finetune": ("FineTuned", "finetune"),
-    "workflow.analysis": ("TracedModel", "analyze"),
-    "workflow.calibration": ("CalibrationReader", "calibration_reader"),
-    "workflow.cleaning": ("Cleaned", "clean"),
-    "workflow.packing": ("Packed", "Unpacked", "pack", "unpack"),
-    "workflow.pipeline": ("shrink",),
-    "workflow.verdicts": ("ShrinkResult",),
-    "workflow.planning": ("plan", "read_plan"),
-    "workflow.pruning": ("Pruned", "as_graphsurgeon", "prove", "prune", "repair"),
-    "workflow.quantizing": ("Quantized", "quantize"),
-    "workflow.sparsifying": ("Sparsified", "sparsify"),
-    "workflow.prune_model": ("PruneResult", "prune_model"),
-    "workflow.verifying": ("verify",),
+    "benchmarking.run": "benchmark",
+    "cost.cost": "Cost model_cost",
+    "data": "open_data",
+    "errors": "BenchmarkError DataError ModelError OnnxPruneError PlanError RewriteError TrainingError UsageError "
+    "VerificationError",
+    "evaluation.measure": "evaluate",
+    "importance": "criterion score",
+    "model.file": "Model load save",
+    "planning.plan": "PrunePlan apply_plan",
+    "rewrite.verify": "Verification",
+    "runtime.library": "custom_ops",
+    "settings": "Augmentation BenchmarkSettings CleanSettings Constraints LatencySettings LossSettings PackSettings "
+    "PlanSettings PruneSettings QuantizeSettings ShrinkSettings SparsifySettings SweepSettings Target TrainSettings "
+    "UnpackSettings",
+    "sweeping.session": "sweep",
+    "trace": "ChannelGraph Group Pin Slice Unit",
+    "trace.pruned_graph": "PrunedGraph",
+    "train.finetune": "FineTuned finetune",
+    "workflow.analysis": "TracedModel analyze",
+    "workflow.calibration": "CalibrationReader calibration_reader",
+    "workflow.cleaning": "Cleaned clean",
+    "workflow.packing": "Packed Unpacked pack unpack",
+    "workflow.pipeline": "shrink",
+    "workflow.verdicts": "ShrinkResult",
+    "workflow.planning": "plan read_plan",
+    "workflow.pruning": "Pruned as_graphsurgeon prove prune repair",
+    "workflow.quantizing": "Quantized quantize",
+    "workflow.sparsifying": "Sparsified sparsify",
+    "workflow.prune_model": "PruneResult prune_model",
+    "workflow.verifying": "verify",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = list(_HOME)
 

@@ -14,7 +14,6 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.autodiff.prepare import (
     as_classes,
-    opset_of,
     prepared,
     scores_before,
     single_precision,
@@ -25,6 +24,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.model.bodies import is_body_input
 from onnxprune.model.checks import describe
 from onnxprune.model.file import weights
+from onnxprune.model.graph import opset_of
 from onnxprune.model.tape import Tape, Tensor
 from onnxprune.operators.card import WrittenOut, card_of
 from onnxprune.operators.differentiated import GradientNode

@@ -12,9 +12,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, n
 from onnx.shape_inference import infer_shapes
 
 from onnxprune.errors import TrainingError
+from onnxprune.errors.words import one_line
 from onnxprune.model.bodies import is_open, results
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, behind, extract, with_nodes
+from onnxprune.model.graph import GraphIndex, behind, extract, opset_of, with_nodes
 from onnxprune.model.session import run, session
 from onnxprune.model.tape import Tensor
 from onnxprune.operators.card import card_of
@@ -70,11 +71,6 @@ def without_known_branches(
     return with_nodes(proto, behind((value.name for value in proto.graph.output), nodes)), frozenset(decided)
 
 
-def opset_of(proto: ModelProto) -> int:
-    """Return the version of ONNX's own operators in a model."""
-    return next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
-
-
 def upgraded(proto: ModelProto) -> ModelProto:
     """Convert a model to opset 18, if its own is older.
 
@@ -86,7 +82,7 @@ def upgraded(proto: ModelProto) -> ModelProto:
     try:
         converted = _without_weights(proto, lambda light: version_converter.convert_version(_by_position(light), OPSET))
     except Exception as error:  # the converter's C++ throws errors of many types
-        cause = f"opset {opset_of(proto)} can't be converted to {OPSET}: {' '.join(str(error).split())[:200]}"
+        cause = f"opset {opset_of(proto)} can't be converted to {OPSET}: {one_line(error, 200)}"
         raise TrainingError("OP903", cause, hint="export the model with opset 18 or newer") from error
     if opset_of(proto) < 11:
         _count_as_before_opset_11(converted)

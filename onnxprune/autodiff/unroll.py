@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.autodiff.prepare import opset_of
 from onnxprune.errors import TrainingError
 from onnxprune.model.bodies import carried, is_body_input, is_open, stacked, unmarked
 from onnxprune.model.checks import describe
-from onnxprune.model.graph import attribute, with_nodes
+from onnxprune.model.graph import attribute, opset_of, with_nodes
 from onnxprune.shapes import Shapes
 from onnxprune.shapes.loops import step_counts
 

@@ -16,7 +16,7 @@ from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
 from onnxprune.benchmarking.profile import Profile, notes_on_use, profile
 from onnxprune.benchmarking.result import Benchmark, Case, OperatorTime, Result
 from onnxprune.benchmarking.rounds import ratio, run_interleaved, summarize, warm_up
-from onnxprune.benchmarking.session import Feeds, TimedSession
+from onnxprune.benchmarking.session import Feeds, TimedSession, samples_of
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.worker import TimedProcess
 from onnxprune.cost.terms import is_weight
@@ -93,7 +93,7 @@ def _case(models: Models, provider: Provider, feeds: Arrays, settings: Benchmark
         if alone:
             notes.append(f"the profile of {provider.short} has no layer times: each layer was run by itself")
     shapes = {name: array.shape for name, array in feeds.items()}
-    return Case(provider.short, _samples(feeds), shapes, results, changes, tuple(notes))
+    return Case(provider.short, samples_of(feeds), shapes, results, changes, tuple(notes))
 
 
 def _measure(
@@ -138,7 +138,7 @@ def _measure(
                     load=subject.load,
                     first=subject.first,
                     latency=latency,
-                    throughput=_samples(feeds[name]) / latency.median,
+                    throughput=samples_of(feeds[name]) / latency.median,
                     speedup=speedup,
                     settled=warm[name].settled,
                     peak_memory=memory[name],
@@ -174,8 +174,3 @@ def _weights(model: Model) -> str:
 def _operators(found: Profile) -> tuple[OperatorTime, ...]:
     kinds = (OperatorTime(op, count, seconds) for op, (count, seconds) in found.by_operator().items())
     return tuple(sorted(kinds, key=lambda o: -o.seconds))
-
-
-def _samples(feeds: Feeds) -> int:
-    """Return the batch size: the longest first axis of inputs with two or more axes."""
-    return max((len(array) for array in feeds.values() if array.ndim > 1), default=1)

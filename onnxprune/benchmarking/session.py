@@ -16,6 +16,7 @@ from onnx import ModelProto
 from onnxprune.benchmarking.rounds import Seconds
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.errors import ModelError
+from onnxprune.errors.words import one_line
 from onnxprune.model import session as _runtime
 from onnxprune.runtime.library import import_onnxruntime
 
@@ -23,6 +24,11 @@ Feeds = Mapping[str, NDArray[Any]]
 Run = Callable[[], Any]
 
 _COPIES = 10  # of inputs and outputs, whose median is reported
+
+
+def samples_of(feeds: Feeds) -> int:
+    """Return the batch size: the longest first axis of inputs with two or more axes."""
+    return max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
 
 
 class TimedSession:
@@ -84,8 +90,7 @@ class TimedSession:
         try:
             self._run()
         except Exception as error:  # ONNX Runtime raises several undocumented types
-            text = " ".join(str(error).split())[:400]
-            raise ModelError("OP122", f"ONNX Runtime can't run the model: {text}") from error
+            raise ModelError("OP122", f"ONNX Runtime can't run the model: {one_line(error, 400)}") from error
 
     def _plain(self) -> Run:
         names, run, feeds = [o.name for o in self.session.get_outputs()], self.session.run, self._feeds

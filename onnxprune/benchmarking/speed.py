@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.benchmarking.rounds import compare, summarize, warm_up
+from onnxprune.benchmarking.rounds import compare, ratio, run_interleaved, summarize, warm_up
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.evaluation.intervals import Estimate
 
@@ -16,6 +16,7 @@ SECONDS = 0.5
 """Seconds of timing each model, at most."""
 
 _ROUNDS = 3, 25
+_TOGETHER = 15  # rounds of several models
 _REPEATS = 3  # of the timing, at most, until the interval is narrow
 _SURE = 0.05  # relative width of a narrow interval
 
@@ -43,6 +44,15 @@ def typical_seconds(subjects: Sequence[TimedSession]) -> list[float]:
     if sum(found) < SECONDS / 10:
         found = [warm_up(subject, SECONDS).typical for subject in subjects]
     return found
+
+
+def speedups(
+    subjects: Sequence[TimedSession], *, seed: int = 0, progress: Callable[[float], None] | None = None
+) -> list[Estimate]:
+    """Return how many times as fast as the first each other model is, all timed in turns; see `speed_of`."""
+    typical = [warm_up(subject, SECONDS).typical for subject in subjects]
+    first, *others = run_interleaved(subjects, typical, rounds=_TOGETHER, seconds=SECONDS, progress=progress)
+    return [ratio(first, own, seed=seed) for own in others]
 
 
 def speed_of(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from onnxprune.cli.output import Output
 from onnxprune.errors import PlanError, UsageError
+from onnxprune.errors.words import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,7 +205,7 @@ def _read(path: Path) -> NDArray[Any]:
         cause = f"can't read the file: {error.strerror or error}"
         raise UsageError("OP604", cause, where=str(path)) from error
     except Exception as error:  # NumPy raises many kinds of errors for malformed files
-        cause = f"not a .npy file of numbers: {' '.join(str(error).split())}"
+        cause = f"not a .npy file of numbers: {one_line(error)}"
         hint = "write one with numpy.save(path, array)"
         raise UsageError("OP604", cause, where=str(path), hint=hint) from error
     return array

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -14,6 +13,7 @@ import click
 
 from onnxprune.cli.failures import COMMAND
 from onnxprune.errors import PlanError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.settings import DataSettings, Policies, RunSettings, Settings
 from onnxprune.settings.declare import Declared, described, flat
 from onnxprune.settings.evaluation import METRICS
@@ -31,7 +31,6 @@ class Parsed(_ParamType):
     """A parameter type made of a function; the function's ValueError says what is wrong."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        """Set the name in help texts, and the function."""
         self.name, self.parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -102,9 +101,8 @@ def weighted(name: str, words: Collection[str], number: Callable[[str], float], 
     def parse(text: str) -> tuple[str, float]:
         word, equals, value = text.partition("=")
         if word not in words:
-            near = get_close_matches(word, words, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{word!r} is not one of {', '.join(words)}{meant}")
+            near = did_you_mean(word, words)
+            raise ValueError(f"{word!r} is not one of {', '.join(words)}" + (f"; {near}" if near else ""))
         return word, default if not equals and default is not None else number(value)
 
     return Parsed(name, parse)
@@ -178,7 +176,6 @@ class SettingOption(click.Option):
     """
 
     def __init__(self, *args: Any, field: str, **kwargs: Any) -> None:
-        """Set the field."""
         super().__init__(*args, **kwargs)
         self.field = field
 

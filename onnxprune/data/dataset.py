@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnxprune.data.fit import Fit
 from onnxprune.data.inputs import fixed_batch
 from onnxprune.data.recipe import Recipe
 from onnxprune.errors import DataError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 
 
@@ -145,10 +145,8 @@ class Data:
         known = np.isin(labels, self.recipe.classes)
         if not known.all():
             name = str(labels[~known][0])
-            near = get_close_matches(name, order, n=1)
             cause = f"the label {name!r} is not one of the classes"
-            suggestion = f"did you mean {near[0]}?" if near else None
-            raise DataError("OP708", cause, where=self._place(known, start), hint=suggestion)
+            raise DataError("OP708", cause, where=self._place(known, start), hint=did_you_mean(name, order))
         return np.vectorize(order.__getitem__, [np.int64])(labels)  # type: ignore[no-any-return]
 
     def _place(self, valid: NDArray[Any], start: int) -> str:

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 from onnxprune.data.batch import Array
 from onnxprune.errors import DataError
+from onnxprune.errors.words import one_line
 
 _KINDS = "biufUS"  # numbers, and strings as class names
 _HEADER = 10_000  # characters, numpy.load's limit for untrusted files
@@ -45,7 +46,7 @@ def read_header(stream: IO[bytes], where: str) -> Header:
         else:  # later versions are only for fields with non-ASCII names
             raise ValueError(f"format version {version}")
     except Exception as error:  # NumPy raises many types of errors on damaged files
-        raise DataError("OP703", f"not a .npy array: {' '.join(str(error).split())}", where=where) from error
+        raise DataError("OP703", f"not a .npy array: {one_line(error)}", where=where) from error
     if header.dtype.hasobject:
         hint = "save arrays of numbers; Python objects are never loaded"
         raise DataError("OP703", "the array holds pickled Python objects", where=where, hint=hint)

@@ -95,7 +95,6 @@ class RaggedSource(Source):
         return self._labeled
 
     def __len__(self) -> int:
-        """Count the samples."""
         return self._count
 
     def name(self, index: int) -> str:

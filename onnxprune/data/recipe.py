@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from onnxprune.errors import DataError
+from onnxprune.errors.words import did_you_mean
 
 Size = tuple[int, int]
 Channels = Literal["RGB", "BGR", "GRAY", "RGBA"]
@@ -73,7 +73,6 @@ class Recipe:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        """Check every value."""
         for field in fields(self):
             value, key = getattr(self, field.name), _KEYS[field.name]
             if not (value is None and field.default is None) and not key.valid(value):
@@ -126,8 +125,7 @@ class Recipe:
         values: dict[str, Any] = {}
         for key, value in table.items():
             if key not in _KEYS:
-                near = get_close_matches(key, _KEYS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"keys: {', '.join(_KEYS)}"
+                hint = did_you_mean(key, _KEYS) or f"keys: {', '.join(_KEYS)}"
                 raise DataError("OP709", f"unknown key {key!r}", where=WHERE, hint=hint)
             try:
                 values[key] = _KEYS[key].read(_items(value))

@@ -18,6 +18,7 @@ from onnxprune.data.ragged import Padding, RaggedSource, Sample, label_field, la
 from onnxprune.data.recipe import Recipe
 from onnxprune.data.records import Records
 from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.errors.words import one_line
 from onnxprune.model.session import run, session
 from onnxprune.model.states import fitted, state_inputs
 
@@ -180,7 +181,7 @@ def _guarded(where: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # its panics aren't Exceptions
-        cause = f"the tokenizer fails: {' '.join(str(error).split())[:200]}"
+        cause = f"the tokenizer fails: {one_line(error, 200)}"
         raise DataError(
             "OP706", cause, where=where, hint="a tokenizer.json of the package tokenizers is needed"
         ) from error

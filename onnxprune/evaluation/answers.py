@@ -8,11 +8,10 @@ import numpy as np
 
 from onnxprune.data.batch import IGNORED
 from onnxprune.evaluation.classes import Ids
+from onnxprune.evaluation.tasks import CLASSES, SIGNED
 from onnxprune.evaluation.view import BatchView
 from onnxprune.settings.evaluation import METRICS
 
-CLASSES = ("classification", "segmentation")
-_SIGNED = ("binary", "multilabel")
 _SHIFT = 0.2  # gain of accuracy with another label_offset that can't be a coincidence
 _TABLE = 2**20  # ids below this are counted in a table
 
@@ -25,7 +24,6 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        """Start without samples."""
         self._labels: list[Counter[int]] = []
         self._original: list[Counter[int]] = []
         self._shifted = dict.fromkeys((-1, 0, 1), 0)
@@ -33,7 +31,7 @@ class Answers:
 
     def add(self, view: BatchView) -> None:
         """Count a batch."""
-        each = view.task.name in _SIGNED
+        each = view.task.name in SIGNED
         if view.original is not None and view.original.classes is not None:
             _add(self._original, view.original.classes.predicted, each)
         if view.flat is None or view.classes is None:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from onnxprune.errors import DataError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.evaluation import by_task, matching, ranked
 from onnxprune.evaluation.metrics import (
     Metric,
     agreement_rows,
-    cosine,
+    distance,
     iou_rows,
     kl,
     mean,
     mean_iou,
-    mse,
-    nmse,
     top_k_rows,
     user_metric,
 )
+from onnxprune.evaluation.tasks import CLASSES
 from onnxprune.evaluation.view import BatchView
 from onnxprune.runtime.functions import find_function, is_function_name
 from onnxprune.settings.evaluation import METRICS
 
-_CLASSES = ("classification", "segmentation")
-_DISTANCES: Mapping[str, Callable[..., Metric]] = {"mse": mse, "nmse": nmse, "cosine": cosine}
 _BY_COCO = ("map", "map50", "map_original")
 _UNCLEAR = "there is no output, or more than one, with a score for each class"
 _ONLY_INDICES = "the model outputs only the predicted class"
@@ -75,8 +72,7 @@ def check_name(name: str) -> None:
         DataError: it is neither a known name nor of the form module:function (OP711).
     """
     if name not in METRICS and not is_function_name(name):
-        near = get_close_matches(name.lower(), METRICS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"metrics: {', '.join(METRICS)}, or module:function"
+        hint = did_you_mean(name.lower(), METRICS) or f"metrics: {', '.join(METRICS)}, or module:function"
         raise DataError("OP711", f"there is no metric {name!r}", hint=hint)
 
 
@@ -105,17 +101,17 @@ def choose(first: BatchView, wanted: Sequence[str] | None) -> list[Metric]:
             chosen.append(user_metric(name, find_function(name)))
         elif lack := _lacks(name, first):
             raise DataError("OP711", f"{name} can't be measured: {lack}")
-        elif name in _DISTANCES:
+        elif not METRICS[name].tasks:
             names = _comparable(first)
-            chosen += [_DISTANCES[name](output, named=len(names) > 1) for output in names]
+            chosen += [distance(name, output, named=len(names) > 1) for output in names]
         else:
             if name in _BY_COCO:
                 matching.pycocotools()  # said now, not once all samples are done
-            chosen.append(_distribution(first) if name == "kl" else made(name))
+            chosen.append(_divergence(first) if name == "kl" else made(name))
     return chosen
 
 
-def _distribution(first: BatchView) -> Metric:
+def _divergence(first: BatchView) -> Metric:
     assert first.original is not None and first.original.classes is not None
     return kl(first.original.classes.scores)
 
@@ -137,8 +133,8 @@ def _lacks(name: str, first: BatchView) -> str | None:
         return "it compares with the original model, which isn't given (`against`)"
     if not facts.tasks:
         return None if _comparable(first) else "no output has numbers that go with the original's one by one"
-    if task.name not in facts.tasks and not (task.name in _CLASSES and set(facts.tasks) & set(_CLASSES)):
-        if task.name is None and (set(facts.tasks) & set(_CLASSES)):
+    if task.name not in facts.tasks and not (task.name in CLASSES and set(facts.tasks) & set(CLASSES)):
+        if task.name is None and (set(facts.tasks) & set(CLASSES)):
             return _UNCLEAR
         return f"it is for {' or '.join(facts.tasks)}, and the task is another: {task}; `task` says what it is"
     if "classification" in facts.tasks or "segmentation" in facts.tasks or "binary" in facts.tasks:

@@ -101,6 +101,15 @@ def is_distribution(scores: NDArray[Any]) -> bool:
     return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2))
 
 
+def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the probabilities of classes, [n, classes, positions]: the scores, or their softmax if they are none."""
+    exact = scores.astype(np.float64)
+    if is_distribution(exact):
+        return exact
+    shifted = np.exp(exact - exact.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
 def signed_classes(output: Array, threshold: float) -> Classes:
     """Interpret each score of an output as two classes: whether it is above a threshold.
 

@@ -13,9 +13,10 @@ import numpy as np
 from onnxprune.data.batch import IGNORED, Array, Batch, Dataset
 from onnxprune.data.dataset import Data
 from onnxprune.data.showing import picture, png
-from onnxprune.evaluation.classes import Classes, Ids, is_distribution
+from onnxprune.evaluation.classes import Classes, Ids, probabilities
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.matching import matched
+from onnxprune.evaluation.ranked import pair_cosine
 from onnxprune.evaluation.text import edits
 from onnxprune.evaluation.view import BatchView
 
@@ -59,7 +60,6 @@ class Disagreements:
     """Keeps the samples on which a model and its original disagree most, in bounded memory."""
 
     def __init__(self, most: int) -> None:
-        """Set the number of samples to keep."""
         self.most = most
         self._heap: list[_Found] = []
         self._spreads: dict[str, float] = {}  # standard deviations of the original's outputs, in the first batch
@@ -134,20 +134,15 @@ def _probability(classes: Classes, chosen: Ids) -> Floats:
     """Return the probability of a class at each position, [n, positions]; 0 if only classes are known."""
     if classes.scores is None:
         return np.zeros(chosen.shape)
-    scores = np.nan_to_num(classes.scores.astype(np.float64))
-    if not is_distribution(scores):
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-    own: Floats = np.take_along_axis(scores, np.maximum(chosen, 0)[:, None], axis=1)[:, 0]
+    known = probabilities(np.nan_to_num(classes.scores.astype(np.float64)))
+    own: Floats = np.take_along_axis(known, np.maximum(chosen, 0)[:, None], axis=1)[:, 0]
     return own
 
 
 def _angles(mine: BatchView, its: BatchView) -> Floats:
     assert mine.value is not None and its.value is not None
     a, b = (np.nan_to_num(v.value.reshape(v.count, -1).astype(np.float64)) for v in (mine, its) if v.value is not None)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0)
-    far: Floats = np.maximum(1 - cosine, 0)
+    far: Floats = np.maximum(1 - pair_cosine(a, b), 0)
     return far
 
 

@@ -26,6 +26,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def inverse(self) -> Estimate:
+        """The same of 1 / value: of a speed-up, the relative time."""
+        return Estimate(1 / self.value, 1 / self.high, 1 / self.low)
+
 
 def wilson(successes: float, trials: float, confidence: float) -> Estimate:
     """Estimate a proportion by Wilson's score interval.

@@ -6,7 +6,7 @@ pass in constant memory, and so are their bootstrap values for an interval. Othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,34 +72,17 @@ def kl(original: Array | None) -> Metric:
     return Metric("kl", partial(_kl_rows, original is not None and is_distribution(original)), mean)
 
 
-def mse(output: str, named: bool) -> Metric:
-    """Return the mean squared difference from the original's output.
+def distance(name: str, output: str, named: bool) -> Metric:
+    """Return a metric of the distance from the original's output.
 
     Args:
+        name: "mse" for the mean squared difference, "nmse" for the same relative to the variance of the original's
+            output, or "cosine" for the mean cosine similarity of samples.
         output: the output.
         named: whether the metric is reported with the output's name.
     """
-    return Metric("mse", partial(_distance_rows, _squared, output), mean, output if named else None)
-
-
-def nmse(output: str, named: bool) -> Metric:
-    """Return the mean squared difference from the original's output, relative to the variance of that output.
-
-    Args:
-        output: the output.
-        named: whether the metric is reported with the output's name.
-    """
-    return Metric("nmse", partial(_relative_rows, output), _relative, output if named else None)
-
-
-def cosine(output: str, named: bool) -> Metric:
-    """Return the mean cosine similarity between a sample's output and the original's.
-
-    Args:
-        output: the output.
-        named: whether the metric is reported with the output's name.
-    """
-    return Metric("cosine", partial(_distance_rows, _cosine, output), mean, output if named else None)
+    rows, value = _DISTANCES[name]
+    return Metric(name, partial(rows, output), value, output if named else None)
 
 
 def user_metric(name: str, function: Callable[..., Any]) -> Metric:
@@ -238,6 +221,13 @@ def _cosine(x: Floats, y: Floats) -> Floats:
     same = (x == y).all(axis=1).astype(np.float64)  # the result for zero vectors, which have no angle
     result: Floats = np.divide(dot, norms, out=same, where=norms != 0)
     return result
+
+
+_DISTANCES: Mapping[str, tuple[Callable[[str, BatchView], Floats], Callable[[Floats], Floats]]] = {
+    "mse": (partial(_distance_rows, _squared), mean),
+    "nmse": (_relative_rows, _relative),
+    "cosine": (partial(_distance_rows, _cosine), mean),
+}
 
 
 def _finite_rows(values: Floats) -> Floats:

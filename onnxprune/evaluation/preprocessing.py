@@ -24,7 +24,7 @@ from onnxprune.data import Data, Recipe
 from onnxprune.data.fit import Fit
 from onnxprune.data.usual import USUAL
 from onnxprune.errors import OnnxPruneError
-from onnxprune.evaluation.classes import class_output, classes_of, floats, is_distribution
+from onnxprune.evaluation.classes import class_output, classes_of, floats, probabilities
 from onnxprune.evaluation.intervals import Floats
 from onnxprune.evaluation.runner import Runner
 from onnxprune.model.graph import extract
@@ -65,7 +65,6 @@ class Preprocessing:
     samples: int
 
     def __str__(self) -> str:
-        """Return what a warning says."""
         how = f"of {self.tried} usual ways, tried on {self.samples} images,"
         first, *others = (f"'{recipe}'" for recipe in self.recipes)
         if not others:
@@ -169,13 +168,13 @@ class _Trials:
         joined = {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
         size = 1.0 if self.layer is None else self.layer.size(joined[self.layer.tensor])
         own = {name: joined[name] for name in self.outputs if name in joined}
-        classes = class_output(own, None, None)
-        probabilities = None if classes is None else _distribution(own[classes])
-        right = None
-        if probabilities is not None:
-            count, predicted = probabilities.shape[1], probabilities.mean(axis=2).argmax(axis=1)
-            likely = probabilities.mean(axis=2)
-            unsure = _entropy(probabilities).sum(axis=1).mean(axis=1)
+        output = class_output(own, None, None)
+        classes, right = None if output is None else classes_of(own[output], None), None
+        if classes is not None and classes.scores is not None:
+            known = probabilities(classes.scores)
+            likely, count = known.mean(axis=2), known.shape[1]
+            predicted = likely.argmax(axis=1)
+            unsure = _entropy(known).sum(axis=1).mean(axis=1)
             within = np.ones(count, bool)
             if all(own_labels is not None and own_labels.ndim == 1 for own_labels in labels):
                 given = np.concatenate(labels)
@@ -269,18 +268,6 @@ def _first_layer(proto: ModelProto) -> _Layer | None:
         if mean.ndim == 1:  # version 7 may have statistics of every position
             return _Layer(node.output[0], 1, mean, variance)
     return _Layer(node.output[0], axis)
-
-
-def _distribution(output: NDArray[Any]) -> Floats | None:
-    """Return probabilities of classes, [images, classes, positions]."""
-    classes = classes_of(output, None)
-    if classes is None or classes.scores is None:
-        return None
-    scores = classes.scores.astype(np.float64)
-    if is_distribution(scores):
-        return np.asarray(scores)
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
 def _columns(output: NDArray[Any]) -> tuple[Floats, Floats, NDArray[np.bool_]]:

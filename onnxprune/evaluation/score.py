@@ -14,7 +14,7 @@ from onnxprune.evaluation.disagreement import Example
 from onnxprune.evaluation.intervals import Estimate, Floats, paired_proportions, percentile, wilson
 from onnxprune.evaluation.metrics import Metric
 from onnxprune.evaluation.view import BatchView
-from onnxprune.settings.evaluation import METRICS, TaskName, higher_is_better
+from onnxprune.settings.evaluation import TaskName, higher_is_better, judging, title_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,12 @@ class Score:
         """The metric's name, and of one of several outputs also the output's: "top1" or "mse:boxes"."""
         return self.metric if self.output is None else f"{self.metric}:{self.output}"
 
+    @property
+    def title(self) -> str:
+        """The same in words, for tables: "top-1" or "mean squared error, boxes"."""
+        title = title_of(self.metric)
+        return title if self.output is None else f"{title}, {self.output}"
+
 
 class Resampler:
     """Draws bootstrap weights for a stream of samples.
@@ -57,7 +63,6 @@ class Resampler:
     """
 
     def __init__(self, resamples: int, seed: int) -> None:
-        """Set the number of resampled values and the seed."""
         self.resamples = resamples
         self._rng = np.random.default_rng(seed)
 
@@ -73,7 +78,6 @@ class Meter:
     """
 
     def __init__(self, metric: Metric) -> None:
-        """Start with empty sums."""
         self.metric = metric
         self._mine, self._original = _Tally(), _Tally()
         self._kept: tuple[list[Any], list[Any]] = [], []
@@ -193,9 +197,14 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Return a table of the scores with their intervals."""
-        rows = [[_title(s), _figures(s.model, s.share), _figures(s.original, s.share), _change(s)] for s in self.scores]
+        rows = [[s.title, _figures(s.model, s.share), _figures(s.original, s.share), _change(s)] for s in self.scores]
         note = f"{self.samples:,} samples, intervals of {self.confidence:.0%}"
         return notebook.table("evaluation", ["", "model", "original", "change"], rows, "; ".join([note, *self.notes]))
+
+    @property
+    def judging(self) -> str | None:
+        """The metric that a drop is measured in; None if none that was measured is fit for it."""
+        return judging({score.metric for score in self.scores})
 
     def __getitem__(self, metric: str) -> Score:
         """Return the score of a metric (of the first output, if there are several).
@@ -208,11 +217,6 @@ class Evaluation:
                 return score
         measured = ", ".join(score.metric for score in self.scores)
         raise DataError("OP711", f"{metric!r} wasn't measured", hint=f"measured: {measured}")
-
-
-def _title(score: Score) -> str:
-    title = METRICS[score.metric].title if score.metric in METRICS else score.metric
-    return title if score.output is None else f"{title}, {score.output}"
 
 
 def _figures(found: Estimate | None, share: bool) -> str:

@@ -20,6 +20,12 @@ from onnxprune.model.graph import GraphIndex, behind
 from onnxprune.runtime.functions import find_function, guarded
 from onnxprune.settings.evaluation import TaskName, TaskSettings
 
+CLASSES = ("classification", "segmentation")
+"""Tasks that choose one class among several."""
+
+SIGNED = ("binary", "multilabel")
+"""Tasks in which each score is a decision of its own."""
+
 _PASSED = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LOGITS = ("Add", "Conv", "Gemm", "MatMul", "Sub")  # what computes scores that aren't probabilities
 _FEW = 4  # numbers of a sample, up to which they may be coordinates or angles
@@ -58,7 +64,6 @@ class Task:
     postprocess: Callable[..., Any] | None = None
 
     def __str__(self) -> str:
-        """Return what a note says."""
         if self.name is None:
             return f"the task isn't recognized: {self.why}"
         read = "" if self.form is None or str(self.form) in self.why else f"; boxes are read as {self.form}"
@@ -168,7 +173,7 @@ def _asked(
     if name == "detection":
         return Task(name, None, reason, labeled=labeled, form=None if processed else form_of(outputs, size))
     real = floats(outputs)
-    if name in ("classification", "segmentation"):
+    if name in CLASSES:
         found = _class_output(proto, outputs, labels, output)
         classes = None if found is None else classes_of(outputs[found], labels)
         if found is None or (classes is None and not (name == "segmentation" and _one_class(outputs[found], labels))):
@@ -190,7 +195,7 @@ def _asked(
     if name == "binary" and each > 2:
         cause = f"binary needs one score for each sample (or two), and output {found!r} has {each}"
         raise DataError("OP711", cause, hint="multilabel takes a score for each label")
-    if name in ("binary", "multilabel", "regression") and labels is not None:
+    if name in (*SIGNED, "regression") and labels is not None:
         needed = 1 if name == "binary" else each
         if labels.dtype.kind not in "biuf" or labels[0].size != needed:
             cause = f"{name} by output {found!r} needs {needed} labels for each sample, and there are {labels[0].size}"
@@ -198,7 +203,7 @@ def _asked(
     if name == "ctc" and value.ndim != 3:
         raise DataError("OP711", f"ctc needs scores [n, time, classes], and output {found!r} has {value.ndim} axes")
     threshold = 0.0 if name == "binary" and each == 2 else threshold_of(proto, found, value)
-    return Task(name, found, reason, threshold, labeled, name in ("binary", "multilabel"))
+    return Task(name, found, reason, threshold, labeled, name in SIGNED)
 
 
 def _one_class(value: Array, labels: Array | None) -> bool:

@@ -12,11 +12,9 @@ from onnxprune.data.batch import IGNORED, Array, Batch
 from onnxprune.errors import DataError, VerificationError
 from onnxprune.evaluation.classes import Classes, Ids, classes_of, flat_labels, floats, signed_classes
 from onnxprune.evaluation.intervals import Floats
-from onnxprune.evaluation.tasks import Task, postprocessed
+from onnxprune.evaluation.tasks import SIGNED, Task, postprocessed
 from onnxprune.evaluation.text import greedy
 from onnxprune.runtime.functions import guarded
-
-_SIGNED = ("binary", "multilabel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +144,8 @@ def view(
     if task.name == "ctc" and value.ndim == 4 and value.shape[2] == 1:
         value = value[:, :, 0]  # time comes first in a model of batch size 1
     classes, flat = None, None
-    if task.name in _SIGNED or task.name == "segmentation":
-        classes = None if task.name in _SIGNED else classes_of(value, labels)
+    if task.name in SIGNED or task.name == "segmentation":
+        classes = None if task.name in SIGNED else classes_of(value, labels)
         if task.name == "segmentation" and classes is None and labels is None and value.ndim > 2 and value.shape[1] > 1:
             classes = _classes_first(value)
         if classes is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from onnxprune.errors import PlanError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.importance.base import Criterion
 from onnxprune.runtime import plugins
 from onnxprune.runtime.functions import find_function, is_function_name
@@ -82,8 +82,7 @@ def find(name: str) -> Entry:
     points = plugins.installed(GROUP, "criterion")
     if name not in points:
         known = [*_TABLE, *points]
-        close = get_close_matches(name.lower(), known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}, or module:function"
+        hint = did_you_mean(name.lower(), known) or f"there are {', '.join(sorted(known))}, or module:function"
         raise PlanError("OP308", f"there is no criterion {name!r}", hint=hint)
     return _entry(plugins.load(points[name], "criterion"), False)
 

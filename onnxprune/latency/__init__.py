@@ -8,6 +8,7 @@ the original, which is the user's own file, and the model corrected, until the t
 
 from __future__ import annotations
 
-from onnxprune.latency.plan import LatencyResult, Options, plan_for_latency
+from onnxprune.latency.plan import plan_for_latency
+from onnxprune.latency.result import LatencyResult, Options
 
 __all__ = ["LatencyResult", "Options", "plan_for_latency"]

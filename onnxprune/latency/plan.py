@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnxprune.errors import ModelError, PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.latency.model import NetworkModel
 from onnxprune.latency.probe import Numbers, Probe, probe_configs
+from onnxprune.latency.result import LatencyResult, LatencyTrial, Options
 from onnxprune.latency.search import search
 from onnxprune.latency.table import LatencyTable
 from onnxprune.latency.widths import (
@@ -39,7 +40,7 @@ from onnxprune.planning.budget import Scores, candidate_steps, nothing_to_prune
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.runtime.load import BUSY, Load
-from onnxprune.runtime.provider import CPU, Provider
+from onnxprune.runtime.provider import CPU
 from onnxprune.settings.planning import Constraints, PlanSettings, Target, Targets
 from onnxprune.shapes import runnable_inputs
 from onnxprune.trace.graph import ChannelGraph
@@ -62,23 +63,6 @@ _DOUBT = 0.01  # relative error of a measurement beyond its interval
 _STIFFNESS = 3e-4  # variance of log predictions from which measurements determine a slope
 _SLOPES = 0.25, 1.5
 _TOLD = 0.97  # of the original's latency, below which the effect of cleaning is told
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How latency is measured.
-
-    Attributes:
-        provider: the execution provider.
-        threads: threads within an operator, None for ONNX Runtime's default.
-        cache: the folder for tables of measured layers; None for no cache.
-        seed: random seed of inputs and measured configurations.
-    """
-
-    provider: Provider = field(default_factory=lambda: Provider(CPU))
-    threads: int | None = None
-    cache: Path | None = None
-    seed: int = 0
 
 
 def plan_for_latency(
@@ -369,61 +353,3 @@ def _seconds(opened: TimedSession) -> float:
     """Return the seconds of an undisturbed run: a low quantile, since disturbances only make runs longer."""
     typical = warm_up(opened, _SECONDS).typical
     return float(np.quantile(opened.block(max(5, min(_RUNS, int(_SECONDS / typical)))), 0.1))
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyTrial:
-    """A measured plan.
-
-    Attributes:
-        predicted: the predicted latency, relative to the original's.
-        measured: the measured latency, relative to the original's, with its interval.
-    """
-
-    predicted: float
-    measured: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyResult:
-    """A plan for a latency target.
-
-    Attributes:
-        removed: whether each unit is removed, shape (units,).
-        provider: the execution provider's short name.
-        original: the original's latency in seconds.
-        cleaned: the latency of the traced model, relative to the original's; None if that is the traced model.
-        predicted: the predicted latency, relative to the original's.
-        measured: the measured latency, relative to the original's, with its interval.
-        importance: the share of importance kept, averaged over the layers that read it.
-        tries: all measured plans; none if the network meets the target as it is.
-        layers_measured: number of measured layers.
-        layers_known: number of layers found in the table.
-        load: the share of the processor's time that other processes took meanwhile.
-    """
-
-    removed: Mask
-    provider: str
-    original: float
-    cleaned: Estimate | None
-    predicted: float
-    measured: Estimate
-    importance: float
-    tries: tuple[LatencyTrial, ...]
-    layers_measured: int
-    layers_known: int
-    load: float
-
-    def fields(self) -> dict[str, Any]:
-        """Return it as JSON types, without the units."""
-        return {
-            "provider": self.provider,
-            "original_seconds": self.original,
-            "cleaned_share": None if self.cleaned is None else asdict(self.cleaned),
-            "predicted_share": self.predicted,
-            "measured_share": asdict(self.measured),
-            "importance_kept": self.importance,
-            "tries": [{"predicted": t.predicted, "measured": t.measured.value} for t in self.tries],
-            "layers": {"measured": self.layers_measured, "known": self.layers_known},
-            "load": self.load,
-        }

@@ -38,7 +38,6 @@ class CandidateWidths:
     values: Numbers
 
     def __len__(self) -> int:
-        """Return the number of widths."""
         return len(self.removed)
 
 

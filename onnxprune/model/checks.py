@@ -272,6 +272,11 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
+def count_nodes(graph: GraphProto) -> int:
+    """Return the number of nodes of a graph, those of bodies included."""
+    return len(graph.node) + sum(count_nodes(body) for node in graph.node for body in subgraphs(node))
+
+
 class _Fields(NamedTuple):
     """The fields of a message type that hold text or messages, one or several."""
 

@@ -28,7 +28,6 @@ class GraphIndex:
     """
 
     def __init__(self, graph: GraphProto) -> None:
-        """Index a graph."""
         self.graph = graph
         self.nodes: list[NodeProto] = list(graph.node)
 
@@ -99,6 +98,16 @@ def _value(item: AttributeProto) -> Any:
     return [v.decode(errors="replace") for v in value] if item.type == AttributeProto.STRINGS else value
 
 
+def opsets_of(model: ModelProto) -> dict[str, int]:
+    """Return the version of each domain of operators; that of ONNX's own is ai.onnx."""
+    return {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}
+
+
+def opset_of(model: ModelProto) -> int:
+    """Return the version of ONNX's own operators in a model."""
+    return opsets_of(model)["ai.onnx"]
+
+
 def reads(node: NodeProto) -> Iterator[str]:
     """Yield the tensors that a node reads, repeated where it reads one twice, then what its bodies capture."""
     yield from filter(None, node.input)
@@ -125,6 +134,12 @@ def behind(tensors: Iterable[str], nodes: Sequence[NodeProto], given: Collection
             needed.update(name for name in reads(node) if name not in given)
             found.append(node)
     return found[::-1]
+
+
+def names_in(graph: GraphProto) -> set[str]:
+    """Return the names of a graph's nodes and tensors, which a new one can't have; see `unique`."""
+    made = {name for node in graph.node for name in (node.name, *node.output) if name}
+    return made | {entry.name for entries in (graph.input, graph.initializer) for entry in entries}
 
 
 def unique(name: str, taken: set[str]) -> str:

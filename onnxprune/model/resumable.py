@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import TrainingError
+from onnxprune.errors.words import one_line
 from onnxprune.model.file import written_whole
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -61,7 +62,7 @@ def read_archive(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
 
 def damaged(path: Path, error: Exception) -> TrainingError:
     """Return the error for a checkpoint with contents that aren't valid."""
-    cause = f"not a valid checkpoint: {' '.join(str(error).split())}"
+    cause = f"not a valid checkpoint: {one_line(error)}"
     return TrainingError("OP905", cause, where=str(path))
 
 
@@ -113,7 +114,6 @@ class Records:
             self._arrays = arrays
 
     def __enter__(self) -> Records:
-        """Return the records."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,7 +21,6 @@ class Node:
     """
 
     def __init__(self, node: NodeProto, version: int = 1) -> None:
-        """Wrap a node."""
         self.node = node
         self.version = version
 

@@ -32,7 +32,6 @@ class Walk:
     """
 
     def __init__(self, known: Mapping[str, Shape], grouped: Grouped = "channels", policy: Attention = "heads") -> None:
-        """Start with an empty ledger."""
         self.known = known
         self.grouped = grouped
         self.policy = policy

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.model.checks import DEFAULT_DOMAINS, captured_names
+from onnxprune.model.checks import captured_names
+from onnxprune.model.graph import opset_of
 from onnxprune.model.tensors import Weights
 from onnxprune.packing.clusters import SMALLEST, shared
 
@@ -29,7 +30,7 @@ def with_codebooks(model: ModelProto) -> ModelProto:
     """
     found = ModelProto()
     found.CopyFrom(model)
-    stored, opset = Weights(model), next(o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS)
+    stored, opset = Weights(model), opset_of(model)
     taken = {n for node in model.graph.node for n in (*node.input, *node.output, *captured_names(node))} | {*stored}
     nodes = []
     for name in dict.fromkeys(shared(model)):

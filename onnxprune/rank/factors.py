@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxprune.cost.cost import LayerCost, cost, model_cost
 from onnxprune.errors import PlanError
 from onnxprune.model.checks import describe
-from onnxprune.model.graph import GraphIndex, unique, with_nodes
+from onnxprune.model.graph import names_in, unique, with_nodes
 from onnxprune.model.tensors import Weights
 from onnxprune.operators.linear import LinearLayer
 from onnxprune.recover.layers import LeftOut, find_layers, left_out
@@ -103,7 +103,6 @@ class Factored:
         return found
 
     def __str__(self) -> str:
-        """Return how many layers are two."""
         return f"{len(self.ranks)} layer{'s' if len(self.ranks) > 1 else ''} in two by rank"
 
 
@@ -173,8 +172,7 @@ def factor(proto: ModelProto, shapes: Shapes, ranks: Mapping[str, int]) -> Facto
     """
     splits, others = find_split(proto, shapes)
     known, reasons = {s.layer.node.name: s for s in splits}, {o.node: o.reason for o in others}
-    index, weights = GraphIndex(proto.graph), Weights(proto)
-    taken = {*index.initializers, *index.makers, *(i.name for i in proto.graph.input), *index.positions}
+    weights, taken = Weights(proto), names_in(proto.graph)
     made: dict[str, tuple[NodeProto, NodeProto]] = {}
     tensors: list[TensorProto] = []
     gone = set[str]()

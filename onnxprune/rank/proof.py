@@ -19,7 +19,7 @@ from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
 from onnxprune.model.tensors import set_tensor
 from onnxprune.rank.factors import Factored
-from onnxprune.rewrite.difference import difference
+from onnxprune.rewrite.difference import largest_difference
 from onnxprune.rewrite.verify import default_tolerance
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -62,14 +62,12 @@ def prove_factored(original: ModelProto, factored: Factored, inputs: Arrays, tol
             raise _differs(f"the weight is off by {apart:.4g}, and the nearest of rank {rank} by {least:.4g}", name)
         set_tensor(tensor, _from_matrix(product, weight, old[name]))
     expected, found = (run(session(model, optimize=False), inputs) for model in (lowered, factored.proto))
-    worst = 0.0
-    for name, value in expected.items():
-        error = difference(found[name], value) if np.shape(value) == np.shape(found[name]) else float("inf")
-        if not error <= limit:
-            cause = f"the relative error of output {name!r} is {error:.3g}, more than {limit:.3g}"
-            raise VerificationError("OP501", f"layers in two aren't those of lower rank: {cause}")
-        worst = max(worst, error)
-    return worst
+
+    def differs(error: float, name: str) -> VerificationError:
+        cause = f"the relative error of output {name!r} is {error:.3g}, more than {limit:.3g}"
+        return VerificationError("OP501", f"layers in two aren't those of lower rank: {cause}")
+
+    return largest_difference(found, expected, limit, differs)
 
 
 def _differs(cause: str, name: str) -> VerificationError:

@@ -150,7 +150,6 @@ class Samples:
     """
 
     def __init__(self) -> None:
-        """Start without samples."""
         self.power: Rows = np.zeros(())
         self.count = 0
         self._intercept = True

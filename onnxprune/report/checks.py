@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from onnxprune.report.text import printable
+
+if TYPE_CHECKING:
+    from onnxprune.workflow.gates import Gate
 
 # Everything but what XML 1.0 allows.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -33,21 +36,9 @@ class Check:
     text: str
 
 
-class Limit(Protocol):
-    """A limit on a measured value, such as `onnxprune.workflow.gates.Gate`."""
-
-    @property
-    def name(self) -> str:
-        """What is measured."""
-
-    @property
-    def held(self) -> bool:
-        """Whether the limit is held."""
-
-
-def checks_of(limits: Sequence[Limit]) -> tuple[Check, ...]:
-    """Return limits as checks."""
-    return tuple(Check(limit.name, limit.held, str(limit)) for limit in limits)
+def checks_of(gates: Sequence[Gate]) -> tuple[Check, ...]:
+    """Return gates as checks."""
+    return tuple(Check(gate.name, gate.held, str(gate)) for gate in gates)
 
 
 def to_junit(

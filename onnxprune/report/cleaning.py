@@ -11,8 +11,7 @@ from onnxprune.workflow.cleaning import NORMALIZED, Cleaned, Cleaner
 
 
 def _cleaner(found: Cleaner) -> dict[str, Any]:
-    error = found.error if isfinite(found.error) else None
-    return {**pick(found, "name", "nodes", "size", "speedup", "failure"), "error": error}
+    return pick(found, "name", "nodes", "size", "speedup", "failure", "error")
 
 
 def cleaning_fields(found: Cleaned) -> dict[str, Any]:

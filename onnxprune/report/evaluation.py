@@ -11,7 +11,7 @@ from onnxprune.evaluation.score import Evaluation, Score
 from onnxprune.report.documents import pick
 from onnxprune.report.labels import PLAIN, Labels
 from onnxprune.report.layout import FAINT, Tables, count, flexible, heading, left, paragraph, percent, right, table
-from onnxprune.settings.evaluation import METRICS, higher_is_better, judging
+from onnxprune.settings.evaluation import higher_is_better
 
 if TYPE_CHECKING:
     from onnxprune.recover import LeftOut
@@ -28,8 +28,7 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
     yield heading("evaluation", f"on {count(evaluation.samples, 'sample')}, {evaluation.confidence:.0%} intervals")
     columns = left("") + right("model") + left("") + right("original") + left("") + right("change") + left("")
     rows = (
-        (_title(s), *_cells(s.model, s), *_cells(s.original, s), *_cells(s.difference, s, "+"))
-        for s in evaluation.scores
+        (s.title, *_cells(s.model, s), *_cells(s.original, s), *_cells(s.difference, s, "+")) for s in evaluation.scores
     )
     yield table(columns if paired else columns[:3], rows if paired else (row[:3] for row in rows))
     if paired:
@@ -67,7 +66,7 @@ def finetuning_tables(result: FineTuned) -> Tables:
             yield paragraph(f"{count(skipped, 'step')}, {what}", FAINT)
     if result.before is not None and result.after is not None:
         scores = zip(result.before.scores, result.after.scores, strict=True)
-        compared = [(_title(b), *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
+        compared = [(b.title, *_cells(b.model, b), *_cells(a.model, a)) for b, a in scores]
         yield heading("evaluation", f"on {count(result.before.samples, 'sample')} that weren't trained on")
         yield table(left("") + right("before") + left("") + right("after") + left(""), compared)
         yield from _recognized(result.before)
@@ -88,12 +87,6 @@ def left_out_tables(title: str, layers: Sequence[LeftOut], labels: Labels = PLAI
             flexible("node") + left("operator") + flexible("reason"),
             ((labels.name(x.node), x.operator, x.reason) for x in layers),
         )
-
-
-def _title(score: Score) -> str:
-    """Return the title of a metric in a table."""
-    name = METRICS[score.metric].title if score.metric in METRICS else score.metric
-    return name if score.output is None else f"{name}, {score.output}"
 
 
 def _cells(estimate: Estimate | None, score: Score, sign: str = "") -> tuple[str, str]:
@@ -122,7 +115,7 @@ def _ticket(ticket: Ticket) -> Tables:
     networks += [("ticket's zeros, shuffled values", ticket.control)]
     shown = [(name, each, _judging(each.after)) for name, each in networks]
     yield heading("lottery ticket", "networks that were trained alike; the last step is the ticket")
-    title = next((_title(score) for *_, score in shown if score is not None), "")
+    title = next((score.title for *_, score in shown if score is not None), "")
     rows = [
         (name, percent(each.zeros), *(("", "") if score is None else _cells(score.model, score)))
         for name, each, score in shown
@@ -135,7 +128,7 @@ def _ticket(ticket: Ticket) -> Tables:
             change, interval = _cells(score.difference, score, "+")
             beyond = "within" if score.difference.low <= 0 <= score.difference.high else "beyond"
             yield paragraph(
-                f"{_title(score)} of the ticket minus that of {what}: {change} ({interval}), {beyond} chance."
+                f"{score.title} of the ticket minus that of {what}: {change} ({interval}), {beyond} chance."
             )
     if not ticket.rewound:
         text = (
@@ -146,10 +139,8 @@ def _ticket(ticket: Ticket) -> Tables:
 
 def _judging(evaluation: Evaluation | None) -> Score | None:
     """Return the score that answers are judged by; None if there is none."""
-    if evaluation is None:
-        return None
-    metric = judging({score.metric for score in evaluation.scores})
-    return next((score for score in evaluation.scores if score.metric == metric), None)
+    metric = None if evaluation is None else evaluation.judging
+    return None if evaluation is None or metric is None else evaluation[metric]
 
 
 def _outcome(result: FineTuned) -> str:

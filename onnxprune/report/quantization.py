@@ -22,8 +22,7 @@ def quantization_fields(result: Quantized) -> dict[str, Any]:
 
 
 def _form(trial: Trial) -> dict[str, Any]:
-    error = trial.error if isfinite(trial.error) else None
-    return {**pick(trial, "kind", "size", "kept", "about", "speedup", "failure"), "error": error}
+    return pick(trial, "kind", "size", "kept", "about", "speedup", "failure", "error")
 
 
 def quantization_tables(found: Found, size: int) -> Tables:

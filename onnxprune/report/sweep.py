@@ -23,7 +23,7 @@ from onnxprune.report.layout import (
     si,
     table,
 )
-from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.evaluation import title_of
 from onnxprune.sweeping.front import Row
 from onnxprune.sweeping.session import Picked, Sweep
 from onnxprune.sweeping.store import shown
@@ -84,8 +84,7 @@ def sweep_tables(found: Sweep) -> Tables:
     costs = list(dict.fromkeys([*(name for name in spec.objectives if name in spec.costs), "macs", "size"]))
     columns = right("", "drop", "95%", *(t for name in costs for t in (_TITLES[name], "")), *tags) + flexible("recipe")
     yield table(columns, [list(_cells(row, spec.costs, costs, tags)) for row in found.front])
-    facts = METRICS.get(spec.metric)
-    what = spec.metric if facts is None else facts.title
+    what = title_of(spec.metric)
     yield paragraph(
         f"The drop is that of {what} against the file, on samples that choose. Shares are of the file.", FAINT
     )

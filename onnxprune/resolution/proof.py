@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.errors import VerificationError
-from onnxprune.model.graph import attributes, extract, unique, with_nodes
+from onnxprune.model.graph import attributes, extract, names_in, unique, with_nodes
 from onnxprune.model.session import run, session
 from onnxprune.resolution.images import POOLS
 from onnxprune.resolution.interpolation import interpolated
 from onnxprune.resolution.resize import Resized
-from onnxprune.rewrite.difference import difference
+from onnxprune.rewrite.difference import difference, largest_difference
 from onnxprune.rewrite.verify import default_tolerance
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -57,14 +57,8 @@ def prove_resized(original: ModelProto, resized: Resized, inputs: Arrays, tolera
     found = run(session(resized.proto, optimize=False), inputs)
     needed = {entry.name for entry in rest.graph.input}
     fed = {n: a for n, a in inputs.items() if n in needed} | {s: images[resized.places[s]] for s in sites}
-    worst = 0.0
-    for name, value in run(session(rest, optimize=False), fed).items():
-        same = np.shape(value) == np.shape(found[name])
-        error = difference(found[name], value) if same else float("inf")
-        if not error <= limit:
-            raise _differs(error, limit, f'graph output "{name}"')
-        worst = max(worst, error)
-    return worst
+    expected = run(session(rest, optimize=False), fed)
+    return largest_difference(found, expected, limit, lambda error, n: _differs(error, limit, f'graph output "{n}"'))
 
 
 def _differs(error: float, limit: float, where: str) -> VerificationError:
@@ -85,7 +79,7 @@ def _values(model: ModelProto, tensors: list[str], inputs: Arrays) -> dict[str, 
 def _free(original: ModelProto, resized: Resized) -> ModelProto:
     """Return the original for the new sizes."""
     edits, changed = {e.node: e for e in resized.edits}, {n.name: n for n in resized.proto.graph.node}
-    taken = {t.name for t in original.graph.initializer} | {o for n in original.graph.node for o in n.output}
+    taken = names_in(original.graph)
     stored = {t.name: t for t in resized.proto.graph.initializer}
     more: dict[str, NDArray[Any]] = {}
 

@@ -14,7 +14,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
 from onnxprune.model.checks import describe
-from onnxprune.model.graph import GraphIndex, unique, with_inputs, with_nodes
+from onnxprune.model.graph import GraphIndex, names_in, opset_of, unique, with_inputs, with_nodes
 from onnxprune.resolution.images import Image, find_images
 from onnxprune.resolution.interpolation import neighbors
 from onnxprune.resolution.sizes import Edit, Sizing
@@ -50,7 +50,6 @@ class Resized:
     edits: tuple[Edit, ...]
 
     def __str__(self) -> str:
-        """Return what is done to the inputs."""
         sizes = ", ".join(f'"{i.name}" {text(i.size)} → {text(self.sizes[i.name])}' for i in self.images)
         return f"resized inside the model: {sizes}"
 
@@ -147,9 +146,8 @@ def _with_resize(
     proto: ModelProto, shapes: Shapes, images: Sequence[Image], sizes: Mapping[str, Size]
 ) -> tuple[ModelProto, dict[str, str]]:
     """Return a model whose images are resized, and the resized tensor in place of each."""
-    index = GraphIndex(proto.graph)
-    taken = {*index.initializers, *index.makers, *(i.name for i in proto.graph.input), *index.positions}
-    version = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    taken = names_in(proto.graph)
+    version = opset_of(proto)
     constants: dict[str, NDArray[Any]] = {}
     made: dict[str, list[NodeProto]] = {}
     for image in images:

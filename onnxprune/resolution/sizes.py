@@ -19,7 +19,7 @@ from onnx.helper import make_tensor_type_proto, np_dtype_to_tensor_dtype
 
 from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import GraphIndex, attribute, attributes, unique, with_inputs
+from onnxprune.model.graph import GraphIndex, attribute, attributes, names_in, unique, with_inputs
 from onnxprune.operators.node import Node
 from onnxprune.resolution.images import POOLS, covers
 from onnxprune.resolution.interpolation import interpolated
@@ -73,9 +73,8 @@ class Sizing:
         self.edits: dict[str, Edit] = {}
         self.constants: dict[str, NDArray[Any]] = {}
         self._old, self._same, self._keep = old, same, keep
-        index = GraphIndex(proto.graph)
-        self._weights = index.initializers
-        self._taken = {*index.initializers, *index.makers, *(i.name for i in proto.graph.input)}
+        self._weights = GraphIndex(proto.graph).initializers
+        self._taken = names_in(proto.graph)
         self._grown: dict[int, set[int]] = {}  # sizes of changed axes: old, and what they became
         self._flat: dict[int, set[tuple[Sizes, Sizes]]] = {}  # flattened axes: their product, and their sizes
 

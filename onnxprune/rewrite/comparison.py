@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.bodies import in_body
-from onnxprune.model.graph import extract
+from onnxprune.model.graph import extract, opsets_of
 from onnxprune.model.session import run, session
 from onnxprune.model.states import state_inputs
 from onnxprune.model.values import form, numbers
@@ -123,7 +123,7 @@ def header_of(proto: ModelProto) -> ModelHeader:
     """Return what a model declares."""
     return ModelHeader(
         ir_version=proto.ir_version,
-        opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        opsets=opsets_of(proto),
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
         inputs=inputs_of(proto),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,23 @@ def difference(a: Any, reference: Any) -> float:
         return float("inf")
     scale = np.abs(y[np.isfinite(y)]).max(initial=FLOOR)
     return float(np.abs(x[~same] - y[~same]).max() / scale)
+
+
+def largest_difference(
+    found: Mapping[str, Any], expected: Mapping[str, Any], limit: float, differs: Callable[[float, str], Exception]
+) -> float:
+    """Return the largest `difference` of outputs, each given by its name.
+
+    Args:
+        found: a model's outputs.
+        expected: what they are to be.
+        limit: the largest difference allowed; the first output above it is an error.
+        differs: makes that error of the difference and the output's name.
+    """
+    worst = 0.0
+    for name, reference in expected.items():
+        error = difference(found[name], reference)
+        if not error <= limit:
+            raise differs(error, name)
+        worst = max(worst, error)
+    return worst

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from onnxprune.channels.values import Ids
 from onnxprune.model.bodies import close_bodies, mark_alike
-from onnxprune.model.graph import behind, reads, unique
+from onnxprune.model.graph import behind, names_in, opsets_of, reads, unique
 from onnxprune.model.tensors import by_group, set_tensor
 from onnxprune.model.wire import copy_without
 from onnxprune.operators.card import card_of
@@ -62,8 +63,8 @@ def declared(kept: PrunedGraph, model: ModelProto) -> ModelProto:
 def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return adapted copies of all nodes, and their new initializers."""
     graph = kept.graph
-    versions = {o.domain or "ai.onnx": o.version for o in graph.proto.opset_import}
-    namer = _namer(graph.proto.graph)
+    versions = opsets_of(graph.proto)
+    namer = partial(unique, taken=names_in(graph.proto.graph))
     weights = {tensor.name: tensor for tensor in graph.proto.graph.initializer}
     nodes: list[NodeProto] = []
     constants: list[TensorProto] = []
@@ -85,12 +86,6 @@ def _nodes(kept: PrunedGraph) -> tuple[list[NodeProto], list[TensorProto]]:
 def _changed(kept: PrunedGraph, node: NodeProto) -> bool:
     known = kept.graph.shapes.shapes
     return any(kept.shape(n) != known[n] for n in (*node.input, *node.output) if n in known)
-
-
-def _namer(graph: GraphProto) -> Callable[[str], str]:
-    taken = {t.name for t in graph.initializer} | {i.name for i in graph.input}
-    taken |= {name for n in graph.node for name in [n.name, *n.output]}
-    return lambda base: unique(base, taken)
 
 
 def _add_weights(model: ModelProto, kept: PrunedGraph, used: set[str]) -> None:

@@ -6,6 +6,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import RewriteError
+from onnxprune.errors.words import one_line
 from onnxprune.model.bodies import close_bodies
 from onnxprune.model.file import skeleton
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -32,7 +33,7 @@ def check_sound(kept: PrunedGraph, pruned: ModelProto) -> None:
     except Exception as error:  # onnx raises errors of many kinds
         if _refused(before):
             return
-        cause = f"onnx refuses it: {' '.join(str(error).split())}"
+        cause = f"onnx refuses it: {one_line(error)}"
         raise RewriteError("OP403", cause, hint=_REPORT) from error
     shapes = kept.graph.shapes.shapes
     wrong = [n for n, dims in found.items() if n in shapes and not _agree(dims, kept.shape(n))]

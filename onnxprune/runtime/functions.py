@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from onnxprune.errors import DataError, OnnxPruneError
+from onnxprune.errors.words import one_line
 
 
 def is_function_name(text: str) -> bool:
@@ -46,6 +47,5 @@ def guarded(name: str, what: str) -> Iterator[None]:
     except OnnxPruneError:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())
-        cause = f"{what} failed with {type(error).__name__}: {message}"
+        cause = f"{what} failed with {type(error).__name__}: {one_line(error)}"
         raise DataError("OP710", cause, where=name, hint="see the traceback (-vv prints it)") from error

@@ -19,7 +19,6 @@ class Load:
     """The share of the usable cores' time that other processes take, from its creation on."""
 
     def __init__(self) -> None:
-        """Start to observe."""
         self._start = _now()
 
     def share(self) -> float:

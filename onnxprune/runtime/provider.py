@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from onnxprune.errors import UsageError
+from onnxprune.errors.words import did_you_mean
 
 CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
@@ -97,7 +97,6 @@ def parse_provider(text: str) -> Provider:
     known |= {name: name for name in runtime.get_available_providers()} | dict(_SHORT)
     name = known.get(text, known.get(text.lower()))
     if name is None:
-        near = get_close_matches(text, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(_SHORT))}"
+        hint = did_you_mean(text, known) or f"there are {', '.join(sorted(_SHORT))}"
         raise UsageError("OP608", f"there is no execution provider {text!r}", hint=hint)
     return Provider(name, device=_DEVICES.get(name))

@@ -41,27 +41,27 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "benchmarking": ("BenchmarkSettings",),
-    "cleaning": ("CleanSettings",),
-    "declare": ("Settings", "given"),
-    "evaluation": ("TaskSettings",),
-    "packing": ("PackSettings", "UnpackSettings"),
-    "pipeline": ("ShrinkSettings",),
-    "planning": ("Constraints", "LatencySettings", "PlanSettings", "Policies", "Target"),
-    "quantization": ("QuantizeSettings",),
-    "reading": ("build",),
-    "reporting": ("ReportSettings",),
-    "running": ("RunSettings",),
-    "pruning": ("DataSettings", "RepairSettings", "PruneSettings", "TrimSettings"),
-    "sweep": ("PickSettings", "SweepSettings"),
-    "sparsity": ("Pattern", "SparsifySettings"),
-    "training": ("Augmentation", "LossSettings", "TrainSettings"),
+    "benchmarking": "BenchmarkSettings",
+    "cleaning": "CleanSettings",
+    "declare": "Settings given",
+    "evaluation": "TaskSettings",
+    "packing": "PackSettings UnpackSettings",
+    "pipeline": "ShrinkSettings",
+    "planning": "Constraints LatencySettings PlanSettings Policies Target",
+    "quantization": "QuantizeSettings",
+    "reading": "build",
+    "reporting": "ReportSettings",
+    "running": "RunSettings",
+    "pruning": "DataSettings RepairSettings PruneSettings TrimSettings",
+    "sweep": "PickSettings SweepSettings",
+    "sparsity": "Pattern SparsifySettings",
+    "training": "Augmentation LossSettings TrainSettings",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a class or function when it is first used (PEP 562)."""
     for module, names in _HOMES.items():
-        if name in names:
+        if name in names.split():
             return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from inspect import cleandoc
 from textwrap import fill
@@ -16,6 +15,7 @@ from types import NoneType
 from typing import Any, ClassVar, cast, get_origin, get_type_hints
 
 from onnxprune.errors import OnnxPruneError, PlanError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.settings.types import fits, has_share, literals, meaning, misfit, numbers, several, share_hint
 
 _BOUNDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -132,8 +132,7 @@ class Settings:
         if not fits(value, declared.kind):
             wrong, wanted = misfit(value, declared.kind)
             words = [word for word in literals(wanted) if isinstance(word, str)]
-            near = get_close_matches(wrong, words, n=1) if isinstance(wrong, str) else []
-            hint = f"did you mean {near[0]}?" if near else None
+            hint = did_you_mean(wrong, words) if isinstance(wrong, str) else None
             raise kind(code, f"{wrong!r} is not {meaning(wanted)}", where=place, hint=hint)
         if isinstance(value, tuple) and len(value) < declared.about.get("least", 0):
             raise kind(code, "at least one is needed", where=place)

@@ -87,6 +87,11 @@ def judging(measured: Collection[str]) -> str | None:
     return next((name for name, facts in METRICS.items() if facts.judges and name in measured), None)
 
 
+def title_of(metric: str) -> str:
+    """Return the name of a metric in tables; a user's metric keeps its own."""
+    return METRICS[metric].title if metric in METRICS else metric
+
+
 def higher_is_better(metric: str) -> bool:
     """Whether higher values of a metric are better; of a user's metric they are."""
     return metric not in METRICS or METRICS[metric].higher

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.hardware import HardwareName
-from onnxprune.settings.planning import Target, Targets
+from onnxprune.settings.planning import Target, Targets, all_targets
 from onnxprune.settings.pruning import LIMIT, READING, DataSettings
 from onnxprune.settings.running import RunSettings
 from onnxprune.settings.types import Share
@@ -93,4 +93,4 @@ class ShrinkSettings(Settings):
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets."""
-        return self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
+        return all_targets(self.target)

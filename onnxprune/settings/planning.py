@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import ClassVar, Literal, cast, get_args
 
 from onnxprune.errors import PlanError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.settings.declare import Rule, Settings, setting
 from onnxprune.settings.types import Share, meant_percent
 
@@ -105,9 +105,8 @@ class Target(Settings):
         """
         word, _, limit = (part.strip() for part in text.partition("="))
         if word not in _TARGETS:
-            near = get_close_matches(word, _TARGETS, n=1)
-            hint = f"did you mean {near[0]}?" if near else None
-            raise PlanError("OP303", f"{word!r} is not one of {', '.join(_TARGETS)}", where="target", hint=hint)
+            cause = f"{word!r} is not one of {', '.join(_TARGETS)}"
+            raise PlanError("OP303", cause, where="target", hint=did_you_mean(word, _TARGETS))
         found = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([^\s\d.]*)", limit)
         number, unit = (float(found[1]), found[2]) if found else (0.0, "?")
         if word == "speedup":
@@ -157,6 +156,11 @@ class Target(Settings):
 
 Targets = Target | tuple[Target, ...]
 """A target, or several that must all hold."""
+
+
+def all_targets(given: Targets | None) -> tuple[Target, ...]:
+    """Return the targets of a setting: none, one, or several."""
+    return given if isinstance(given, tuple) else () if given is None else (given,)
 
 
 def _share(number: float, unit: str) -> float:
@@ -307,7 +311,7 @@ class PlanSettings(Settings):
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets."""
-        return self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
+        return all_targets(self.target)
 
     @property
     def counted(self) -> tuple[Target, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin
 
 from onnxprune.errors import UsageError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.settings.declare import Settings, declarations, flat
 from onnxprune.settings.types import has_share, several
 
@@ -79,8 +79,7 @@ def build(settings: type[S], values: Mapping[str, Any]) -> S:
     known = {declared.name for declared in (*flat(settings), *declarations(settings))}
     for name in values:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(sorted(known))}"
+            hint = did_you_mean(name, known) or f"settings are {', '.join(sorted(known))}"
             raise UsageError("OP602", f"there is no setting {name!r}", hint=hint)
     return _built(settings, values)
 

@@ -160,12 +160,10 @@ class SparsifySettings(Settings):
         Settings.__post_init__(self)
         if self.packed_size is not None and self.packed_size.quantity != "size":
             raise PlanError("OP303", f"{self.packed_size} is no size", where="packed_size")
-        if self.pattern.of and self.sparsity is not None:
-            cause = f"the pattern {self.pattern} says how many weights are zero, and so does `sparsity`"
-            raise PlanError("OP302", cause, hint="drop one")
-        if self.pattern.of and self.packed_size is not None:
-            cause = f"the pattern {self.pattern} says how many weights are zero, and so does `packed_size`"
-            raise PlanError("OP302", cause, hint="drop one")
+        for name in ("sparsity", "packed_size"):
+            if self.pattern.of and getattr(self, name) is not None:
+                cause = f"the pattern {self.pattern} says how many weights are zero, and so does `{name}`"
+                raise PlanError("OP302", cause, hint="drop one")
         if self.pattern.of and self.allocation is not None:
             cause = f"the pattern {self.pattern} has the same zeros in every layer, so `allocation` has no effect"
             raise PlanError("OP302", cause, hint="drop it")

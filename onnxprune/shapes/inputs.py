@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from math import inf
 from numbers import Integral
 from typing import Any, NamedTuple, cast
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto
 
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.shapes.known import Shape, is_tensor
 from onnxprune.shapes.walk import Conflict, ShapeWalk
 
@@ -88,9 +88,8 @@ def bind(
         symbolic = isinstance(value, Integral)
         names = known if symbolic else declared
         if name not in names:
-            close = get_close_matches(name, names, 1)
             what = "symbolic size" if symbolic else "input"
-            hint = f'did you mean "{close[0]}"?' if close else f"{what}s: {', '.join(names) or 'none'}"
+            hint = did_you_mean(name, names, '"') or f"{what}s: {', '.join(names) or 'none'}"
             raise UsageError("OP603", f'the model has no {what} "{name}"', hint=hint)
         if not symbolic:
             shapes[name] = cast("Sequence[int]", value)

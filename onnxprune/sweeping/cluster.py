@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from onnxprune.errors import UsageError
+from onnxprune.errors.words import one_line
 from onnxprune.progress import Progress, silent
 from onnxprune.settings import SweepSettings
 from onnxprune.settings.reading import plain, read
@@ -84,8 +85,7 @@ def _connect(open_: Callable[[], Any], name: str) -> Any:
     try:
         return open_()
     except (OSError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise UsageError("OP602", f"the cluster can't be reached: {cause}", where=name) from error
+        raise UsageError("OP602", f"the cluster can't be reached: {one_line(error, 200)}", where=name) from error
 
 
 _KINDS: Mapping[str, Callable[[str, int | None, Job], None]] = {"ray": _ray, "dask": _dask}

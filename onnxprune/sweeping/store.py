@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
+from onnxprune.errors.words import one_line
 from onnxprune.sweeping.space import Axis, Space
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ def _need(module: str, package: str) -> None:
 
 
 def _unusable(store: str, error: BaseException) -> UsageError:
-    cause = " ".join(str(error).split())[:200]
-    return UsageError("OP613", f"the store can't be opened: {cause}", where=shown(store))
+    return UsageError("OP613", f"the store can't be opened: {one_line(error, 200)}", where=shown(store))
 
 
 def _is_lost(error: BaseException) -> bool:

@@ -188,12 +188,12 @@ class Worker:
             speed, untimed = self.bench.speed(model, self.provider)
         if speed is None:
             raise UsageError("OP608", f"no latency can be measured: {untimed}", where=self.provider)
-        faster = speed.speedup
+        share = speed.speedup.inverse
         return {
             "tag": self.tag,
             "seconds": speed.after,
             "before": speed.before,
-            "share": [1 / faster.value, 1 / faster.high, 1 / faster.low],
+            "share": [share.value, share.low, share.high],
         }
 
     def _time_front(self) -> None:

@@ -18,7 +18,7 @@ from onnxprune.channels.ledger import Pin, fresh_value
 from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body, is_body_input, is_open
 from onnxprune.model.checks import captured_names
-from onnxprune.model.graph import GraphIndex, owned_weights
+from onnxprune.model.graph import GraphIndex, opsets_of, owned_weights
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
 from onnxprune.settings.planning import Policies
@@ -88,7 +88,7 @@ class _Tracer(Walk):
         self.shapes = shapes
         self.values: dict[str, Value] = {}
         self.initializers = {t.name: t for t in proto.graph.initializer}
-        self.versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+        self.versions = opsets_of(proto)
         self.parameters: dict[str, str] = {}
         self.states = find_states(proto, shapes, policies)
         self.uniform = policies.kv_uniform

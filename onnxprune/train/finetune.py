@@ -140,21 +140,24 @@ def finetune(
     if validation is None and hold_out:
         data, validation = split_off(source.proto, data, hold_out, settings.seed)
 
+    taught = None if original is None else normalize(original.proto)
+
     def train(start: Source, at: Path | None, progress: Progress) -> FineTuned:
-        return _finetune(
-            *(load(start), data, original, kept, validation, settings),
+        given = load(start)
+        job = Job(
+            *(normalize(given.proto), data, settings, taught),
             labels=labels,
-            backend=find_backend(backend, training_python) if isinstance(backend, str) else backend,
-            metric=metric,
+            kept=kept,
             progress=progress,
             checkpoint=at,
             every=every,
             resume=resume,
             stoppable=stoppable,
-            examples=examples,
             providers=providers,
             threads=threads,
         )
+        by = find_backend(backend, training_python) if isinstance(backend, str) else backend
+        return _finetune(job, (given, original), validation, by, metric, examples)
 
     if settings.sparse != "ticket":
         return train(source, checkpoint, progress)
@@ -190,96 +193,51 @@ def finetune(
 
 
 def _finetune(
-    source: Model,
-    data: Dataset,
-    original: Model | None,
-    kept: PrunedGraph | None,
+    job: Job,
+    sources: tuple[Model, Model | None],
     validation: Dataset | None,
-    settings: TrainSettings,
-    *,
-    labels: bool,
     backend: TrainingBackend,
     metric: str | None,
-    progress: Progress,
-    checkpoint: Path | None,
-    every: int,
-    resume: bool,
-    stoppable: bool,
     examples: int,
-    providers: Sequence[Provider],
-    threads: int | None,
 ) -> FineTuned:
-    """Train a model once."""
-    proto = normalize(source.proto)
-    taught = None if original is None else normalize(original.proto)
-    task = None
-    if labels and data.labeled:
-        task = recognize(proto, data, output=settings.output, providers=providers, threads=threads)
-    judge = hold_out_or_none(
-        *(proto, validation, taught),
-        metric=metric,
-        output=settings.output,
-        batch=settings.batch,
-        seed=settings.seed,
-        providers=providers,
-        threads=threads,
-    )
+    """Train a model once, given a job without what validation and labels add to it, and the files of both models."""
+    proto, settings, kept = job.model, job.settings, job.kept
+    runs: dict[str, Any] = {"output": settings.output, "providers": job.providers, "threads": job.threads}
+    task = recognize(proto, job.data, **runs) if job.labeled else None
+    about: dict[str, Any] = {"metric": metric, "batch": settings.batch, "seed": settings.seed}
+    judge = hold_out_or_none(proto, validation, job.teacher, **about, **runs)
     identity = (
-        source.sha256,
-        None if original is None else original.sha256,
+        *(None if source is None else source.sha256 for source in sources),
         None if kept is None else hashlib.sha256(kept.removed.tobytes()).hexdigest(),
         settings,
-        len(data),
+        len(job.data),
         judge and judge.metric,
     )
-    job = Job(
-        model=proto,
-        data=data,
-        settings=settings,
-        teacher=taught,
-        labels=labels,
+    job = replace(
+        job,
         task=task,
-        kept=kept,
         judge=judge,
         start=None if judge is None else judge.worth(judge.first),
-        progress=progress,
-        checkpoint=checkpoint,
-        every=every,
-        resume=resume,
-        stoppable=stoppable,
         fingerprint=hashlib.sha256(repr(identity).encode()).hexdigest(),
-        providers=providers,
-        threads=threads,
     )
     trained = backend.train(job)
     carry_on(proto, trained.model)
     note_changes(trained.model, fingerprints(proto), "training")
+    names = ("history", "epoch", "epochs", "follows", "failure", "untrained")
+    told: dict[str, Any] = {name: getattr(trained, name) for name in names}
     if judge is None:
-        which: Literal["before", "after"] = "before" if trained.epoch == 0 else "after"
-        return FineTuned(
-            *(close_bodies(trained.model), which, trained.history, trained.epoch),
-            epochs=trained.epochs,
-            follows=trained.follows,
-            failure=trained.failure,
-            untrained=trained.untrained,
-        )
+        return FineTuned(close_bodies(trained.model), "before" if trained.epoch == 0 else "after", **told)
     after = judge.evaluate(trained.model, examples=examples)
     better = judge.worth(after) > judge.worth(judge.first)
     if settings.sparsifies:  # the benefit only shows when the model is pruned
         better = trained.epoch != 0
     return FineTuned(
-        proto=close_bodies(trained.model if better else proto),
-        kept="after" if better else "before",
-        history=trained.history,
-        epoch=trained.epoch,
-        epochs=trained.epochs,
+        *(close_bodies(trained.model if better else proto), "after" if better else "before"),
         metric=judge.metric,
         before=judge.first,
         after=after,
-        follows=trained.follows,
-        failure=trained.failure,
         sparsified=settings.sparsifies,
-        untrained=trained.untrained,
+        **told,
     )
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.autodiff.forward import Forward, output_of, raw_scores
-from onnxprune.autodiff.prepare import NORMALIZING, as_classes, opset_of, scores_before
+from onnxprune.autodiff.prepare import NORMALIZING, as_classes, scores_before
 from onnxprune.errors import TrainingError
 from onnxprune.evaluation.tasks import Task
-from onnxprune.model.graph import GraphIndex, attribute
+from onnxprune.model.graph import GraphIndex, attribute, opset_of
 from onnxprune.model.tape import INT64, Tensor
 from onnxprune.settings.training import TrainSettings
 from onnxprune.shapes import concretize

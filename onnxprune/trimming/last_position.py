@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.channels.values import Factor, Value
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import GraphIndex, unique, with_inputs, with_nodes
+from onnxprune.model.graph import GraphIndex, names_in, opset_of, opsets_of, unique, with_inputs, with_nodes
 from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
@@ -70,7 +70,7 @@ def keep_last_position(
             reasons[output] = head
         else:
             heads[output] = head
-    if next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")) < _OPSET:
+    if opset_of(proto) < _OPSET:
         raise PlanError("OP318", f"the last position can't be cut out: the opset is older than {_OPSET}")
     if len(heads) != 1:
         output, cause = next(iter(reasons.items()), ("", "the model has no outputs"))
@@ -137,7 +137,7 @@ def _mixing(head: _Head, proto: ModelProto, shapes: Shapes) -> str | None:
         return "it has no axis of several positions, as in [batch, positions, words]"
     ids = walk.channels.fresh(shape[_AXIS])
     walk.values[head.start] = Value(shape, (Factor((_AXIS,), ids),))
-    versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+    versions = opsets_of(proto)
     ledger = walk.channels
     for node in head.nodes:
         op = TraceNode(walk, 0, node, versions.get(node.domain or "ai.onnx", 1))
@@ -157,8 +157,7 @@ def _mixing(head: _Head, proto: ModelProto, shapes: Shapes) -> str | None:
 
 def _sliced(proto: ModelProto, head: _Head, output: str) -> ModelProto:
     """Return the model with the last position cut out in front of a layer."""
-    index = GraphIndex(proto.graph)
-    taken = {*index.initializers, *index.makers, *(i.name for i in proto.graph.input), *index.positions}
+    taken = names_in(proto.graph)
     last, bounds = unique(f"{head.start}_last", taken), {}
     for part, bound in (("starts", -1), ("ends", np.iinfo(np.int64).max), ("axes", _AXIS)):
         bounds[unique(f"{last}_{part}", taken)] = np.array([bound], dtype=np.int64)

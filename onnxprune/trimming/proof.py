@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import VerificationError
 from onnxprune.model.session import run, session
-from onnxprune.rewrite.difference import difference
+from onnxprune.rewrite.difference import largest_difference
 from onnxprune.rewrite.verify import default_tolerance
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -58,13 +58,11 @@ def compare(
         ModelError: ONNX Runtime can't run a model (OP122).
     """
     expected, found = run(session(original, optimize=False), inputs), run(session(trimmed, optimize=False), given)
-    limit, worst = default_tolerance(original), 0.0
-    for name, value in expected.items():
-        reference = left(name, value) if isinstance(value, np.ndarray) else value
-        same = np.shape(reference) == np.shape(found[name])
-        error = difference(found[name], reference) if same else float("inf")
-        if not error <= limit:
-            cause = f"the trimmed model isn't the original: relative error {error:.3g} exceeds {limit:.3g}"
-            raise VerificationError("OP501", cause, where=f'output "{name}"')
-        worst = max(worst, error)
-    return worst
+    expected = {name: left(name, v) if isinstance(v, np.ndarray) else v for name, v in expected.items()}
+    limit = default_tolerance(original)
+
+    def differs(error: float, name: str) -> VerificationError:
+        cause = f"the trimmed model isn't the original: relative error {error:.3g} exceeds {limit:.3g}"
+        return VerificationError("OP501", cause, where=f'output "{name}"')
+
+    return largest_difference(found, expected, limit, differs)

@@ -18,7 +18,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.values import Ids
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import GraphIndex, reads, unique, with_inputs, with_nodes
+from onnxprune.model.graph import GraphIndex, names_in, reads, unique, with_inputs, with_nodes
 from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
 from onnxprune.rewrite.rewrite import rewrite
@@ -189,8 +189,7 @@ def _without(graph: ChannelGraph, found: _Vocabulary, gone: Ids) -> PrunedGraph:
 
 def _renumbering(proto: ModelProto, graph: ChannelGraph, found: _Vocabulary, place: Ids, kept: Ids) -> ModelProto:
     """Return a trimmed model that takes old ids, and gives logits for them."""
-    index = GraphIndex(proto.graph)
-    taken = {*index.initializers, *index.makers, *(i.name for i in proto.graph.input), *index.positions}
+    taken = names_in(proto.graph)
     constants: dict[str, NDArray[Any]] = {}
 
     def constant(name: str, value: NDArray[Any]) -> str:

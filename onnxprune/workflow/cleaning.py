@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto
+from onnx import ModelProto
 
-from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.speed import speedups
 from onnxprune.cleaning.optimizers import OPTIMIZERS, installed, optimize
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.bodies import close_bodies
-from onnxprune.model.checks import subgraphs
+from onnxprune.model.checks import count_nodes as count_nodes  # benchmarks.clean imports it from here
 from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.metadata import CLEANED, VERSION, read_note, write_notes
 from onnxprune.model.session import run, session, with_threads
@@ -37,7 +37,6 @@ from onnxprune.version import __version__
 NORMALIZED: OptimizerName = "onnxprune"
 """The name of what `onnxprune.normalize` does, which every model that is written goes through."""
 
-_ROUNDS, _SECONDS = 15, 0.5
 _LARGER = 1.01  # of the file's bytes, above which a model counts as larger
 
 Arrays = dict[str, NDArray[Any]]
@@ -66,7 +65,6 @@ class Cleaner:
     failure: str | None = None
 
     def __repr__(self) -> str:
-        """Return the optimizer, the number of nodes, and why it isn't taken."""
         return f"Cleaner({self.name}: {self.nodes} nodes, {self.size:,} bytes, {self.failure or 'equal'})"
 
 
@@ -175,12 +173,8 @@ def _timed(
     fit = [i for i, t in enumerate(tried) if t.failure is None]
     how = SessionSettings(Provider(CPU), settings.threads)
     subjects = [TimedSession(m, feeds, how) for m in (before.model, *(tried[i].model for i in fit))]
-    typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
-    share = counted(progress, "time")
-    file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS, progress=share)
     found = list(tried)
-    for i, own in zip(fit, others, strict=True):
-        speed = ratio(file, own, seed=settings.seed)
+    for i, speed in zip(fit, speedups(subjects, seed=settings.seed, progress=counted(progress, "time")), strict=True):
         found[i] = replace(tried[i], speedup=speed, failure="it is slower than the file" if speed.high < 1 else None)
     return found
 
@@ -212,11 +206,6 @@ def _inputs(base: ModelProto, settings: CleanSettings) -> Iterator[Arrays]:
             continue
         yield feeds
         return
-
-
-def count_nodes(graph: GraphProto) -> int:
-    """Return the number of nodes of a graph, those of bodies included."""
-    return len(graph.node) + sum(count_nodes(body) for node in graph.node for body in subgraphs(node))
 
 
 def as_cleaned(original: Model, other: ModelProto) -> Model | None:

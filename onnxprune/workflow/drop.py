@@ -33,7 +33,7 @@ from onnxprune.evaluation.runner import Outputs
 from onnxprune.evaluation.score import above_constant
 from onnxprune.progress import Progress, within
 from onnxprune.sensitivity import drop, drop_of
-from onnxprune.settings.evaluation import METRICS, judging
+from onnxprune.settings.evaluation import METRICS
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class DropMeasure:
             progress=part,
         )
         self.seconds = (perf_counter() - began) / found.samples
-        metric = judging({score.metric for score in found.scores})
+        metric = found.judging
         if metric is None:
             cause = f"no drop in accuracy can be measured: {found.recognized}"
             raise DataError("OP711", cause, hint="set a `target` instead, and evaluate the result with another metric")

@@ -14,7 +14,7 @@ from onnxprune.benchmarking.result import Benchmark
 from onnxprune.errors import BenchmarkError, DataError, RegressionError, VerificationError
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.sensitivity.outputs import drop
-from onnxprune.settings.evaluation import higher_is_better, judging
+from onnxprune.settings.evaluation import higher_is_better
 
 Unit = Literal["share", "factor", "number", "bytes"]
 
@@ -72,7 +72,6 @@ class Gate:
         return forms.get(self.unit, f"{value:z.4g}")
 
     def __str__(self) -> str:
-        """Return the value, its interval and the limit."""
         interval = f" (interval {self.interval})" if self.interval else ""
         return f"{self.name} is {self.write(self.found.value)}{interval}; must be {self.allowed}"
 
@@ -96,7 +95,7 @@ def quality_gates(
     """
     found: list[Gate] = []
     if max_drop is not None:
-        metric = judging({score.metric for score in evaluation.scores})
+        metric = evaluation.judging
         if metric is None:
             raise DataError("OP711", f"no drop can be measured: {evaluation.recognized}", where="max_drop")
         unit: Unit = "share" if evaluation[metric].share else "number"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.benchmarking.layer_changes import LayerChange, layer_changes
-from onnxprune.benchmarking.session import Feeds, TimedSession
+from onnxprune.benchmarking.session import Feeds, TimedSession, samples_of
 from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.benchmarking.speed import Speed, speed_of, typical_seconds
 from onnxprune.data import open_data, some
@@ -155,7 +155,7 @@ def _ways(result: PruneResult, settings: PruneSettings) -> tuple[Feeds, Feeds, S
     """
     graph, pruned = result.analysis.graph, result.model.proto
     feeds = runnable_inputs(graph.proto, graph.shapes.inputs, settings.planning.seed)
-    samples = max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
+    samples = samples_of(feeds)
     opening = SessionSettings(parse_provider(settings.latency.provider or "cpu"), settings.latency.threads)
     return feeds, fitted(state_inputs(pruned), feeds, samples), opening
 
@@ -177,10 +177,9 @@ def _speed(
     """Return the speed or why it wasn't measured, and the seconds that both models take for a sample; 0 if unknown."""
     known: dict[str, Any] | None = None if settings.plan is not None else result.plan.settings.get("latency")
     if known is not None:
-        share, before = known["measured_share"], known["original_seconds"]
-        faster = Estimate(1 / share["value"], 1 / share["high"], 1 / share["low"])
-        after = before * share["value"]
-        return Speed(faster, before, after, known["provider"]), "", before + after
+        share, before = Estimate(**known["measured_share"]), known["original_seconds"]
+        after = before * share.value
+        return Speed(share.inverse, before, after, known["provider"]), "", before + after
     try:
         feeds, own, opening = _ways(result, settings)
         path = result.analysis.model.path
@@ -190,7 +189,7 @@ def _speed(
         subjects = original, TimedSession(result.model.proto, own, opening)
     except OnnxPruneError as error:
         return None, error.cause, 0.0
-    samples = max((len(array) for array in feeds.values() if array.ndim > 1), default=1)
+    samples = samples_of(feeds)
     typical = typical_seconds(subjects)
     seconds = sum(typical)
     if seconds > _LONGEST:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, TensorProto
+from onnx import TensorProto
 
-from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
 from onnxprune.benchmarking.session import TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.speed import speedups
 from onnxprune.channels.values import Mask
 from onnxprune.cost.cost import Cost, cost
 from onnxprune.errors import PlanError
 from onnxprune.evaluation.intervals import Estimate
-from onnxprune.model.checks import subgraphs
+from onnxprune.model.checks import count_nodes
 from onnxprune.model.file import file_size
 from onnxprune.model.tensors import byte_size, elements
 from onnxprune.model.wire import pieces
@@ -31,7 +31,6 @@ from onnxprune.workflow.analysis import TracedModel
 _HALF = Target("macs", 0.5)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _SCALE = 4  # bytes of the scale of an output channel
-_ROUNDS, _SECONDS = 15, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def outlook(analysis: TracedModel, *, measure: bool = False) -> Outlook:
     whole, stored = cost(PrunedGraph(graph)), model.proto.graph
     size = pieces(graph.proto)[0]
     weights = {tensor.name for tensor in stored.initializer}
-    nodes = None if model.proto.functions else (_count(stored), _count(graph.proto.graph))
+    nodes = None if model.proto.functions else (count_nodes(stored), count_nodes(graph.proto.graph))
     given = sum(value.name in weights for value in stored.input)
     cleaning = Cleaning(nodes, (file_size(model) or size, size), (analysis.cost.params, whole.params), given)
     removed = _half(graph)
@@ -115,10 +114,6 @@ def outlook(analysis: TracedModel, *, measure: bool = False) -> Outlook:
     if measure:
         times = _times(analysis, removed)
     return Outlook(cleaning, pruning, size - saved if saved > 0 else None, *times)
-
-
-def _count(graph: GraphProto) -> int:
-    return len(graph.node) + sum(_count(body) for node in graph.node for body in subgraphs(node))
 
 
 def _half(graph: ChannelGraph) -> Mask | None:
@@ -150,7 +145,5 @@ def _times(analysis: TracedModel, removed: Mask | None) -> tuple[Estimate | None
     if removed is not None:
         models.append(rewrite(PrunedGraph(graph, removed)))
     subjects = [TimedSession(model, feeds, settings) for model in models]
-    typical = [warm_up(subject, _SECONDS).typical for subject in subjects]
-    file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS)
-    found = [ratio(own, file) for own in others]
+    found = [faster.inverse for faster in speedups(subjects)]
     return found[0], found[1] if len(found) > 1 else None

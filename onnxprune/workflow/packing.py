@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from onnx import ModelProto
 
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation import Evaluation, evaluate
@@ -26,7 +25,6 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.library import custom_ops
 from onnxprune.sensitivity import drop
 from onnxprune.settings import PackSettings, UnpackSettings
-from onnxprune.settings.evaluation import judging
 from onnxprune.settings.pruning import LIMIT
 from onnxprune.settings.reading import either
 from onnxprune.version import __version__
@@ -167,7 +165,7 @@ def _clustered(
         analysis = analyze(loaded, data=settings.samples)
         samples = open_all(settings.samples, analysis.graph, near=loaded.path, seed=settings.seed, progress=progress)
         fitted, judged = divided(samples, settings.seed, (1 / 2, settings.samples.limit or LIMIT))
-        batches, proto, count = calibration_batches(fitted, proto), _copy(analysis.graph.proto), len(fitted)
+        batches, proto, count = calibration_batches(fitted, proto), deepcopy(analysis.graph.proto), len(fitted)
     books = cluster(
         *(proto, settings.clusters, batches),
         price=settings.bit_price,
@@ -190,14 +188,8 @@ def _clustered(
     return model, replace(found, clusters=books, evaluation=evaluation, samples=counts)
 
 
-def _copy(proto: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    return copy
-
-
 def _check(evaluation: Evaluation, max_drop: float | None) -> None:
-    metric = judging({score.metric for score in evaluation.scores})
+    metric = evaluation.judging
     if max_drop is None:
         return
     if metric is None:

@@ -13,11 +13,11 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.errors.words import did_you_mean
 from onnxprune.model.file import load
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.runtime.environment import versions
@@ -209,8 +209,7 @@ def _check_names(document: Mapping[str, Any], path: Path) -> None:
             hint = "write it to a table of its own: [data], path = ..."
             raise UsageError("OP612", f"the table {table} names data", where=str(path), hint=hint)
         if unknown:
-            near = get_close_matches(unknown[0], names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            hint = did_you_mean(unknown[0], names) or f"there are {', '.join(names)}"
             raise UsageError("OP612", f"the recipe has an unknown key {unknown[0]!r}", where=str(path), hint=hint)
 
 

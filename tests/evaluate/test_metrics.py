@@ -12,7 +12,7 @@ from onnxprune.data import IGNORED
 from onnxprune.data.batch import Batch
 from onnxprune.evaluation.choice import made
 from onnxprune.evaluation.classes import class_output, classes_of
-from onnxprune.evaluation.metrics import Metric, cosine, kl, mse, user_metric
+from onnxprune.evaluation.metrics import Metric, distance, kl, user_metric
 from onnxprune.evaluation.tasks import Task
 from onnxprune.evaluation.view import BatchView, view
 from tests.data.support import refused
@@ -20,6 +20,7 @@ from tests.data.support import refused
 RNG = np.random.default_rng(0)
 SCORES = RNG.standard_normal((60, 8)).astype(np.float32)
 LOGITS, PROBABILITIES = kl(SCORES), kl(np.eye(8)[:1])
+MSE, COSINE = distance("mse", "o", False), distance("cosine", "o", False)
 OTHER = (SCORES + RNG.standard_normal((60, 8))).astype(np.float32)
 LABELS = np.where(RNG.random(60) < 0.4, SCORES.argmax(axis=1), RNG.integers(0, 8, 60))
 
@@ -128,20 +129,20 @@ def test_distances_by_hand() -> None:
     expected = np.mean(
         [((a - b) ** 2).sum() / 8 for a, b in zip(SCORES.astype(float), OTHER.astype(float), strict=True)]
     )
-    assert value(mse("o", False), SCORES, None, OTHER) == pytest.approx(expected)
+    assert value(MSE, SCORES, None, OTHER) == pytest.approx(expected)
     angles = [
         a @ b / np.sqrt(a @ a) / np.sqrt(b @ b) for a, b in zip(SCORES.astype(float), OTHER.astype(float), strict=True)
     ]
-    assert value(cosine("o", False), SCORES, None, OTHER) == pytest.approx(np.mean(angles))
+    assert value(COSINE, SCORES, None, OTHER) == pytest.approx(np.mean(angles))
     zero = np.zeros_like(SCORES)
-    assert value(cosine("o", False), zero, None, zero) == 1 and value(cosine("o", False), zero, None, SCORES) == 0
+    assert value(COSINE, zero, None, zero) == 1 and value(COSINE, zero, None, SCORES) == 0
 
 
 def test_samples_that_are_not_finite_are_left_out_of_means_and_counted() -> None:
     broken = SCORES.copy()
     broken[[3, 9], 2] = np.nan, np.inf
     sound = np.delete(np.arange(60), [3, 9])
-    for metric in (mse("o", False), cosine("o", False), LOGITS):
+    for metric in (MSE, COSINE, LOGITS):
         assert value(metric, broken, None, OTHER) == pytest.approx(value(metric, SCORES[sound], None, OTHER[sound]))
     assert seen(broken, None, OTHER).not_finite() == 2
     assert seen(broken, None, broken).not_finite() == 0

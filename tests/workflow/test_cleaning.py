@@ -12,6 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune as op
+from onnxprune.benchmarking import speed
 from onnxprune.cleaning.optimizers import optimize
 from onnxprune.errors import ModelError
 from onnxprune.evaluation.intervals import Estimate
@@ -130,12 +131,12 @@ def test_what_is_larger_or_slower_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(cleaning, "optimize", bloating)
         assert op.clean(wasteful(), **QUICK).tried[1].failure == "it makes the file larger"
-    monkeypatch.setattr(cleaning, "_SECONDS", 0.01)
-    monkeypatch.setattr(cleaning, "ratio", lambda *_, **__: Estimate(0.5, 0.4, 0.6))
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "ratio", lambda *_, **__: Estimate(0.5, 0.4, 0.6))
     found = op.clean(wasteful(), optimizers=("onnxprune", "onnxruntime"))
     assert {t.failure for t in found.tried} == {"it is slower than the file"}
     assert found.best is None and found.model.proto == wasteful()
-    monkeypatch.setattr(cleaning, "ratio", lambda *_, **__: Estimate(1.5, 1.4, 1.6))
+    monkeypatch.setattr(speed, "ratio", lambda *_, **__: Estimate(1.5, 1.4, 1.6))
     assert op.clean(wasteful(), optimizers=("onnxprune", "onnxruntime")).best is not None
 
 

@@ -11,7 +11,6 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune as op
-from onnxprune.workflow import outlook as module
 from onnxprune.workflow.outlook import outlook
 from tests.cli.support import document, invoke
 from tests.toolbox import Net
@@ -88,7 +87,7 @@ def test_inspect_ends_with_it(path: Path) -> None:
 
 
 def test_measuring_is_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    monkeypatch.setattr("onnxprune.benchmarking.speed.SECONDS", 0.01)
     result = invoke("inspect", path, "--measure", "--format", "json")
     found = json.loads(result.stdout)["estimates"]
     assert found["cleaned_time"]["value"] > 0 and found["pruned_time"]["value"] > 0

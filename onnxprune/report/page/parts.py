@@ -29,7 +29,6 @@ class Cell:
     note: str = ""
 
     def __str__(self) -> str:
-        """Return the text."""
         return self.text
 
 

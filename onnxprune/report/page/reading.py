@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.report.layout import percent
-from onnxprune.settings.evaluation import METRICS, judging
+from onnxprune.settings.evaluation import METRICS, judging, title_of
 
 Fields = Mapping[str, Any]
 
@@ -148,8 +148,7 @@ def named(text: str, stage: Stage, stages: Sequence[Stage]) -> str:
 
 def metric_title(score: Fields) -> str:
     """Return the title of a metric."""
-    name = score["metric"]
-    title = METRICS[name].title if name in METRICS else str(name)
+    title = title_of(str(score["metric"]))
     return title if score.get("output") is None else f"{title}, {score['output']}"
 
 

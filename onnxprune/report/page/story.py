@@ -33,6 +33,20 @@ from onnxprune.workflow.gates import Gate
 
 _PACES: dict[str, Tone] = {"faster": "good", "slower": "bad"}
 _TONES: dict[str, Tone] = {"kept": "good", "partly kept": "warn", "not kept": "bad"}
+_DONE = {
+    "evaluate": "evaluated",
+    "benchmark": "timed",
+    "verify": "verified",
+    "sensitivity": "measured",
+    "prune": "pruned",
+    "quantize": "quantized",
+    "finetune": "trained",
+    "shrink": "shrunk",
+    "clean": "cleaned",
+    "pack": "packed",
+    "sparsify": "made sparse",
+    "sweep": "swept",
+}
 
 
 def story(documents: Sequence[Document]) -> Story:
@@ -79,18 +93,7 @@ def _story(stages: Sequence[Stage]) -> Story:
     ]
     names += [str(r["model"]) for s in tops for case in s.get("cases") or () for r in case["results"]]
     files = list(dict.fromkeys(PurePath(name).name for name in names)) or ["model"]
-    done = {"evaluate": "evaluated", "benchmark": "timed", "verify": "verified", "sensitivity": "measured"}
-    done |= {
-        "prune": "pruned",
-        "quantize": "quantized",
-        "finetune": "trained",
-        "shrink": "shrunk",
-        "clean": "cleaned",
-        "pack": "packed",
-        "sparsify": "made sparse",
-        "sweep": "swept",
-    }
-    words = list(dict.fromkeys(done.get(stage.name, stage.name) for stage in tops))
+    words = list(dict.fromkeys(_DONE.get(stage.name, stage.name) for stage in tops))
     return Story(
         title=" → ".join(files[:2]),
         subtitle=", ".join(words).capitalize(),

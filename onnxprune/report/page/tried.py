@@ -16,7 +16,7 @@ from onnxprune.report.page.layers import labels_of
 from onnxprune.report.page.measured import COSTS
 from onnxprune.report.page.parts import ROWS, Cell, Chart, Example, Gallery, Grid, Line, Part, Row
 from onnxprune.report.page.reading import Fields, Stage, estimate, factor, named
-from onnxprune.settings.evaluation import METRICS
+from onnxprune.settings.evaluation import METRICS, title_of
 from onnxprune.settings.quantization import FORMS
 
 BROUGHT = "What each stage brought"
@@ -203,8 +203,7 @@ def trade_offs(stages: Sequence[Stage]) -> Iterator[Part]:
     for stage in (stage for stage in stages if stage.get("front") is not None):
         found = {row["number"]: row for row in stage.get("models")}
         best = [found[number] for number in stage.get("front")]
-        facts, whole = METRICS.get(stage.get("metric")), stage.get("costs")
-        title = stage.get("metric") if facts is None else facts.title
+        title, whole = title_of(stage.get("metric")), stage.get("costs")
         tags = dict.fromkeys(tag for row in best for tag in row["latency"])
         measures: dict[str, Callable[[Fields], float | None]] = {
             _COSTS[name]: partial(_share_of, name, whole) for name in whole
