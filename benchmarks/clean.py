@@ -18,13 +18,14 @@ from benchmarks.turns import speedup, turns
 from onnxprune.cleaning.optimizers import OPTIMIZERS, optimize
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.bodies import close_bodies
+from onnxprune.model.checks import count_nodes
 from onnxprune.model.file import load
 from onnxprune.normalize import normalize
 from onnxprune.report.layout import percent
 from onnxprune.rewrite.comparison import compare_outputs, interface_changes
 from onnxprune.rewrite.verify import default_tolerance
 from onnxprune.shapes import concretize, runnable_inputs
-from onnxprune.workflow.cleaning import NORMALIZED, count_nodes
+from onnxprune.workflow.cleaning import NORMALIZED
 
 SHARED = ROOT.parent / "shared" / "models"
 MODELS = (

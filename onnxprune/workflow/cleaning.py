@@ -18,7 +18,7 @@ from onnxprune.cleaning.optimizers import OPTIMIZERS, installed, optimize
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.bodies import close_bodies
-from onnxprune.model.checks import count_nodes as count_nodes  # benchmarks.clean imports it from here
+from onnxprune.model.checks import count_nodes
 from onnxprune.model.file import Model, Source, file_size, load
 from onnxprune.model.metadata import CLEANED, VERSION, read_note, write_notes
 from onnxprune.model.session import run, session, with_threads
