@@ -74,7 +74,7 @@ def api() -> str:
     text = ["# Python", "", "All public names, as `import onnxprune as op` gives them. Settings are fields of a class,"]
     text += ["or keyword arguments of the function that takes the class; the options of commands are the same.", ""]
     for name in sorted(onnxprune.__all__, key=str.lower):
-        if name in onnxprune._SETTINGS:
+        if onnxprune._HOME[name] == "settings":
             declared = getattr(onnxprune, name)
             text += [f"## {name}", "", f"{declared.__doc__.partition('Attributes:')[0].strip()}", "", "| setting | |"]
             text.append("| --- | --- |")

@@ -83,15 +83,17 @@ def _least(graph: ChannelGraph) -> int:
 
 
 def first_points(space: Space, analysis: TracedModel, curves: Sequence[Curve]) -> list[Choice]:
-    """Return the points that the planner would try: the model as it is, and its own curves at rising errors.
+    """Return the points that the planner would try: the whole model, smaller images, its own curves at rising errors.
 
-    Each comes without and with each form of numbers.
+    Those of images of the file's size come without and with each form of numbers.
     """
     rest = {axis.name: axis.rest for axis in space}
     forms = next((axis.choices for axis in space if axis.name == FORM), ())
     shares = [100, *_shares(space, analysis, curves)]
     points = [{**rest, **({CHANNELS: share} if CHANNELS in rest else {})} for share in shares]
-    return [*points, *({**point, FORM: form} for form in forms[1:] for point in points)]
+    sizes = next((axis.choices for axis in space if axis.name == RESOLUTION), ())
+    smaller = [{**rest, RESOLUTION: size} for size in sizes[1:]]
+    return [points[0], *smaller, *points[1:], *({**point, FORM: form} for form in forms[1:] for point in points)]
 
 
 def _shares(space: Space, analysis: TracedModel, curves: Sequence[Curve]) -> list[int]:

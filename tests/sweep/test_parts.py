@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import onnxprune as op
 from onnxprune.errors import PlanError, VerificationError
 from onnxprune.settings import SweepSettings
 from onnxprune.sweeping import store as stores
 from onnxprune.sweeping.front import Row, chosen, front_of
 from onnxprune.sweeping.machine import turn
-from onnxprune.sweeping.space import plainest
+from onnxprune.sweeping.space import CHANNELS, FORM, NONE, RESOLUTION, WHOLE, Axis, first_points, plainest
 from onnxprune.sweeping.store import Beats, file_of
 
 BOTH = ("accuracy", "macs")
@@ -147,3 +148,16 @@ def test_passwords_are_not_shown() -> None:
     assert stores.shown("postgresql://me:secret@host:5432/x") == "postgresql://me@host:5432/x"
     assert stores.shown("postgresql://me@host/x") == "postgresql://me@host/x"
     assert stores.shown("a:b/c@d.sweep") == "a:b/c@d.sweep"
+
+
+def test_the_first_points_are_the_whole_model_smaller_images_and_forms() -> None:
+    analysis = op.analyze(Path(__file__).parents[2] / "models" / "digits_resnet.onnx")
+    space = (
+        Axis(CHANNELS, low=10, high=100),
+        Axis(RESOLUTION, choices=(WHOLE, "28x28", "20x20")),
+        Axis(FORM, choices=(NONE, "float16")),
+    )
+    whole = {CHANNELS: 100, RESOLUTION: WHOLE, FORM: NONE}
+    smaller = [{**whole, RESOLUTION: "28x28"}, {**whole, RESOLUTION: "20x20"}]
+    assert first_points(space, analysis, ()) == [whole, *smaller, {**whole, FORM: "float16"}]
+    assert first_points(space[:1], analysis, ()) == [{CHANNELS: 100}]
