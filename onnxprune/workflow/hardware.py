@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,13 +40,14 @@ def place(hardware: Hardware | None) -> tuple[Provider, bool, tuple[str, ...]]:
     return wanted, True, tuple(notes)
 
 
-def block() -> int | None:
-    """Return how many channels ONNX Runtime's convolutions compute at once on this processor, if that is known.
+def block(widths: Iterable[int]) -> int | None:
+    """Return how many channels ONNX Runtime's convolutions compute at once here; None if unknown, or no layer has two.
 
     With AVX-512, channels are laid out in blocks of 16, and the rest of a block is filled with zeros: a layer of 24
     channels takes as long as one of 32 (NCHWc, see onnxruntime/core/mlas).
     """
-    return _AVX512_BLOCK if "avx512f" in _flags() else None
+    wide = any(width >= 2 * _AVX512_BLOCK for width in widths)
+    return _AVX512_BLOCK if wide and "avx512f" in _flags() else None
 
 
 def _flags() -> list[str]:

@@ -44,7 +44,7 @@ from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.drop import Parts, divide
 from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
 from onnxprune.workflow.goals import SHARED, Goals
-from onnxprune.workflow.hardware import place
+from onnxprune.workflow.hardware import block, place
 from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_all
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
@@ -125,6 +125,7 @@ class Pipeline:
         progress("trace", 0, None)
         self.analysis: TracedModel = analyze(loaded, data=settings.samples)
         graph = self.analysis.graph
+        self.own = replace(self.own, multiple=block(len(group.sets) * min(group.widths) for group in graph.groups))
         if settings.samples.data is not None:
             everything = open_all(settings.samples, graph, near=loaded.path, seed=settings.seed)
             self.parts = divide(everything, len(everything), settings.seed, training=True)

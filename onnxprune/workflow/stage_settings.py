@@ -16,7 +16,6 @@ from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import EFFORTS, ShrinkSettings
 from onnxprune.settings.planning import Target
 from onnxprune.settings.reading import build, read
-from onnxprune.workflow.hardware import block
 from onnxprune.workflow.planning import read_plan
 from onnxprune.workflow.stages import CHOICES, STAGES, Stage
 
@@ -33,6 +32,7 @@ class StageSettings:
         timed: whether time decides.
         data: the samples that stages work with; None without data.
         example: inputs of the model; None before the data are read.
+        multiple: the multiple of channels that pruning keeps where time decides; None for the usual ones.
     """
 
     shrink: ShrinkSettings
@@ -40,6 +40,7 @@ class StageSettings:
     timed: bool
     data: Any = None
     example: Feeds | None = None
+    multiple: int | None = None
 
     @property
     def budgeted(self) -> bool:
@@ -109,7 +110,7 @@ class StageSettings:
             if shrink.objective == "size" and left is not None:
                 values["minimize"] = "size"
             elif named is None and values["timed"] and left is not None:
-                values["round_to"] = block()
+                values["round_to"] = self.multiple
         own = read(stage.settings, shrink.options.get(stage.name, {})) | dict(milder or {})
         known = {declared.name for declared in flat(stage.settings)}
         common = {name: value for name, value in values.items() if name in known and value is not None}

@@ -22,7 +22,7 @@ from onnxprune.model.resumable import Records
 from onnxprune.progress import silent
 from onnxprune.settings import CleanSettings, PruneSettings, QuantizeSettings, ShrinkSettings, build
 from onnxprune.workflow import judging, pipeline, stages
-from onnxprune.workflow.hardware import place
+from onnxprune.workflow.hardware import block, place
 from onnxprune.workflow.inputs import open_samples
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.pipeline import Pipeline, planned
@@ -381,6 +381,7 @@ def test_timed_pruning_keeps_whole_blocks_of_channels(
 
     assert multiple_of() == multiple
     assert multiple_of(options={"prune": {"round_to": 4}}) == 4
+    assert block([8, 31]) is None and block([8, 32]) == multiple  # of narrow layers, the usual multiples leave more
     untouched: Any
     for untouched in ({"timed": False}, {"objective": "size"}, {"targets": (op.Target("size", 0.5),)}):
         assert multiple_of(**untouched) is None
