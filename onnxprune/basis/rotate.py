@@ -37,6 +37,7 @@ class Rotated:
     weights: frozenset[str]
 
     def __str__(self) -> str:
+        """Return the number of groups."""
         count = sum(map(len, self.bases.values()))
         return f"{count} group{'s' if count > 1 else ''} of channels in another basis"
 

@@ -62,6 +62,7 @@ class Fixed:
     reason: str
 
     def __str__(self) -> str:
+        """Return the reason, with the node's operator and name in front."""
         return f"{self.node} {self.reason}" if self.node else self.reason
 
 

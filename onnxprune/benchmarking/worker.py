@@ -97,9 +97,11 @@ class TimedProcess:
         self._folder.cleanup()
 
     def __enter__(self) -> TimedProcess:
+        """Return the process."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End the process."""
         self.close()
 
     def _ask(self, **request: Any) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ class Phase:
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        """Start without a phase."""
         self.text, self.done, self.total = "", 0, None  # type: tuple[str, int, int | None]
         self._clock, self._started, self._first = clock, clock(), 0
 

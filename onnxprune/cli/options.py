@@ -31,6 +31,7 @@ class Parsed(_ParamType):
     """A parameter type made of a function; the function's ValueError says what is wrong."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        """Set the name in help texts, and the function."""
         self.name, self.parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -176,6 +177,7 @@ class SettingOption(click.Option):
     """
 
     def __init__(self, *args: Any, field: str, **kwargs: Any) -> None:
+        """Set the field."""
         super().__init__(*args, **kwargs)
         self.field = field
 

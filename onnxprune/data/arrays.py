@@ -61,6 +61,7 @@ class ArraySource(Source):
         return self.labels is not None
 
     def __len__(self) -> int:
+        """Count the samples."""
         return self._length
 
     def batches(self, indices: NDArray[np.int64] | None, size: int) -> Iterator[Batch]:

@@ -104,6 +104,7 @@ class ImageSource(Source):
         return self.labels is not None
 
     def __len__(self) -> int:
+        """Count the images."""
         return len(self.names)
 
     def name(self, index: int) -> str:

@@ -33,6 +33,7 @@ class LabeledSource(Source):
     """Samples of another source, with labels of their own."""
 
     def __init__(self, source: Source, take: Take) -> None:
+        """Set the samples, and the function that returns the labels of some."""
         self.source, self.take = source, take
 
     @property
@@ -41,6 +42,7 @@ class LabeledSource(Source):
         return True
 
     def __len__(self) -> int:
+        """Count the samples."""
         return len(self.source)
 
     def name(self, index: int) -> str:

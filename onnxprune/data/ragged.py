@@ -95,6 +95,7 @@ class RaggedSource(Source):
         return self._labeled
 
     def __len__(self) -> int:
+        """Count the samples."""
         return self._count
 
     def name(self, index: int) -> str:

@@ -73,6 +73,7 @@ class Recipe:
     length: int | None = None
 
     def __post_init__(self) -> None:
+        """Check every value."""
         for field in fields(self):
             value, key = getattr(self, field.name), _KEYS[field.name]
             if not (value is None and field.default is None) and not key.valid(value):

@@ -57,6 +57,7 @@ class Records:
         self._places: NDArray[np.int64] = np.array(places, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
+        """Count the records."""
         return len(self._places)
 
     def name(self, index: int) -> str:

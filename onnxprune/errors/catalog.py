@@ -28,12 +28,15 @@ class Catalog(Mapping[str, CodeInfo]):
         return {code: CodeInfo(title, " ".join(body.split())) for code, title, body in sections}
 
     def __getitem__(self, code: str) -> CodeInfo:
+        """Return what a code means."""
         return self._entries[code]
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over the codes, in order."""
         return iter(self._entries)
 
     def __len__(self) -> int:
+        """Return the number of codes."""
         return len(self._entries)
 
 

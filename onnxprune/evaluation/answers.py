@@ -24,6 +24,7 @@ class Answers:
     """
 
     def __init__(self) -> None:
+        """Start without samples."""
         self._labels: list[Counter[int]] = []
         self._original: list[Counter[int]] = []
         self._shifted = dict.fromkeys((-1, 0, 1), 0)

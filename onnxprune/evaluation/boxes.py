@@ -56,6 +56,7 @@ class Form:
     text: str
 
     def __str__(self) -> str:
+        """Return what a message says."""
         return self.text
 
     @property

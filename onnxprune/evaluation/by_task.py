@@ -97,6 +97,7 @@ class R2:
     """
 
     def __init__(self) -> None:
+        """Start without samples."""
         self._shift: Floats | None = None  # close to the mean, so that its square can be subtracted
 
     def rows(self, view: BatchView) -> Floats:

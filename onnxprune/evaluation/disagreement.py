@@ -60,6 +60,7 @@ class Disagreements:
     """Keeps the samples on which a model and its original disagree most, in bounded memory."""
 
     def __init__(self, most: int) -> None:
+        """Set the number of samples to keep."""
         self.most = most
         self._heap: list[_Found] = []
         self._spreads: dict[str, float] = {}  # standard deviations of the original's outputs, in the first batch

@@ -65,6 +65,7 @@ class Preprocessing:
     samples: int
 
     def __str__(self) -> str:
+        """Return what a warning says."""
         how = f"of {self.tried} usual ways, tried on {self.samples} images,"
         first, *others = (f"'{recipe}'" for recipe in self.recipes)
         if not others:

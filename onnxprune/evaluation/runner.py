@@ -104,6 +104,7 @@ class Outputs:
     """A model's outputs on the batches of some data, kept for later evaluations on the same data, up to 256 MiB."""
 
     def __init__(self) -> None:
+        """Keep nothing yet."""
         self._held: dict[tuple[int, int, tuple[str, ...]], dict[str, Array]] = {}
         self._room = _BYTES
 

@@ -63,6 +63,7 @@ class Resampler:
     """
 
     def __init__(self, resamples: int, seed: int) -> None:
+        """Set the number of resampled values and the seed."""
         self.resamples = resamples
         self._rng = np.random.default_rng(seed)
 
@@ -78,6 +79,7 @@ class Meter:
     """
 
     def __init__(self, metric: Metric) -> None:
+        """Start with empty sums."""
         self.metric = metric
         self._mine, self._original = _Tally(), _Tally()
         self._kept: tuple[list[Any], list[Any]] = [], []

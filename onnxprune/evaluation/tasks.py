@@ -64,6 +64,7 @@ class Task:
     postprocess: Callable[..., Any] | None = None
 
     def __str__(self) -> str:
+        """Return what a note says."""
         if self.name is None:
             return f"the task isn't recognized: {self.why}"
         read = "" if self.form is None or str(self.form) in self.why else f"; boxes are read as {self.form}"

@@ -38,6 +38,7 @@ class CandidateWidths:
     values: Numbers
 
     def __len__(self) -> int:
+        """Return the number of widths."""
         return len(self.removed)
 
 

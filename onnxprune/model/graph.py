@@ -28,6 +28,7 @@ class GraphIndex:
     """
 
     def __init__(self, graph: GraphProto) -> None:
+        """Index a graph."""
         self.graph = graph
         self.nodes: list[NodeProto] = list(graph.node)
 

@@ -114,6 +114,7 @@ class Records:
             self._arrays = arrays
 
     def __enter__(self) -> Records:
+        """Return the records."""
         return self
 
     def __exit__(self, *_: object) -> None:

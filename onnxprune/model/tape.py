@@ -68,12 +68,15 @@ class Tensor:
     __and__ = _operator("And")
 
     def __rsub__(self, other: Operand) -> Tensor:
+        """Subtract this tensor from another operand."""
         return self.like(other).op("Sub", self)
 
     def __rtruediv__(self, other: Operand) -> Tensor:
+        """Divide another operand by this tensor."""
         return self.like(other).op("Div", self)
 
     def __neg__(self) -> Tensor:
+        """Negate."""
         return self.op("Neg")
 
     def equals(self, other: Operand) -> Tensor:
@@ -196,6 +199,7 @@ class Tape:
     """
 
     def __init__(self, opset: int, ir_version: int = 10) -> None:
+        """Start with an empty graph."""
         self.opset = opset
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
@@ -208,9 +212,11 @@ class Tape:
         self._count = 0
 
     def __getitem__(self, name: str) -> Tensor:
+        """Return a tensor by its name."""
         return self._tensors[name]
 
     def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of a name."""
         return name in self._tensors
 
     def know(self, name: str, shape: Sequence[int], dtype: int) -> Tensor:

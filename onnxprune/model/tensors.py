@@ -33,12 +33,15 @@ class Weights(Mapping[str, np.ndarray]):
         self._tensors: dict[str, TensorProto] = {t.name: t for t in proto.graph.initializer}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        """Return the values of an initializer."""
         return numpy_helper.to_array(self._tensors[name])
 
     def __iter__(self) -> Iterator[str]:
+        """Yield the names in the graph's order."""
         return iter(self._tensors)
 
     def __len__(self) -> int:
+        """Return the number of initializers."""
         return len(self._tensors)
 
     def tensor(self, name: str) -> TensorProto:

@@ -21,6 +21,7 @@ class Node:
     """
 
     def __init__(self, node: NodeProto, version: int = 1) -> None:
+        """Wrap a node."""
         self.node = node
         self.version = version
 

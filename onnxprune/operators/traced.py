@@ -32,6 +32,7 @@ class Walk:
     """
 
     def __init__(self, known: Mapping[str, Shape], grouped: Grouped = "channels", policy: Attention = "heads") -> None:
+        """Start with an empty ledger."""
         self.known = known
         self.grouped = grouped
         self.policy = policy

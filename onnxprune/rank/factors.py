@@ -103,6 +103,7 @@ class Factored:
         return found
 
     def __str__(self) -> str:
+        """Return how many layers are two."""
         return f"{len(self.ranks)} layer{'s' if len(self.ranks) > 1 else ''} in two by rank"
 
 

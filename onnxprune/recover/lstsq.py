@@ -150,6 +150,7 @@ class Samples:
     """
 
     def __init__(self) -> None:
+        """Start without samples."""
         self.power: Rows = np.zeros(())
         self.count = 0
         self._intercept = True

@@ -77,6 +77,7 @@ class Index:
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
+        """Index a traced model."""
         self.graph = graph
         self.tensors = GraphIndex(graph.proto.graph)
         self.nodes = {node.name: node for node in self.tensors.nodes}

@@ -47,6 +47,7 @@ class Name:
     tag: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw as much of the name as fits."""
         text = shorten(printable(self.text), options.max_width - len(self.tag))
         yield Text.assemble((self.tag, FAINT), (text, self.style), no_wrap=True, end="")
 
@@ -110,6 +111,7 @@ class Sheet:
     rows: Sequence[Sequence[Text | Name]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table or the blocks."""
         if self._needed() <= options.max_width:
             yield self._grid()
         else:
@@ -166,6 +168,7 @@ class _Packed:
     parts: Sequence[Text]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the lines."""
         lines = [Text()]
         for part in self.parts:
             if lines[-1] and lines[-1].cell_len + _GAP + part.cell_len > options.max_width:
@@ -218,6 +221,7 @@ class Heading:
     note: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the heading."""
         yield line("\n", (self.text, "bold"), (f"  {self.note}" if self.note else "", FAINT))
 
 

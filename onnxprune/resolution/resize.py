@@ -50,6 +50,7 @@ class Resized:
     edits: tuple[Edit, ...]
 
     def __str__(self) -> str:
+        """Return what is done to the inputs."""
         sizes = ", ".join(f'"{i.name}" {text(i.size)} → {text(self.sizes[i.name])}' for i in self.images)
         return f"resized inside the model: {sizes}"
 

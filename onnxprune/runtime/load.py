@@ -19,6 +19,7 @@ class Load:
     """The share of the usable cores' time that other processes take, from its creation on."""
 
     def __init__(self) -> None:
+        """Start to observe."""
         self._start = _now()
 
     def share(self) -> float:

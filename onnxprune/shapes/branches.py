@@ -23,6 +23,7 @@ class Branches:
     """
 
     def __init__(self, proto: ModelProto) -> None:
+        """Prepare for a normalized model."""
         self._walk = ShapeWalk(proto)
         self._walk.run()
         self._ifs = {n.name: n for n in proto.graph.node if is_open(n) and n.op_type == "If"}

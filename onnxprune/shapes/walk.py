@@ -59,6 +59,7 @@ class ShapeWalk:
     """
 
     def __init__(self, proto: ModelProto) -> None:
+        """Prepare for a model with its nodes in order."""
         self.proto = proto
         self.steps = [step_of(node) for node in proto.graph.node]
         self.known = Known()

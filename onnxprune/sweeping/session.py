@@ -46,6 +46,7 @@ class Sweep:
     counts: Mapping[str, int]
 
     def __repr__(self) -> str:
+        """Return the numbers of models and of those on the front."""
         return f"Sweep({len(self.rows)} models, {len(self.front)} on the front)"
 
 

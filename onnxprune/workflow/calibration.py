@@ -40,6 +40,7 @@ class CalibrationReader:
         self._rest = self._batches()
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
+        """Yield the batches that are left."""
         return self._rest
 
     def __len__(self) -> int:

@@ -65,6 +65,7 @@ class Cleaner:
     failure: str | None = None
 
     def __repr__(self) -> str:
+        """Return the optimizer, the number of nodes, and why it isn't taken."""
         return f"Cleaner({self.name}: {self.nodes} nodes, {self.size:,} bytes, {self.failure or 'equal'})"
 
 

@@ -72,6 +72,7 @@ class Gate:
         return forms.get(self.unit, f"{value:z.4g}")
 
     def __str__(self) -> str:
+        """Return the value, its interval and the limit."""
         interval = f" (interval {self.interval})" if self.interval else ""
         return f"{self.name} is {self.write(self.found.value)}{interval}; must be {self.allowed}"
 

@@ -50,6 +50,7 @@ class Round:
     tuned: FineTuned
 
     def __str__(self) -> str:
+        """Return the remaining share of MACs, and the gain by training."""
         left, tuned, gain = self.plan.after["macs"] / self.plan.before["macs"], self.tuned, ""
         if tuned.metric is not None and tuned.before is not None and tuned.after is not None:
             before, after = (e[tuned.metric].model.value for e in (tuned.before, tuned.after))

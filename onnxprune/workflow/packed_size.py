@@ -67,6 +67,7 @@ class Tried:
     error: float
 
     def __str__(self) -> str:
+        """Return the shares and the error."""
         return f"{self.channels:.0%} of the bytes by channels with {self.zeros:.1%} zeros {self.error:.3g}"
 
 

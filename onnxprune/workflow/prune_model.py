@@ -101,6 +101,7 @@ class PruneResult:
     curves: Sequence[Curve] = ()
 
     def __repr__(self) -> str:
+        """Return the plan, the proof, and what was done afterwards."""
         done = [*(["repaired"] if self.repairs else []), *(["trained"] if self.tuned else [])]
         return f"PruneResult({', '.join([repr(self.pruned), *done])})"
 

@@ -79,6 +79,7 @@ class Pruned:
     links: tuple[Link, ...] = ()
 
     def __repr__(self) -> str:
+        """Return the plan and the error of the proof."""
         return f"Pruned({self.plan!r}, {self._proof()})"
 
     def _repr_html_(self) -> str:

@@ -29,6 +29,7 @@ class Cell:
     note: str = ""
 
     def __str__(self) -> str:
+        """Return the text."""
         return self.text
 
 
