@@ -179,8 +179,11 @@ class Pipeline:
             return self._judged(self.reached, True)
 
     def _not_slower(self, reached: Reached) -> Reached:
-        """Leave out the last stages while the result is slower than the file: losses too small to be sure of add up."""
-        if self.judge.timed and self.settings.objective == "latency":
+        """Leave out the last stages while the result is slower than the file: losses too small to be sure of add up.
+
+        With targets, what they need is kept.
+        """
+        if self.judge.timed and self.settings.objective == "latency" and not self.goals.targets:
             while reached.before is not None:
                 told = counted(self.progress, "time the result")
                 speed, _ = self.judge.known_speed(self.original.proto, reached.model.proto, told)

@@ -169,6 +169,8 @@ def test_stages_that_make_the_model_slower_together_are_left_out(
     assert found.kept == kept
     for verdict in found.verdicts[len(kept) :]:
         assert "with the stages before it, it makes the model slower than the file: 0.9" in verdict.why
+    met = op.shrink(DIGITS, **QUICK, stages=("clean", "quantize"), target="size=100%")
+    assert met.kept == ("clean", "quantize")  # what was asked for isn't taken back
 
 
 def test_a_stage_that_changes_nothing_doesn_t_pay(monkeypatch: pytest.MonkeyPatch) -> None:
