@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 _OPSET = 17
 
@@ -65,6 +65,26 @@ def _minilm() -> ModelProto:
             return self.network(**dict(zip(names, given, strict=True)))[0]
 
     return _exported(Hidden(), {name: torch.ones(1, 16, dtype=torch.int64) for name in names}, ("batch", "length"))
+
+
+def pooled(model: ModelProto) -> ModelProto:
+    """Return an encoder whose output is one embedding per text: the mean over its tokens, without padding."""
+    made, hidden = ModelProto.FromString(model.SerializeToString()), model.graph.output[0].name
+    made.graph.node.extend(
+        [
+            helper.make_node("Cast", ["attention_mask"], ["mask_float"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["mask_float", "last_axis"], ["mask_column"]),
+            helper.make_node("Mul", [hidden, "mask_column"], ["hidden_masked"]),
+            helper.make_node("ReduceSum", ["hidden_masked", "length_axis"], ["hidden_sum"], keepdims=0),
+            helper.make_node("ReduceSum", ["mask_column", "length_axis"], ["length_sum"], keepdims=0),
+            helper.make_node("Div", ["hidden_sum", "length_sum"], ["embedding"]),
+        ]
+    )
+    for name, axis in (("last_axis", 2), ("length_axis", 1)):
+        made.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], [axis]))
+    del made.graph.output[:]
+    made.graph.output.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", None]))
+    return made
 
 
 def minilm_tokenizer(folder: Path) -> Path:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Any
 
@@ -20,21 +22,26 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from benchmarks.common import DOCS, Column, Report, Table, log
-from benchmarks.recovery_cases import SEED, SUBJECTS, Subject
+from benchmarks.common import DOCS, Report, log
+from benchmarks.packages import minilm_tokenizer, packaged, pooled
+from benchmarks.recovery_cases import SEED, SUBJECTS, Calibration, Subject
+from benchmarks.samples import sentences
+from benchmarks.sparsity_tables import Interval, Result, report
+from onnxprune.data import Dataset, open_data, read_recipe, split
 from onnxprune.evaluation import evaluate
+from onnxprune.evaluation.intervals import Estimate
 from onnxprune.recover.layers import find_layers
-from onnxprune.report.layout import percent
 from onnxprune.sensitivity import Curve
 from onnxprune.settings.sparsity import Pattern, SparseMethod
 from onnxprune.sparsity.budget import measure
 from onnxprune.sparsity.network import candidates, sparsify
 from onnxprune.sparsity.solve import Way
 from onnxprune.trace.pruned_graph import PrunedGraph
-from onnxprune.workflow.analysis import analyze
+from onnxprune.workflow.analysis import TracedModel, analyze
 from onnxprune.workflow.inputs import calibration_batches
 
-MODELS = ("cifar_resnet20_ts", "mlptiny_kws_dscnn", "cifar_resnet56_dynamo", "mobilenetv2_10_224_tf2_f32")
+ENCODER = "all_minilm_l6_v2"
+MODELS = ("cifar_resnet20_ts", "mlptiny_kws_dscnn", "cifar_resnet56_dynamo", "mobilenetv2_10_224_tf2_f32", ENCODER)
 POINTS = ("50%", "70%", "80%", "90%", "2:4", "4:8", "block-1x2 75%")
 OURS: Mapping[str, tuple[SparseMethod, bool]] = {
     "alternating": ("alternating", True),
@@ -50,55 +57,33 @@ UNIFORM = "alternating, all samples, uniform"
 _WAYS = ("alternating", MORE, UNIFORM, *list(OURS)[1:], WITHOUT, *PEERS)
 _EVERY = "cifar_resnet20_ts"  # the model for which every way is measured at every point
 
-_NOTES = (
-    "Weights are set to zero and the others solved for, from unlabeled inputs; accuracy is measured on other samples. "
-    "*Zeros* are counted in the weights of convolutions and matrix products. *Alternating* is what `sparsify --data` "
-    "does. It, *obs*, *wanda* and *magnitude* end in least squares for the weights that stay, layer by layer on the "
-    "outputs of the sparse layers before; the budget of each layer follows from sensitivities. *obs, not solved* is "
-    "the column by column update alone, as SparseGPT does, with these budgets. *Magnitude, no data* takes layer "
-    "budgets by LAMP and changes no weight that stays. *All samples* are 512, the default of `sparsify`; *uniform* "
-    "is its `--allocation uniform`.",
-    "onnxsim's `apply_sparsegpt_pruning` and `apply_wanda_pruning` get the same inputs. They have no blocks.",
-    "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. *zlib* is the size of the "
-    "file compressed at level 9, as a share of the dense file's bytes. Times are those of the processor, all threads "
-    "together; sensitivities are measured once for each method and pattern, and their time is not in the table.",
-)
-
-Interval = tuple[float, float, float]
-
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One model, made sparse in one way and judged.
+class Encoder(Subject):
+    """A sentence encoder with English sentences, in a folder."""
 
-    Attributes:
-        model: the subject's name.
-        point: the pattern and share of zeros.
-        way: how.
-        zeros: the share of zeros that it has.
-        top1: accuracy in percent with its interval, by data set.
-        change: the same minus the dense model's.
-        agreement: percent of equal predictions, by data set.
-        compressed: bytes of the file compressed by zlib, as a share of the dense file.
-        seconds: processor time.
-        failure: why it failed, if so.
-    """
+    folder: Path = Path()
 
-    model: str
-    point: str
-    way: str
-    zeros: float
-    top1: Mapping[str, Interval]
-    change: Mapping[str, Interval]
-    agreement: Mapping[str, float]
-    compressed: float
-    seconds: float
-    failure: str = ""
+    @classmethod
+    def written(cls, folder: Path) -> Encoder | None:
+        """Write the encoder, its tokenizer and sentences to a folder; None if its package isn't installed."""
+        model = next((model for name, _, model in packaged() if name == ENCODER), None)
+        if model is None:
+            return None
+        onnx.save(pooled(model), folder / f"{ENCODER}.onnx")
+        return cls(ENCODER, sentences(folder / "sentences.txt", 1200).name, 512, recipe="length=64", folder=folder)
 
     @property
-    def key(self) -> str:
-        """Its name."""
-        return f"{self.model}/{self.point}/{self.way}"
+    def path(self) -> Path:
+        """Where the model is."""
+        return self.folder / f"{self.name}.onnx"
+
+    def data(self, analysis: TracedModel) -> tuple[Mapping[Calibration, Dataset], Mapping[str, Dataset]]:
+        """Return sentences to calibrate on, and others."""
+        text, tokenizer = self.folder / self.calibration, minilm_tokenizer(self.folder)
+        whole = open_data(text, analysis.graph.proto, recipe=read_recipe(self.recipe), tokenizer=tokenizer, seed=SEED)
+        own, rest = split(whole, len(whole) - self.limit, seed=SEED)
+        return {"own": own}, {"sentences": rest}
 
 
 class Workshop:
@@ -151,15 +136,25 @@ class Workshop:
 
     def _judge(self, point: str, way: str, model: ModelProto, seconds: float) -> Result:
         top1, change, agreement = dict[str, Interval](), dict[str, Interval](), dict[str, float]()
+        cosine = dict[str, Interval]()
         for name, data in self.judged.items():
+            if self.subject.name == ENCODER:
+                found = evaluate(model, data, against=self.analysis.original, metrics=("cosine",))
+                cosine[name] = _interval(found["cosine"].model)
+                continue
             metrics = ("top1", "agreement")
             found = evaluate(model, data, against=self.analysis.original, metrics=metrics, resamples=1)
             for into, estimate in ((top1, found["top1"].model), (change, found["top1"].difference)):
                 assert estimate is not None
-                into[name] = (100 * estimate.value, 100 * estimate.low, 100 * estimate.high)
+                into[name] = _interval(estimate, 100)
             agreement[name] = 100 * found["agreement"].model.value
         packed = len(zlib.compress(model.SerializeToString(), 9)) / self.subject.path.stat().st_size
-        return Result(self.subject.name, point, way, zeros_of(model), top1, change, agreement, packed, seconds)
+        named, quality = (self.subject.name, point, way), (top1, change, agreement)
+        return Result(*named, zeros_of(model), *quality, packed, seconds, cosine=cosine)
+
+
+def _interval(estimate: Estimate, scale: float = 1) -> Interval:
+    return scale * estimate.value, scale * estimate.low, scale * estimate.high
 
 
 def read_point(point: str) -> tuple[Pattern, float]:
@@ -187,41 +182,10 @@ def cases() -> list[tuple[str, str, str]]:
     return [c for c in dict.fromkeys([*first, *rest]) if not any(c[2] == w and form in c[1] for w, form in senseless)]
 
 
-def report(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Report:
-    """Return the report: a table for each model and data set."""
-    tables = []
-    for model in MODELS:
-        own = [results[key] for p in POINTS for w in _WAYS if (key := f"{model}/{p}/{w}") in results]
-        done = [r for r in own if not r.failure]
-        for data in dict.fromkeys(name for r in done for name in r.top1):
-            dense = done[0].top1[data][0] - done[0].change[data][0]
-            tables.append(Table.of(f"{model} on {data}, dense {dense:.1f} %", _columns(data), done))
-    failed = [r for r in results.values() if r.failure]
-    if failed:
-        columns: list[Column[Result]] = [
-            Column("case", lambda r: r.key, text=True),
-            Column("error", lambda r: r.failure, text=True),
-        ]
-        tables.append(Table.of("What could not be done", columns, failed))
-    title = "Sparse models, without labels or gradients"
-    values = {"cases": [asdict(r) for r in results.values()]}
-    return Report("sparsity", title, _NOTES, tables, settings, values)
-
-
-def _columns(data: str) -> list[Column[Result]]:
-    def spread(values: Callable[[Result], Mapping[str, Interval]], sign: str) -> Callable[[Result], str]:
-        return lambda result: "{:{s}.1f} ({:{s}.1f} to {:{s}.1f})".format(*values(result)[data], s=sign)
-
-    return [
-        Column("zeros asked", lambda r: r.point, text=True),
-        Column("way", lambda r: r.way, text=True),
-        Column("zeros", lambda r: percent(r.zeros)),
-        Column("top-1, %", spread(lambda r: r.top1, "")),
-        Column("change, points", spread(lambda r: r.change, "+")),
-        Column("agreement, %", lambda r: f"{r.agreement[data]:.1f}"),
-        Column("zlib", lambda r: f"{r.compressed:.2f}"),
-        Column("s", lambda r: f"{r.seconds:.0f}"),
-    ]
+def report_of(results: Mapping[str, Result], settings: Mapping[str, Any]) -> Report:
+    """Return the report of what is known, in the order of models, points and ways."""
+    keys = ("/".join(key) for key in product(MODELS, POINTS, _WAYS))
+    return report([results[key] for key in keys if key in results], settings)
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Result]:
@@ -244,20 +208,23 @@ def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Result]:
 def main(output: Path, only: str, limit: int, judged: int, minutes: float) -> None:
     """Measure what earlier runs haven't, print and write."""
     settings = {"seed": SEED, "limit": limit, "judged": judged, "clock": "cpu"}
-    subjects = {s.name: s for s in SUBJECTS if s.path.exists()}
     known, start = read(output / "benchmarks" / "sparsity.json", settings), perf_counter()
-    workshops: dict[str, Workshop] = {}
-    for model, point, way in cases():
-        key = f"{model}/{point}/{way}"
-        late = perf_counter() - start > 60 * minutes
-        if key in known or model not in subjects or late or not fnmatchcase(key, only):
-            continue
-        log.print(key, style="dim")
-        if model not in workshops:
-            workshops = {model: Workshop(subjects[model], limit, judged)}
-        known[key] = workshops[model].run(point, way)
-        report(known, settings).write(output)
-    report(known, settings).publish(output, whole=True)
+    todo = [c for c in cases() if "/".join(c) not in known and fnmatchcase("/".join(c), only)]
+    with TemporaryDirectory() as folder:
+        subjects = {s.name: s for s in SUBJECTS if s.path.exists()}
+        if any(model == ENCODER for model, *_ in todo) and (encoder := Encoder.written(Path(folder))):
+            subjects[ENCODER] = encoder
+        workshops: dict[str, Workshop] = {}
+        for model, point, way in todo:
+            if model not in subjects or perf_counter() - start > 60 * minutes:
+                continue
+            key = f"{model}/{point}/{way}"
+            log.print(key, style="dim")
+            if model not in workshops:
+                workshops = {model: Workshop(subjects[model], limit, judged)}
+            known[key] = workshops[model].run(point, way)
+            report_of(known, settings).write(output)
+    report_of(known, settings).publish(output, whole=True)
 
 
 if __name__ == "__main__":
