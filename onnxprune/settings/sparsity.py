@@ -160,10 +160,11 @@ class SparsifySettings(Settings):
         Settings.__post_init__(self)
         if self.packed_size is not None and self.packed_size.quantity != "size":
             raise PlanError("OP303", f"{self.packed_size} is no size", where="packed_size")
-        for name in ("sparsity", "packed_size"):
-            if self.pattern.of and getattr(self, name) is not None:
-                cause = f"the pattern {self.pattern} says how many weights are zero, and so does `{name}`"
-                raise PlanError("OP302", cause, hint="drop one")
+        own = 1 - self.pattern.keep / self.pattern.of if self.pattern.of else None
+        other = next((name for name in ("packed_size", "sparsity") if getattr(self, name) not in (None, own)), None)
+        if own is not None and other is not None:
+            cause = f"the pattern {self.pattern} sets {own:.4g} of the weights to zero, and `{other}` says otherwise"
+            raise PlanError("OP302", cause, hint="drop one")
         if self.pattern.of and self.allocation is not None:
             cause = f"the pattern {self.pattern} has the same zeros in every layer, so `allocation` has no effect"
             raise PlanError("OP302", cause, hint="drop it")
