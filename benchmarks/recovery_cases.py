@@ -76,6 +76,7 @@ SUBJECTS = (
     Subject("mlptiny_resnet8_cifar10", "cifar10_jpeg_train.zip", 512, _CIFAR[1:], recipe="scale=1"),
     Subject("mlptiny_kws_dscnn", "kws_mfcc_500.npz", 250),
 )
+DEFAULT = "axes: channels and resolution"  # the variant that is `prune --data` without options
 _EVERY_CRITERION = "cifar_resnet20_ts"
 
 
@@ -125,7 +126,7 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
         "recovery: reconstruct, then gradients": replace(whole, recovery=GRADIENTS),
         "recovery: reconstruct, then distilled": replace(whole, recovery=DISTILLED),
         "axes: resolution": replace(whole, axes="resolution"),
-        "axes: channels and resolution": replace(whole, axes="channels,resolution"),
+        DEFAULT: replace(whole, axes="channels,resolution"),
         "axes: channels and basis": replace(whole, axes="channels,basis"),
         "axes: rank": replace(whole, axes="rank"),
         "axes: channels and rank": replace(whole, axes="channels,rank"),
@@ -142,7 +143,7 @@ _AT_OTHER_SHARES = (
     "recovery: none",
     "recovery: reconstruct, then gradients",
     "axes: resolution",
-    "axes: channels and resolution",
+    DEFAULT,
     "axes: channels and basis",
     "axes: rank",
     "axes: channels and rank",

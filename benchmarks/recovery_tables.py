@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 from benchmarks.common import Column, Report, Table
-from benchmarks.recovery_cases import SHARES, SUBJECTS, Case, variants
+from benchmarks.recovery_cases import DEFAULT, SHARES, SUBJECTS, Case, variants
 
 Interval = tuple[float, float, float]
 """A value, and the ends of its interval."""
@@ -23,12 +24,16 @@ _NOTES = (
     "(reconstruct), the mean and variance of each channel (bn), or only the mean (bias). *Gradients* goes on with "
     "`--repair-epochs 40` after least squares, *distilled* with the defaults of `finetune` for as many epochs: both "
     "without labels, on most of the same inputs (four fifths, nine tenths); the others choose the epoch.",
-    "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data`. "
-    "The first tables replace parts of it. Their points are relative to every part: -5 means that the replaced parts "
-    "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",
+    "*Every part* is allocation reconstruction, criterion obs, recovery reconstruct: the defaults of `prune --data` "
+    "where only channels leave. The first tables replace parts of it. Their points are relative to every part: -5 "
+    "means that the replaced parts contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for "
+    "models without data.",
     "*Axes* says what may be made smaller: channels, also in another basis, the resolution of images (a Resize inside "
     "the model), the rank of layers (one becomes two with few channels between), or several, "
     "chosen by the error of the outputs on calibration inputs held back.",
+    "*Leave one network out* takes, of all ways that were measured on every network, the one that loses least on the "
+    "others, and says what it loses on the one left out, beside the defaults of `prune --data` (channels and "
+    "resolution) and what would have been best there. Points are the mean over a network's test sets.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
     "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
     "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "
@@ -71,7 +76,8 @@ class Result:
 def report(results: Sequence[Result], settings: Mapping[str, Any]) -> Report:
     """Return a report: the contribution of each part, then all cases of each model and test set."""
     failed = [r for r in results if r.failure]
-    tables = [*_ablations({r.case: r for r in results if not r.failure}), *_cases(results)]
+    done = {r.case: r for r in results if not r.failure}
+    tables = [*_left_out(done), *_ablations(done), *_cases(results)]
     if failed:
         reasons: Sequence[Column[Result]] = (
             Column("case", lambda r: str(r.case), text=True),
@@ -86,6 +92,57 @@ def report(results: Sequence[Result], settings: Mapping[str, Any]) -> Report:
         settings=settings,
         results={"cases": [asdict(r) for r in results]},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What would have been chosen without looking at a network, in points lost on it.
+
+    Attributes:
+        network: the network.
+        chosen: the way that loses least on the other networks, on average.
+        change: what it loses on this network.
+        default: what the defaults lose.
+        best: the way that loses least on this network, ...
+        least: ... and what it loses.
+    """
+
+    network: str
+    chosen: str
+    change: float
+    default: float
+    best: str
+    least: float
+
+
+def _left_out(results: Mapping[Case, Result]) -> Iterator[Table]:
+    """Yield one table: each way to half the MACs chosen on all networks but one, and judged on that one."""
+    named = ((s.name, variants(s.name, SHARES[0]).items()) for s in SUBJECTS)
+    points = {model: {name: _points(results[c]) for name, c in ways if c in results} for model, ways in named}
+    points = {model: own for model, own in points.items() if DEFAULT in own}
+    if len(points) < 3:
+        return
+    common = [name for name in next(iter(points.values())) if all(name in own for own in points.values())]
+    rows = []
+    for model, own in points.items():
+        others = [points[other] for other in points if other != model]
+        chosen = max(common, key=lambda name: mean(other[name] for other in others))
+        best = max(common, key=own.__getitem__)
+        rows.append(LeftOut(model, chosen, own[chosen], own[DEFAULT], best, own[best]))
+    columns: Sequence[Column[LeftOut]] = (
+        Column("network", lambda r: r.network, text=True),
+        Column("chosen on the others", lambda r: r.chosen, text=True),
+        Column("points", lambda r: f"{r.change:+.1f}"),
+        Column("the defaults", lambda r: f"{r.default:+.1f}"),
+        Column("best on this one", lambda r: r.best, text=True),
+        Column("points", lambda r: f"{r.least:+.1f}"),
+    )
+    yield Table.of(f"Leave one network out, at {SHARES[0]:.2f} of the MACs", columns, rows)
+
+
+def _points(result: Result) -> float:
+    """Return the change of accuracy, in points: the mean over test sets."""
+    return mean(value for value, _, _ in result.change.values())
 
 
 def _ablations(results: Mapping[Case, Result]) -> Iterator[Table]:
