@@ -16,9 +16,9 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxprune.benchmarking.profile import profile
-from onnxprune.benchmarking.rounds import ratio, run_interleaved, warm_up
 from onnxprune.benchmarking.session import Feeds, TimedSession
 from onnxprune.benchmarking.settings import SessionSettings
+from onnxprune.benchmarking.speed import speedups
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.evaluation.intervals import Estimate
 from onnxprune.model.file import load
@@ -46,7 +46,6 @@ _CORRECTED = {"weights": "solved for"}
 _AS_FAST = 0.97  # times as fast, from which on a smaller form isn't slower: runs of a model differ by as much
 _SLOWER = 1.05  # of its time in float, from which a layer counts as slower
 _CHANGED = 0.98  # of the model's bytes, above which a form changes nothing
-_ROUNDS, _SECONDS = 15, 1.0
 _PROFILE = 0.5  # seconds
 
 Make = Callable[[Collection[str]], ModelProto]
@@ -328,12 +327,9 @@ class Search:
         how = SessionSettings(Provider(CPU), threads=self.settings.threads)
         feeds: Feeds = self._example
         subjects = [TimedSession(m, feeds, how) for m in (self.original, *(trials[i].model for i in fit))]
-        typical = [warm_up(subject, _SECONDS / 2).typical for subject in subjects]
-        share = counted(self._progress, "time")
-        file, *others = run_interleaved(subjects, typical, rounds=_ROUNDS, seconds=_SECONDS, progress=share)
         found = list(trials)
-        for i, own in zip(fit, others, strict=True):
-            found[i] = replace(trials[i], speedup=ratio(file, own))
+        for i, faster in zip(fit, speedups(subjects, progress=counted(self._progress, "time")), strict=True):
+            found[i] = replace(trials[i], speedup=faster)
         return found
 
     def _best(self, trials: Sequence[Trial]) -> Trial | None:

@@ -7,14 +7,11 @@ with the first part, the second decides whether each is kept, and the third judg
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -27,25 +24,24 @@ from onnxprune.benchmarking.settings import SessionSettings
 from onnxprune.data import Data, Dataset
 from onnxprune.errors import DataError, OnnxPruneError, PlanError, UsageError
 from onnxprune.model.file import Model, Source, file_size, load
-from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.model.wire import PROTOBUF_LIMIT, pieces
 from onnxprune.progress import Progress, counted, silent, time_left, within
 from onnxprune.recover.repair import repair_runs
 from onnxprune.runtime.library import custom_ops
 from onnxprune.runtime.provider import CPU, Provider, parse_provider
-from onnxprune.settings.declare import Settings, flat, given
+from onnxprune.settings.declare import Settings, flat
 from onnxprune.settings.hardware import HARDWARE
 from onnxprune.settings.pipeline import ShrinkSettings, StageName
 from onnxprune.settings.reading import either, plain
 from onnxprune.shapes import runnable_inputs
-from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.checkpoints import records_of
 from onnxprune.workflow.drop import Parts, divide
 from onnxprune.workflow.elsewhere import Elsewhere, elsewhere
 from onnxprune.workflow.goals import SHARED, Goals
 from onnxprune.workflow.hardware import block, place
-from onnxprune.workflow.inputs import calibration_batches, first_inputs, open_all
+from onnxprune.workflow.inputs import calibration_batches, open_all
 from onnxprune.workflow.judging import Judge
 from onnxprune.workflow.outlook import outlook
 from onnxprune.workflow.stage_settings import StageSettings
@@ -161,7 +157,8 @@ class Pipeline:
         """Run the stages, and judge the result."""
         self.judge.prepare(self.progress)
         stopped = False
-        with self._records() as self.records:
+        records = records_of(self.settings, self.settings.samples, self.original.sha256, self.analysis)
+        with records as self.records:
             self.judge.records = self.records
             try:
                 for stage in self.stages:
@@ -344,19 +341,6 @@ class Pipeline:
         if allowed is not None and result.drop is not None and result.drop.low > allowed:
             found.append(f"the drop is {result.drop.value:.2%} on new samples, and {allowed:.2%} was allowed")
         return tuple(found)
-
-    def _records(self) -> Records:
-        """Return what an earlier run has done, and where this one records what it does."""
-        settings = self.settings
-        if settings.checkpoint is None:
-            return Records()
-        chosen = {name: value for name, value in given(settings).items() if name not in ("checkpoint", "resume")}
-        if not isinstance(chosen.get("data", ""), str | os.PathLike):
-            chosen["data"] = type(chosen["data"]).__name__
-        first = first_inputs(settings.samples, self.analysis.normalized) or {}
-        arrays = [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in first.items()]
-        identity = hashlib.sha256(repr((self.original.sha256, __version__, chosen, arrays)).encode()).hexdigest()
-        return Records(Path(settings.checkpoint), identity, resume=settings.resume)
 
 
 def again(settings: Settings, made: Made) -> dict[str, Any]:

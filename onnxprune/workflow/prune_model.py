@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +13,6 @@ import numpy as np
 from onnxprune.data import Data, Dataset, some
 from onnxprune.evaluation import Estimate, Evaluation
 from onnxprune.model.file import Model, Source, load
-from onnxprune.model.resumable import Records
 from onnxprune.model.session import with_threads
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, silent
@@ -31,9 +28,9 @@ from onnxprune.settings.reading import either
 from onnxprune.shapes.batch import fix_batch
 from onnxprune.train.finetune import FineTuned
 from onnxprune.trimming.proof import Trimmed
-from onnxprune.version import __version__
 from onnxprune.workflow.analysis import TracedModel, analyze
-from onnxprune.workflow.inputs import as_opened, first_inputs, open_all, open_samples, tell_of_front, transformed
+from onnxprune.workflow.checkpoints import records_of
+from onnxprune.workflow.inputs import as_opened, open_all, open_samples, tell_of_front, transformed
 from onnxprune.workflow.iterative import prune_iteratively
 from onnxprune.workflow.max_drop import prune_within
 from onnxprune.workflow.planning import curves_in, plan, read_curves, read_plan, recorded, settled
@@ -221,7 +218,7 @@ def _prune_model(
     if calibration.data is not None:
         tell_of_front(analysis.graph)
     training = training_of(settings, analysis.graph)
-    with _records(settings, analysis) as records:
+    with records_of(settings, settings.calibration, analysis.model.sha256, analysis) as records:
         curves = read_curves(settings.sensitivity, analysis)
         if settings.steps > 1 or settings.rewind is not None:
             analysis, planning = at_chosen(analysis, planning)
@@ -314,16 +311,3 @@ def _apart(data: Dataset, *, synthetic: bool) -> tuple[Dataset, Judged]:
         if len(rest) >= _ENOUGH:
             return replace(data, chosen=rest), "held out"
     return data, "generated" if synthetic else "calibration"
-
-
-def _records(settings: PruneSettings, analysis: TracedModel) -> Records:
-    """Return what an earlier run has done, and where this one records what it does."""
-    if settings.checkpoint is None:
-        return Records()
-    chosen = {name: value for name, value in given(settings).items() if name not in ("checkpoint", "resume")}
-    if not isinstance(chosen["data"], str | os.PathLike):
-        chosen["data"] = type(chosen["data"]).__name__
-    first = first_inputs(settings.calibration, analysis.normalized) or {}
-    arrays = [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in first.items()]
-    identity = hashlib.sha256(repr((analysis.model.sha256, __version__, chosen, arrays)).encode()).hexdigest()
-    return Records(Path(settings.checkpoint), identity, resume=settings.resume)
