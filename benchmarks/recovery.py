@@ -76,7 +76,7 @@ class Workshop:
         choice: Any = {"criterion": case.criterion, "allocation": case.allocation, "axes": axes}
         settings = PlanSettings(target=Target("macs", case.macs), seed=SEED, **choice)
         curves, before = None, (0.0, 0.0)
-        if case.allocation == "reconstruction" and "channels" in axes:
+        if case.allocation == "reconstruction" and "channels" in axes and "basis" not in axes:
             curves, before = self._curves(settings.criterion, case.calibration)
         planning = _Clock()
         plan = op.plan(self.analysis, settings, data=batches, sensitivity=curves)
