@@ -13,7 +13,7 @@ from onnxprune.recover.layers import LinearLayer
 from onnxprune.recover.lstsq import Evidence, Rows
 from onnxprune.recover.regression import LayerIndex, intercept_place, set_parameters
 from onnxprune.recover.repair import solve_layers
-from onnxprune.sensitivity.curves import Curve, Point, share_out
+from onnxprune.sensitivity.curves import Curve, Point, few, share_out
 from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -49,7 +49,7 @@ def measure_layers(
         progress: called with the layers that are done.
     """
     fitted_on, judged_on = share_out(batches)
-    judge, found = OutputError(graph.proto, judged_on, graph.front), list[Curve]()
+    judge, found = OutputError(graph.proto, few(judged_on), graph.front), list[Curve]()
     index = LayerIndex(graph.proto, {name: number for name, (number, _) in units.items()}, graph.shapes.shapes)
 
     def fit(layer: LinearLayer, fitted: Evidence, held: Evidence, start: Rows) -> Rows:
