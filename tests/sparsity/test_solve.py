@@ -98,7 +98,7 @@ class TestPatterns:
 
     def test_settings_that_contradict_each_other_are_refused(self) -> None:
         for wrong in (
-            {"pattern": "2:4", "sparsity": 0.5},
+            {"pattern": "2:4", "sparsity": 0.6},
             {"method": "obs"},
             {"recover": "none"},
             {"limit": 3},
