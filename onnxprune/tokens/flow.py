@@ -1,10 +1,11 @@
-"""Follow tokens through a graph: which token each position along an axis of a tensor stands for, operator by operator."""
+"""Follow tokens through a graph, operator by operator: which one each position along an axis of a tensor stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,12 +265,12 @@ class Flow:
         """Return the positions that a Slice takes, by axis; those of axes that stay whole are left out."""
         shape = self._shape(node.input[0])
         if len(node.input) < 3:
-            given: list[object] = [attribute(node, part) for part in ("starts", "ends", "axes")] + [None]
+            given: list[Any] = [*(attribute(node, part) for part in ("starts", "ends", "axes")), None]
         else:
-            given = [self._values.get(name) for name in node.input[1:]] + [None] * (5 - len(node.input))
+            given = [*map(self._values.get, node.input[1:]), *[None] * (5 - len(node.input))]
         if given[0] is None or given[1] is None:
             raise Lost("what it takes isn't a constant")
-        starts, ends, axes, steps = (None if g is None else [int(n) for n in g] for g in given)  # type: ignore[attr-defined]
+        starts, ends, axes, steps = (None if g is None else [int(n) for n in g] for g in given)
         assert starts is not None and ends is not None
         found = {}
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):

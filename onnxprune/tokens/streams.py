@@ -82,7 +82,7 @@ def find_streams(proto: ModelProto, shapes: Shapes) -> list[Stream]:
                 along.update(flow.outputs(node, known))
             except Lost:
                 continue
-        if node.op_type in _SUMS and len(known := [n for n in node.input if along.get(n)]) == len(node.input) > 1:
+        if node.op_type in _SUMS and len(node.input) > 1 and all(along.get(name) for name in node.input):
             found += _stream(node.output[0], along, shapes.shapes, grids)
     return [stream for stream in found if stream.tensor not in index.outputs]
 

@@ -222,8 +222,8 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
     None if nothing is to be tried: no other size of images is possible, and no lower rank. The model may turn out to
     meet a latency only when that is measured, before anything else is.
 
-    Channels alone are tried first, then other sizes of images (`try_sizes`), then fewer tokens (`try_tokens`), then ranks
-    (`try_ranks`).
+    Channels alone are tried first, then other sizes of images (`try_sizes`), then fewer tokens (`try_tokens`), then
+    ranks (`try_ranks`).
 
     Args:
         points: the points so far.
@@ -258,29 +258,23 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
 
 
 def try_tokens(points: Points, ladder: resolution.Ladder | None) -> None:
-    """Try fewer tokens: for each size of blocks, from late and then from earlier places on, as long as this gets better.
+    """Try fewer tokens: for each size of blocks, from late, then from earlier places on, as long as this gets better.
 
-    Channels save the rest of the targets; the last place to be tried is the latest that meets them alone.
+    Channels save the rest of the targets. The latest place that meets them alone is tried in any case.
 
     Raises:
-        PlanError: no tokens can merge (OP320), though only they may.
+        PlanError: no tokens can merge (OP320).
     """
-    moves = _start(points, ladder)
-    try:
-        found = tokens.places_of(moved(points.analysis, moves), points.settings)
-    except PlanError as error:
-        if points.best is None:
-            raise
-        log.warning("no tokens merge: %s", error.cause)
-        return
-    start = points.error
-    for places in found:
+    moves, start = _start(points, ladder), points.error
+    for places in tokens.places_of(moved(points.analysis, moves), points.settings):
         last = start
-        for blocks in places:
+        for blocks in places.joint:
             error = points.attempt(replace(moves, tokens=blocks))
             if error > last:
                 break
             last = error
+        if places.fits:
+            points.attempt(replace(moves, tokens=places.fits))
 
 
 def _start(points: Points, ladder: resolution.Ladder | None) -> Moves:

@@ -1,10 +1,10 @@
-"""The places in a vision transformer behind which merging tokens is worth trying, and which of them meet the targets."""
+"""The places in a vision transformer where merging tokens is worth trying, and which of them meet the targets."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ Blocks = Mapping[str, Grid]
 
 _BLOCKS: tuple[Grid, ...] = ((2, 2), (1, 2))
 _DEPTHS = (1 / 6, 1 / 3, 1 / 2, 2 / 3)  # shares of the residual sums, where tokens merge together with channels
-_LEAST = 0.05  # of the MACs that merging behind the first sum must save
+_LEAST = 0.2  # of the MACs that merging behind the first sum must save
 _SMALLEST = 4  # rows and columns of patches, below which nothing merges
 
 
@@ -37,6 +37,10 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
         return PlanError("OP302", cause, where="axes", hint="set a `target`")
     if any(target.absolute for target in settings.timed):
         return PlanError("OP302", "merging tokens needs a latency relative to the original's", where="target")
+    try:
+        _streams(analysis)
+    except PlanError as error:
+        return error
     if settings.allowed == ("tokens",) and (batches is None or is_noise(data)):
         return None  # by the targets
     if batches is None or is_noise(data):
@@ -50,35 +54,38 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     return None
 
 
-def places_of(analysis: TracedModel, settings: PlanSettings) -> list[list[Blocks]]:
-    """Return the places worth trying for each size of blocks, the latest first.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where blocks of one size are worth trying.
 
-    The last one meets the targets alone, if any does; those before it need channels to be removed, too.
+    Attributes:
+        fits: the last place that meets the targets alone; empty if none does.
+        joint: later ones, the latest first.
+    """
+
+    fits: Blocks
+    joint: tuple[Blocks, ...]
+
+
+def places_of(analysis: TracedModel, settings: PlanSettings) -> list[Places]:
+    """Return the places worth trying, for each size of blocks.
 
     Raises:
         PlanError: the model has no tokens of patches, or something needs all of them (OP320).
     """
-    streams, found = _streams(analysis), list[list[Blocks]]()
+    streams, found = _streams(analysis), list[Places]()
     for block in _BLOCKS:
         last = _last(analysis, streams, block, settings)
         joint = {round(depth * len(streams)) for depth in _DEPTHS} if "channels" in settings.allowed else set[int]()
         later = sorted((i for i in joint if i > last), reverse=True)
-        found.append([{streams[i].tensor: block} for i in (*later, last) if i >= 0])
+        fits = {} if last < 0 else {streams[last].tensor: block}
+        found.append(Places(fits, tuple({streams[i].tensor: block} for i in later)))
     return found
 
 
 def _last(analysis: TracedModel, streams: list[Stream], block: Grid, settings: PlanSettings) -> int:
-    """Return the last place where merging meets the targets alone; -1 if it doesn't anywhere.
-
-    Raises:
-        PlanError: it saves nothing anywhere, since something needs every token (OP320).
-    """
-    first = _merged(analysis, streams[0], block)
-    if first.whole and not _saves(analysis, first):
-        raise PlanError("OP320", f"merging tokens saves nothing: {first.whole[0]}")
-    if not meets(analysis, first.proto, settings):
-        return -1
-    last, after = 0, len(streams)
+    """Return the last place where merging meets the targets alone; -1 if it doesn't anywhere."""
+    last, after = -1, len(streams)
     while after - last > 1:  # costs grow with the place
         middle = (last + after) // 2
         fits = meets(analysis, _merged(analysis, streams[middle], block).proto, settings)
@@ -97,8 +104,8 @@ def latest_within(analysis: TracedModel, settings: PlanSettings) -> TracedModel:
     if meets(analysis, analysis.graph.proto, settings):
         return analysis
     for places in reversed(places_of(analysis, settings)):
-        if places:
-            return moved(analysis, replace(analysis.moves, tokens=places[-1]))
+        if places.fits:
+            return moved(analysis, replace(analysis.moves, tokens=places.fits))
     raise PlanError("OP301", "merging tokens doesn't meet the target", hint="let `axes` name channels, too")
 
 
@@ -108,6 +115,9 @@ def _streams(analysis: TracedModel) -> list[Stream]:
     if not found:
         cause = f"no sum adds to tokens of a convolution's map of at least {_SMALLEST}x{_SMALLEST}"
         raise PlanError("OP320", f"tokens can't be merged: {cause}")
+    first = _merged(analysis, found[0], _BLOCKS[0])
+    if first.whole and not _saves(analysis, first):
+        raise PlanError("OP320", f"merging tokens saves nothing: {first.whole[0]}")
     return found
 
 
