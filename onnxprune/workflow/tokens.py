@@ -117,7 +117,7 @@ def _streams(analysis: TracedModel) -> list[Stream]:
         raise PlanError("OP320", f"tokens can't be merged: {cause}")
     first = _merged(analysis, found[0], _BLOCKS[0])
     if first.whole and not _saves(analysis, first):
-        raise PlanError("OP320", f"merging tokens saves nothing: {first.whole[0]}")
+        raise PlanError("OP320", f"merging tokens saves too little: {first.whole[0]}")
     return found
 
 
