@@ -99,7 +99,12 @@ class Flow:
             raise Lost("no rule for it")
         if not all(n in self._shapes for n in (*node.input, *node.output) if n):
             raise Lost("a shape isn't known")
-        return rule(self, node, along)
+        if rule not in _SEVERAL and [*along] != [node.input[0]]:
+            raise Lost("tokens are parameters of it")
+        try:
+            return rule(self, node, along)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # models are untrusted
+            raise Lost(f"it isn't understood ({error})") from error
 
     def picked(self, tokens: Tokens, positions: Ids) -> tuple[Tokens, Ids]:
         """Return what some positions stand for, and with groups the tokens that these are, numbered as before."""
@@ -161,15 +166,15 @@ class Flow:
 
     def normalize(self, node: NodeProto, along: Mapping[str, Axes]) -> dict[str, Axes]:
         """The axes over which statistics are taken aren't those of tokens."""
-        axes, rank = along.get(node.input[0], {}), len(self._shape(node.input[0]))
+        axes, rank = along[node.input[0]], len(self._shape(node.input[0]))
         first = attribute(node, "axis", -1) % rank
-        if any(axis >= first or tokens.shares for axis, tokens in axes.items()) or len(axes) < len(along):
+        if any(axis >= first or tokens.shares for axis, tokens in axes.items()):
             raise Lost("it normalizes over tokens")
         return self._all(node, axes)
 
     def batch_norm(self, node: NodeProto, along: Mapping[str, Axes]) -> dict[str, Axes]:
         """Every channel has its own statistics, which are constants."""
-        axes = along.get(node.input[0], {})
+        axes = along[node.input[0]]
         if any(axis == 1 or tokens.shares for axis, tokens in axes.items()) or len(node.output) > 1:
             raise Lost("it normalizes over tokens")
         return self._all(node, axes)
@@ -202,7 +207,7 @@ class Flow:
 
     def slices(self, node: NodeProto, along: Mapping[str, Axes]) -> dict[str, Axes]:
         """Some positions stay."""
-        found = dict(along.get(node.input[0], {}))
+        found = dict(along[node.input[0]])
         for axis, positions in self.sliced(node).items():
             if axis in found:
                 found[axis], kept = self.picked(found[axis], positions)
@@ -212,7 +217,7 @@ class Flow:
 
     def split(self, node: NodeProto, along: Mapping[str, Axes]) -> dict[str, Axes]:
         """Some positions go into each output."""
-        axes, outputs = along.get(node.input[0], {}), dict[str, Axes]()
+        axes, outputs = along[node.input[0]], dict[str, Axes]()
         axis, start, last = attribute(node, "axis", 0) % len(self._shape(node.input[0])), 0, -1
         for name in node.output:
             size = self._shape(name)[axis]
@@ -227,8 +232,6 @@ class Flow:
 
     def gather(self, node: NodeProto, along: Mapping[str, Axes]) -> dict[str, Axes]:
         """Some positions stay: a constant says which."""
-        if node.input[1] in along:
-            raise Lost("tokens are positions in it")
         data, shape = along[node.input[0]], self._shape(node.input[0])
         axis, rank = attribute(node, "axis", 0) % len(shape), len(self._shape(node.input[1]))
         found = {i if i < axis else i + rank - 1: t for i, t in data.items() if i != axis}
@@ -236,10 +239,9 @@ class Flow:
             at = self._values.get(node.input[1])
             if at is None or rank > 1 or not at.size:
                 raise Lost("which tokens it takes isn't a constant")
+            tokens, _ = self.picked(data[axis], at.reshape(-1).astype(np.int64) % shape[axis])
             if rank:
-                found[axis], kept = self.picked(data[axis], at.astype(np.int64) % shape[axis])
-                if self._groups and len(kept) < len(at) and np.any(np.diff(found[axis].ids) < 0):
-                    raise Lost("it cuts groups of tokens apart")
+                found[axis] = tokens
         return self._all(node, found)
 
     def expand(self, node: NodeProto, along: Mapping[str, Axes]) -> dict[str, Axes]:
@@ -357,3 +359,4 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_REDUCTIONS, Flow.reduce),
     **dict.fromkeys(_RESHAPES, Flow.reshape),
 }
+_SEVERAL = (Flow.concat, Flow.elementwise, Flow.matmul)  # rules by which tokens of several inputs meet

@@ -78,10 +78,8 @@ class Merging:
             changed = self._changed(node, along, made, known)
         except Lost as lost:
             self.whole.append(why(node, lost))
-            changed, made = (
-                with_inputs(node, [self._whole(n, node, known) if n in along else n for n in node.input]),
-                {},
-            )
+            inputs = [self._whole(name, node, known) if name in along else name for name in node.input]
+            changed, made = with_inputs(node, inputs), {}
         self._along.update(made)
         if changed is node:
             return step
@@ -217,9 +215,13 @@ class Merging:
     def _split(self, node: NodeProto, sizes: list[int], known: Known) -> NodeProto:
         if len(node.input) > 1 and node.input[1]:
             return self._with(node, {1: np.array(sizes, dtype=np.int64)}, known)
-        if len(set(sizes)) == 1 and attribute(node, "split") is None:
-            return node
-        raise Lost("its parts are attributes")
+        copy = with_inputs(node, node.input)
+        given = next((a for a in copy.attribute if a.name == "split"), None)
+        if given is not None:
+            given.ints[:] = sizes
+        elif len(set(sizes)) > 1:
+            raise Lost("its parts differ")
+        return copy
 
     def _retargeted(self, node: NodeProto, made: Axes, known: Known) -> NodeProto:
         """Return a Reshape or Expand to the sizes that its result must have."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnxprune.model.bodies import in_body
 from onnxprune.model.graph import GraphIndex, attribute
 from onnxprune.operators.card import card_of
 from onnxprune.operators.elementwise import ELEMENTWISE
-from onnxprune.shapes import Shapes
+from onnxprune.shapes import Shapes, concretize_otherwise
 from onnxprune.tokens.flow import Axes, Flow, Ids, Lost, Tokens
 
 Grid = tuple[int, int]
@@ -57,6 +57,7 @@ def find_streams(proto: ModelProto, shapes: Shapes) -> list[Stream]:
     """Return the residual streams of tokens behind each sum, in order.
 
     Tokens are the positions of a convolution's map that a Reshape flattens, together with those that a Concat adds.
+    None are found if their number depends on the sizes of the inputs.
 
     Args:
         proto: the normalized model.
@@ -84,7 +85,17 @@ def find_streams(proto: ModelProto, shapes: Shapes) -> list[Stream]:
                 continue
         if node.op_type in _SUMS and len(node.input) > 1 and all(along.get(name) for name in node.input):
             found += _stream(node.output[0], along, shapes.shapes, grids)
-    return [stream for stream in found if stream.tensor not in index.outputs]
+    found = [stream for stream in found if stream.tensor not in index.outputs]
+    return found if found and _is_fixed(found, proto, shapes) else []
+
+
+def _is_fixed(streams: Sequence[Stream], proto: ModelProto, shapes: Shapes) -> bool:
+    """Whether the number of tokens is the same at all sizes of the inputs."""
+    sizes = [dim for entry in proto.graph.input for dim in entry.type.tensor_type.shape.dim[1:]]
+    if all(dim.dim_value > 0 for dim in sizes):
+        return True
+    other = concretize_otherwise(proto, shapes)
+    return other is not None and all(other.shapes.get(s.tensor, ())[-2:-1] == (len(s.patches),) for s in streams)
 
 
 def stream_named(streams: list[Stream], name: str) -> Stream:

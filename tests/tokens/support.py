@@ -25,7 +25,8 @@ class Form:
         extra: tokens in front: for the class, and registers.
         blocks: the number of blocks.
         fused: whether queries, keys and values come from one layer, by a Split.
-        end: what the answer is made of: "class" token, "mean" of the patches, "max" of all, or "tokens", one each.
+        end: what the answer is made of: the "class" token, the "mean" of the patches, the "max" of all, or one for each
+            of all "tokens" or of "some", or of two "parts".
         bias: whether logits have a bias for each pair of positions.
         symbolic: whether the batch size is left open.
         opset: the opset.
@@ -52,7 +53,7 @@ def random_form(rng: np.random.Generator) -> Form:
         grid=(int(rng.integers(2, 6)), int(rng.integers(2, 6))),
         extra=extra,
         fused=bool(rng.integers(2)),
-        end=str(rng.choice(["class", "mean", "max", "tokens"] if extra else ["mean", "max", "tokens"])),
+        end=str(rng.choice([*(["class", "parts"] if extra else []), "mean", "max", "some", "tokens"])),
         bias=bool(rng.integers(5) == 0),
         symbolic=bool(rng.integers(2)),
         opset=int(rng.choice([12, 13, 17, 18])),
@@ -100,6 +101,11 @@ def transformer(form: Form, seed: int = 0, means: Mapping[int, NDArray[Any]] | N
             x = net.reduce("ReduceMean", x, [1], keepdims=0)
         case "max":
             x = net.reduce("ReduceMax", x, [1], keepdims=0)
+        case "some":
+            x = net.op("Gather", x, net.const(np.array([form.tokens - 1, 0, -2, 0])), axis=1)
+        case "parts":
+            parts = net.split(x, [form.extra, form.tokens - form.extra], 1)
+            x = net.op("Add", *(net.reduce("ReduceSum", part, [1], keepdims=0) for part in parts))
     net.output(net.linear(x, 5, name="head"), {0: "n"} if form.symbolic else None)
     return net.model()
 

@@ -50,7 +50,7 @@ def replaced(found: Merged, proto: ModelProto) -> Merged:
 
 class TestEqual:
     @pytest.mark.parametrize(
-        "seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 80))]
+        "seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 80))]
     )
     def test_means_in_place_of_tokens(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ class TestEqual:
         expected = run_once(transformer(form, seed, {place: blockwise(form, block)}), inputs)
         assert largest_difference(run_once(found.proto, inputs), expected) < 1e-4
         assert prove_merged(proto, found, inputs) < 1e-4
-        assert bool(found.whole) == (form.end == "tokens" or (form.bias and place < 2))
+        assert bool(found.whole) == (form.end in ("some", "tokens") or (form.bias and place < 2))
 
     def test_twice(self) -> None:
         form = Form(grid=(5, 4), blocks=3)
