@@ -17,7 +17,7 @@ from onnxprune.model.bodies import in_body
 from onnxprune.model.checks import describe
 from onnxprune.model.graph import attribute, names_in, unique, with_inputs
 from onnxprune.shapes import Shapes
-from onnxprune.shapes.known import Known, NodeStep, step_of
+from onnxprune.shapes.known import Known, NodeStep, plain_domain, step_of
 from onnxprune.shapes.walk import ShapeWalk
 from onnxprune.tokens.flow import Axes, Flow, Ids, Lost, Tokens, why
 
@@ -61,10 +61,17 @@ class Merging:
         Raises:
             PlanError: it needs those that merged (OP320).
         """
+        made = self._adapted(step, known)
+        if plain_domain(step.node.domain):  # onnx can't infer what it makes
+            for name in (name for name in step.outputs if name in self._old.shapes):
+                known.learn(name, make_tensor_type_proto(self._element(name), self._now(name)))
+        return made
+
+    def _adapted(self, step: NodeStep, known: Known) -> NodeStep:
         node, along = step.node, {name: self._along[name] for name in step.reads if self._along.get(name)}
         if node.name in self._groups:
             return step_of(self._merged(node, known))
-        if along and in_body(node):
+        if along and (in_body(node) or step.nested):
             raise self._fixed(node, "it is part of a loop or a branch")
         if not along:
             self._check_sizes(step, known)
@@ -77,6 +84,7 @@ class Merging:
             self._check_sizes(step, known, but=_SIZED.get(node.op_type))
             changed = self._changed(node, along, made, known)
         except Lost as lost:
+            self._check_sizes(step, known)
             self.whole.append(why(node, lost))
             inputs = [self._whole(name, node, known) if name in along else name for name in node.input]
             changed, made = with_inputs(node, inputs), {}
@@ -278,9 +286,7 @@ class Merging:
             self._wholes[name] = output = unique(f"{name}_whole", self._taken)
             for gather in self._gathers(name, output, axes):
                 self._insert(node, gather, None, known)
-            known.learn(
-                output, make_tensor_type_proto(self._old.types[self._same.get(name, name)], self._old.shapes[name])
-            )
+            known.learn(output, make_tensor_type_proto(self._element(name), self._old.shapes[name]))
         return self._wholes[name]
 
     def _gathers(self, name: str, output: str, axes: Axes) -> Iterator[NodeProto]:

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
 from onnxprune.model.bodies import in_body
-from onnxprune.model.graph import GraphIndex, attribute
+from onnxprune.model.graph import GraphIndex, attribute, fixed_names
 from onnxprune.operators.card import card_of
 from onnxprune.operators.elementwise import ELEMENTWISE
 from onnxprune.shapes import Shapes, concretize_otherwise
@@ -85,7 +85,8 @@ def find_streams(proto: ModelProto, shapes: Shapes) -> list[Stream]:
                 continue
         if node.op_type in _SUMS and len(node.input) > 1 and all(along.get(name) for name in node.input):
             found += _stream(node.output[0], along, shapes.shapes, grids)
-    found = [stream for stream in found if stream.tensor not in index.outputs]
+    fixed = fixed_names(proto.graph.output, index.nodes)
+    found = [stream for stream in found if stream.tensor not in fixed]
     return found if found and _is_fixed(found, proto, shapes) else []
 
 

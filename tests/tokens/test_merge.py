@@ -145,6 +145,33 @@ class TestRefused:
         with pytest.raises(PlanError, match="depends on the number of tokens"):
             merge(proto, shapes, {find_streams(proto, shapes)[0].tensor: (2, 2)})
 
+    def test_what_depends_on_it_where_all_are_needed(self) -> None:
+        """The last positions are taken by their number, which would be another one."""
+        net = Net()
+        x = net.op("Transpose", net.reshape(net.conv(net.input((1, 3, 8, 8)), 4, 1), (0, 4, -1)), perm=[0, 2, 1])
+        x = net.op("Add", x, net.linear(x, 4))
+        count = net.op("Gather", net.op("Shape", x), net.const(np.array([1])))
+        net.output(
+            net.ops("TopK", x, net.op("Div", count, net.const(np.array(2))), count=2, axis=1, shapes=[[1, 32, 4]] * 2)[
+                0
+            ]
+        )
+        proto = normalize(net.model())
+        shapes = concretize(proto)
+        with pytest.raises(PlanError, match="depends on the number of tokens"):
+            merge(proto, shapes, {find_streams(proto, shapes)[0].tensor: (2, 2)})
+
+    def test_operators_that_onnx_does_not_know(self) -> None:
+        net = Net(domains={"com.microsoft": 1})
+        x = net.op("Transpose", net.reshape(net.conv(net.input((1, 3, 8, 8)), 4, 1), (0, 4, -1)), perm=[0, 2, 1])
+        x = net.op("Add", x, net.op("com.microsoft:FastGelu", net.linear(x, 4)))
+        net.output(net.reduce("ReduceMax", net.op("com.microsoft:FastGelu", net.linear(x, 4)), [1]))
+        proto = normalize(net.model())
+        shapes = concretize(proto)
+        found = merge(proto, shapes, {find_streams(proto, shapes)[0].tensor: (2, 2)})
+        inputs = {"input0": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+        assert not found.whole and prove_merged(proto, found, inputs) < 1e-5
+
     def test_no_tokens(self) -> None:
         net = Net()
         x = net.conv(net.input((1, 3, 8, 8)), 4, 3)
