@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.model.graph import names_in, unique, with_inputs, with_nodes
 from onnxprune.model.tensors import mark_parameter
@@ -28,7 +30,9 @@ class Merged:
         blocks: rows and columns of patches that are one token behind a tensor, by its name.
         streams: these tensors, in the order of the graph.
         whole: why nodes get every token again, if any do, in order.
-        groups: the group of each token, by the tensors that have those along the axis before the last, and no others.
+        dtype: the type of the tokens' values.
+        groups: the group of each token, by the tensors of this type that have those along the axis before the last, and
+            no others.
     """
 
     proto: ModelProto
@@ -36,6 +40,7 @@ class Merged:
     blocks: Mapping[str, Grid]
     streams: tuple[Stream, ...]
     whole: tuple[str, ...]
+    dtype: np.dtype[Any]
     groups: Mapping[str, Ids]
 
     @property
@@ -43,7 +48,7 @@ class Merged:
         """The original with the means of groups in place of tensors with merged tokens: what a repair aims at."""
         taken = names_in(self.original.graph)
         every = {name: unique(f"{name}_whole", taken) for name in self.groups}
-        means = dict[str, NDArray[np.float64]]()
+        means = dict[str, NDArray[Any]]()
 
         def nodes() -> Iterator[NodeProto]:
             for node in self.original.graph.node:
@@ -53,11 +58,11 @@ class Merged:
                 for name in node.output:
                     if name in every:
                         mean = unique(f"{name}_mean", taken)
-                        means[mean] = _means(self.groups[name])
+                        means[mean] = _means(self.groups[name]).astype(self.dtype)
                         yield helper.make_node("MatMul", [mean, every[name]], [name], name=mean)
 
         result = with_nodes(self.original, nodes())
-        result.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in means.items())
+        result.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in means.items())
         return result
 
     def __str__(self) -> str:
@@ -98,7 +103,10 @@ def merge(proto: ModelProto, shapes: Shapes, blocks: Mapping[str, Grid]) -> Merg
     for tensor in result.graph.initializer:
         if tensor.name in merging.means:
             mark_parameter(tensor)
-    return Merged(result, proto, dict(blocks), streams, tuple(merging.whole), merging.groups())
+    element = shapes.types[streams[0].tensor]
+    groups = {name: ids for name, ids in merging.groups().items() if shapes.types.get(name) == element}
+    dtype = np.dtype(tensor_dtype_to_np_dtype(element))
+    return Merged(result, proto, dict(blocks), streams, tuple(merging.whole), dtype, groups)
 
 
 def _means(groups: Ids) -> NDArray[np.float64]:

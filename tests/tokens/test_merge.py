@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def changed(model: ModelProto, ending: str, value: Any) -> ModelProto:
 
 
 def replaced(found: Merged, proto: ModelProto) -> Merged:
-    return Merged(proto, found.original, found.blocks, found.streams, found.whole, found.groups)
+    return replace(found, proto=proto)
 
 
 class TestEqual:
