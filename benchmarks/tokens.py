@@ -67,6 +67,7 @@ class Found:
 def network(path: Path, images: NDArray[np.float32], labels: NDArray[np.int64]) -> onnx.ModelProto:
     """Return the trained network: the one in a file, or one that is trained and written there."""
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         export(trained(images, labels), path, dynamo=True)
     return onnx.load(path)
 
@@ -122,7 +123,10 @@ def tables(found: list[Found]) -> list[Table]:
 @options
 @with_state
 @click.option(
-    "--model", type=click.Path(path_type=Path), required=True, help="File of the network; it is trained if missing."
+    "--model",
+    type=click.Path(path_type=Path),
+    default=ROOT / "build" / "tokens.onnx",
+    help="File of the network; it is trained if missing.",
 )
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, model: Path) -> None:
     """Measure what merging tokens brings."""
