@@ -50,7 +50,7 @@ def test_round_trip(sample: Sample, seed: int) -> None:
 def test_what_a_plan_says() -> None:
     made = plan()
     document = json.loads(made.to_json())
-    assert document["format"] == 4
+    assert document["format"] == 5
     assert document["model_sha256"] == "ab" * 32
     assert document["inputs"] == {"input0": [1, 3, 6, 6]}
     kept = apply_plan(network(), made)

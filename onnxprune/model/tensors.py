@@ -205,6 +205,7 @@ def with_weights(proto: ModelProto, arrays: Mapping[str, np.ndarray]) -> ModelPr
 
 
 _STATISTIC = "statistic of "
+_PARAMETER = "a parameter, no weights"
 
 
 def mark_statistic(tensor: TensorProto, leaves: Iterable[str]) -> None:
@@ -221,3 +222,13 @@ def leaves_of_statistic(tensor: TensorProto) -> tuple[str, ...]:
     except ValueError:  # a user's own text
         return ()
     return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+
+
+def mark_parameter(tensor: TensorProto) -> None:
+    """Note in an initializer that it isn't weights, though a layer reads it: none of its positions can be removed."""
+    tensor.doc_string = _PARAMETER
+
+
+def is_parameter(tensor: TensorProto) -> bool:
+    """Whether `mark_parameter` noted that an initializer isn't weights."""
+    return tensor.doc_string == _PARAMETER

@@ -214,6 +214,10 @@ def broadcast(op: TraceNode) -> None:
     op.align(", ".join(["*a"] * len(operands)) + " -> *a", operands)
 
 
+ELEMENTWISE = frozenset({broadcast, unary, unary_with_parameters})
+"""The traces of operators that are the same for each element, and whose operands broadcast."""
+
+
 gradient("Add Identity Sum", of=None)(lambda op, dy: dy)
 gradient("Cast CastLike")(lambda op, dy: dy.cast(op.x().dtype))
 gradient("CastLike", of=1)(lambda op, dy: op.x(1).zeros())

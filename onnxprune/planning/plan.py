@@ -20,8 +20,8 @@ from onnxprune.settings.types import fits
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
-FORMAT = 4  # 2 added residual blocks, 3 the resolution, 4 ranks and bases; older plans change none of them
-_FORMATS = (1, 2, 3, 4)
+FORMAT = 5  # 2 added residual blocks, 3 the resolution, 4 ranks and bases, 5 tokens; older plans change none of them
+_FORMATS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,14 @@ class Moves:
         ranks: the number of channels between the two layers that replace one, by its node.
         bases: orthogonal matrices as text (see `onnxprune.basis.reflections`), by a weight axis of the group of
             channels whose basis they change. This comes first: weights stay as they are where images are resized.
+        tokens: rows and columns of patches that are one token behind a tensor, by its name. This comes after the
+            resolution, which sets the number of patches, and before the ranks.
     """
 
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     bases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    tokens: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything is changed."""
@@ -47,6 +50,7 @@ class Moves:
         """Return the moves as JSON can hold them, by the names of a plan's fields."""
         return {
             "resolution": {name: list(size) for name, size in self.resolution.items()},
+            "tokens": {name: list(block) for name, block in self.tokens.items()},
             "ranks": dict(self.ranks),
             "bases": {name: {str(axis): text for axis, text in axes.items()} for name, axes in self.bases.items()},
         }
@@ -68,6 +72,7 @@ class PrunePlan:
         resolution: height and width to which images are resized inside the model before anything is removed, by input.
         ranks: the number of channels between the two layers that replace one before anything is removed, by its node.
         bases: orthogonal matrices by a weight axis, as `Moves` has them.
+        tokens: rows and columns of patches that are one token behind a tensor, by its name.
     """
 
     model: str
@@ -80,6 +85,7 @@ class PrunePlan:
     resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     bases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    tokens: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return what the plan does to the costs, and how many weights it slices."""
@@ -114,7 +120,7 @@ class PrunePlan:
     @property
     def moves(self) -> Moves:
         """What is changed before channels are removed."""
-        return Moves(self.resolution, self.ranks, self.bases)
+        return Moves(self.resolution, self.ranks, self.bases, self.tokens)
 
     @property
     def policies(self) -> Policies:
@@ -143,6 +149,7 @@ class PrunePlan:
         what += [sorted(self.resolution.items())] if self.resolution else []
         what += [["ranks", sorted(self.ranks.items())]] if self.ranks else []
         what += [["bases", [[n, sorted(axes.items())] for n, axes in sorted(self.bases.items())]]] if self.bases else []
+        what += [["tokens", sorted(self.tokens.items())]] if self.tokens else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @classmethod
@@ -181,6 +188,7 @@ class PrunePlan:
                     str(name): {_position(int(axis)): str(text) for axis, text in axes.items()}
                     for name, axes in (document["bases"] if document["format"] > 3 else {}).items()
                 },
+                tokens={str(n): _size(b) for n, b in (document["tokens"] if document["format"] > 4 else {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with the command `plan MODEL -o PLAN.json`"

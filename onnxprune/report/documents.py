@@ -75,7 +75,7 @@ def fields(result: Any) -> dict[str, Any]:
             return {
                 "model_sha256": result.model,
                 "plan_digest": result.digest,
-                **pick(result, "settings", "blocks", "resolution", "ranks"),
+                **pick(result, "settings", "blocks", "resolution", "tokens", "ranks"),
                 "bases": {name: sorted(axes) for name, axes in result.bases.items()},
             }
         case PlanSummary():

@@ -14,7 +14,7 @@ from onnxprune.settings.types import Share, meant_percent
 Allocation = Literal["uniform", "global", "reconstruction"]
 Attention = Literal["heads", "width"]
 Grouped = Literal["channels", "groups"]
-Axis = Literal["channels", "resolution", "rank", "basis"]
+Axis = Literal["channels", "resolution", "tokens", "rank", "basis"]
 Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 
@@ -25,6 +25,7 @@ BY_DEFAULT: tuple[Axis, ...] = ("channels", "resolution")
 _SAVES: dict[Axis, tuple[Quantity, ...]] = {
     "channels": QUANTITIES,
     "resolution": ("macs", "memory"),
+    "tokens": ("macs",),
     "rank": ("macs", "params", "size"),
 }
 
@@ -267,7 +268,8 @@ class PlanSettings(Settings):
         (),
         "How the model may be made smaller, such as channels,rank. channels removes channels; basis lets it remove "
         "combinations of channels, where only linear operators touch them (needs `data` and the criterion obs); "
-        "resolution makes images smaller; with rank, a layer may become two with few channels between. Without "
+        "resolution makes images smaller; tokens lets blocks of a vision transformer compute with means of neighboring "
+        "patches; with rank, a layer may become two with few channels between. Without "
         "`data`, rank alone is chosen by the weights. With resolution alone, a `target` is met by the largest image "
         "that fits it.",
         shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "

@@ -19,6 +19,7 @@ from onnxprune.channels.values import Value
 from onnxprune.model.bodies import in_body, is_body_input, is_open
 from onnxprune.model.checks import captured_names
 from onnxprune.model.graph import GraphIndex, opsets_of, owned_weights
+from onnxprune.model.tensors import is_parameter
 from onnxprune.operators.card import Card, cards, operator_key
 from onnxprune.operators.traced import ShapeUnknown, TraceNode, Walk
 from onnxprune.settings.planning import Policies
@@ -181,6 +182,8 @@ class _Tracer(Walk):
         if name not in self.values:
             if name in self.initializers:
                 self.values[name] = fresh_value(tuple(self.initializers[name].dims), self.channels)
+                if is_parameter(self.initializers[name]):
+                    self.parameters.setdefault(name, name)
             else:
                 self.values[name] = super().look(name)
         return self.values[name]

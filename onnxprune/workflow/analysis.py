@@ -25,6 +25,7 @@ from onnxprune.settings.planning import Policies
 from onnxprune.settings.reading import either
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
+from onnxprune.tokens.merge import Merged, merge
 from onnxprune.trace import ChannelGraph, trace
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.trace.states import find_states
@@ -33,7 +34,7 @@ from onnxprune.workflow.inputs import first_inputs, freed, opens, transformed
 
 log = logging.getLogger(__name__)
 
-Change = Rotated | Resized | Factored
+Change = Rotated | Resized | Merged | Factored
 """A network changed as a whole before channels are removed: one link of the chain of proofs."""
 
 
@@ -63,7 +64,8 @@ class TracedModel:
     @property
     def teacher(self) -> ModelProto | None:
         """The model whose inner tensors a repaired one should have, if that isn't the traced one."""
-        return next((c.original for c in self.changes if isinstance(c, Factored)), None)
+        merged = next((c.teacher for c in self.changes if isinstance(c, Merged)), None)
+        return merged or next((c.original for c in self.changes if isinstance(c, Factored)), None)
 
     def cheaper(self, kept: PrunedGraph) -> Moves:
         """Return the moves without those that save nothing any more once channels left.
@@ -177,8 +179,9 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
     """Return a traced model with some changes, and no others.
 
     Raises:
-        PlanError: an input is no image, or something needs the size that it has (OP319); a layer can't be two, or isn't
-            cheaper so (OP307); a basis isn't one of a group (OP307), or no orthogonal matrix (OP305).
+        PlanError: an input is no image, or something needs the size that it has (OP319); a tensor isn't one of tokens
+            (OP307), or something needs all of them (OP320); a layer can't be two, or isn't cheaper so (OP307); a basis
+            isn't one of a group (OP307), or no orthogonal matrix (OP305).
     """
     if moves == source.moves:
         return source
@@ -191,6 +194,9 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
         graph = replace(graph, proto=changes[-1].proto)  # other weights flow as those before
     if moves.resolution:
         changes.append(resize(graph.proto, graph.shapes, moves.resolution))
+        graph = _traced(changes[-1].proto, graph)
+    if moves.tokens:
+        changes.append(merge(graph.proto, graph.shapes, moves.tokens))
         graph = _traced(changes[-1].proto, graph)
     if moves.ranks:
         changes.append(factor(graph.proto, graph.shapes, moves.ranks))

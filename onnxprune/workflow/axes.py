@@ -24,7 +24,7 @@ from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity import Curve, carried, judge_of, share_out
 from onnxprune.settings import PlanSettings
 from onnxprune.settings.planning import Axis
-from onnxprune.workflow import ranks, resolution
+from onnxprune.workflow import ranks, resolution, tokens
 from onnxprune.workflow.analysis import TracedModel, moved
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Trial:
 def in_words(moves: Moves) -> list[str]:
     """Return what is changed, a word or two for each axis."""
     words = [text(size) for size in dict.fromkeys(moves.resolution.values())]
+    words += [f"tokens {text(block)}" for block in moves.tokens.values()]
     return [*words, f"ranks of {len(moves.ranks)} layers"] if moves.ranks else words
 
 
@@ -179,7 +180,7 @@ class Points:
                 raise PlanError("OP301", "no layer is cheaper as two once channels left")
             moves = cheaper
         proto = rewrite(kept)
-        if made.removed or moves.ranks:
+        if made.removed or moves.tokens or moves.ranks:
             known: dict[str, Any] = {"teacher": at.teacher, "records": self.records, "name": name}
             recover(kept, proto, self._fitted, seed=self.settings.seed, **known)
         return Trial(at.moves, made, self._judge(proto))
@@ -200,6 +201,7 @@ def axes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches 
     found = list[Axis]()
     for axis, why_not, asked, done in (
         ("resolution", resolution.why_not, settings.resolution == "auto", analysis.moves.resolution),
+        ("tokens", tokens.why_not, "tokens" in settings.axes, analysis.moves.tokens),
         ("rank", ranks.why_not, "rank" in settings.axes, analysis.moves.ranks),
     ):
         if axis not in settings.allowed or done:
@@ -220,7 +222,8 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
     None if nothing is to be tried: no other size of images is possible, and no lower rank. The model may turn out to
     meet a latency only when that is measured, before anything else is.
 
-    Channels alone are tried first, then other sizes of images (`try_sizes`), then ranks (`try_ranks`).
+    Channels alone are tried first, then other sizes of images (`try_sizes`), then fewer tokens (`try_tokens`), then
+    ranks (`try_ranks`).
 
     Args:
         points: the points so far.
@@ -239,17 +242,47 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
             if settings.resolution == "auto":
                 raise
             log.debug("no resolution is tried: %s", error.cause)
-    if ladder is None and "rank" not in axes:
+    if ladder is None and not {"rank", "tokens"} & set(axes):
         return None
-    points.expected = 1 + (0 if ladder is None else len(ladder.joint) + bool(ladder.fits)) + 3 * ("rank" in axes)
+    points.expected = 1 + (0 if ladder is None else len(ladder.joint) + bool(ladder.fits)) + 3 * (len(axes) - 1)
     points.attempt(whole)
     if points.done and not (points.done[0].plan.removed or points.done[0].plan.blocks):
         return points.done[0].plan
     if ladder is not None:
         try_sizes(points, ladder)
+    if "tokens" in axes:
+        try_tokens(points, ladder)
     if "rank" in axes:
         try_ranks(points, ladder)
     return points.chosen()
+
+
+def try_tokens(points: Points, ladder: resolution.Ladder | None) -> None:
+    """Try fewer tokens: for each size of blocks, from late, then from earlier places on, as long as this gets better.
+
+    Channels save the rest of the targets. The latest place that meets them alone is tried in any case.
+
+    Raises:
+        PlanError: no tokens can merge (OP320).
+    """
+    moves, start = _start(points, ladder), points.error
+    for places in tokens.places_of(moved(points.analysis, moves), points.settings):
+        last = start
+        for blocks in places.joint:
+            error = points.attempt(replace(moves, tokens=blocks))
+            if error > last:
+                break
+            last = error
+        if places.fits:
+            points.attempt(replace(moves, tokens=places.fits))
+
+
+def _start(points: Points, ladder: resolution.Ladder | None) -> Moves:
+    """Return the best moves so far; if their images meet the targets alone, with the next larger ones."""
+    moves = points.analysis.moves if points.best is None else points.best.moves
+    if ladder is not None and moves.resolution == ladder.fits:
+        return replace(moves, resolution=ladder.joint[0] if ladder.joint else {})
+    return moves
 
 
 def try_ranks(points: Points, ladder: resolution.Ladder | None) -> None:
@@ -260,9 +293,7 @@ def try_ranks(points: Points, ladder: resolution.Ladder | None) -> None:
     Raises:
         PlanError: no layer can be two (OP310).
     """
-    moves = points.analysis.moves if points.best is None else points.best.moves
-    if ladder is not None and moves.resolution == ladder.fits:
-        moves = replace(moves, resolution=ladder.joint[0] if ladder.joint else {})
+    moves = _start(points, ladder)
     choice, last = ranks.RankChoice(moved(points.analysis, moves), points.settings), _FAILED
     curves = choice.curves(points.batches, points.records, f"{_record(moves)}/ranks", points.progress)
     for found in choice.candidates(curves):
@@ -294,6 +325,7 @@ def try_sizes(points: Points, ladder: resolution.Ladder) -> None:
 def _record(moves: Moves) -> str:
     """Return the name under which trials of a point are recorded."""
     words = [f"{name}={text(size)}" for name, size in moves.resolution.items()]
+    words += [f"tokens={text(block)} behind {name}" for name, block in moves.tokens.items()]
     if moves.ranks:
         words.append(f"ranks={sha256(repr(sorted(moves.ranks.items())).encode()).hexdigest()[:16]}")
     return f"point/{','.join(words)}"

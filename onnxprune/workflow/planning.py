@@ -45,6 +45,7 @@ from onnxprune.settings.declare import given
 from onnxprune.settings.reading import either
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
+from onnxprune.workflow import tokens
 from onnxprune.workflow.analysis import TracedModel, analyze, moved
 from onnxprune.workflow.axes import Points, axes_to_try, choose_point
 from onnxprune.workflow.bases import in_bases
@@ -120,6 +121,8 @@ def plan(
         analysis = at_chosen(analysis, settings)[0]
     elif settings.allowed == ("resolution",):
         analysis = largest_within(analysis, settings)
+    elif settings.allowed == ("tokens",) and (batches is None or is_noise(data)):
+        analysis = tokens.latest_within(analysis, settings)
 
     def at(changed: TracedModel, own: Sequence[Curve] | None) -> PrunePlan:
         own = curves if own is None and changed is analysis else own
@@ -222,7 +225,8 @@ def _plan_channels(
     moves = analysis.moves
     if analysis.whole is not None and not moves.ranks:  # layers in two have other weights
         moves = replace(moves, bases=used_bases(analysis.whole.graph, moves.bases, made.removed))
-    made = replace(made, before=before, resolution=moves.resolution, ranks=moves.ranks, bases=moves.bases)
+    changed = {name: getattr(moves, name) for name in ("resolution", "tokens", "ranks", "bases")}
+    made = replace(made, before=before, **changed)
     if settings.targets and not (made.removed or made.blocks or made.moves):
         limits = ", ".join(f"{t.quantity}={t.text}" for t in settings.targets)
         log.info("%s holds without removing channels, so none are removed", limits)

@@ -32,6 +32,8 @@ from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.steps import proof_inputs
 from onnxprune.rewrite.verify import Verification, verify as hold_against
 from onnxprune.settings import RepairSettings
+from onnxprune.tokens.merge import Merged
+from onnxprune.tokens.proof import prove_merged
 from onnxprune.trace import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph, ResizedState
 from onnxprune.workflow.analysis import TracedModel, analyze
@@ -50,7 +52,7 @@ class Link:
     """The proof of a change of a whole network, see `Moves`.
 
     Attributes:
-        what: what was done: "change of basis", "resizing", "lower ranks".
+        what: what was done: "change of basis", "resizing", "merging of tokens", "lower ranks".
         error: the largest difference from what the network before is to compute, relative to an output's largest value.
     """
 
@@ -198,6 +200,8 @@ def prove_moves(
                 links.append(Link("change of basis", _prove_rotated(analysis.whole.graph, change, feeds, tolerance)))
             case Resized():
                 links.append(Link("resizing", prove_resized(before, change, feeds, tolerance)))
+            case Merged():
+                links.append(Link("merging of tokens", prove_merged(before, change, feeds, tolerance)))
             case Factored():
                 links.append(Link("lower ranks", prove_factored(before, change, feeds, tolerance)))
         log.debug("%s proved: %s, error %.2g", links[-1].what, change, links[-1].error)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from onnx import ModelProto
+
 from onnxprune.cost.cost import model_cost
 from onnxprune.data import is_noise
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
@@ -201,9 +203,15 @@ def _scaled(image: Image, short: int, step: int) -> Size:
 
 def within(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
     """Whether images of a size meet all targets by themselves; a relative latency is taken to follow the MACs."""
-    graph, before = (analysis.whole or analysis).graph, analysis.cost.totals()
+    graph = (analysis.whole or analysis).graph
     proto = resize(graph.proto, graph.shapes, sizes).proto if sizes else graph.proto
-    after = model_cost(proto, concretize(proto, graph.shapes.inputs)).totals()
+    return meets(analysis, proto, settings)
+
+
+def meets(analysis: TracedModel, proto: ModelProto, settings: PlanSettings) -> bool:
+    """Whether a changed model meets all targets; a relative latency is taken to follow the MACs."""
+    before = analysis.cost.totals()
+    after = model_cost(proto, concretize(proto, analysis.graph.shapes.inputs)).totals()
 
     def holds(quantity: str, limit: Callable[[float], float]) -> bool:
         counted = "macs" if quantity == "latency" else quantity

@@ -114,7 +114,7 @@ class Maker:
         at = moved(self.analysis, plan.moves)
         pruned = prune(at, plan, inputs=self.inputs, tolerance=self.tolerance, seed=seed)
         repairs: tuple[Repair, ...] = ()
-        if plan.removed or plan.blocks or plan.ranks:
+        if plan.removed or plan.blocks or plan.ranks or plan.tokens:
             batches = calibration_batches(parts.calibration, original)
             repairs = repair(
                 *(pruned, batches), method=self.method, seed=seed, records=records, name=name, progress=progress

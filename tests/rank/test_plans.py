@@ -54,7 +54,7 @@ class TestPlans:
             again.to_json() == plan.to_json()
             and again.digest == plan.digest
             and again.ranks
-            and json.loads(path.read_text())["format"] == 4
+            and json.loads(path.read_text())["format"] == 5
         )
         small, twice = op.prune(model, plan), op.prune(model, again)
         assert small.proto.SerializeToString(deterministic=True) == twice.proto.SerializeToString(deterministic=True)

@@ -97,6 +97,7 @@ def test_plan() -> None:
         "layers": [{"number": 0, "name": "", "op": "", "shapes": [[0]], "params": [0], "macs": [0]}],
         "states": [],
         "resolution": {},
+        "tokens": {},
         "ranks": {},
         "bases": {},
     }
