@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.basis.streams import find_streams
+from onnxprune.trace.streams import find_streams
 from onnxprune.channels.ledger import Pin
 from onnxprune.channels.values import Factor, Ids, Shape
 from onnxprune.cost.terms import is_weight

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxprune.basis.streams import find_streams
+from onnxprune.trace.streams import find_streams
 from onnxprune.trace.graph import ChannelGraph
 from tests.toolbox import Net, analyze
 
