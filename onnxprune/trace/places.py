@@ -88,7 +88,7 @@ class Places:
             slot = group.slots[0]
             mine = np.isin(self.graph.unit_of[self.graph.slots[slot]], group.units)
             found = np.unique(self._by_head.unit_of[self._by_head.slots[slot]][mine])
-            self._heads[group.index] = found if len(found) == group.width else found[:0]
+            self._heads[group.index] = found[:0] if group.width % len(found) or len(found) == 1 else found
         return self._heads[group.index]
 
     def _place(self, own: Factor, apart: Iterable[Factor], group: Group, shape: Shape) -> Place | None:

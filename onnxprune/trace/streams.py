@@ -113,7 +113,10 @@ class _Finder:
         for group in self.graph.groups:
             why = None
             notes = [note for note in group.approximations if note.node not in self.multiplied]
-            if group.sets.shape[1] > 1 or (group.width > 1 and not self.has_heads(group)):
+            heads = self.places.heads(group) if self.by_width and group.width > 1 else ()
+            if 0 < len(heads) < group.width:
+                why = "one weight holds several of the queries, keys and values of a head"
+            elif group.sets.shape[1] > 1 or (group.width > 1 and not len(heads)):
                 why = "a channel has several positions on an axis, as behind Flatten or in groups"
             elif notes:
                 why = f"{notes[0].reason}, by {notes[0].node}"
@@ -148,14 +151,16 @@ class _Finder:
         ordered = {slot: order[:, first] for slot, order in slots.items()}
         return Stream(group, ordered, np.sort(group.units)[first], tuple(self.products.get(group.index, ())))
 
-    def has_heads(self, group: Group) -> bool:
-        """Whether the positions of a unit are one in each head of an attention."""
-        return self.graph.policies.attention == "width" and len(self.places.heads(group)) == group.width
+    @property
+    def by_width(self) -> bool:
+        """Whether a part of every head's width may leave an attention, so that units lie across heads."""
+        return self.graph.policies.attention == "width"
 
     @cached_property
     def multiplied(self) -> set[str]:
-        """The names of the nodes that may be products of two activations."""
-        return {node.name for node in self.graph.proto.graph.node if self.terms(node) is not None}
+        """The names of the nodes that may be products of two activations, or whole attentions."""
+        nodes = self.graph.proto.graph.node
+        return {n.name for n in nodes if self.terms(n) is not None or card_of(n.domain, n.op_type).attends}
 
     def terms(self, node: NodeProto) -> tuple[str, str, str] | None:
         """Return the axes of a product of two operands as letters."""
@@ -191,7 +196,7 @@ class _Finder:
             return self.of_product(node, terms, index, {i: place for i, (place,) in inputs.items() if place})
         alike = card.alike(Node(node)) if callable(card.alike) else card.alike
         if alike is None:
-            return "isn't linear for all channels alike"
+            return "computes an attention in one operator" if card.attends else "isn't linear for all channels alike"
         if not inputs or len(outputs) < len(list(filter(None, node.output))):
             return "combines the channels"
         if any(len(places) > 1 for places in (*inputs.values(), *outputs.values())):
