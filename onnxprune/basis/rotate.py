@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxprune.basis.reflections import all_from_text
-from onnxprune.trace.streams import Slot, Stream, find_streams
 from onnxprune.errors import PlanError
 from onnxprune.model.graph import with_nodes
 from onnxprune.model.tensors import Weights, multiplied, set_tensor
 from onnxprune.rewrite.arithmetic import cast_copy
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.streams import Slot, Stream, find_streams
 
 Bases = Mapping[str, Mapping[int, str]]
 """Orthogonal matrices as text, one for each head (see `reflections`), by initializer and axis: one of each group."""

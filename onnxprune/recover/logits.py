@@ -1,9 +1,9 @@
-"""Refit the logits of attentions whose heads became narrower: a matrix between queries and keys, folded into one side.
+"""Refit the logits of attentions whose heads became narrower: a matrix of each head between queries and keys.
 
 With fewer channels, the products q k^T of a head are no longer the original's. The matrix B for which q B k^T is nearest
-to them, by least squares, is multiplied into the layer that makes the queries or the keys (CORP, arXiv 2602.05243). A
-softmax takes no notice of what all keys have in common, so logits count by their deviations from their mean for a
-query, and keys count as the original's softmax weights them.
+to them, by least squares, is folded into the layer that makes the queries or the keys, whichever is last (CORP, arXiv
+2602.05243). A softmax takes no notice of what all keys have in common, so logits count by their deviations from their
+mean for a query, and keys count as the original's softmax weights them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Logits:
 
 
 def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
-    """Return the attentions whose heads became narrower, by the weight of the last layer that makes their operands.
+    """Return the attentions whose heads became narrower, by the name of the last layer that makes their operands.
 
     Left out are those whose queries or keys something else reads too, or whose weights make both.
 
@@ -138,7 +138,8 @@ def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
     graph, index = kept.graph, GraphIndex(kept.graph.proto.graph)
     if all(group.exact for group in graph.groups):
         return {}
-    order = {layer.weight: i for i, layer in enumerate(find_layers(pruned))}
+    layers = {layer.weight: (i, layer.node.name) for i, layer in enumerate(find_layers(pruned))}
+    nodes = {node.name for node in pruned.graph.node}
     found = {}
     for stream in find_streams(graph)[0].values():
         gone = kept.removed[stream.units]
@@ -146,13 +147,11 @@ def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
             continue
         (product,) = stream.products
         sides = [_made_from(index, name) for name in product.node.input[:2]]
-        makers = [[name for name, _ in stream.slots if name in side and name in order] for side in sides]
-        if sorted(map(len, makers)) != [1, 1] or makers[0] == makers[1]:
-            continue
-        place = int(order[makers[1][0]] > order[makers[0][0]])
-        slots = {slot: at for slot, at in _remaining(stream, kept).items() if slot[0] in sides[place]}
-        if product.node.name in {node.name for node in pruned.graph.node}:
-            found[makers[place][0]] = Logits(product, product.weights(index), place, slots)
+        makers = [[layers[name] for name, _ in stream.slots if name in side and name in layers] for side in sides]
+        if product.node.name in nodes and list(map(len, makers)) == [1, 1] and makers[0] != makers[1]:
+            place = makers.index(max(makers))
+            slots = {slot: at for slot, at in _remaining(stream, kept).items() if slot[0] in sides[place]}
+            found[makers[place][0][1]] = Logits(product, product.weights(index), place, slots)
     return found
 
 

@@ -163,7 +163,7 @@ def solve_layers(
         wanted: whether to solve for a layer.
         makes_up: whether the last layer in front of a sum makes up for the error of the other branch.
         teacher: the network whose tensors are the targets, if the traced one isn't, see `recover`.
-        narrowed: the products of attentions to refit, by the weight of the layer that they follow.
+        narrowed: the products of attentions to refit, by the name of the last layer in front.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from 32 samples.
         records: the layers that are done already; filled as others are.
@@ -189,11 +189,15 @@ def solve_layers(
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
     places = index.positions, GraphIndex(teacher.graph).positions
     repairs, records = [], records or Records()
+
+    def advance(layer: LinearLayer) -> None:
+        starts = layer.first.node if isinstance(layer, PairedLayers) else layer.node, layer.node
+        for stream, place, node in zip((now, then), places, starts, strict=True):
+            stream.advance(place[node.name])  # also before layers that are done: cuts affect rounding
+
     for number, layer in enumerate(layers):
         if wanted(layer) and layer.y not in unmade:
-            starts = layer.first.node if isinstance(layer, PairedLayers) else layer.node, layer.node
-            for stream, place, node in zip((now, then), places, starts, strict=True):
-                stream.advance(place[node.name])  # also before layers that are done: cuts affect rounding
+            advance(layer)
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, index) if makes_up else own_output(layer)
             if not unmade.isdisjoint((target.tensor, target.other or "")):
@@ -207,17 +211,11 @@ def solve_layers(
                 records.keep(key, errors, {"weights": found})
             set_parameters(layer, index.weights, sink, found)
             repairs.append(Repair(layer.node.name, *errors))
-        if (logits := narrowed.get(layer.second.weight if isinstance(layer, PairedLayers) else layer.weight)) is not None:
-            for stream, place in zip((now, then), places, strict=True):
-                stream.advance(place[layer.node.name])
-            key = f"{name}/{phase}/{number}/logits"
-            if key in records:
-                matrices, errors = records.arrays(key)["matrices"], records[key]
-            else:
-                matrices, errors = logits.fit(now, then)
-                records.keep(key, errors, {"matrices": matrices})
-            logits.fold(index.weights, matrices)
-            repairs.append(Repair(logits.name, *errors))
+        if (attention := narrowed.get(layer.node.name)) is not None:
+            advance(layer)
+            repairs.append(
+                _refit_logits(attention, now, then, index.weights, records, f"{name}/{phase}/{number}/logits")
+            )
         progress(phase, number + 1, len(layers))
     return repairs
 
@@ -328,6 +326,17 @@ def _moments(
     if not fitted.count:
         raise UsageError("OP604", "there are no inputs to repair the model with")
     return fitted, held
+
+
+def _refit_logits(attention: Logits, now: Stream, then: Stream, weights: Weights, records: Records, key: str) -> Repair:
+    """Refit the logits of an attention, or do as the records say."""
+    if key in records:
+        matrices, errors = records.arrays(key)["matrices"], records[key]
+    else:
+        matrices, errors = attention.fit(now, then)
+        records.keep(key, errors, {"matrices": matrices})
+    attention.fold(weights, matrices)
+    return Repair(attention.name, *errors)
 
 
 def _refit(

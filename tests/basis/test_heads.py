@@ -68,9 +68,7 @@ def test_the_matrices_of_heads_exchanged_on_one_side_are_another_network(name: s
     stream, bases = streams[name], random_bases({"": streams[name]}, 0)
     text = next(iter(next(iter(bases.values())).values())).split(",")
     wrong = {tensor: dict.fromkeys(axes, ",".join([text[1], text[0], *text[2:]])) for tensor, axes in bases.items()}
-    right, other = (
-        {t.name: t for t in rotate(graph, chosen).proto.graph.initializer} for chosen in (bases, wrong)
-    )
+    right, other = ({t.name: t for t in rotate(graph, chosen).proto.graph.initializer} for chosen in (bases, wrong))
     mixed = ModelProto()
     mixed.CopyFrom(graph.proto)
     one_side = "key_w" if name == "logits" else "output_w"

@@ -17,11 +17,11 @@ from onnx.reference import ReferenceEvaluator
 
 import onnxprune as op
 from onnxprune.basis.reflections import from_text
-from onnxprune.trace.streams import find_streams
 from onnxprune.errors import PlanError
 from onnxprune.planning.plan import Moves, PrunePlan
 from onnxprune.planning.signature import signed_plan
 from onnxprune.settings import PlanSettings
+from onnxprune.trace.streams import find_streams
 from onnxprune.workflow.analysis import moved
 from tests.cli.support import document, invoke
 from tests.toolbox import Net
