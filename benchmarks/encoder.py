@@ -33,13 +33,14 @@ CALIBRATION, JUDGED = slice(0, 256), slice(1300, 2000)  # others chose what is b
 _RESAMPLES = 2000
 
 NOTES = (
-    "all-MiniLM-L6-v2 with sentences of Python's help topics, cut to 64 tokens. 256 sentences without labels chose what "
-    "leaves and repaired the rest; 700 others judge. *Cosine* is the mean, over these, of that between the mean of a "
-    "sentence's token vectors and the original's, with its 95 % interval by resampling sentences. Every model is "
+    "all-MiniLM-L6-v2 with sentences of Python's help topics, cut to 64 tokens. 256 sentences without labels chose "
+    "what leaves and repaired the rest; 700 others judge. *Cosine* is the mean, over these, of that between the mean "
+    "of a sentence's token vectors and the original's, with its 95 % interval by resampling sentences. Every model is "
     "proved. *Planning* is CPU time of one thread.",
     "*Heads*: whole heads and channels of the feed-forward layers (`--axes channels`, the default). *Width*: a part of "
     "every head (`--attention width`). *Width, basis*: the same with a basis of its own for the values, and for the "
-    "queries and keys, of each head (`--attention width --axes channels,basis`). *Ranks*: layers in two (`--axes rank`).",
+    "queries and keys, of each head (`--attention width --axes channels,basis`). *Ranks*: layers in two "
+    "(`--axes rank`).",
 )
 
 

@@ -1,9 +1,9 @@
 """Refit the logits of attentions whose heads became narrower: a matrix of each head between queries and keys.
 
-With fewer channels, the products q k^T of a head are no longer the original's. The matrix B for which q B k^T is nearest
-to them, by least squares, is folded into the layer that makes the queries or the keys, whichever is last (CORP, arXiv
-2602.05243). A softmax takes no notice of what all keys have in common, so logits count by their deviations from their
-mean for a query, and keys count as the original's softmax weights them.
+With fewer channels, the products q k^T of a head are no longer the original's. The matrix B for which q B k^T is
+nearest to them, by least squares, is folded into the layer that makes the queries or the keys, whichever is last
+(CORP, arXiv 2602.05243). A softmax takes no notice of what all keys have in common, so logits count by their
+deviations from their mean for a query, and keys count as the original's softmax weights them.
 """
 
 from __future__ import annotations

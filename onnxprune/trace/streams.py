@@ -117,7 +117,7 @@ class _Finder:
             if 0 < len(heads) < group.width:
                 why = "one weight holds several of the queries, keys and values of a head"
             elif group.sets.shape[1] > 1 or (group.width > 1 and not len(heads)):
-                why = "a channel has several positions on an axis, as behind Flatten, in groups or in a head that leaves whole"
+                why = "a channel has several positions on an axis, as behind Flatten, in groups or in whole heads"
             elif notes:
                 why = f"{notes[0].reason}, by {notes[0].node}"
             elif not 1 < len(group.units) <= _LARGEST:

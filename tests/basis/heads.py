@@ -33,8 +33,8 @@ class Attention:
     seed: int = 0
 
     def weight(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return weights of shape (features, heads, width), each head of the rank."""
-        full = rng.standard_normal((FEATURES, self.heads, self.width))
+        """Return weights of shape (features + 1, heads, width), the last the bias; all of a head are of the rank."""
+        full = rng.standard_normal((FEATURES + 1, self.heads, self.width))
         if self.rank is not None:
             mix = rng.standard_normal((self.heads, self.rank, self.width))
             full = np.einsum("fhr,hrw->fhw", full[..., : self.rank], mix)
@@ -47,10 +47,8 @@ class Attention:
         x = net.input((2, STEPS, FEATURES), "x")
         hidden = net.op("Tanh", net.linear(x, FEATURES, name="first"), name="tanh")
         made = [self.weight(net.rng) for _ in range(3)]
-        flat = [w.reshape(FEATURES, size).astype(np.float32) for w in made]
-        biases = [(0.3 * net.rng.standard_normal(size)).astype(np.float32) for _ in flat]
-        if self.rank is not None:  # a bias leaves the space
-            biases = [0 * b for b in biases]
+        flat = [w[:-1].reshape(FEATURES, size).astype(np.float32) for w in made]
+        biases = [w[-1].reshape(size).astype(np.float32) for w in made]
         names = ("query", "key", "value")
         if self.form in ("packed", "split"):
             y = net.op("MatMul", hidden, net.const(np.concatenate(flat, axis=1), "packed_w"), name="packed")
