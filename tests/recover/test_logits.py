@@ -109,6 +109,7 @@ def test_queries_that_something_else_reads_are_left_alone() -> None:
     assert not narrowed(whole, rewrite(whole))
 
 
+@pytest.mark.slow
 def test_a_repaired_file_is_verified_by_its_metadata() -> None:
     model: Any = Attention(2, 6).model()
     analysis = op.analyze(model, attention="width")
