@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import process_time
+from time import perf_counter, process_time
 
 import click
 import numpy as np
@@ -163,14 +163,15 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
 @click.command()
 @options
 @with_state
-def main(output: Path, only: str, repeats: int, clock: str, state: Path | None) -> None:
+@click.option("--minutes", type=float, default=float("inf"), help="Time after which nothing else is measured.")
+def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, minutes: float) -> None:
     """Prune a sentence encoder along several axes."""
-    kept = Kept(Outcome, state)
+    kept, end = Kept(Outcome, state), perf_counter() + 60 * minutes
     names = [f"{target}/{way}" for target in TARGETS for way in WAYS]
     with TemporaryDirectory() as folder:
         encoder = Encoder.written_to(Path(folder))
         original = cache(lambda: encoder.embeddings(onnx.load(encoder.model)))
-        found = kept.measure(names, only, lambda name: encoder.measured(name, original()))
+        found = kept.measure(names, only, lambda name: encoder.measured(name, original()), end=end)
     tables = [
         Table.of(f"{percent(target)} of the MACs", COLUMNS, [o for o in found if o.target == target])
         for target in TARGETS
