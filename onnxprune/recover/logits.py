@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from onnxprune.channels.values import Ids
 from onnxprune.model.graph import GraphIndex
+from onnxprune.model.metadata import sparse_weights
 from onnxprune.model.stream import Stream as TensorStream
 from onnxprune.model.tensors import Weights, multiplied, set_tensor
 from onnxprune.recover.held_back import parts
@@ -129,7 +130,7 @@ class Logits:
 def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
     """Return the attentions whose heads became narrower, by the name of the last layer that makes their operands.
 
-    Left out are those whose queries or keys something else reads too, or whose weights make both.
+    Left out are those whose queries or keys something else reads too, whose weights make both, or keep their zeros.
 
     Args:
         kept: the traced original and what was removed from it.
@@ -139,19 +140,20 @@ def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
     if all(group.exact for group in graph.groups):
         return {}
     layers = {layer.weight: (i, layer.node.name) for i, layer in enumerate(find_layers(pruned))}
-    nodes = {node.name for node in pruned.graph.node}
-    found = {}
+    runs = {node.name for node in pruned.graph.node if graph.unmade.isdisjoint(node.output)}
+    fixed, found = sparse_weights(pruned), dict[str, Logits]()
     for stream in find_streams(graph)[0].values():
-        gone = kept.removed[stream.units]
-        if len(stream.products) != 1 or not gone.any() or not graph.summed.isdisjoint(stream.slots):
+        slots, gone = stream.slots, kept.removed[stream.units].any()
+        if not gone or [p.node.name in runs for p in stream.products] != [True] or not graph.summed.isdisjoint(slots):
             continue
         (product,) = stream.products
-        sides = [_made_from(index, name) for name in product.node.input[:2]]
-        makers = [[layers[name] for name, _ in stream.slots if name in side and name in layers] for side in sides]
-        if product.node.name in nodes and list(map(len, makers)) == [1, 1] and makers[0] != makers[1]:
+        sides = [_made_from(index, name) & {tensor for tensor, _ in slots} for name in product.node.input[:2]]
+        makers = [[layers[name] for name in side if name in layers] for side in sides]
+        if [len(own) for own in makers] == [1, 1] and sides[0].isdisjoint(sides[1]):
             place = makers.index(max(makers))
-            slots = {slot: at for slot, at in _remaining(stream, kept).items() if slot[0] in sides[place]}
-            found[makers[place][0][1]] = Logits(product, product.weights(index), place, slots)
+            if sides[place].isdisjoint(fixed):
+                mine = {slot: at for slot, at in _remaining(stream, kept).items() if slot[0] in sides[place]}
+                found[makers[place][0][1]] = Logits(product, product.weights(index), place, mine)
     return found
 
 
