@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 import onnxprune as op
 from onnxprune.model.graph import extract
+from onnxprune.model.metadata import SPARSE, write_notes
 from onnxprune.model.session import run, session
 from onnxprune.recover import recover
 from onnxprune.recover.logits import Part, narrowed, refit
@@ -101,10 +102,15 @@ def test_a_repair_refits_logits(form: Form, bias: bool) -> None:
     assert "logits" not in {repair.node for repair in recover(kept, other, lambda: batches(4), method="bn")}
 
 
-def test_queries_that_something_else_reads_are_left_alone() -> None:
+def test_what_something_else_reads_or_needs_is_left_alone() -> None:
     for form in ("packed", "split"):
         kept = halved(Attention(2, 6, form).model())
         assert not narrowed(kept, rewrite(kept))
+    kept = halved(Attention(2, 6).model())
+    sparse = rewrite(kept)
+    assert narrowed(kept, sparse)
+    write_notes(sparse, {SPARSE: '{"key_w": "2:4"}'})
+    assert not narrowed(kept, sparse)
     whole = PrunedGraph(analyze(Attention(2, 6).model(), attention="width"))
     assert not narrowed(whole, rewrite(whole))
 
