@@ -169,9 +169,9 @@ def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, 
     kept, end = Kept(Outcome, state), perf_counter() + 60 * minutes
     names = [f"{target}/{way}" for target in TARGETS for way in WAYS]
     with TemporaryDirectory() as folder:
-        encoder = Encoder.written_to(Path(folder))
-        original = cache(lambda: encoder.embeddings(onnx.load(encoder.model)))
-        found = kept.measure(names, only, lambda name: encoder.measured(name, original()), end=end)
+        encoder = cache(lambda: Encoder.written_to(Path(folder)))
+        original = cache(lambda: encoder().embeddings(onnx.load(encoder().model)))
+        found = kept.measure(names, only, lambda name: encoder().measured(name, original()), end=end)
     tables = [
         Table.of(f"{percent(target)} of the MACs", COLUMNS, [o for o in found if o.target == target])
         for target in TARGETS
