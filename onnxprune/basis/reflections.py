@@ -49,5 +49,23 @@ def from_text(text: str) -> Matrix:
     return matrix
 
 
+def all_as_text(directions: Matrix) -> str:
+    """Return several matrices of reflections as text, those of each head of an attention.
+
+    Args:
+        directions: shape (heads, n, n), see `as_text`.
+    """
+    return ",".join(map(as_text, directions))
+
+
+def all_from_text(text: str) -> Matrix:
+    """Return the orthogonal matrices that a text stands for, shape (heads, n, n).
+
+    Raises:
+        ValueError: the text is none that `all_as_text` returns.
+    """
+    return np.stack([from_text(part) for part in text.split(",")])
+
+
 def _below(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.tril_indices(size, -1)

@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxprune.basis.reflections import from_text
-from onnxprune.basis.streams import Slot, Stream, find_streams
-from onnxprune.channels.values import Ids
+from onnxprune.basis.reflections import all_from_text
 from onnxprune.errors import PlanError
 from onnxprune.model.graph import with_nodes
-from onnxprune.model.tensors import Weights, set_tensor
+from onnxprune.model.tensors import Weights, multiplied, set_tensor
 from onnxprune.rewrite.arithmetic import cast_copy
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.streams import Slot, Stream, find_streams
 
 Bases = Mapping[str, Mapping[int, str]]
-"""Orthogonal matrices as text (see `reflections`), by initializer and axis: one weight axis of each group."""
+"""Orthogonal matrices as text, one for each head (see `reflections`), by initializer and axis: one of each group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,11 @@ def rotate(graph: ChannelGraph, bases: Bases, *, exact: bool = False) -> Rotated
     for tensor, axes in bases.items():
         for axis, text in axes.items():
             stream = _stream(graph, (tensor, axis), streams, {i: str(why) for i, why in fixed.items()})
-            matrix = _matrix(text, stream, (tensor, axis))
+            matrices = _matrices(text, stream, (tensor, axis))
             for (name, along), positions in stream.slots.items():
                 array = changed.get(name)
                 array = weights[name].astype(np.float64) if array is None else array
-                changed[name] = rotated(array, along, positions, matrix)
+                changed[name] = multiplied(array, along, positions, matrices)
     kept = [t for t in source.graph.initializer if t.name not in changed]
     order = {t.name: i for i, t in enumerate(source.graph.initializer)}
     proto = with_nodes(source, source.graph.node, kept)
@@ -87,20 +86,6 @@ def used_bases(graph: ChannelGraph, bases: Bases, removed: Mapping[str, Mapping[
     return used
 
 
-def rotated(array: NDArray[np.float64], axis: int, positions: Ids, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an array whose entries along an axis are products with the columns of a matrix.
-
-    Args:
-        array: the array.
-        axis: the axis.
-        positions: the position of each channel there, shape (n,); others stay.
-        matrix: the new basis, shape (n, n).
-    """
-    result = np.moveaxis(array, axis, -1).copy()
-    result[..., positions] = result[..., positions] @ matrix
-    return np.moveaxis(result, -1, axis)
-
-
 def _stream(graph: ChannelGraph, slot: Slot, streams: Mapping[int, Stream], fixed: Mapping[int, str]) -> Stream:
     where = f'"{slot[0]}" axis {slot[1]}'
     found = next((stream for stream in streams.values() if stream.key == slot), None)
@@ -112,13 +97,16 @@ def _stream(graph: ChannelGraph, slot: Slot, streams: Mapping[int, Stream], fixe
     return found
 
 
-def _matrix(text: str, stream: Stream, slot: Slot) -> NDArray[np.float64]:
+def _matrices(text: str, stream: Stream, slot: Slot) -> NDArray[np.float64]:
     where = f'"{slot[0]}" axis {slot[1]}'
     try:
-        matrix = from_text(text)
+        matrices = all_from_text(text)
     except ValueError as error:
         raise PlanError("OP305", f"the plan holds no basis ({error})", where=where) from error
-    if len(matrix) != stream.size:
-        cause = f"the plan holds a basis of {len(matrix)} channels for a group of {stream.size}"
+    heads, size = matrices.shape[:2]
+    if size != stream.size:
+        cause = f"the plan holds a basis of {size} channels for a group of {stream.size}"
         raise PlanError("OP307", cause, where=where)
-    return matrix
+    if heads != stream.heads:
+        raise PlanError("OP307", f"the plan holds bases of {heads} heads for a group of {stream.heads}", where=where)
+    return matrices

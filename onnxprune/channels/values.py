@@ -134,8 +134,8 @@ def reshape(value: Value, shape: Shape, prefer: Literal["heads", "width"] | None
             lost.append((factor.ids, "channels are merged with too many positions"))
             continue
         taken.update(dict.fromkeys(touched, factor))
-        spread = _spread(factor, source, value.shape)
-        moved = compact(Factor(tuple(target), spread.reshape([shape[a] for a in target])))
+        over = spread(factor, source, value.shape)
+        moved = compact(Factor(tuple(target), over.reshape([shape[a] for a in target])))
         factors.append(moved)
         if len(moved.axes) > len(factor.axes):
             joint.append(moved)
@@ -168,7 +168,7 @@ def _squeeze(factor: Factor) -> Factor:
     return Factor(axes, factor.ids.squeeze())
 
 
-def _spread(factor: Factor, axes: Sequence[int], shape: Shape) -> Ids:
+def spread(factor: Factor, axes: Sequence[int], shape: Shape) -> Ids:
     """Broadcast a factor over more axes, in the order given."""
     order = np.argsort([axes.index(a) for a in factor.axes])
     ids = factor.ids.transpose(order)

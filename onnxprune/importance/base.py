@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.channels.values import Ids
 from onnxprune.importance.activations import Activations
 from onnxprune.importance.gates import GateGradients
+from onnxprune.importance.products import Products
 from onnxprune.importance.roles import Role
 from onnxprune.importance.weight_view import Power, WeightView
 from onnxprune.trace.groups import Group
@@ -84,6 +85,7 @@ class GroupView:
         activations: statistics, on the given inputs, of what each layer reads of the group's units; empty without
             inputs.
         gates: gradients of the loss with respect to the units, on the given inputs; None without inputs.
+        products: statistics of products of two activations that sum over the units; None without inputs.
     """
 
     group: Group
@@ -91,6 +93,7 @@ class GroupView:
     rng: np.random.Generator
     activations: Activations = ()
     gates: GateGradients | None = None
+    products: Products | None = None
 
     def of(self, role: Role) -> Iterator[SlotRows]:
         """Yield the rows with a role."""

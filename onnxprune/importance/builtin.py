@@ -205,7 +205,8 @@ def obs(view: GroupView) -> Scores:
     layers = [state for layer in view.activations for state in _layer_states(layer)]
     units = view.group.units
     if not layers:
-        return view.unscored
+        products = () if view.products is None else view.products.of(view.group)
+        return np.sum([product.scores(units) for product in products], axis=0) if products else view.unscored
     scores, worst = np.zeros(len(units)), 0.0
     left = np.arange(len(units))
     portion = -(-len(units) // _ROUNDS)

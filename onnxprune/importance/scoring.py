@@ -10,6 +10,7 @@ from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.importance.activations import Activations, gather
 from onnxprune.importance.base import GroupView, Scores, SlotRows
 from onnxprune.importance.gates import GateGradients
+from onnxprune.importance.products import Products
 from onnxprune.importance.registry import find
 from onnxprune.importance.roles import roles
 from onnxprune.importance.weight_view import WeightView
@@ -74,7 +75,7 @@ def views(
     Args:
         graph: the traced model.
         seed: of the random generators, one for each group.
-        batches: returns the inputs, for `GroupView.activations` and `GroupView.gates`.
+        batches: returns the inputs, for `GroupView.activations`, `GroupView.gates` and `GroupView.products`.
         groups: the groups to yield, in this order; all by default.
 
     Raises:
@@ -87,6 +88,7 @@ def views(
     labels = {slot: graph.unit_of[ids] for slot, ids in graph.slots.items()}
     chosen = graph.groups if groups is None else groups
     gates = None if batches is None else GateGradients(graph, batches, seed)
+    products = None if batches is None else Products(graph, batches)
     unread: Iterable[tuple[Group, Activations]] = ((group, ()) for group in chosen)
     for group, activations in unread if batches is None else gather(graph, chosen, batches, seed=seed):
         rows = tuple(
@@ -101,7 +103,7 @@ def views(
             )
             for slot in group.slots
         )
-        yield GroupView(group, rows, np.random.default_rng((seed, group.index)), activations, gates)
+        yield GroupView(group, rows, np.random.default_rng((seed, group.index)), activations, gates, products)
 
 
 def raw_scores(name: str, view: GroupView) -> Scores:

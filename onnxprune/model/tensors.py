@@ -67,6 +67,21 @@ def by_group(array: np.ndarray, groups: int) -> np.ndarray:
     return split.reshape(groups * inner, outer // groups, *rest)
 
 
+def multiplied(array: np.ndarray, axis: int, positions: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """Return an array whose entries along an axis are products with the columns of a matrix, head by head.
+
+    Args:
+        array: the array.
+        axis: the axis.
+        positions: the position of each channel there, shape (heads, n); others stay.
+        matrices: the matrix of each head, shape (heads, n, n).
+    """
+    result = np.moveaxis(array, axis, -1).copy()
+    for head, matrix in zip(positions, matrices, strict=True):
+        result[..., head] = result[..., head] @ matrix
+    return np.moveaxis(result, -1, axis)
+
+
 def weights(proto: ModelProto) -> Weights:
     """Return lazy access to the values of a model's initializers."""
     return Weights(proto)

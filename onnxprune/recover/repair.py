@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches, Inputs, Stream
 from onnxprune.model.tensors import Weights
 from onnxprune.progress import Progress, silent
+from onnxprune.recover.held_back import parts
 from onnxprune.recover.layers import LeftOut, LinearLayer, find_layers, left_out
+from onnxprune.recover.logits import Logits, narrowed
 from onnxprune.recover.lstsq import Evidence, Mask, Rows, evidence, reconstruct, rescale, shift
 from onnxprune.recover.pairs import PairedLayers, of_rank, paired
 from onnxprune.recover.regression import (
@@ -52,8 +55,6 @@ _FITS: Mapping[Method, Callable[[Evidence, Evidence, Rows], Rows]] = {
 
 # Methods that can make up for another branch's errors. Matching the variance of these would only add to them.
 _MAKE_UP: tuple[Method, ...] = ("bias", "reconstruct")
-# One of every five samples is held back to choose ridges by.
-_HELD_BACK = 5
 # Output positions sampled per 32 samples: enough for stable moments, few enough to be fast. A batch size fixed to 1
 # makes as many batches as there are samples; each gives at least some, for the sake of few samples. Layers with few
 # features per group, as depthwise ones, need fewer.
@@ -130,6 +131,8 @@ def recover(
     def wanted(layer: LinearLayer) -> bool:
         return layer.x in changed or isinstance(layer, PairedLayers)
 
+    if method == "reconstruct":
+        options["narrowed"] = narrowed(kept, pruned)
     return solve_layers(kept, pruned, batches, fit, wanted, makes_up=makes_up, teacher=teacher, **options)
 
 
@@ -142,6 +145,7 @@ def solve_layers(
     *,
     makes_up: bool = True,
     teacher: ModelProto | None = None,
+    narrowed: Mapping[str, Logits] = MappingProxyType({}),
     seed: int = 0,
     positions: int = _POSITIONS,
     records: Records | None = None,
@@ -159,6 +163,7 @@ def solve_layers(
         wanted: whether to solve for a layer.
         makes_up: whether the last layer in front of a sum makes up for the error of the other branch.
         teacher: the network whose tensors are the targets, if the traced one isn't, see `recover`.
+        narrowed: the products of attentions to refit, by the name of the last layer in front.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from 32 samples.
         records: the layers that are done already; filled as others are.
@@ -184,11 +189,15 @@ def solve_layers(
     index = LayerIndex(pruned, numbers, kept.graph.shapes.shapes)
     places = index.positions, GraphIndex(teacher.graph).positions
     repairs, records = [], records or Records()
+
+    def advance(layer: LinearLayer) -> None:
+        starts = layer.first.node if isinstance(layer, PairedLayers) else layer.node, layer.node
+        for stream, place, node in zip((now, then), places, starts, strict=True):
+            stream.advance(place[node.name])  # also before layers that are done: cuts affect rounding
+
     for number, layer in enumerate(layers):
         if wanted(layer) and layer.y not in unmade:
-            starts = layer.first.node if isinstance(layer, PairedLayers) else layer.node, layer.node
-            for stream, place, node in zip((now, then), places, starts, strict=True):
-                stream.advance(place[node.name])  # also before layers that are done: cuts affect rounding
+            advance(layer)
             rng = np.random.default_rng((seed, number))
             target = target_of(layer, number, index) if makes_up else own_output(layer)
             if not unmade.isdisjoint((target.tensor, target.other or "")):
@@ -202,6 +211,11 @@ def solve_layers(
                 records.keep(key, errors, {"weights": found})
             set_parameters(layer, index.weights, sink, found)
             repairs.append(Repair(layer.node.name, *errors))
+        if (attention := narrowed.get(layer.node.name)) is not None:
+            advance(layer)
+            repairs.append(
+                _refit_logits(attention, now, then, index.weights, records, f"{name}/{phase}/{number}/logits")
+            )
         progress(phase, number + 1, len(layers))
     return repairs
 
@@ -302,7 +316,7 @@ def _moments(
             other = have[target.other]
             shape = [other.shape[axis] if a == axis else n for a, n in enumerate(goal.shape)]
             tensors.append(np.broadcast_to(other, shape))
-        for part, sums in _parts(len(x) if len(x) == len(goal) else 1, i, fitted, held):
+        for part, sums in parts(len(x) if len(x) == len(goal) else 1, i, fitted, held):
             some = min(positions, max(positions * len(x) // _PER, _FEWEST))
             features, values = layer.sample(x[part], [t[part] for t in tensors], some, rng)
             y = values[0] if mask is None else values[0][:, mask]
@@ -314,12 +328,15 @@ def _moments(
     return fitted, held
 
 
-def _parts(samples: int, batch: int, fitted: Evidence, held: Evidence) -> list[tuple[slice, Evidence]]:
-    """Split a batch into held-back and fitted samples; whole samples, since positions within a sample are similar."""
-    if samples > 1:
-        part = -(-samples // _HELD_BACK)
-        return [(slice(part), held), (slice(part, None), fitted)]
-    return [(slice(None), held if batch % _HELD_BACK == _HELD_BACK - 1 else fitted)]
+def _refit_logits(attention: Logits, now: Stream, then: Stream, weights: Weights, records: Records, key: str) -> Repair:
+    """Refit the logits of an attention, or do as the records say."""
+    if key in records:
+        matrices, errors = records.arrays(key)["matrices"], records[key]
+    else:
+        matrices, errors = attention.fit(now, then)
+        records.keep(key, errors, {"matrices": matrices})
+    attention.fold(weights, matrices)
+    return Repair(attention.name, *errors)
 
 
 def _refit(

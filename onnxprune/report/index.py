@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.basis.streams import find_streams
 from onnxprune.channels.ledger import Pin
 from onnxprune.channels.values import Factor, Ids, Shape
 from onnxprune.cost.terms import is_weight
 from onnxprune.model.graph import GraphIndex
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.streams import find_streams
 
 KERNEL = "OP212"  # kernel positions; omitted from reports, because every convolution has them
 ALONE = "OP210"  # the only unit on an axis; known once the ties are solved

@@ -13,10 +13,11 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxprune.basis.directions import choose_bases, directions
 from onnxprune.basis.reflections import as_text, from_text
-from onnxprune.basis.rotate import Bases, rotate, rotated, used_bases
-from onnxprune.basis.streams import find_streams
+from onnxprune.basis.rotate import Bases, rotate, used_bases
 from onnxprune.errors import PlanError
+from onnxprune.model.tensors import multiplied
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.streams import find_streams
 from tests.toolbox import Net, analyze
 
 Array = NDArray[np.float64]
@@ -102,7 +103,7 @@ def test_one_side_alone_is_another_network() -> None:
         for tensor in wrong.graph.initializer:
             for axis in (axis for name, axis in slots if name == tensor.name):
                 array = numpy_helper.to_array(tensor).astype(np.float64)
-                new = rotated(array, axis, stream.slots[tensor.name, axis], matrix).astype(np.float32)
+                new = multiplied(array, axis, stream.slots[tensor.name, axis], matrix[None]).astype(np.float32)
                 tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
         assert np.abs(run(wrong, 0)[0] - expected).max() > 1e-2
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxprune.basis.streams import find_streams
 from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.streams import find_streams
 from tests.toolbox import Net, analyze
 
 WIDTH = 6

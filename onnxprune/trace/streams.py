@@ -16,6 +16,8 @@ from onnxprune.operators.linear import LinearLayer
 from onnxprune.operators.node import Node
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
+from onnxprune.trace.places import Place, Places
+from onnxprune.trace.products import Product, terms_of
 
 Slot = tuple[str, int]
 
@@ -29,14 +31,17 @@ class Stream:
 
     Attributes:
         group: the group.
-        slots: the weight axes that its channels lie along, as (initializer, axis): the position of each channel there,
-            shape (channels,) each. Along the first one positions ascend.
+        slots: the weight axes that its channels lie along, as (initializer, axis): the position of each channel of each
+            head there, shape (heads, channels) each. Along the first one positions of a head ascend. Channels behind
+            each other in different heads are one unit; without heads there is one.
         units: the unit of each channel, shape (channels,).
+        products: the products of two activations that sum over its channels.
     """
 
     group: Group
     slots: Mapping[Slot, Ids]
     units: Ids
+    products: tuple[Product, ...] = ()
 
     @property
     def key(self) -> Slot:
@@ -45,8 +50,13 @@ class Stream:
 
     @property
     def size(self) -> int:
-        """The number of channels."""
+        """The number of channels of each head."""
         return len(self.units)
+
+    @property
+    def heads(self) -> int:
+        """The number of heads."""
+        return self.group.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +91,17 @@ def find_streams(graph: ChannelGraph) -> tuple[Mapping[int, Stream], Mapping[int
     return streams, fixed
 
 
-_Axes = list[int | None]  # axes of a tensor that a group's channels lie along, None for one that isn't whole there
+_Places = list[Place | None]  # where a tensor has a group's channels, None for a place that isn't whole
 
 
 class _Finder:
     def __init__(self, graph: ChannelGraph) -> None:
-        self.graph = graph
+        self.graph, self.places = graph, Places(graph)
         self.owner = np.full(graph.unit_count, -1, dtype=np.int64)
         for group in graph.groups:
             self.owner[group.units] = group.index
-        self.known: dict[str, dict[int, _Axes]] = {}
+        self.known: dict[str, dict[int, _Places]] = {}
+        self.products: dict[int, list[Product]] = {}
 
     @cached_property
     def types(self) -> Mapping[str, int]:
@@ -101,10 +112,14 @@ class _Finder:
         found = set[int]()
         for group in self.graph.groups:
             why = None
-            if group.sets.shape[1] > 1 or group.width > 1:
-                why = "a channel has several positions on an axis, as behind Flatten or in groups"
-            elif not group.exact:
-                why = f"{group.approximations[0].reason}, by {group.approximations[0].node}"
+            notes = [note for note in group.approximations if note.node not in self.multiplied]
+            heads = self.places.heads(group) if self.by_width and group.width > 1 else ()
+            if 0 < len(heads) < group.width:
+                why = "one weight holds several of the queries, keys and values of a head"
+            elif group.sets.shape[1] > 1 or (group.width > 1 and not len(heads)):
+                why = "a channel has several positions on an axis, as behind Flatten, in groups or in whole heads"
+            elif notes:
+                why = f"{notes[0].reason}, by {notes[0].node}"
             elif not 1 < len(group.units) <= _LARGEST:
                 why = f"there are more than {_LARGEST} channels" if len(group.units) > 1 else "there is one channel"
             if why is not None:
@@ -126,33 +141,43 @@ class _Finder:
         """Return a group that no node pins as a stream, or which weight isn't one whose channels can be mixed."""
         slots = {}
         for tensor, axis in group.slots:
-            order = self.order(self.graph.slots[tensor, axis], group)
-            if order is None or (tensor, axis) in self.graph.per_group:
+            place = None if (tensor, axis) in self.graph.per_group else self.places.of_weight(tensor, axis, group)
+            if place is None:
                 return Fixed("", f'"{tensor}" doesn\'t have each channel once along axis {axis}')
             if self.types.get(tensor) not in _FLOATS:
                 return Fixed("", f'"{tensor}" isn\'t of type float32 or float64')
-            slots[tensor, axis] = order
-        first = np.argsort(next(iter(slots.values())))
-        return Stream(group, {slot: order[first] for slot, order in slots.items()}, np.sort(group.units)[first])
+            slots[tensor, axis] = place.grid[..., 0]
+        first = np.argsort(next(iter(slots.values()))[0])
+        ordered = {slot: order[:, first] for slot, order in slots.items()}
+        return Stream(group, ordered, np.sort(group.units)[first], tuple(self.products.get(group.index, ())))
 
-    def order(self, ids: Ids, group: Group) -> Ids | None:
-        """Return the position of each unit of a group along an axis; None unless each has exactly one."""
-        units = self.graph.unit_of[ids]
-        positions = np.flatnonzero(self.owner[units] == group.index)
-        order = positions[np.argsort(units[positions], kind="stable")]
-        return order if np.array_equal(units[order], np.sort(group.units)) else None
+    @property
+    def by_width(self) -> bool:
+        """Whether a part of every head's width may leave an attention, so that units lie across heads."""
+        return self.graph.policies.attention == "width"
 
-    def on(self, name: str) -> dict[int, _Axes]:
-        """Return the groups whose channels a tensor has, and along which axes."""
+    @cached_property
+    def multiplied(self) -> set[str]:
+        """The names of the nodes that may be products of two activations, or whole attentions."""
+        nodes = self.graph.proto.graph.node
+        return {n.name for n in nodes if self.terms(n) is not None or card_of(n.domain, n.op_type).attends}
+
+    def terms(self, node: NodeProto) -> tuple[str, str, str] | None:
+        """Return the axes of a product of two operands as letters."""
+        shapes = [self.graph.shapes.shapes.get(name) for name in node.input]
+        return None if None in shapes else terms_of(node, [len(shape or ()) for shape in shapes])
+
+    def on(self, name: str) -> dict[int, _Places]:
+        """Return the groups whose channels a tensor has, and where."""
         value = self.graph.values.get(name)
         if name not in self.known:
             self.known[name] = {}
             for factor in () if value is None else value.factors:
                 for index in np.unique(self.owner[self.graph.unit_of[factor.ids]]).tolist():
                     if index >= 0:
-                        group = self.graph.groups[index]
-                        whole = factor.ids.ndim == 1 and self.order(factor.ids, group) is not None
-                        self.known[name].setdefault(index, []).append(factor.axes[0] if whole else None)
+                        place = self.places.of(name, factor, self.graph.groups[index])
+                        whole = None if place is None or place.channels is None else place
+                        self.known[name].setdefault(index, []).append(whole)
         return self.known[name]
 
     def reason(self, node: NodeProto, index: int) -> str | None:
@@ -161,22 +186,24 @@ class _Finder:
             return "is in a body, which may run many times or not at all"
         inputs = {i: self.on(name)[index] for i, name in enumerate(node.input) if index in self.on(name)}
         outputs = {i: self.on(name)[index] for i, name in enumerate(node.output) if index in self.on(name)}
-        if any(None in axes for axes in (*inputs.values(), *outputs.values())):
+        if any(None in places for places in (*inputs.values(), *outputs.values())):
             return "divides the channels, or merges them with something else"
         card = card_of(node.domain, node.op_type)
         layer = self.layer(node)
         if layer is not None:
             return self.of_layer(layer, index)
+        if (terms := self.terms(node)) is not None and max(map(len, inputs.values()), default=2) == 1:
+            return self.of_product(node, terms, index, {i: place for i, (place,) in inputs.items() if place})
         alike = card.alike(Node(node)) if callable(card.alike) else card.alike
         if alike is None:
-            return "isn't linear for all channels alike"
+            return "computes an attention in one operator" if card.attends else "isn't linear for all channels alike"
         if not inputs or len(outputs) < len(list(filter(None, node.output))):
             return "combines the channels"
-        if any(len(axes) > 1 for axes in (*inputs.values(), *outputs.values())):
+        if any(len(places) > 1 for places in (*inputs.values(), *outputs.values())):
             return "has the same channels along two axes"
         return self.of_operands(node, alike, inputs)
 
-    def of_operands(self, node: NodeProto, alike: Alike, inputs: Mapping[int, _Axes]) -> str | None:
+    def of_operands(self, node: NodeProto, alike: Alike, inputs: Mapping[int, _Places]) -> str | None:
         """Return why an operator without weights of its own that is linear isn't indifferent to the basis, if so."""
         given = [i for i, name in enumerate(node.input) if name]
         if alike == "sum":
@@ -185,7 +212,8 @@ class _Finder:
             return None if set(inputs) == {0} else "has these channels as a parameter"
         if set(inputs) not in ({0}, {1} if node.op_type != "Div" else {0}):
             return "multiplies channel by channel"
-        ((place, (axis,)),) = inputs.items()
+        ((place, (found,)),) = inputs.items()
+        axis = None if found is None else found.channels
         if node.op_type in ("Mul", "Div"):  # the other operand must be the same for all channels
             shapes = [self.graph.shapes.shapes.get(name) for name in node.input[:2]]
             mine, other = shapes[place], shapes[1 - place]
@@ -194,6 +222,26 @@ class _Finder:
             at = axis - len(mine) + len(other)
             if at >= 0 and other[at] != 1:
                 return "multiplies channel by channel"
+        return None
+
+    def of_product(
+        self, node: NodeProto, terms: tuple[str, str, str], index: int, inputs: Mapping[int, Place]
+    ) -> str | None:
+        """Return why a product of two activations isn't indifferent to the basis; None if it is.
+
+        It is if it sums over the channels of both, head by head, or if one of them has the channels and the result too.
+        """
+        channels = {terms[i][place.channels] for i, place in inputs.items() if place.channels is not None}
+        if len(inputs) == 1:
+            return None if channels.issubset(terms[2]) else "combines the channels"
+        heads = {terms[i][place.heads] if place.heads is not None else "" for i, place in inputs.items()}
+        several = self.graph.groups[index].width > 1
+        if len(channels) > 1 or not channels.isdisjoint(terms[2]):
+            return "multiplies channel by channel"
+        if len(heads) > 1 or (several and not heads.issubset(terms[2])) or heads == channels:
+            return "sums over channels and heads in one"
+        product = Product(node, terms, channels.pop(), heads.pop() if several else "")
+        self.products.setdefault(index, []).append(product)
         return None
 
     def layer(self, node: NodeProto) -> LinearLayer | None:
@@ -207,8 +255,8 @@ class _Finder:
         """Return why a layer isn't indifferent to the basis of channels that it reads or makes; None if it is."""
         if layer.groups > 1:
             return "is a grouped convolution"
-        x, weight, y = (self.on(name).get(index, []) for name in (layer.x, layer.weight, layer.y))
-        bias = [] if layer.bias is None else self.on(layer.bias).get(index, [])
+        x, weight, y = (self.axes(name, index) for name in (layer.x, layer.weight, layer.y))
+        bias = [] if layer.bias is None else self.axes(layer.bias, index)
         rank = len(self.graph.shapes.shapes[layer.x])
         channels = [rank - 1 if layer.channels_last else 1]
         if any(axes not in ([], channels) for axes in (x, y)) or len(weight) != len(x) + len(y):
@@ -216,3 +264,7 @@ class _Finder:
         if y and layer.bias is not None and len(bias) != 1:
             return "adds the same number to all channels"
         return None
+
+    def axes(self, name: str, index: int) -> list[int | None]:
+        """Return the axes along which a tensor has a group's channels."""
+        return [None if place is None else place.channels for place in self.on(name).get(index, [])]
