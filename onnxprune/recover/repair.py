@@ -173,9 +173,9 @@ def solve_layers(
         ModelError: ONNX Runtime can't run a part of a model.
         UsageError: there are no inputs (OP604).
     """
-    unmade, layers = kept.graph.unmade, find_layers(pruned)
+    unmade, layers = kept.unmade, find_layers(pruned)
     if teacher is None:
-        teacher = kept.graph.proto
+        teacher = kept.original.proto
     else:
         layers = paired(layers, pruned, _tensors(teacher))
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
@@ -243,7 +243,7 @@ def unrepaired(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None
     """
     if any(any(True for _ in subgraphs(node)) for node in pruned.graph.node):
         pruned = reopened(pruned)
-    changed, unmade = _changed_tensors(kept, pruned, teacher), kept.graph.unmade
+    changed, unmade = _changed_tensors(kept, pruned, teacher), kept.unmade
     behind = (layer for layer in find_layers(pruned) if layer.x in changed and layer.y in unmade)
     reason = "ONNX Runtime can't run it, or a node in front of it"
     unrun = (LeftOut(layer.node.name, layer.node.op_type, reason) for layer in behind)
@@ -261,7 +261,7 @@ def smaller(kept: PrunedGraph, batches: Batches) -> Batches:
 def _changed_tensors(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None = None) -> set[str]:
     """Return the tensors that depend on something that was pruned, or that the teacher doesn't have."""
     shapes, known = kept.graph.shapes.shapes, None if teacher is None else _tensors(teacher)
-    changed: set[str] = set()
+    changed = {block.skip for block in kept.blocks}  # what reads it read the block's sum in the original
     for node in pruned.graph.node:
         resized = any(n in shapes and kept.shape(n) != shapes[n] for n in [*node.input, *node.output])
         new = known is not None and not known.issuperset(node.output)

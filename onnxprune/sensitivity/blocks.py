@@ -1,0 +1,103 @@
+"""Choose the residual blocks to remove where channels make up the rest of a target, by the error that repair leaves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnxprune.cost.cost import cost
+from onnxprune.errors import PlanError
+from onnxprune.model.stream import Batches
+from onnxprune.planning.residual_blocks import rank_blocks, without_blocks
+from onnxprune.progress import Progress, silent
+from onnxprune.recover import recover
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.sensitivity.allocation import spend
+from onnxprune.sensitivity.curves import Curve, carried, share_out
+from onnxprune.sensitivity.predictions import judge_of
+from onnxprune.settings.planning import Constraints, Target
+from onnxprune.trace.graph import ChannelGraph
+from onnxprune.trace.pruned_graph import PrunedGraph
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 2  # blocks in a row that don't pay, after which no more are tried
+
+
+def spend_blocks(
+    graph: ChannelGraph,
+    targets: Sequence[Target],
+    constraints: Constraints,
+    batches: Batches,
+    curves: Sequence[Curve],
+    whole: Mapping[str, int] | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> PrunedGraph:
+    """Choose the residual blocks without which the output error is least at a target that channels make up.
+
+    Blocks are tried one after the other, the least important first. Each time, channels are removed until the target
+    is met, the network is repaired, and its error is measured on inputs held back: what counts is what the layers
+    that remain can't make up for. A block that doesn't lower the error stays.
+
+    Args:
+        graph: the whole model, traced.
+        targets: the limits, on costs that are counted.
+        constraints: limits on the channels to remove.
+        batches: returns inputs; every fourth batch is held back to measure errors on.
+        curves: sensitivities of the groups of the whole model.
+        whole: the costs that limits are shares of, see `choose`; those of the whole model by default.
+        seed: of the repairs.
+        progress: called for each network that is tried.
+
+    Returns:
+        The model without these blocks.
+
+    Raises:
+        PlanError: the target is out of reach, with blocks and without (OP301), nothing can be pruned (OP310), or the
+            target is a latency (OP302).
+        ModelError: a weight isn't finite, or the model can't be run.
+    """
+    whole = {**cost(PrunedGraph(graph)).totals(), **(whole or {})}
+    fitted, held_back = share_out(batches)
+    judge, ranked = judge_of(graph.proto, held_back, graph.front), rank_blocks(graph, batches)
+    best, failure = (float("inf"), PrunedGraph(graph)), None
+    refused = 0
+    for done, more in enumerate([(), *((name,) for name in ranked)]):
+        progress("try blocks", done, len(ranked) + 1)
+        reduced = without_blocks(graph, [*(block.name for block in best[1].blocks), *more])
+        left = cost(reduced).totals()
+        if more and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets):
+            continue  # it saves more than is asked for
+        own = curves_left(curves, graph, reduced.graph)
+        try:
+            kept = reduced.without(spend(reduced.graph, own, constraints, target=tuple(targets), whole=whole))
+        except PlanError as out_of_reach:
+            failure = failure or out_of_reach
+            best = (best[0], reduced) if best[0] == float("inf") else best
+            continue
+        proto = rewrite(kept)
+        recover(kept, proto, fitted, seed=seed)
+        error = judge(proto)
+        log.debug("%s without %s: %.4g", judge.measures, ", ".join(b.name for b in reduced.blocks) or "no block", error)
+        if error < best[0]:
+            best, refused = (error, reduced), 0
+        elif (refused := refused + 1) == _PATIENCE:
+            break
+    if best[0] == float("inf") and failure is not None:
+        raise failure
+    return best[1]
+
+
+def curves_left(curves: Iterable[Curve], before: ChannelGraph, after: ChannelGraph) -> list[Curve]:
+    """Return the sensitivities of a network's groups that are left once blocks were removed from it.
+
+    Args:
+        curves: the sensitivities of the groups of the network.
+        before: this network, traced.
+        after: the same without some of its blocks.
+    """
+    if before is after:
+        return list(curves)
+    return [left for curve in curves for left in carried([curve], before, after) or ()]
