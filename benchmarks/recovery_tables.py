@@ -28,7 +28,8 @@ _NOTES = (
     "contribute 5 points over their replacement. *Inputs: noise* is `--data random`, for models without data.",
     "*Axes* says what may be made smaller: channels, also in another basis, the resolution of images (a Resize inside "
     "the model), the rank of layers (one becomes two with few channels between), or several, "
-    "chosen by the error of the outputs on calibration inputs held back.",
+    "chosen by the error of the outputs on calibration inputs held back. *Blocks* are residual blocks that leave as a "
+    "whole (`--remove-blocks auto`).",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
     "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
     "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "
@@ -142,7 +143,7 @@ def _columns(data: str) -> Sequence[Column[Result]]:
         Column("criterion", lambda r: r.case.criterion, text=True),
         Column("recovery", lambda r: r.case.recovery, text=True),
         Column("inputs", lambda r: r.case.calibration, text=True),
-        Column("axes", lambda r: r.case.axes.replace(",", ", "), text=True),
+        Column("axes", lambda r: r.case.smaller.replace(",", ", "), text=True),
         Column("resolution", lambda r: r.resolution, text=True),
         Column("top-1, %", spread(lambda r: r.top1, "")),
         Column("change, points", spread(lambda r: r.change, "+")),

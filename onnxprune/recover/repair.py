@@ -2,7 +2,8 @@
 
 Inputs of each layer come from the network as pruned and repaired so far, targets from the original, so that a layer
 makes up for the errors of those before it (He, Zhang and Sun, "Channel pruning for accelerating very deep neural
-networks", ICCV 2017). Activations are kept at the current layer only, as running moments.
+networks", ICCV 2017). So do the layers behind a residual block that was removed: their targets are those with the
+block. Activations are kept at the current layer only, as running moments.
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ def recover(
             the intercepts only.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from 32 samples.
-        teacher: the network whose tensors are the targets, if the traced one isn't: it has one layer where that has two
-            with fewer channels between (`onnxprune.recover.pairs`). Their repair is one, and comes in any case.
+        teacher: the network whose tensors are the targets, if the traced one, with all blocks, isn't: it has one layer
+            where that has two with fewer channels between (`onnxprune.recover.pairs`). Their repair is one, and comes
+            in any case.
         records: the layers that are done already; filled as others are.
         name: the name of this repair in the records.
         progress: called with the layers that are done.

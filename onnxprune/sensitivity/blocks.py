@@ -21,6 +21,7 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 
 log = logging.getLogger(__name__)
 
+_OUT_OF_REACH = float("inf")
 _PATIENCE = 2  # blocks in a row that don't pay, after which no more are tried
 
 
@@ -62,32 +63,33 @@ def spend_blocks(
     whole = {**cost(PrunedGraph(graph)).totals(), **(whole or {})}
     fitted, held_back = share_out(batches)
     judge, ranked = judge_of(graph.proto, held_back, graph.front), rank_blocks(graph, batches)
-    best, failure = (float("inf"), PrunedGraph(graph)), None
-    refused = 0
-    for done, more in enumerate([(), *((name,) for name in ranked)]):
-        progress("try blocks", done, len(ranked) + 1)
-        reduced = without_blocks(graph, [*(block.name for block in best[1].blocks), *more])
-        left = cost(reduced).totals()
-        if more and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets):
-            continue  # it saves more than is asked for
+
+    def error(reduced: PrunedGraph) -> float:
         own = curves_left(curves, graph, reduced.graph)
-        try:
-            kept = reduced.without(spend(reduced.graph, own, constraints, target=tuple(targets), whole=whole))
-        except PlanError as out_of_reach:
-            failure = failure or out_of_reach
-            best = (best[0], reduced) if best[0] == float("inf") else best
-            continue
+        kept = reduced.without(spend(reduced.graph, own, constraints, target=tuple(targets), whole=whole))
         proto = rewrite(kept)
         recover(kept, proto, fitted, seed=seed)
-        error = judge(proto)
-        log.debug("%s without %s: %.4g", judge.measures, ", ".join(b.name for b in reduced.blocks) or "no block", error)
-        if error < best[0]:
-            best, refused = (error, reduced), 0
+        return judge(proto)
+
+    found, least, refused, failure = PrunedGraph(graph), _OUT_OF_REACH, 0, None
+    for done, block in enumerate((None, *ranked)):
+        progress("try blocks", done, len(ranked) + 1)
+        reduced = found if block is None else without_blocks(graph, [*(b.name for b in found.blocks), block])
+        left = cost(reduced).totals()
+        if block and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets):
+            continue  # it saves more than is asked for
+        try:
+            now = error(reduced)
+        except PlanError as out_of_reach:
+            failure, now = failure or out_of_reach, _OUT_OF_REACH
+        log.debug("%s without %s: %.4g", judge.measures, ", ".join(b.name for b in reduced.blocks) or "channels", now)
+        if now < least or least == _OUT_OF_REACH:
+            found, least, refused = reduced, now, 0
         elif (refused := refused + 1) == _PATIENCE:
             break
-    if best[0] == float("inf") and failure is not None:
+    if least == _OUT_OF_REACH and failure is not None:
         raise failure
-    return best[1]
+    return found
 
 
 def curves_left(curves: Iterable[Curve], before: ChannelGraph, after: ChannelGraph) -> list[Curve]:

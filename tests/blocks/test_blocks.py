@@ -273,7 +273,7 @@ def test_the_layer_behind_does_the_work_of_a_linear_block() -> None:
 
 @pytest.mark.parametrize("method,least", [("reconstruct", 0.2), ("bn", 0.8), ("bias", 1.0)])
 def test_a_trained_network_without_a_block_is_repaired(method: Method, least: float) -> None:
-    """Judged by ONNX Runtime on images that didn't repair it; the control: the network without the block as the goal."""
+    """Judged on images that didn't repair it; the control: the network without the block as the goal."""
     graph = analyze(DIGITS / "digits_resnet.onnx").graph
     kept = without_blocks(graph, [find_blocks(graph)[0].name])
     with np.load(DIGITS / "digits_test.npz", allow_pickle=False) as data:
