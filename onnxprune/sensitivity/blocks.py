@@ -14,7 +14,7 @@ from onnxprune.recover import recover
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.sensitivity.allocation import spend
 from onnxprune.sensitivity.curves import Curve, carried, share_out
-from onnxprune.sensitivity.predictions import judge_of
+from onnxprune.sensitivity.outputs import OutputError
 from onnxprune.settings.planning import Constraints, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
@@ -22,7 +22,7 @@ from onnxprune.trace.pruned_graph import PrunedGraph
 log = logging.getLogger(__name__)
 
 _OUT_OF_REACH = float("inf")
-_PATIENCE = 2  # blocks in a row that don't pay, after which no more are tried
+_PATIENCE = 3  # numbers in a row that aren't better, after which no larger ones are tried
 
 
 def spend_blocks(
@@ -36,11 +36,11 @@ def spend_blocks(
     seed: int = 0,
     progress: Progress = silent,
 ) -> PrunedGraph:
-    """Choose the residual blocks without which the output error is least at a target that channels make up.
+    """Choose the number of residual blocks that minimizes the output error at a target that channels make up.
 
-    Blocks are tried one after the other, the least important first. Each time, channels are removed until the target
+    Blocks are removed one after the other, the least important first. Each time, channels are removed until the target
     is met, the network is repaired, and its error is measured on inputs held back: what counts is what the layers
-    that remain can't make up for. A block that doesn't lower the error stays.
+    that remain can't make up for.
 
     Args:
         graph: the whole model, traced.
@@ -62,7 +62,7 @@ def spend_blocks(
     """
     whole = {**cost(PrunedGraph(graph)).totals(), **(whole or {})}
     fitted, held_back = share_out(batches)
-    judge, ranked = judge_of(graph.proto, held_back, graph.front), rank_blocks(graph, batches)
+    judge, ranked = OutputError(graph.proto, held_back, graph.front), rank_blocks(graph, batches)
 
     def error(reduced: PrunedGraph) -> float:
         own = curves_left(curves, graph, reduced.graph)
@@ -71,21 +71,21 @@ def spend_blocks(
         recover(kept, proto, fitted, seed=seed)
         return judge(proto)
 
-    found, least, refused, failure = PrunedGraph(graph), _OUT_OF_REACH, 0, None
-    for done, block in enumerate((None, *ranked)):
-        progress("try blocks", done, len(ranked) + 1)
-        reduced = found if block is None else without_blocks(graph, [*(b.name for b in found.blocks), block])
+    found, least, best, failure = PrunedGraph(graph), _OUT_OF_REACH, 0, None
+    for count in range(len(ranked) + 1):
+        progress("try blocks", count, len(ranked) + 1)
+        reduced = without_blocks(graph, ranked[:count])
         left = cost(reduced).totals()
-        if block and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets):
-            continue  # it saves more than is asked for
+        if count and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets):
+            break  # it saves more than is asked for
         try:
             now = error(reduced)
         except PlanError as out_of_reach:
             failure, now = failure or out_of_reach, _OUT_OF_REACH
-        log.debug("%s without %s: %.4g", judge.measures, ", ".join(b.name for b in reduced.blocks) or "channels", now)
-        if now < least or least == _OUT_OF_REACH:
-            found, least, refused = reduced, now, 0
-        elif (refused := refused + 1) == _PATIENCE:
+        log.debug("%s without %d blocks: %.4g", judge.measures, count, now)
+        if now < least:
+            found, least, best = reduced, now, count
+        elif least < _OUT_OF_REACH and count - best == _PATIENCE:
             break
     if least == _OUT_OF_REACH and failure is not None:
         raise failure
