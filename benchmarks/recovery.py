@@ -74,6 +74,7 @@ class Workshop:
         batches = self.batches(case.calibration)
         axes: Any = tuple(case.axes.split(","))
         choice: Any = {"criterion": case.criterion, "allocation": case.allocation, "axes": axes}
+        choice["remove_blocks"] = "auto" if case.blocks else 0
         settings = PlanSettings(target=Target("macs", case.macs), seed=SEED, **choice)
         curves, before = None, (0.0, 0.0)
         if case.allocation == "reconstruction" and "channels" in axes and "basis" not in axes:

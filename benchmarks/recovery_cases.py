@@ -78,6 +78,7 @@ SUBJECTS = (
 )
 DEFAULT = "axes: channels and resolution"  # the variant that is `prune --data` without options
 _EVERY_CRITERION = "cifar_resnet20_ts"
+_RESIDUAL = ("cifar_resnet56_dynamo", "cifar_resnet20_ts", "mobilenetv2_10_224_tf2_f32")  # with blocks that can leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Case:
         recovery: how the model is repaired.
         calibration: the calibration inputs.
         axes: what may be made smaller, as `--axes` takes it.
+        blocks: whether residual blocks may leave as well, as by `--remove-blocks auto`.
     """
 
     model: str
@@ -101,10 +103,16 @@ class Case:
     recovery: str = "reconstruct"
     calibration: Calibration = "own"
     axes: str = "channels"
+    blocks: bool = False
+
+    @property
+    def smaller(self) -> str:
+        """What may be made smaller."""
+        return f"{self.axes},blocks" if self.blocks else self.axes
 
     def __str__(self) -> str:
         """Return it in the form that --only matches."""
-        parts = (self.model, self.macs, self.allocation, self.criterion, self.recovery, self.calibration, self.axes)
+        parts = (self.model, self.macs, self.allocation, self.criterion, self.recovery, self.calibration, self.smaller)
         return "/".join(map(str, parts))
 
 
@@ -112,7 +120,7 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
     """Return the case with every part, and the cases that lack some, by name."""
     whole = Case(model, macs)
     plain = replace(whole, allocation="uniform", criterion="l2")
-    return {
+    found = {
         "every part": whole,
         "allocation: uniform": replace(whole, allocation="uniform"),
         "allocation: global": replace(whole, allocation="global"),
@@ -134,6 +142,7 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
         "inputs: noise": replace(whole, calibration="random"),
         "inputs: noise, recovery: bn": replace(whole, calibration="random", recovery="bn"),
     }
+    return found | ({"axes: channels and blocks": replace(whole, blocks=True)} if model in _RESIDUAL else {})
 
 
 _AT_OTHER_SHARES = (
@@ -148,6 +157,7 @@ _AT_OTHER_SHARES = (
     "axes: rank",
     "axes: channels and rank",
     "axes: channels, resolution and rank",
+    "axes: channels and blocks",
     "allocation: uniform, criterion: l2",
     "allocation: uniform, criterion: l2, recovery: none",
 )

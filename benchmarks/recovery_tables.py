@@ -30,7 +30,8 @@ _NOTES = (
     "models without data.",
     "*Axes* says what may be made smaller: channels, also in another basis, the resolution of images (a Resize inside "
     "the model), the rank of layers (one becomes two with few channels between), or several, "
-    "chosen by the error of the outputs on calibration inputs held back.",
+    "chosen by the error of the outputs on calibration inputs held back. *Blocks* are residual blocks that leave as a "
+    "whole (`--remove-blocks auto`).",
     "*Leave one network out* takes, of all ways that were measured on every network, the one that loses least on the "
     "others, and says what it loses on the one left out, beside the defaults of `prune --data` (channels and "
     "resolution) and what would have been best there. Points are the mean over a network's test sets.",
@@ -199,7 +200,7 @@ def _columns(data: str) -> Sequence[Column[Result]]:
         Column("criterion", lambda r: r.case.criterion, text=True),
         Column("recovery", lambda r: r.case.recovery, text=True),
         Column("inputs", lambda r: r.case.calibration, text=True),
-        Column("axes", lambda r: r.case.axes.replace(",", ", "), text=True),
+        Column("axes", lambda r: r.case.smaller.replace(",", ", "), text=True),
         Column("resolution", lambda r: r.resolution, text=True),
         Column("top-1, %", spread(lambda r: r.top1, "")),
         Column("change, points", spread(lambda r: r.change, "+")),

@@ -303,7 +303,7 @@ def warn_of_uncertain(out: Output, gates: Sequence[Gate]) -> None:
 def nothing_written(model: Path, settings: PruneSettings) -> str:
     """Say that an interrupted `plan` wrote nothing, and how its measurements can be kept the next time."""
     text, data = "stopped; nothing was written", settings.calibration.data
-    if data is None or settings.sensitivity is not None or settings.plan is not None or settings.planning.remove_blocks:
+    if data is None or settings.sensitivity is not None or settings.plan is not None:
         return text
     measure = f"onnxprune sensitivity {model} --data {data} -o FILE.json"
     return f"{text}; measurements that resume: {measure}, then this command with --sensitivity FILE.json"

@@ -2,7 +2,8 @@
 
 Inputs of each layer come from the network as pruned and repaired so far, targets from the original, so that a layer
 makes up for the errors of those before it (He, Zhang and Sun, "Channel pruning for accelerating very deep neural
-networks", ICCV 2017). Activations are kept at the current layer only, as running moments.
+networks", ICCV 2017). So do the layers behind a residual block that was removed: their targets are those with the
+block. Activations are kept at the current layer only, as running moments.
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ def recover(
             the intercepts only.
         seed: of the random choice of output positions.
         positions: the number of output positions sampled from 32 samples.
-        teacher: the network whose tensors are the targets, if the traced one isn't: it has one layer where that has two
-            with fewer channels between (`onnxprune.recover.pairs`). Their repair is one, and comes in any case.
+        teacher: the network whose tensors are the targets, if the traced one, with all blocks, isn't: it has one layer
+            where that has two with fewer channels between (`onnxprune.recover.pairs`). Their repair is one, and comes
+            in any case.
         records: the layers that are done already; filled as others are.
         name: the name of this repair in the records.
         progress: called with the layers that are done.
@@ -178,9 +180,9 @@ def solve_layers(
         ModelError: ONNX Runtime can't run a part of a model.
         UsageError: there are no inputs (OP604).
     """
-    unmade, layers = kept.graph.unmade, find_layers(pruned)
+    unmade, layers = kept.unmade, find_layers(pruned)
     if teacher is None:
-        teacher = kept.graph.proto
+        teacher = kept.original.proto
     else:
         layers = paired(layers, pruned, _tensors(teacher))
     numbers = {layer.node.name: i for i, layer in enumerate(layers)}
@@ -257,7 +259,7 @@ def unrepaired(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None
     """
     if any(any(True for _ in subgraphs(node)) for node in pruned.graph.node):
         pruned = reopened(pruned)
-    changed, unmade = _changed_tensors(kept, pruned, teacher), kept.graph.unmade
+    changed, unmade = _changed_tensors(kept, pruned, teacher), kept.unmade
     behind = (layer for layer in find_layers(pruned) if layer.x in changed and layer.y in unmade)
     reason = "ONNX Runtime can't run it, or a node in front of it"
     unrun = (LeftOut(layer.node.name, layer.node.op_type, reason) for layer in behind)
@@ -275,7 +277,7 @@ def smaller(kept: PrunedGraph, batches: Batches) -> Batches:
 def _changed_tensors(kept: PrunedGraph, pruned: ModelProto, teacher: ModelProto | None = None) -> set[str]:
     """Return the tensors that depend on something that was pruned, or that the teacher doesn't have."""
     shapes, known = kept.graph.shapes.shapes, None if teacher is None else _tensors(teacher)
-    changed: set[str] = set()
+    changed = {block.skip for block in kept.blocks}  # what reads it read the block's sum in the original
     for node in pruned.graph.node:
         resized = any(n in shapes and kept.shape(n) != shapes[n] for n in [*node.input, *node.output])
         new = known is not None and not known.issuperset(node.output)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend, spend_blocks
+from onnxprune.sensitivity.allocation import added_errors, predicted_error, slopes, spend
+from onnxprune.sensitivity.blocks import curves_left, spend_blocks
 from onnxprune.sensitivity.curves import SHARES, Curve, Judge, Point, carried, few, measure, share_out
 from onnxprune.sensitivity.layers import measure_layers
 from onnxprune.sensitivity.outputs import MetricLoss, OutputError, drop, drop_of, loss
@@ -21,6 +22,7 @@ __all__ = [
     "added_errors",
     "carried",
     "curve_of",
+    "curves_left",
     "drop",
     "drop_of",
     "entry_of",

@@ -1,4 +1,4 @@
-"""Allocate a budget where it adds the least output error: to units by error per cost saved, and to residual blocks.
+"""Allocate a budget to the units that add the least output error for the cost that they save.
 
 What a unit saves depends on what else is removed: a convolution between two narrow layers is cheap already. So units
 are chosen by their savings in the full network, and then, a few times, by their savings in the network chosen before.
@@ -13,20 +13,13 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.channels.values import Mask
-from onnxprune.cost.cost import cost
 from onnxprune.cost.forecast import Forecast
-from onnxprune.errors import PlanError
 from onnxprune.importance import Scores
-from onnxprune.model.stream import Batches
 from onnxprune.planning.budget import choose
-from onnxprune.planning.residual_blocks import rank_blocks, without_blocks
-from onnxprune.rewrite.masked import masked
-from onnxprune.sensitivity.curves import Curve, share_out
-from onnxprune.sensitivity.outputs import OutputError
-from onnxprune.settings.planning import Constraints, PlanSettings, Target, Targets
+from onnxprune.sensitivity.curves import Curve
+from onnxprune.settings.planning import Constraints, PlanSettings, Targets
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
-from onnxprune.trace.pruned_graph import PrunedGraph
 
 _ROUNDS = 4
 # Least saving, as a share of the whole cost: keeps the ratio finite for units that save nothing.
@@ -156,59 +149,3 @@ def predicted_error(graph: ChannelGraph, curves: Mapping[int, Curve], removed: M
     """
     gone = {i: int(removed[graph.groups[i].units].sum()) for i in curves}
     return sum(float(errors_of(curve)[gone[i]]) for i, curve in curves.items())
-
-
-def spend_blocks(
-    graph: ChannelGraph,
-    targets: Sequence[Target],
-    constraints: Constraints,
-    batches: Batches,
-    sensitivities: Callable[[ChannelGraph], Sequence[Curve]],
-    whole: Mapping[str, int] | None = None,
-) -> tuple[PrunedGraph, Sequence[Curve]]:
-    """Choose the number of residual blocks that minimizes the output error at a target that channels make up.
-
-    Blocks are removed one after the other, the least important first. Their joint error is measured and added to that
-    of the channels, which is predicted from sensitivities. The search ends with the first block that doesn't pay.
-
-    Args:
-        graph: the whole model, traced.
-        targets: the limits, on costs that are counted.
-        constraints: limits on the channels to remove.
-        batches: returns inputs to measure errors on.
-        sensitivities: measures the sensitivities of a graph's groups.
-        whole: the costs that limits are shares of, see `choose`; those of the whole model by default.
-
-    Returns:
-        The model without these blocks, and the sensitivities of its groups.
-
-    Raises:
-        PlanError: the target is out of reach, with blocks and without (OP301), nothing can be pruned (OP310), or the
-            target is a latency (OP302).
-        ModelError: a weight isn't finite, or the model can't be run.
-    """
-    whole = {**cost(PrunedGraph(graph)).totals(), **(whole or {})}
-    judge = OutputError(graph.proto, share_out(batches)[1], graph.front)
-    best: tuple[float, PrunedGraph, Sequence[Curve]] | None = None
-    ranked, failure = rank_blocks(graph, batches), None
-    for count in range(len(ranked) + 1):
-        reduced = without_blocks(graph, ranked[:count])
-        error = judge(masked(reduced)) if count else 0.0
-        left = cost(reduced).totals()
-        too_much = count > 0 and all(left[target.counted] < target.limit(whole[target.counted]) for target in targets)
-        if too_much or (best is not None and error >= best[0]):
-            break
-        curves = sensitivities(reduced.graph)
-        try:
-            removed = spend(reduced.graph, curves, constraints, target=tuple(targets), whole=whole)
-        except PlanError as out_of_reach:
-            failure = failure or out_of_reach
-            continue
-        error += predicted_error(reduced.graph, {curve.group: curve for curve in curves}, removed)
-        if best is not None and error >= best[0]:
-            break
-        best = error, reduced, curves
-    if best is None:
-        assert failure is not None
-        raise failure
-    return best[1:]

@@ -251,8 +251,8 @@ class PlanSettings(Settings):
     remove_blocks: int | Literal["auto"] = setting(
         0,
         "First remove this many whole residual blocks: those that change their input least (with `data`), or those "
-        "with the smallest weights. auto (with `data` and `target`) chooses the number that minimizes the predicted "
-        "error. Channels are then removed until the budget is met.",
+        "with the smallest weights. auto (with `data` and `target`) tries numbers, and takes the one with which the "
+        "repaired network's error on inputs held back is least. Channels are then removed until the budget is met.",
         at_least=0,
         shown="",
     )

@@ -169,7 +169,6 @@ class PruneSettings(Settings):
             "{other} doesn't take time into account",
             "drop it: a latency target has its own allocation",
         ),
-        Rule("remove_blocks", ["sensitivity"], "{first} can't use sensitivities that were measured before"),
         Rule("vocabulary", ["keep_token_ids"], "{other} needs a list of tokens", "give it with {first}", forbids=False),
     )
 

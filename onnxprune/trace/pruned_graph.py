@@ -85,6 +85,11 @@ class PrunedGraph:
         """Return the model with the same blocks removed, and other units."""
         return PrunedGraph(self.graph, removed, original=self.original, blocks=self.blocks)
 
+    @property
+    def unmade(self) -> frozenset[str]:
+        """The tensors that ONNX Runtime can't compute with all blocks or without those that were removed."""
+        return self.graph.unmade | self.original.unmade
+
     def mask(self, tensor: str, axis: int) -> Mask | None:
         """Return which positions of a tensor's axis remain, or None if the axis holds no channels."""
         value = self.graph.values.get(tensor)

@@ -32,6 +32,7 @@ from onnxprune.sensitivity import (
     OutputError,
     added_errors,
     curve_of,
+    curves_left,
     entry_of,
     few,
     measure,
@@ -168,14 +169,17 @@ def _plan_channels(
         progress: called after each group or network that is measured.
     """
     before, kept, constraints = analysis.cost.totals(), PrunedGraph(analysis.graph), settings.constraints
-    if settings.remove_blocks:
+
+    @cache
+    def of_whole() -> Sequence[Curve]:
         if curves is not None:
-            raise PlanError("OP302", "`remove_blocks` can't use sensitivities that were measured before")
-        if settings.remove_blocks == "auto":
-            kept, curves = _spend_blocks(analysis, settings, batches, records, progress)
-        else:
-            kept = without_blocks(kept.graph, choose_blocks(kept.graph, settings.remove_blocks, batches))
-        analysis = replace(analysis, graph=kept.graph)
+            return curves
+        return sensitivities(analysis, settings, batches, records=records, progress=progress)
+
+    if settings.remove_blocks == "auto":
+        kept = _spend_blocks(analysis, settings, batches, of_whole, progress)
+    elif settings.remove_blocks:
+        kept = without_blocks(kept.graph, choose_blocks(kept.graph, settings.remove_blocks, batches))
     graph, counted = kept.graph, settings.counted
     for quantity in {t.quantity for t in counted} & {"params", "size"}:
         if (cleaned := getattr(cost(PrunedGraph(kept.original)), quantity)) < _TOLD * before[quantity]:
@@ -183,9 +187,7 @@ def _plan_channels(
 
     @cache
     def measured() -> Sequence[Curve]:
-        if curves is not None:
-            return curves
-        return sensitivities(analysis, settings, batches, records=records, progress=progress)
+        return curves_left(of_whole(), analysis.graph, graph)
 
     @cache
     def scores() -> Scores:
@@ -259,23 +261,20 @@ def _spend_blocks(
     analysis: TracedModel,
     settings: PlanSettings,
     batches: Batches | None,
-    records: Records | None,
+    curves: Callable[[], Sequence[Curve]],
     progress: Progress,
-) -> tuple[PrunedGraph, Sequence[Curve]]:
-    """Remove the number of residual blocks that minimizes the predicted error."""
+) -> PrunedGraph:
+    """Remove the residual blocks without which the error is least once channels make up the rest of the target."""
     if not settings.counted or settings.timed or settings.allocation != "reconstruction":
         cause = "choosing the number of blocks needs a `target` other than latency, and the allocation reconstruction"
         hint = "set `data` and `target`, or give the number of blocks"
         raise PlanError("OP302", cause, where="remove_blocks", hint=hint)
-
-    def curves(graph: ChannelGraph) -> list[Curve]:
-        return sensitivities(replace(analysis, graph=graph), settings, batches, records=records, progress=progress)
-
     graph, whole, counted = analysis.graph, analysis.cost.totals(), settings.counted
     nothing = np.zeros(graph.unit_count, dtype=bool)
     if not settings.constraints.ratio_for and Limits(graph, counted, whole).hold(nothing):
-        return PrunedGraph(graph), ()
-    return spend_blocks(graph, counted, settings.constraints, _needed(batches), curves, whole)
+        return PrunedGraph(graph)
+    options: Any = {"seed": settings.seed, "progress": progress}
+    return spend_blocks(graph, counted, settings.constraints, _needed(batches), curves(), whole, **options)
 
 
 def sensitivities(

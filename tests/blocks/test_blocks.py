@@ -18,16 +18,20 @@ from onnxprune.errors import PlanError
 from onnxprune.model.file import load, save
 from onnxprune.planning.plan import PrunePlan, apply_plan
 from onnxprune.planning.residual_blocks import choose_blocks, find_blocks, score_blocks, without_blocks
+from onnxprune.recover import Method, recover
 from onnxprune.rewrite.masked import masked
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import verify
+from onnxprune.sensitivity import Curve, Point, curves_left
 from onnxprune.settings.planning import Constraints, PlanSettings, Target
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel, analyze
+from onnxprune.workflow.planning import sensitivities
 from onnxprune.workflow.pruning import prune
 from tests.toolbox import Net, assert_sound, inputs_of, largest_difference, run_once
 
+DIGITS = Path(__file__).parents[2] / "models"
 ONE = PlanSettings(ratio=0.0, remove_blocks=1)
 SMALL = Constraints(round_to=1)
 
@@ -190,6 +194,43 @@ def test_as_many_as_pay(strength: float, expected: list[str]) -> None:
     assert prune(analysis, plan).verification is not None
 
 
+def test_sensitivities_of_the_whole_network_serve() -> None:
+    """A curve is of the same weights without a block; the control: one of a group inside of it has no place left."""
+    graph = traced(residual())
+    rest = dense_without(graph, "sum1")
+    curves = [Curve(g.index, tuple(range(len(g.units))), (Point(1, 0.1 + g.index),)) for g in graph.groups]
+    inside = {g.index for g in graph.groups if any(tensor == "first1_w" and axis == 0 for tensor, axis in g.slots)}
+    left = curves_left(curves, graph, rest)
+    assert len(inside) == 1 and len(left) == len(curves) - 1 == len(rest.groups)
+    assert not any(curve.points == curves[i].points for curve in left for i in inside)
+    for curve in left:
+        before = next(c for c in curves if c.points == curve.points)
+        now, then = rest.groups[curve.group], graph.groups[before.group]
+        assert set(now.slots) <= set(then.slots)
+        assert len(now.units) == len(then.units)
+    assert curves_left(curves, graph, graph) == curves
+
+
+def test_measured_before_or_now() -> None:
+    """Sensitivities that are given lead to the plan that measuring them does; the control: others don't."""
+    analysis = analyze(residual())
+    batches = [inputs_of(analysis.graph, seed) for seed in range(6)]
+    settings = PlanSettings(
+        target=Target("macs", 0.5),
+        allocation="reconstruction",
+        criterion="obs",
+        remove_blocks=1,
+        constraints=SMALL,
+    )
+    curves = sensitivities(analysis, settings, lambda: batches)
+    others = [replace(c, points=tuple(Point(p.removed, 10.0**c.group * p.removed) for p in c.points)) for c in curves]
+    now, before, other = (
+        op.plan(analysis, settings, data=lambda: batches, sensitivity=given) for given in (None, curves, others)
+    )
+    assert now.blocks == before.blocks == other.blocks
+    assert now.removed == before.removed != other.removed
+
+
 def test_auto_needs_inputs_and_a_target() -> None:
     analysis, share = analyze(residual()), Target("macs", 0.5)
     for settings, code in (
@@ -232,6 +273,46 @@ def test_influence() -> None:
         cosines = [float(a @ b / np.sqrt((a @ a) * (b @ b))) for a, b in zip(x, y, strict=True)]
         assert found == pytest.approx(1 - np.mean(cosines), abs=1e-5)
     assert choose_blocks(graph, 2, lambda: batches) == tuple(f"sum{i}" for i in sorted(np.argsort(scores)[:2].tolist()))
+
+
+def test_the_layer_behind_does_the_work_of_a_linear_block() -> None:
+    """W(x + Ax) is a product of one matrix with x, which a repair finds; the control: without the block as the goal."""
+    net = Net(seed=3)
+    x = net.conv(net.input((8, 3, 6, 6)), 8, 3, name="stem")
+    net.output(net.conv(net.op("Add", x, net.conv(x, 8, name="linear"), name="sum"), 4, name="head"))
+    graph = traced(net.model())
+    kept, batches = without_blocks(graph, ["sum"]), [inputs_of(graph, seed) for seed in range(4)]
+    goal, other = run_once(graph.proto, batches[3]), rewrite(kept)
+    errors = [largest_difference(run_once(other, batches[3]), goal)]
+    for teacher in (None, kept.graph.proto):
+        model = rewrite(kept)
+        recover(kept, model, lambda: batches[:3], teacher=teacher)
+        errors.append(largest_difference(run_once(model, batches[3]), goal))
+    assert errors[1] < 1e-2 * errors[0]
+    assert errors[2] > 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("method,least", [("reconstruct", 0.2), ("bn", 0.8)])
+def test_a_trained_network_without_a_block_is_repaired(method: Method, least: float) -> None:
+    """Judged on images that didn't repair it; the control: the network without the block as the goal."""
+    graph = analyze(DIGITS / "digits_resnet.onnx").graph
+    kept = without_blocks(graph, [find_blocks(graph)[0].name])
+    with np.load(DIGITS / "digits_test.npz", allow_pickle=False) as data:
+        fitted, judged = data["images"][::2], {"image": data["images"][1::2]}
+    goal = run_once(graph.proto, judged)["logits"]
+
+    def error(model: ModelProto) -> float:
+        return float(np.square(run_once(model, judged)["logits"] - goal).mean())
+
+    def batches() -> list[dict[str, np.ndarray]]:
+        return [{"image": fitted[i : i + 32]} for i in range(0, len(fitted), 32)]
+
+    models = [rewrite(kept) for _ in range(3)]
+    assert recover(kept, models[1], batches, method=method)
+    recover(kept, models[2], batches, method=method, teacher=kept.graph.proto)
+    before, after, control = map(error, models)
+    assert after < least * before
+    assert control > 0.9 * before
 
 
 def test_a_plan_on_file() -> None:

@@ -121,7 +121,6 @@ def test_mistakes_name_the_field(make: Callable[[], Settings], place: str | None
         ("steps", "plan", {"steps": 2, "finetune": 1, "data": "digits", "sensitivity": "s.json"}),
         ("cache", "latency", {"cache": False, "target": HALF}),
         ("allocation", "time", {"allocation": "uniform", "target": TIME}),
-        ("remove_blocks", "sensitivities", {"remove_blocks": 1, "sensitivity": "s.json"}),
     ],
 )
 def test_contradictions(first: str, other: str, values: dict[str, Any]) -> None:
