@@ -319,7 +319,7 @@ def test_a_plan_on_file() -> None:
     analysis = analyze(residual())
     plan = op.plan(analysis, ONE)
     document = json.loads(plan.to_json())
-    assert (document["format"], document["blocks"]) == (4, list(plan.blocks))
+    assert (document["format"], document["blocks"]) == (5, list(plan.blocks))
     again = PrunePlan.from_json(plan.to_json())
     assert (again.blocks, again.digest) == (plan.blocks, plan.digest)
     del document["blocks"]

@@ -32,7 +32,7 @@ class TestPlan:
 
     def test_to_stdout(self, model: Path) -> None:
         result = invoke("plan", model, "-o", "-", "--ratio", "0.5")
-        assert json.loads(result.stdout)["format"] == 4
+        assert json.loads(result.stdout)["format"] == 5
         assert "parameters" in result.stderr
         assert invoke("plan", model, "-o", "-", "--ratio", "0.5", "-q").stderr == ""
         refused("OP302", "plan", model, "-o", "-", "--ratio", "0.5", "--format", "json")
