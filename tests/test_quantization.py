@@ -219,9 +219,10 @@ def test_a_harmful_form_is_left_out(fast: Callable[[float], None], monkeypatch: 
 def test_layers_that_lose_too_much_stay_in_float(fast: Callable[[float], None]) -> None:
     fast(2.0)
     whole = op.quantize(DIGITS, **QUICK).best
-    tight = op.quantize(DIGITS, **QUICK, max_error=0.9 * whole.error).best
+    share = 0.6  # weights that make up for rounding don't reach it, where a processor takes 7 bits
+    tight = op.quantize(DIGITS, **QUICK, max_error=share * whole.error).best
     assert 0 < len(tight.kept) < len(layers(prepare(op.load(DIGITS).proto)))
-    assert tight.error <= 0.9 * whole.error
+    assert tight.error <= share * whole.error
     nodes = {n.name: n for n in tight.model.graph.node}
     stored = {t.name: t.data_type for t in tight.model.graph.initializer}
     assert all(stored[nodes[name].input[1]] == onnx.TensorProto.FLOAT for name in tight.kept)
