@@ -11,7 +11,7 @@ from benchmarks.common import DOCS
 PICTURE = DOCS / "images" / "recovery.svg"
 _MODEL, _DATA, _TITLE = "cifar_resnet20_ts", "cifar10_test423", "ResNet-20 on CIFAR-10"
 _LINES = (  # name, allocation, criterion, recovery, color
-    ("onnxprune --data, 512 inputs, no labels", "reconstruction", "obs", "reconstruct", "#2a6fb0"),
+    ("onnxprune --data --axes channels, 512 inputs", "reconstruction", "obs", "reconstruct", "#2a6fb0"),
     ("same share of every layer (l2), repaired", "uniform", "l2", "reconstruct", "#7fb069"),
     ("same share of every layer (l2), as it is", "uniform", "l2", "none", "#9aa3ad"),
 )
@@ -23,6 +23,8 @@ def _points(cases: list[dict[str, Any]], *choice: str) -> list[tuple[float, floa
         (100 * case["macs"], case["top1"][_DATA][0])
         for case in cases
         if case["case"]["model"] == _MODEL
+        and case["case"].get("axes", "channels") == "channels"
+        and not case["case"].get("blocks", False)
         and case["case"]["calibration"] == "own"
         and tuple(case["case"][name] for name in names) == choice
         and not case["failure"]
