@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from onnxprune.cost.cost import cost
-from onnxprune.data import is_noise
 from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches
@@ -20,6 +18,7 @@ from onnxprune.sensitivity import Curve, Point
 from onnxprune.settings import PlanSettings
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.workflow.analysis import TracedModel
+from onnxprune.workflow.measurable import why_not_measured
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +29,15 @@ _SAVED = {"macs": "macs", "params": "params", "size": "params", "latency": "macs
 def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | None, data: Any) -> OnnxPruneError | None:
     """Return why no ranks can be chosen, if so, as an error."""
     quantities = {target.quantity for target in settings.targets}
-    alone = settings.allowed == ("rank",)
     if not quantities & _SAVED.keys():
         cause = "choosing ranks needs a limit on macs, params, size or latency"
         return PlanError("OP302", cause, where="axes", hint="set a `target`")
-    if any(target.absolute for target in settings.timed):
-        return PlanError("OP302", "choosing ranks needs a latency relative to the original's", where="target")
     if settings.ratio or settings.remove_blocks or settings.constraints.ratio_for:
         return PlanError("OP302", "ranks are chosen for a `target`, and nothing else says how much to remove")
-    if alone and not settings.timed and (batches is None or is_noise(data)):
-        return None  # by the weights
-    if batches is None or is_noise(data):
-        cause = "ranks and channels can't share a budget without real inputs to measure them on"
-        return PlanError("OP312", cause, where="axes", hint="set `data`, or let `axes` name rank alone")
-    if len(list(islice(batches(), 2))) < 2:
-        return PlanError("OP312", "too few inputs to hold some back, by which ranks are chosen", where="data")
-    if settings.allocation != "reconstruction":
-        return PlanError("OP302", "choosing ranks works with the allocation reconstruction only", where="allocation")
-    return None
+    alone = settings.allowed == ("rank",) and not settings.timed
+    return why_not_measured(
+        "ranks", settings, batches, data, where="axes", otherwise="let `axes` name rank alone", alone=alone
+    )
 
 
 class RankChoice:

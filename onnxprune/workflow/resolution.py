@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from onnx import ModelProto
 
 from onnxprune.cost.cost import model_cost
-from onnxprune.data import is_noise
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
 from onnxprune.model.stream import Batches
 from onnxprune.resolution.images import Image, find_images
@@ -19,6 +17,7 @@ from onnxprune.resolution.resize import Size, resize, text
 from onnxprune.settings import PlanSettings
 from onnxprune.shapes import concretize
 from onnxprune.workflow.analysis import TracedModel, at_resolution
+from onnxprune.workflow.measurable import why_not_measured
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +26,7 @@ Sizes = Mapping[str, Size]
 _SMALLEST = 32  # pixels of an image's shorter side, below which no resolution is tried unless asked for
 _CELLS = 3  # fewest positions along the shorter side of the last map that are tried
 _STEPS = 14  # most sizes of a search within a drop, about
+_NAMED = "name the size: 160, for example"
 _JOINT = 3  # most sizes that are tried together with channels
 
 
@@ -75,17 +75,11 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     quantities = {target.quantity for target in settings.targets}
     if not quantities or quantities & {"params", "size"}:
         cause = "choosing a resolution needs a limit on macs, memory or latency: it saves no weights"
-        return PlanError("OP302", cause, where="resolution", hint="name the size: 160, for example")
-    if any(target.absolute for target in settings.timed):
-        return PlanError("OP302", "choosing a resolution needs a latency relative to the original's", where="target")
-    if batches is None or is_noise(data):
-        cause = "no resolution can be chosen without real inputs to measure it on"
-        return PlanError("OP312", cause, where="resolution", hint="set `data`, or name the size: 160, for example")
-    if len(list(islice(batches(), 2))) < 2:
-        return PlanError("OP312", "too few inputs to hold some back, by which a resolution is chosen", where="data")
-    if settings.remove_blocks or settings.constraints.ratio_for or settings.allocation != "reconstruction":
-        cause = "choosing a resolution works with channels and the allocation reconstruction only"
-        return PlanError("OP302", cause, where="resolution", hint="name the size: 160, for example")
+        return PlanError("OP302", cause, where="resolution", hint=_NAMED)
+    if (
+        problem := why_not_measured("a resolution", settings, batches, data, where="resolution", otherwise=_NAMED)
+    ) is not None:
+        return problem
     images = _images(analysis)
     if not images or len({image.size for image in images}) > 1:
         return PlanError("OP319", "no input is an image, or several are, of different sizes", where="resolution")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from onnxprune.cost.cost import model_cost
-from onnxprune.data import is_noise
 from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.model.stream import Batches
 from onnxprune.settings import PlanSettings
@@ -17,6 +15,7 @@ from onnxprune.shapes import concretize
 from onnxprune.tokens.merge import Merged, merge
 from onnxprune.tokens.streams import Grid, Stream, find_streams
 from onnxprune.workflow.analysis import TracedModel, moved
+from onnxprune.workflow.measurable import why_not_measured
 from onnxprune.workflow.resolution import meets
 
 log = logging.getLogger(__name__)
@@ -35,23 +34,20 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     if not quantities or quantities & {"params", "size", "memory"}:
         cause = "merging tokens needs a limit on macs or latency: it saves no weights"
         return PlanError("OP302", cause, where="axes", hint="set a `target`")
-    if any(target.absolute for target in settings.timed):
-        return PlanError("OP302", "merging tokens needs a latency relative to the original's", where="target")
     try:
         _streams(analysis)
     except PlanError as error:
         return error
-    if settings.allowed == ("tokens",) and (batches is None or is_noise(data)):
-        return None  # by the targets
-    if batches is None or is_noise(data):
-        cause = "where tokens merge can't be chosen without real inputs to measure it on"
-        return PlanError("OP312", cause, where="axes", hint="set `data`, or let `axes` name tokens alone")
-    if len(list(islice(batches(), 2))) < 2:
-        return PlanError("OP312", "too few inputs to hold some back, by which tokens are chosen", where="data")
-    if settings.remove_blocks or settings.constraints.ratio_for or settings.allocation != "reconstruction":
-        cause = "merging tokens works with channels and the allocation reconstruction only"
-        return PlanError("OP302", cause, where="axes")
-    return None
+    alone = settings.allowed == ("tokens",)
+    return why_not_measured(
+        "where tokens merge",
+        settings,
+        batches,
+        data,
+        where="axes",
+        otherwise="let `axes` name tokens alone",
+        alone=alone,
+    )
 
 
 @dataclass(frozen=True, slots=True)
