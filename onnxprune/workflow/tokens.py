@@ -25,6 +25,7 @@ Blocks = Mapping[str, Grid]
 _BLOCKS: tuple[Grid, ...] = ((2, 2), (1, 2))
 _DEPTHS = (1 / 6, 1 / 3, 1 / 2, 2 / 3)  # shares of the residual sums, where tokens merge together with channels
 _LEAST = 0.2  # of the MACs that merging behind the first sum must save
+_OTHERWISE = "let `axes` name others, such as channels"
 _SMALLEST = 4  # rows and columns of patches, below which nothing merges
 
 
@@ -33,7 +34,7 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     quantities = {target.quantity for target in settings.targets}
     if not quantities or quantities & {"params", "size", "memory"}:
         cause = "merging tokens needs a limit on macs or latency: it saves no weights"
-        return PlanError("OP302", cause, where="axes", hint="set a `target`")
+        return PlanError("OP302", cause, where="axes", hint="set a `target` on one of these, and no other")
     try:
         _streams(analysis)
     except PlanError as error:
@@ -109,11 +110,12 @@ def _streams(analysis: TracedModel) -> list[Stream]:
     graph = analysis.graph
     found = [s for s in find_streams(graph.proto, graph.shapes) if min(s.grid) >= _SMALLEST]
     if not found:
-        cause = f"no sum adds to tokens of a convolution's map of at least {_SMALLEST}x{_SMALLEST}"
-        raise PlanError("OP320", f"tokens can't be merged: {cause}")
+        cause = f"no residual block has tokens of at least {_SMALLEST}x{_SMALLEST} patches of an image"
+        raise PlanError("OP320", f"tokens can't be merged: {cause}", where="axes", hint=_OTHERWISE)
     first = _merged(analysis, found[0], _BLOCKS[0])
     if first.whole and not _saves(analysis, first):
-        raise PlanError("OP320", f"merging tokens saves too little: {first.whole[0]}")
+        cause = f"merging tokens saves too little: {first.whole[0]}"
+        raise PlanError("OP320", cause, where="axes", hint=_OTHERWISE)
     return found
 
 

@@ -111,7 +111,7 @@ class TestChoice:
         net = Net()
         x = net.conv(net.input((2, 3, 8, 8), "image"), 4, 3)
         net.output(net.op("Add", x, net.conv(x, 4, 3)))
-        with pytest.raises(PlanError, match="no sum adds to tokens"):
+        with pytest.raises(PlanError, match="no residual block has tokens"):
             op.plan(net.model(), target=MOST, axes=("tokens",))
         relative = transformer(Form(grid=(6, 6), bias=True, blocks=4))
         with pytest.raises(PlanError, match=r'saves too little: Add "add.*": something differs from token to token'):
