@@ -85,9 +85,8 @@ def fields(result: Any) -> dict[str, Any]:
                 **pick(result, "groups", "layers", "states"),
             }
         case Comparison():
-            found = pick(
-                result, "verification", "weights", "distances", "notes", *(["broken"] if result.broken else [])
-            )
+            some = (name for name in ("broken", "links") if getattr(result, name))
+            found = pick(result, "verification", "weights", "distances", "notes", *some)
             return {"proved": result.proved, "agree": result.agree, "interface_changes": result.changes, **found}
         case Gate():
             return {**_all(result), **pick(result, "held", "decided")}

@@ -28,7 +28,7 @@ from onnxprune.report.layout import (
     right,
     table,
 )
-from onnxprune.rewrite.comparison import Comparison
+from onnxprune.rewrite.comparison import Comparison, Link
 from onnxprune.rewrite.verify import Verification
 from onnxprune.rewrite.weights import WeightCheck
 from onnxprune.train.finetune import FineTuned
@@ -43,7 +43,7 @@ def comparison_tables(comparison: Comparison) -> Tables:
         yield heading("interface")
         yield from map(paragraph, comparison.changes)
     elif comparison.verification is not None:
-        yield from _verification(comparison.verification, comparison.weights)
+        yield from _verification(comparison)
         if comparison.weights is not None:
             yield from _weights(comparison.weights)
         for name, wrong in comparison.broken.items():
@@ -102,8 +102,7 @@ def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), tuned: FineTune
     if proof is None:
         yield paragraph("not proved: verification was skipped", CODE)
         return
-    for link in pruned.links:
-        yield paragraph(line((f"{link.what} proved", GOOD), f": error {link.error:.2g}"))
+    yield from _links(pruned.links)
     partly = ("rewriting proved in part", CODE) if proof.unproved else ("rewriting proved", GOOD)
     said = [
         f"error {proof.error:.2g}, allowed {proof.tolerance:.2g}",
@@ -113,10 +112,19 @@ def proof_tables(pruned: Pruned, repairs: Sequence[Repair] = (), tuned: FineTune
     yield from _gaps(proof)
 
 
-def _verification(v: Verification, weights: WeightCheck | None) -> Tables:
+def _links(links: Sequence[Link]) -> Tables:
+    """Say how changes of the whole network were proved, a line each."""
+    for link in links:
+        yield paragraph(line((f"{link.what} proved", GOOD), f": error {link.error:.2g}"))
+
+
+def _verification(comparison: Comparison) -> Tables:
+    v, weights = comparison.verification, comparison.weights
+    assert v is not None
     yield heading("verification")
     rows = [(Name(o.name), f"{o.error:.2g}", f"{o.change:.2g}" if isfinite(o.change) else "differs") for o in v.outputs]
     yield table(flexible("output") + right("error", "change by pruning"), rows)
+    yield from _links(comparison.links)
     partly = ("rewriting proved in part", CODE) if v.unproved else ("rewriting proved", GOOD)
     outcome = partly if v.passed else ("rewriting NOT right", BAD)
     before = "" if weights is None else " The weights changed since were put back for this."

@@ -83,6 +83,19 @@ class OutputDistance:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """The proof of a change of a whole network, see `onnxprune.planning.plan.Moves`.
+
+    Attributes:
+        what: what was done: "change of basis", "resizing", "merging of tokens", "lower ranks".
+        error: the largest difference from what the network before is to compute, relative to an output's largest value.
+    """
+
+    what: str
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Result of comparing a pruned model with its original.
 
@@ -97,6 +110,7 @@ class Comparison:
         tolerance: the largest difference at which compared outputs agree.
         weights: the weights that were changed after the rewriting; None if none were.
         broken: the weights that are noted to be sparse but whose zeros aren't in the pattern, each with what is wrong.
+        links: the proofs of what the plan changes of the whole network before channels are removed, in order.
     """
 
     changes: tuple[str, ...] = ()
@@ -106,6 +120,7 @@ class Comparison:
     tolerance: float = 0.0
     weights: WeightCheck | None = None
     broken: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
 
     @property
     def agree(self) -> bool | None:

@@ -27,6 +27,7 @@ from onnxprune.rank.proof import prove_factored
 from onnxprune.recover import Method, Repair, recover
 from onnxprune.resolution.proof import prove_resized
 from onnxprune.resolution.resize import Resized
+from onnxprune.rewrite.comparison import Link
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.sound import check_sound
 from onnxprune.rewrite.steps import proof_inputs
@@ -45,19 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The proof of a change of a whole network, see `Moves`.
-
-    Attributes:
-        what: what was done: "change of basis", "resizing", "merging of tokens", "lower ranks".
-        error: the largest difference from what the network before is to compute, relative to an output's largest value.
-    """
-
-    what: str
-    error: float
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -124,18 +124,19 @@ def verify(
         allowed = default_tolerance(graph.proto) if tolerance is None else tolerance
         apart, why = _distances(graph, proto, proof_inputs(graph, seed or 0) if feeds is None else feeds)
         return Comparison(distances=apart, notes=(*notes, *why), tolerance=allowed)
-    prove_moves(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
+    links = prove_moves(analysis, inputs=inputs, tolerance=tolerance, seed=seed or 0)
     computed = frozenset[str]().union(*(c.weights for c in analysis.changes if isinstance(c, Rotated)))
     weights, before = check_weights(kept, proto, computed)
     proof = prove(kept, before, inputs=inputs, tolerance=tolerance, seed=seed or 0)
     zeros = broken(proto)
     if weights is None:
-        return Comparison(verification=proof, notes=tuple(notes), broken=zeros)
+        return Comparison(verification=proof, notes=tuple(notes), broken=zeros, links=links)
     feeds = proof_inputs(graph, seed or 0) if feeds is None else feeds
     apart, why = _distances(
         graph, proto, feeds, {state.input: kept.cut(state.input, feeds[state.input]) for state in kept.graph.states}
     )
-    return Comparison(verification=proof, distances=apart, notes=(*notes, *why), weights=weights, broken=zeros)
+    told = (*notes, *why)
+    return Comparison(verification=proof, distances=apart, notes=told, weights=weights, broken=zeros, links=links)
 
 
 def _signed_plan(

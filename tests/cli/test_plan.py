@@ -139,6 +139,7 @@ class TestVerify:
         found = document("verify", model, pruned, "--plan", plan, "--seed", 5)
         assert found["proved"] and found["verification"]["seed"] == 5
         assert "rewriting proved" in invoke("verify", model, pruned, "--plan", plan).stdout
+        assert "links" not in found  # nothing else is changed
 
     def test_a_wrong_model(self, model: Path, pruned: Path, plan: Path) -> None:
         wrong = onnx.load(pruned)

@@ -26,7 +26,9 @@ class TestCommands:
         assert "resizing proved: error" in shown.stdout
         invoke("prune", model, "-o", planned, "--plan", plan)
         assert direct.read_bytes() == planned.read_bytes()
-        assert document("verify", model, planned, "--plan", plan)["proved"]
+        checked = document("verify", model, planned, "--plan", plan)
+        assert checked["proved"] and [link["what"] for link in checked["links"]] == ["resizing"]
+        assert "resizing proved" in invoke("verify", model, planned, "--plan", plan).stdout
         invoke("prune", model, "-o", other, "--resolution", 16, "--target", "macs=0.2", "--round-to", 1)
         refused("OP505", "verify", model, other, "--plan", plan, status=1)
 
