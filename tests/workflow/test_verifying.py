@@ -23,6 +23,7 @@ from tests.cli.support import DIGITS, document, invoke, refused
 from tests.report.network import network
 from tests.test_loops import elman
 from tests.test_states import lstm
+from tests.zoo.byhand import einsum_mixture, quantized_operators
 
 BY = {"--recover=none": set(), "--recover=bn": {("repair",)}, "--recover=reconstruct": {("repair",)}}
 
@@ -338,3 +339,19 @@ def op_run(model: Path, data: Path) -> Any:
 def test_errors_are_the_library_s() -> None:
     with pytest.raises(OnnxPruneError):
         op.verify(network(), b"")
+
+
+@pytest.mark.parametrize(("build", "told"), [(quantized_operators, True), (einsum_mixture, False)])
+def test_sums_of_bytes_that_may_overflow_are_told(build: Callable[[], ModelProto], told: bool) -> None:
+    """A failed proof says so, of networks that have such sums only, and one that holds doesn't."""
+    model = build()
+    small = op.prune(model, op.plan(model, ratio=0.5))
+    wrong = ModelProto.FromString(small.proto.SerializeToString())
+    for tensor in wrong.graph.initializer:
+        if len(tensor.dims) > 1:
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[::-1]), tensor.name))
+    found = op.verify(model, wrong, small.plan).verification
+    assert found is not None and not found.passed
+    assert any("7-bit weights" in note for note in found.notes) is told
+    assert small.verification is not None and not any("7-bit" in note for note in small.verification.notes)
