@@ -47,8 +47,8 @@ ELSEWHERE = {
         "tests.cli.test_live:TestInterrupted.test_prune_resumes",
     ],
     "there is no quantization": [
-        "tests.test_quantization:test_a_form_that_pays_is_kept_and_right",
-        "tests.test_quantization:test_a_form_that_does_not_pay_is_left_out",
+        "tests.quantization.test_quantizing:test_a_form_that_pays_is_kept_and_right",
+        "tests.quantization.test_quantizing:test_a_form_that_does_not_pay_is_left_out",
     ],
     "there is no gate on accuracy": [
         "tests.workflow.test_gates:TestCommand.test_exit_status",
