@@ -24,7 +24,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.model.bodies import is_body_input
 from onnxprune.model.checks import describe
 from onnxprune.model.file import weights
-from onnxprune.model.graph import opset_of
+from onnxprune.model.graph import OF_SHAPE, opset_of
 from onnxprune.model.tape import Tape, Tensor
 from onnxprune.operators.card import WrittenOut, card_of
 from onnxprune.operators.differentiated import GradientNode
@@ -32,8 +32,6 @@ from onnxprune.operators.window import Window
 from onnxprune.shapes import Shapes, concretize
 
 Norms = Literal["batch", "frozen"]
-
-_OF_SHAPE = ("Shape", "Size")  # operators that don't read values
 
 
 @dataclass(slots=True)
@@ -118,7 +116,7 @@ class _ForwardBuilder:
     def add(self, node: NodeProto) -> None:
         """Append a node; one that depends only on constants and sizes becomes a constant."""
         tape = self.result.tape
-        constant = self.moving.isdisjoint(node.input) or node.op_type in _OF_SHAPE
+        constant = self.moving.isdisjoint(node.input) or node.op_type in OF_SHAPE
         if constant and all(o in self.shapes.values for o in node.output if o):
             for name in filter(None, node.output):
                 tape.constant(self.shapes.values[name], name)

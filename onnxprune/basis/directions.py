@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.basis.reflections import all_as_text
-from onnxprune.basis.rotate import Bases
+from onnxprune.basis.rotate import Bases, folded
 from onnxprune.importance.activations import Activations, LayerActivations, gather
 from onnxprune.importance.products import gather_products
 from onnxprune.model.stream import Batches
@@ -45,6 +45,7 @@ def choose_bases(graph: ChannelGraph, batches: Batches, *, seed: int = 0) -> Bas
         ModelError: ONNX Runtime can't run the model on the inputs.
         UsageError: there are no inputs (OP604).
     """
+    graph = folded(graph)
     streams, _ = find_streams(graph)
     found = {i: first.directions() for i, (first, *_) in gather_products(graph, streams.values(), batches).items()}
     read = [stream.group for i, stream in streams.items() if i not in found]

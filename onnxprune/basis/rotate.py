@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from onnxprune.basis.folding import Edit
 from onnxprune.basis.reflections import all_from_text
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import with_nodes
-from onnxprune.model.tensors import Weights, multiplied, set_tensor
 from onnxprune.rewrite.arithmetic import cast_copy
+from onnxprune.trace import retrace
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.streams import Slot, Stream, find_streams
 
@@ -29,11 +29,13 @@ class Rotated:
         proto: the model.
         bases: the new basis of each group; column i is the direction that channel i stands for now.
         weights: the initializers that differ from the original's.
+        folds: the number of nodes whose effect on single channels other weights took over; nodes differ, too, then.
     """
 
     proto: ModelProto
     bases: Bases
     weights: frozenset[str]
+    folds: int = 0
 
     def __str__(self) -> str:
         """Return the number of groups."""
@@ -54,25 +56,25 @@ def rotate(graph: ChannelGraph, bases: Bases, *, exact: bool = False) -> Rotated
             group can't be changed (OP307).
     """
     streams, fixed = find_streams(graph)
-    source = cast_copy(graph.proto, TensorProto.DOUBLE) if exact else graph.proto
-    weights = Weights(source)
-    changed: dict[str, NDArray[np.float64]] = {}
+    edit, folds = Edit(cast_copy(graph.proto, TensorProto.DOUBLE) if exact else graph.proto), 0
     for tensor, axes in bases.items():
         for axis, text in axes.items():
             stream = _stream(graph, (tensor, axis), streams, {i: str(why) for i, why in fixed.items()})
             matrices = _matrices(text, stream, (tensor, axis))
-            for (name, along), positions in stream.slots.items():
-                array = changed.get(name)
-                array = weights[name].astype(np.float64) if array is None else array
-                changed[name] = multiplied(array, along, positions, matrices)
-    kept = [t for t in source.graph.initializer if t.name not in changed]
-    order = {t.name: i for i, t in enumerate(source.graph.initializer)}
-    proto = with_nodes(source, source.graph.node, kept)
-    for name, array in changed.items():
-        new = proto.graph.initializer.add(name=name)
-        set_tensor(new, np.ascontiguousarray(array.astype(weights.dtype(name))))
-    proto.graph.initializer.sort(key=lambda t: order[t.name])
-    return Rotated(proto, bases, frozenset(changed))
+            folds += len(stream.folds)
+            edit.fold(stream)
+            edit.change(stream, matrices, graph.summed)
+    return Rotated(edit.model(), bases, frozenset(edit.arrays), folds)
+
+
+def folded(graph: ChannelGraph) -> ChannelGraph:
+    """Return a traced model that computes the same, in which no stream has anything to fold."""
+    streams = [stream for stream in find_streams(graph)[0].values() if stream.folds]
+    edit = Edit(graph.proto)
+    for stream in streams:
+        edit.fold(stream)
+        edit.change(stream, np.eye(stream.size)[None], graph.summed)
+    return retrace(edit.model(), graph) if streams else graph
 
 
 def used_bases(graph: ChannelGraph, bases: Bases, removed: Mapping[str, Mapping[int, Sequence[int]]]) -> Bases:

@@ -15,6 +15,9 @@ from onnx.helper import get_attribute_value, make_tensor_value_info, np_dtype_to
 from onnxprune.model.checks import captured_names
 from onnxprune.model.wire import copy_model, copy_without
 
+OF_SHAPE = frozenset({"Shape", "Size"})
+"""The operators that read the shape of their input, and none of its values."""
+
 
 class GraphIndex:
     """Index of a graph's nodes and tensors; each part is built at its first use.

@@ -41,7 +41,7 @@ Count: TypeAlias = "Callable[[Node, list[Shape], Shape], int]"
 Linear: TypeAlias = "Callable[[Node, Shape], LinearLayer | None]"
 ZeroBytes: TypeAlias = "Callable[[Node], Mapping[int, int]]"
 Facet = Literal["trace", "gradient", "linear"]
-Alike = Literal["data", "factor", "sum"]
+Alike = Literal["data", "factor", "mean", "sum"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 # Reasons that several families give.
@@ -73,9 +73,11 @@ class Card:
         linear: returns a node with a weight as a linear map, see `onnxprune.operators.linear`; None for a node that
             isn't of that form.
         alike: how the output follows from the inputs, where that is linear and the same for every channel that they
-            have in common: of the first one ("data"), of one of the first two while the other has no channels there
-            ("factor"), of all together ("sum"). Channels may then be mixed before it as well as behind it. A function
-            tells it for a node.
+            have in common: of the first one ("mean" if outputs are elements or means of them, so that a constant stays,
+            else "data"), of one of the first two while the other has no channels there ("factor"), of all together
+            ("sum"). Channels may then be mixed before it as well as behind it. A function tells it for a node.
+        normalizes: what it divides its input by along the last axes, from its own axis on, before a scale and a shift:
+            the root of the mean square, or the deviation from the mean, which it subtracts.
         weights: the inputs that are trained: weights, biases, scales and shifts.
         scale: the input that scales the normalized values, for a normalization.
         table: the input whose rows are looked up, as a product with one-hot rows would.
@@ -101,6 +103,7 @@ class Card:
     macs: Count | None = None
     linear: Linear | None = None
     alike: Alike | Callable[[Node], Alike | None] | None = None
+    normalizes: Literal["deviation", "mean square"] | None = None
     weights: tuple[int, ...] = ()
     scale: int | None = None
     table: int | None = None

@@ -198,7 +198,8 @@ _DATA = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3), "QLinearWhere": (0, 1, 4)}
 
 describe("PRelu", weights=(1,))
 describe("Add Mean Sub Sum", alike="sum")
-describe("Identity Neg", alike="data")
+describe("Identity", alike="mean")
+describe("Neg", alike="data")
 describe("Div Mul", alike="factor")
 
 

@@ -16,7 +16,7 @@ from onnxprune.operators.rewritten import RewriteNode
 from onnxprune.operators.slicing import AT_RUN_TIME, put_back
 from onnxprune.operators.traced import TraceNode
 
-describe("Gather", weights=(0,), table=0, alike="data")
+describe("Gather", weights=(0,), table=0, alike="mean")
 describe("com.microsoft:GatherBlockQuantized com.microsoft:TorchEmbedding", table=0)
 describe("Unique com.microsoft:Unique", sizing=(0,))
 describe("Compress", sizing=(1,))

@@ -17,7 +17,7 @@ leave("its values are drawn for each position", "Bernoulli Multinomial RandomNor
 leave("its result is a matrix of positions", "EyeLike")
 without("gradient", TWIN, "com.microsoft:ExpandDims")
 describe("ConstantOfShape", sizing=(0,))
-describe("Expand Flatten Reshape Squeeze Transpose Unsqueeze", alike="data")
+describe("Expand Flatten Reshape Squeeze Transpose Unsqueeze", alike="mean")
 describe("Expand OneHot Reshape Tile", sizing=(1,))
 describe("Range com.microsoft:Range", sizing=(0, 1, 2))
 

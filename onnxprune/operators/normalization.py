@@ -16,7 +16,8 @@ from onnxprune.operators.traced import TraceNode
 _MOMENTS = "its mean and variance are taken over these channels"
 
 describe("BatchNormalization GroupNormalization InstanceNormalization LayerNormalization", weights=(1, 2), scale=1)
-describe("RMSNormalization SimplifiedLayerNormalization", weights=(1,), scale=1)
+describe("RMSNormalization SimplifiedLayerNormalization", weights=(1,), scale=1, normalizes="mean square")
+describe("LayerNormalization", normalizes="deviation")
 
 
 @traces("BatchNormalization")

@@ -24,7 +24,8 @@ without("gradient", INTEGER, "com.microsoft:NhwcMaxPool com.microsoft:QLinearAve
 without("gradient", INTEGER, "com.microsoft:QLinearGlobalAveragePool")
 
 
-describe("AveragePool GlobalAveragePool Upsample", alike="data")
+describe("AveragePool", alike="data")
+describe("GlobalAveragePool Upsample", alike="mean")
 
 
 @traces("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool com.microsoft:NhwcMaxPool")

@@ -13,7 +13,8 @@ _NORMALIZES = "it normalizes over this axis, so each position counts"
 
 flat("ArgMax ArgMin Hardmax")
 describe("TopK", sizing=(1,))
-describe("ReduceMean ReduceSum", alike="data")
+describe("ReduceMean", alike="mean")
+describe("ReduceSum", alike="data")
 without("gradient", "no gradient rule is written", "CumProd")
 without("gradient", INTEGER, "com.microsoft:QLinearSoftmax")
 

@@ -19,7 +19,7 @@ _JOINED = "is joined with positions"
 describe("Pad Split com.microsoft:Pad", sizing=(1,))
 describe("Slice", sizing=(1, 2, 4))
 describe("Concat", alike="sum")
-describe("Slice Split", alike="data")
+describe("Slice Split", alike="mean")
 without("gradient", INTEGER, "com.microsoft:QLinearConcat")
 without("gradient", TWIN, "com.microsoft:Pad")
 

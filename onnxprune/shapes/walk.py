@@ -17,7 +17,7 @@ from onnx.shape_inference import infer_node_outputs, infer_shapes
 
 from onnxprune.model.bodies import BODY_INPUTS, carried, close_bodies, in_body, is_body_input, is_open, mark_of, results
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, attributes
+from onnxprune.model.graph import OF_SHAPE, GraphIndex, attributes
 from onnxprune.shapes.known import SMALL, Known, NodeStep, Shape, is_tensor, model_of, plain_domain, step_of
 from onnxprune.shapes.loops import input_types, output_types, step_count
 
@@ -356,7 +356,7 @@ def _fold(proto: ModelProto, step: NodeStep, known: Known) -> None:
 
 def _operands(step: NodeStep, known: Known) -> dict[str, NDArray[Any]] | None:
     """Return the inputs that a node is evaluated on, or None if they aren't known."""
-    if step.operator in ("Shape", "Size") and known.knows(step.reads):
+    if step.operator in OF_SHAPE and known.knows(step.reads):
         zero = np.float32(0)  # the values don't matter, and take no memory
         return {name: np.broadcast_to(zero, known.shapes[name]) for name in step.reads}
     if all(name in known.values for name in step.reads):

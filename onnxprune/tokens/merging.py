@@ -15,7 +15,7 @@ from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
 from onnxprune.model.bodies import in_body
 from onnxprune.model.checks import describe
-from onnxprune.model.graph import attribute, names_in, unique, with_inputs
+from onnxprune.model.graph import OF_SHAPE, attribute, names_in, unique, with_inputs
 from onnxprune.shapes import Shapes
 from onnxprune.shapes.known import Known, NodeStep, plain_domain, step_of
 from onnxprune.shapes.walk import ShapeWalk
@@ -76,7 +76,7 @@ class Merging:
         if not along:
             self._check_sizes(step, known)
             return step
-        if node.op_type in ("Shape", "Size"):
+        if node.op_type in OF_SHAPE:
             self._sized.update(step.outputs)
             return step
         try:

@@ -21,7 +21,7 @@ from onnx.shape_inference import infer_shapes
 from onnxprune.model.bodies import close_bodies
 from onnxprune.model.checks import subgraphs
 from onnxprune.model.file import skeleton
-from onnxprune.model.graph import GraphIndex, reads
+from onnxprune.model.graph import OF_SHAPE, GraphIndex, reads
 from onnxprune.operators.card import card_of
 
 _REAL = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -196,7 +196,7 @@ class _Walk:
     def _visit(self, node: NodeProto) -> None:
         card = card_of(node.domain, node.op_type)
         names, made = list(reads(node)), [name for name in node.output if name]
-        if node.op_type in _OF_SHAPE:
+        if node.op_type in OF_SHAPE:
             if not self.sized.isdisjoint(names):
                 self.moved.update(made)
             return
@@ -232,9 +232,6 @@ class _Walk:
             if not more:
                 return walk
             moved |= more
-
-
-_OF_SHAPE = ("Shape", "Size")  # operators that don't read values
 
 
 def _at(node: NodeProto, places: Iterable[int]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,13 @@ from onnx import NodeProto, TensorProto
 
 from onnxprune.channels.values import Ids
 from onnxprune.model.bodies import in_body
+from onnxprune.model.graph import OF_SHAPE, GraphIndex
 from onnxprune.operators.card import Alike, card_of
 from onnxprune.operators.linear import LinearLayer
 from onnxprune.operators.node import Node
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.groups import Group
+from onnxprune.trace.norms import Fold, Norms
 from onnxprune.trace.places import Place, Places
 from onnxprune.trace.products import Product, terms_of
 
@@ -33,15 +35,23 @@ class Stream:
         group: the group.
         slots: the weight axes that its channels lie along, as (initializer, axis): the position of each channel of each
             head there, shape (heads, channels) each. Along the first one positions of a head ascend. Channels behind
-            each other in different heads are one unit; without heads there is one.
+            each other in different heads are one unit; without heads there is one. Scales and shifts that other weights
+            take over aren't among them.
         units: the unit of each channel, shape (channels,).
         products: the products of two activations that sum over its channels.
+        folds: the nodes that treat channels one by one until other weights take that over.
     """
 
     group: Group
     slots: Mapping[Slot, Ids]
     units: Ids
     products: tuple[Product, ...] = ()
+    folds: tuple[Fold, ...] = ()
+
+    @property
+    def centered(self) -> bool:
+        """Whether what is added up to the channels must have no mean over them."""
+        return any(fold.centers for fold in self.folds)
 
     @property
     def key(self) -> Slot:
@@ -102,6 +112,7 @@ class _Finder:
             self.owner[group.units] = group.index
         self.known: dict[str, dict[int, _Places]] = {}
         self.products: dict[int, list[Product]] = {}
+        self.norms = Norms(GraphIndex(graph.proto.graph), graph.shapes, self.layer, self.on)
 
     @cached_property
     def types(self) -> Mapping[str, int]:
@@ -112,7 +123,7 @@ class _Finder:
         found = set[int]()
         for group in self.graph.groups:
             why = None
-            notes = [note for note in group.approximations if note.node not in self.multiplied]
+            notes = [note for note in group.approximations if note.node not in self.known_statistics]
             heads = self.places.heads(group) if self.by_width and group.width > 1 else ()
             if 0 < len(heads) < group.width:
                 why = "one weight holds several of the queries, keys and values of a head"
@@ -147,9 +158,22 @@ class _Finder:
             if self.types.get(tensor) not in _FLOATS:
                 return Fixed("", f'"{tensor}" isn\'t of type float32 or float64')
             slots[tensor, axis] = place.grid[..., 0]
-        first = np.argsort(next(iter(slots.values()))[0])
-        ordered = {slot: order[:, first] for slot, order in slots.items()}
-        return Stream(group, ordered, np.sort(group.units)[first], tuple(self.products.get(group.index, ())))
+        folds = self.norms.folds.get(group.index, [])
+        if folds and group.width > 1:
+            return Fixed(Node(folds[0].node).label, "treats the channels of each head one by one")
+        if (needing := self.norms.needs_mean(group.index)) is not None:
+            return Fixed(Node(needing[0]).label, needing[1])
+        own = frozenset[str]().union(*(fold.own for fold in folds))
+        kept = {slot: order for slot, order in slots.items() if slot[0] not in own}
+        first = np.argsort(next(iter(kept.values()))[0])
+        ordered = {slot: order[:, first] for slot, order in kept.items()}
+        return Stream(
+            group,
+            ordered,
+            np.sort(group.units)[first],
+            tuple(self.products.get(group.index, ())),
+            tuple(_ordered(fold, first) for fold in folds),
+        )
 
     @property
     def by_width(self) -> bool:
@@ -157,10 +181,11 @@ class _Finder:
         return self.graph.policies.attention == "width"
 
     @cached_property
-    def multiplied(self) -> set[str]:
-        """The names of the nodes that may be products of two activations, or whole attentions."""
+    def known_statistics(self) -> set[str]:
+        """The names of the nodes that may be products of two activations, whole attentions, or parts of norms."""
         nodes = self.graph.proto.graph.node
-        return {n.name for n in nodes if self.terms(n) is not None or card_of(n.domain, n.op_type).attends}
+        products = {n.name for n in nodes if self.terms(n) is not None or card_of(n.domain, n.op_type).attends}
+        return products | {n.name for n in nodes if self.norms.role(n) is not None}
 
     def terms(self, node: NodeProto) -> tuple[str, str, str] | None:
         """Return the axes of a product of two operands as letters."""
@@ -182,6 +207,8 @@ class _Finder:
 
     def reason(self, node: NodeProto, index: int) -> str | None:
         """Return why a node that touches a group isn't indifferent to its basis; None if it is."""
+        if node.op_type in OF_SHAPE:
+            return None
         if in_body(node):
             return "is in a body, which may run many times or not at all"
         inputs = {i: self.on(name)[index] for i, name in enumerate(node.input) if index in self.on(name)}
@@ -192,6 +219,11 @@ class _Finder:
         layer = self.layer(node)
         if layer is not None:
             return self.of_layer(layer, index)
+        role = self.norms.role(node)
+        if role is not None and (role != "scale" or len(inputs) > 1):
+            place = inputs[0][0] if len(inputs.get(0, ())) == 1 else None
+            axis = None if place is None else place.channels
+            return self.norms.reason(node, role, index, len(self.graph.groups[index].units), axis)
         if (terms := self.terms(node)) is not None and max(map(len, inputs.values()), default=2) == 1:
             return self.of_product(node, terms, index, {i: place for i, (place,) in inputs.items() if place})
         alike = card.alike(Node(node)) if callable(card.alike) else card.alike
@@ -208,7 +240,7 @@ class _Finder:
         given = [i for i, name in enumerate(node.input) if name]
         if alike == "sum":
             return None if set(inputs) == set(given) else "adds something that doesn't have these channels"
-        if alike == "data":
+        if alike in ("data", "mean"):
             return None if set(inputs) == {0} else "has these channels as a parameter"
         if set(inputs) not in ({0}, {1} if node.op_type != "Div" else {0}):
             return "multiplies channel by channel"
@@ -240,6 +272,8 @@ class _Finder:
             return "multiplies channel by channel"
         if len(heads) > 1 or (several and not heads.issubset(terms[2])) or heads == channels:
             return "sums over channels and heads in one"
+        for i in inputs:
+            self.norms.note_reader(node, node.input[i], index)
         product = Product(node, terms, channels.pop(), heads.pop() if several else "")
         self.products.setdefault(index, []).append(product)
         return None
@@ -263,8 +297,16 @@ class _Finder:
             return "mixes positions, and these channels are among them"
         if y and layer.bias is not None and len(bias) != 1:
             return "adds the same number to all channels"
+        if x:
+            self.norms.note_reader(layer.node, layer.x, index)
         return None
 
     def axes(self, name: str, index: int) -> list[int | None]:
         """Return the axes along which a tensor has a group's channels."""
         return [None if place is None else place.channels for place in self.on(name).get(index, [])]
+
+
+def _ordered(fold: Fold, order: Ids) -> Fold:
+    """Return a fold whose channels are in another order."""
+    scale, shift = ((v[0], v[1][order]) if v is not None else None for v in (fold.scale, fold.shift))
+    return replace(fold, scale=scale, shift=shift)

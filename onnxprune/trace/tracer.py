@@ -64,6 +64,11 @@ def trace(
         return solve(proto, shapes, walk.values, walk.channels, policies, walk.states)
 
 
+def retrace(proto: ModelProto, before: ChannelGraph) -> ChannelGraph:
+    """Trace a changed model at the input sizes and by the policies of the one before."""
+    return trace(proto, shapes=concretize(proto, before.shapes.inputs), policies=before.policies)
+
+
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Suspend garbage collection: a trace makes many small objects that live on, and hardly any cycles."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.model.graph import reads
+from onnxprune.model.graph import OF_SHAPE, reads
 from onnxprune.normalize import normalize
 from onnxprune.operators.card import card_of
 from onnxprune.planning.residual_blocks import find_blocks
@@ -27,7 +27,6 @@ from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.pruned_graph import PrunedGraph
 
 _MOST = 16  # cut points that are compared: each costs time in every step
-_SHAPES = ("Shape", "Size")
 _COLORS = 3  # channels of images that may be mirrored and shifted
 _SHIFTED = 8  # part of an image's side by which it is shifted at most
 _EPOCHS = 400  # most, however much time there is
@@ -70,7 +69,7 @@ def cut_points(proto: ModelProto, also: Container[str] = ()) -> list[str]:
         factors = {node.input[k] for k in card_of(node.domain, node.op_type).factors if k < len(node.input)}
         layer = not constant.isdisjoint(factors)
         layers += layer
-        if node.op_type not in _SHAPES and (layer or not computed.isdisjoint(given)):
+        if node.op_type not in OF_SHAPE and (layer or not computed.isdisjoint(given)):
             computed.update(made)
             live.update(made)
         live = {name for name in live if last.get(name, -1) > i}

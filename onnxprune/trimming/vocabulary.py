@@ -18,7 +18,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxprune.channels.values import Ids
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import GraphIndex, names_in, reads, unique, with_inputs, with_nodes
+from onnxprune.model.graph import OF_SHAPE, GraphIndex, names_in, reads, unique, with_inputs, with_nodes
 from onnxprune.operators.card import card_of
 from onnxprune.operators.node import Node
 from onnxprune.rewrite.rewrite import rewrite
@@ -155,7 +155,7 @@ def _only_looked_up(sources: Sequence[str], lookups: dict[str, NodeProto], index
     """
     held = set(sources)
     for node in index.nodes:
-        if held.isdisjoint(reads(node)) or node.name in lookups or node.op_type in ("Shape", "Size"):
+        if held.isdisjoint(reads(node)) or node.name in lookups or node.op_type in OF_SHAPE:
             continue
         if node.op_type not in _MOVES or not held.isdisjoint(node.input[1:]):
             cause = "the vocabulary can't be trimmed: token ids are also read by other nodes than the embedding"

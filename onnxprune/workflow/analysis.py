@@ -26,7 +26,7 @@ from onnxprune.settings.reading import either
 from onnxprune.shapes import concretize
 from onnxprune.shapes.inputs import sizes_in
 from onnxprune.tokens.merge import Merged, merge
-from onnxprune.trace import ChannelGraph, trace
+from onnxprune.trace import ChannelGraph, retrace, trace
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.trace.states import find_states
 from onnxprune.workflow.genai import config_beside
@@ -190,17 +190,19 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
         return whole
     graph, changes = whole.graph, list[Change]()
     if moves.bases:
-        changes.append(rotate(graph, moves.bases))
-        graph = replace(graph, proto=changes[-1].proto)  # other weights flow as those before
+        rotated = rotate(graph, moves.bases)
+        changes.append(rotated)
+        # Other weights alone flow as those before.
+        graph = retrace(rotated.proto, graph) if rotated.folds else replace(graph, proto=rotated.proto)
     if moves.resolution:
         changes.append(resize(graph.proto, graph.shapes, moves.resolution))
-        graph = _traced(changes[-1].proto, graph)
+        graph = retrace(changes[-1].proto, graph)
     if moves.tokens:
         changes.append(merge(graph.proto, graph.shapes, moves.tokens))
-        graph = _traced(changes[-1].proto, graph)
+        graph = retrace(changes[-1].proto, graph)
     if moves.ranks:
         changes.append(factor(graph.proto, graph.shapes, moves.ranks))
-        graph = _traced(changes[-1].proto, graph)
+        graph = retrace(changes[-1].proto, graph)
     return TracedModel(whole.model, graph, moves, tuple(changes), whole)
 
 
@@ -211,11 +213,6 @@ def at_resolution(source: TracedModel, sizes: Mapping[str, tuple[int, int]]) -> 
         PlanError: an input is no image, or something needs the size that it has (OP319).
     """
     return moved(source, replace(source.moves, resolution=sizes))
-
-
-def _traced(proto: ModelProto, before: ChannelGraph) -> ChannelGraph:
-    """Trace a changed model as the one before."""
-    return trace(proto, shapes=concretize(proto, before.shapes.inputs), policies=before.policies)
 
 
 def _check_plan(plan: PrunePlan | None, model: Model) -> None:
