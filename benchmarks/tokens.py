@@ -20,8 +20,8 @@ from onnxprune.workflow.axes import in_words
 
 _DATA = ROOT.parent / "shared" / "data" / "mnist_6000.npz"
 _TRAINED, _CALIBRATION = 4500, 512
-SHARES = (0.75, 0.5, 0.3, 0.2)
-AXES = ("channels", "tokens", "channels,tokens")
+SHARES = (0.75, 0.5, 0.3, 0.2, 0.1)
+AXES = ("channels", "channels,basis", "tokens", "channels,tokens")
 _REACHED = 0.3  # by tokens alone
 
 NOTES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +145,7 @@ class Edit:
             self._constants[made] = value
             return made
 
-        def emit(operator: str, *inputs: str, **attributes: object) -> NodeProto:
+        def emit(operator: str, *inputs: str, **attributes: Any) -> NodeProto:
             made = name(operator.lower())
             return helper.make_node(operator, inputs, [made], made, **attributes)
 

@@ -73,8 +73,8 @@ def command(
     outputs of the file stay as they are. This is proved by itself, against the original run on resized images.
 
     With --axes channels,basis, combinations of channels are removed where only linear operators touch them, as in the
-    bottlenecks of MobileNets, or within the heads of attentions (--attention width). The network in another basis is
-    proved by itself, against the original.
+    bottlenecks of MobileNets, the residual streams of transformers with norms in front of their branches, or within
+    the heads of attentions (--attention width). The network in another basis is proved by itself, against the original.
 
     With --last-token-logits or --vocabulary, a language model is trimmed first, which loses nothing of what is left.
     Each is proved by itself, and needs no budget.

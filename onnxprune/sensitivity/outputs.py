@@ -76,18 +76,23 @@ class OutputError:
             model: a network that equals the original before a node.
             since: that node's position in the original. It must not decrease from call to call.
         """
+        return float(np.mean(self.parts(model, since)))
+
+    def parts(self, model: ModelProto, since: int = 0) -> NDArray[np.float64]:
+        """Return what each batch adds to the error of a changed network, whose mean it is. See `__call__`."""
         self.advance(since)
-        squares = dict.fromkeys(self._references, 0.0)
+        squares: dict[str, list[float]] = {name: [] for name in self._references}
         spreads = dict.fromkeys(self._references, 0.0)
         for i, batch in enumerate(self._stream.tensors(self._references, of=model)):
             for name, value in batch.items():
-                reference = self._references[name]
+                reference, square = self._references[name], 0.0
                 if value.shape == reference.shapes[i]:  # otherwise something else was selected
                     difference = self._part(value).astype(np.float64) - reference.values[i]
-                    squares[name] += float(np.square(difference).sum())
+                    square = float(np.square(difference).sum())
                     spreads[name] += reference.spreads[i]
-        errors = [squares[name] / spread for name, spread in spreads.items() if spread]
-        return float(np.mean(errors)) if errors and np.isfinite(errors).all() else float("inf")
+                squares[name].append(square)
+        errors = [len(own) * np.array(own) / spreads[name] for name, own in squares.items() if spreads[name]]
+        return np.mean(errors, axis=0) if errors and np.isfinite(errors).all() else np.array([np.inf])
 
     def advance(self, since: int) -> None:
         """Hold the original's tensors in front of a node; its position must not decrease from call to call."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,24 +51,28 @@ class PredictionError:
 
     def __call__(self, model: ModelProto) -> float:
         """Return the divergence of a changed network; infinite if a score isn't finite."""
+        return float(np.mean(self.parts(model)))
+
+    def parts(self, model: ModelProto) -> Floats:
+        """Return the divergence for each prediction, whose mean is that of a changed network."""
         found = list(self._scores(model))
         if not all(np.isfinite(scores).all() for scores in found):
-            return float("inf")
+            return np.array([np.inf])
         low, high = np.log(_SCALES)
         for _ in range(_STEPS):  # the divergence is convex in the scale
             third = (high - low) / 3
-            if self._divergence(found, low + third) < self._divergence(found, high - third):
+            if self._divergence(found, low + third).mean() < self._divergence(found, high - third).mean():
                 high -= third
             else:
                 low += third
         return self._divergence(found, (low + high) / 2)
 
-    def _divergence(self, found: list[Floats], scale: float) -> float:
+    def _divergence(self, found: list[Floats], scale: float) -> Floats:
         rows = (
             (np.exp(expected) * (expected - _log_softmax(scores * np.exp(scale)))).sum(axis=1).ravel()
             for expected, scores in zip(self._reference, found, strict=True)
         )
-        return float(np.mean(list(chain.from_iterable(rows))))
+        return np.concatenate(list(rows))
 
     def _scores(self, model: ModelProto) -> list[Floats]:
         """Return the logits of each batch, [n, classes, positions]."""

@@ -136,6 +136,8 @@ class Norms:
             self.note_reader(node, node.input[0], index)
         if role == "size":
             return None
+        if role == "norm" and not all(name in self.tensors.initializers for name in node.input[1:] if name):
+            return "has a scale or shift that isn't a weight"
         if any(self.tensors.readers.get(name) or name in self.tensors.outputs for name in node.output[1:]):
             return "has statistics that are used elsewhere"
         fold = Fold(node, centers) if role == "center" else self._fold(node, index, centers)

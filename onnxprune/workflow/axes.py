@@ -13,6 +13,8 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
 from onnxprune.model.resumable import Records
 from onnxprune.model.stream import Batches
@@ -42,12 +44,33 @@ class Trial:
     Attributes:
         moves: what is changed of the whole network.
         plan: this, and the channels that are removed then.
-        error: how far the outputs on inputs held back are from the original's, see `judge_of`.
+        errors: how far the outputs on inputs held back are from the original's, see `judge_of`: of each prediction, or
+            of each batch.
     """
 
     moves: Moves
     plan: PrunePlan
-    error: float
+    errors: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """The mean of the errors."""
+        return float(np.mean(self.errors))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether weights were fitted to inputs: those held back may be more like them than what the model will see."""
+        return bool(self.plan.removed or self.plan.blocks or self.moves.tokens or self.moves.ranks)
+
+    def as_good_as(self, other: Trial) -> bool:
+        """Return whether the error exceeds another's by at most one standard error of the difference.
+
+        (L. Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3.)
+        """
+        if len(self.errors) != len(other.errors):  # one of them isn't finite
+            return self.error <= other.error
+        difference = np.subtract(self.errors, other.errors)
+        return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
 
     def __str__(self) -> str:
         """Return the moves and the error."""
@@ -143,12 +166,17 @@ class Points:
     def chosen(self) -> PrunePlan:
         """Return the plan of the best trial, with all that were tried among its settings.
 
+        One in which nothing is fitted to inputs is preferred to another that isn't surely better.
+
         Raises:
             PlanError: no point is within reach.
         """
         best = self.best
         if best is None:
             raise self._problems[0]
+        simple = min((t for t in self.done if not t.fitted), key=lambda trial: trial.error, default=best)
+        if simple.as_good_as(best):
+            best = simple
         log.info("%s on inputs held back: %s", self._judge.measures, ", ".join(map(str, self.done)))
         log.info("taken: %s", best)
         tried = [{**replace(trial.moves, bases={}).fields(), "error": trial.error} for trial in self.done]
@@ -156,14 +184,14 @@ class Points:
 
     def _recorded(self, moves: Moves) -> Trial:
         """Return a trial from the records, or make it and record it."""
-        name = f"{_record(moves)}/trial"
+        name = f"{_record(moves)}/tried"
         if name in self.records:
-            made, error = self.records[name]
+            made, errors = self.records[name]
             plan = PrunePlan.from_json(made.encode(), str(self.records.path))
-            return Trial(plan.moves, plan, error)
+            return Trial(plan.moves, plan, tuple(errors))
         trial = self._made(moves, name)
         self.records.drop(f"{name}/repair")
-        self.records.keep(name, [trial.plan.to_json(), trial.error])
+        self.records.keep(name, [trial.plan.to_json(), list(trial.errors)])
         return trial
 
     def _made(self, moves: Moves, name: str) -> Trial:
@@ -183,7 +211,7 @@ class Points:
         if made.removed or moves.tokens or moves.ranks:
             known: dict[str, Any] = {"teacher": at.teacher, "records": self.records, "name": name}
             recover(kept, proto, self._fitted, seed=self.settings.seed, **known)
-        return Trial(at.moves, made, self._judge(proto))
+        return Trial(at.moves, made, tuple(self._judge.parts(proto).tolist()))
 
 
 def axes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches | None, data: Any) -> list[Axis]:

@@ -47,18 +47,26 @@ LINEAR: dict[str, Middle] = {
     "tokens": lambda net, x: net.op("Transpose", net.reshape(x, (1, WIDTH, 64)), perm=[0, 2, 1]),
     "upsampled": lambda net, x: net.upsample(x, 2),
     "rows joined": lambda net, x: net.op("Concat", x, net.op("Neg", x), axis=2),
+    "scale": lambda net, x: net.op("Mul", x, net.weight(1, WIDTH, 1, 1)),
+    "without the mean": lambda net, x: net.op("Sub", x, net.reduce("ReduceMean", x, [1])),
+    "of some shape": lambda net, x: net.op(
+        "Mul", x, net.op("Cast", net.op("Gather", net.op("Shape", x), net.const(np.array(0))), to=1)
+    ),
     "channels first": lambda net, x: net.op("Concat", *net.split(x, [3, 5], 3), axis=2 + 1),
 }
 
 FIXED: dict[str, tuple[Middle, str]] = {
     "activation": (lambda net, x: net.op("Relu", x), "Relu"),
     "depthwise": (lambda net, x: net.conv(x, WIDTH, 3, group=WIDTH), "Conv"),
-    "scale": (lambda net, x: net.op("Mul", x, net.weight(1, WIDTH, 1, 1)), "multiplies channel by channel"),
+    "scale before a sum": (
+        lambda net, x: net.op("Add", net.op("Mul", x, net.weight(1, WIDTH, 1, 1)), x),
+        "more than layers read that",
+    ),
     "gate": (lambda net, x: net.op("Mul", x, net.conv(x, WIDTH)), "multiplies channel by channel"),
     "divisor": (lambda net, x: net.op("Div", net.const(1.0), x), "multiplies channel by channel"),
     "offset": (lambda net, x: net.op("Add", x, net.const(0.5)), "adds something"),
     "mean over channels": (
-        lambda net, x: net.op("Sub", x, net.reduce("ReduceMean", x, [1])),
+        lambda net, x: net.op("Mul", x, net.reduce("ReduceMean", x, [1])),
         "taken over these channels",
     ),
     "maximum": (lambda net, x: net.op("MaxPool", x, kernel_shape=[2, 2]), "MaxPool"),
