@@ -37,18 +37,9 @@ class TestChoice:
         assert op.plan(model, target=HALF, data=smooth(), resolution="auto").resolution == plan.resolution
 
     def test_channels_where_they_lose_less(self) -> None:
-        axes = ("channels", "resolution")
-        plan = op.plan(classifier(doubled=True), target=HALF, data=rough(), round_to=1, axes=axes)
+        plan = op.plan(classifier(doubled=True), target=HALF, data=rough(), round_to=1)
         assert plan.resolution == {} and plan.removed
         assert len(plan.settings["tried"]) >= 1
-
-    def test_ranks_are_tried_as_well_where_only_macs_are_limited(self) -> None:
-        def tried(*targets: op.Target) -> list[bool]:
-            plan = op.plan(classifier(doubled=True), target=targets, data=rough(), round_to=1)
-            return [bool(trial["ranks"]) for trial in plan.settings.get("tried", ())]
-
-        assert any(tried(HALF))
-        assert not any(tried(HALF, op.Target("memory", 0.9)))
 
     def test_the_error_is_that_of_inputs_held_back(self) -> None:
         """Judged by hand: the same plan repaired on the other batches, and run on every fourth."""
