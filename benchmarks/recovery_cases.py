@@ -76,7 +76,7 @@ SUBJECTS = (
     Subject("mlptiny_resnet8_cifar10", "cifar10_jpeg_train.zip", 512, _CIFAR[1:], recipe="scale=1"),
     Subject("mlptiny_kws_dscnn", "kws_mfcc_500.npz", 250),
 )
-DEFAULT = "axes: channels, resolution and rank"  # the variant that is `prune --data` without options
+DEFAULT = "axes: channels and resolution"  # the variant that is `prune --data` without options
 _EVERY_CRITERION = "cifar_resnet20_ts"
 _RESIDUAL = ("cifar_resnet56_dynamo", "cifar_resnet20_ts", "mobilenetv2_10_224_tf2_f32")  # with blocks that can leave
 
@@ -134,11 +134,11 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
         "recovery: reconstruct, then gradients": replace(whole, recovery=GRADIENTS),
         "recovery: reconstruct, then distilled": replace(whole, recovery=DISTILLED),
         "axes: resolution": replace(whole, axes="resolution"),
-        "axes: channels and resolution": replace(whole, axes="channels,resolution"),
+        DEFAULT: replace(whole, axes="channels,resolution"),
         "axes: channels and basis": replace(whole, axes="channels,basis"),
         "axes: rank": replace(whole, axes="rank"),
         "axes: channels and rank": replace(whole, axes="channels,rank"),
-        DEFAULT: replace(whole, axes="channels,resolution,rank"),
+        "axes: channels, resolution and rank": replace(whole, axes="channels,resolution,rank"),
         "inputs: noise": replace(whole, calibration="random"),
         "inputs: noise, recovery: bn": replace(whole, calibration="random", recovery="bn"),
     }
@@ -152,11 +152,11 @@ _AT_OTHER_SHARES = (
     "recovery: none",
     "recovery: reconstruct, then gradients",
     "axes: resolution",
-    "axes: channels and resolution",
+    DEFAULT,
     "axes: channels and basis",
     "axes: rank",
     "axes: channels and rank",
-    DEFAULT,
+    "axes: channels, resolution and rank",
     "axes: channels and blocks",
     "allocation: uniform, criterion: l2",
     "allocation: uniform, criterion: l2, recovery: none",

@@ -33,8 +33,8 @@ _NOTES = (
     "chosen by the error of the outputs on calibration inputs held back. *Blocks* are residual blocks that leave as a "
     "whole (`--remove-blocks auto`).",
     "*Leave one network out* takes, of all ways that were measured on every network, the one that loses least on the "
-    "others, and says what it loses on the one left out, beside the defaults of `prune --data` (channels, "
-    "resolution and rank) and what would have been best there. Points are the mean over a network's test sets.",
+    "others, and says what it loses on the one left out, beside the defaults of `prune --data` (channels and "
+    "resolution) and what would have been best there. Points are the mean over a network's test sets.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
     "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
     "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "

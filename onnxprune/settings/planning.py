@@ -19,8 +19,8 @@ Quantity = Literal["macs", "params", "size", "memory"]
 Limited = Literal["macs", "params", "size", "memory", "latency"]
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
-BY_DEFAULT: tuple[Axis, ...] = ("channels", "resolution", "rank")
-"""The axes that are allowed unless others are named; rank only beside images of other sizes, for fewer MACs."""
+BY_DEFAULT: tuple[Axis, ...] = ("channels", "resolution")
+"""The axes that are allowed unless others are named."""
 
 _SAVES: dict[Axis, tuple[Quantity, ...]] = {
     "channels": QUANTITIES,
@@ -273,7 +273,7 @@ class PlanSettings(Settings):
         "`data`, rank alone is chosen by the weights. With resolution alone, a `target` is met by the largest image "
         "that fits it.",
         shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "
-        "images of at least 32 pixels; also rank then if the `target` is on macs alone",
+        "images of at least 32 pixels",
     )
 
     def __post_init__(self) -> None:

@@ -234,10 +234,6 @@ def axes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches 
     ):
         if axis not in settings.allowed or done:
             continue
-        # By default, ranks are tried where `benchmarks.recovery` compares them.
-        compared = "resolution" in found and {target.quantity for target in settings.targets} == {"macs"}
-        if axis == "rank" and not settings.axes and not compared:
-            continue
         if (problem := why_not(analysis, settings, batches, data)) is None:
             found.append(axis)
         elif asked:
@@ -285,12 +281,7 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
     if "tokens" in axes:
         try_tokens(points, ladder)
     if "rank" in axes:
-        try:
-            try_ranks(points, ladder)
-        except PlanError as error:
-            if "rank" in settings.axes:
-                raise
-            log.debug("no ranks are tried: %s", error.cause)
+        try_ranks(points, ladder)
     return points.chosen()
 
 

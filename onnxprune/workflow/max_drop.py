@@ -120,7 +120,7 @@ def prune_within(
     if not 0 <= max_drop < 1:
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
     for axis, what in (("rank", "ranks"), ("tokens", "tokens that merge")):
-        if axis not in settings.axes or settings.targets:
+        if axis not in settings.allowed or settings.targets:
             continue
         cause = f"with `max_drop`, {what} are chosen for a `target` only"
         raise PlanError("OP302", cause, where="axes", hint="set a `target`, or let `axes` name other axes")
@@ -140,7 +140,7 @@ def prune_within(
     if (seconds := _estimate(at, measure, training, curves is None, 1 if given else TRIALS)) > _WORTH_TELLING:
         log.info("this takes about %s", duration(seconds))
     if given:
-        how = settings if sizes or {"rank", "tokens"} & set(settings.axes) else channels
+        how = settings if sizes or {"rank", "tokens"} & set(settings.allowed) else channels
         known: dict[str, Any] = {"data": batches, "sensitivity": curves, "latency": latency, "records": records}
         what, part = " and ".join(map(_limit, given)), within(progress, "trial")
         trials.add(what, lambda progress: plan(at, how, progress=progress, **known), part)
