@@ -1,4 +1,4 @@
-"""What merging tokens brings beside removing channels: ``python -m benchmarks.tokens``."""
+"""What other bases and merging tokens bring a vision transformer: ``python -m benchmarks.tokens``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ NOTES = (
     f"brings it to a share of its MACs along the axes that are named, with {_CALIBRATION} of these images, without "
     "labels, and repairs it. All that is chosen (channels, whether and where tokens merge, and in which blocks) is "
     "chosen on these images. The other 1,500 judge the result.",
-    "*Top-1* and *agreement* (the share of answers that equal the original's) have intervals of 95 %. *Change* is that "
-    "of top-1 on the same images, in points. *Tried* are the points that were compared on images held back from the "
-    "repair, by the divergence from the original's predictions in nats; `tokens 2x2` has the means of blocks of 2x2 "
-    "patches behind some block.",
+    "*Basis* lets the residual stream have another basis before channels are removed. *Top-1* and *agreement* (the "
+    "share of answers that equal the original's) have intervals of 95 %. *Change* is that of top-1 on the same images, "
+    "in points. *Tried* are the points that were compared on images held back from the repair, by the divergence from the "
+    "original's predictions in nats; `tokens 2x2` has the means of blocks of 2x2 patches behind some block.",
 )
 
 Interval = tuple[float, float, float]
@@ -116,7 +116,7 @@ def tables(found: list[Found]) -> list[Table]:
         Column("agreement", lambda f: _interval(f.agreement)),
         Column("tried", lambda f: f.tried, True),
     ]
-    return [Table.of("A small vision transformer on digits", columns, found)]
+    return [Table.of("Axes, on digits", columns, found)]
 
 
 @click.command()
@@ -129,7 +129,7 @@ def tables(found: list[Found]) -> list[Table]:
     help="File of the network; it is trained if missing.",
 )
 def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, model: Path) -> None:
-    """Measure what merging tokens brings."""
+    """Measure what other bases and merging tokens bring."""
     stored = np.load(_DATA)
     images, labels = prepared(stored["images"]), stored["labels"]
     order = np.random.default_rng(0).permutation(len(images))
@@ -143,7 +143,7 @@ def main(output: Path, only: str, repeats: int, clock: str, state: Path | None, 
     names = ["1/none", *(f"{share}/{axes}" for share, axes in cases)]
     found = Kept(Found, state).measure(names, only, lambda name: measured(proto, name, data))
     settings = {"clock": clock, "shares": SHARES, "epochs": EPOCHS, "calibration": _CALIBRATION}
-    report = Report("tokens", "Merging tokens", NOTES, tables(found), settings, {"found": found})
+    report = Report("tokens", "A vision transformer", NOTES, tables(found), settings, {"found": found})
     report.publish(output, whole=only == "*")
 
 

@@ -1,4 +1,4 @@
-"""Networks with norms in front of their residual branches, in other bases: the same as before, whatever the exporter."""
+"""Networks with norms in front of their residual branches, in other bases: the same, whatever the exporter."""
 
 from __future__ import annotations
 
