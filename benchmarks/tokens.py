@@ -21,7 +21,7 @@ from onnxprune.workflow.axes import in_words
 _DATA = ROOT.parent / "shared" / "data" / "mnist_6000.npz"
 _TRAINED, _CALIBRATION = 4500, 512
 SHARES = (0.75, 0.5, 0.3, 0.2, 0.1)
-AXES = ("channels", "channels,basis", "tokens", "channels,tokens")
+AXES = ("channels", "channels,basis", "tokens", "channels,tokens", "channels,basis,tokens")
 _REACHED = 0.3  # by tokens alone
 
 NOTES = (
@@ -32,8 +32,8 @@ NOTES = (
     "chosen on these images. The other 1,500 judge the result.",
     "*Basis* lets the residual stream have another basis before channels are removed. *Top-1* and *agreement* (the "
     "share of answers that equal the original's) have intervals of 95 %. *Change* is that of top-1 on the same images, "
-    "in points. *Tried* are the points that were compared on images held back from the repair, by the divergence from the "
-    "original's predictions in nats; `tokens 2x2` has the means of blocks of 2x2 patches behind some block.",
+    "in points. *Tried* are the points that were compared on images held back from the repair, by the divergence from "
+    "the original's predictions in nats; `tokens 2x2` has the means of blocks of 2x2 patches behind some block.",
 )
 
 Interval = tuple[float, float, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -45,45 +45,46 @@ class Edit:
         found = self.arrays.get(name)
         return self._weights[name].astype(np.float64) if found is None else found
 
-    def fold(self, stream: Stream) -> None:
-        """Move the scales and shifts of a stream into the layers that read it."""
+    def fold(self, streams: Sequence[Stream], summed: Collection[Slot]) -> None:
+        """Let other weights take over what treats the channels of streams one by one.
+
+        Args:
+            streams: the streams.
+            summed: the weight axes of layers that read channels.
+        """
+        # What writes to streams comes first: shifts that are written to another stream have no mean either then.
+        for stream in streams:
+            written = {slot: order for slot, order in stream.slots.items() if slot not in summed}
+            for fold in stream.folds:
+                self._scale(fold, {slot: order for slot, order in written.items() if slot[0] in fold.writers})
+            if stream.centered:
+                self.multiply(written, np.eye(stream.size)[None] - 1 / stream.size)
+        for stream in streams:
+            self._fold(stream, {name: (a, order) for (name, a), order in stream.slots.items() if (name, a) in summed})
+
+    def _fold(self, stream: Stream, read: Mapping[str, tuple[int, Ids]]) -> None:
         for fold in stream.folds:
             for layer in fold.readers:
-                self._take_over(fold, layer, stream)
-            for name in fold.writers:
-                self._scale(fold, name, stream)
+                axis, order = read[layer.weight]
+                if fold.shift is not None:
+                    name, positions = fold.shift
+                    weight = np.moveaxis(self.array(layer.weight), axis, -1)[..., order[0]]
+                    self._add(layer, (weight @ self.array(name).ravel()[positions]).ravel())
+                self._scale(fold, {(layer.weight, axis): order})
             if fold.scale is not None:
                 self.arrays[fold.scale[0]] = np.ones(self._weights.shape(fold.scale[0]))
             self._replace(fold)
 
-    def change(self, stream: Stream, matrices: Array, summed: Collection[Slot]) -> None:
-        """Change the basis of a stream, and take the mean out of what writes to it if it has to go.
+    def multiply(self, slots: Mapping[Slot, Ids], matrices: Array) -> None:
+        """Multiply weights along axes by matrices, see `multiplied`."""
+        for (name, axis), positions in slots.items():
+            self.arrays[name] = multiplied(self.array(name), axis, positions, matrices)
 
-        Args:
-            stream: the stream, folded.
-            matrices: an orthogonal matrix for each head, shape (heads, channels, channels).
-            summed: the weight axes of layers that read channels.
-        """
-        mean = np.full((stream.size, stream.size), 1 / stream.size if stream.centered else 0.0)
-        for (name, axis), positions in stream.slots.items():
-            own = matrices if (name, axis) in summed else matrices - mean @ matrices
-            self.arrays[name] = multiplied(self.array(name), axis, positions, own)
-
-    def _take_over(self, fold: Fold, layer: LinearLayer, stream: Stream) -> None:
-        if fold.shift is not None:
-            axis, order = _slot(stream, layer.weight)
-            name, positions = fold.shift
-            read = np.moveaxis(self.array(layer.weight), axis, -1)[..., order]
-            self._add(layer, (read @ self.array(name).ravel()[positions]).ravel())
-        self._scale(fold, layer.weight, stream)
-
-    def _scale(self, fold: Fold, name: str, stream: Stream) -> None:
-        """Multiply a weight by a fold's scale."""
+    def _scale(self, fold: Fold, slots: Mapping[Slot, Ids]) -> None:
+        """Multiply weights by a fold's scale."""
         if fold.scale is not None:
-            axis, order = _slot(stream, name)
-            scale, positions = fold.scale
-            factors = np.diag(self.array(scale).ravel()[positions])[None]
-            self.arrays[name] = multiplied(self.array(name), axis, order[None], factors)
+            name, positions = fold.scale
+            self.multiply(slots, np.diag(self.array(name).ravel()[positions])[None])
 
     def _add(self, layer: LinearLayer, vector: Array) -> None:
         """Add a number to each output of a layer."""
@@ -183,9 +184,3 @@ class Edit:
         while name in self._renamed:
             name = self._renamed[name]
         return name
-
-
-def _slot(stream: Stream, name: str) -> tuple[int, Ids]:
-    """Return the axis along which an initializer has a stream's channels, and their positions there."""
-    ((axis, (order,)),) = ((axis, order) for (tensor, axis), order in stream.slots.items() if tensor == name)
-    return axis, order

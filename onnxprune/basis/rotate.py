@@ -55,26 +55,33 @@ def rotate(graph: ChannelGraph, bases: Bases, *, exact: bool = False) -> Rotated
         PlanError: a basis isn't one of a group of channels (OP307) or no orthogonal matrix (OP305), or that of the
             group can't be changed (OP307).
     """
-    streams, fixed = find_streams(graph)
-    edit, folds = Edit(cast_copy(graph.proto, TensorProto.DOUBLE) if exact else graph.proto), 0
-    for tensor, axes in bases.items():
-        for axis, text in axes.items():
-            stream = _stream(graph, (tensor, axis), streams, {i: str(why) for i, why in fixed.items()})
-            matrices = _matrices(text, stream, (tensor, axis))
-            folds += len(stream.folds)
-            edit.fold(stream)
-            edit.change(stream, matrices, graph.summed)
-    return Rotated(edit.model(), bases, frozenset(edit.arrays), folds)
+    proto = cast_copy(graph.proto, TensorProto.DOUBLE) if exact else graph.proto
+    slots = [(tensor, axis) for tensor, axes in bases.items() for axis in axes]
+    found = _streams(graph, slots)
+    folds = [stream for stream in found if stream.folds]
+    changed = set[str]()
+    if folds:
+        proto, changed = _without(folds, graph, proto)
+        graph = retrace(proto, graph)
+        found = _streams(graph, slots)
+    edit = Edit(proto)
+    for (tensor, axis), stream in zip(slots, found, strict=True):
+        edit.multiply(stream.slots, _matrices(bases[tensor][axis], stream, (tensor, axis)))
+    count = sum(len(stream.folds) for stream in folds)
+    return Rotated(edit.model(), bases, frozenset({*changed, *edit.arrays}), count)
 
 
 def folded(graph: ChannelGraph) -> ChannelGraph:
-    """Return a traced model that computes the same, in which no stream has anything to fold."""
+    """Return a traced model that computes the same, in which all streams have what they need to change their basis."""
     streams = [stream for stream in find_streams(graph)[0].values() if stream.folds]
-    edit = Edit(graph.proto)
-    for stream in streams:
-        edit.fold(stream)
-        edit.change(stream, np.eye(stream.size)[None], graph.summed)
-    return retrace(edit.model(), graph) if streams else graph
+    return retrace(_without(streams, graph, graph.proto)[0], graph) if streams else graph
+
+
+def _without(streams: Sequence[Stream], graph: ChannelGraph, proto: ModelProto) -> tuple[ModelProto, set[str]]:
+    """Return a model without what streams have to fold, and its weights that changed."""
+    edit = Edit(proto)
+    edit.fold(streams, graph.summed)
+    return edit.model(), {*edit.arrays}
 
 
 def used_bases(graph: ChannelGraph, bases: Bases, removed: Mapping[str, Mapping[int, Sequence[int]]]) -> Bases:
@@ -88,14 +95,17 @@ def used_bases(graph: ChannelGraph, bases: Bases, removed: Mapping[str, Mapping[
     return used
 
 
-def _stream(graph: ChannelGraph, slot: Slot, streams: Mapping[int, Stream], fixed: Mapping[int, str]) -> Stream:
-    where = f'"{slot[0]}" axis {slot[1]}'
-    found = next((stream for stream in streams.values() if stream.key == slot), None)
-    if found is None:
-        why = next((fixed[g.index] for g in graph.groups if slot in g.slots and g.index in fixed), None)
-        cause = f"the plan changes the basis of channels for which that isn't exact: {why}"
-        other = "the plan changes a basis that the model doesn't have"
-        raise PlanError("OP307", other if why is None else cause, where=where)
+def _streams(graph: ChannelGraph, slots: Sequence[Slot]) -> list[Stream]:
+    """Return the stream that is named by each weight axis."""
+    streams, fixed = find_streams(graph)
+    by_key, found = {stream.key: stream for stream in streams.values()}, list[Stream]()
+    for slot in slots:
+        if slot not in by_key:
+            why = next((fixed[g.index] for g in graph.groups if slot in g.slots and g.index in fixed), None)
+            cause = f"the plan changes the basis of channels for which that isn't exact: {why}"
+            other = "the plan changes a basis that the model doesn't have"
+            raise PlanError("OP307", other if why is None else cause, where=f'"{slot[0]}" axis {slot[1]}')
+        found.append(by_key[slot])
     return found
 
 

@@ -228,7 +228,7 @@ class Norms:
         if node is None or tensors.uses[name] > 1:
             return None
         layer, alike = self.layer(node), _alike(node)
-        if layer is not None and index not in self.on(layer.x):
+        if layer is not None:
             own = tuple(filter(None, (layer.weight, layer.bias)))
             return own if all(tensors.uses[weight] == 1 for weight in own) and layer.groups == 1 else None
         if alike == "sum":

@@ -24,19 +24,24 @@ Norm = Callable[[Net, str], str]
 Array = NDArray[np.float32]
 
 
-def vector(net: Net) -> str:
-    """Return the name of a scale that is neither one nor near zero."""
-    return net.between(0.5, 2.0, WIDTH)
+def vector(net: Net, x: str) -> str:
+    """Return the name of a scale of a tensor's channels, neither one nor near zero."""
+    return net.between(0.5, 2.0, net.shape(x)[-1])
+
+
+def shift(net: Net, x: str) -> str:
+    """Return the name of a shift."""
+    return net.weight(net.shape(x)[-1])
 
 
 def layer_norm(net: Net, x: str) -> str:
     """LayerNormalization as one operator."""
-    return net.op("LayerNormalization", x, vector(net), net.weight(WIDTH), epsilon=1e-3)
+    return net.op("LayerNormalization", x, vector(net, x), shift(net, x), epsilon=1e-3)
 
 
 def without_shift(net: Net, x: str) -> str:
     """LayerNormalization without its shift."""
-    return net.op("LayerNormalization", x, vector(net), axis=2)
+    return net.op("LayerNormalization", x, vector(net, x), axis=2)
 
 
 def as_arithmetic(net: Net, x: str) -> str:
@@ -44,19 +49,19 @@ def as_arithmetic(net: Net, x: str) -> str:
     centered = net.op("Sub", x, net.reduce("ReduceMean", x, [-1]))
     variance = net.reduce("ReduceMean", net.op("Pow", centered, net.const(2.0)), [-1])
     root = net.op("Sqrt", net.op("Add", variance, net.const(1e-3)))
-    return net.op("Add", net.op("Mul", net.op("Div", centered, root), vector(net)), net.weight(WIDTH))
+    return net.op("Add", net.op("Mul", net.op("Div", centered, root), vector(net, x)), shift(net, x))
 
 
 def root_mean_square(net: Net, x: str) -> str:
     """RMSNorm as language models write it."""
     mean = net.reduce("ReduceMean", net.op("Mul", x, x), [-1])
     inverse = net.op("Reciprocal", net.op("Sqrt", net.op("Add", mean, net.const(1e-3))))
-    return net.op("Mul", vector(net), net.op("Mul", x, inverse))
+    return net.op("Mul", vector(net, x), net.op("Mul", x, inverse))
 
 
 def one_operator(net: Net, x: str) -> str:
     """RMSNormalization as one operator."""
-    return net.op("RMSNormalization", x, vector(net), epsilon=1e-3)
+    return net.op("RMSNormalization", x, vector(net, x), epsilon=1e-3)
 
 
 NORMS: dict[str, tuple[int, Norm]] = {
@@ -84,18 +89,26 @@ def transformer(norm: str, seed: int) -> ModelProto:
     net, choose = Net(opset, seed), np.random.default_rng(seed)
     x = linear(net, net.input((2, TOKENS, 3)), WIDTH, int(choose.integers(3)))
     x = net.op("Add", x, net.weight(1, TOKENS, WIDTH))
-    for _ in range(int(choose.integers(1, 4))):
-        branch = net.op("Tanh", linear(net, make(net, x), 7, int(choose.integers(3))))
-        branch = linear(net, branch, WIDTH, int(choose.integers(3)))
+    for i in range(int(choose.integers(1, 4))):
+        if i == 1 and choose.integers(2):  # another stream, as behind the patches that a Swin merges
+            x = linear(net, make(net, x), WIDTH + 2, int(choose.integers(3)))
+        branch = make(net, x)
+        if choose.integers(3):
+            branch = net.op("Tanh", linear(net, branch, 7, int(choose.integers(3))))
+        branch = linear(
+            net, branch, net.shape(x)[-1], int(choose.integers(3))
+        )  # perhaps reads and writes the same stream
         if choose.integers(2):
-            branch = net.op("Mul", branch, vector(net))
+            branch = net.op("Mul", branch, vector(net, x))
         if choose.integers(2):
             branch = net.op("MatMul", net.weight(TOKENS, TOKENS), branch)  # mixes tokens
         x = net.op("Add", x, branch)
     x = make(net, x)
     if choose.integers(2):
         x = net.op("Gather", x, net.const(np.array(0)), axis=1)
-        x = net.op("Gemm", x, net.weight(4, WIDTH), *([net.weight(4)] if choose.integers(2) else []), transB=1)
+        x = net.op(
+            "Gemm", x, net.weight(4, net.shape(x)[-1]), *([net.weight(4)] if choose.integers(2) else []), transB=1
+        )
     else:
         x = linear(net, x, 4, int(choose.integers(3)))
     net.output(net.op("Tanh", x))
@@ -109,10 +122,12 @@ def run(model: ModelProto, seed: int = 0) -> Array:
 
 
 def random_bases(graph: ChannelGraph, seed: int = 0) -> Bases:
-    """Return a random basis of the stream that has the norms."""
-    (stream,) = (stream for stream in find_streams(graph)[0].values() if stream.folds)
-    tensor, axis = stream.key
-    return {tensor: {axis: as_text(np.random.default_rng(seed).standard_normal((WIDTH, WIDTH)))}}
+    """Return a random basis of every stream."""
+    rng, bases = np.random.default_rng(seed), dict[str, dict[int, str]]()
+    for stream in find_streams(graph)[0].values():
+        tensor, axis = stream.key
+        bases.setdefault(tensor, {})[axis] = as_text(rng.standard_normal((stream.size, stream.size)))
+    return bases
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -165,7 +180,7 @@ def test_nothing_of_a_layer_norm_is_left_that_fixes_channels() -> None:
 def test_new_names_are_no_names_of_the_model() -> None:
     net = Net(17)
     x = net.linear(net.input((2, TOKENS, 3)), WIDTH)
-    x = net.op("LayerNormalization", x, vector(net), net.weight(WIDTH), name="norm")
+    x = net.op("LayerNormalization", x, vector(net, x), shift(net, x), name="norm")
     weight = net.weight(WIDTH, 4)
     taken = net.op("MatMul", x, weight, name=f"{weight}_shift")
     net.output(net.op("Tanh", taken, name="norm_pow"))
@@ -193,12 +208,12 @@ def post_norm(net: Net, x: str) -> str:
 
 def computed_scale(net: Net, x: str) -> str:
     """A norm whose scale is no weight."""
-    return net.op("LayerNormalization", x, net.op("Add", vector(net), vector(net)))
+    return net.op("LayerNormalization", x, net.op("Add", vector(net, x), vector(net, x)))
 
 
 def statistics(net: Net, x: str) -> str:
     """A norm whose mean is used as well."""
-    y, mean = net.ops("LayerNormalization", x, vector(net), count=2)
+    y, mean = net.ops("LayerNormalization", x, vector(net, x), count=2)
     return net.op("Add", net.linear(y, 4), mean)
 
 
