@@ -104,8 +104,7 @@ class Norms:
             if maker is not None and self._squares(maker):
                 return "size"
             readers = tensors.readers.get(node.output[0], [])
-            subtracted = node.op_type == "ReduceMean" and readers and all(map(self._centers, readers))
-            return "mean" if subtracted else None
+            return "mean" if readers and all(map(self._centers, readers)) else None
         if self._centers(node):
             return "center"
         scaled = node.op_type == "Mul" and sum(name in tensors.initializers for name in node.input) == 1
@@ -262,7 +261,9 @@ class Norms:
 
     def _centers(self, node: NodeProto) -> bool:
         maker = self.tensors.makers.get(node.input[1]) if node.op_type == "Sub" else None
-        return maker is not None and maker.op_type == "ReduceMean" and maker.input[0] == node.input[0]
+        if maker is None or maker.op_type != "ReduceMean" or maker.output[0] in self.tensors.outputs:
+            return False
+        return maker.input[0] == node.input[0]
 
 
 def _alike(node: NodeProto) -> Alike | None:

@@ -117,7 +117,8 @@ def transformer(norm: str, seed: int) -> ModelProto:
 
 def run(model: ModelProto, seed: int = 0) -> Array:
     """Run a model in onnx's reference implementation."""
-    x = np.random.default_rng(seed).standard_normal((2, TOKENS, 3)).astype(np.float32)
+    shape = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     return np.asarray(ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x})[0])
 
 
@@ -194,7 +195,7 @@ def test_new_names_are_no_names_of_the_model() -> None:
 def branches(*parts: Callable[[Net, str], str]) -> ModelProto:
     """Return a network whose stream several parts read; their results are added up."""
     net = Net(17)
-    x = net.linear(net.input((2, TOKENS, 3)), WIDTH, name="make")
+    x = net.linear(net.input((WIDTH, WIDTH, 3)), WIDTH, name="make")
     results = [net.op("Tanh", net.linear(part(net, x), 4)) for part in parts]
     net.output(net.op("Sum", *results))
     return net.model()
@@ -239,6 +240,17 @@ def test_a_norm_that_others_need_as_it_is_fixes_channels(case: str) -> None:
     (group,) = (g for g in graph.groups if "make" in g.producers)
     assert group.index not in streams
     assert words in str(fixed[group.index])
+
+
+def test_a_mean_that_is_an_output_stays() -> None:
+    net = Net(17)
+    x = net.linear(net.input((2, TOKENS, 3)), WIDTH, name="make")
+    mean = net.reduce("ReduceMean", x, [-1])
+    net.output(mean)
+    net.output(net.op("Tanh", net.linear(net.op("Sub", x, mean), 4)))
+    graph = analyze(net.model())
+    (group,) = (g for g in graph.groups if "make" in g.producers)
+    assert "taken over these channels" in str(find_streams(graph)[1][group.index])
 
 
 def test_norms_of_different_kinds_share_a_stream_of_no_mean() -> None:
