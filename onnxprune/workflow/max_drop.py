@@ -119,11 +119,6 @@ def prune_within(
     """
     if not 0 <= max_drop < 1:
         raise PlanError("OP303", f"{max_drop} is out of range: must be at least 0 and below 1", where="max_drop")
-    for axis, what in (("rank", "ranks"), ("tokens", "tokens that merge")):
-        if axis not in settings.allowed or settings.targets:
-            continue
-        cause = f"with `max_drop`, {what} are chosen for a `target` only"
-        raise PlanError("OP302", cause, where="axes", hint="set a `target`, or let `axes` name other axes")
     settings = replace(settings, ratio=None, constraints=with_names(settings.constraints, analysis.graph))
     records, latency, given = records or Records(), latency or LatencySettings(), settings.targets
     held_back = 0.0 if training is None else training.held_back
@@ -133,22 +128,26 @@ def prune_within(
     whole = settled(replace(settings, target=given or Target(minimize, 1.0)), data=True)
     analysis = analysis if curves else in_bases(analysis, whole, batches, progress)
     at, channels = at_chosen(analysis, whole)
-    sizes = sizes_to_try(at, replace(channels, axes=settings.axes, resolution=settings.resolution), batches, data)
+    # Ranks and tokens are chosen for a cost, together with the other axes: each trial is such a choice.
+    joint = {"rank", "tokens"} & set(settings.axes)
+    resized = replace(channels, axes=settings.axes, resolution=settings.resolution)
+    sizes = [] if joint else sizes_to_try(at, resized, batches, data)
     measure = DropMeasure(at.original, parts, max_drop, settings.seed)
     measure.check(progress)
     trials = Trials(Maker(at, measure, method, training, inputs, tolerance, records), minimize)
     if (seconds := _estimate(at, measure, training, curves is None, 1 if given else TRIALS)) > _WORTH_TELLING:
         log.info("this takes about %s", duration(seconds))
     if given:
-        how = settings if sizes or {"rank", "tokens"} & set(settings.allowed) else channels
+        how = settings if sizes or joint else channels
         known: dict[str, Any] = {"data": batches, "sensitivity": curves, "latency": latency, "records": records}
         what, part = " and ".join(map(_limit, given)), within(progress, "trial")
         trials.add(what, lambda progress: plan(at, how, progress=progress, **known), part)
     else:
-        search = Search(at, channels, trials, max_drop, minimize, batches, latency)
+        axes = tuple(axis for axis in settings.axes if axis != "basis") if joint else channels.axes
+        search = Search(at, replace(channels, axes=axes), trials, max_drop, minimize, batches, latency)
         search.resize(sizes, progress)
         if settings.allowed != ("resolution",):
-            if channels.allocation == "reconstruction" and not channels.remove_blocks:
+            if "channels" in axes and channels.allocation == "reconstruction" and not channels.remove_blocks:
                 curves = curves or sensitivities(at, channels, batches, records=records, progress=progress)
             else:
                 curves = None

@@ -2,6 +2,7 @@
 
 Smaller images come first: nothing is fitted for them, so a trial takes seconds. Then channels are removed, from the
 original and from the networks with smaller images that were accepted, where sensitivities say that this may save more.
+With other axes, each trial chooses the point along all of them at its cost.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Search:
 
         Args:
             analysis: the traced original.
-            settings: how to plan channels, settled.
+            settings: how to plan a trial, settled.
             trials: makes models, and measures their drops.
             max_drop: the largest drop.
             minimize: the cost to minimize.
@@ -129,7 +130,7 @@ class Search:
         for _ in range(5):
             middle = (low + high) / 2
             try:
-                made = self._planned(at, self._limited(middle), curves, silent)
+                made = self._planned(at, replace(self._limited(middle), axes=("channels",)), curves, silent)
                 over = predicted_error(at.graph, by_group, apply_plan(at.graph, made).removed) > _ERROR * max(
                     left, 1e-3
                 )

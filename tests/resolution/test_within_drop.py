@@ -43,6 +43,17 @@ class TestWithinADrop:
         images = np.concatenate([batch["image"] for batch in (batches or smooth(120))()])
         return op.prune_model(model, max_drop=drop, data={"image": images}, limit=128, round_to=1, **options)
 
+    @pytest.mark.parametrize("axes", [("channels", "rank"), ("rank",)])
+    def test_ranks_within_a_drop(self, axes: tuple[str, ...]) -> None:
+        small = self.shrunk(classifier(doubled=True), axes=axes)
+        assert small.plan.after["macs"] < small.plan.before["macs"]
+        kept = [trial.share for trial in small.trials if trial.accepted]
+        assert len(small.trials) > 1 and small.plan.after["macs"] <= (min(kept) + 0.01) * small.plan.before["macs"]
+        if "channels" not in axes:
+            assert small.plan.ranks and not small.plan.removed
+        assert small.evaluation is not None
+        assert small.evaluation["agreement"].model.value >= 0.92
+
     def test_smaller_images_where_they_lose_less(self) -> None:
         small = self.shrunk(classifier())
         (size,) = small.plan.resolution.values()
