@@ -58,6 +58,7 @@ WAYS: Mapping[str, Way] = {
     "width, basis": Way(("channels", "basis"), "width"),
     "ranks": Way(("rank",)),
     "heads, ranks": Way(("channels", "rank")),
+    "width, basis, ranks": Way(("channels", "basis", "rank"), "width"),
 }
 
 
