@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.channels.values import Ids
-from onnxprune.model.graph import GraphIndex, attribute, names_in, opset_of, unique, with_inputs, with_nodes
+from onnxprune.model.graph import GraphIndex, attribute, names_in, opset_of, reads, unique, with_inputs, with_nodes
 from onnxprune.model.tensors import Weights, multiplied, set_tensor
 from onnxprune.operators.linear import LinearLayer
 from onnxprune.trace.norms import Fold
@@ -167,7 +167,7 @@ class Edit:
         nodes = [made for node in self.proto.graph.node for made in self._nodes.get(node.name, [node])]
         if self._renamed:
             nodes = [with_inputs(node, map(self._final, node.input)) for node in nodes]
-        read = {name for node in nodes for name in node.input}
+        read = {*self.tensors.outputs, *(name for node in nodes for name in reads(node))}
         dropped = {name for name in self.tensors.readers if name not in read} if self._nodes else set()
         kept = [t for t in self.proto.graph.initializer if t.name not in self.arrays and t.name not in dropped]
         order = {t.name: i for i, t in enumerate(self.proto.graph.initializer)}
