@@ -43,7 +43,7 @@ class TestWithinADrop:
         images = np.concatenate([batch["image"] for batch in (batches or smooth(120))()])
         return op.prune_model(model, max_drop=drop, data={"image": images}, limit=128, round_to=1, **options)
 
-    @pytest.mark.parametrize("axes", [("channels", "rank"), ("rank",)])
+    @pytest.mark.parametrize("axes", [pytest.param(("channels", "rank"), marks=pytest.mark.slow), ("rank",)])
     def test_ranks_within_a_drop(self, axes: tuple[str, ...]) -> None:
         small = self.shrunk(classifier(doubled=True), axes=axes)
         assert small.plan.after["macs"] < small.plan.before["macs"]
