@@ -125,6 +125,10 @@ class Card:
         """Whether gradients pass through the operator, or are known to stop there."""
         return self.flat or bool(self.gradients) or self.written_out is not None
 
+    def alike_at(self, node: Node) -> Alike | None:
+        """Return how the output of a node follows from its inputs, see `alike`."""
+        return self.alike(node) if callable(self.alike) else self.alike
+
     def gradient(self, index: int) -> Gradient | None:
         """Return the gradient rule for an input, or None."""
         return self.gradients.get(index) or self.gradients.get(None)

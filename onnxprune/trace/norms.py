@@ -267,5 +267,4 @@ class Norms:
 
 
 def _alike(node: NodeProto) -> Alike | None:
-    alike = card_of(node.domain, node.op_type).alike
-    return alike(Node(node)) if callable(alike) else alike
+    return card_of(node.domain, node.op_type).alike_at(Node(node))

@@ -226,7 +226,7 @@ class _Finder:
             return self.norms.reason(node, role, index, len(self.graph.groups[index].units), axis)
         if (terms := self.terms(node)) is not None and max(map(len, inputs.values()), default=2) == 1:
             return self.of_product(node, terms, index, {i: place for i, (place,) in inputs.items() if place})
-        alike = card.alike(Node(node)) if callable(card.alike) else card.alike
+        alike = card.alike_at(Node(node))
         if alike is None:
             return "computes an attention in one operator" if card.attends else "isn't linear for all channels alike"
         if not inputs or len(outputs) < len(list(filter(None, node.output))):

@@ -178,7 +178,8 @@ class Points:
         if simple.as_good_as(best):
             best = simple
         log.info("%s on inputs held back: %s", self._judge.measures, ", ".join(map(str, self.done)))
-        log.info("taken: %s", best)
+        why = "" if best is self.best else ": no weight is fitted for it, and it isn't surely worse than the best"
+        log.info("taken: %s%s", best, why)
         tried = [{**replace(trial.moves, bases={}).fields(), "error": trial.error} for trial in self.done]
         return replace(best.plan, settings={**best.plan.settings, "tried": tried})
 

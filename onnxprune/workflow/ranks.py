@@ -31,7 +31,7 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     quantities = {target.quantity for target in settings.targets}
     if not quantities & _SAVED.keys():
         cause = "choosing ranks needs a limit on macs, params, size or latency"
-        return PlanError("OP302", cause, where="axes", hint="set a `target`")
+        return PlanError("OP302", cause, where="axes", hint="set a `target`, or `minimize` one of these")
     if settings.ratio or settings.remove_blocks or settings.constraints.ratio_for:
         return PlanError("OP302", "ranks are chosen for a `target`, and nothing else says how much to remove")
     alone = settings.allowed == ("rank",) and not settings.timed

@@ -64,7 +64,13 @@ def one_operator(net: Net, x: str) -> str:
     return net.op("RMSNormalization", x, vector(net, x), epsilon=1e-3)
 
 
+def unit_length(net: Net, x: str) -> str:
+    """Vectors of length one, times a scale."""
+    return net.op("Mul", net.op("Div", x, net.reduce("ReduceL2", x, [-1])), vector(net, x))
+
+
 NORMS: dict[str, tuple[int, Norm]] = {
+    "unit length": (17, unit_length),
     "layer norm": (17, layer_norm),
     "layer norm, ReduceMean with axes as input": (18, layer_norm),
     "layer norm, opset 23": (23, layer_norm),
@@ -251,6 +257,19 @@ def test_a_mean_that_is_an_output_stays() -> None:
     graph = analyze(net.model())
     (group,) = (g for g in graph.groups if "make" in g.producers)
     assert "taken over these channels" in str(find_streams(graph)[1][group.index])
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_table_that_is_read_as_well_keeps_its_mean(centered: bool) -> None:
+    """A language model whose embeddings are its last layer: any basis fits both, but the mean can't leave one alone."""
+    net = Net(17)
+    table = net.weight(20, WIDTH)
+    x = net.op("Gather", table, net.input((2, TOKENS), dtype=7))
+    x = net.op("Sub", x, net.reduce("ReduceMean", x, [-1])) if centered else x
+    net.output(net.op("Tanh", net.op("Gemm", net.op("Reshape", x, net.const(np.array([-1, WIDTH]))), table, transB=1)))
+    streams, fixed = find_streams(analyze(net.model()))
+    assert ["used elsewhere" in str(why) for why in fixed.values()] == ([True] if centered else [])
+    assert len(streams) == (0 if centered else 1)
 
 
 def test_norms_of_different_kinds_share_a_stream_of_no_mean() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from onnxprune.planning.plan import Moves, PrunePlan
-from onnxprune.workflow.axes import Trial
+from onnxprune.workflow.axes import Points, Trial
 
 SMALL = Moves(resolution={"image": (160, 160)})
 ALONE, WITH_CHANNELS = PrunePlan("0" * 64, removed={}), PrunePlan("0" * 64, removed={"w": {0: (1,)}})
@@ -35,6 +38,15 @@ def test_a_difference_within_its_standard_error_is_none() -> None:
     assert not trial(common + noise + 1.1 * error).as_good_as(best)
     assert not trial(common + 0.01).as_good_as(best)  # small, but the same for all inputs
     assert best.as_good_as(best)
+
+
+@pytest.mark.parametrize(("worse", "taken"), [(0.01, ALONE), (1.0, WITH_CHANNELS)])
+def test_nothing_fitted_is_taken_unless_something_is_surely_better(worse: float, taken: PrunePlan) -> None:
+    errors = np.arange(16.0)
+    points = Points.__new__(Points)
+    points.done = [trial(errors), trial(errors + worse + np.resize([1.0, -1.0], 16), ALONE), trial(errors + 0.001)]
+    points._judge = cast(Any, SimpleNamespace(measures="divergence"))
+    assert replace(points.chosen(), settings={}) == taken
 
 
 @pytest.mark.parametrize("errors", [[float("inf")], [2.0]])
