@@ -18,6 +18,9 @@ from onnxprune.model.wire import copy_model, copy_without
 OF_SHAPE = frozenset({"Shape", "Size"})
 """The operators that read the shape of their input, and none of its values."""
 
+RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
+"""The operators that run over the steps of a sequence: inputs 4, 5 and 6 are its lengths and the initial states."""
+
 
 class GraphIndex:
     """Index of a graph's nodes and tensors; each part is built at its first use.

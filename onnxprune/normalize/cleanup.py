@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.model.graph import attribute, behind, unique, with_inputs
+from onnxprune.model.graph import RECURRENT, attribute, behind, unique, with_inputs
 from onnxprune.model.tensors import elements
 from onnxprune.model.wire import copy_without
 from onnxprune.normalize.parts import ModelParts, remove_named
@@ -45,7 +45,6 @@ def drop_unread(parts: ModelParts) -> None:
 _MOVEMENTS = frozenset(
     {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
-_RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
 
 
 def drop_zero_states(parts: ModelParts) -> None:
@@ -63,7 +62,7 @@ def drop_zero_states(parts: ModelParts) -> None:
         filled = node.op_type == "ConstantOfShape" and all(_all_zero(a.t) for a in node.attribute)
         if moved or filled:
             zeros.update(node.output)
-        elif node.op_type in _RECURRENT:
+        elif node.op_type in RECURRENT:
             inputs = ["" if i in (5, 6) and is_zero(name) else name for i, name in enumerate(node.input)]
             if inputs != list(node.input):
                 parts.nodes[index] = with_inputs(node, inputs)

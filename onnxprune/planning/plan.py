@@ -29,7 +29,8 @@ class Moves:
     """What is changed of a network before channels are removed, in the order in which it is done.
 
     Attributes:
-        resolution: height and width to which images are resized inside the model, by input.
+        resolution: height and width to which images are resized inside the model, or the number of frames that
+            sequences have there, by input.
         ranks: the number of channels between the two layers that replace one, by its node.
         bases: orthogonal matrices as text (see `onnxprune.basis.reflections`), by a weight axis of the group of
             channels whose basis they change. This comes first: weights stay as they are where images are resized.
@@ -37,7 +38,7 @@ class Moves:
             resolution, which sets the number of patches, and before the ranks.
     """
 
-    resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    resolution: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     bases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     tokens: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -69,7 +70,8 @@ class PrunePlan:
         after: predicted cost of the pruned model.
         inputs: the input sizes at which the costs were counted.
         blocks: names of the residual blocks to remove as a whole.
-        resolution: height and width to which images are resized inside the model before anything is removed, by input.
+        resolution: height and width, or the number of frames, to which inputs are resized inside the model before
+            anything is removed, by input.
         ranks: the number of channels between the two layers that replace one before anything is removed, by its node.
         bases: orthogonal matrices by a weight axis, as `Moves` has them.
         tokens: rows and columns of patches that are one token behind a tensor, by its name.
@@ -82,7 +84,7 @@ class PrunePlan:
     after: Mapping[str, int] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
-    resolution: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    resolution: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     bases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     tokens: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -188,7 +190,7 @@ class PrunePlan:
                     str(name): {_position(int(axis)): str(text) for axis, text in axes.items()}
                     for name, axes in (document["bases"] if document["format"] > 3 else {}).items()
                 },
-                tokens={str(n): _size(b) for n, b in (document["tokens"] if document["format"] > 4 else {}).items()},
+                tokens={str(n): _block(b) for n, b in (document["tokens"] if document["format"] > 4 else {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "make one with the command `plan MODEL -o PLAN.json`"
@@ -208,11 +210,16 @@ def _rank(value: Any) -> int:
     return int(value)
 
 
-def _size(value: Any) -> tuple[int, int]:
-    height, width = map(_position, value)
-    if not (height and width):
+def _block(value: Any) -> tuple[int, int]:
+    rows, columns = _size(value)
+    return rows, columns
+
+
+def _size(value: Any) -> tuple[int, ...]:
+    size = tuple(map(_position, value))
+    if not (0 < len(size) <= 2 and all(size)):
         raise ValueError(f"{value!r} isn't a size")
-    return height, width
+    return size
 
 
 def plan_of(kept: PrunedGraph, model: str, settings: Mapping[str, Any]) -> PrunePlan:

@@ -1,8 +1,9 @@
 """Prove that a network that resizes its images computes what the original does on images resized outside.
 
 The original here is the model as it was, run at the other size. Windows that covered the whole map are replaced by
-global pooling, and a size that a Reshape had as a constant is left to ONNX Runtime where only one differs: no number of
-the rewriter's is used. What then remains of its constants (`Resized.edits`) is taken as given.
+global pooling, lengths of whole sequences are left out, and a size that a Reshape had as a constant is left to ONNX
+Runtime where only one differs: no number of the rewriter's is used. What then remains of its constants
+(`Resized.edits`) is taken as given.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.errors import VerificationError
-from onnxprune.model.graph import attributes, extract, names_in, unique, with_nodes
+from onnxprune.model.graph import RECURRENT, attributes, extract, names_in, unique, with_inputs, with_nodes
 from onnxprune.model.session import run, session
 from onnxprune.resolution.images import POOLS
 from onnxprune.resolution.interpolation import interpolated
@@ -91,6 +92,8 @@ def _free(original: ModelProto, resized: Resized) -> ModelProto:
             elif node.op_type in POOLS and node.op_type != "QLinearAveragePool":
                 kept = {k: v for k, v in attributes(node).items() if k == "p"}
                 yield helper.make_node(f"Global{node.op_type}", node.input, node.output, name=node.name, **kept)
+            elif node.op_type in RECURRENT:
+                yield with_inputs(node, ("" if i == 4 else name for i, name in enumerate(node.input)))
             else:
                 copy = NodeProto()
                 copy.CopyFrom(changed[node.name])

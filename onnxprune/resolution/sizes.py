@@ -19,7 +19,7 @@ from onnx.helper import make_tensor_type_proto, np_dtype_to_tensor_dtype
 
 from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
-from onnxprune.model.graph import GraphIndex, attribute, attributes, names_in, unique, with_inputs
+from onnxprune.model.graph import RECURRENT, GraphIndex, attribute, attributes, names_in, unique, with_inputs
 from onnxprune.operators.node import Node
 from onnxprune.resolution.images import POOLS, covers
 from onnxprune.resolution.interpolation import interpolated
@@ -119,11 +119,10 @@ class Sizing:
         wanted = self._regrouped(node, before, now, made, [int(n) for n in target])
         zero = not attribute(node, "allowzero", 0)
         found = [now[i] if n == 0 and zero and i < len(now) else int(n) for i, n in enumerate(target)]
-        rest = prod(n for n in found if n != -1)
-        found = [prod(now) // max(rest, 1) if n == -1 else n for n in found]
-        if tuple(found) == wanted:
+        # ONNX Runtime derives a size of -1 from the others
+        entries = tuple(i for i, (n, m) in enumerate(zip(found, wanted, strict=True)) if n not in (-1, m))
+        if not entries:
             return None
-        entries = tuple(i for i, (n, m) in enumerate(zip(found, wanted, strict=True)) if n != m)
         new = np.array(target, dtype=np.int64)
         if not self._is_static(node.input[1]) and entries and before[0] == made[0] and zero:
             new[0] = 0  # what is computed stays so: the size of the batch
@@ -193,6 +192,16 @@ class Sizing:
             if inner or (step > 0 and n <= end < m):
                 raise self._fixed(node, f"it cuts an axis of {n}, now {m}, at position {(inner or [end])[0]}")
         return None
+
+    def lengths(self, node: NodeProto, before: Shape, now: Shape, known: Known) -> NodeProto | None:
+        """Let a recurrent layer that steps through whole sequences still do so."""
+        step = 1 if attribute(node, "layout", 0) else 0
+        given = known.values.get(node.input[4]) if len(node.input) > 4 and node.input[4] else None
+        if before[step] == now[step] or given is None:
+            return None
+        if any(given != before[step]):
+            raise self._fixed(node, f"it steps through {min(given)} of {before[step]} frames, now {now[step]}")
+        return self._with(node, known, {4: np.full_like(given, now[step])}, Edit(node.name, "the lengths of sequences"))
 
     def split(self, node: NodeProto, before: Shape, now: Shape, known: Known) -> NodeProto | None:
         """Split into equal parts again."""
@@ -353,5 +362,6 @@ _RULES: dict[str, _Rule] = {
     "Slice": Sizing.slices,
     "Split": Sizing.split,
     **dict.fromkeys(POOLS, Sizing.pool),
+    **dict.fromkeys(RECURRENT, Sizing.lengths),
     **dict.fromkeys(_INDEXED, Sizing.indexed),
 }

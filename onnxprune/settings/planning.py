@@ -168,8 +168,8 @@ def _share(number: float, unit: str) -> float:
     return number / 100 if unit == "%" else number
 
 
-def parse_size(given: str | int) -> tuple[int, int]:
-    """Read a height and a width: 160, or 160x128.
+def parse_size(given: str | int) -> tuple[int, ...]:
+    """Read a size: 160 for all axes, or a height and a width such as 160x128.
 
     Raises:
         PlanError: the text is no size (OP303).
@@ -178,7 +178,7 @@ def parse_size(given: str | int) -> tuple[int, int]:
     if found is None or not all(int(n) for n in found.groups("1")):
         hint = "write auto, 160, or a height and a width such as 160x128"
         raise PlanError("OP303", f"{given!r} is no size of an image", where="resolution", hint=hint)
-    return int(found[1]), int(found[2] or found[1])
+    return tuple(int(n) for n in found.groups() if n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +306,8 @@ class PlanSettings(Settings):
         return self.axes or BY_DEFAULT
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """The resolution, if it is a size."""
+    def size(self) -> tuple[int, ...] | None:
+        """The resolution, if it is a size: one number for all axes, or a height and a width."""
         return None if self.resolution in (None, "auto") else parse_size(self.resolution)
 
     @property

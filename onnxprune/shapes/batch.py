@@ -12,7 +12,7 @@ from onnx.helper import make_node
 from onnx.numpy_helper import from_array, to_array
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.model.graph import attribute
+from onnxprune.model.graph import RECURRENT, attribute
 from onnxprune.model.session import run, session
 from onnxprune.model.wire import copy_model
 from onnxprune.shapes.generated import runnable_inputs
@@ -92,7 +92,7 @@ def _opened(proto: ModelProto, shapes: Shapes) -> ModelProto | None:
             for i, name in enumerate(node.input):
                 if name in constants and constants[name].dims[:1] == [1] and attribute(node, "axis", 0) != 0:
                     node.input[i] = _repeated(freed, proto, constants[name], axis=0)
-        elif node.op_type in ("GRU", "LSTM", "RNN"):  # initial states [directions, batch, size]
+        elif node.op_type in RECURRENT:  # initial states [directions, batch, size]
             for i in range(5, min(7, len(node.input))):
                 if node.input[i] in constants:
                     node.input[i] = _repeated(freed, proto, constants[node.input[i]], axis=1)

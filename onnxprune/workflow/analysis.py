@@ -206,7 +206,7 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
     return TracedModel(whole.model, graph, moves, tuple(changes), whole)
 
 
-def at_resolution(source: TracedModel, sizes: Mapping[str, tuple[int, int]]) -> TracedModel:
+def at_resolution(source: TracedModel, sizes: Mapping[str, tuple[int, ...]]) -> TracedModel:
     """Return a traced model whose images are resized inside to other sizes, by input; without any, as they come.
 
     Raises:

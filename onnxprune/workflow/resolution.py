@@ -1,4 +1,4 @@
-"""The resolutions of images that are worth trying, and which of them meet the targets."""
+"""The resolutions of images and lengths of sequences that are worth trying, and which of them meet the targets."""
 
 from __future__ import annotations
 
@@ -23,26 +23,29 @@ log = logging.getLogger(__name__)
 
 Sizes = Mapping[str, Size]
 
-_SMALLEST = 32  # pixels of an image's shorter side, below which no resolution is tried unless asked for
-_CELLS = 3  # fewest positions along the shorter side of the last map that are tried
+_SMALLEST = 32  # pixels or frames of an axis that is made smaller without being asked for
+_CELLS = 3  # fewest positions along the shortest such axis of the last map that are tried
+_COARSE = 8  # an axis is made smaller in steps of at least about this part of it
 _STEPS = 14  # most sizes of a search within a drop, about
 _NAMED = "name the size: 160, for example"
 _JOINT = 3  # most sizes that are tried together with channels
 
 
 def sizes_of(analysis: TracedModel, size: Size) -> Sizes:
-    """Return a size for every image of a model, by input.
+    """Return a size for every image or sequence of a model, by input; one number is the size of all axes.
 
     Raises:
-        PlanError: no input is an image, or they differ in size (OP319).
+        PlanError: no input is an image or a sequence, or they differ in size (OP319).
     """
     found = _images(analysis)
     if not found:
-        raise PlanError("OP319", "no input is an image that a convolution or pooling slides over", where="resolution")
+        cause = "no input is an image or a sequence that a window slides over or a recurrent layer steps through"
+        raise PlanError("OP319", cause, where="resolution")
     if len({image.size for image in found}) > 1:
         shown = ", ".join(f'"{image.name}" {text(image.size)}' for image in found)
         raise PlanError("OP319", f"the model has images of different sizes: {shown}", where="resolution")
-    return {} if found[0].size == size else {image.name: size for image in found}
+    whole = size * len(found[0].size) if len(size) == 1 else size
+    return {} if found[0].size == whole else {image.name: whole for image in found}
 
 
 def at_chosen(analysis: TracedModel, settings: PlanSettings) -> tuple[TracedModel, PlanSettings]:
@@ -83,8 +86,11 @@ def why_not(analysis: TracedModel, settings: PlanSettings, batches: Batches | No
     images = _images(analysis)
     if not images or len({image.size for image in images}) > 1:
         return PlanError("OP319", "no input is an image, or several are, of different sizes", where="resolution")
-    if settings.resolution is None and min(images[0].size) < _SMALLEST:
+    if settings.resolution is None and max(images[0].size) < _SMALLEST:
         return PlanError("OP319", f"images are smaller than {_SMALLEST} pixels", where="resolution")
+    if settings.resolution is None and images[0].values == len(images[0].size) == 1:
+        cause = "the input is a signal: fewer samples of it have other frequencies"
+        return PlanError("OP319", cause, where="resolution", hint="ask for it: auto")
     return None
 
 
@@ -109,7 +115,7 @@ def sizes_to_try(analysis: TracedModel, settings: PlanSettings, batches: Batches
         problem = PlanError("OP302", cause, where="resolution")
     if problem is None:
         image = _images(analysis)[0]
-        half, short = max(image.stride // 2, 1), min(image.size)
+        half, short = max(image.stride // 2, 1), _shortest(image)
         step = -(-short // (_STEPS * half)) * half  # sizes in between lose as much, and cost hardly more
         fewest = _CELLS * image.stride
         found = [
@@ -145,10 +151,11 @@ def ladder_of(analysis: TracedModel, settings: PlanSettings, *, fewest: int = _C
     if image is None:
         sizes_of(analysis, (1, 1))  # tells why
         raise AssertionError
-    short, step = min(image.size), image.stride
+    short = _shortest(image)
+    step = image.stride * max(1, round(short / _COARSE / image.stride))
     joint, fits, problem = list[Sizes](), None, None
-    for cells in range((short - 1) // step, fewest - 1, -1):
-        sizes = sizes_of(analysis, _scaled(image, cells * step, step))
+    for side in range((short - 1) // step * step, fewest * image.stride - 1, -step):
+        sizes = sizes_of(analysis, _scaled(image, side, image.stride))
         try:
             enough = within(analysis, sizes, settings)
         except (ModelError, PlanError) as error:
@@ -157,7 +164,7 @@ def ladder_of(analysis: TracedModel, settings: PlanSettings, *, fewest: int = _C
                 break  # what is in the way of one size is in the way of most
             continue
         if enough:
-            fits = cells * step
+            fits = side
             break
         joint.append(sizes)
     if fits is None and not joint:
@@ -171,7 +178,7 @@ def ladder_of(analysis: TracedModel, settings: PlanSettings, *, fewest: int = _C
             low = side
         else:
             high = side if side > low else low
-    best = sizes_of(analysis, _scaled(image, low, step if low == fits else 2))
+    best = sizes_of(analysis, _scaled(image, low, image.stride if low == fits else 2))
     return Ladder(best, tuple(reversed(joint))[:_JOINT])
 
 
@@ -188,11 +195,17 @@ def _fits(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
         return False
 
 
+def _shortest(image: Image) -> int:
+    """Return the size of the shortest axis that is made smaller: axes that are short stay beside one that isn't."""
+    return min((n for n in image.size if n >= _SMALLEST), default=min(image.size))
+
+
 def _scaled(image: Image, short: int, step: int) -> Size:
-    """Return the size with a given shorter side, the other one in proportion and a multiple of the step."""
-    low = min(image.size)
-    height, width = (short if n == low else max(step, round(n * short / low / step) * step) for n in image.size)
-    return height, width
+    """Return the size with a given shortest axis, longer ones in proportion and a multiple of the step."""
+    low = _shortest(image)
+    return tuple(
+        n if n < low else short if n == low else max(step, round(n * short / low / step) * step) for n in image.size
+    )
 
 
 def within(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:

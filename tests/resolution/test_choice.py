@@ -165,7 +165,9 @@ def test_what_is_no_size(given: str | int) -> None:
         PlanSettings(resolution=given)
 
 
-@pytest.mark.parametrize("damaged", [{"image": [0, 3]}, {"image": [3]}, {"image": "ab"}, [1], {"image": [2, -1]}])
+@pytest.mark.parametrize(
+    "damaged", [{"image": [0, 3]}, {"image": []}, {"image": [1, 2, 3]}, {"image": "ab"}, [1], {"image": [2, -1]}]
+)
 def test_damaged_plans(damaged: Any) -> None:
     text = json.loads(op.plan(classifier(), resolution=16).to_json())
     assert PrunePlan.from_json(json.dumps(text)).resolution == {"image": (16, 16)}

@@ -345,4 +345,4 @@ def test_strides_and_axes_are_found() -> None:
     net.output(net.conv(net.op("Add", x, y), 4, kernel=3, strides=[2, 2]))
     proto = normalize(net.model())
     (found,) = find_images(proto, concretize(proto))
-    assert dataclasses.astuple(found) == ("image", "image", (1, 2), (32, 48), 4)
+    assert dataclasses.astuple(found) == ("image", "image", (1, 2), (32, 48), 4, 3)
