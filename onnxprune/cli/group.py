@@ -16,7 +16,7 @@ _SECTIONS = {
     "Most used": "output store join for effort target ratio pattern sparsity packed-size max-drop kind data preprocess "
     "against teacher epochs minutes loss metric compare profile trials time",
     "What is removed": "stages optimizers criterion method allocation no-channels attention grouped remove-blocks "
-    "resolution axes minimize seed",
+    "resolution resize-outputs axes minimize seed",
     "Limits on channels": "min-channels max-ratio round-to include exclude ratio-for exact-only",
     "Language models": "last-token-logits vocabulary keep-token-ids kv-uniform",
     "States": "resize-states state",

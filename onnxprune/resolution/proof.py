@@ -32,7 +32,8 @@ _KERNEL = 1e-3  # error of ONNX Runtime's interpolation: it computes positions i
 def prove_resized(original: ModelProto, resized: Resized, inputs: Arrays, tolerance: float | None = None) -> float:
     """Return the largest difference from the original on resized images, relative to an output's largest value.
 
-    The resized images are compared first, with interpolation in float64; then all that follows, on the same images.
+    The resized images are compared first, with interpolation in float64; then all that follows, on the same images. An
+    output whose size is restored is compared with that of the original once it is interpolated, in float64 as well.
 
     Args:
         original: the normalized model.
@@ -56,10 +57,23 @@ def prove_resized(original: ModelProto, resized: Resized, inputs: Arrays, tolera
             raise _differs(error, max(limit, _KERNEL), f'graph input "{image.name}"')
     rest = extract(_free(original, resized), [o.name for o in original.graph.output], {s: given[s] for s in sites})
     found = run(session(resized.proto, optimize=False), inputs)
+    if resized.maps:
+        maps = _values(resized.proto, list(resized.maps.values()), inputs)
+        for name, tensor in resized.maps.items():
+            outside = interpolated(maps[tensor], _changed(maps[tensor], found[name]))
+            error = difference(found[name], outside)
+            if not error <= max(limit, _KERNEL):
+                raise _differs(error, max(limit, _KERNEL), f'graph output "{name}"')
+            found[name] = maps[tensor]
     needed = {entry.name for entry in rest.graph.input}
     fed = {n: a for n, a in inputs.items() if n in needed} | {s: images[resized.places[s]] for s in sites}
     expected = run(session(rest, optimize=False), fed)
     return largest_difference(found, expected, limit, lambda error, n: _differs(error, limit, f'graph output "{n}"'))
+
+
+def _changed(before: NDArray[Any], now: NDArray[Any]) -> dict[int, int]:
+    """Return the new size of each axis that has another one."""
+    return {axis: m for axis, (n, m) in enumerate(zip(before.shape, now.shape, strict=True)) if n != m}
 
 
 def _differs(error: float, limit: float, where: str) -> VerificationError:

@@ -258,9 +258,10 @@ class PlanSettings(Settings):
     )
     resolution: str | int | None = setting(
         None,
-        "Resize the image input inside the model to this height and width (160, or 160x128); inputs and outputs of the "
-        "file stay as they are. Then channels are removed until the budget is met. auto (with `data` and a `target` on "
-        "macs, memory or latency) tries sizes together with channels, and takes what changes held-back outputs least.",
+        "Resize the image input inside the model to this height and width (160, or 160x128), or a sequence to this "
+        "number of frames; inputs and outputs of the file stay as they are. Then channels are removed until the budget "
+        "is met. auto (with `data` and a `target` on macs, memory or latency) tries sizes together with channels, and "
+        "takes what changes held-back outputs least.",
         metavar="auto|N|HxW",
         shown="auto where it applies, see `axes`",
     )
@@ -268,12 +269,12 @@ class PlanSettings(Settings):
         (),
         "How the model may be made smaller, such as channels,rank. channels removes channels; basis lets it remove "
         "combinations of channels, where only linear operators touch them (needs `data` and the criterion obs); "
-        "resolution makes images smaller; tokens lets blocks of a vision transformer compute with means of neighboring "
-        "patches; with rank, a layer may become two with few channels between. Without "
+        "resolution makes images smaller or sequences shorter; tokens lets blocks of a vision transformer compute with "
+        "means of neighboring patches; with rank, a layer may become two with few channels between. Without "
         "`data`, rank alone is chosen by the weights. With resolution alone, a `target` is met by the largest image "
         "that fits it.",
         shown="channels; also resolution with `data`, a `target` on macs, memory or latency alone (or `max_drop`), and "
-        "images of at least 32 pixels",
+        "images of at least 32 pixels or sequences of 32 frames",
     )
 
     def __post_init__(self) -> None:
@@ -337,6 +338,11 @@ class Policies(Settings):
         None,
         "What to remove from grouped convolutions: the same number of channels of every group, or whole groups.",
         shown="channels",
+    )
+    resize_outputs: bool = setting(
+        False,
+        "Where images are resized inside, enlarge outputs that are maps of them to the size that they had: masks, "
+        "depth, scores for each frame. Values that are positions, such as boxes, don't fit any longer.",
     )
     resize_states: bool = setting(
         False,

@@ -195,7 +195,7 @@ def moved(source: TracedModel, moves: Moves) -> TracedModel:
         # Other weights alone flow as those before.
         graph = retrace(rotated.proto, graph) if rotated.folds else replace(graph, proto=rotated.proto)
     if moves.resolution:
-        changes.append(resize(graph.proto, graph.shapes, moves.resolution))
+        changes.append(resize(graph.proto, graph.shapes, moves.resolution, outputs=graph.policies.resize_outputs))
         graph = retrace(changes[-1].proto, graph)
     if moves.tokens:
         changes.append(merge(graph.proto, graph.shapes, moves.tokens))

@@ -211,8 +211,10 @@ def _scaled(image: Image, short: int, step: int) -> Size:
 def within(analysis: TracedModel, sizes: Sizes, settings: PlanSettings) -> bool:
     """Whether images of a size meet all targets by themselves; a relative latency is taken to follow the MACs."""
     graph = (analysis.whole or analysis).graph
-    proto = resize(graph.proto, graph.shapes, sizes).proto if sizes else graph.proto
-    return meets(analysis, proto, settings)
+    if not sizes:
+        return meets(analysis, graph.proto, settings)
+    resized = resize(graph.proto, graph.shapes, sizes, outputs=graph.policies.resize_outputs)
+    return meets(analysis, resized.proto, settings)
 
 
 def meets(analysis: TracedModel, proto: ModelProto, settings: PlanSettings) -> bool:

@@ -87,7 +87,7 @@ def test_equals_the_network_for_the_shorter_length(kind: str, seed: int, frames:
     shorter = resize(proto, shapes, {"frames": size})
     x = sequences(48, seed)
     assert prove_resized(proto, shorter, {"frames": x}) < 1e-4
-    outside = bilinear(x, size, found.axes).astype(np.float32)  # type: ignore[arg-type]
+    outside = bilinear(x, size, found.axes).astype(np.float32)
     expected = run_once(network(kind, frames, seed), {"frames": outside})
     for name, value in run_once(shorter.proto, {"frames": x}).items():
         np.testing.assert_allclose(value, expected[name], rtol=2e-3, atol=2e-4)

@@ -25,7 +25,7 @@ from onnxprune.shapes import concretize
 from tests.toolbox import Net, run_once
 
 Array = NDArray[Any]
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 UINT8 = onnx.TensorProto.UINT8
 ENDS = ("global", "window", "mean", "tokens", "squeezed")
