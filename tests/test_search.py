@@ -231,6 +231,7 @@ def test_features_beside_scores() -> None:
     assert found.evaluation["top1"].original.value == 1
 
 
+@pytest.mark.slow
 def test_another_cost_is_minimized_and_trials_are_trained() -> None:
     found = prune_within(
         *(digits(), UNIFORM, samples(), 0.05), minimize="params", limit=100, training=Training(TrainSettings(epochs=1))

@@ -370,7 +370,7 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "silero_vad" else n for n in REAL])
 def test_real_models(name: str) -> None:
     path = SHARED / f"{name}.onnx"
     if not path.exists():

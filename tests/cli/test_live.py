@@ -226,7 +226,7 @@ class TestInterrupted:
             ("evaluate DIGITS --data DATA", "evaluate"),
             ("verify DIGITS DIGITS --data DATA", "load"),
             ("inspect DIGITS --measure", "load"),
-            ("demo OUT", "prune, stage 2 of 3"),
+            pytest.param("demo OUT", "prune, stage 2 of 3", marks=pytest.mark.slow),
         ],
     )
     def test_under_json(self, command: str, at: str, tmp_path: Path) -> None:
@@ -247,12 +247,14 @@ class TestInterrupted:
         assert said.startswith(found["cause"][:60])
         assert not any(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_clean(self, tmp_path: Path) -> None:
         """The optimizers, which are processes of their own, end as well."""
         for at in ("optimize,", "time,"):
             assert self.stopped("clean", DIGITS, "-o", tmp_path / "c.onnx", at=at) == "stopped; nothing was written"
             assert not any(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_shrink_keeps_the_best_and_resumes(self, tmp_path: Path) -> None:
         """In the middle of the first stage nothing is there yet; later, the stages that were done are written."""
         out, kept, data = tmp_path / "s.onnx", tmp_path / "kept.npz", DIGITS.parent / "digits_test.npz"
@@ -267,6 +269,7 @@ class TestInterrupted:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.npz", "s.onnx", "s.toml"]
         assert document(*args, "--checkpoint", kept, "--resume", "--force")["kept"][:2] == ["clean", "prune"]
 
+    @pytest.mark.slow
     def test_run(self, tmp_path: Path) -> None:
         out, data = tmp_path / "s.onnx", DIGITS.parent / "digits_test.npz"
         set_ = ("--threads", "1", "--no-timed", "--stages", "clean,prune")

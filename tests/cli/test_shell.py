@@ -94,6 +94,7 @@ def test_bash_accepts_the_script() -> None:
     assert "_onnxprune_completion" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     """It writes and shrinks a network, and names the next command, which works."""
     folder = tmp_path / "my demo"

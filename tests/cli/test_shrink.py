@@ -64,6 +64,7 @@ def test_the_same_recipe_gives_the_same_bytes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [("--target", "size=15%"), ("--max-drop", "5%", "--set", "prune.criterion=l2")])
+@pytest.mark.slow
 def test_pruning_gives_the_same_bytes(limit: tuple[str, ...], folder: Path) -> None:
     report = shrunk(folder, *limit, *QUICK)
     assert {"prune", "quantize"} <= set(report["kept"])

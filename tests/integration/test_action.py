@@ -129,9 +129,10 @@ def test_a_model_within_its_limits_passes(models: dict[str, Path], tmp_path: Pat
     ("limits", "missed"),
     [
         ({"max_drop": "3%", "max_size": "60%"}, ["drop of top1"]),
-        (
+        pytest.param(
             {"min_metric": "top1=99%", "max_size": "1kB", "min_speedup": "100"},
             ["top1", "size of bad.onnx", "speed-up of bad.onnx"],
+            marks=pytest.mark.slow,
         ),
     ],
 )

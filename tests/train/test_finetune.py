@@ -271,6 +271,7 @@ def test_pruning_and_training_in_one_go(tmp_path: Path, images: dict[str, np.nda
     assert alone.exit_code == 2 and "OP302" in alone.stderr
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_from_the_command_line(tmp_path: Path, pruned: ModelProto, images: dict[str, Any]) -> None:
     """A process that is killed leaves a checkpoint from which another one makes the same model, bit for bit."""
     op.save(pruned, tmp_path / "small.onnx")

@@ -135,6 +135,7 @@ def repaired(samples: int = 100, **options: Any) -> PruneResult:
     return prune_model(DIGITS, data=images(samples), **BUDGET, **options)
 
 
+@pytest.mark.slow
 def test_it_is_better_on_samples_that_no_repair_saw() -> None:
     found = repaired(repair_epochs=30)
     tuned = found.tuned

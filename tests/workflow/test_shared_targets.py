@@ -69,6 +69,7 @@ def test_a_size_that_cleaning_brings_removes_no_channel() -> None:
     assert why(alone)["prune"] == "size=60% holds without removing channels"
 
 
+@pytest.mark.slow
 def test_pruning_removes_only_what_quantization_can_t_bring() -> None:
     together, alone = shrunk("size=15%"), shrunk("size=15%", stages=("clean", "prune"))
     assert together.kept == ("clean", "prune", "quantize") and alone.kept == ("clean", "prune")
@@ -93,6 +94,7 @@ def refused_after(number: int, run: Callable[[Task], Made]) -> Callable[[Task], 
     return running
 
 
+@pytest.mark.slow
 def test_if_quantization_fails_after_pruning_the_model_is_pruned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with_stages(monkeypatch, quantize=refused_after(1, STAGES[2].run))
     found = shrunk("size=15%")
@@ -203,6 +205,7 @@ def test_the_time_expected_is_longer_where_quantization_runs_twice() -> None:
     assert expected(max_drop=0.05)["prune"] > alone["prune"]  # a search, not one plan
 
 
+@pytest.mark.slow
 def test_an_interruption_between_rounds_keeps_the_best_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
