@@ -76,7 +76,7 @@ class Sizing:
         self._weights = GraphIndex(proto.graph).initializers
         self._taken = names_in(proto.graph)
         self._grown: dict[int, set[int]] = {}  # sizes of changed axes: old, and what they became
-        self._flat: dict[int, set[tuple[Sizes, Sizes]]] = {}  # flattened axes: their product, and their sizes
+        self._flat: dict[int, set[tuple[Sizes, Sizes]]] = {}  # axes that were merged: their product, and their sizes
 
     def adapt(self, step: NodeStep, known: Known) -> NodeStep:
         """Return a node as it is at the sizes that reach it.
@@ -196,6 +196,8 @@ class Sizing:
     def lengths(self, node: NodeProto, before: Shape, now: Shape, known: Known) -> NodeProto | None:
         """Let a recurrent layer that steps through whole sequences still do so."""
         step = 1 if attribute(node, "layout", 0) else 0
+        if before[2] != now[2]:
+            raise self._fixed(node, f"it reads frames of {before[2]} values, now {now[2]}")
         given = known.values.get(node.input[4]) if len(node.input) > 4 and node.input[4] else None
         if before[step] == now[step] or given is None:
             return None
@@ -292,10 +294,10 @@ class Sizing:
             plain = [i for i, n in enumerate(out) if n != 1]
             total, sizes = prod(new), list(out)
             solid = tuple(n for n in old if n != 1), tuple(m for n, m in zip(old, new, strict=True) if n != 1)
+            if len(solid[0]) > 1:
+                self._flat.setdefault(prod(old), set()).add(solid)
             if len(plain) == 1:
                 sizes[plain[0]] = total
-                if len(solid[0]) > 1:
-                    self._flat.setdefault(prod(old), set()).add(solid)
             else:
                 grids = {b for a, b in self._flat.get(prod(old), ()) if a == tuple(out[i] for i in plain)}
                 one = free[0] if len(free) == 1 else None

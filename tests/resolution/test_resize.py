@@ -276,10 +276,38 @@ def picked(net: Net, x: str) -> str:
     return net.reduce("ReduceMean", x, [2, 3], keepdims=0)
 
 
+def stepped(net: Net, x: str) -> str:
+    """Columns as frames, as in text recognition: their length follows the height."""
+    columns = net.op("Transpose", net.reshape(x, [1, 64, 8]), perm=[2, 0, 1])
+    _, last = net.ops("RNN", columns, net.weight(1, 4, 64), net.weight(1, 4, 4), count=2, hidden_size=4)
+    return net.squeeze(last, [0])
+
+
 def masked_positions(net: Net, x: str) -> str:
     x = net.reshape(x, [1, 8, 64])
     x = net.op("Where", net.const(np.ones(64, bool)), x, net.const(np.zeros((), np.float32)))
     return net.reduce("ReduceMean", x, [2], keepdims=0)
+
+
+def test_groups_of_channels_are_normalized_as_exporters_write_it() -> None:
+    """By an InstanceNormalization between two Reshapes, the second of which has all sizes as constants."""
+
+    def built(size: Size) -> ModelProto:
+        net = Net()
+        x = net.conv(net.input((1, 3, *size), "image"), 8, kernel=3, strides=[2, 2])
+        grouped = net.reshape(x, [0, 2, -1])
+        grouped = net.op("InstanceNormalization", grouped, net.const(np.ones(2, np.float32)), net.weight(2))
+        x = net.op("Relu", net.reshape(grouped, net.shape(x)))
+        net.output(net.op("Flatten", net.op("GlobalAveragePool", net.conv(x, 4))))
+        return net.model()
+
+    model = built((16, 16))
+    proto, found = resized(model, (12, 8))
+    x = image(model)
+    expected, actual = run_once(built((12, 8)), {"image": outside(x, (12, 8))}), run_once(found.proto, {"image": x})
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-3, atol=1e-4)
+    assert prove_resized(proto, found, {"image": x}) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -291,6 +319,7 @@ def masked_positions(net: Net, x: str) -> str:
         (mixed, "MatMul"),
         (cut, "it cuts an axis of 8, now 4, at position"),
         (picked, "it reads fixed positions"),
+        (stepped, "it reads frames of 64 values, now 32"),
         (masked_positions, "Where"),
     ],
 )
