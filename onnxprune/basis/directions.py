@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.basis.reflections import all_as_text
 from onnxprune.basis.rotate import Bases, folded
 from onnxprune.importance.activations import Activations, LayerActivations, gather
-from onnxprune.importance.products import gather_products
+from onnxprune.importance.products import common_directions, gather_products
 from onnxprune.model.stream import Batches
 from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.streams import Slot, Stream, find_streams
@@ -34,7 +34,8 @@ def choose_bases(graph: ChannelGraph, batches: Batches, *, seed: int = 0) -> Bas
     0.20 and 0.07.
 
     Each head of an attention has a basis of its own: of its values by the layer that reads them, of its queries and
-    keys by their products (`onnxprune.importance.products.ProductMoments`).
+    keys by their products (`onnxprune.importance.products.ProductMoments`). Where all three leave together, as from one
+    weight whose outputs a Reshape divides in three, it is that of what all of them have most of.
 
     Args:
         graph: the traced model.
@@ -47,12 +48,18 @@ def choose_bases(graph: ChannelGraph, batches: Batches, *, seed: int = 0) -> Bas
     """
     graph = folded(graph)
     streams, _ = find_streams(graph)
-    found = {i: first.directions() for i, (first, *_) in gather_products(graph, streams.values(), batches).items()}
-    read = [stream.group for i, stream in streams.items() if i not in found]
-    for group, readers in gather(graph, read, batches, seed=seed):
+    multiplied = {
+        i: (first.left, first.right) for i, (first, *_) in gather_products(graph, [*streams.values()], batches).items()
+    }
+    found = {i: common_directions(*moments) for i, moments in multiplied.items()}
+    for group, readers in gather(graph, [stream.group for stream in streams.values()], batches, seed=seed):
         if readers:
-            moments = zip(*_read(streams[group.index], readers, graph.summed), strict=True)
-            found[group.index] = np.stack([directions(*head) for head in moments])
+            moments = _read(streams[group.index], readers, graph.summed)
+            if group.index in multiplied:
+                needed = np.stack([root(seen) @ square @ root(seen) for seen, square in zip(*moments, strict=True)])
+                found[group.index] = common_directions(*multiplied[group.index], needed)
+            else:
+                found[group.index] = np.stack([directions(*head) for head in zip(*moments, strict=True)])
     bases: dict[str, dict[int, str]] = {}
     for i, matrices in sorted(found.items()):
         tensor, axis = streams[i].key
@@ -67,11 +74,16 @@ def directions(covariance: Matrix, importance: Matrix) -> Matrix:
         covariance: of the channels, shape (n, n).
         importance: the squares W' W of the readers' weights, likewise.
     """
-    values, vectors = np.linalg.eigh(importance)
+    weights = root(importance, _RIDGE)
+    _, found = np.linalg.eigh(weights @ covariance @ weights)
+    return np.linalg.solve(weights, found[:, ::-1])
+
+
+def root(square: Matrix, ridge: float = 0.0) -> Matrix:
+    """Return the symmetric root of a positive matrix and a share of its mean eigenvalue."""
+    values, vectors = np.linalg.eigh(square)
     mean = max(float(values.mean()), 1e-30)
-    root = (vectors * np.sqrt(np.maximum(values, 0) + _RIDGE * mean)) @ vectors.T
-    _, found = np.linalg.eigh(root @ covariance @ root)
-    return np.linalg.solve(root, found[:, ::-1])
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0) + ridge * mean)) @ vectors.T)
 
 
 def _read(stream: Stream, readers: Activations, summed: Collection[Slot]) -> tuple[Matrix, Matrix]:
@@ -82,14 +94,15 @@ def _read(stream: Stream, readers: Activations, summed: Collection[Slot]) -> tup
         seen, square = reader.covariance[0], reader.parameters[0].T @ reader.parameters[0]
         scale = 1 / reader.variance
         for tap in _taps(stream, reader, summed):
-            for head, at in enumerate(tap):
-                covariance[head] += scale * seen[np.ix_(at, at)]
-                importance[head] += scale * square[np.ix_(at, at)]
+            for head, copies in enumerate(tap):
+                for at in copies:
+                    covariance[head] += scale * seen[np.ix_(at, at)]
+                    importance[head] += scale * square[np.ix_(at, at)]
     return covariance, importance
 
 
 def _taps(stream: Stream, reader: LayerActivations, summed: Collection[Slot]) -> Iterator[NDArray[np.intp]]:
-    """Yield for each tap of a reader's kernel its features of the group's channels, shape (heads, channels)."""
+    """Yield for each tap of a reader's kernel its features of the group's channels, shape (heads, copies, channels)."""
     name, taps = reader.layer.weight, prod(reader.layer.kernel)
     (channels,) = (at for slot, at in stream.slots.items() if slot[0] == name and slot in summed)
     for tap in range(taps):

@@ -68,7 +68,7 @@ class Edit:
                 axis, order = read[layer.weight]
                 if fold.shift is not None:
                     name, positions = fold.shift
-                    weight = np.moveaxis(self.array(layer.weight), axis, -1)[..., order[0]]
+                    weight = np.moveaxis(self.array(layer.weight), axis, -1)[..., order[0, 0]]
                     self._add(layer, (weight @ self.array(name).ravel()[positions]).ravel())
                 self._scale(fold, {(layer.weight, axis): order})
             if fold.scale is not None:

@@ -199,14 +199,15 @@ def obs(view: GroupView) -> Scores:
     adds a mean squared output error of tr(W_B (C^-1_BB)^-1 W_B^T) (Hassibi and Stork, "Second order derivatives for
     network pruning: optimal brain surgeon", NIPS 1992, with a layer's quadratic error instead of the loss, and all
     inputs of a channel instead of one weight). Errors are relative to the variance of a reader's output, and add up
-    over readers. Weights and inverse are updated after each round of removals, so that of two channels that can replace
-    each other only one is cheap.
+    over readers and products of queries and keys. Weights and inverse are updated after each round of removals, so that
+    of two channels that can replace each other only one is cheap.
     """
     layers = [state for layer in view.activations for state in _layer_states(layer)]
     units = view.group.units
+    products = () if view.products is None else view.products.of(view.group)
+    multiplied = np.sum([product.scores(units) for product in products], axis=0) if products else None
     if not layers:
-        products = () if view.products is None else view.products.of(view.group)
-        return np.sum([product.scores(units) for product in products], axis=0) if products else view.unscored
+        return view.unscored if multiplied is None else multiplied
     scores, worst = np.zeros(len(units)), 0.0
     left = np.arange(len(units))
     portion = -(-len(units) // _ROUNDS)
@@ -218,7 +219,7 @@ def obs(view: GroupView) -> Scores:
         for layer in layers:
             layer.remove(units[left[cheapest]])
         left = np.delete(left, cheapest)
-    return scores
+    return scores if multiplied is None else scores + multiplied
 
 
 def _layer_states(layer: LayerActivations) -> Iterator[_LayerState]:

@@ -73,12 +73,12 @@ def multiplied(array: np.ndarray, axis: int, positions: np.ndarray, matrices: np
     Args:
         array: the array.
         axis: the axis.
-        positions: the position of each channel there, shape (heads, n); others stay.
+        positions: the position of each channel there, shape (heads, copies, n); others stay.
         matrices: the matrix of each head, shape (heads, n, n).
     """
     result = np.moveaxis(array, axis, -1).copy()
-    for head, matrix in zip(positions, matrices, strict=True):
-        result[..., head] = result[..., head] @ matrix
+    for copies, matrix in zip(positions, matrices, strict=True):
+        result[..., copies] = result[..., copies] @ matrix
     return np.moveaxis(result, -1, axis)
 
 

@@ -22,6 +22,7 @@ from onnxprune.model.stream import Stream as TensorStream
 from onnxprune.model.tensors import Weights, multiplied, set_tensor
 from onnxprune.recover.held_back import parts
 from onnxprune.recover.layers import find_layers
+from onnxprune.trace.graph import ChannelGraph
 from onnxprune.trace.products import Product
 from onnxprune.trace.pruned_graph import PrunedGraph
 from onnxprune.trace.streams import Slot, Stream, find_streams
@@ -130,7 +131,7 @@ class Logits:
 def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
     """Return the attentions whose heads became narrower, by the name of the last layer that makes their operands.
 
-    Left out are those whose queries or keys something else reads too, whose weights make both, or keep their zeros.
+    Left out are those whose queries or keys something else reads too, and those whose weights keep their zeros.
 
     Args:
         kept: the traced original and what was removed from it.
@@ -139,22 +140,54 @@ def narrowed(kept: PrunedGraph, pruned: ModelProto) -> dict[str, Logits]:
     graph, index = kept.graph, GraphIndex(kept.graph.proto.graph)
     if all(group.exact for group in graph.groups):
         return {}
-    layers = {layer.weight: (i, layer.node.name) for i, layer in enumerate(find_layers(pruned))}
+    every = find_layers(pruned)
+    layers = {layer.weight: (i, layer.node.name) for i, layer in enumerate(every)}
     runs = {node.name for node in pruned.graph.node if graph.unmade.isdisjoint(node.output)}
     fixed, found = sparse_weights(pruned), dict[str, Logits]()
     for stream in find_streams(graph)[0].values():
         slots, gone = stream.slots, kept.removed[stream.units].any()
-        if not gone or [p.node.name in runs for p in stream.products] != [True] or not graph.summed.isdisjoint(slots):
+        if not gone or [p.node.name in runs for p in stream.products] != [True]:
             continue
         (product,) = stream.products
         sides = [_made_from(index, name) & {tensor for tensor, _ in slots} for name in product.node.input[:2]]
         makers = [[layers[name] for name in side if name in layers] for side in sides]
-        if [len(own) for own in makers] == [1, 1] and sides[0].isdisjoint(sides[1]):
-            place = makers.index(max(makers))
-            if sides[place].isdisjoint(fixed):
-                mine = {slot: at for slot, at in _remaining(stream, kept).items() if slot[0] in sides[place]}
-                found[makers[place][0][1]] = Logits(product, product.weights(index), place, mine)
+        if [len(own) for own in makers] != [1, 1]:
+            continue
+        place = makers.index(max(makers))
+        mine = {slot: at for slot, at in _remaining(stream, kept).items() if slot[0] in sides[place]}
+        readers = {tensor for tensor, _ in graph.summed & slots.keys()}
+        read = [layer.x for layer in every if layer.weight in readers]
+        if not sides[0].isdisjoint(sides[1]):  # one weight makes both
+            names = product.node.input
+            own, *others = (_copy(index, graph, stream, name) for name in (names[place], names[1 - place], *read))
+            if own is None or None in others or own in others:
+                continue
+            mine = {slot: at[:, [own]] if at.shape[1] > 1 else at for slot, at in mine.items()}
+        elif read:
+            continue
+        if sides[place].isdisjoint(fixed):
+            found[makers[place][0][1]] = Logits(product, product.weights(index), place, mine)
     return found
+
+
+def _copy(index: GraphIndex, graph: ChannelGraph, stream: Stream, tensor: str) -> int | None:
+    """Return which copy of each channel of the weights a tensor is made from; None if that isn't one of several."""
+    found, open_ = set[int | None](), [tensor]
+    while open_:
+        name = open_.pop()
+        value = graph.values.get(name)
+        ids = [i for factor in (() if value is None else value.factors) for i in factor.ids.ravel().tolist()]
+        if not np.isin(graph.unit_of[ids], stream.units).any():
+            continue
+        whole = [
+            np.all(np.isin(graph.slots[slot][positions], ids), axis=(0, 2)) for slot, positions in stream.slots.items()
+        ]
+        own = {int(np.argmax(rows)) for rows in whole if len(rows) > 1 and np.count_nonzero(rows) == 1}
+        if own or name not in index.makers:
+            found |= own or {None}
+        else:
+            open_ += index.makers[name].input
+    return found.pop() if len(found) == 1 else None
 
 
 def _made_from(index: GraphIndex, tensor: str) -> set[str]:
@@ -174,7 +207,7 @@ def _remaining(stream: Stream, kept: PrunedGraph) -> dict[Slot, Ids]:
     found = {}
     for (name, axis), positions in stream.slots.items():
         removed = kept.removed[kept.graph.unit_of[kept.graph.slots[name, axis]]]
-        found[name, axis] = (np.cumsum(~removed) - 1)[positions[:, left]]
+        found[name, axis] = (np.cumsum(~removed) - 1)[positions[..., left]]
     return found
 
 

@@ -186,9 +186,9 @@ class Norms:
         """Return the position of each channel in an initializer that has nothing else; None for others."""
         places = self.on(name).get(index, [])
         place = places[0] if len(places) == 1 else None
-        if place is None or prod(self.shapes.shapes[name]) != place.grid.shape[1]:
+        if place is None or prod(self.shapes.shapes[name]) != place.grid.shape[2]:
             return None
-        return place.grid[0, :, 0]
+        return place.grid[0, 0, :, 0]
 
     def _readers(self, name: str, *, shifted: bool) -> tuple[LinearLayer, ...] | None:
         """Return the layers that read a tensor, also a part of it or moved; None if anything else does.

@@ -1,7 +1,8 @@
 """Where tensors have the channels of a group, head by head.
 
 Where a part of every head's width leaves an attention, a unit is one position in each head. Which head a position
-belongs to is what a trace tells that lets whole heads leave: its units are the heads.
+belongs to is what a trace tells that lets whole heads leave: its units are the heads. A weight that makes queries and
+keys at once has several copies of each channel of a head.
 """
 
 from __future__ import annotations
@@ -20,25 +21,31 @@ from onnxprune.trace.tracer import trace
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where a tensor has the channels of a group: each of them once in each head.
+    """Where a tensor has the channels of a group: each of them equally often in each head.
 
     Attributes:
         axes: the tensor's axes that they lie along.
-        grid: the positions along these, shape (heads, channels, axes); channels in the order of their units.
+        grid: the positions along these, shape (heads, copies, channels, axes); copies in the order of their positions,
+            channels in that of their units.
     """
 
     axes: tuple[int, ...]
     grid: Ids
 
     @property
+    def copies(self) -> int:
+        """How often each channel of a head is there."""
+        return int(self.grid.shape[1])
+
+    @property
     def channels(self) -> int | None:
         """The axis along which the channels of a head lie; None if there are several."""
-        return self._axis((self.grid != self.grid[:, :1]).any(axis=(0, 1)))
+        return self._axis((self.grid != self.grid[:, :, :1]).any(axis=(0, 1, 2)))
 
     @property
     def heads(self) -> int | None:
         """The axis along which the heads lie; None if there are several, or only one head."""
-        return self._axis((self.grid != self.grid[:1]).any(axis=(0, 1)))
+        return self._axis((self.grid != self.grid[:1]).any(axis=(0, 1, 2)))
 
     def _axis(self, varies: Ids) -> int | None:
         return self.axes[int(np.flatnonzero(varies)[0])] if np.count_nonzero(varies) == 1 else None
@@ -58,7 +65,7 @@ class Places:
         return trace(graph.proto, shapes=graph.shapes, policies=replace(graph.policies, attention="heads"))
 
     def of_weight(self, tensor: str, axis: int, group: Group) -> Place | None:
-        """Return where a weight has a group's channels along an axis; None unless it has each once in each head."""
+        """Return where a weight has a group's channels along an axis; None unless it has all of each head."""
         own = Factor((axis,), self.graph.slots[tensor, axis])
         apart = [Factor((axis,), self._by_head.slots[tensor, axis])] if group.width > 1 else []
         return self._place(own, apart, group, self.graph.shapes.shapes[tensor])
@@ -72,7 +79,7 @@ class Places:
             group: the group.
 
         Returns:
-            None unless the tensor has each channel once in each head.
+            None unless the tensor has each channel equally often in each head.
         """
         apart = list[Factor]()
         if group.width > 1 and name in self._by_head.values:
@@ -104,9 +111,11 @@ class Places:
             heads = spread(Factor(labels.axes, self._by_head.unit_of[labels.ids]), axes, shape)
         mine = np.argwhere(np.isin(units, group.units))
         at = tuple(mine.T)
-        order = np.lexsort((units[at], heads[at]))
-        expected = np.repeat(known, len(group.units)), np.tile(np.sort(group.units), len(known))
+        copies = max(len(mine) // (len(known) * len(group.units)), 1)
+        order = np.lexsort((*at[::-1], units[at], heads[at]))
+        expected = np.repeat(known, copies * len(group.units)), np.tile(np.sort(group.units).repeat(copies), len(known))
         found = heads[at][order], units[at][order]
         if not all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)):
             return None
-        return Place(axes, mine[order].reshape(len(known), len(group.units), len(axes)))
+        grid = mine[order].reshape(len(known), len(group.units), copies, len(axes))
+        return Place(axes, grid.swapaxes(1, 2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -34,9 +34,9 @@ class Stream:
     Attributes:
         group: the group.
         slots: the weight axes that its channels lie along, as (initializer, axis): the position of each channel of each
-            head there, shape (heads, channels) each. Along the first one positions of a head ascend. Channels behind
-            each other in different heads are one unit; without heads there is one. Scales and shifts that other weights
-            take over aren't among them.
+            head there, shape (heads, copies, channels) each. Along the first one positions of a head ascend. Channels
+            behind each other in different heads are one unit; without heads there is one. There are several copies
+            where one weight makes queries and keys. Scales and shifts that other weights take over aren't among them.
         units: the unit of each channel, shape (channels,).
         products: the products of two activations that sum over its channels.
         folds: the nodes that treat channels one by one until other weights take that over.
@@ -66,7 +66,7 @@ class Stream:
     @property
     def heads(self) -> int:
         """The number of heads."""
-        return self.group.width
+        return len(next(iter(self.slots.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,10 @@ def find_streams(graph: ChannelGraph) -> tuple[Mapping[int, Stream], Mapping[int
     """Return the groups whose basis can be changed, and why that of the others can't, both by the group's index."""
     finder = _Finder(graph)
     fixed = dict(finder.fixed())
-    streams = {}
+    streams = dict[int, Stream]()
     for group in graph.groups:
         if group.index not in fixed:
-            found = finder.stream(group)
+            found = finder.stream(group, {stream.key for stream in streams.values()})
             if isinstance(found, Stream):
                 streams[group.index] = found
             else:
@@ -125,9 +125,7 @@ class _Finder:
             why = None
             notes = [note for note in group.approximations if note.node not in self.known_statistics]
             heads = self.places.heads(group) if self.by_width and group.width > 1 else ()
-            if 0 < len(heads) < group.width:
-                why = "one weight holds several of the queries, keys and values of a head"
-            elif group.sets.shape[1] > 1 or (group.width > 1 and not len(heads)):
+            if group.sets.shape[1] > 1 or (group.width > 1 and not len(heads)):
                 why = "a channel has several positions on an axis, as behind Flatten, in groups or in whole heads"
             elif notes:
                 why = f"{notes[0].reason}, by {notes[0].node}"
@@ -148,8 +146,13 @@ class _Finder:
                     found.add(index)
                     yield index, Fixed(Node(node).label, reason)
 
-    def stream(self, group: Group) -> Stream | Fixed:
-        """Return a group that no node pins as a stream, or which weight isn't one whose channels can be mixed."""
+    def stream(self, group: Group, taken: Collection[Slot]) -> Stream | Fixed:
+        """Return a group that no node pins as a stream, or which weight isn't one whose channels can be mixed.
+
+        Args:
+            group: the group.
+            taken: the weight axes that others are named by: a weight may have queries and keys as well as values.
+        """
         slots = {}
         for tensor, axis in group.slots:
             place = None if (tensor, axis) in self.graph.per_group else self.places.of_weight(tensor, axis, group)
@@ -165,8 +168,12 @@ class _Finder:
             return Fixed(Node(needing[0]).label, needing[1])
         own = frozenset[str]().union(*(fold.own for fold in folds))
         kept = {slot: order for slot, order in slots.items() if slot[0] not in own}
-        first = np.argsort(next(iter(kept.values()))[0])
-        ordered = {slot: order[:, first] for slot, order in kept.items()}
+        key = next((slot for slot in kept if slot not in taken), None)
+        if key is None:
+            return Fixed("", "all its weights name other groups")
+        kept = {key: kept[key], **kept}
+        first = np.argsort(kept[key][0, 0])
+        ordered = {slot: order[..., first] for slot, order in kept.items()}
         return Stream(
             group,
             ordered,
@@ -229,7 +236,8 @@ class _Finder:
         alike = card.alike_at(Node(node))
         if alike is None:
             return "computes an attention in one operator" if card.attends else "isn't linear for all channels alike"
-        if not inputs or len(outputs) < len(list(filter(None, node.output))):
+        parted = node.op_type == "Split"  # an output may have other channels
+        if not inputs or not outputs or (len(outputs) < len(list(filter(None, node.output))) and not parted):
             return "combines the channels"
         if any(len(places) > 1 for places in (*inputs.values(), *outputs.values())):
             return "has the same channels along two axes"
@@ -264,6 +272,8 @@ class _Finder:
         It is if it sums over the channels of both, head by head, or if one of them has the channels and the result too.
         """
         channels = {terms[i][place.channels] for i, place in inputs.items() if place.channels is not None}
+        if any(place.copies > 1 for place in inputs.values()):
+            return "has several copies of the channels of a head"
         if len(inputs) == 1:
             return None if channels.issubset(terms[2]) else "combines the channels"
         heads = {terms[i][place.heads] if place.heads is not None else "" for i, place in inputs.items()}

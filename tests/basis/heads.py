@@ -12,7 +12,7 @@ from onnx import ModelProto
 from tests.toolbox import Net
 
 Form = Literal["matmul", "einsum", "packed", "split"]
-FORMS: tuple[Form, ...] = ("matmul", "einsum")
+FORMS: tuple[Form, ...] = ("matmul", "einsum", "packed", "split")
 STEPS, FEATURES = 7, 10
 
 

@@ -77,7 +77,7 @@ def projected(model: ModelProto, plan: PrunePlan) -> ModelProto:
     (stream,) = (stream for stream in find_streams(graph)[0].values() if stream.key == (tensor, axis))
     for weight in result.graph.initializer:
         for along in (along for name, along in stream.slots if name == weight.name and (name, along) in graph.summed):
-            whole = np.moveaxis(numpy_helper.to_array(weight), along, -1)[..., stream.slots[weight.name, along][0]]
+            whole = np.moveaxis(numpy_helper.to_array(weight), along, -1)[..., stream.slots[weight.name, along][0, 0]]
             new = np.moveaxis(whole @ (basis @ basis.T), -1, along).astype(np.float32)
             weight.CopyFrom(numpy_helper.from_array(new, weight.name))
     return result
