@@ -42,7 +42,7 @@ class Step:
         code: what is run.
         expected: lines; "..." stands for any.
         rows: numbers of the page's lines that show them.
-        measured: whether the figures follow from measured times, so that only words are compared.
+        measured: whether the figures differ between machines, so that only words are compared.
     """
 
     line: int
@@ -77,7 +77,8 @@ def read(path: Path) -> Page:
 
     Blocks of kind `console` have commands behind "$ ", each with its output. A block without a kind, or of kind `sh`,
     has commands only; a block of kind `text` that follows is their output. `python` blocks that follow each other
-    share their names. The comment "measured" before a block says that its figures follow from measured times.
+    share their names. The comment "measured" before a block says that its figures follow from measured times, or
+    differ between processors as those of a training do.
     """
     text = path.read_text(encoding="utf-8")
     page = Page(path, [], False, [], [])
