@@ -15,6 +15,7 @@ from onnxprune.errors import OnnxPruneError, PlanError
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.sensitivity import OutputError, PredictionError, judge_of
 from onnxprune.settings import PlanSettings
+from onnxprune.workflow.resolution import ladder_of
 from tests.resolution.support import classifier, rough, smooth
 from tests.toolbox import Net
 
@@ -35,6 +36,20 @@ class TestChoice:
         small = op.prune(model, plan)
         assert small.links and small.links[0].error < 1e-4
         assert op.plan(model, target=HALF, data=smooth(), resolution="auto").resolution == plan.resolution
+
+    def test_sizes_are_tried_that_strides_divide(self) -> None:
+        """Of a network whose strides are 16 in all: the next multiple of 8 above what meets the target by itself."""
+        net = Net()
+        x = net.input((4, 3, 96, 96), "image")
+        for _ in range(4):
+            x = net.op("Relu", net.conv(x, 8, kernel=3, strides=[2, 2]))
+        net.output(net.linear(net.op("Flatten", net.op("GlobalAveragePool", x)), 6))
+        ladder = ladder_of(op.analyze(net.model()), PlanSettings(target=op.Target("macs", 0.4)))
+        assert ladder.fits == {"image": (60, 60)}
+        assert ladder.joint == ({"image": (64, 64)}, {"image": (80, 80)})
+        ladder = ladder_of(op.analyze(net.model()), PlanSettings(target=op.Target("macs", 0.33)))
+        assert ladder.fits == {"image": (54, 54)}
+        assert [*ladder.joint[0].values()] == [(56, 56)]
 
     def test_channels_where_they_lose_less(self) -> None:
         plan = op.plan(classifier(doubled=True), target=HALF, data=rough(), round_to=1)
