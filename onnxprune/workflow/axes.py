@@ -141,7 +141,8 @@ class Points:
         Raises:
             PlanError: channels alone can't be planned for another reason than that they can't meet the targets.
         """
-        self.progress("try axes", len(self.done), max(self.expected, len(self.done) + 1))
+        best = "" if self.best is None else f": best so far {self.best}"
+        self.progress(f"try axes{best}", len(self.done), max(self.expected, len(self.done) + 1))
         try:
             self.done.append(self._recorded(moves))
         except (ModelError, PlanError) as error:
@@ -252,7 +253,8 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
     meet a latency only when that is measured, before anything else is.
 
     Channels alone are tried first, then other sizes of images (`try_sizes`), then fewer tokens (`try_tokens`), then
-    ranks (`try_ranks`).
+    ranks (`try_ranks`). An interrupt ends this with the best so far, unless the trials are in a file from which another
+    run can go on.
 
     Args:
         points: the points so far.
@@ -277,12 +279,17 @@ def choose_point(points: Points, axes: Sequence[Axis]) -> PrunePlan | None:
     points.attempt(whole)
     if points.done and not (points.done[0].plan.removed or points.done[0].plan.blocks):
         return points.done[0].plan
-    if ladder is not None:
-        try_sizes(points, ladder)
-    if "tokens" in axes:
-        try_tokens(points, ladder)
-    if "rank" in axes:
-        try_ranks(points, ladder)
+    try:
+        if ladder is not None:
+            try_sizes(points, ladder)
+        if "tokens" in axes:
+            try_tokens(points, ladder)
+        if "rank" in axes:
+            try_ranks(points, ladder)
+    except KeyboardInterrupt:
+        if points.best is None or points.records.path is not None:
+            raise
+        log.warning("stopped: no other points are tried, and the best so far is taken; Ctrl-C again ends the command")
     return points.chosen()
 
 

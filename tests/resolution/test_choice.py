@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 import onnxprune as op
 from onnxprune.errors import OnnxPruneError, PlanError
-from onnxprune.planning.plan import PrunePlan
+from onnxprune.planning.plan import Moves, PrunePlan
 from onnxprune.sensitivity import OutputError, PredictionError, judge_of
 from onnxprune.settings import PlanSettings
+from onnxprune.workflow.axes import Points
 from onnxprune.workflow.resolution import ladder_of
 from tests.resolution.support import classifier, rough, smooth
 from tests.toolbox import Net
@@ -36,6 +38,31 @@ class TestChoice:
         small = op.prune(model, plan)
         assert small.links and small.links[0].error < 1e-4
         assert op.plan(model, target=HALF, data=smooth(), resolution="auto").resolution == plan.resolution
+
+    def test_an_interrupt_takes_the_best_so_far(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Without a file from which another run can go on; in the first trial there is nothing to take."""
+        model, whole = classifier(), op.plan(classifier(), target=HALF, data=smooth())
+        tried, attempt = [], Points.attempt
+
+        def interrupted(points: Points, moves: Moves) -> float:
+            tried.append(moves)
+            if len(tried) == after:
+                raise KeyboardInterrupt
+            return attempt(points, moves)
+
+        monkeypatch.setattr(Points, "attempt", interrupted)
+        after = 3
+        plan = op.plan(model, target=HALF, data=smooth())
+        assert plan.settings["tried"] == whole.settings["tried"][:2]
+        assert "the best so far is taken" in caplog.text
+        assert op.prune(model, plan).verification is not None
+        for after in (1, 3):
+            tried.clear()
+            given = {} if after == 1 else {"checkpoint": tmp_path / "kept.npz"}
+            with pytest.raises(KeyboardInterrupt):
+                op.prune_model(model, target=HALF, data=smooth(), **given)
 
     def test_sizes_are_tried_that_strides_divide(self) -> None:
         """Of a network whose strides are 16 in all: the next multiple of 8 above what meets the target by itself."""
