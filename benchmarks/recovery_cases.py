@@ -147,7 +147,7 @@ def variants(model: str, macs: float) -> Mapping[str, Case]:
     return found | ({"axes: channels and blocks": replace(whole, blocks=True)} if model in _RESIDUAL else {})
 
 
-_OF_PACKAGED = (
+_BY_AXES = (
     "every part",
     "axes: resolution",
     DEFAULT,
@@ -156,18 +156,14 @@ _OF_PACKAGED = (
     "axes: channels and rank",
     "axes: channels, resolution and rank",
 )
+"""The variants of models in packages; at other shares, there are more of the others."""
+
 _AT_OTHER_SHARES = (
-    "every part",
+    *_BY_AXES,
     "allocation: uniform",
     "criterion: l2",
     "recovery: none",
     "recovery: reconstruct, then gradients",
-    "axes: resolution",
-    DEFAULT,
-    "axes: channels and basis",
-    "axes: rank",
-    "axes: channels and rank",
-    "axes: channels, resolution and rank",
     "axes: channels and blocks",
     "allocation: uniform, criterion: l2",
     "allocation: uniform, criterion: l2, recovery: none",
@@ -183,7 +179,7 @@ def selection() -> Iterator[Case]:
         if subject.name == _EVERY_CRITERION:
             yield from _crossed(subject, SHARES[0])
     for subject in PACKAGED:
-        yield from (case for name, case in variants(subject.name, SHARES[0]).items() if name in _OF_PACKAGED)
+        yield from (case for name, case in variants(subject.name, SHARES[0]).items() if name in _BY_AXES)
 
 
 def everything() -> Iterator[Case]:

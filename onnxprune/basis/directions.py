@@ -48,18 +48,17 @@ def choose_bases(graph: ChannelGraph, batches: Batches, *, seed: int = 0) -> Bas
     """
     graph = folded(graph)
     streams, _ = find_streams(graph)
-    multiplied = {
-        i: (first.left, first.right) for i, (first, *_) in gather_products(graph, [*streams.values()], batches).items()
-    }
-    found = {i: common_directions(*moments) for i, moments in multiplied.items()}
+    products = gather_products(graph, streams.values(), batches)
+    needs = {i: [first.left, first.right] for i, (first, *_) in products.items()}
+    found = dict[int, Matrix]()
     for group, readers in gather(graph, [stream.group for stream in streams.values()], batches, seed=seed):
         if readers:
-            moments = _read(streams[group.index], readers, graph.summed)
-            if group.index in multiplied:
-                needed = np.stack([root(seen) @ square @ root(seen) for seen, square in zip(*moments, strict=True)])
-                found[group.index] = common_directions(*multiplied[group.index], needed)
+            heads = [*zip(*_read(streams[group.index], readers, graph.summed), strict=True)]
+            if group.index in needs:
+                needs[group.index].append(np.stack([root(seen) @ square @ root(seen) for seen, square in heads]))
             else:
-                found[group.index] = np.stack([directions(*head) for head in zip(*moments, strict=True)])
+                found[group.index] = np.stack([directions(*head) for head in heads])
+    found |= {i: common_directions(*moments) for i, moments in needs.items()}
     bases: dict[str, dict[int, str]] = {}
     for i, matrices in sorted(found.items()):
         tensor, axis = streams[i].key

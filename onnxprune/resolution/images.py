@@ -18,6 +18,9 @@ _ENLARGE = {"ConvTranspose", "DepthToSpace", "Resize", "Upsample"}
 _MIX = {"Flatten", "Gemm", "MatMul", "Reshape", "Transpose"}  # may give the same shape another meaning
 _ONES = {"Reshape", "Squeeze", "Unsqueeze"}  # may only add, drop or move axes of size 1
 _RANKS = range(2, 5)
+Size = tuple[int, ...]
+"""Height and width of an image, or the number of frames."""
+
 _Place = tuple[int | None, ...]
 """For each axis of a tensor, that of the input which it is; None for one of size 1 that was added."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -39,7 +42,7 @@ class Image:
     name: str
     site: str
     axes: tuple[int, ...]
-    size: tuple[int, ...]
+    size: Size
     stride: int
     values: int
 
@@ -55,6 +58,11 @@ def find_images(proto: ModelProto, shapes: Shapes) -> tuple[Image, ...]:
             values = prod(n for axis, n in enumerate(shape) if axis and axis not in axes)
             found.append(Image(name, site, axes, size, _stride(site, index, shapes), values))
     return tuple(found)
+
+
+def steps_along(node: NodeProto) -> int:
+    """Return the axis that a recurrent layer steps along."""
+    return 1 if attribute(node, "layout", 0) else 0
 
 
 def covers(node: NodeProto, shape: tuple[int, ...]) -> bool:
@@ -94,7 +102,7 @@ def _axes(site: str, index: GraphIndex, shapes: Shapes) -> tuple[int, ...] | Non
         if node.op_type in _SLIDE | POOLS:
             found.add(_longer(place[2:], before[2:]))
         elif node.op_type in RECURRENT:
-            step = 1 if attribute(node, "layout", 0) else 0
+            step = steps_along(node)
             found.add(_longer(place[step : step + 1], before[step : step + 1]))
         elif node.op_type == "Transpose":
             order = attribute(node, "perm", range(len(place))[::-1])

@@ -6,24 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
 from onnxprune.model.checks import describe
 from onnxprune.model.graph import GraphIndex, names_in, opset_of, unique, with_inputs, with_nodes
-from onnxprune.resolution.images import FLOATS, Image, find_images
-from onnxprune.resolution.interpolation import neighbors
+from onnxprune.resolution.images import Image, Size, find_images
+from onnxprune.resolution.interpolation import RESIZE, gathers, resize_node
+from onnxprune.resolution.outputs import Change, misfit, restored
 from onnxprune.resolution.sizes import Edit, Sizing
 from onnxprune.shapes import Shapes
 from onnxprune.shapes.walk import ShapeWalk
 
-Size = tuple[int, ...]
-
-_RESIZE = 11  # opset from which on Resize knows that positions are centers
 _BROADCAST = 7  # opset from which on operands broadcast by themselves
 _POINTWISE = {
     *("Abs", "Add", "ArgMax", "Cast", "Clip", "Div", "Identity", "LogSoftmax", "Mul", "Relu", "Sigmoid", "Softmax"),
@@ -93,62 +89,15 @@ def resize(proto: ModelProto, shapes: Shapes, sizes: Mapping[str, Size], *, outp
         result, edits, other = _fitted(front, shapes, same, ends)
     maps = dict[str, str]()
     if outputs:
-        result, maps = _restored(result, shapes, other, [(i.size, sizes[i.name]) for i in images])
-    for name, (before, now) in other.items():
-        if name not in maps:
-            raise _other_output(name, before, now, asked=outputs)
+        result, maps = restored(result, shapes, other, [(image.size, sizes[image.name]) for image in images])
+    if left := [name for name in other if name not in maps]:
+        raise misfit(left[0], other[left[0]], "no map" if outputs else "not asked")
     return Resized(result, dict(sizes), images, places, edits, maps)
-
-
-def _other_output(name: str, before: Shape | None, now: Shape | None, *, asked: bool) -> PlanError:
-    shown = " instead of ".join("x".join(map(str, s)) if s else "an unknown size" for s in (now, before))
-    cause = f"the resolution can't be changed: an output would have {shown}"
-    hint = "its size follows that of the image, as in detection; it is no map of it that could be enlarged"
-    if not asked:
-        hint = (
-            "its size follows that of the image, as in detection; `resize_outputs` enlarges outputs that are maps of it"
-        )
-    return PlanError("OP319", cause, where=f'graph output "{name}"', hint=hint)
-
-
-def _restored(
-    proto: ModelProto, old: Shapes, other: Mapping[str, _Change], images: Sequence[tuple[Size, Size]]
-) -> tuple[ModelProto, dict[str, str]]:
-    """Return a model whose outputs that are maps of an image have the size that they had, and what is behind each."""
-    if opset_of(proto) < _RESIZE:
-        return proto, {}
-    taken, constants = names_in(proto.graph), dict[str, NDArray[Any]]()
-    readers, maps, resizes = GraphIndex(proto.graph).readers, dict[str, str](), list[NodeProto]()
-    for name, (before, now) in other.items():
-        captured = any(name not in node.input for node in readers.get(name, ()))  # by a body, where names stay
-        if captured or not before or not now or len(before) != len(now) or old.types.get(name) not in FLOATS:
-            continue
-        changed = {axis: (m, n) for axis, (n, m) in enumerate(zip(before, now, strict=True)) if n != m}
-        if len(changed) <= 2 and all(_follows(n, m, images) for m, n in changed.values()):
-            maps[name] = unique(f"{name}_map", taken)
-            resizes.append(_resize_node(maps[name], name, changed, len(before), taken, constants))
-    nodes = []
-    for node in proto.graph.node:
-        copy = with_inputs(node, (maps.get(name, name) for name in node.input))
-        copy.output[:] = [maps.get(name, name) for name in node.output]
-        nodes.append(copy)
-    result = with_nodes(proto, [*nodes, *resizes])
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    return result, maps
-
-
-def _follows(old: int, new: int, images: Sequence[tuple[Size, Size]]) -> bool:
-    """Whether an axis became smaller as one of an image did, up to the rounding of strides."""
-    return any(abs(old * m / n - new) < 1 for size, by in images for n, m in zip(size, by, strict=True) if n != m)
-
-
-_Change = tuple[Shape | None, Shape | None]
-"""The shape of an output before, and now."""
 
 
 def _fitted(
     front: ModelProto, old: Shapes, same: Mapping[str, str], keep: frozenset[str]
-) -> tuple[ModelProto, tuple[Edit, ...], dict[str, _Change]]:
+) -> tuple[ModelProto, tuple[Edit, ...], dict[str, Change]]:
     """Return a model with a Resize in front, the rest of which fits; its edits; and the outputs with another shape.
 
     Raises:
@@ -201,17 +150,19 @@ def _with_resize(
         new = sizes[image.name]
         if min(new) < 1 or len(new) != len(image.axes):
             what = "an image" if len(image.axes) == 2 else "a sequence of frames"
-            raise PlanError("OP319", f"{text(new)} is no size of {what}", where=f'graph input "{image.name}"')
+            hint = f"write it as {text(image.size)}, the size that it has"
+            cause = f"{text(new)} is no size of {what}"
+            raise PlanError("OP319", cause, where=f'graph input "{image.name}"', hint=hint)
         rank = len(shapes.shapes[image.site])
-        if version >= _RESIZE:
-            axes = dict(zip(image.axes, zip(image.size, new, strict=True), strict=True))
+        axes = dict(zip(image.axes, zip(image.size, new, strict=True), strict=True))
+        if version >= RESIZE:
             output = unique(f"{image.site}_resized", taken)
-            made[image.site] = [_resize_node(image.site, output, axes, rank, taken, constants)]
+            made[image.site] = [resize_node(image.site, output, axes, rank, taken, constants)]
         elif version >= _BROADCAST and _is_fixed(proto, image):
             dtype = tensor_dtype_to_np_dtype(shapes.types[image.site])
-            made[image.site] = list(_gathers(image, new, rank, dtype, taken, constants))
+            made[image.site] = list(gathers(image.site, axes, rank, dtype, taken, constants))
         else:
-            cause = f"an image of symbolic size can't be resized: the opset is older than {_RESIZE}"
+            cause = f"an image of symbolic size can't be resized: the opset is older than {RESIZE}"
             raise PlanError("OP319", cause, where=f'graph input "{image.name}"')
     places = {site: nodes[-1].output[0] for site, nodes in made.items()}
 
@@ -230,49 +181,3 @@ def _with_resize(
 def _is_fixed(proto: ModelProto, image: Image) -> bool:
     entry = next(entry for entry in proto.graph.input if entry.name == image.name)
     return all(entry.type.tensor_type.shape.dim[axis].dim_value > 0 for axis in image.axes)
-
-
-def _resize_node(
-    tensor: str,
-    output: str,
-    axes: Mapping[int, tuple[int, int]],
-    rank: int,
-    taken: set[str],
-    constants: dict[str, NDArray[Any]],
-) -> NodeProto:
-    """Return a Resize for the old and new sizes of axes; it has scales, so that other axes may have any size."""
-    scales = np.ones(rank, dtype=np.float32)
-    for axis, (old, new) in axes.items():
-        scales[axis] = _scale(old, new)
-    roi, by = (unique(f"{tensor}_{part}", taken) for part in ("roi", "scales"))
-    constants |= {roi: np.zeros(0, dtype=np.float32), by: scales}
-    return helper.make_node(
-        "Resize", [tensor, roi, by], [output], name=unique(f"{tensor}/Resize", taken), mode="linear"
-    )
-
-
-def _scale(old: int, new: int) -> np.float32:
-    """Return the smallest scale near new / old that gives the new size, however the product is rounded."""
-    scale = np.float32(new / old)
-    while int(np.floor(np.float32(old) * scale)) < new or int(np.floor(old * float(scale))) < new:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return scale
-
-
-def _gathers(
-    image: Image, new: Size, rank: int, dtype: Any, taken: set[str], constants: dict[str, NDArray[Any]]
-) -> Iterator[NodeProto]:
-    """Yield nodes for linear interpolation along each axis where there is no suitable Resize."""
-    tensor = image.site
-    for axis, old, size in zip(image.axes, image.size, new, strict=True):
-        first, second, share = neighbors(old, size)
-        parts = []
-        for where, weight in ((first, 1 - share), (second, share)):
-            at, by, part, product = (unique(f"{tensor}_{p}", taken) for p in ("at", "by", "part", "product"))
-            shape: Shape = tuple(size if i == axis else 1 for i in range(rank))
-            constants |= {at: where, by: weight.reshape(shape).astype(dtype)}
-            yield helper.make_node("Gather", [tensor, at], [part], name=unique(f"{part}/Gather", taken), axis=axis)
-            yield helper.make_node("Mul", [part, by], [product], name=unique(f"{product}/Mul", taken))
-            parts.append(product)
-        tensor = unique(f"{image.site}_resized", taken)
-        yield helper.make_node("Add", parts, [tensor], name=unique(f"{tensor}/Add", taken))

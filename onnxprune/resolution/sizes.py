@@ -21,7 +21,7 @@ from onnxprune.channels.values import Shape
 from onnxprune.errors import PlanError
 from onnxprune.model.graph import RECURRENT, GraphIndex, attribute, attributes, names_in, unique, with_inputs
 from onnxprune.operators.node import Node
-from onnxprune.resolution.images import POOLS, covers
+from onnxprune.resolution.images import POOLS, covers, steps_along
 from onnxprune.resolution.interpolation import interpolated
 from onnxprune.shapes import Shapes
 from onnxprune.shapes.known import Known, NodeStep, step_of
@@ -195,7 +195,7 @@ class Sizing:
 
     def lengths(self, node: NodeProto, before: Shape, now: Shape, known: Known) -> NodeProto | None:
         """Let a recurrent layer that steps through whole sequences still do so."""
-        step = 1 if attribute(node, "layout", 0) else 0
+        step = steps_along(node)
         if before[2] != now[2]:
             raise self._fixed(node, f"it reads frames of {before[2]} values, now {now[2]}")
         given = known.values.get(node.input[4]) if len(node.input) > 4 and node.input[4] else None

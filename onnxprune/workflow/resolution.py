@@ -12,8 +12,8 @@ from onnx import ModelProto
 from onnxprune.cost.cost import model_cost
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
 from onnxprune.model.stream import Batches
-from onnxprune.resolution.images import Image, find_images
-from onnxprune.resolution.resize import Size, resize, text
+from onnxprune.resolution.images import Image, Size, find_images
+from onnxprune.resolution.resize import resize, text
 from onnxprune.settings import PlanSettings
 from onnxprune.shapes import concretize
 from onnxprune.workflow.analysis import TracedModel, at_resolution

@@ -16,7 +16,8 @@ from onnxprune.model.resumable import Records
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.progress import Progress, within
 from onnxprune.recover import Method, Repair
-from onnxprune.resolution.resize import Size, text
+from onnxprune.resolution.images import Size
+from onnxprune.resolution.resize import text
 from onnxprune.sensitivity import drop
 from onnxprune.settings.evaluation import METRICS
 from onnxprune.settings.planning import Limited

@@ -141,7 +141,7 @@ def ending(end: Callable[[Net, str], str]) -> ModelProto:
 
 
 def test_what_is_no_map_of_the_image_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"(?s)OP319.*it is no map of it"):
+    with pytest.raises(PlanError, match=r"(?s)OP319.*instead of 1x2x64.*only outputs that are maps"):
         restored(ending(flattened), (8, 8))
 
 
